@@ -1,0 +1,48 @@
+# Two commands on a fresh machine: `make demo` and `make test`.
+# Every path is relative, so that a checkout in a path with a space works.
+PY := .venv/bin/python
+UV := $(shell command -v uv 2>/dev/null)
+FLEET_ARGS ?=
+
+.PHONY: demo test lint install install-test emulator clean help
+
+help:
+	@echo "make demo    install, then run the main job on the embedded default (about 30 s)"
+	@echo "make test    install with the test extras, then ruff, mypy and pytest"
+	@echo "make clean   remove the virtual environment and caches"
+
+demo: .venv/.installed
+	@$(PY) -m workers.cli demo $(FLEET_ARGS)
+
+test: .venv/.installed-test emulator lint
+	$(PY) -m pytest
+
+lint: .venv/.installed-test
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+install: .venv/.installed
+install-test: .venv/.installed-test
+
+.venv/bin/python:
+	@if [ -n "$(UV)" ]; then uv venv --quiet --python '>=3.11' .venv; else python3 -m venv .venv; fi
+
+.venv/.installed: .venv/bin/python pyproject.toml
+	@if [ -n "$(UV)" ]; then uv pip install --quiet --python $(PY) -e .; \
+	 else $(PY) -m pip install --quiet --disable-pip-version-check -e .; fi
+	@touch $@
+
+.venv/.installed-test: .venv/bin/python pyproject.toml
+	@if [ -n "$(UV)" ]; then uv pip install --quiet --python $(PY) -e '.[test]'; \
+	 else $(PY) -m pip install --quiet --disable-pip-version-check -e '.[test]'; fi
+	@touch .venv/.installed $@
+
+# The Cosmos emulator for the tests. Without npm the Cosmos tests skip at home and fail in CI.
+emulator:
+	@if command -v npm >/dev/null 2>&1; then \
+	   [ -d tests/emulator/node_modules ] || npm install --silent --no-audit --no-fund --prefix tests/emulator; \
+	 else echo "npm is missing: the Cosmos tests will be skipped (and fail where CI is set)"; fi
+
+clean:
+	rm -rf .venv .broker .mypy_cache .ruff_cache .pytest_cache tests/emulator/node_modules

@@ -1,0 +1,44 @@
+"""Failures a provider may raise, split by one question: was it written?
+
+DatastoreError
+├── NotApplied            certainly not written; safe to try again
+│   ├── Throttled         ... after `retry_after_ms`
+│   └── Unavailable       ... refused, unreachable, disk full
+├── OutcomeUnknown        may have been written; read before any other write
+├── Rejected              would fail again: credentials, malformed document
+└── Corrupt               the stored document does not parse
+
+Expected answers (a conflict, a missing document) are returned values and never stand here.
+"""
+
+
+class DatastoreError(Exception):
+    """Root of everything a datastore raises on purpose."""
+
+
+class NotApplied(DatastoreError):
+    """Certainly nothing was written. The same call may be tried again."""
+
+
+class Throttled(NotApplied):
+    """The store asks for a pause of `retry_after_ms` milliseconds. Nothing was written."""
+
+    def __init__(self, message: str, *, retry_after_ms: int) -> None:
+        super().__init__(message)
+        self.retry_after_ms = retry_after_ms
+
+
+class Unavailable(NotApplied):
+    """The store refused or could not be reached before the write began. Nothing was written."""
+
+
+class OutcomeUnknown(DatastoreError):
+    """The write may or may not have been applied, and may still be on its way. Read before any other write."""
+
+
+class Rejected(DatastoreError):
+    """The call would fail again unchanged: wrong credentials, or a document the store can't hold."""
+
+
+class Corrupt(DatastoreError):
+    """A stored document does not parse. It is left as it is; an operator has to look at it."""

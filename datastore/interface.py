@@ -1,0 +1,177 @@
+"""The contract of a datastore: versioned documents, written by compare-and-swap."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, NewType, Protocol, TypeAlias
+
+JsonValue: TypeAlias = "str | int | float | bool | None | Sequence[JsonValue] | Mapping[str, JsonValue]"
+Body: TypeAlias = Mapping[str, JsonValue]
+"""Top-level fields of a document. Read-only for whoever receives it."""
+
+Etag = NewType("Etag", str)
+"""Opaque version of a stored document. Equality only; never parsed or ordered."""
+
+
+class Unset(Enum):
+    """The type of `UNSET`, the patch value that removes a field."""
+
+    UNSET = "UNSET"
+
+    def __repr__(self) -> str:
+        return "UNSET"
+
+
+UNSET: Final = Unset.UNSET
+"""In a patch: remove this field. `None` is a value and is stored as null."""
+
+Patch: TypeAlias = Mapping[str, "JsonValue | Unset"]
+"""A shallow merge of top-level fields. `RESERVED_FIELDS` can't be patched."""
+
+RESERVED_FIELDS: Final = frozenset({"id", "partition_key", "rev", "etag"})
+"""Fields that belong to the store. A body or a patch that names one is a `ValueError`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One stored version. `rev` starts at 1 and rises by one with each write; `etag` is new with each write."""
+
+    id: str
+    partition_key: str
+    rev: int
+    etag: Etag
+    body: Body
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """The version a write insists on: an etag, a rev, or both (then both must match).
+
+    `known` may carry the document the version was read from; a provider that replaces whole
+    documents then needs no second read. It never weakens the condition.
+
+    Raises:
+      ValueError: neither is given. There is no unconditional write.
+    """
+
+    etag: Etag | str | None = None
+    rev: int | None = None
+    known: Document | None = None
+
+    def __post_init__(self) -> None:
+        if self.etag is None and self.rev is None:
+            raise ValueError("Expected needs an etag, a rev, or both: there is no unconditional write")
+
+    def matches(self, document: Document) -> bool:
+        """Whether `document` is the version this write insists on."""
+        return (self.etag is None or self.etag == document.etag) and (self.rev is None or self.rev == document.rev)
+
+
+@dataclass(frozen=True, slots=True)
+class Ok:
+    """Read, created or written: the document as it stands now."""
+
+    document: Document
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """Another version is stored. Nothing was written. `current` is None where it could not be read in the same step."""
+
+    current: Document | None
+
+
+@dataclass(frozen=True, slots=True)
+class NotFound:
+    """There is no such document. Nothing was written."""
+
+
+ReadResult: TypeAlias = Ok | NotFound
+CreateResult: TypeAlias = Ok | Conflict
+UpdateResult: TypeAlias = Ok | Conflict | NotFound
+
+
+@dataclass(frozen=True, slots=True)
+class AtMost:
+    """Filter condition: a number that is not above `limit`. A missing or null field does not match."""
+
+    limit: int | float
+
+
+@dataclass(frozen=True, slots=True)
+class AnyOf:
+    """Filter condition: one of these values."""
+
+    values: tuple[str | int | bool, ...]
+
+
+Condition: TypeAlias = str | int | bool | AtMost | AnyOf
+Filter: TypeAlias = Mapping[str, Condition]
+"""Field to condition, all of which must hold. A dot descends: `{"state": "leased", "lease.expires_ms": AtMost(n)}`.
+A plain value means equality. The key `partition_key` restricts the search to one partition."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Documents that matched, in order of (partition key, id). `cursor` is None on the last page."""
+
+    documents: tuple[Document, ...]
+    cursor: str | None
+
+
+class Datastore(Protocol):
+    """Versioned documents, written by compare-and-swap.
+
+    Each write is atomic for its document. A stale read may cost a Conflict, never a wrong
+    write. Expected answers are returned; failures are raised, always as a DatastoreError.
+    Providers never retry a write, never read a clock and never know what a lease is.
+    Every method may be called from several threads.
+    """
+
+    def read(self, id: str, partition_key: str) -> ReadResult:
+        """The document as stored, or NotFound.
+
+        Raises:
+          Throttled, Unavailable: try again.
+          Corrupt: the stored document does not parse.
+        """
+        ...
+
+    def create(self, id: str, partition_key: str, body: Body) -> CreateResult:
+        """Store a new document at rev 1. Never an upsert: an existing id is a Conflict.
+
+        Raises:
+          ValueError: `body` names a reserved field.
+          Rejected: the body is not JSON, or larger than the store takes.
+          NotApplied: certainly nothing was written; safe to try again.
+          OutcomeUnknown: it may have been written; read before any other write.
+        """
+        ...
+
+    def update_if_match(self, id: str, partition_key: str, expected: Expected, patch: Patch) -> UpdateResult:
+        """Merge `patch` into the document if its version is still `expected`.
+
+        Raises:
+          ValueError: `patch` names a reserved field.
+          Rejected: the patched document is not JSON, or larger than the store takes.
+          NotApplied: certainly nothing was written; safe to try again.
+          OutcomeUnknown: it may have been written; read before any other write.
+        """
+        ...
+
+    def find(self, filter: Filter, limit: int = 100, cursor: str | None = None) -> Page:
+        """Up to `limit` documents that match. May be stale: it proposes, a conditional write decides."""
+        ...
+
+    def batch(self) -> AbstractContextManager[None]:
+        """Group the writes made inside where the store can (one SQLite transaction), else do nothing.
+
+        Results inside are provisional until the block ends. An exception from the end of the
+        block says what became of all of them: NotApplied (none was written) or OutcomeUnknown.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back connections. The store can't be used afterwards; closing twice is harmless."""
+        ...
