@@ -1,0 +1,44 @@
+"""From a URL to a store, so that which provider runs is configuration."""
+
+from collections.abc import Sequence
+from urllib.parse import unquote
+
+from datastore.interface import Datastore
+from datastore.memory import MemoryDatastore
+
+
+def connect(url: str, *, indexes: Sequence[str] = ()) -> Datastore:
+    """Open the store that `url` names: `memory://`, `sqlite:///path` or `cosmos://…`.
+
+    `sqlite:///jobs.db` is relative to the working directory, `sqlite:////var/lib/jobs.db` absolute; `%20` is a
+    space. `memory://` is a new, empty store at each call: to share one, pass it on. `indexes` are dotted paths
+    that `find` will filter by; SQLite indexes them, the others need no hint.
+
+    Raises:
+      ValueError: no such scheme, or a URL that does not fit it.
+      Unavailable: the store can't be opened now.
+      Corrupt: the file is not a store of ours.
+    """
+    scheme, separator, rest = url.partition("://")
+    if separator and scheme == "memory":
+        if rest:
+            raise ValueError("memory:// takes no path: nothing is kept after the process")
+        return MemoryDatastore()
+    if separator and scheme == "sqlite":
+        # Late, so that a Python without SQLite can still use the others.
+        from datastore.sqlite import SqliteDatastore
+
+        return SqliteDatastore(_sqlite_path(rest), indexes=indexes)
+    if separator and scheme == "cosmos":
+        # Late, so that the other stores work without loading the Azure SDK.
+        from datastore.cosmos import CosmosDatastore
+
+        return CosmosDatastore.from_url(url)
+    raise ValueError(f"unknown datastore scheme {scheme!r}: use memory://, sqlite:///path or cosmos://…")
+
+
+def _sqlite_path(rest: str) -> str:
+    path = unquote(rest[1:])
+    if not rest.startswith("/") or not path or "\0" in path:
+        raise ValueError("a SQLite URL is sqlite:///relative/path or sqlite:////absolute/path (three or four slashes)")
+    return path

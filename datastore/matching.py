@@ -1,0 +1,64 @@
+"""What a filter means, once for the stores that evaluate it in Python, so that they can't drift apart."""
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from datastore.interface import RESERVED_FIELDS, AnyOf, AtMost, Condition, Document, Filter
+
+FIELD: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*(\.[A-Za-z_][A-Za-z0-9_-]*)*")
+"""A field or a dotted path of fields. Strict, because a provider has to write it into its query text."""
+
+LIMIT_MAX: Final = 10_000
+"""Documents in one page."""
+
+
+def check_query(filter: Filter, limit: int) -> None:
+    """Refuse what no provider can answer alike.
+
+    Raises:
+      ValueError: a field that is no dotted path or belongs to the store, an unknown condition, or a
+        limit outside 1 to `LIMIT_MAX`.
+    """
+    if not 1 <= limit <= LIMIT_MAX:
+        raise ValueError(f"limit={limit}: use 1 to {LIMIT_MAX} and follow the cursor")
+    for field, condition in filter.items():
+        if field == "partition_key":
+            if not isinstance(condition, str):
+                raise ValueError("partition_key: a filter restricts it to one string")
+        elif field in RESERVED_FIELDS or FIELD.fullmatch(field) is None:
+            raise ValueError(f"{field!r} can't be filtered by: use a field of the body, or a dotted path to one")
+        if not isinstance(condition, str | int | AtMost | AnyOf):
+            raise ValueError(f"{field}: {condition!r} is no condition: use a value, AtMost or AnyOf")
+
+
+def matches(document: Document, filter: Filter) -> bool:
+    """Whether all conditions hold. Numbers compare as numbers, `true` is not 1, a missing field never matches."""
+    return all(
+        document.partition_key == condition
+        if field == "partition_key"
+        else _holds(_descend(document.body, field), condition)
+        for field, condition in filter.items()
+    )
+
+
+def _descend(body: object, field: str) -> object:
+    for step in field.split("."):
+        if not isinstance(body, Mapping):
+            return None
+        body = body.get(step)
+    return body
+
+
+def _holds(value: object, condition: Condition) -> bool:
+    match condition:
+        case AtMost(limit):
+            return isinstance(value, int | float) and not isinstance(value, bool) and value <= limit
+        case AnyOf(values):
+            return any(_equal(value, wanted) for wanted in values)
+        case _:
+            return _equal(value, condition)
+
+
+def _equal(value: object, wanted: str | int | bool) -> bool:
+    return isinstance(value, bool) == isinstance(wanted, bool) and value == wanted
