@@ -1,0 +1,67 @@
+"""Fixtures that start real servers, shared by every test."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from workers.embedded import EmbeddedServer, start_embedded
+from workers.state_dir import StateDir
+
+StartValkey = Callable[..., EmbeddedServer]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_settings_from_outside() -> Iterator[None]:
+    """Tests start their own servers: a developer's BROKER_* must not lead them to real ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("BROKER_")]:
+            patch.delenv(name)
+        yield
+
+
+@pytest.fixture(scope="session")
+def valkey_server(
+    tmp_path_factory: pytest.TempPathFactory, _no_settings_from_outside: None
+) -> Iterator[EmbeddedServer]:
+    """One real server for the whole session. Use `redis_url` or `redis_client`, which empty it first."""
+    server = start_embedded(StateDir.at(tmp_path_factory.mktemp("valkey")))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def redis_url(valkey_server: EmbeddedServer) -> str:
+    """URL of a real, empty server. Not to be killed: see `start_valkey`."""
+    client = redis.Redis.from_url(valkey_server.url)
+    client.flushall()
+    client.script_flush()
+    client.close()
+    return valkey_server.url
+
+
+@pytest.fixture
+def redis_client(redis_url: str) -> Iterator[redis.Redis]:
+    """A client of a real, empty server; answers are bytes."""
+    client = redis.Redis.from_url(redis_url)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def start_valkey(tmp_path: Path) -> Iterator[StartValkey]:
+    """A factory of servers of the test's own, to kill or restart: `server = start_valkey()`.
+
+    The same `name` is the same state folder, so a second start after `server.stop()` finds the data again.
+    """
+    servers: list[EmbeddedServer] = []
+
+    def start(name: str = "valkey") -> EmbeddedServer:
+        servers.append(start_embedded(StateDir.at(tmp_path / name)))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()

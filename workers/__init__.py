@@ -1,0 +1,1 @@
+"""Processes that serve the broker: the settling workers, the sweep, and what runs them on one machine."""

@@ -1,0 +1,114 @@
+"""Keeps what a local fleet leaves on disk in one private folder."""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from workers.process_identity import ProcessIdentity
+
+
+class StateDirError(Exception):
+    """The state folder can't be used. Nothing was started."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a running fleet is reached, as `up.json` says it. Written once the fleet serves."""
+
+    redis_url: str
+    datastore_url: str
+    supervisor_pid: int
+    supervisor_started: str
+    """Start of that process, so that a reused pid is not taken for the supervisor."""
+    started_ms: int
+
+    def supervisor(self) -> ProcessIdentity:
+        """The process that runs the fleet."""
+        return ProcessIdentity(self.supervisor_pid, self.supervisor_started)
+
+
+@dataclass(frozen=True, slots=True)
+class StateDir:
+    """The layout of one state folder, `.broker/` by default. Use `StateDir.at` to make it."""
+
+    path: Path
+
+    @classmethod
+    def at(cls, path: Path | str = ".broker") -> "StateDir":
+        """The folder, made if it is missing, readable by its owner only.
+
+        Raises:
+          StateDirError: it can't be made, or belongs to somebody else.
+        """
+        folder = Path(path).expanduser().absolute()
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if folder.stat().st_uid != os.geteuid():
+                raise StateDirError(f"{folder} belongs to another user; give a folder of your own with --state-dir")
+            folder.chmod(0o700)
+        except OSError as error:
+            raise StateDirError(f"{folder}: {error.strerror}; give another folder with --state-dir") from error
+        return cls(folder)
+
+    @property
+    def datastore_url(self) -> str:
+        """The embedded SQLite datastore."""
+        return f"sqlite:///{self.path / 'broker.db'}"
+
+    @property
+    def log_dir(self) -> Path:
+        """One log per child of the supervisor. Made on demand."""
+        folder = self.path / "logs"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return folder
+
+    def write_endpoint(self, endpoint: Endpoint) -> None:
+        """Publish where the fleet is reached; a reader sees the old file or the new one, never half."""
+        self.write("up.json", json.dumps(asdict(endpoint)).encode())
+
+    def endpoint(self) -> Endpoint | None:
+        """What `up.json` says, whether or not that fleet still runs; None where it says nothing readable."""
+        try:
+            return Endpoint(**json.loads((self.path / "up.json").read_bytes()))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def running(self) -> Endpoint | None:
+        """The endpoint of a fleet whose supervisor is alive, else None."""
+        endpoint = self.endpoint()
+        return endpoint if endpoint is not None and endpoint.supervisor().alive() else None
+
+    def remove_endpoint(self) -> None:
+        """Forget the endpoint, as a fleet does when it ends."""
+        (self.path / "up.json").unlink(missing_ok=True)
+
+    @contextmanager
+    def supervised(self) -> Iterator[None]:
+        """Be the only supervisor of this folder while the block runs. The lock ends with the process, however it ends.
+
+        Raises:
+          StateDirError: another supervisor holds it.
+        """
+        descriptor = os.open(self.path / "up.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StateDirError(
+                    f"a fleet already runs in {self.path}; stop it with `broker down`, or give another --state-dir"
+                ) from None
+            yield
+        finally:
+            os.close(descriptor)
+
+    def write(self, name: str, content: bytes) -> Path:
+        """Replace the file `name` in one step, readable by its owner only."""
+        target, draft = self.path / name, self.path / f".{name}.{os.getpid()}"
+        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(content)
+        draft.replace(target)
+        return target
