@@ -1,0 +1,194 @@
+"""A store in one SQLite file: durable, for many processes and threads of one machine, nothing to install."""
+
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+from datastore.cursor import decode_cursor, encode_cursor
+from datastore.errors import Corrupt, Rejected
+from datastore.frozen import FrozenDict, freeze, freeze_body, freeze_patch, merge
+from datastore.interface import (
+    Body,
+    Conflict,
+    CreateResult,
+    Document,
+    Etag,
+    Expected,
+    Filter,
+    NotFound,
+    Ok,
+    Page,
+    Patch,
+    ReadResult,
+    UpdateResult,
+)
+from datastore.matching import check_query, matches
+from datastore.sqlite_file import prepare
+from datastore.sqlite_query import page_query
+from datastore.sqlite_session import Batch, Session
+
+TIMEOUT_MS: Final = 5_000
+"""How long a write waits for other writers before it is `Unavailable`; a batch takes a few milliseconds."""
+
+_SELECT: Final = "SELECT partition_key, id, rev, etag, body FROM documents WHERE partition_key = ? AND id = ?"
+_INSERT: Final = "INSERT INTO documents (partition_key, id, rev, etag, body) VALUES (?, ?, ?, ?, ?)"
+_UPDATE: Final = "UPDATE documents SET rev = ?, etag = ?, body = ? WHERE partition_key = ? AND id = ? AND etag = ?"
+
+_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
+
+
+def random_etag() -> str:
+    """Sixteen hex digits of the system's randomness, so that no two processes and no two files share one."""
+    return secrets.token_hex(8)
+
+
+class SqliteDatastore:
+    """`Datastore` in one file, written under `BEGIN IMMEDIATE` with a write-ahead log.
+
+    A process has two connections, opened again after a fork: one writes, for one thread at a time, the
+    other reads, so that a reader never waits for a commit. (One for each thread would leak with each thread
+    that ends, and SQLite has one writer anyway.) A batch belongs to the thread that opened it: its reads
+    see its own writes, those of other threads don't.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        indexes: Sequence[str] = (),
+        timeout_ms: int = TIMEOUT_MS,
+        etag_source: Callable[[], str] = random_etag,
+    ) -> None:
+        """Open or create the file (0600, a missing folder 0700).
+
+        Raises:
+          ValueError: the path is SQLite's `:memory:`, or an index is no dotted path.
+          Unavailable: the file can't be opened or written now.
+          Rejected: a newer release wrote it, or its disk can't hold a write-ahead log.
+          Corrupt: it is no SQLite database.
+        """
+        self._path = os.fspath(path)
+        if self._path == ":memory:":
+            raise ValueError("a SQLite store is a file; for one in memory use memory://")
+        self._etag_source = etag_source
+        prepare(self._path, indexes=indexes, timeout_ms=timeout_ms)
+        self._session = Session(self._path, timeout_ms=timeout_ms)
+
+    def read(self, id: str, partition_key: str) -> ReadResult:
+        """See `Datastore.read`. Inside a batch it sees the batch's own writes."""
+        batch = self._session.own_batch()
+        if batch is not None:
+            document = self._load(batch, partition_key, id)
+            return NotFound() if document is None else Ok(document)
+        rows = self._select(_SELECT, (partition_key, id))
+        return Ok(self._parse(rows[0])) if rows else NotFound()
+
+    def create(self, id: str, partition_key: str, body: Body) -> CreateResult:
+        """See `Datastore.create`."""
+        frozen = freeze_body(body)
+        text = _to_json(frozen)
+        with self._writing() as batch:
+            current = self._load(batch, partition_key, id)
+            if current is not None:
+                return Conflict(current)
+            document = Document(id, partition_key, 1, Etag(self._etag_source()), frozen)
+            batch.write(_INSERT, (partition_key, id, 1, document.etag, text))
+            batch.documents[partition_key, id] = document
+        return Ok(document)
+
+    def update_if_match(self, id: str, partition_key: str, expected: Expected, patch: Patch) -> UpdateResult:
+        """See `Datastore.update_if_match`. Compare and set stand in one transaction that holds the write lock."""
+        fields, removed = freeze_patch(patch)
+        with self._writing() as batch:
+            current = self._load(batch, partition_key, id)
+            if current is None:
+                return NotFound()
+            if not expected.matches(current):
+                return Conflict(current)
+            body = merge(current.body, fields, removed)
+            document = Document(id, partition_key, current.rev + 1, Etag(self._etag_source()), body)
+            text = _to_json(body)
+            batch.write(_UPDATE, (document.rev, document.etag, text, partition_key, id, current.etag))
+            batch.documents[partition_key, id] = document
+        return Ok(document)
+
+    def find(self, filter: Filter, limit: int = 100, cursor: str | None = None) -> Page:
+        """See `Datastore.find`. Fields named in `indexes` are searched through their index."""
+        check_query(filter, limit)
+        after = None if cursor is None else decode_cursor(cursor)
+        found: list[Document] = []
+        while True:  # again only where SQL found rows that the filter does not mean, each time further on
+            rows = self._select(*page_query(filter, limit + 1, after))
+            found += [document for document in map(self._parse, rows) if matches(document, filter)]
+            if len(found) > limit:
+                return Page(tuple(found[:limit]), encode_cursor(found[limit - 1]))
+            if len(rows) <= limit:
+                return Page(tuple(found), None)
+            after = (rows[-1][0], rows[-1][1])
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        """See `Datastore.batch`: one transaction. What the block raises rolls all of it back and propagates.
+
+        Raises:
+          ValueError: this thread is in a batch already.
+          NotApplied: nothing of the batch was written; also when a write in it failed and the block went on.
+          OutcomeUnknown: the commit failed; all of it was written, or nothing.
+        """
+        if self._session.own_batch() is not None:
+            raise ValueError("this thread is in a batch already: one batch is one transaction")
+        with self._session.transaction():
+            yield
+
+    def close(self) -> None:
+        """See `Datastore.close`."""
+        self._session.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[Batch]:
+        batch = self._session.own_batch()
+        if batch is not None:
+            yield batch
+        else:
+            with self._session.transaction() as batch:
+                yield batch
+
+    def _load(self, batch: Batch, partition_key: str, id: str) -> Document | None:
+        """The document as this transaction sees it; parsed once, since nobody else can write meanwhile."""
+        key = (partition_key, id)
+        if key in batch.documents:
+            return batch.documents[key]
+        rows = batch.select(_SELECT, key)
+        document = self._parse(rows[0]) if rows else None
+        batch.documents[key] = document
+        return document
+
+    def _select(self, sql: str, parameters: Sequence[Any]) -> list[Any]:
+        batch = self._session.own_batch()
+        if batch is not None:
+            return batch.select(sql, parameters)
+        with self._session.reading() as connection:
+            return connection.execute(sql, parameters).fetchall()
+
+    def _parse(self, row: Any) -> Document:
+        partition_key, id_, rev, etag, text = row
+        try:
+            body = freeze(json.loads(text))
+        except (TypeError, ValueError, RecursionError, Rejected) as error:
+            raise self._unreadable(partition_key, id_, str(error)) from error
+        if type(body) is not FrozenDict:
+            raise self._unreadable(partition_key, id_, "not a JSON object")
+        return Document(id_, partition_key, rev, Etag(etag), body)
+
+    def _unreadable(self, partition_key: str, id: str, reason: str) -> Corrupt:
+        return Corrupt(f"{self._path}: document {id!r} of {partition_key!r} does not parse ({reason}); left as it is")
+
+
+def _to_json(body: FrozenDict) -> str:
+    try:
+        return _encode(body)
+    except ValueError as error:  # an integer with more digits than Python writes
+        raise Rejected(f"the body can't be written as JSON: {error}") from error

@@ -1,0 +1,123 @@
+"""Opening a SQLite file as a store: modes, pragmas, schema, and what each of SQLite's errors means."""
+
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+from datastore.errors import Corrupt, DatastoreError, Rejected, Unavailable
+from datastore.sqlite_lock import file_lock
+from datastore.sqlite_query import json_path
+
+SCHEMA_VERSION: Final = 1
+"""Kept in `PRAGMA user_version`. A file with a higher one was written by a newer release and is refused."""
+
+_CREATE_TABLE: Final = """
+CREATE TABLE IF NOT EXISTS documents (
+    partition_key TEXT NOT NULL,
+    id TEXT NOT NULL,
+    rev INTEGER NOT NULL,
+    etag TEXT NOT NULL,
+    body TEXT NOT NULL,
+    PRIMARY KEY (partition_key, id)
+)
+"""
+
+
+def lock_path(path: str) -> str:
+    """The file that writers lock before they begin."""
+    return f"{path}.lock"
+
+
+def prepare(path: str, *, indexes: Sequence[str], timeout_ms: int) -> None:
+    """Create folder (0700), file (0600), table and indexes where they are missing.
+
+    Raises:
+      ValueError: an index is no dotted path.
+      Unavailable: the folder or the file can't be created or written, or others hold it for `timeout_ms`.
+      Corrupt: the file is no SQLite database.
+      Rejected: a newer release wrote it.
+    """
+    statements = [_index_statement(field) for field in indexes]
+    try:
+        os.makedirs(os.path.dirname(os.path.abspath(path)), mode=0o700, exist_ok=True)
+        # SQLite would create it by the umask; its -wal and -shm take their mode from this file.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise Unavailable(f"{path}: {error.strerror}; it must be a file this user may write") from error
+    with file_lock(lock_path(path), timeout_ms=timeout_ms), translated(path):
+        connection = open_connection(path, timeout_ms=timeout_ms)
+        try:
+            _check_version(connection, path)
+            (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
+            if mode != "wal":
+                raise Rejected(f"{path}: no write-ahead log here ({mode}); put the file on a local disk")
+            with transaction(connection):
+                for statement in (_CREATE_TABLE, *statements):
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        finally:
+            connection.close()
+
+
+def open_connection(path: str, *, timeout_ms: int) -> sqlite3.Connection:
+    """A connection in autocommit mode; transactions are begun and ended by hand.
+
+    `synchronous=FULL`, since with NORMAL a power loss could roll back the last commits, and an epoch be given twice.
+    """
+    connection = sqlite3.connect(path, timeout=timeout_ms / 1_000, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA synchronous=FULL")
+    return connection
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """Hold SQLite's write lock for the block; whatever the block raises rolls it back."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        roll_back(connection)
+        raise
+
+
+def roll_back(connection: sqlite3.Connection) -> None:
+    """End the transaction, if SQLite has not done so by itself."""
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")
+
+
+@contextmanager
+def translated(path: str) -> Iterator[None]:
+    """Raise SQLite's errors as a store's. Only for what certainly has not been written: not for COMMIT."""
+    try:
+        yield
+    except (sqlite3.Error, UnicodeEncodeError) as error:
+        raise translate(path, error) from error
+
+
+def translate(path: str, error: Exception) -> DatastoreError:
+    """The store's error for one that SQLite, or the binding of its parameters, raised before any commit."""
+    match getattr(error, "sqlite_errorname", ""):
+        case str(name) if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+            return Corrupt(f"{path} is damaged or no database ({error}): keep a copy, then restore it from a backup")
+        case "SQLITE_TOOBIG":
+            return Rejected(f"{path}: the document is larger than SQLite takes ({error})")
+    if isinstance(error, UnicodeEncodeError):
+        return Rejected(f"an id or partition key is not valid Unicode: {error}")
+    if "malformed JSON" in str(error):
+        return Corrupt(f"{path} holds a document that is no JSON; `PRAGMA integrity_check` and a backup may help")
+    return Unavailable(f"{path}: {error}; nothing was written")
+
+
+def _check_version(connection: sqlite3.Connection, path: str) -> None:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > SCHEMA_VERSION:
+        raise Rejected(f"{path} has schema {version}, this release knows {SCHEMA_VERSION}: upgrade the broker")
+
+
+def _index_statement(field: str) -> str:
+    # The key columns come last: an equality search is then in page order already, without sorting.
+    return f'CREATE INDEX IF NOT EXISTS "by {field}" ON documents ({json_path(field)}, partition_key, id)'

@@ -1,0 +1,185 @@
+"""One process's connections to a SQLite file, and the transaction its threads take turns in."""
+
+import os
+import sqlite3
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from threading import Lock, get_ident
+from typing import Any
+
+from datastore.errors import OutcomeUnknown, Unavailable
+from datastore.interface import Document
+from datastore.sqlite_file import lock_path, open_connection, roll_back, translate, translated
+from datastore.sqlite_lock import file_lock
+
+
+class Batch:
+    """One open transaction. An error of SQLite's in it spoils it: it may have rolled back everything before."""
+
+    def __init__(self, connection: sqlite3.Connection, path: str) -> None:
+        self.documents: dict[tuple[str, str], Document | None] = {}
+        """What was read or written in this transaction, by (partition key, id); None: there is none."""
+        self.owner = get_ident()
+        self._connection = connection
+        self._path = path
+        self._failure: Exception | None = None
+
+    def write(self, sql: str, parameters: Sequence[Any]) -> None:
+        """Run a statement that must change one row.
+
+        Raises:
+          NotApplied: it failed, or did not find the row this transaction has read; the batch is spoilt.
+        """
+        if self._run(sql, parameters).rowcount != 1:
+            self._failure = sqlite3.IntegrityError("a row changed under the write lock; is the file on a network disk?")
+            self.check()
+
+    def select(self, sql: str, parameters: Sequence[Any]) -> list[Any]:
+        """All rows, as this transaction sees them."""
+        return self._run(sql, parameters).fetchall()
+
+    def check(self) -> None:
+        """Refuse to go on after a failure.
+
+        Raises:
+          Unavailable: a statement failed before; nothing of the batch will be written.
+        """
+        if self._failure is not None:
+            raise Unavailable(f"{self._path}: nothing of this batch was written: {self._failure}") from self._failure
+
+    def _run(self, sql: str, parameters: Sequence[Any]) -> sqlite3.Cursor:
+        self.check()
+        try:
+            return self._connection.execute(sql, parameters)
+        except sqlite3.Error as error:
+            self._failure = error
+            raise translate(self._path, error) from error
+        except UnicodeEncodeError as error:  # raised before SQLite saw it: the batch may go on
+            raise translate(self._path, error) from error
+
+
+class Session:
+    """A writer and a reader, each for one thread at a time, opened when first used and again after a fork."""
+
+    def __init__(self, path: str, *, timeout_ms: int) -> None:
+        self._path = path
+        self._timeout_ms = timeout_ms
+        self._batch: Batch | None = None
+        self._writer: sqlite3.Connection | None = None
+        self._reader: sqlite3.Connection | None = None
+        self._inherited: list[sqlite3.Connection] = []
+        self._locked: list[Lock] = []
+        self._closed = False
+        self._write_lock = Lock()
+        self._read_lock = Lock()
+        os.register_at_fork(
+            before=_weak(self._before_fork),
+            after_in_parent=_weak(self._after_fork_in_parent),
+            after_in_child=_weak(self._after_fork_in_child),
+        )
+
+    def own_batch(self) -> Batch | None:
+        """The batch that this thread has open."""
+        batch = self._batch
+        return batch if batch is not None and batch.owner == get_ident() else None
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """The reader, for this thread alone; SQLite's errors are translated."""
+        with self._read_lock, translated(self._path):
+            self._reader = self._reader or self._open()
+            yield self._reader
+
+    @contextmanager
+    def transaction(self) -> Iterator[Batch]:
+        """Hold the write lock of threads, then of processes, then SQLite's; commit, or roll back what raised.
+
+        Raises:
+          Unavailable: nothing was written: no turn within the time-out, or a statement failed.
+          OutcomeUnknown: the commit failed, and can't be shown to have left nothing.
+        """
+        with ExitStack() as held:
+            if not self._write_lock.acquire(timeout=self._timeout_ms / 1_000):
+                raise Unavailable(f"{self._path}: another thread has been writing for {self._timeout_ms} ms")
+            held.callback(self._write_lock.release)
+            held.enter_context(file_lock(lock_path(self._path), timeout_ms=self._timeout_ms))
+            with translated(self._path):
+                self._writer = writer = self._writer or self._open()
+                writer.execute("BEGIN IMMEDIATE")
+            self._batch = batch = Batch(writer, self._path)
+            try:
+                yield batch
+                if self._batch is batch:  # not in a child that was forked inside the block, which ends it, too
+                    batch.check()
+                    self._commit(writer)
+            finally:
+                if self._batch is batch:
+                    self._batch = None
+                    with translated(self._path):
+                        roll_back(writer)
+
+    def close(self) -> None:
+        """Close both connections, after the operations under way.
+
+        Raises:
+          ValueError: this thread has a batch open.
+        """
+        if self.own_batch() is not None:
+            raise ValueError("close the store after the batch, not in it")
+        with self._write_lock, self._read_lock:
+            self._closed = True
+            self._close_connections()
+
+    def _open(self) -> sqlite3.Connection:
+        if self._closed:
+            raise Unavailable(f"{self._path}: this store was closed")
+        return open_connection(self._path, timeout_ms=self._timeout_ms)
+
+    def _commit(self, writer: sqlite3.Connection) -> None:
+        try:
+            writer.execute("COMMIT")
+        except sqlite3.Error as error:
+            name = getattr(error, "sqlite_errorname", "")
+            # Busy leaves the transaction open for us to roll back; full stops before the commit record, the
+            # log's last frame. After any other error that frame may be in the log, and come back in a recovery.
+            if name.startswith(("SQLITE_BUSY", "SQLITE_FULL")):
+                raise translate(self._path, error) from error
+            raise OutcomeUnknown(f"{self._path}: the commit failed ({error}); read before any other write") from error
+
+    def _before_fork(self) -> None:
+        # SQLite counts its file locks for each process, and a child would inherit the count without the locks: it
+        # could lose what it wrote. So no connection lives across a fork, and no thread opens one before it is done.
+        locks = (self._read_lock,) if self.own_batch() is not None else (self._read_lock, self._write_lock)
+        self._locked = [lock for lock in locks if lock.acquire(timeout=self._timeout_ms / 1_000)]
+        if len(self._locked) == 2:
+            self._close_connections()
+
+    def _after_fork_in_parent(self) -> None:
+        for lock in self._locked:
+            lock.release()
+
+    def _after_fork_in_child(self) -> None:
+        # Only a fork inside a batch leaves connections here. Kept, for even closing them would be use.
+        self._inherited += [one for one in (self._writer, self._reader) if one is not None]
+        self._writer = self._reader = self._batch = None
+        self._write_lock = Lock()
+        self._read_lock = Lock()
+
+    def _close_connections(self) -> None:
+        for connection in (self._writer, self._reader):
+            if connection is not None:
+                connection.close()
+        self._writer = self._reader = None
+
+
+def _weak(method: Callable[[], None]) -> Callable[[], None]:
+    """`method`, without keeping its object alive: what is registered for forks is registered for ever."""
+    reference = weakref.WeakMethod(method)
+
+    def call() -> None:
+        alive = reference()
+        if alive is not None:
+            alive()
+
+    return call
