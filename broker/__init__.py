@@ -1,0 +1,1 @@
+"""Work claimed exactly once: messages, rules, coordinator and clients."""

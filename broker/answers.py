@@ -1,0 +1,118 @@
+"""The closed vocabulary of answers (design §7), each with its retry class."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Word(StrEnum):
+    """What became of a request. Wire values."""
+
+    OK = "ok"
+    GRANTED = "granted"
+    RENEWED = "renewed"
+    REPLAYED = "replayed"
+    CONFLICT = "conflict"
+    LEASE_LOST = "lease_lost"
+    ALREADY_TERMINAL = "already_terminal"
+    NOT_CLAIMABLE = "not_claimable"
+    NOT_FOUND = "not_found"
+    NONE_AVAILABLE = "none_available"
+    REQUEST_EXPIRED = "request_expired"
+    THROTTLED = "throttled"
+    DRAINING = "draining"
+    UNAUTHORIZED = "unauthorized"
+    INVALID = "invalid"
+    OUTCOME_UNKNOWN = "outcome_unknown"
+
+
+class Retry(StrEnum):
+    """What a caller may do with an answer."""
+
+    FINAL = "final"
+    """The same request would get the same answer, or has had its effect."""
+    LATER = "later"
+    """Ask again after `retry_after_ms`, with a new request id."""
+    SAME_ID = "same_id"
+    """Send the same request id again: it may have taken effect already."""
+
+
+RETRY: Mapping[Word, Retry] = {
+    Word.CONFLICT: Retry.LATER,
+    Word.NOT_CLAIMABLE: Retry.LATER,
+    Word.NONE_AVAILABLE: Retry.LATER,
+    Word.THROTTLED: Retry.LATER,
+    Word.DRAINING: Retry.LATER,
+    Word.OUTCOME_UNKNOWN: Retry.SAME_ID,
+}
+"""Words that are not named here are final."""
+
+RETRY_AFTER_MS = 1_000
+"""What `later` says where nothing better is known."""
+
+
+class Reason(StrEnum):
+    """Why, beside the word. Wire values."""
+
+    HELD = "held"
+    RACED = "raced"
+    ETAG_MISMATCH = "etag_mismatch"
+    EXISTS = "exists"
+    SCHEDULED = "scheduled"
+    BLOCKED = "blocked"
+    LOCK_BUSY = "lock_busy"
+    PAUSED = "paused"
+    REQUIREMENTS = "requirements"
+    QUOTA = "quota"
+    TERMINAL = "terminal"
+    SUPERSEDED = "superseded"
+    RECLAIMED = "reclaimed"
+    RELEASED = "released"
+    REVOKED = "revoked"
+    LEASE_OVER = "lease_over"
+    NOT_CANCELLABLE = "not_cancellable"
+    NOT_REDRIVABLE = "not_redrivable"
+    NOT_LEASED = "not_leased"
+    EPOCH_FROM_THE_FUTURE = "epoch_from_the_future"
+    MALFORMED = "malformed"
+    CORRUPT = "corrupt"
+    STORE = "store"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One reply before it is addressed. `body` holds the fields that belong to the word."""
+
+    word: Word
+    reason: Reason | None = None
+    body: Mapping[str, Any] = field(default_factory=dict)
+    retry_after_ms: int | None = None
+
+    @property
+    def retry(self) -> Retry:
+        """The retry class of the word; a conflict or refusal that can't change is final."""
+        if self.reason in (Reason.TERMINAL, Reason.EXISTS):
+            return Retry.FINAL
+        return RETRY.get(self.word, Retry.FINAL)
+
+    @property
+    def good(self) -> bool:
+        """Whether the request has had its effect."""
+        return self.word in (Word.OK, Word.GRANTED, Word.RENEWED, Word.REPLAYED)
+
+
+def wire(answer: Answer, *, request_id: str, now_ms: int) -> dict[str, Any]:
+    """The reply as it goes over the reply channel; `server_now_ms` is broker time, Unix milliseconds."""
+    reply: dict[str, Any] = {
+        "v": 1,
+        "request_id": request_id,
+        "answer": answer.word.value,
+        "reason": answer.reason.value if answer.reason else None,
+        "retry": answer.retry.value,
+        "server_now_ms": now_ms,
+        "body": answer.body,
+    }
+    if answer.retry is Retry.LATER:
+        reply["retry_after_ms"] = RETRY_AFTER_MS if answer.retry_after_ms is None else answer.retry_after_ms
+    return reply

@@ -1,0 +1,57 @@
+"""The one place that asks for time, so that everything else takes it as an argument."""
+
+import time
+from typing import Protocol
+
+from redis import Redis
+
+
+class Clock(Protocol):
+    """Broker time."""
+
+    def now_ms(self) -> int:
+        """Unix milliseconds."""
+        ...
+
+
+class RedisClock:
+    """Broker time: Redis `TIME`, one round trip. Hosts' clocks are never compared (design §6)."""
+
+    def __init__(self, connection: Redis) -> None:
+        self._connection = connection
+
+    def now_ms(self) -> int:
+        """Unix milliseconds, as Redis sees them."""
+        seconds, micros = self._connection.time()  # type: ignore[misc]  # redis-py types sync and async as one
+        return int(seconds) * 1000 + int(micros) // 1000
+
+
+class ManualClock:
+    """A clock that moves when told; for tests and simulation."""
+
+    def __init__(self, now_ms: int = 1_700_000_000_000) -> None:
+        self._now_ms = now_ms
+
+    def now_ms(self) -> int:
+        """Unix milliseconds last set."""
+        return self._now_ms
+
+    def advance(self, ms: int) -> int:
+        """Move by `ms` milliseconds and return the new time."""
+        self._now_ms += ms
+        return self._now_ms
+
+
+def host_now_ms() -> int:
+    """This host's wall clock, Unix milliseconds. For display and for a client's first guess; no lease depends on it."""
+    return time.time_ns() // 1_000_000
+
+
+def monotonic_ms() -> int:
+    """This host's monotonic clock, milliseconds from an arbitrary start. A holder's own deadline is counted on it (I9)."""
+    return time.monotonic_ns() // 1_000_000
+
+
+def sleep_ms(ms: float) -> None:
+    """Pause this thread for `ms` milliseconds."""
+    time.sleep(ms / 1000)

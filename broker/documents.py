@@ -1,0 +1,220 @@
+"""What the broker keeps in the datastore: the job and its lease, the immutable spec, and one run for each epoch."""
+
+from enum import StrEnum
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, PrivateAttr, ValidationError
+
+from datastore import Corrupt, Document
+
+RECENT_REQUESTS_MAX = 8
+"""Request ids a job remembers beside its lease (design §3)."""
+PRIORITY_MAX = 1000
+"""Priorities run from -1000 to 1000; a higher one is served first."""
+
+
+class Frozen(BaseModel):
+    """An immutable value. Fields of a newer version are ignored here and survive in the store, since patches are shallow."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class State(StrEnum):
+    """Where a job stands (design §4). `held` is an operator's flag beside the state."""
+
+    BLOCKED = "blocked"
+    SCHEDULED = "scheduled"
+    READY = "ready"
+    LEASED = "leased"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def terminal(self) -> bool:
+        """Only redrive leaves a terminal state."""
+        return self in TERMINAL
+
+
+TERMINAL = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED})
+WAITING = frozenset({State.BLOCKED, State.SCHEDULED, State.READY})
+
+
+class Outcome(StrEnum):
+    """How a run ended."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    EXPIRED = "expired"
+    RELEASED = "released"
+    REVOKED = "revoked"
+    CANCELLED = "cancelled"
+    SUPERSEDED = "superseded"
+    """Ended by a later epoch, and how is no longer known: two crashes in a row left only the fact."""
+
+
+class Counters(Frozen):
+    """Counted apart on purpose: an expired lease must not burn a user's retries, and must still be capped."""
+
+    failures: int = Field(default=0, ge=0)
+    expiries: int = Field(default=0, ge=0)
+    releases: int = Field(default=0, ge=0)
+
+
+class Lease(Frozen):
+    """The right to run a job at one epoch."""
+
+    factory_id: str
+    incarnation: str
+    epoch: int = Field(ge=1)
+    """Fencing token: one higher at each grant, never reset, survives release."""
+    token: str
+    """128 random bits, hex. Known to the holder alone; compared in constant time."""
+    request_id: str
+    granted_ms: int = Field(ge=0)
+    expires_ms: int = Field(ge=0)
+    """Broker time (Redis TIME), Unix milliseconds."""
+    ttl_ms: int = Field(gt=0)
+    renewals: int = Field(default=0, ge=0)
+
+
+class RunEnd(Frozen):
+    """The end of the last run, kept in the job so that the run record can be rebuilt after a crash."""
+
+    epoch: int
+    factory_id: str
+    incarnation: str
+    request_id: str
+    started_ms: int
+    ended_ms: int
+    outcome: Outcome
+    result: JsonValue = None
+    error: str | None = None
+
+
+class Recent(Frozen):
+    """An operation this job has already carried out. A resend of it is answered, not repeated (I6)."""
+
+    request_id: str
+    op: str
+    epoch: int
+    state: State
+
+
+class CancelRequest(Frozen):
+    """A holder is asked to stop; enforced once the grace is over."""
+
+    reason: str | None = None
+    asked_ms: int
+    enforce_ms: int
+
+
+class Hold(Frozen):
+    """An operator's hold: the job is not granted until it is lifted."""
+
+    reason: str | None = None
+    since_ms: int
+
+
+class Job(Frozen):
+    """Small and mutable: the one unit of compare-and-set. Built from a stored version with `from_document`."""
+
+    _document: Document = PrivateAttr()
+    queue: str
+    state: State
+    priority: int = 0
+    requires: tuple[str, ...] = ()
+    locks: tuple[str, ...] = ()
+    depends_on: tuple[str, ...] = ()
+    not_before_ms: int | None = None
+    deadline_ms: int | None = None
+    timeout_ms: int | None = None
+    """What `deadline_ms` was made of; redrive starts it anew."""
+    ttl_ms: int | None = None
+    max_failures: int = 3
+    max_expiries: int = 5
+    counters: Counters = Counters()
+    epoch: int = Field(default=0, ge=0)
+    lease: Lease | None = None
+    cancel: CancelRequest | None = None
+    hold: Hold | None = None
+    last_end: RunEnd | None = None
+    recent_requests: tuple[Recent, ...] = ()
+    created_ms: int = 0
+    updated_ms: int = 0
+    last_run_id: str | None = None
+
+    @property
+    def document(self) -> Document:
+        """The stored version this job was read from."""
+        return self._document
+
+    @property
+    def id(self) -> str:
+        """The job id, which is its partition key too."""
+        return self._document.id
+
+    @classmethod
+    def from_document(cls, document: Document) -> Self:
+        """The job in a stored version.
+
+        Raises:
+          Corrupt: the document is not a job, or breaks I2. It is left as it is.
+        """
+        try:
+            job = cls.model_validate(document.body)
+        except ValidationError as error:
+            raise Corrupt(f"{document.id!r} is not a job: {error}") from error
+        if (job.lease is not None) != (job.state is State.LEASED):
+            raise Corrupt(f"{document.id!r} is {job.state} and {'has' if job.lease else 'lacks'} a lease")
+        job._document = document
+        return job
+
+    def recent(self, request_id: str) -> Recent | None:
+        """The operation this request id already did here, or None."""
+        return next((entry for entry in self.recent_requests if entry.request_id == request_id), None)
+
+
+class Spec(Frozen):
+    """What was submitted, never rewritten: claims and renewals leave the payload alone.
+
+    It holds the whole submission, so that a submission cut off between the two writes can be
+    finished by whoever meets it next.
+    """
+
+    job_id: str
+    request_id: str
+    payload: JsonValue = None
+    labels: dict[str, str] = Field(default_factory=dict)
+    submitted_by: str = ""
+    created_ms: int = 0
+    job: dict[str, Any] = Field(default_factory=dict)
+    """The first version of the job document."""
+
+
+class Run(Frozen):
+    """One holder's try. Created after the job's compare-and-set and derived from it."""
+
+    job_id: str
+    epoch: int
+    factory_id: str
+    incarnation: str
+    request_id: str
+    started_ms: int
+    ended_ms: int | None = None
+    outcome: Outcome | None = None
+    result: JsonValue = None
+    error: str | None = None
+    progress: JsonValue = None
+    progress_ms: int | None = None
+
+
+def spec_id(job_id: str) -> str:
+    """The id of a job's spec, in the job's partition."""
+    return f"{job_id}:spec"
+
+
+def run_id(job_id: str, epoch: int) -> str:
+    """The id of the run at `epoch`, in the job's partition."""
+    return f"{job_id}:run:{epoch}"

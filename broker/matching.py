@@ -1,0 +1,56 @@
+"""Which factory may run which job: what a job requires against what a factory offers."""
+
+import operator
+import re
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+
+_NEED = re.compile(r"^(?P<key>[^\s=<>!]+)(?:(?P<sign>>=|<=|=|>|<)(?P<value>.*))?$")
+_COMPARE: Mapping[str, Callable[[float, float], bool]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    ">": operator.gt,
+    "<": operator.lt,
+}
+
+
+def canonical(terms: Iterable[str]) -> tuple[str, ...]:
+    """Requirements or offers as a set in one order, so that equal sets are equal values."""
+    return tuple(sorted(set(terms)))
+
+
+@lru_cache(maxsize=65_536)
+def meets(offers: tuple[str, ...], requires: tuple[str, ...]) -> bool:
+    """Whether `offers` (`key=value`, `key`) satisfy every one of `requires`.
+
+    `key` asks for the key with any value; `key=value` for that value among the offered ones;
+    `key>=number` (`<=`, `>`, `<`) for a number that compares so. Without requirements everybody may.
+    """
+    if not requires:
+        return True
+    offered: dict[str, list[str]] = {}
+    for offer in offers:
+        key, _, value = offer.partition("=")
+        offered.setdefault(key, []).append(value)
+    return all(_met(need, offered) for need in requires)
+
+
+def _met(need: str, offered: Mapping[str, list[str]]) -> bool:
+    parts = _NEED.match(need)
+    if parts is None or (values := offered.get(parts["key"])) is None:
+        return False
+    sign, wanted = parts["sign"], parts["value"]
+    if sign is None:
+        return True
+    if sign == "=":
+        return wanted in values
+    bound = _number(wanted)
+    numbers = [number for number in map(_number, values) if number is not None]
+    return bound is not None and any(_COMPARE[sign](number, bound) for number in numbers)
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None

@@ -1,0 +1,29 @@
+"""Reply channels: one Redis list for each client, demultiplexed by request id."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pydantic_core
+from redis.client import Pipeline
+
+REPLY_TTL_MS = 900_000
+"""A channel nobody reads is gone after 15 minutes, the time answers are remembered (design §9)."""
+REPLIES_MAX = 4_096
+"""A channel holds at most this many unread replies; the oldest go first."""
+
+
+def reply_key(factory_id: str, instance: str) -> str:
+    """The reply channel of one client. Built from a validated envelope, never taken from one."""
+    return f"broker:reply:{factory_id}:{instance}"
+
+
+def encode(reply: Mapping[str, Any]) -> bytes:
+    """A reply as it goes over the channel: JSON."""
+    return pydantic_core.to_json(reply)
+
+
+def push(pipe: Pipeline, key: str, replies: Iterable[bytes]) -> None:
+    """Add the commands that deliver `replies` on one channel."""
+    pipe.rpush(key, *replies)
+    pipe.ltrim(key, -REPLIES_MAX, -1)
+    pipe.pexpire(key, REPLY_TTL_MS)

@@ -1,0 +1,195 @@
+"""Jobs, specs and runs in a datastore; each update is one conditional write, confirmed."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from broker.documents import Job, Lease, Outcome, RunEnd, Spec, run_id, spec_id
+from datastore import (
+    Conflict,
+    Corrupt,
+    Datastore,
+    Document,
+    Expected,
+    Filter,
+    NotFound,
+    Ok,
+    confirmed_create,
+    confirmed_update,
+)
+
+INDEXES = ("state", "open")
+"""Fields the sweep and the listings search by: a job's state, and whether a run has no end yet."""
+RUN_WRITES_MAX = 4
+"""Tries to end a run against its own holder's progress reports."""
+
+
+@dataclass(frozen=True, slots=True)
+class Updated:
+    """Written: the job as it stands now."""
+
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """Another write came first; nothing was written. `current` is None where it could not be read."""
+
+    current: Job | None
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """There is no such job."""
+
+
+JobUpdate: TypeAlias = Updated | Stale | Missing
+
+
+def read_job(store: Datastore, job_id: str) -> Job | None:
+    """The job, or None.
+
+    Raises:
+      Corrupt: the stored document is not a job.
+    """
+    match store.read(job_id, job_id):
+        case Ok(document):
+            return Job.from_document(document)
+        case NotFound():
+            return None
+
+
+def rev_update_job(store: Datastore, job: Job, changes: Mapping[str, Any], *, write_id: str) -> JobUpdate:
+    """Apply `changes` if the job is still the version `job` was read from. One conditional write.
+
+    Raises:
+      NotApplied: certainly nothing was written.
+      OutcomeUnknown: even a second look could not tell; the caller repeats its request id.
+    """
+    known = job.document
+    expected = Expected(etag=known.etag, rev=known.rev, known=known)
+    match confirmed_update(store, known.id, known.partition_key, expected, changes, write_id=write_id):
+        case Ok(document):
+            return Updated(Job.from_document(document))
+        case Conflict(None):
+            return Stale(None)
+        case Conflict(Document() as current):
+            return Stale(Job.from_document(current))
+        case NotFound():
+            return Missing()
+
+
+def rev_update_lease(store: Datastore, job: Job, changes: Mapping[str, Any], *, write_id: str) -> JobUpdate:
+    """Change nothing but the lease of the version `job` was read from. One conditional write.
+
+    Raises:
+      ValueError: `changes` reaches beyond the lease.
+      NotApplied, OutcomeUnknown: as `rev_update_job`.
+    """
+    if not set(changes) <= {"lease", "updated_ms"}:
+        raise ValueError(f"a lease update must not change {sorted(set(changes) - {'lease', 'updated_ms'})}")
+    return rev_update_job(store, job, changes, write_id=write_id)
+
+
+def create_spec(store: Datastore, spec: Spec, *, write_id: str) -> Spec:
+    """Store `spec` unless the job has one; the spec that is stored afterwards."""
+    body = {"kind": "spec", **spec.model_dump(mode="json")}
+    match confirmed_create(store, spec_id(spec.job_id), spec.job_id, body, write_id=write_id):
+        case Ok(_):
+            return spec
+        case Conflict(Document() as current):
+            return Spec.model_validate(current.body)
+        case Conflict(None):
+            return read_spec(store, spec.job_id)
+
+
+def read_spec(store: Datastore, job_id: str) -> Spec:
+    """What was submitted.
+
+    Raises:
+      Corrupt: the job has no spec; it was not created by a broker.
+    """
+    match store.read(spec_id(job_id), job_id):
+        case Ok(document):
+            return Spec.model_validate(document.body)
+        case NotFound():
+            raise Corrupt(f"{job_id!r} has no spec document")
+
+
+def create_job(store: Datastore, job_id: str, body: Mapping[str, Any], *, write_id: str) -> tuple[Job | None, bool]:
+    """Store the first version of a job unless it exists: (the job as stored, whether this call created it)."""
+    match confirmed_create(store, job_id, job_id, body, write_id=write_id):
+        case Ok(document):
+            return Job.from_document(document), True
+        case Conflict(Document() as current):
+            return Job.from_document(current), False
+        case Conflict(None):
+            return read_job(store, job_id), False
+
+
+def start_run(store: Datastore, job_id: str, lease: Lease, *, write_id: str) -> None:
+    """Create the run record of a grant, unless it exists (I3)."""
+    body = {
+        "kind": "run",
+        "open": True,
+        "job_id": job_id,
+        "epoch": lease.epoch,
+        "factory_id": lease.factory_id,
+        "incarnation": lease.incarnation,
+        "request_id": lease.request_id,
+        "started_ms": lease.granted_ms,
+    }
+    confirmed_create(store, run_id(job_id, lease.epoch), job_id, body, write_id=write_id)
+
+
+def end_run(store: Datastore, job_id: str, end: RunEnd, *, write_id: str) -> None:
+    """End the run of `end.epoch` unless it has an end; create it ended where its start was never written."""
+    changes = {"open": False, **end.model_dump(mode="json")}
+    if not update_open_run(store, job_id, end.epoch, changes, write_id=write_id):
+        body = {"kind": "run", "job_id": job_id, **changes}
+        confirmed_create(store, run_id(job_id, end.epoch), job_id, body, write_id=write_id)
+
+
+def update_open_run(store: Datastore, job_id: str, epoch: int, changes: Mapping[str, Any], *, write_id: str) -> bool:
+    """Change a run that has no end yet. False: it is missing, or has ended."""
+    run = run_id(job_id, epoch)
+    for _ in range(RUN_WRITES_MAX):
+        match store.read(run, job_id):
+            case Ok(document) if document.body.get("ended_ms") is None:
+                expected = Expected(etag=document.etag, known=document)
+                match confirmed_update(store, run, job_id, expected, changes, write_id=write_id):
+                    case Ok(_):
+                        return True
+                    case NotFound():
+                        return False
+                    case Conflict(_):
+                        continue
+            case _:
+                return False
+    return False
+
+
+def find_documents(store: Datastore, filter: Filter, *, pages_max: int = 1_000) -> Iterator[Document]:
+    """All documents that match, page by page; a proposal, since the search may be stale."""
+    cursor = None
+    for _ in range(pages_max):
+        page = store.find(filter, cursor=cursor)
+        yield from page.documents
+        cursor = page.cursor
+        if cursor is None:
+            return
+
+
+def leased_by_request(store: Datastore, request_id: str) -> Job | None:
+    """The job whose lease was granted to this request id, if there is one."""
+    page = store.find({"state": "leased", "lease.request_id": request_id}, limit=1)
+    return Job.from_document(page.documents[0]) if page.documents else None
+
+
+def superseded_end(run: Document, job: Job, now_ms: int) -> RunEnd:
+    """The end of an open run its job no longer accounts for: two crashes in a row left only that it is over."""
+    fields = ("epoch", "factory_id", "incarnation", "request_id", "started_ms")
+    known = {name: run.body[name] for name in fields}
+    if job.last_end is not None and job.last_end.epoch == known["epoch"]:
+        return job.last_end
+    return RunEnd.model_validate({**known, "ended_ms": now_ms, "outcome": Outcome.SUPERSEDED})

@@ -1,0 +1,120 @@
+"""Settings of every broker process: `BROKER_*` variables, secrets from files, relations validated once."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+PREFIX = "BROKER_"
+Ms = Annotated[int, Field(gt=0, le=86_400_000)]
+
+
+class SettingsError(Exception):
+    """The settings can't be used; the message names the variable and what to do."""
+
+
+class Settings(BaseSettings):
+    """Read once at start, frozen. Every field is `BROKER_<NAME>`; `BROKER_<NAME>_FILE` names a file that holds the value."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
+
+    redis_url: str | None = None
+    """None: the embedded server of the state folder."""
+    redis_password: SecretStr | None = None
+    """Given to Redis where the URL has no password, so that none stands in a command line."""
+    datastore_url: str | None = None
+    """None: SQLite in the state folder."""
+    cosmos_key: SecretStr | None = None
+    """None: Microsoft Entra through azure-identity."""
+    state_dir: Path = Path(".broker")
+    log_level: str = "INFO"
+
+    factory: str | None = None
+    """The default of `--factory`."""
+    wire: Annotated[str, Field(pattern="^(rq|intake)$")] = "rq"
+    """How clients submit: `rq` jobs, or plain JSON on the `intake`, which least-privilege factories must use."""
+
+    ttl_ms: Ms = 60_000
+    skew_ms: Annotated[int, Field(ge=0, le=60_000)] = 2_000
+    cancel_grace_ms: Ms = 30_000
+    backoff_base_ms: Ms = 1_000
+    backoff_max_ms: Ms = 300_000
+    claim_deadline_ms: Ms = 30_000
+    sweep_interval_ms: Ms | None = None
+    """None: a quarter of the ttl."""
+    batch_max: Annotated[int, Field(ge=1, le=256)] = 64
+    """Requests settled together; 64 was measured best (issue 4)."""
+    takeover_ms: Annotated[int, Field(ge=2_000, le=60_000)] = 6_000
+    """A worker that has not been heard of for this long loses its in-flight requests to another."""
+
+    @model_validator(mode="after")
+    def _relations(self) -> Self:
+        if self.skew_ms >= self.ttl_ms:
+            raise ValueError("BROKER_SKEW_MS must be below BROKER_TTL_MS: a lease would outlive itself")
+        if self.backoff_base_ms > self.backoff_max_ms:
+            raise ValueError("BROKER_BACKOFF_BASE_MS must not be above BROKER_BACKOFF_MAX_MS")
+        if self.sweep_every_ms > self.ttl_ms:
+            raise ValueError("BROKER_SWEEP_INTERVAL_MS must not be above BROKER_TTL_MS: dead leases would lie about")
+        return self
+
+    @property
+    def sweep_every_ms(self) -> int:
+        """Time between two sweeps, before jitter."""
+        return self.sweep_interval_ms or max(250, self.ttl_ms // 4)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then variables, then the files that `*_FILE` variables name."""
+        return init_settings, env_settings, FileSource(settings_cls, os.environ)
+
+
+class FileSource(PydanticBaseSettingsSource):
+    """`BROKER_X_FILE=/run/secrets/x` gives field `x` the content of the file, without the newline at its end."""
+
+    def __init__(self, settings_cls: type[BaseSettings], environ: Mapping[str, str]) -> None:
+        super().__init__(settings_cls)
+        self._environ = environ
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """The value, the field's name, and that it needs no decoding."""
+        variable = f"{PREFIX}{field_name.upper()}_FILE"
+        path = self._environ.get(variable)
+        if path is None:
+            return None, field_name, False
+        try:
+            return Path(path).read_text(encoding="utf-8").rstrip("\r\n"), field_name, False
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"{variable}={path}: {error}; mount the secret or unset the variable") from error
+
+    def __call__(self) -> dict[str, Any]:
+        """All the fields that a file gives."""
+        values = {name: self.get_field_value(info, name)[0] for name, info in self.settings_cls.model_fields.items()}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+def load(**overrides: Any) -> Settings:
+    """The settings of this process; `overrides` come from the command line, None means not given.
+
+    Raises:
+      SettingsError: a value is out of its limits, contradicts another, or its file can't be read.
+    """
+    given = {name: value for name, value in overrides.items() if value is not None}
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{PREFIX + str(item['loc'][0]).upper() if item['loc'] else 'settings'}: {item['msg']}"
+            for item in error.errors(include_url=False, include_input=False)
+        )
+        raise SettingsError(problems) from error

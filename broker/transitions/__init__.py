@@ -1,0 +1,42 @@
+"""Lease rules: (job, request, now) -> Decision. No I/O, no clock, no log.
+
+            unblock            due              claim: epoch + 1               complete
+   blocked ---------> scheduled ----> ready ------------------> leased ------------------> succeeded
+                          ^             ^                        | | |  renew, same epoch
+                          |             +--- release, revoke, ---+ | |
+                          |                  reap                  | |
+                          +------------- fail, to be retried ------+ |
+                                                                     +-- fail, final or at the cap ---> failed
+   cancel, from every state that is not terminal ---> cancelled           (reap at the cap, deadline: failed too)
+   redrive: failed, cancelled ---> ready
+"""
+
+from broker.transitions.claim import Claimant, claim
+from broker.transitions.decision import Decision, Refuse, Replay, Rules, Write
+from broker.transitions.holder import complete, fail, release, renew
+from broker.transitions.operator import cancel, hold, lift, redrive, revoke
+from broker.transitions.timer import due, enforce_cancel, reap, time_out, unblock
+
+__all__ = [
+    "Claimant",
+    "Decision",
+    "Refuse",
+    "Replay",
+    "Rules",
+    "Write",
+    "cancel",
+    "claim",
+    "complete",
+    "due",
+    "enforce_cancel",
+    "fail",
+    "hold",
+    "lift",
+    "reap",
+    "redrive",
+    "release",
+    "renew",
+    "revoke",
+    "time_out",
+    "unblock",
+]

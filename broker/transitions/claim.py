@@ -1,0 +1,106 @@
+"""Claiming: a free job, or one whose lease has died."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from broker.answers import Answer, Reason, Word
+from broker.documents import Job, Lease, State, run_id
+from broker.matching import meets
+from broker.transitions.decision import Decision, Refuse, Replay, Rules, Write, held_by
+from broker.transitions.timer import expire, expired
+
+
+@dataclass(frozen=True, slots=True)
+class Claimant:
+    """Who asks, under which request, and the token to hand out if it wins."""
+
+    factory_id: str
+    incarnation: str
+    request_id: str
+    token: str
+    offers: tuple[str, ...] = ()
+    ttl_ms: int | None = None
+
+
+def claim(job: Job, who: Claimant, *, now_ms: int, rules: Rules) -> Decision:
+    """Grant the job at the next epoch, or say everything that stands in the way.
+
+    A lease is taken over only once `expires_ms` and the skew allowance are past; the old run ends as expired.
+    """
+    lease = job.lease
+    if lease is not None and _same_request(lease, who):
+        return Replay(granted(job, lease, now_ms=now_ms, word=Word.REPLAYED))
+    if job.last_end is not None and _same_request(job.last_end, who):
+        return Refuse(Answer(Word.REQUEST_EXPIRED, Reason.LEASE_OVER, held_by(job, now_ms)))
+    if lease is not None and not expired(lease, now_ms=now_ms, rules=rules):
+        return Refuse(Answer(Word.CONFLICT, Reason.HELD, held_by(job, now_ms)))
+    changes: dict[str, Any] = {} if lease is None else dict(expire(job, lease, now_ms=now_ms))
+    reasons = obstacles(job, State(changes.get("state", job.state)), who.offers, now_ms=now_ms)
+    if reasons:
+        refusal = Answer(Word.NOT_CLAIMABLE, reasons[0], {**held_by(job, now_ms), "reasons": [*reasons]})
+        # A lease that died at its cap, or under a cancel, is worth writing down even though this claim loses.
+        return Write({**changes, "updated_ms": now_ms}, refusal) if Reason.TERMINAL in reasons and changes else Refuse(refusal)
+    taken = _lease(job, who, now_ms=now_ms, ttl_ms=who.ttl_ms or job.ttl_ms or rules.ttl_ms)
+    changes |= {
+        "state": State.LEASED.value,
+        "epoch": taken.epoch,
+        "lease": taken.model_dump(),
+        "not_before_ms": None,
+        "last_run_id": run_id(job.id, taken.epoch),
+        "updated_ms": now_ms,
+    }
+    return Write(changes, granted(job, taken, now_ms=now_ms, word=Word.GRANTED))
+
+
+def obstacles(job: Job, state: State, offers: tuple[str, ...], *, now_ms: int) -> list[Reason]:
+    """Every reason why a claim can't have this job now, the most lasting first."""
+    checks = (
+        (Reason.TERMINAL, state.terminal or (job.deadline_ms is not None and now_ms > job.deadline_ms)),
+        (Reason.HELD, job.hold is not None),
+        (Reason.BLOCKED, state is State.BLOCKED),
+        (Reason.SCHEDULED, job.not_before_ms is not None and now_ms < job.not_before_ms),
+        (Reason.REQUIREMENTS, not meets(offers, job.requires)),
+    )
+    return [reason for reason, stands in checks if stands]
+
+
+def granted(job: Job, lease: Lease, *, now_ms: int, word: Word) -> Answer:
+    """The holder's answer; the only one that carries the token.
+
+    `remaining_ms` is what is left of the lease as the answer is made: a replay must not promise a whole ttl again (I9).
+    """
+    return Answer(
+        word,
+        body={
+            "job_id": job.id,
+            "queue": job.queue,
+            "epoch": lease.epoch,
+            "token": lease.token,
+            "ttl_ms": lease.ttl_ms,
+            "remaining_ms": max(0, lease.expires_ms - now_ms),
+            "expires_ms": lease.expires_ms,
+            "deadline_ms": job.deadline_ms,
+            "failures": job.counters.failures,
+        },
+    )
+
+
+def _same_request(holder: Any, who: Claimant) -> bool:
+    return (holder.request_id, holder.factory_id, holder.incarnation) == (
+        who.request_id,
+        who.factory_id,
+        who.incarnation,
+    )
+
+
+def _lease(job: Job, who: Claimant, *, now_ms: int, ttl_ms: int) -> Lease:
+    return Lease(
+        factory_id=who.factory_id,
+        incarnation=who.incarnation,
+        epoch=job.epoch + 1,
+        token=who.token,
+        request_id=who.request_id,
+        granted_ms=now_ms,
+        expires_ms=now_ms + ttl_ms,
+        ttl_ms=ttl_ms,
+    )

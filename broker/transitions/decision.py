@@ -1,0 +1,117 @@
+"""What a rule says: write this if the job is still the version that was judged, or answer without a write."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from broker.answers import Answer, Reason, Word
+from broker.documents import RECENT_REQUESTS_MAX, Job, Lease, Outcome, State
+from broker.fence import Fence, FenceLost, FenceOk, Impossible, Loss, Replayed, check
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The timing of design §9, in milliseconds."""
+
+    ttl_ms: int = 60_000
+    skew_ms: int = 2_000
+    """A lease is taken over only this long after its expiry."""
+    cancel_grace_ms: int = 30_000
+    backoff_base_ms: int = 1_000
+    backoff_max_ms: int = 300_000
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Store `changes` with a conditional write on the version judged; `answer` holds if it lands."""
+
+    changes: Mapping[str, Any]
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Change nothing."""
+
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """The request had its effect before; change nothing and say so again."""
+
+    answer: Answer
+
+
+Decision: TypeAlias = Write | Refuse | Replay
+
+
+def held_by(job: Job, now_ms: int) -> dict[str, Any]:
+    """Who holds a job, at which epoch and for how long still. Never a token."""
+    body: dict[str, Any] = {"job_id": job.id, "state": job.state.value, "epoch": job.epoch}
+    if job.lease is not None:
+        body["holder"] = job.lease.factory_id
+        body["remaining_ms"] = max(0, job.lease.expires_ms - now_ms)
+    return body
+
+
+def end_lease(lease: Lease, *, now_ms: int, outcome: Outcome, **details: Any) -> dict[str, Any]:
+    """The changes that take a lease away; `last_end` is what the run record is made of."""
+    return {
+        "lease": None,
+        "cancel": None,
+        "last_end": {
+            "epoch": lease.epoch,
+            "factory_id": lease.factory_id,
+            "incarnation": lease.incarnation,
+            "request_id": lease.request_id,
+            "started_ms": lease.granted_ms,
+            "ended_ms": now_ms,
+            "outcome": outcome.value,
+            "result": details.get("result"),
+            "error": details.get("error"),
+        },
+    }
+
+
+def remember(job: Job, *, request_id: str, op: str, state: State) -> dict[str, Any]:
+    """The change that makes a resend of `request_id` a replay."""
+    recent = [entry.model_dump(mode="json") for entry in job.recent_requests[-(RECENT_REQUESTS_MAX - 1) :]]
+    recent.append({"request_id": request_id, "op": op, "epoch": job.epoch, "state": state.value})
+    return {"recent_requests": recent}
+
+
+def counted(job: Job, name: str) -> dict[str, Any]:
+    """The change that raises one of the counters."""
+    counters = {
+        "failures": job.counters.failures,
+        "expiries": job.counters.expiries,
+        "releases": job.counters.releases,
+    }
+    counters[name] += 1
+    return {"counters": counters}
+
+
+def at_the_fence(job: Job, fence: Fence, now_ms: int) -> Decision | Lease:
+    """The caller's own lease, or the decision that turns it away."""
+    match check(job, fence):
+        case FenceOk():
+            assert job.lease is not None, "the fence passes holders only"
+            return job.lease
+        case Replayed():
+            return replay(job, fence.request_id)
+        case FenceLost(Loss.TERMINAL):
+            outcome = job.last_end.outcome.value if job.last_end else job.state.value
+            return Refuse(Answer(Word.ALREADY_TERMINAL, body={"job_id": job.id, "outcome": outcome}))
+        case FenceLost(loss):
+            return Refuse(Answer(Word.LEASE_LOST, Reason(loss.value), held_by(job, now_ms)))
+        case Impossible():
+            return Refuse(Answer(Word.INVALID, Reason.EPOCH_FROM_THE_FUTURE, held_by(job, now_ms)))
+
+
+def replay(job: Job, request_id: str) -> Decision:
+    """The answer to a resend of an operation the job remembers."""
+    entry = job.recent(request_id)
+    assert entry is not None, "only a remembered request is a replay"
+    body = {"job_id": job.id, "op": entry.op, "epoch": entry.epoch, "state": entry.state.value}
+    return Replay(Answer(Word.REPLAYED, body=body))

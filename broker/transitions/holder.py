@@ -1,0 +1,102 @@
+"""What a holder may do with its lease. Each rule passes the fence first, with the caller's own epoch and token."""
+
+from typing import Any
+
+from broker.answers import Answer, Reason, Word
+from broker.documents import Job, Lease, Outcome, State
+from broker.fence import Fence
+from broker.transitions.decision import (
+    Decision,
+    Refuse,
+    Rules,
+    Write,
+    at_the_fence,
+    counted,
+    end_lease,
+    held_by,
+    remember,
+)
+
+BACKOFF_DOUBLINGS_MAX = 16
+"""Beyond this the cap of every sensible setting is long reached."""
+
+
+def renew(job: Job, fence: Fence, *, now_ms: int, ttl_ms: int | None = None) -> Decision:
+    """Extend the caller's own lease; never someone else's.
+
+    Late is fine while nobody has taken over: the epoch, not the clock, decides.
+    """
+    match at_the_fence(job, fence, now_ms):
+        case Lease() as lease:
+            ttl = ttl_ms or lease.ttl_ms
+            extended = {
+                **lease.model_dump(),
+                "ttl_ms": ttl,
+                "expires_ms": now_ms + ttl,
+                "renewals": lease.renewals + 1,
+            }
+            body = {"job_id": job.id, "epoch": lease.epoch, "ttl_ms": ttl, "expires_ms": now_ms + ttl}
+            directives = {"directives": ["cancel"] if job.cancel else []}
+            return Write({"lease": extended, "updated_ms": now_ms}, Answer(Word.RENEWED, body=body | directives))
+        case Refuse(answer) if answer.word is Word.ALREADY_TERMINAL:
+            return Refuse(Answer(Word.LEASE_LOST, Reason.TERMINAL, {**held_by(job, now_ms), **answer.body}))
+        case refusal:
+            return refusal
+
+
+def complete(job: Job, fence: Fence, *, now_ms: int, result: Any) -> Decision:
+    """End the job as succeeded."""
+    match at_the_fence(job, fence, now_ms):
+        case Lease() as lease:
+            ended = end_lease(lease, now_ms=now_ms, outcome=Outcome.SUCCEEDED, result=result)
+            return _write(job, fence, "complete", State.SUCCEEDED, ended, now_ms)
+        case refusal:
+            return refusal
+
+
+def fail(
+    job: Job, fence: Fence, *, now_ms: int, rules: Rules, error: str, result: Any, retryable: bool, jitter: float
+) -> Decision:
+    """Report a failed try: scheduled again with backoff, or failed for good where final or at the cap.
+
+    `jitter`, in [0, 1), is the share of the full backoff that is waited (full jitter).
+    """
+    match at_the_fence(job, fence, now_ms):
+        case Lease() as lease:
+            outcome = Outcome.CANCELLED if job.cancel else Outcome.FAILED
+            ended = end_lease(lease, now_ms=now_ms, outcome=outcome, error=error, result=result)
+            changes = {**ended, **counted(job, "failures")}
+            if job.cancel:
+                return _write(job, fence, "fail", State.CANCELLED, changes, now_ms)
+            if not retryable or job.counters.failures + 1 >= job.max_failures:
+                return _write(job, fence, "fail", State.FAILED, changes, now_ms)
+            changes["not_before_ms"] = now_ms + backoff_ms(job.counters.failures, rules=rules, jitter=jitter)
+            return _write(job, fence, "fail", State.SCHEDULED, changes, now_ms)
+        case refusal:
+            return refusal
+
+
+def release(job: Job, fence: Fence, *, now_ms: int, reason: str | None = None) -> Decision:
+    """Give the job back unharmed; where a cancel was asked, this acknowledges it."""
+    match at_the_fence(job, fence, now_ms):
+        case Lease() as lease:
+            outcome = Outcome.CANCELLED if job.cancel else Outcome.RELEASED
+            state = State.CANCELLED if job.cancel else State.READY
+            changes = {**end_lease(lease, now_ms=now_ms, outcome=outcome, error=reason), **counted(job, "releases")}
+            return _write(job, fence, "release", state, changes, now_ms)
+        case refusal:
+            return refusal
+
+
+def backoff_ms(failures: int, *, rules: Rules, jitter: float) -> int:
+    """Wait before the next try after `failures` earlier ones: full jitter below a doubling, capped bound."""
+    bound = min(rules.backoff_max_ms, rules.backoff_base_ms << min(failures, BACKOFF_DOUBLINGS_MAX))
+    return int(bound * jitter)
+
+
+def _write(job: Job, fence: Fence, op: str, state: State, changes: dict[str, Any], now_ms: int) -> Decision:
+    body: dict[str, Any] = {"job_id": job.id, "epoch": job.epoch, "state": state.value}
+    if changes.get("not_before_ms") is not None:
+        body["not_before_ms"] = changes["not_before_ms"]
+    remembered = remember(job, request_id=fence.request_id, op=op, state=state)
+    return Write({**changes, **remembered, "state": state.value, "updated_ms": now_ms}, Answer(Word.OK, body=body))

@@ -1,0 +1,76 @@
+"""What an operator may do with a job, whoever holds it."""
+
+from typing import Any
+
+from broker.answers import Answer, Reason, Word
+from broker.documents import WAITING, Job, Outcome, State
+from broker.transitions.decision import (
+    Decision,
+    Refuse,
+    Rules,
+    Write,
+    counted,
+    end_lease,
+    held_by,
+    remember,
+    replay,
+)
+
+
+def cancel(job: Job, *, request_id: str, now_ms: int, rules: Rules, reason: str | None) -> Decision:
+    """Cancel a waiting job; ask the holder of a running one to stop, and enforce it after the grace."""
+    if job.recent(request_id):
+        return replay(job, request_id)
+    if job.state in WAITING:
+        return _write(job, request_id, "cancel", State.CANCELLED, {}, now_ms)
+    if job.state is State.LEASED:
+        asked = {"reason": reason, "asked_ms": now_ms, "enforce_ms": now_ms + rules.cancel_grace_ms}
+        return _write(job, request_id, "cancel", State.LEASED, {"cancel": asked}, now_ms)
+    return Refuse(Answer(Word.ALREADY_TERMINAL, body={"job_id": job.id, "outcome": job.state.value}))
+
+
+def redrive(job: Job, *, request_id: str, now_ms: int) -> Decision:
+    """Make a failed or cancelled job ready again. Its epoch goes on; its failures and expiries start at 0."""
+    if job.recent(request_id):
+        return replay(job, request_id)
+    if job.state not in (State.FAILED, State.CANCELLED):
+        return Refuse(Answer(Word.CONFLICT, Reason.NOT_REDRIVABLE, held_by(job, now_ms)))
+    changes = {
+        "counters": {"failures": 0, "expiries": 0, "releases": job.counters.releases},
+        "deadline_ms": None if job.timeout_ms is None else now_ms + job.timeout_ms,
+        "not_before_ms": None,
+    }
+    return _write(job, request_id, "redrive", State.READY, changes, now_ms)
+
+
+def revoke(job: Job, *, request_id: str, now_ms: int, reason: str | None, and_hold: bool = False) -> Decision:
+    """Take the lease away from its holder; with `and_hold` nobody gets the job until it is lifted."""
+    if job.recent(request_id):
+        return replay(job, request_id)
+    if job.lease is None:
+        return Refuse(Answer(Word.CONFLICT, Reason.NOT_LEASED, held_by(job, now_ms)))
+    changes = {**end_lease(job.lease, now_ms=now_ms, outcome=Outcome.REVOKED, error=reason), **counted(job, "releases")}
+    if and_hold:
+        changes["hold"] = {"reason": reason, "since_ms": now_ms}
+    state = State.CANCELLED if job.cancel else State.READY
+    return _write(job, request_id, "revoke", state, changes, now_ms)
+
+
+def hold(job: Job, *, request_id: str, now_ms: int, reason: str | None) -> Decision:
+    """Keep a job from being granted; a lease that stands is not touched."""
+    if job.recent(request_id):
+        return replay(job, request_id)
+    return _write(job, request_id, "hold", job.state, {"hold": {"reason": reason, "since_ms": now_ms}}, now_ms)
+
+
+def lift(job: Job, *, request_id: str, now_ms: int) -> Decision:
+    """End an operator's hold."""
+    if job.recent(request_id):
+        return replay(job, request_id)
+    return _write(job, request_id, "lift", job.state, {"hold": None}, now_ms)
+
+
+def _write(job: Job, request_id: str, op: str, state: State, changes: dict[str, Any], now_ms: int) -> Decision:
+    remembered = remember(job, request_id=request_id, op=op, state=state)
+    body = {"job_id": job.id, "epoch": job.epoch, "state": state.value}
+    return Write({**changes, **remembered, "state": state.value, "updated_ms": now_ms}, Answer(Word.OK, body=body))

@@ -1,0 +1,72 @@
+"""What time does to a job: due schedules, dead leases, deadlines, cancels past their grace."""
+
+from typing import Any
+
+from broker.answers import Answer, Reason, Word
+from broker.documents import Job, Lease, Outcome, State
+from broker.transitions.decision import Decision, Refuse, Rules, Write, counted, end_lease, held_by
+
+
+def expired(lease: Lease, *, now_ms: int, rules: Rules) -> bool:
+    """Whether a lease may be taken over. Before that its holder may still believe in it."""
+    return now_ms > lease.expires_ms + rules.skew_ms
+
+
+def expire(job: Job, lease: Lease, *, now_ms: int) -> dict[str, Any]:
+    """The changes a dead lease leads to: cancelled if that was asked, failed at the cap, else ready again."""
+    changes = {**end_lease(lease, now_ms=now_ms, outcome=Outcome.EXPIRED), **counted(job, "expiries")}
+    if job.cancel is not None:
+        state = State.CANCELLED
+    elif job.counters.expiries + 1 >= job.max_expiries:
+        state = State.FAILED
+    else:
+        state = State.READY
+    return {**changes, "state": state.value}
+
+
+def reap(job: Job, *, now_ms: int, rules: Rules) -> Decision:
+    """Take a dead lease away."""
+    if job.lease is None or not expired(job.lease, now_ms=now_ms, rules=rules):
+        return _nothing_to_do(job, now_ms)
+    return _write(expire(job, job.lease, now_ms=now_ms), job, now_ms)
+
+
+def enforce_cancel(job: Job, *, now_ms: int) -> Decision:
+    """Cancel a running job whose holder did not acknowledge within the grace."""
+    if job.lease is None or job.cancel is None or now_ms <= job.cancel.enforce_ms:
+        return _nothing_to_do(job, now_ms)
+    ended = end_lease(job.lease, now_ms=now_ms, outcome=Outcome.CANCELLED)
+    return _write({**ended, "state": State.CANCELLED.value}, job, now_ms)
+
+
+def time_out(job: Job, *, now_ms: int) -> Decision:
+    """Fail a job whose deadline is over, whether it runs or still waits."""
+    if job.state.terminal or job.deadline_ms is None or now_ms <= job.deadline_ms:
+        return _nothing_to_do(job, now_ms)
+    changes: dict[str, Any] = {"state": State.FAILED.value}
+    if job.lease is not None:
+        changes |= end_lease(job.lease, now_ms=now_ms, outcome=Outcome.TIMED_OUT) | counted(job, "failures")
+    return _write(changes, job, now_ms)
+
+
+def due(job: Job, *, now_ms: int) -> Decision:
+    """Make a scheduled job ready once its time has come."""
+    if job.state is not State.SCHEDULED or (job.not_before_ms is not None and now_ms < job.not_before_ms):
+        return _nothing_to_do(job, now_ms)
+    return _write({"state": State.READY.value, "not_before_ms": None}, job, now_ms)
+
+
+def unblock(job: Job, *, parents: dict[str, State], now_ms: int) -> Decision:
+    """Free a blocked job all of whose parents have succeeded."""
+    if job.state is not State.BLOCKED or any(parents.get(id) is not State.SUCCEEDED for id in job.depends_on):
+        return _nothing_to_do(job, now_ms)
+    waits = job.not_before_ms is not None and now_ms < job.not_before_ms
+    return _write({"state": (State.SCHEDULED if waits else State.READY).value}, job, now_ms)
+
+
+def _write(changes: dict[str, Any], job: Job, now_ms: int) -> Decision:
+    return Write({**changes, "updated_ms": now_ms}, Answer(Word.OK, body={"job_id": job.id, "state": changes["state"]}))
+
+
+def _nothing_to_do(job: Job, now_ms: int) -> Decision:
+    return Refuse(Answer(Word.CONFLICT, Reason.RACED, held_by(job, now_ms)))
