@@ -12,6 +12,8 @@ from workers.state_dir import StateDir
 
 StartValkey = Callable[..., EmbeddedServer]
 
+pytest_plugins = ["tests.cosmos.fixtures"]
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_settings_from_outside() -> Iterator[None]:

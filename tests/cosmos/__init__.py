@@ -1,0 +1,1 @@
+"""The Cosmos provider against a real emulator, and against the faults a network adds."""

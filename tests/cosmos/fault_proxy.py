@@ -1,0 +1,211 @@
+"""An HTTP proxy before the emulator that tells the lies a network and an overloaded service tell."""
+
+import http.client
+import json
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Event, Lock, Thread
+from typing import Any, Final
+
+HOLD_S_MAX: Final = 20
+"""How long a held answer waits for `release`; above any read time-out in the tests."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What happens to one request. `apply` says whether the emulator sees it before the client is lied to.
+
+    `status` answers with that status, `drop` closes the connection without an answer, `hold` answers nothing
+    until `FaultProxy.release`; a held request that was not applied is applied then. `stale` answers a read
+    with the first version of the document that was ever read through this proxy.
+    """
+
+    name: str
+    apply: bool = False
+    status: int | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+    drop: bool = False
+    hold: bool = False
+    stale: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes
+
+
+@dataclass(slots=True)
+class _Plan:
+    faults: list[tuple[str, Fault]] = field(default_factory=list)
+    requests: list[tuple[str, str]] = field(default_factory=list)
+    first_read: dict[str, _Answer] = field(default_factory=dict)
+
+
+class FaultProxy:
+    """Forwards to the emulator, except for what `script` says; counts what comes by.
+
+    It also makes two things of the emulator like the service: a read of a missing item is a 404, and the
+    account document advertises this endpoint, so that the SDK's endpoint discovery and retries really run.
+    """
+
+    def __init__(self, emulator_port: int, *, write_regions: int = 1) -> None:
+        self._emulator_port = emulator_port
+        self._write_regions = write_regions
+        self._plan = _Plan()
+        self._lock = Lock()
+        self._released = Event()
+        self.held = Event()
+        """Set as soon as a request is being held back."""
+        proxy = self
+
+        class Handler(_Handler):
+            owner = proxy
+
+        self._server = _Server(("127.0.0.1", 0), Handler)
+        self.port: int = self._server.server_address[1]
+
+    @contextmanager
+    def running(self) -> Iterator["FaultProxy"]:
+        """Serves until the block ends."""
+        thread = Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            self.release()
+            self._server.shutdown()
+            self._server.server_close()
+            thread.join()
+
+    def script(self, method: str, *faults: Fault) -> None:
+        """The next requests to items with this method (`QUERY` for a search) meet these faults, in this order."""
+        with self._lock:
+            self._plan.faults.extend((method, fault) for fault in faults)
+
+    def unused(self) -> int:
+        """Faults that no request has met yet."""
+        with self._lock:
+            return len(self._plan.faults)
+
+    def release(self) -> None:
+        """Let held requests go on, and never hold one again."""
+        self._released.set()
+
+    def take_requests(self) -> list[tuple[str, str]]:
+        """(method, path) of each request since the last call, account documents left out."""
+        with self._lock:
+            taken, self._plan.requests = self._plan.requests, []
+        return [request for request in taken if request[1] != "/"]
+
+    def answer(self, method: str, path: str, headers: dict[str, str], body: bytes) -> _Answer | None:
+        """What the client gets; None drops its connection."""
+        is_item = "/docs" in path
+        kind = "QUERY" if headers.get("content-type") == "application/query+json" else method
+        with self._lock:
+            self._plan.requests.append((kind, path))
+            fault = self._take_fault(kind) if is_item else None
+        if fault is None:
+            return self._remembered(kind, path, self._forward(method, path, headers, body))
+        if fault.stale:
+            return self._plan.first_read[path]
+        answer = self._forward(method, path, headers, body) if fault.apply else None
+        if fault.hold:
+            self.held.set()
+            self._released.wait(HOLD_S_MAX)
+            return answer or self._forward(method, path, headers, body)
+        if fault.drop:
+            return None
+        assert fault.status is not None, f"{fault.name} does nothing"
+        return _Answer(fault.status, list(fault.headers), b'{"code":"Fault","message":"scripted"}')
+
+    def _take_fault(self, kind: str) -> Fault | None:
+        for index, (wanted, fault) in enumerate(self._plan.faults):
+            if wanted == kind:
+                del self._plan.faults[index]
+                return fault
+        return None
+
+    def _remembered(self, kind: str, path: str, answer: _Answer) -> _Answer:
+        if kind == "GET" and answer.status == 200:
+            with self._lock:
+                self._plan.first_read.setdefault(path, answer)
+        return answer
+
+    def _forward(self, method: str, path: str, headers: dict[str, str], body: bytes) -> _Answer:
+        connection = http.client.HTTPConnection("127.0.0.1", self._emulator_port, timeout=HOLD_S_MAX)
+        try:
+            connection.request(method, path, body or None, {**headers, "connection": "close"})
+            response = connection.getresponse()
+            answer = _Answer(response.status, response.getheaders(), response.read())
+        finally:
+            connection.close()
+        if path == "/":
+            return _Answer(answer.status, answer.headers, self._account(answer.body))
+        if method == "GET" and "/docs/" in path and answer.status == 500:
+            return _Answer(404, answer.headers, answer.body)
+        return answer
+
+    def _account(self, body: bytes) -> bytes:
+        account = json.loads(body)
+        here = f"http://127.0.0.1:{self.port}/"
+        regions = [{"name": f"Region {n + 1}", "databaseAccountEndpoint": here} for n in range(self._write_regions)]
+        account["writableLocations"] = regions
+        account["readableLocations"] = regions
+        account["enableMultipleWriteLocations"] = self._write_regions > 1
+        return json.dumps(account).encode()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        super().__init__(address, handler)
+        self._connections: set[socket.socket] = set()
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        connection, peer = super().get_request()
+        self._connections.add(connection)
+        return connection, peer
+
+    def server_close(self) -> None:
+        """Stop listening, and end the connections that clients kept."""
+        super().server_close()
+        for connection in self._connections:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that has gone away is what these tests are about: no noise for it."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    owner: FaultProxy
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def handle_any(self) -> None:
+        body = self.rfile.read(int(self.headers.get("content-length") or 0))
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        answer = self.owner.answer(self.command, self.path, headers, body)
+        if answer is None:
+            self.close_connection = True
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return
+        self.send_response(answer.status)
+        for name, value in answer.headers:
+            if name.lower() not in ("content-length", "transfer-encoding", "connection"):
+                self.send_header(name, value)
+        self.send_header("content-length", str(len(answer.body)))
+        self.end_headers()
+        self.wfile.write(answer.body)
+
+    do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = handle_any  # noqa: N815  # names the base class looks up
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Tests speak through assertions."""
