@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+import structlog
+
 from broker import repository, transitions
 from broker.answers import Answer, Reason, Word
 from broker.documents import Job, State
@@ -12,7 +14,9 @@ from broker.fence import Fence
 from broker.repository import JobUpdate, Missing, Stale, Updated
 from broker.transitions import Claimant, Decision, Refuse, Replay, Rules, Write
 from broker.transitions.decision import held_by
-from datastore import Datastore
+from datastore import Datastore, DatastoreError, NotApplied, OutcomeUnknown
+
+log = structlog.get_logger(__name__)
 
 CAS_ATTEMPTS_MAX = 4
 """The first try and three more (design §8.7)."""
@@ -220,7 +224,17 @@ def _settle(
 
 
 def _record_runs(context: Context, before: Job, after: Job) -> None:
-    """Write what the job says onto its runs. After a crash in between the sweep does the same from the job."""
+    """Write what the job says onto its runs.
+
+    The job is written and decides; where a run can't be, or a crash comes in between, the sweep does the same.
+    """
+    try:
+        _write_runs(context, before, after)
+    except DatastoreError as error:
+        log.warning("run_not_recorded", job=after.id, epoch=after.epoch, error=str(error))
+
+
+def _write_runs(context: Context, before: Job, after: Job) -> None:
     if after.last_end is not None and after.last_end != before.last_end:
         repository.end_run(context.store, after.id, after.last_end, write_id=context.entropy.write_id())
     if after.lease is not None and after.epoch != before.epoch:
@@ -232,7 +246,11 @@ def _with_spec(context: Context, settled: Settlement) -> Settlement:
     answer = settled.answer
     if "token" not in answer.body:
         return settled
-    spec = repository.read_spec(context.store, answer.body["job_id"])
+    try:
+        spec = repository.read_spec(context.store, answer.body["job_id"])
+    except NotApplied as error:
+        # The grant stands; only its answer can't be given. The same request id will get it.
+        raise OutcomeUnknown(f"{answer.body['job_id']}: granted, but its spec can't be read now") from error
     body = {**answer.body, "payload": spec.payload, "labels": spec.labels}
     return Settlement(Answer(answer.word, answer.reason, body), settled.changes)
 

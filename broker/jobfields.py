@@ -189,7 +189,7 @@ def _labels(value: JsonValue) -> dict[str, str]:
 
 
 def _needs(value: JsonValue) -> list[str]:
-    """`"os=linux gpu"`, `[os=linux, gpu]` and `{os: linux, gpu: true}` say the same; a mapping may say `mem_gb: ">=16"`."""
+    """`"os=linux gpu"`, `[os=linux, gpu]` and `{os: linux, gpu: true}` say the same; so may `{mem_gb: ">=16"}`."""
     if isinstance(value, str):
         needs = value.split()
     elif isinstance(value, list):

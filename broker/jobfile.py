@@ -1,4 +1,4 @@
-"""Job files: what a person writes (Markdown with YAML front matter, JSON, JSON Lines), read with the line of each fault."""
+"""Job files: what a person writes (Markdown with front matter, JSON, JSON Lines), read with the line of each fault."""
 
 import json
 import math

@@ -14,9 +14,8 @@ from datastore import (
     Filter,
     NotFound,
     Ok,
-    confirmed_create,
-    confirmed_update,
 )
+from datastore.confirm import confirmed_create, confirmed_update
 
 INDEXES = ("state", "open")
 """Fields the sweep and the listings search by: a job's state, and whether a run has no end yet."""

@@ -1,0 +1,53 @@
+"""Reading: a job with its spec, pages of jobs, the runs of a job. Tokens never leave the store this way."""
+
+from typing import Any
+
+from broker import repository
+from broker.answers import Answer, Word
+from broker.coordinator import Context, Settlement
+from broker.messages import PAGE_MAX, GetJob, ListJobs, ListRuns
+from datastore import Document
+from datastore.interface import Condition
+
+HIDDEN_FIELDS = frozenset({"kind", "write_id", "open"})
+"""The broker's own marks; they tell a reader nothing."""
+
+
+def shown(document: Document) -> dict[str, Any]:
+    """A document as a listing shows it: with its version, without a token."""
+    body: dict[str, Any] = {name: value for name, value in document.body.items() if name not in HIDDEN_FIELDS}
+    if isinstance(lease := body.get("lease"), dict):
+        body["lease"] = {name: value for name, value in lease.items() if name != "token"}
+    return {"id": document.id, "rev": document.rev, "etag": document.etag, **body}
+
+
+def get_job(context: Context, request: GetJob, _now_ms: int) -> Settlement:
+    """One job and what was submitted."""
+    job_id = request.body.job_id
+    job = repository.read_job(context.store, job_id)
+    if job is None:
+        return Settlement(Answer(Word.NOT_FOUND, body={"job_id": job_id}))
+    spec = repository.read_spec(context.store, job_id).model_dump(mode="json", exclude={"job"})
+    return Settlement(Answer(Word.OK, body={"job": shown(job.document), "spec": spec}))
+
+
+def list_jobs(context: Context, request: ListJobs, _now_ms: int) -> Settlement:
+    """One page of jobs by state and queue; as stale as a search may be."""
+    body = request.body
+    filter: dict[str, Condition] = {"kind": "job"}
+    if body.state is not None:
+        filter["state"] = body.state.value
+    if body.queue is not None:
+        filter["queue"] = body.queue
+    page = context.store.find(filter, limit=body.limit, cursor=body.cursor)
+    return Settlement(Answer(Word.OK, body={"jobs": [shown(found) for found in page.documents], "cursor": page.cursor}))
+
+
+def list_runs(context: Context, request: ListRuns, _now_ms: int) -> Settlement:
+    """Every run of one job, in order of epoch."""
+    job_id = request.body.job_id
+    page = context.store.find({"partition_key": job_id, "kind": "run"}, limit=PAGE_MAX)
+    runs = sorted((shown(found) for found in page.documents), key=lambda run: run["epoch"])
+    if not runs and repository.read_job(context.store, job_id) is None:
+        return Settlement(Answer(Word.NOT_FOUND, body={"job_id": job_id}))
+    return Settlement(Answer(Word.OK, body={"runs": runs}))

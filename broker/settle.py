@@ -1,0 +1,168 @@
+"""One request, one settlement: the table from operation to coordinator, and what failures are answered with."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+from broker import coordinator, listing, submission
+from broker.answers import Answer, Reason, Word
+from broker.coordinator import Context, Settlement
+from broker.fence import Fence
+from broker.messages import (
+    Cancel,
+    Claim,
+    Complete,
+    Fail,
+    FencedRequest,
+    GetJob,
+    ListJobs,
+    ListRuns,
+    Progress,
+    Redrive,
+    Release,
+    Renew,
+    Request,
+    Revoke,
+    Submit,
+)
+from broker.transitions import Claimant
+from datastore import Corrupt, DatastoreError, NotApplied, OutcomeUnknown, Rejected, Throttled
+
+Handler: TypeAlias = Callable[[Context, Any, int], Settlement]
+
+
+def settle(context: Context, request: Request, *, now_ms: int, candidate: str | None = None) -> Settlement:
+    """Carry out one request and say what became of it. `candidate`: the job a claim-next is to try.
+
+    Nothing is raised for what a caller or a store can cause: failures become answers that claim no
+    more than is known.
+    """
+    if request.deadline_ms is not None and now_ms > request.deadline_ms:
+        return Settlement(Answer(Word.REQUEST_EXPIRED, body={"deadline_ms": request.deadline_ms}))
+    try:
+        if candidate is not None:
+            assert isinstance(request, Claim), "only a claim has a candidate"
+            return _claim(context, request, now_ms, candidate)
+        return HANDLERS[type(request)](context, request, now_ms)
+    except DatastoreError as error:
+        return Settlement(failure(error))
+
+
+def failure(error: DatastoreError) -> Answer:
+    """What a caller is told where the store failed. `granted` and `lost` are claims; this makes neither."""
+    match error:
+        case Throttled(retry_after_ms=pause):
+            return Answer(Word.THROTTLED, Reason.STORE, retry_after_ms=pause)
+        case NotApplied():
+            return Answer(Word.THROTTLED, Reason.STORE)
+        case Rejected():
+            return Answer(Word.INVALID, Reason.STORE, {"detail": str(error)})
+        case Corrupt():
+            return Answer(Word.INVALID, Reason.CORRUPT, {"detail": "the stored document does not parse"})
+        case OutcomeUnknown() | DatastoreError():
+            return Answer(Word.OUTCOME_UNKNOWN, Reason.STORE)
+
+
+def claimant(context: Context, request: Claim) -> Claimant:
+    """Who asks, with a fresh token to hand out if it wins."""
+    return Claimant(
+        factory_id=request.factory_id,
+        incarnation=request.incarnation,
+        request_id=request.request_id,
+        token=context.entropy.token(),
+        offers=request.body.offers,
+        ttl_ms=request.body.ttl_ms,
+    )
+
+
+def fence(request: FencedRequest) -> Fence:
+    """What the caller says about itself."""
+    body = request.body
+    return Fence(factory_id=request.factory_id, epoch=body.epoch, token=body.token, request_id=request.request_id)
+
+
+def _claim(context: Context, request: Claim, now_ms: int, job_id: str | None = None) -> Settlement:
+    wanted = job_id or request.body.job_id
+    if wanted is None:
+        return Settlement(Answer(Word.NONE_AVAILABLE))
+    who = claimant(context, request)
+    return coordinator.try_claim_job(context, wanted, who, now_ms=now_ms, etag=request.body.expected_etag)
+
+
+def _renew(context: Context, request: Renew, now_ms: int) -> Settlement:
+    body = request.body
+    return coordinator.renew(context, body.job_id, fence(request), now_ms=now_ms, ttl_ms=body.ttl_ms)
+
+
+def _complete(context: Context, request: Complete, now_ms: int) -> Settlement:
+    body = request.body
+    return coordinator.complete(context, body.job_id, fence(request), now_ms=now_ms, result=body.result)
+
+
+def _fail(context: Context, request: Fail, now_ms: int) -> Settlement:
+    body = request.body
+    return coordinator.fail(
+        context,
+        body.job_id,
+        fence(request),
+        now_ms=now_ms,
+        error=body.error,
+        result=body.result,
+        retryable=body.retryable,
+    )
+
+
+def _release(context: Context, request: Release, now_ms: int) -> Settlement:
+    body = request.body
+    return coordinator.release(context, body.job_id, fence(request), now_ms=now_ms, reason=body.reason)
+
+
+def _progress(context: Context, request: Progress, now_ms: int) -> Settlement:
+    body = request.body
+    return coordinator.report_progress(
+        context, body.job_id, fence(request), now_ms=now_ms, progress=body.progress
+    )
+
+
+def _submit(context: Context, request: Submit, now_ms: int) -> Settlement:
+    return submission.submit(context, request, now_ms=now_ms)
+
+
+def _cancel(context: Context, request: Cancel, now_ms: int) -> Settlement:
+    body = request.body
+    return coordinator.cancel(
+        context, body.job_id, request_id=request.request_id, now_ms=now_ms, reason=body.reason
+    )
+
+
+def _redrive(context: Context, request: Redrive, now_ms: int) -> Settlement:
+    return coordinator.redrive(context, request.body.job_id, request_id=request.request_id, now_ms=now_ms)
+
+
+def _revoke(context: Context, request: Revoke, now_ms: int) -> Settlement:
+    body = request.body
+    return coordinator.revoke(
+        context,
+        body.job_id,
+        request_id=request.request_id,
+        now_ms=now_ms,
+        reason=body.reason,
+        and_hold=body.hold,
+    )
+
+
+HANDLERS: Mapping[type, Handler] = {
+    Claim: _claim,
+    Renew: _renew,
+    Complete: _complete,
+    Fail: _fail,
+    Release: _release,
+    Progress: _progress,
+    Submit: _submit,
+    Cancel: _cancel,
+    Redrive: _redrive,
+    Revoke: _revoke,
+    GetJob: listing.get_job,
+    ListJobs: listing.list_jobs,
+    ListRuns: listing.list_runs,
+}
+"""Every operation of the protocol; a new one is a row here and a model in `messages`."""
