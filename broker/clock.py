@@ -22,7 +22,7 @@ class RedisClock:
 
     def now_ms(self) -> int:
         """Unix milliseconds, as Redis sees them."""
-        seconds, micros = self._connection.time()  # type: ignore[misc]  # redis-py types sync and async as one
+        seconds, micros = self._connection.time()
         return int(seconds) * 1000 + int(micros) // 1000
 
 
@@ -48,7 +48,7 @@ def host_now_ms() -> int:
 
 
 def monotonic_ms() -> int:
-    """This host's monotonic clock, milliseconds from an arbitrary start. A holder's own deadline is counted on it (I9)."""
+    """This host's monotonic clock, milliseconds from an arbitrary start. Holders count their deadline on it (I9)."""
     return time.monotonic_ns() // 1_000_000
 
 

@@ -1,4 +1,4 @@
-"""Carries a rule's decision into the store: read, judge, one conditional write, judge again where another came first."""
+"""Carries a rule's decision into the store: read, judge, write conditionally; judge again where another came first."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -135,9 +135,7 @@ def report_progress(context: Context, job_id: str, fence: Fence, *, now_ms: int,
     return settled
 
 
-def cancel(
-    context: Context, job_id: str, *, request_id: str, now_ms: int, reason: str | None = None
-) -> Settlement:
+def cancel(context: Context, job_id: str, *, request_id: str, now_ms: int, reason: str | None = None) -> Settlement:
     """Cancel a waiting job, or ask the holder of a running one to stop."""
     rules = context.rules
     return _settle(
@@ -170,7 +168,7 @@ def revoke(
 
 
 def reap(context: Context, job: Job, *, now_ms: int) -> Settlement:
-    """Do whatever time demands of `job`: enforce a cancel, a deadline, an expiry, a due schedule. A lost race is a skip."""
+    """Do what time demands of `job`: enforce a cancel, a deadline, an expiry, a schedule. A lost race is a skip."""
 
     def judge(read: Job) -> Decision:
         attempts: tuple[Decision, ...] = (

@@ -14,7 +14,7 @@ PRIORITY_MAX = 1000
 
 
 class Frozen(BaseModel):
-    """An immutable value. Fields of a newer version are ignored here and survive in the store, since patches are shallow."""
+    """An immutable value. Fields of a newer version are ignored here and stay in the store: patches are shallow."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 

@@ -68,6 +68,8 @@ Offer = Annotated[str, StringConstraints(pattern=r"^[^\s=<>!]{1,64}(=[^\x00-\x1f
 Need = Annotated[str, StringConstraints(pattern=r"^[^\s=<>!]{1,64}((=|>=|<=|>|<)[^\x00-\x1f]{0,128})?$")]
 """What a job needs: `key`, `key=value`, or a comparison of numbers such as `mem_gb>=16`."""
 LockKey = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f]+$")]
+LabelName = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+LabelText = Annotated[str, StringConstraints(max_length=256)]
 TtlMs = Annotated[int, Field(ge=1_000, le=86_400_000)]
 Millis = Annotated[int, Field(ge=0, le=4_102_444_800_000)]
 """Unix milliseconds, up to the year 2100."""
@@ -88,6 +90,8 @@ class ClaimBody(Body):
     """None: the job's, else the broker's."""
     wait_ms: Annotated[int, Field(ge=0, le=WAIT_MS_MAX)] = 0
     """How long a claim-next stays parked where nothing fits."""
+    wait_until_ms: Millis | None = None
+    """Set by the broker where it parks a claim, so that the wait is not begun anew. It can only shorten the wait."""
     expected_etag: Annotated[str, StringConstraints(max_length=256)] | None = None
     """Claim only this version of the job; otherwise `conflict {etag_mismatch}`."""
 
@@ -135,9 +139,7 @@ class SubmitBody(Body):
     ttl_ms: TtlMs | None = None
     max_failures: Annotated[int, Field(ge=1, le=1_000)] = 3
     max_expiries: Annotated[int, Field(ge=1, le=1_000)] = 5
-    labels: dict[
-        Annotated[str, StringConstraints(min_length=1, max_length=64)], Annotated[str, StringConstraints(max_length=256)]
-    ] = Field(default_factory=dict, max_length=64)
+    labels: dict[LabelName, LabelText] = Field(default_factory=dict, max_length=64)
     payload: Payload = None
 
 

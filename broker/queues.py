@@ -11,6 +11,7 @@ QUEUES = ("leases", "claims", "jobs")
 """Served in this order, so that a herd of claims never starves the holders (design §6)."""
 SETTLE = "workers.tasks.settle"
 """The one function a broker worker runs, named by string: clients do not import the workers."""
+RedisValue: TypeAlias = bytes | bytearray | memoryview | str | int | float
 Wire: TypeAlias = Literal["rq", "intake"]
 JOB_TIMEOUT_S = 60
 """How long a stock rq worker lets one settlement take."""
@@ -36,7 +37,7 @@ def rq_job_id(request_id: str, attempt: int) -> str:
     return f"{request_id}-{attempt}"
 
 
-def rq_job_hash(envelope: str, *, queue: str) -> dict[str, str]:
+def rq_job_hash(envelope: str, *, queue: str) -> dict[RedisValue, RedisValue]:
     """The fields rq needs to run `SETTLE` on an envelope (JSON text): uncompressed JSON, and no result kept."""
     return {
         "data": f'["{SETTLE}",null,[{envelope}],{{}}]',

@@ -14,6 +14,7 @@ from datastore import (
     Filter,
     NotFound,
     Ok,
+    OutcomeUnknown,
 )
 from datastore.confirm import confirmed_create, confirmed_update
 
@@ -51,11 +52,8 @@ def read_job(store: Datastore, job_id: str) -> Job | None:
     Raises:
       Corrupt: the stored document is not a job.
     """
-    match store.read(job_id, job_id):
-        case Ok(document):
-            return Job.from_document(document)
-        case NotFound():
-            return None
+    found = store.read(job_id, job_id)
+    return Job.from_document(found.document) if isinstance(found, Ok) else None
 
 
 def rev_update_job(store: Datastore, job: Job, changes: Mapping[str, Any], *, write_id: str) -> JobUpdate:
@@ -70,10 +68,8 @@ def rev_update_job(store: Datastore, job: Job, changes: Mapping[str, Any], *, wr
     match confirmed_update(store, known.id, known.partition_key, expected, changes, write_id=write_id):
         case Ok(document):
             return Updated(Job.from_document(document))
-        case Conflict(None):
-            return Stale(None)
-        case Conflict(Document() as current):
-            return Stale(Job.from_document(current))
+        case Conflict(current):
+            return Stale(None if current is None else Job.from_document(current))
         case NotFound():
             return Missing()
 
@@ -96,10 +92,8 @@ def create_spec(store: Datastore, spec: Spec, *, write_id: str) -> Spec:
     match confirmed_create(store, spec_id(spec.job_id), spec.job_id, body, write_id=write_id):
         case Ok(_):
             return spec
-        case Conflict(Document() as current):
-            return Spec.model_validate(current.body)
-        case Conflict(None):
-            return read_spec(store, spec.job_id)
+        case Conflict(current):
+            return read_spec(store, spec.job_id) if current is None else Spec.model_validate(current.body)
 
 
 def read_spec(store: Datastore, job_id: str) -> Spec:
@@ -108,27 +102,27 @@ def read_spec(store: Datastore, job_id: str) -> Spec:
     Raises:
       Corrupt: the job has no spec; it was not created by a broker.
     """
-    match store.read(spec_id(job_id), job_id):
-        case Ok(document):
-            return Spec.model_validate(document.body)
-        case NotFound():
-            raise Corrupt(f"{job_id!r} has no spec document")
+    found = store.read(spec_id(job_id), job_id)
+    if isinstance(found, NotFound):
+        raise Corrupt(f"{job_id!r} has no spec document")
+    return Spec.model_validate(found.document.body)
 
 
-def create_job(store: Datastore, job_id: str, body: Mapping[str, Any], *, write_id: str) -> tuple[Job | None, bool]:
+def create_job(store: Datastore, job_id: str, body: Mapping[str, Any], *, write_id: str) -> tuple[Job, bool]:
     """Store the first version of a job unless it exists: (the job as stored, whether this call created it)."""
     match confirmed_create(store, job_id, job_id, body, write_id=write_id):
         case Ok(document):
             return Job.from_document(document), True
-        case Conflict(Document() as current):
-            return Job.from_document(current), False
-        case Conflict(None):
-            return read_job(store, job_id), False
+        case Conflict(current):
+            existing = read_job(store, job_id) if current is None else Job.from_document(current)
+            if existing is None:
+                raise OutcomeUnknown(f"{job_id!r} exists, but a read does not show it yet")
+            return existing, False
 
 
 def start_run(store: Datastore, job_id: str, lease: Lease, *, write_id: str) -> None:
     """Create the run record of a grant, unless it exists (I3)."""
-    body = {
+    body: dict[str, Any] = {
         "kind": "run",
         "open": True,
         "job_id": job_id,

@@ -18,7 +18,7 @@ class SettingsError(Exception):
 
 
 class Settings(BaseSettings):
-    """Read once at start, frozen. Every field is `BROKER_<NAME>`; `BROKER_<NAME>_FILE` names a file that holds the value."""
+    """Read once at start, frozen. A field is `BROKER_<NAME>`, or the content of the file `BROKER_<NAME>_FILE` names."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
 

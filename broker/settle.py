@@ -118,9 +118,7 @@ def _release(context: Context, request: Release, now_ms: int) -> Settlement:
 
 def _progress(context: Context, request: Progress, now_ms: int) -> Settlement:
     body = request.body
-    return coordinator.report_progress(
-        context, body.job_id, fence(request), now_ms=now_ms, progress=body.progress
-    )
+    return coordinator.report_progress(context, body.job_id, fence(request), now_ms=now_ms, progress=body.progress)
 
 
 def _submit(context: Context, request: Submit, now_ms: int) -> Settlement:
@@ -129,9 +127,7 @@ def _submit(context: Context, request: Submit, now_ms: int) -> Settlement:
 
 def _cancel(context: Context, request: Cancel, now_ms: int) -> Settlement:
     body = request.body
-    return coordinator.cancel(
-        context, body.job_id, request_id=request.request_id, now_ms=now_ms, reason=body.reason
-    )
+    return coordinator.cancel(context, body.job_id, request_id=request.request_id, now_ms=now_ms, reason=body.reason)
 
 
 def _redrive(context: Context, request: Redrive, now_ms: int) -> Settlement:

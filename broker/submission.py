@@ -69,5 +69,3 @@ def first_version(body: SubmitBody, *, now_ms: int) -> dict[str, Any]:
         "created_ms": now_ms,
         "updated_ms": now_ms,
     }
-
-

@@ -1,14 +1,14 @@
 """Lease rules: (job, request, now) -> Decision. No I/O, no clock, no log.
 
-            unblock            due              claim: epoch + 1               complete
-   blocked ---------> scheduled ----> ready ------------------> leased ------------------> succeeded
-                          ^             ^                        | | |  renew, same epoch
-                          |             +--- release, revoke, ---+ | |
-                          |                  reap                  | |
-                          +------------- fail, to be retried ------+ |
-                                                                     +-- fail, final or at the cap ---> failed
-   cancel, from every state that is not terminal ---> cancelled           (reap at the cap, deadline: failed too)
-   redrive: failed, cancelled ---> ready
+         unblock            due              claim: epoch + 1               complete
+blocked ---------> scheduled ----> ready ------------------> leased ------------------> succeeded
+                       ^             ^                        | | |  renew, same epoch
+                       |             +--- release, revoke, ---+ | |
+                       |                  reap                  | |
+                       +------------- fail, to be retried ------+ |
+                                                                  +-- fail, final or at the cap ---> failed
+cancel, from every state that is not terminal ---> cancelled           (reap at the cap, deadline: failed too)
+redrive: failed, cancelled ---> ready
 """
 
 from broker.transitions.claim import Claimant, claim

@@ -39,7 +39,8 @@ def claim(job: Job, who: Claimant, *, now_ms: int, rules: Rules) -> Decision:
     if reasons:
         refusal = Answer(Word.NOT_CLAIMABLE, reasons[0], {**held_by(job, now_ms), "reasons": [*reasons]})
         # A lease that died at its cap, or under a cancel, is worth writing down even though this claim loses.
-        return Write({**changes, "updated_ms": now_ms}, refusal) if Reason.TERMINAL in reasons and changes else Refuse(refusal)
+        worth_writing = changes and Reason.TERMINAL in reasons
+        return Write({**changes, "updated_ms": now_ms}, refusal) if worth_writing else Refuse(refusal)
     taken = _lease(job, who, now_ms=now_ms, ttl_ms=who.ttl_ms or job.ttl_ms or rules.ttl_ms)
     changes |= {
         "state": State.LEASED.value,

@@ -58,7 +58,7 @@ def due(job: Job, *, now_ms: int) -> Decision:
 
 def unblock(job: Job, *, parents: dict[str, State], now_ms: int) -> Decision:
     """Free a blocked job all of whose parents have succeeded."""
-    if job.state is not State.BLOCKED or any(parents.get(id) is not State.SUCCEEDED for id in job.depends_on):
+    if job.state is not State.BLOCKED or any(parents.get(parent) is not State.SUCCEEDED for parent in job.depends_on):
         return _nothing_to_do(job, now_ms)
     waits = job.not_before_ms is not None and now_ms < job.not_before_ms
     return _write({"state": (State.SCHEDULED if waits else State.READY).value}, job, now_ms)

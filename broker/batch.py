@@ -1,0 +1,174 @@
+"""Settles a batch of requests: proposals, one group of conditional writes, then replies and hints in one pipeline."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from redis import Redis
+from redis.client import Pipeline
+
+from broker import claim_next, index, replies, repository
+from broker.answers import Answer, Reason, Word, wire
+from broker.claim_next import Candidate, InHand, NothingFits, Proposal, Remembered
+from broker.coordinator import Change, Context, Settlement
+from broker.documents import Job
+from broker.messages import Claim, Request
+from broker.settle import failure, settle
+from datastore import DatastoreError
+
+CANDIDATES_MAX = 4
+"""Jobs a claim-next tries before it is told that nothing is available; stale hints are used up on the way."""
+STALE = frozenset({Word.CONFLICT, Word.NOT_CLAIMABLE, Word.NOT_FOUND})
+"""What a proposed job may answer when its hint was stale: another one is tried instead of fighting for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A request in hand. `insist`: taken over from a dead worker, so its mark in Redis does not count."""
+
+    request: Request
+    insist: bool = False
+
+    @property
+    def resend(self) -> bool:
+        """Whether it may have been settled before."""
+        return self.insist or self.request.attempt > 1
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What became of a request. Without `reply` nothing is sent: it waits parked, or another copy is answered."""
+
+    request: Request
+    answer: Answer | None = None
+    reply: bytes | None = None
+    changes: tuple[Change, ...] = field(default=())
+
+
+def settle_batch(
+    context: Context, connection: Redis, batch: Sequence[Taken], *, now_ms: int, worker: str
+) -> list[Settled]:
+    """Settle every request, in order; where the store can, with one group of writes for all.
+
+    A claim-next whose proposed job had gone tries another, in a further round without the rest.
+    """
+    done: list[Settled | None] = [None] * len(batch)
+    pending = list(range(len(batch)))
+    for _ in range(CANDIDATES_MAX):
+        proposals = _proposals(context, connection, batch, pending, now_ms=now_ms, worker=worker)
+        results = _one_round(context, batch, pending, proposals, now_ms=now_ms)
+        for position, result in zip(pending, results, strict=True):
+            done[position] = _settled(batch[position].request, result, now_ms=now_ms)
+        pending = [
+            position
+            for position, result in zip(pending, results, strict=True)
+            if isinstance(proposals.get(position), Candidate) and result is not None and result.answer.word in STALE
+        ]
+        if not pending:
+            break
+    for position in pending:
+        request = batch[position].request
+        done[position] = _settled(request, Settlement(Answer(Word.NONE_AVAILABLE)), now_ms=now_ms)
+    return [settled for settled in done if settled is not None]
+
+
+def deliver(pipe: Pipeline, batch: Sequence[Settled]) -> None:
+    """Add every command a batch leads to: answers kept, hints moved, claims parked, replies sent."""
+    channels: defaultdict[str, list[bytes]] = defaultdict(list)
+    for settled in batch:
+        request = settled.request
+        if settled.answer is not None and claim_next.is_claim_next(request):
+            claim_next.remember(pipe, request.request_id, settled.answer)
+        for change in settled.changes:
+            _move_hints(pipe, change)
+        if settled.reply is not None:
+            channels[replies.reply_key(request.factory_id, request.instance)].append(settled.reply)
+    for key, texts in channels.items():
+        replies.push(pipe, key, texts)
+
+
+def became_ready(batch: Sequence[Settled]) -> list[Job]:
+    """Jobs that a parked claim may now have."""
+    return [
+        change.after
+        for settled in batch
+        for change in settled.changes
+        if index.offered(change.after) and not (change.before and index.offered(change.before))
+    ]
+
+
+def must_park(settled: Settled, *, now_ms: int) -> bool:
+    """Whether a claim-next that got nothing still has time to wait."""
+    request = settled.request
+    return (
+        settled.answer is not None
+        and settled.answer.word is Word.NONE_AVAILABLE
+        and isinstance(request, Claim)
+        and claim_next.wait_ends_ms(request, now_ms) > now_ms
+    )
+
+
+def _proposals(
+    context: Context, connection: Redis, batch: Sequence[Taken], pending: list[int], *, now_ms: int, worker: str
+) -> dict[int, Proposal]:
+    """What each claim-next among `pending` is to try. A resend first looks for the lease it may have already."""
+    proposals: dict[int, Proposal] = {}
+    asking: list[tuple[int, Claim, bool]] = []
+    for position in pending:
+        taken = batch[position]
+        request = taken.request
+        if not isinstance(request, Claim) or request.body.job_id is not None:
+            continue
+        if request.deadline_ms is not None and now_ms > request.deadline_ms:
+            continue
+        if taken.resend and (job := repository.leased_by_request(context.store, request.request_id)):
+            proposals[position] = Remembered(job.id)
+        else:
+            asking.append((position, request, taken.insist))
+    found = claim_next.propose(connection, [(claim, insist) for _, claim, insist in asking], worker=worker)
+    return proposals | {position: proposal for (position, _, _), proposal in zip(asking, found, strict=True)}
+
+
+def _one_round(
+    context: Context, batch: Sequence[Taken], pending: list[int], proposals: dict[int, Proposal], *, now_ms: int
+) -> list[Settlement | None]:
+    """One group of writes. Where the group fails as a whole, so do all of its results."""
+    try:
+        with context.store.batch():
+            return [_one(context, batch[position].request, proposals.get(position), now_ms) for position in pending]
+    except DatastoreError as error:
+        return [Settlement(failure(error))] * len(pending)
+
+
+def _one(context: Context, request: Request, proposal: Proposal | None, now_ms: int) -> Settlement | None:
+    """Settle one request; None where another copy of it is answered."""
+    match proposal:
+        case None:
+            return settle(context, request, now_ms=now_ms)
+        case Candidate(job_id):
+            return settle(context, request, now_ms=now_ms, candidate=job_id)
+        case Remembered(job_id):
+            settled = settle(context, request, now_ms=now_ms, candidate=job_id)
+            if settled.answer.word in STALE:
+                return Settlement(Answer(Word.REQUEST_EXPIRED, Reason.LEASE_OVER, settled.answer.body))
+            return settled
+        case NothingFits():
+            return Settlement(Answer(Word.NONE_AVAILABLE))
+        case InHand():
+            return None
+
+
+def _settled(request: Request, result: Settlement | None, *, now_ms: int) -> Settled:
+    if result is None:
+        return Settled(request)
+    reply = replies.encode(wire(result.answer, request_id=request.request_id, now_ms=now_ms))
+    return Settled(request, result.answer, reply, result.changes)
+
+
+def _move_hints(pipe: Pipeline, change: Change) -> None:
+    """Keep the ready index in step with one job; the same guard for every transition."""
+    before, after = change.before, change.after
+    if index.offered(after):
+        index.add(pipe, index.READY, after.queue, after.requires, after.id, index.ready_score(after))
+    elif before is not None and index.offered(before):
+        index.remove(pipe, index.READY, before.queue, before.requires, before.id)

@@ -1,0 +1,213 @@
+"""Claim-next on the Redis side: which job to propose, which claims were answered before, which wait parked."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias, cast
+
+from redis import Redis
+from redis.client import Pipeline
+
+from broker import index, replies
+from broker.answers import Answer, Word, wire
+from broker.documents import Job
+from broker.matching import canonical
+from broker.messages import Claim
+from broker.queues import intake_key
+from broker.scripts import Script
+
+ANSWER_TTL_MS = 900_000
+"""How long the answer to a claim-next is remembered (design §8)."""
+MARK_TTL_MS = 10_000
+"""How long a claim-next counts as being settled; by then a dead worker's requests have been taken over."""
+WAITING = "broker:waiting"
+"""Hash: request id → the parked envelope and where it is parked."""
+WAIT_ENDS = "broker:waiting:ends"
+"""Sorted set: request id by the end of its wait, broker time."""
+EXPIRE_MAX = 256
+"""Waits ended in one call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """Try this job. It has been taken out of the index."""
+
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """This request id was granted this job before. The job says whether the lease still stands."""
+
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class InHand:
+    """Another worker settles this very request now, or it is parked: its answer serves this copy too."""
+
+
+@dataclass(frozen=True, slots=True)
+class NothingFits:
+    """No ready job fits."""
+
+
+Proposal: TypeAlias = Candidate | Remembered | InHand | NothingFits
+
+_PROPOSE = Script(
+    index.POP_BEST
+    + """
+-- KEYS: 1 what is remembered, 2 the waiting claims, 3.. the sets that fit.  ARGV: worker, request id, insist, mark ttl
+local known = redis.call('GET', KEYS[1])
+if known and string.sub(known, 1, 1) ~= '@' then return {'remembered', known} end
+if ARGV[3] == '0' then
+  if known and known ~= '@' .. ARGV[1] then return {'in_hand'} end
+  if redis.call('HEXISTS', KEYS[2], ARGV[2]) == 1 then return {'in_hand'} end
+end
+redis.call('SET', KEYS[1], '@' .. ARGV[1], 'PX', ARGV[4])
+local best = pop_best(3)
+if best then return {'candidate', best} end
+return {'nothing'}
+"""
+)
+
+_UNPARK = """
+-- Take a waiting claim out: everything that is known of it, and its mark. Returns its record.
+local function unpark(id)
+  local record = redis.call('HGET', KEYS[1], id)
+  redis.call('HDEL', KEYS[1], id)
+  redis.call('ZREM', KEYS[2], id)
+  if not record then return nil end
+  local parked = cjson.decode(record)
+  redis.call('ZREM', parked.parked_in, id)
+  redis.call('DEL', parked.answer_key)
+  return parked
+end
+"""
+
+_WAKE = Script(
+    index.POP_BEST
+    + _UNPARK
+    + """
+-- KEYS: 1 waiting, 2 their ends, 3 the intake of claims, 4.. parked sets that fit
+local best = pop_best(4)
+if not best then return 0 end
+local parked = unpark(best)
+if not parked then return 0 end
+redis.call('LPUSH', KEYS[3], parked.envelope)
+return 1
+"""
+)
+
+_END_WAITS = Script(
+    _UNPARK
+    + """
+-- KEYS: 1 waiting, 2 their ends.  ARGV: now, at most, reply ttl
+local ended = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', ARGV[1], 'LIMIT', 0, ARGV[2])
+for _, id in ipairs(ended) do
+  local parked = unpark(id)
+  if parked then
+    redis.call('RPUSH', parked.reply_key, parked.reply)
+    redis.call('PEXPIRE', parked.reply_key, ARGV[3])
+  end
+end
+return #ended
+"""
+)
+
+
+def answer_key(request_id: str) -> str:
+    """Where it is remembered which job a claim-next got; `@worker` while it is being settled."""
+    return f"broker:answer:{request_id}"
+
+
+def is_claim_next(request: object) -> bool:
+    """Whether a request asks for any job that fits."""
+    return isinstance(request, Claim) and request.body.job_id is None
+
+
+def propose(connection: Redis, claims: Sequence[tuple[Claim, bool]], *, worker: str) -> list[Proposal]:
+    """One proposal for each (claim, insist), in two round trips. `insist`: taken over from a dead worker."""
+    if not claims:
+        return []
+    sets = _sets(connection, index.READY, [claim.body.queue for claim, _ in claims])
+    calls: list[tuple[list[str], list[str | int | float]]] = []
+    for claim, insist in claims:
+        queue = claim.body.queue
+        fitting = index.serving(canonical(claim.body.offers), sets[queue])
+        keys = [index.members_key(index.READY, queue, terms) for terms in fitting]
+        arguments: list[str | int | float] = [worker, claim.request_id, int(insist), MARK_TTL_MS]
+        calls.append(([answer_key(claim.request_id), WAITING, *keys], arguments))
+    return [_proposal(result) for result in _PROPOSE.run_many(connection, calls)]
+
+
+def remember(pipe: Pipeline, request_id: str, answer: Answer) -> None:
+    """Add the command that keeps which job a claim-next was granted, or forgets one that got nothing."""
+    if "token" in answer.body:
+        pipe.set(answer_key(request_id), answer.body["job_id"], px=ANSWER_TTL_MS)
+    else:
+        pipe.delete(answer_key(request_id))
+
+
+def wait_ends_ms(claim: Claim, now_ms: int) -> int:
+    """When a waiting claim gives up, broker time; the same end however often it is parked."""
+    latest = now_ms + claim.body.wait_ms
+    return min(latest, claim.body.wait_until_ms or latest)
+
+
+def park(pipe: Pipeline, claim: Claim, now_ms: int) -> None:
+    """Add the commands that keep a claim waiting. What it is told at the end of its wait is prepared here."""
+    ends_ms = wait_ends_ms(claim, now_ms)
+    body = claim.body.model_copy(update={"wait_until_ms": ends_ms})  # our own value, within the field's limits
+    terms = index.encode_terms(body.offers)
+    reply = wire(Answer(Word.NONE_AVAILABLE), request_id=claim.request_id, now_ms=ends_ms)
+    record = {
+        "envelope": claim.model_copy(update={"body": body}).model_dump_json(exclude_none=True),
+        "parked_in": index.members_key(index.PARKED, body.queue, terms),
+        "answer_key": answer_key(claim.request_id),
+        "reply_key": replies.reply_key(claim.factory_id, claim.instance),
+        "reply": replies.encode(reply).decode(),
+    }
+    pipe.hset(WAITING, claim.request_id, json.dumps(record))
+    pipe.zadd(WAIT_ENDS, {claim.request_id: ends_ms})
+    index.add(pipe, index.PARKED, body.queue, body.offers, claim.request_id, ends_ms - body.wait_ms)
+
+
+def wake(connection: Redis, jobs: Iterable[Job]) -> int:
+    """For each job that became ready, send the oldest fitting waiter to the front of the claims. Returns how many."""
+    ready = list(jobs)
+    if not ready:
+        return 0
+    sets = _sets(connection, index.PARKED, [job.queue for job in ready])
+    calls: list[tuple[list[str], list[str | int | float]]] = []
+    for job in ready:
+        fitting = index.awaiting(job.requires, sets[job.queue])
+        if fitting:
+            keys = [index.members_key(index.PARKED, job.queue, terms) for terms in fitting]
+            calls.append(([WAITING, WAIT_ENDS, intake_key("claims"), *keys], []))
+    return sum(_WAKE.run_many(connection, calls)) if calls else 0
+
+
+def end_waits(connection: Redis, now_ms: int) -> int:
+    """Answer `none_available` to claims whose wait is over. Returns how many there were."""
+    return int(_END_WAITS.run(connection, [WAITING, WAIT_ENDS], [now_ms, EXPIRE_MAX, replies.REPLY_TTL_MS]))
+
+
+def _sets(connection: Redis, prefix: str, queues: Iterable[str]) -> dict[str, list[bytes]]:
+    names = sorted(set(queues))
+    with connection.pipeline(transaction=False) as pipe:
+        for queue in names:
+            pipe.smembers(index.sets_key(prefix, queue))
+        return dict(zip(names, (sorted(found) for found in pipe.execute()), strict=True))
+
+
+def _proposal(result: list[Any]) -> Proposal:
+    match cast(bytes, result[0]):
+        case b"candidate":
+            return Candidate(result[1].decode())
+        case b"remembered":
+            return Remembered(result[1].decode())
+        case b"in_hand":
+            return InHand()
+        case _:
+            return NothingFits()
