@@ -1,0 +1,23 @@
+"""Job files: what a person writes, as bodies of submissions, with the line of each fault."""
+
+from broker.jobfile.read import (
+    Format,
+    JobFileError,
+    Problem,
+    Submission,
+    parse_job_bytes,
+    parse_job_text,
+    read_job_file,
+)
+from broker.jobfile.values import duration_ms
+
+__all__ = [
+    "Format",
+    "JobFileError",
+    "Problem",
+    "Submission",
+    "duration_ms",
+    "parse_job_bytes",
+    "parse_job_text",
+    "read_job_file",
+]
