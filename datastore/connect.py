@@ -7,15 +7,17 @@ from datastore.interface import Datastore
 from datastore.memory import MemoryDatastore
 
 
-def connect(url: str, *, indexes: Sequence[str] = ()) -> Datastore:
+def connect(url: str, *, indexes: Sequence[str] = (), cosmos_key: str | None = None) -> Datastore:
     """Open the store that `url` names: `memory://`, `sqlite:///path` or `cosmos://…`.
 
     `sqlite:///jobs.db` is relative to the working directory, `sqlite:////var/lib/jobs.db` absolute; `%20` is a
     space. `memory://` is a new, empty store at each call: to share one, pass it on. `indexes` are dotted paths
-    that `find` will filter by; SQLite indexes them, the others need no hint.
+    that `find` will filter by; SQLite indexes them, the others need no hint. `cosmos_key` is the account key, which
+    never stands in a URL; without it Entra is asked.
 
     Raises:
       ValueError: no such scheme, or a URL that does not fit it.
+      Rejected: the Cosmos account or its credential can't be used.
       Unavailable: the store can't be opened now.
       Corrupt: the file is not a store of ours.
     """
@@ -33,7 +35,7 @@ def connect(url: str, *, indexes: Sequence[str] = ()) -> Datastore:
         # Late, so that the other stores work without loading the Azure SDK.
         from datastore.cosmos import CosmosDatastore
 
-        return CosmosDatastore.from_url(url)
+        return CosmosDatastore.from_url(url, key=cosmos_key)
     raise ValueError(f"unknown datastore scheme {scheme!r}: use memory://, sqlite:///path or cosmos://…")
 
 

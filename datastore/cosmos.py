@@ -78,7 +78,8 @@ class CosmosDatastore:
 
         Options in the URL: `create=1` creates what is missing (for development and a schema step), `http=1`
         speaks plain HTTP to an emulator on loopback, `discovery=0` stays with this one endpoint.
-        `key` is the account key; without it Entra is asked (an emulator gets its public key).
+        `key` is the account key; without it Entra is asked (an emulator gets its public key). Without `create=1` the
+        container has to be there: partition key `/pk`, no time to live, a composite index on (`/pk`, `/id`).
         `read_timeout_ms` bounds the wait for one answer; a write not answered by then is OutcomeUnknown.
 
         Raises:

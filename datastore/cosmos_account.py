@@ -4,6 +4,7 @@ import base64
 import binascii
 import ipaddress
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any, Final
@@ -20,8 +21,8 @@ from datastore.cosmos_errors import may_have_been_written, never_sent, verdict
 from datastore.errors import OutcomeUnknown, Rejected
 
 OnCharge = Callable[[str, float], None]
-"""Called with the HTTP method's meaning (`read`, `query`, `create`, `replace`) and the request units it was charged.
-May be called from several threads."""
+"""Called for each request to items with its kind (`read`, `query`, `create`, `replace`) and the request units it was
+charged; a refused write is charged too. May be called from several threads."""
 
 EMULATOR_KEY: Final = "C2y6yDjf5/R+ob0N8A7Cgv30VRDJIWEHLM+4QDU5DE2nQ9nDuVTqobD4b8mGGyPMbIZnqyMsEcaGQy67XIw/Jw=="
 """The key every Cosmos emulator is shipped with. Public, therefore refused anywhere but on loopback."""
@@ -104,6 +105,8 @@ class OneSendTransport(RequestsTransport):  # type: ignore[misc]  # azure-core e
     def send(self, request: Any, **kwargs: Any) -> Any:
         """See `RequestsTransport.send`."""
         operation = _operation(request)
+        if operation is None:
+            return super().send(request, **kwargs)
         write = operation in ("create", "replace")
         try:
             response = super().send(request, **kwargs)
@@ -179,16 +182,14 @@ def ensure_container(client: CosmosClient, database: str, container: str) -> Con
       Rejected: there is one that is not laid out as ours.
       AzureError: it could not be created. Entra credentials can't: use the account key or your deployment tool.
     """
+    with suppress(CosmosResourceExistsError):  # somebody else was quicker between the SDK's read and its create
+        client.create_database_if_not_exists(database)
     database_client = client.get_database_client(database)
-    try:
-        database_client = client.create_database_if_not_exists(database)
-        created = database_client.create_container_if_not_exists(
+    with suppress(CosmosResourceExistsError):
+        database_client.create_container_if_not_exists(
             container, PartitionKey(PARTITION_KEY_PATH), indexing_policy=dict(INDEXING_POLICY)
         )
-    except CosmosResourceExistsError:  # somebody else was quicker between the SDK's read and its create
-        created = database_client.create_container_if_not_exists(
-            container, PartitionKey(PARTITION_KEY_PATH), indexing_policy=dict(INDEXING_POLICY)
-        )
+    created = database_client.get_container_client(container)
     _check_layout(created)
     return created
 
@@ -223,8 +224,11 @@ def _credential(address: CosmosAddress, key: str | None) -> str | TokenCredentia
     return key
 
 
-def _operation(request: Any) -> str:
+def _operation(request: Any) -> str | None:
+    """What a request does to items; None for one that speaks of the account or the container."""
+    if "/docs/" not in request.url:
+        return None
     if request.method == "POST":
         is_query = request.headers.get("Content-Type") == "application/query+json"
         return "query" if is_query else "create"
-    return {"PUT": "replace"}.get(request.method, "read")
+    return "replace" if request.method == "PUT" else "read"

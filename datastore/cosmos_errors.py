@@ -69,6 +69,9 @@ def translated(what: str, *, write: bool) -> Iterator[None]:
         yield
     except AzureError as error:
         raise translate(error, what, write=write) from error
+    except DatastoreError as error:
+        error.args = (f"{what}: {error}",)  # raised below the SDK, where the item is not known
+        raise
 
 
 def translate(error: AzureError, what: str, *, write: bool) -> DatastoreError:
