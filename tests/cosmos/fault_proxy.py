@@ -51,16 +51,18 @@ class FaultProxy:
 
     It also makes two things of the emulator like the service: a read of a missing item is a 404, and the
     account document advertises this endpoint, so that the SDK's endpoint discovery and retries really run.
+    With `ignore_if_match` it is the broken store that our races have to be seen to fail on.
     """
 
-    def __init__(self, emulator_port: int, *, write_regions: int = 1) -> None:
+    def __init__(self, emulator_port: int, *, write_regions: int = 1, ignore_if_match: bool = False) -> None:
         self._emulator_port = emulator_port
         self._write_regions = write_regions
+        self._ignore_if_match = ignore_if_match
         self._plan = _Plan()
         self._lock = Lock()
         self._released = Event()
-        self.held = Event()
-        """Set as soon as a request is being held back."""
+        self.late_statuses: list[int] = []
+        """What the emulator answered to requests that were held back and applied after `release`."""
         proxy = self
 
         class Handler(_Handler):
@@ -104,6 +106,8 @@ class FaultProxy:
 
     def answer(self, method: str, path: str, headers: dict[str, str], body: bytes) -> _Answer | None:
         """What the client gets; None drops its connection."""
+        if self._ignore_if_match:
+            headers = {name: value for name, value in headers.items() if name != "if-match"}
         is_item = "/docs" in path
         kind = "QUERY" if headers.get("content-type") == "application/query+json" else method
         with self._lock:
@@ -115,9 +119,11 @@ class FaultProxy:
             return self._plan.first_read[path]
         answer = self._forward(method, path, headers, body) if fault.apply else None
         if fault.hold:
-            self.held.set()
             self._released.wait(HOLD_S_MAX)
-            return answer or self._forward(method, path, headers, body)
+            if answer is None:
+                answer = self._forward(method, path, headers, body)
+                self.late_statuses.append(answer.status)
+            return answer
         if fault.drop:
             return None
         assert fault.status is not None, f"{fault.name} does nothing"

@@ -1,0 +1,129 @@
+"""What the Cosmos provider refuses before the first job: URLs, credentials, accounts and containers."""
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from azure.cosmos import CosmosClient, PartitionKey
+
+from datastore.connect import connect
+from datastore.cosmos import CosmosDatastore
+from datastore.cosmos_account import EMULATOR_KEY, CosmosAddress
+from datastore.errors import Rejected, Unavailable
+from datastore.interface import NotFound
+from tests.cosmos.fault_proxy import FaultProxy
+from tests.processes import free_port
+
+needs_emulator = pytest.mark.cosmos
+
+KEY = "c2VjcmV0"
+
+
+def test_a_url_names_account_database_and_container() -> None:
+    address = CosmosAddress.parse("cosmos://acme.documents.azure.com/broker/jobs?create=1&discovery=0")
+    assert address.endpoint == "https://acme.documents.azure.com/"
+    assert (address.database, address.container) == ("broker", "jobs")
+    assert (address.create, address.discovery, address.http) == (True, False, False)
+    assert CosmosAddress.parse("cosmos://[::1]:8081/a%20b/c?http=1").endpoint == "http://[::1]:8081/"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "cosmos://host",
+        "cosmos://host/database",
+        "cosmos://host/database/container/more",
+        "cosmos:///database/container",
+        "cosmos://host/database/container?http=yes",
+        "cosmos://host/database/container?ssl=0",
+        "cosmos://user:secret@host/database/container",
+        "cosmos://host/database/container#x",
+        "cosmos://acme.documents.azure.com/database/container?http=1",
+    ],
+)
+def test_a_url_that_does_not_fit_is_a_value_error_without_the_secret(url: str) -> None:
+    with pytest.raises(ValueError) as raised:  # noqa: PT011  # the message is what is tested below
+        CosmosDatastore.from_url(url, key=KEY)
+    assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize("host", ["acme.documents.azure.com", "cosmos", "10.0.0.7"])
+def test_the_public_emulator_key_is_refused_off_loopback(host: str) -> None:
+    with pytest.raises(Rejected, match="loopback only"):
+        CosmosDatastore.from_url(f"cosmos://{host}/database/container", key=EMULATOR_KEY)
+
+
+def test_a_key_that_is_not_base64_is_refused_without_being_shown() -> None:
+    with pytest.raises(Rejected, match="not Base64") as raised:
+        CosmosDatastore.from_url("cosmos://acme.documents.azure.com/database/container", key="not a key!")
+    assert "not a key!" not in str(raised.value)
+
+
+def test_without_a_key_and_without_azure_identity_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "azure.identity", None)
+    with pytest.raises(Rejected, match=r"install claim-broker\[azure\] or set BROKER_COSMOS_KEY"):
+        CosmosDatastore.from_url("cosmos://acme.documents.azure.com/database/container")
+
+
+def test_an_account_that_can_not_be_reached_is_unavailable() -> None:
+    with pytest.raises(Unavailable):
+        CosmosDatastore.from_url(f"cosmos://127.0.0.1:{free_port()}/database/container?http=1")
+
+
+@needs_emulator
+@pytest.mark.parametrize("key", [None, EMULATOR_KEY], ids=["no key", "emulator key"])
+def test_connect_opens_a_cosmos_url(cosmos_url: str, key: str | None) -> None:
+    store = connect(cosmos_url, cosmos_key=key)
+    assert store.read("job-1", "job-1") == NotFound()
+    store.close()
+
+
+@needs_emulator
+def test_an_account_with_several_write_regions_is_refused(cosmos_emulator: int) -> None:
+    proxy = FaultProxy(cosmos_emulator, write_regions=2)
+    with proxy.running(), pytest.raises(Rejected, match="Region 1, Region 2"):
+        CosmosDatastore.from_url(f"cosmos://127.0.0.1:{proxy.port}/regions/jobs?http=1&create=1")
+
+
+@needs_emulator
+def test_a_missing_container_is_refused_and_not_created_unasked(cosmos_url: str) -> None:
+    with pytest.raises(Rejected, match="create=1"):
+        CosmosDatastore.from_url(cosmos_url.replace("&create=1", ""))
+
+
+@needs_emulator
+@pytest.mark.parametrize(
+    ("layout", "complaint"),
+    [
+        ({"partition_key": PartitionKey("/tenant")}, "partition key"),
+        ({"partition_key": PartitionKey("/pk"), "default_ttl": 60}, "time to live"),
+    ],
+)
+def test_a_container_that_would_lose_jobs_is_refused(cosmos_url: str, layout: dict[str, Any], complaint: str) -> None:
+    address = CosmosAddress.parse(cosmos_url)
+    with CosmosClient(address.endpoint, EMULATOR_KEY) as client:
+        client.create_database(address.database).create_container(address.container, **layout)
+    for url in (cosmos_url, cosmos_url.replace("&create=1", "")):
+        with pytest.raises(Rejected, match=complaint):
+            CosmosDatastore.from_url(url)
+
+
+@needs_emulator
+def test_a_container_without_the_composite_index_says_so_when_all_partitions_are_searched(cosmos_url: str) -> None:
+    address = CosmosAddress.parse(cosmos_url)
+    with CosmosClient(address.endpoint, EMULATOR_KEY) as client:
+        client.create_database(address.database).create_container(address.container, PartitionKey("/pk"))
+    store = CosmosDatastore.from_url(cosmos_url)
+    assert store.find({"partition_key": "job-1"}).documents == ()
+    with pytest.raises(Rejected, match="composite index"):
+        store.find({})
+    store.close()
+
+
+@needs_emulator
+def test_several_workers_may_create_the_container_at_once(cosmos_url: str) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        stores = list(pool.map(lambda _: CosmosDatastore.from_url(cosmos_url), range(8)))
+    for store in stores:
+        store.close()
