@@ -37,12 +37,12 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What became of a request. Without `reply` nothing is sent: it waits parked, or another copy is answered."""
+    """What became of a request. Without `answer` nothing is sent: it waits `parked`, or another copy is answered."""
 
     request: Request
     answer: Answer | None = None
-    reply: bytes | None = None
     changes: tuple[Change, ...] = field(default=())
+    parked: Claim | None = None
 
 
 def settle_batch(
@@ -72,17 +72,21 @@ def settle_batch(
     return [settled for settled in done if settled is not None]
 
 
-def deliver(pipe: Pipeline, batch: Sequence[Settled]) -> None:
+def deliver(pipe: Pipeline, batch: Sequence[Settled], *, now_ms: int) -> None:
     """Add every command a batch leads to: answers kept, hints moved, claims parked, replies sent."""
     channels: defaultdict[str, list[bytes]] = defaultdict(list)
     for settled in batch:
         request = settled.request
-        if settled.answer is not None and claim_next.is_claim_next(request):
-            claim_next.remember(pipe, request.request_id, settled.answer)
         for change in settled.changes:
-            _move_hints(pipe, change)
-        if settled.reply is not None:
-            channels[replies.reply_key(request.factory_id, request.instance)].append(settled.reply)
+            move_hints(pipe, change)
+        if settled.parked is not None:
+            claim_next.park(pipe, settled.parked, now_ms)
+        if settled.answer is None:
+            continue
+        if claim_next.is_claim_next(request):
+            claim_next.remember(pipe, request.request_id, settled.answer)
+        reply = wire(settled.answer, request_id=request.request_id, now_ms=now_ms)
+        channels[replies.reply_key(request.factory_id, request.instance)].append(replies.encode(reply))
     for key, texts in channels.items():
         replies.push(pipe, key, texts)
 
@@ -95,17 +99,6 @@ def became_ready(batch: Sequence[Settled]) -> list[Job]:
         for change in settled.changes
         if index.offered(change.after) and not (change.before and index.offered(change.before))
     ]
-
-
-def must_park(settled: Settled, *, now_ms: int) -> bool:
-    """Whether a claim-next that got nothing still has time to wait."""
-    request = settled.request
-    return (
-        settled.answer is not None
-        and settled.answer.word is Word.NONE_AVAILABLE
-        and isinstance(request, Claim)
-        and claim_next.wait_ends_ms(request, now_ms) > now_ms
-    )
 
 
 def _proposals(
@@ -161,11 +154,16 @@ def _one(context: Context, request: Request, proposal: Proposal | None, now_ms: 
 def _settled(request: Request, result: Settlement | None, *, now_ms: int) -> Settled:
     if result is None:
         return Settled(request)
-    reply = replies.encode(wire(result.answer, request_id=request.request_id, now_ms=now_ms))
-    return Settled(request, result.answer, reply, result.changes)
+    if (
+        isinstance(request, Claim)
+        and result.answer.word is Word.NONE_AVAILABLE
+        and claim_next.wait_ends_ms(request, now_ms) > now_ms
+    ):
+        return Settled(request, parked=request)
+    return Settled(request, result.answer, result.changes)
 
 
-def _move_hints(pipe: Pipeline, change: Change) -> None:
+def move_hints(pipe: Pipeline, change: Change) -> None:
     """Keep the ready index in step with one job; the same guard for every transition."""
     before, after = change.before, change.after
     if index.offered(after):

@@ -14,7 +14,7 @@ from broker.documents import Job
 from broker.matching import canonical
 from broker.messages import Claim
 from broker.queues import intake_key
-from broker.scripts import Script
+from broker.scripts import Argument, Script
 
 ANSWER_TTL_MS = 900_000
 """How long the answer to a claim-next is remembered (design §8)."""
@@ -99,6 +99,21 @@ return 1
 """
 )
 
+_RECHECK = Script(
+    _UNPARK
+    + """
+-- KEYS: 1 waiting, 2 their ends, 3 the intake of claims, 4.. ready sets that fit.  ARGV: request id
+for i = 4, #KEYS do
+  if redis.call('EXISTS', KEYS[i]) == 1 then
+    local parked = unpark(ARGV[1])
+    if parked then redis.call('LPUSH', KEYS[3], parked.envelope) end
+    return 1
+  end
+end
+return 0
+"""
+)
+
 _END_WAITS = Script(
     _UNPARK
     + """
@@ -131,12 +146,12 @@ def propose(connection: Redis, claims: Sequence[tuple[Claim, bool]], *, worker: 
     if not claims:
         return []
     sets = _sets(connection, index.READY, [claim.body.queue for claim, _ in claims])
-    calls: list[tuple[list[str], list[str | int | float]]] = []
+    calls: list[tuple[list[str], list[Argument]]] = []
     for claim, insist in claims:
         queue = claim.body.queue
         fitting = index.serving(canonical(claim.body.offers), sets[queue])
         keys = [index.members_key(index.READY, queue, terms) for terms in fitting]
-        arguments: list[str | int | float] = [worker, claim.request_id, int(insist), MARK_TTL_MS]
+        arguments: list[Argument] = [worker, claim.request_id, int(insist), MARK_TTL_MS]
         calls.append(([answer_key(claim.request_id), WAITING, *keys], arguments))
     return [_proposal(result) for result in _PROPOSE.run_many(connection, calls)]
 
@@ -179,13 +194,28 @@ def wake(connection: Redis, jobs: Iterable[Job]) -> int:
     if not ready:
         return 0
     sets = _sets(connection, index.PARKED, [job.queue for job in ready])
-    calls: list[tuple[list[str], list[str | int | float]]] = []
+    calls: list[tuple[list[str], list[Argument]]] = []
     for job in ready:
         fitting = index.awaiting(job.requires, sets[job.queue])
         if fitting:
             keys = [index.members_key(index.PARKED, job.queue, terms) for terms in fitting]
             calls.append(([WAITING, WAIT_ENDS, intake_key("claims"), *keys], []))
     return sum(_WAKE.run_many(connection, calls)) if calls else 0
+
+
+def recheck(connection: Redis, parked: Sequence[Claim]) -> None:
+    """Look once more after parking: a job that became ready just before has found nobody to wake."""
+    if not parked:
+        return
+    sets = _sets(connection, index.READY, [claim.body.queue for claim in parked])
+    calls: list[tuple[list[str], list[Argument]]] = []
+    for claim in parked:
+        fitting = index.serving(canonical(claim.body.offers), sets[claim.body.queue])
+        if fitting:
+            keys = [index.members_key(index.READY, claim.body.queue, terms) for terms in fitting]
+            calls.append(([WAITING, WAIT_ENDS, intake_key("claims"), *keys], [claim.request_id]))
+    if calls:
+        _RECHECK.run_many(connection, calls)
 
 
 def end_waits(connection: Redis, now_ms: int) -> int:

@@ -2,10 +2,12 @@
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from redis import Redis
 from redis.exceptions import NoScriptError
+
+Argument: TypeAlias = str | bytes | int | float
 
 
 class Script:
@@ -15,16 +17,14 @@ class Script:
         self.text = text
         self.sha = hashlib.sha1(text.encode()).hexdigest()  # noqa: S324  # Redis names scripts by SHA-1
 
-    def run(self, connection: Redis, keys: Sequence[str], arguments: Sequence[str | int | float]) -> Any:
+    def run(self, connection: Redis, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
         """Run once, in one round trip."""
         try:
             return connection.evalsha(self.sha, len(keys), *keys, *arguments)
         except NoScriptError:
             return connection.eval(self.text, len(keys), *keys, *arguments)
 
-    def run_many(
-        self, connection: Redis, calls: Sequence[tuple[Sequence[str], Sequence[str | int | float]]]
-    ) -> list[Any]:
+    def run_many(self, connection: Redis, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]) -> list[Any]:
         """Run once for each (keys, arguments), all in one round trip; results in that order."""
         with connection.pipeline(transaction=False) as pipe:
             for keys, arguments in calls:

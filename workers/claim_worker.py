@@ -1,0 +1,201 @@
+"""ClaimWorker: an rq worker class that settles requests in batches and outlives whatever Redis does.
+
+wait -> take (one Lua call) -> settle (one group of writes) -> finish (one pipeline) -> wait
+"""
+
+import gc
+import signal
+from collections.abc import Sequence
+from contextlib import suppress
+from types import FrameType
+from typing import Any, Self
+
+import structlog
+from redis import Redis
+from redis.exceptions import RedisError
+from rq.serializers import JSONSerializer
+from rq.worker import SimpleWorker
+from tenacity import Retrying, retry_if_exception_type, wait_random_exponential
+
+from broker import claim_next
+from broker.batch import Taken, settle_batch
+from broker.clock import monotonic_ms, sleep_ms
+from broker.messages import Malformed
+from broker.queues import QUEUES
+from broker.settings import load
+from workers import taking
+from workers.finishing import Refused, finish
+from workers.heartbeat import Heartbeat
+from workers.logs import configure_logging
+from workers.runtime import Runtime, open_runtime, worker_name
+from workers.sweep import Sweep
+from workers.taking import Entry, Hand, NotOurs
+from workers.waiters import Waiters
+
+log = structlog.get_logger(__name__)
+
+TICK_MS = 1_000
+"""How often an idle worker looks after dead workers and ended waits."""
+RECONNECT_MAX_S = 5.0
+
+
+class ClaimWorker(SimpleWorker):
+    """Serves the broker's queues, rq's wire and the intake alike.
+
+    Runs as `broker worker`, or as `rq worker -w workers.claim_worker.ClaimWorker -S json leases claims jobs`
+    with the broker's settings in the environment.
+    """
+
+    runtime: Runtime | None = None
+
+    @classmethod
+    def for_runtime(cls, runtime: Runtime, *, name: str, queues: Sequence[str] = QUEUES) -> Self:
+        """A worker with what the composition root has built."""
+        worker = cls(list(queues), name=name, connection=runtime.connection, serializer=JSONSerializer)
+        worker.runtime = runtime
+        return worker
+
+    def work(self, burst: bool = False, *_: Any, **__: Any) -> bool:
+        """Serve until SIGTERM or SIGINT, or with `burst` until the queues are empty. Whether anything was settled.
+
+        Raises:
+          StartError: the store or Redis can't keep the promises; only at the start.
+        """
+        opened_here = self.runtime is None
+        if self.runtime is None:  # started by `rq worker`, which knows nothing of stores
+            settings = load()
+            configure_logging(settings.log_level)
+            self.runtime = open_runtime(settings, connection=self.connection)
+        loop = ServeLoop(self.runtime, self.name if not opened_here else worker_name(), self.queue_names())
+        signal.signal(signal.SIGTERM, loop.request_stop)
+        signal.signal(signal.SIGINT, loop.request_stop)
+        self.register_birth()  # type: ignore[no-untyped-call]  # rq leaves it untyped
+        try:
+            return loop.run(burst=burst)
+        finally:
+            _quietly(self.register_death)
+            if opened_here:
+                self.runtime.close()
+
+
+class ServeLoop:
+    """One worker's life: serve, and after every failure of Redis come back to what was in hand."""
+
+    def __init__(self, runtime: Runtime, name: str, queues: Sequence[str]) -> None:
+        self._runtime = runtime
+        self._redis: Redis = runtime.connection
+        self._name = name
+        self._queues = list(queues)
+        self._stopping = False
+        self._settled = 0
+        self._next_tick_ms = 0
+        self._heartbeat = Heartbeat(runtime, name)
+        self._sweep = None
+        if runtime.memory is not None:  # nobody else can reach this process's memory
+            self._sweep = Sweep(runtime.context, runtime.connection, runtime.settings)
+
+    def request_stop(self, number: int, _frame: FrameType | None) -> None:
+        """Finish what is in hand, then return. A second signal changes nothing: every batch is short."""
+        log.info("worker_stopping", worker=self._name, signal=signal.Signals(number).name)
+        self._stopping = True
+
+    def run(self, *, burst: bool) -> bool:
+        """Serve; whether anything was settled."""
+        log.info("worker_started", worker=self._name, queues=self._queues)
+        gc.collect()
+        gc.freeze()  # what is loaded stays; collections then look at requests only
+        retrying = Retrying(
+            retry=retry_if_exception_type(RedisError),
+            wait=wait_random_exponential(multiplier=0.1, max=RECONNECT_MAX_S),
+            before_sleep=lambda state: self._report(state.outcome.exception() if state.outcome else None),
+            sleep=self._pause,
+        )
+        with self._heartbeat, suppress(_Stopped):
+            retrying(self._serve, burst)
+        log.info("worker_stopped", worker=self._name, settled=self._settled)
+        return self._settled > 0
+
+    def _serve(self, burst: bool) -> None:
+        """Serve until told to stop. What an earlier failure left in hand comes first."""
+        self._settle(taking.own_leftovers(self._redis, self._name))
+        waiters = Waiters(self._redis, self._name, self._queues)
+        try:
+            busy = True
+            while not self._stopping:
+                woken = waiters.wait(0 if busy or burst else TICK_MS / 1000)
+                hand = self._take(woken)
+                self._settle(hand)
+                busy = bool(hand.entries)
+                if burst and not busy:
+                    break
+                self._tick(hand.now_ms)
+            self._settle(self._take(waiters.stop(), only_woken=True))
+        finally:
+            waiters.close()
+
+    def _take(self, woken: Sequence[Entry], *, only_woken: bool = False) -> Hand:
+        at_most = 0 if only_woken else self._runtime.settings.batch_max
+        return taking.take(self._redis, self._name, self._queues, at_most=at_most, woken=woken)
+
+    def _settle(self, hand: Hand) -> None:
+        """Settle a batch and answer it. Afterwards nothing of it is in flight."""
+        if not hand.entries:
+            return
+        batch, refused = _sorted_out(hand.entries)
+        taken = [request for _, request in batch]
+        results = settle_batch(self._runtime.context, self._redis, taken, now_ms=hand.now_ms, worker=self._name)
+        settled = list(zip((entry for entry, _ in batch), results, strict=True))
+        finish(self._redis, self._name, settled, refused, now_ms=hand.now_ms)
+        self._settled += len(batch)
+        for each in refused:
+            log.warning("request_refused", worker=self._name, wire=each.entry.wire, reason=str(each.error))
+
+    def _tick(self, now_ms: int) -> None:
+        """Now and then: requests of dead workers, waits that are over, and the memory store's own sweep."""
+        if monotonic_ms() < self._next_tick_ms:
+            return
+        self._next_tick_ms = monotonic_ms() + TICK_MS
+        self._heartbeat.progressed()
+        settings = self._runtime.settings
+        left = taking.take_over(self._redis, self._name, dead_after_ms=settings.takeover_ms, at_most=settings.batch_max)
+        if left.entries:
+            log.warning("requests_taken_over", worker=self._name, count=len(left.entries))
+        self._settle(left)
+        claim_next.end_waits(self._redis, now_ms)
+        if self._sweep is not None:
+            self._sweep.run_if_due(now_ms)
+
+    def _report(self, error: BaseException | None) -> None:
+        log.warning("redis_lost", worker=self._name, error=str(error))
+
+    def _pause(self, seconds: float) -> None:
+        """Wait before Redis is tried again, in slices, so that a stop is heard."""
+        end_ms = monotonic_ms() + seconds * 1000
+        while not self._stopping and monotonic_ms() < end_ms:
+            sleep_ms(min(100, seconds * 1000))
+        if self._stopping:
+            raise _Stopped
+
+
+class _Stopped(Exception):
+    """Told to stop while Redis is away. What is in flight will be taken over."""
+
+
+def _sorted_out(entries: Sequence[Entry]) -> tuple[list[tuple[Entry, Taken]], list[Refused]]:
+    """Requests to settle, and entries that are none."""
+    batch: list[tuple[Entry, Taken]] = []
+    refused: list[Refused] = []
+    for entry in entries:
+        try:
+            batch.append((entry, Taken(entry.request(), insist=entry.insist)))
+        except (NotOurs, Malformed) as error:
+            refused.append(Refused(entry, error))
+    return batch, refused
+
+
+def _quietly(act: Any) -> None:
+    """rq's own book-keeping at the end; without Redis it expires by itself."""
+    try:
+        act()
+    except RedisError as error:
+        log.debug("rq_bookkeeping_skipped", error=str(error))

@@ -1,0 +1,93 @@
+"""Ends a batch: replies, hints and rq's bookkeeping in one pipeline; what can't be settled goes to the dead letters."""
+
+import json
+import re
+from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from redis import Redis
+from redis.client import Pipeline
+
+from broker import batch, claim_next, replies
+from broker.answers import Answer, Reason, Word, wire
+from broker.batch import Settled
+from broker.messages import Malformed
+from broker.queues import rq_job_key
+from workers.taking import DEAD, DEAD_MAX, Entry, NotOurs, inflight_key
+
+ENTRY_CHARS_MAX = 2_048
+"""What the dead-letter list keeps of an entry."""
+_TOKEN = re.compile(r'(\\*"token\\*"\s*:\s*\\*")[^"\\]*')
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An entry that could not be settled, and why."""
+
+    entry: Entry
+    error: NotOurs | Malformed
+
+
+def finish(
+    connection: Redis,
+    worker: str,
+    settled: Sequence[tuple[Entry, Settled]],
+    refused: Sequence[Refused],
+    *,
+    now_ms: int,
+) -> None:
+    """Send every reply, move every hint and take the entries out of the in-flight list, in that order.
+
+    A crash part-way leaves the entry in flight: it is settled again, and replayed.
+    """
+    results = [result for _, result in settled]
+    with connection.pipeline(transaction=False) as pipe:
+        batch.deliver(pipe, results, now_ms=now_ms)
+        for each in refused:
+            bury(pipe, each, now_ms=now_ms)
+        for entry, result in settled:
+            _tidy(pipe, worker, entry, result.answer)
+        for each in refused:
+            _tidy(pipe, worker, each.entry, None)
+        pipe.execute()
+    claim_next.recheck(connection, [result.parked for result in results if result.parked is not None])
+    claim_next.wake(connection, batch.became_ready(results))
+
+
+def bury(pipe: Pipeline, refused: Refused, *, now_ms: int) -> None:
+    """Add the commands that put an entry on the dead-letter list, and tell its sender where that is known."""
+    entry, error = refused.entry, refused.error
+    text = (entry.data or entry.key).decode("utf-8", "replace")
+    letter = {
+        "reason": str(error),
+        "at_ms": now_ms,
+        "wire": entry.wire,
+        "rq_job": entry.key.decode("utf-8", "replace") if entry.wire == "rq" else None,
+        "entry": _TOKEN.sub(r"\1…", text)[:ENTRY_CHARS_MAX],
+    }
+    pipe.lpush(DEAD, json.dumps(letter, ensure_ascii=False))
+    pipe.ltrim(DEAD, 0, DEAD_MAX - 1)
+    if isinstance(error, Malformed) and error.sender:
+        answer = Answer(Word.INVALID, Reason.MALFORMED, {"detail": str(error)})
+        reply = wire(answer, request_id=error.sender["request_id"], now_ms=now_ms)
+        key = replies.reply_key(error.sender["factory_id"], error.sender["instance"])
+        replies.push(pipe, key, [replies.encode(reply)])
+
+
+def _tidy(pipe: Pipeline, worker: str, entry: Entry, answer: Answer | None) -> None:
+    # Not pipe.lrem: the entry is bytes, and its types know text only.
+    pipe.execute_command("LREM", inflight_key(worker, entry.wire), 1, entry.key)  # type: ignore[no-untyped-call]
+    if entry.wire == "intake":
+        return
+    rq_job = entry.key.decode("utf-8", "replace")
+    if entry.result_ttl_s == 0 or answer is None:
+        pipe.delete(rq_job_key(rq_job))
+        return
+    # What a plain rq client reads with `rq_job.return_value()`: the word, never a token.
+    value = b64encode(json.dumps(answer.word.value).encode()).decode()
+    pipe.xadd(f"rq:results:{rq_job}", {"type": 1, "worker_name": worker, "return_value": value}, maxlen=10)
+    pipe.hset(rq_job_key(rq_job), "status", "finished")
+    if entry.result_ttl_s > 0:
+        pipe.expire(f"rq:results:{rq_job}", entry.result_ttl_s)
+        pipe.expire(rq_job_key(rq_job), entry.result_ttl_s)

@@ -1,0 +1,208 @@
+"""The composition root: the one place that turns settings into connections, a store and a context."""
+
+import os
+import secrets
+import socket
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from redis import ConnectionPool, Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
+from redis.retry import Retry
+
+from broker.clock import RedisClock, sleep_ms
+from broker.coordinator import Context
+from broker.entropy import SystemEntropy
+from broker.repository import INDEXES
+from broker.settings import Settings
+from broker.transitions import Rules
+from datastore import Datastore, DatastoreError, connect
+from datastore.contract import ContractViolation, require_conditional_writes
+from workers.logs import configure_logging
+from workers.memory_owner import MemoryOwner, MemoryTaken
+from workers.state_dir import StateDir
+
+log = structlog.get_logger(__name__)
+
+SOCKET_TIMEOUT_S = 10
+"""Above every blocking call a worker makes, so that only a dead server runs into it."""
+REDIS_VERSION_MIN = (6, 2)
+
+
+class StartError(Exception):
+    """A process can't start with what it was given. Nothing was served; the message says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """Everything a worker or a sweep works with."""
+
+    settings: Settings
+    connection: Redis
+    store: Datastore
+    context: Context
+    clock: RedisClock
+    memory: MemoryOwner | None
+    """Set where the store is this process's memory: proof that no other process serves jobs from its own."""
+
+    def close(self) -> None:
+        """Give back the store and the connection."""
+        if self.memory is not None:
+            self.memory.release()
+        self.store.close()
+        self.connection.close()
+
+
+def open_runtime(settings: Settings, *, connection: Redis | None = None) -> Runtime:
+    """Connect to Redis and the store, and refuse what can't keep the promises.
+
+    Raises:
+      StartError: Redis is down, too old or may evict keys; the store can't be reached or ignores
+        conditional writes; another process already serves jobs from its memory.
+    """
+    redis = connection or connect_redis(settings)
+    check_redis(redis)
+    url = datastore_url(settings)
+    memory = None
+    if url.startswith("memory:"):
+        try:
+            memory = MemoryOwner.take(redis)
+        except MemoryTaken as error:
+            raise StartError(str(error)) from error
+    store = open_store(settings, url)
+    context = Context(store, rules(settings), SystemEntropy(), sleep_ms)
+    return Runtime(settings, redis, store, context, RedisClock(redis), memory)
+
+
+def connect_redis(settings: Settings, **options: Any) -> Redis:
+    """A client for the settings' Redis, or for the fleet that runs in the state folder. Connects at first use.
+
+    It never re-sends a command by itself: a `take` whose answer was lost must be looked for, not repeated.
+    """
+    url = settings.redis_url or _endpoint_redis(settings)
+    if settings.redis_password is not None and "@" not in url:
+        options["password"] = settings.redis_password.get_secret_value()
+    try:
+        return Redis.from_url(
+            url,
+            socket_timeout=SOCKET_TIMEOUT_S,
+            socket_connect_timeout=SOCKET_TIMEOUT_S,
+            retry=Retry(NoBackoff(), 0),
+            **options,
+        )
+    except ValueError as error:
+        raise StartError(f"BROKER_REDIS_URL: {error}; use redis://, rediss:// or unix://") from error
+
+
+def copy_pool(redis: Redis) -> ConnectionPool:
+    """A pool of its own to the same server, for another thread."""
+    pool = redis.connection_pool
+    return ConnectionPool(connection_class=pool.connection_class, **pool.connection_kwargs)
+
+
+def check_redis(redis: Redis) -> None:
+    """Refuse a server that is down, older than 6.2, or allowed to evict keys (design §6).
+
+    Raises:
+      StartError: with what to do about it.
+    """
+    try:
+        info = redis.info("server")
+        policy = redis.info("memory").get("maxmemory_policy", "noeviction")
+    except AuthenticationError as error:
+        raise StartError(f"Redis refused the password: {error}; set BROKER_REDIS_PASSWORD_FILE") from error
+    except ResponseError as error:
+        raise StartError(f"Redis refused INFO: {error}; give the broker's user +info") from error
+    except RedisError as error:
+        raise StartError(f"Redis is not reachable: {error}; start it, or set BROKER_REDIS_URL") from error
+    version = tuple(int(part) for part in str(info["redis_version"]).split(".")[:2])
+    if version < REDIS_VERSION_MIN:
+        raise StartError(f"Redis {info['redis_version']} is too old; the broker needs 6.2 or newer")
+    if policy != "noeviction":
+        raise StartError(f"Redis may evict keys (maxmemory-policy {policy}); set it to noeviction")
+
+
+def open_store(settings: Settings, url: str) -> Datastore:
+    """The datastore, once it has shown that it refuses a bogus etag.
+
+    Raises:
+      StartError: it can't be reached, or ignores conditional writes.
+    """
+    key = None if settings.cosmos_key is None else settings.cosmos_key.get_secret_value()
+    try:
+        store = connect(url, indexes=INDEXES, cosmos_key=key)
+        require_conditional_writes(store)
+    except (DatastoreError, ContractViolation, ValueError) as error:
+        raise StartError(f"datastore {url}: {error}") from error
+    return store
+
+
+def datastore_url(settings: Settings) -> str:
+    """Where the jobs are: as set, else as the running fleet says, else SQLite in the state folder."""
+    if settings.datastore_url is not None:
+        return settings.datastore_url
+    state = StateDir.at(settings.state_dir)
+    endpoint = state.running()
+    return state.datastore_url if endpoint is None else endpoint.datastore_url
+
+
+def rules(settings: Settings) -> Rules:
+    """The timing the rules work with."""
+    return Rules(
+        ttl_ms=settings.ttl_ms,
+        skew_ms=settings.skew_ms,
+        cancel_grace_ms=settings.cancel_grace_ms,
+        backoff_base_ms=settings.backoff_base_ms,
+        backoff_max_ms=settings.backoff_max_ms,
+    )
+
+
+def worker_name() -> str:
+    """A name no other worker has: in-flight lists are kept under it."""
+    host = "".join(letter if letter.isalnum() else "-" for letter in socket.gethostname())[:40]
+    return f"{host}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def run_worker(settings: Settings, *, burst: bool = False, name: str | None = None) -> int:
+    """Serve requests until told to stop; the process's exit status.
+
+    Raises:
+      StartError: it can't start with these settings.
+    """
+    from workers.claim_worker import ClaimWorker  # rq is imported only by those who run it
+
+    configure_logging(settings.log_level)
+    runtime = open_runtime(settings)
+    try:
+        worker = ClaimWorker.for_runtime(runtime, name=name or worker_name())
+        worker.work(burst=burst)
+        return 0
+    finally:
+        runtime.close()
+
+
+def run_sweep(settings: Settings, *, once: bool) -> int:
+    """Sweep once, or until told to stop; the process's exit status.
+
+    Raises:
+      StartError: it can't start with these settings.
+    """
+    from workers.sweep import Sweep
+
+    configure_logging(settings.log_level)
+    if datastore_url(settings).startswith("memory:"):
+        raise StartError("a memory:// store is swept by its own worker; no sweep process can reach it")
+    runtime = open_runtime(settings)
+    try:
+        return Sweep(runtime.context, runtime.connection, settings).run(once=once)
+    finally:
+        runtime.close()
+
+
+def _endpoint_redis(settings: Settings) -> str:
+    endpoint = StateDir.at(settings.state_dir).running()
+    if endpoint is None:
+        raise StartError(f"no broker runs in {settings.state_dir}; run `broker up`, or set BROKER_REDIS_URL")
+    return endpoint.redis_url

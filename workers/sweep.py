@@ -1,0 +1,194 @@
+"""The sweep: what time demands, runs a crash left open, hints that drifted. Every write of it is conditional too."""
+
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from functools import partial
+from threading import Event
+
+import structlog
+from redis import Redis
+from redis.exceptions import LockError, RedisError
+
+from broker import batch, claim_next, coordinator, index, repository
+from broker.clock import RedisClock
+from broker.coordinator import Change, Context, Settlement
+from broker.documents import Job
+from broker.settings import Settings
+from datastore import AtMost, DatastoreError, Document, Filter
+
+log = structlog.get_logger(__name__)
+
+LOCK = "broker:sweep"
+LOCK_TTL_S = 60
+"""A sweep that was killed is followed by another after this. Two at once would cost time only."""
+PIPELINE_MAX = 500
+
+
+@dataclass(slots=True)
+class Swept:
+    """What one sweep did."""
+
+    reaped: int = 0
+    unblocked: int = 0
+    runs_mended: int = 0
+    indexed: int = 0
+    waits_ended: int = 0
+    woken: int = 0
+
+
+class Sweep:
+    """Runs over the datastore, one at a time across the fleet."""
+
+    def __init__(self, context: Context, connection: Redis, settings: Settings) -> None:
+        self._context = context
+        self._redis = connection
+        self._settings = settings
+        self._clock = RedisClock(connection)
+        self._due_ms = 0.0
+        self._stop = Event()
+
+    def run(self, *, once: bool) -> int:
+        """Sweep once, or every quarter of the ttl with jitter until SIGTERM or SIGINT; the exit status."""
+        if once:
+            self._locked_pass()
+            return 0
+        signal.signal(signal.SIGTERM, lambda *_: self._stop.set())
+        signal.signal(signal.SIGINT, lambda *_: self._stop.set())
+        while not self._stop.is_set():
+            try:
+                self._locked_pass()
+            except (RedisError, DatastoreError) as error:
+                log.warning("sweep_failed", error=str(error))
+            self._stop.wait(self._pause_ms() / 1000)
+        return 0
+
+    def run_if_due(self, now_ms: int) -> None:
+        """For a worker that sweeps its own memory store between two batches."""
+        if now_ms >= self._due_ms:
+            self._due_ms = now_ms + self._pause_ms()
+            self.pass_over(now_ms)
+
+    def pass_over(self, now_ms: int) -> Swept:
+        """One sweep at broker time `now_ms`."""
+        swept = Swept()
+        changes = [*self._timers(now_ms, swept), *self._blocked(now_ms, swept)]
+        self._mend_runs(now_ms, swept)
+        self._rebuild_index(swept)
+        self._send(changes, swept)
+        swept.waits_ended = claim_next.end_waits(self._redis, now_ms)
+        if any(getattr(swept, each.name) for each in fields(swept) if each.name != "indexed"):
+            log.info("swept", **{each.name: getattr(swept, each.name) for each in fields(swept)})
+        return swept
+
+    def _locked_pass(self) -> None:
+        lock = self._redis.lock(LOCK, timeout=LOCK_TTL_S, blocking=False)
+        if not lock.acquire():
+            return
+        try:
+            self.pass_over(self._clock.now_ms())
+        finally:
+            try:
+                lock.release()
+            except LockError:
+                log.debug("sweep_lock_expired")  # a long pass; whoever came next lost time, nothing else
+
+    def _pause_ms(self) -> float:
+        """A quarter of the ttl, ±10 %."""
+        return self._settings.sweep_every_ms * (0.9 + 0.2 * self._context.entropy.jitter())
+
+    def _timers(self, now_ms: int, swept: Swept) -> Iterator[Change]:
+        """Dead leases, cancels past their grace, deadlines, schedules that are due."""
+        over = AtMost(now_ms)
+        searches: tuple[Filter, ...] = (
+            {"state": "leased", "lease.expires_ms": AtMost(now_ms - self._settings.skew_ms)},
+            {"state": "leased", "cancel.enforce_ms": over},
+            {"state": "scheduled", "not_before_ms": over},
+            *({"state": state, "deadline_ms": over} for state in ("leased", "ready", "scheduled", "blocked")),
+        )
+        for search in searches:
+            for job in self._jobs(search):
+                changes = self._attempt(partial(coordinator.reap, self._context, job, now_ms=now_ms))
+                swept.reaped += len(changes)
+                yield from changes
+
+    def _blocked(self, now_ms: int, swept: Swept) -> Iterator[Change]:
+        """Jobs whose parents may have ended."""
+        for job in self._jobs({"state": "blocked"}):
+            parents = {parent: found.state for parent in job.depends_on if (found := self._read(parent))}
+            changes = self._attempt(partial(coordinator.unblock, self._context, job, parents=parents, now_ms=now_ms))
+            swept.unblocked += len(changes)
+            yield from changes
+
+    def _mend_runs(self, now_ms: int, swept: Swept) -> None:
+        """I3: one run for each epoch, at most one without an end. The job says what each should be."""
+        open_runs: set[str] = set()
+        for run in repository.find_documents(self._context.store, {"open": True}):
+            job = self._read(run.partition_key)
+            if job is None:
+                continue
+            if job.lease is not None and job.last_run_id == run.id:
+                open_runs.add(run.id)
+                continue
+            end = repository.superseded_end(run, job, now_ms)
+            write_id = self._context.entropy.write_id()
+            repository.end_run(self._context.store, job.id, end, write_id=write_id)
+            swept.runs_mended += 1
+        for job in self._jobs({"state": "leased"}):
+            if job.lease is not None and job.last_run_id not in open_runs:
+                write_id = self._context.entropy.write_id()
+                repository.start_run(self._context.store, job.id, job.lease, write_id=write_id)
+                swept.runs_mended += 1
+
+    def _rebuild_index(self, swept: Swept) -> None:
+        """Every ready job is findable again, whatever became of Redis."""
+        ready: list[Job] = []
+        for job in self._jobs({"state": "ready"}):
+            ready.append(job)
+            if len(ready) == PIPELINE_MAX:
+                self._index(ready, swept)
+                ready = []
+        self._index(ready, swept)
+
+    def _index(self, jobs: list[Job], swept: Swept) -> None:
+        with self._redis.pipeline(transaction=False) as pipe:
+            for job in filter(index.offered, jobs):
+                index.add(pipe, index.READY, job.queue, job.requires, job.id, index.ready_score(job))
+            added = pipe.execute()
+        swept.indexed += sum(1 for result in added[::2] if result)
+        swept.woken += claim_next.wake(self._redis, jobs)
+
+    def _send(self, changes: list[Change], swept: Swept) -> None:
+        with self._redis.pipeline(transaction=False) as pipe:
+            for change in changes:
+                batch.move_hints(pipe, change)
+            pipe.execute()
+        swept.woken += claim_next.wake(self._redis, (c.after for c in changes if index.offered(c.after)))
+
+    def _jobs(self, search: Filter) -> Iterator[Job]:
+        """Jobs a search proposes; one that does not parse is reported and left alone."""
+        for document in repository.find_documents(self._context.store, {"kind": "job", **search}):
+            job = self._parse(document)
+            if job is not None:
+                yield job
+
+    def _parse(self, document: Document) -> Job | None:
+        try:
+            return Job.from_document(document)
+        except DatastoreError as error:
+            log.error("job_corrupt", job=document.id, error=str(error))
+            return None
+
+    def _read(self, job_id: str) -> Job | None:
+        try:
+            return repository.read_job(self._context.store, job_id)
+        except DatastoreError as error:
+            log.warning("sweep_skips", job=job_id, error=str(error))
+            return None
+
+    def _attempt(self, act: Callable[[], Settlement]) -> tuple[Change, ...]:
+        try:
+            return act().changes
+        except DatastoreError as error:
+            log.warning("sweep_skips", error=str(error))
+            return ()

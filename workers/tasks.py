@@ -1,0 +1,59 @@
+"""The rq entry point: one request, settled by a stock `rq worker -S json` on the same path as a batch."""
+
+import json
+import os
+from functools import lru_cache
+from typing import Any
+
+from rq import get_current_job
+
+from broker.batch import Taken, settle_batch
+from broker.messages import Malformed, parse
+from broker.settings import load
+from workers.finishing import Refused, finish
+from workers.memory_owner import in_forked_horse
+from workers.runtime import Runtime, StartError, datastore_url, open_runtime, worker_name
+from workers.taking import Entry
+
+
+def settle(envelope: dict[str, Any]) -> str:
+    """Settle one request and reply on its channel; the word of the answer.
+
+    Raises:
+      StartError: this process can't serve the store it is set to; the rq job fails and may be tried again.
+    """
+    rq_job = get_current_job()
+    name = (rq_job.worker_name if rq_job is not None else None) or "stock"
+    runtime, worker = _runtime(os.getpid(), name)
+    text = json.dumps(envelope).encode()
+    if runtime.memory is not None:
+        runtime.memory.keep(runtime.connection)
+    entry = Entry(wire="intake", key=text, data=text)
+    now_ms = runtime.clock.now_ms()
+    try:
+        request = parse(text)
+    except Malformed as error:
+        finish(runtime.connection, worker, [], [Refused(entry, error)], now_ms=now_ms)
+        return "invalid"
+    [settled] = settle_batch(runtime.context, runtime.connection, [Taken(request)], now_ms=now_ms, worker=worker)
+    finish(runtime.connection, worker, [(entry, settled)], [], now_ms=now_ms)
+    return settled.answer.word.value if settled.answer is not None else "waiting"
+
+
+@lru_cache(maxsize=1)
+def _runtime(_pid: int, rq_worker: str) -> tuple[Runtime, str]:
+    """What this process works with, opened at its first request: a forking worker's child opens its own."""
+    settings = load()
+    if datastore_url(settings).startswith("memory:"):
+        _refuse_in_a_horse(rq_worker)
+    return open_runtime(settings), worker_name()
+
+
+def _refuse_in_a_horse(rq_worker: str) -> None:
+    """Refuse a memory store in a work-horse: it would settle into a copy that ends with it."""
+    rq_job = get_current_job()
+    if rq_job is not None and in_forked_horse(rq_job.connection, rq_worker):
+        raise StartError(
+            "memory:// can't be served by a forking rq worker: each work-horse would write to a copy; "
+            "use `rq worker -w rq.SimpleWorker`, `broker worker`, or sqlite:///path"
+        )
