@@ -1,5 +1,6 @@
 """Jobs in Azure Cosmos DB: one conditional replace decides who wins, wherever the workers run."""
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from itertools import islice
@@ -55,7 +56,7 @@ class CosmosDatastore:
     """`Datastore` in one Cosmos container; an item is `{id, pk, rev, …body}` and its etag is the service's.
 
     Writes are `create_item` and `replace_item` with If-Match, and nothing else; each is sent once. Safe under
-    threads. After a fork open a new one: the children would share connections.
+    threads. A forked child opens its own: on a shared connection it could read an answer meant for another.
     """
 
     def __init__(self, client: CosmosClient, container: ContainerProxy) -> None:
@@ -63,6 +64,7 @@ class CosmosDatastore:
         self._client = client
         self._container = container
         self._closed = False
+        self._opened_by_pid = os.getpid()
 
     @classmethod
     def from_url(
@@ -184,6 +186,8 @@ class CosmosDatastore:
     def _calling(self, operation: str, name: str, *, write: bool) -> AbstractContextManager[None]:
         if self._closed:
             raise Unavailable("this Cosmos store was closed")
+        if self._opened_by_pid != os.getpid():
+            raise Rejected("this Cosmos store was opened before a fork: open one in each process")
         return translated(f"{operation} {name!r}", write=write)
 
 

@@ -12,17 +12,16 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from weakref import WeakSet
 
 from azure.core.credentials import TokenCredential
-from azure.core.exceptions import AzureError
 from azure.core.pipeline.transport import RequestsTransport
 from azure.cosmos import ContainerProxy, CosmosClient, PartitionKey
 from azure.cosmos.exceptions import CosmosResourceExistsError
 
-from datastore.cosmos_errors import may_have_been_written, never_sent, verdict
-from datastore.errors import OutcomeUnknown, Rejected
+from datastore.cosmos_errors import may_have_been_written, verdict
+from datastore.errors import Rejected
 
 OnCharge = Callable[[str, float], None]
 """Called for each request to items with its kind (`read`, `query`, `create`, `replace`) and the request units it was
-charged; a refused write is charged too. May be called from several threads."""
+charged; a refused write is charged too. May be called from several threads, and must not raise: the write has happened."""
 
 EMULATOR_KEY: Final = "C2y6yDjf5/R+ob0N8A7Cgv30VRDJIWEHLM+4QDU5DE2nQ9nDuVTqobD4b8mGGyPMbIZnqyMsEcaGQy67XIw/Jw=="
 """The key every Cosmos emulator is shipped with. Public, therefore refused anywhere but on loopback."""
@@ -93,7 +92,8 @@ class OneSendTransport(RequestsTransport):  # type: ignore[misc]  # azure-core e
     """Sends a write a second time only if the store certainly refused it the first time.
 
     Left alone, the SDK answers a 503 by sending the same conditional write again, and a write that had
-    landed then conflicts with itself. Errors of ours pass through its retry policies: they catch Azure's only.
+    landed then conflicts with itself. Errors of ours pass through its retry policies: they catch Azure's
+    only. A lost answer the SDK does not repeat, given the settings of `open_client`.
     """
 
     def __init__(self, on_charge: OnCharge | None = None, **kwargs: Any) -> None:
@@ -104,16 +104,10 @@ class OneSendTransport(RequestsTransport):  # type: ignore[misc]  # azure-core e
 
     def send(self, request: Any, **kwargs: Any) -> Any:
         """See `RequestsTransport.send`."""
-        operation = _operation(request)
+        response, operation = super().send(request, **kwargs), _operation(request)
         if operation is None:
-            return super().send(request, **kwargs)
+            return response
         write = operation in ("create", "replace")
-        try:
-            response = super().send(request, **kwargs)
-        except AzureError as error:
-            if write and not never_sent(error):
-                raise OutcomeUnknown(f"{operation}: sent, no answer: {error}") from error
-            raise
         headers, status = response.headers, response.status_code
         if self._on_charge is not None and "x-ms-request-charge" in headers:
             self._on_charge(operation, float(headers["x-ms-request-charge"]))

@@ -1,5 +1,6 @@
 """What is particular to the Cosmos provider: what it sends, stores and refuses to store."""
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier, Lock
 from typing import Any
@@ -187,3 +188,13 @@ def test_a_closed_store_says_so(cosmos_url: str) -> None:
     store.close()
     with pytest.raises(Unavailable, match="closed"):
         store.read("job-1", "job-1")
+
+
+def test_a_store_opened_before_a_fork_refuses_to_share_its_connections(
+    cosmos_store: CosmosDatastore, cosmos_proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cosmos_proxy.take_requests()
+    monkeypatch.setattr(os, "getpid", lambda: 0)  # what a forked child sees: another number
+    with pytest.raises(Rejected, match="open one in each process"):
+        cosmos_store.create("job-1", "job-1", {})
+    assert cosmos_proxy.take_requests() == []
