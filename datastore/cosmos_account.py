@@ -21,7 +21,7 @@ from datastore.errors import Rejected
 
 OnCharge = Callable[[str, float], None]
 """Called for each request to items with its kind (`read`, `query`, `create`, `replace`) and the request units it was
-charged; a refused write is charged too. May be called from several threads, and must not raise: the write has happened."""
+charged; a refused write is charged too. Called from several threads; must not raise: the write has happened."""
 
 EMULATOR_KEY: Final = "C2y6yDjf5/R+ob0N8A7Cgv30VRDJIWEHLM+4QDU5DE2nQ9nDuVTqobD4b8mGGyPMbIZnqyMsEcaGQy67XIw/Jw=="
 """The key every Cosmos emulator is shipped with. Public, therefore refused anywhere but on loopback."""
