@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from tests.fleet import Fleet
 from workers.embedded import EmbeddedServer, start_embedded
 from workers.state_dir import StateDir
 
@@ -67,3 +68,11 @@ def start_valkey(tmp_path: Path) -> Iterator[StartValkey]:
     yield start
     for server in servers:
         server.stop()
+
+
+@pytest.fixture
+def fleet(redis_url: str, tmp_path: Path) -> Iterator[Fleet]:
+    """A fleet on the shared server with SQLite, no process started yet: `fleet.start_worker()`."""
+    fleet = Fleet(redis_url, tmp_path)
+    yield fleet
+    fleet.close()
