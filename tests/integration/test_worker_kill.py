@@ -3,6 +3,7 @@
 import json
 import signal
 from pathlib import Path
+from typing import cast
 
 from redis.exceptions import RedisError
 
@@ -35,8 +36,8 @@ def receive(fleet: Fleet, count: int, *, deadline_ms: int = 20_000) -> list[dict
     found: list[dict[str, object]] = []
 
     def enough() -> bool:
-        for text in fleet.redis.lpop(replies.reply_key("f", "x"), 1_000) or []:
-            found.append(json.loads(text))
+        texts = cast(list[bytes], fleet.redis.lpop(replies.reply_key("f", "x"), 1_000) or [])
+        found.extend(json.loads(text) for text in texts)
         return len(found) >= count
 
     wait_for(enough, f"{count} replies", deadline_ms=deadline_ms)
