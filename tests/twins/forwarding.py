@@ -1,0 +1,55 @@
+"""A store that passes everything on, so that a broken one shows nothing but what is broken about it."""
+
+from contextlib import AbstractContextManager
+
+from datastore.interface import (
+    Body,
+    CreateResult,
+    Datastore,
+    Expected,
+    Filter,
+    Ok,
+    Page,
+    Patch,
+    ReadResult,
+    UpdateResult,
+)
+
+OVERWRITES_MAX = 10_000
+
+
+class Forwarding:
+    """`Datastore` on top of another one."""
+
+    def __init__(self, inner: Datastore) -> None:
+        self.inner = inner
+
+    def read(self, id: str, partition_key: str) -> ReadResult:
+        return self.inner.read(id, partition_key)
+
+    def create(self, id: str, partition_key: str, body: Body) -> CreateResult:
+        return self.inner.create(id, partition_key, body)
+
+    def update_if_match(self, id: str, partition_key: str, expected: Expected, patch: Patch) -> UpdateResult:
+        return self.inner.update_if_match(id, partition_key, expected, patch)
+
+    def find(self, filter: Filter, limit: int = 100, cursor: str | None = None) -> Page:
+        return self.inner.find(filter, limit, cursor)
+
+    def batch(self) -> AbstractContextManager[None]:
+        return self.inner.batch()
+
+    def close(self) -> None:
+        self.inner.close()
+
+
+def write_anyway(store: Datastore, id: str, partition_key: str, patch: Patch) -> UpdateResult:
+    """An unconditional write, which no store of ours offers: the last version is always the expected one."""
+    for _ in range(OVERWRITES_MAX):
+        found = store.read(id, partition_key)
+        if not isinstance(found, Ok):
+            return found
+        result = store.update_if_match(id, partition_key, Expected(etag=found.document.etag), patch)
+        if isinstance(result, Ok):
+            return result
+    raise AssertionError(f"{OVERWRITES_MAX} unconditional writes lost their race")

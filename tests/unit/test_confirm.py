@@ -1,0 +1,180 @@
+"""A confirmed write's verdict is what really happened, for every fault, whatever happened meanwhile."""
+
+from collections.abc import Callable
+from itertools import product
+
+import pytest
+
+from datastore import Conflict, Datastore, Document, Expected, NotFound, Ok, OutcomeUnknown, Unavailable
+from datastore.confirm import ATTEMPTS_MAX, WRITE_ID, confirmed_create, confirmed_update
+from datastore.interface import CreateResult, UpdateResult
+from datastore.memory import MemoryDatastore
+from tests.twins.forwarding import write_anyway
+from tests.twins.lossy import Lossy, ReadFault, WriteFault
+
+OURS = "our-write"
+LANDED = {WriteFault.LOST_ANSWER, WriteFault.OWN_CONFLICT, WriteFault.OWN_CONFLICT_SHOWN}
+FAULTS = [fault for fault in WriteFault if fault not in (WriteFault.NONE, WriteFault.REFUSED)]
+SILENT = [fault for fault in FAULTS if fault is not WriteFault.OWN_CONFLICT_SHOWN]
+"""Those whose answer shows no document."""
+EXPECTATIONS: dict[str, Callable[[Document], Expected]] = {
+    "etag": lambda job: Expected(etag=job.etag),
+    "rev": lambda job: Expected(rev=job.rev),
+    "both": lambda job: Expected(etag=job.etag, rev=job.rev, known=job),
+}
+
+
+def put_job(store: Datastore) -> Document:
+    """A job at rev 2, so that there is a stale version before it."""
+    created = store.create("job", "job", {"state": "ready"})
+    assert isinstance(created, Ok)
+    updated = store.update_if_match("job", "job", Expected(rev=1), {WRITE_ID: "somebody's"})
+    assert isinstance(updated, Ok)
+    return updated.document
+
+
+def update(store: Datastore, job: Document, kind: str = "etag") -> UpdateResult:
+    return confirmed_update(store, "job", "job", EXPECTATIONS[kind](job), {"state": "ours"}, write_id=OURS)
+
+
+def create(store: Datastore) -> CreateResult:
+    return confirmed_create(store, "job", "job", {"state": "ours"}, write_id=OURS)
+
+
+def overwrite(store: Datastore) -> None:
+    """Somebody else's write; where nothing is stored yet it is a create."""
+    if isinstance(write_anyway(store, "job", "job", {"state": "theirs", WRITE_ID: "theirs"}), NotFound):
+        store.create("job", "job", {"state": "theirs", WRITE_ID: "theirs"})
+
+
+def stored(store: Datastore) -> Document:
+    found = store.read("job", "job")
+    assert isinstance(found, Ok)
+    return found.document
+
+
+@pytest.mark.parametrize("kind", EXPECTATIONS)
+@pytest.mark.parametrize("read", list(ReadFault), ids=lambda fault: fault.name)
+@pytest.mark.parametrize("write", FAULTS, ids=lambda fault: fault.name)
+def test_an_update_nobody_wrote_over_is_ok_and_applied_once(write: WriteFault, read: ReadFault, kind: str) -> None:
+    inner = MemoryDatastore()
+    job = put_job(inner)
+    result = update(Lossy(inner, writes=[write], reads=[read]), job, kind)
+    assert result == Ok(stored(inner))
+    assert stored(inner).body["state"] == "ours"
+    assert stored(inner).rev == job.rev + 1
+
+
+@pytest.mark.parametrize("kind", EXPECTATIONS)
+@pytest.mark.parametrize("read", list(ReadFault), ids=lambda fault: fault.name)
+@pytest.mark.parametrize("write", FAULTS, ids=lambda fault: fault.name)
+def test_an_update_that_somebody_wrote_over_is_a_conflict_that_shows_it(
+    write: WriteFault, read: ReadFault, kind: str
+) -> None:
+    inner = MemoryDatastore()
+    job = put_job(inner)
+    store = Lossy(inner, writes=[write], reads=[read], meanwhile=lambda: overwrite(inner))
+    assert update(store, job, kind) == Conflict(stored(inner))
+    assert stored(inner).body["state"] == "theirs"
+    assert stored(inner).rev == job.rev + (2 if write in LANDED else 1)
+
+
+@pytest.mark.parametrize("read", list(ReadFault), ids=lambda fault: fault.name)
+@pytest.mark.parametrize("write", FAULTS, ids=lambda fault: fault.name)
+def test_a_create_nobody_wrote_over_is_ok_and_there_once(write: WriteFault, read: ReadFault) -> None:
+    inner = MemoryDatastore()
+    assert create(Lossy(inner, writes=[write], reads=[read])) == Ok(stored(inner))
+    assert (stored(inner).rev, stored(inner).body["state"]) == (1, "ours")
+
+
+@pytest.mark.parametrize("read", list(ReadFault), ids=lambda fault: fault.name)
+@pytest.mark.parametrize("write", FAULTS, ids=lambda fault: fault.name)
+def test_a_create_that_somebody_wrote_over_or_preceded_is_a_conflict_that_shows_it(
+    write: WriteFault, read: ReadFault
+) -> None:
+    inner = MemoryDatastore()
+    store = Lossy(inner, writes=[write], reads=[read], meanwhile=lambda: overwrite(inner))
+    assert create(store) == Conflict(stored(inner))
+    assert stored(inner).body["state"] == "theirs"
+
+
+@pytest.mark.parametrize(("first", "second"), list(product(FAULTS, [*FAULTS, WriteFault.REFUSED])))
+def test_two_faults_in_a_row_are_still_settled(first: WriteFault, second: WriteFault) -> None:
+    for reads in product(ReadFault, repeat=2):
+        inner = MemoryDatastore()
+        job = put_job(inner)
+        assert update(Lossy(inner, writes=[first, second], reads=reads), job) == Ok(stored(inner))
+        assert stored(inner).rev == job.rev + 1
+
+
+@pytest.mark.parametrize("reads", [ReadFault.STALE, ReadFault.FAILED], ids=lambda fault: fault.name)
+@pytest.mark.parametrize("later", [*SILENT, WriteFault.REFUSED], ids=lambda fault: fault.name)
+@pytest.mark.parametrize("first", SILENT, ids=lambda fault: fault.name)
+def test_what_no_read_can_settle_stays_unknown_whatever_the_later_sends_say(
+    first: WriteFault, later: WriteFault, reads: ReadFault
+) -> None:
+    inner = MemoryDatastore()
+    job = put_job(inner)
+    store = Lossy(inner, writes=[first, later, later], reads=[reads] * ATTEMPTS_MAX)
+    with pytest.raises(OutcomeUnknown, match="same id"):
+        update(store, job)
+    assert store.writes_sent == ATTEMPTS_MAX
+
+
+def test_a_refused_first_send_is_raised_as_it_is_and_not_sent_again() -> None:
+    store = Lossy(MemoryDatastore(), writes=[WriteFault.REFUSED])
+    job = put_job(store.inner)
+    with pytest.raises(Unavailable):
+        update(store, job)
+    with pytest.raises(Unavailable):
+        create(Lossy(MemoryDatastore(), writes=[WriteFault.REFUSED]))
+    assert store.writes_sent == 1
+    assert stored(store.inner) == job
+
+
+def test_a_refusal_after_an_unknown_send_is_not_taken_for_nothing_written() -> None:
+    faults = [WriteFault.LOST_ANSWER, WriteFault.REFUSED, WriteFault.REFUSED]
+    store = Lossy(MemoryDatastore(), writes=faults, reads=[ReadFault.FAILED] * 3)
+    with pytest.raises(OutcomeUnknown) as raised:
+        create(store)
+    assert isinstance(raised.value.__cause__, Unavailable)
+    assert stored(store.inner).body[WRITE_ID] == OURS
+
+
+def test_a_refusal_after_an_unexplained_conflict_is_not_taken_for_nothing_written() -> None:
+    inner = MemoryDatastore()
+    job = put_job(inner)
+    faults = [WriteFault.OWN_CONFLICT, WriteFault.REFUSED, WriteFault.REFUSED]
+    with pytest.raises(OutcomeUnknown):
+        update(Lossy(inner, writes=faults, reads=[ReadFault.FAILED] * 3), job)
+
+
+def test_a_lost_race_is_a_conflict_at_once() -> None:
+    store = Lossy(MemoryDatastore())
+    job = put_job(store.inner)
+    overwrite(store.inner)
+    assert update(store, job) == Conflict(stored(store.inner))
+    assert create(store) == Conflict(stored(store.inner))
+    assert store.writes_sent == 2
+
+
+def test_a_missing_document_is_not_found() -> None:
+    store = MemoryDatastore()
+    assert confirmed_update(store, "job", "job", Expected(rev=1), {}, write_id=OURS) == NotFound()
+
+
+def test_a_mark_that_stood_there_before_is_no_proof_of_this_write() -> None:
+    inner = MemoryDatastore()
+    assert isinstance(inner.create("job", "job", {WRITE_ID: OURS, "state": "ready"}), Ok)
+    result = update(Lossy(inner, writes=[WriteFault.LOST_REQUEST]), stored(inner))
+    assert result == Ok(stored(inner))
+    assert stored(inner).body["state"] == "ours", "it was sent again, not believed"
+
+
+def test_the_pause_comes_before_each_further_send_and_knows_how_many_went_before() -> None:
+    pauses: list[int] = []
+    store = Lossy(MemoryDatastore(), writes=[WriteFault.LOST_REQUEST] * 5)
+    with pytest.raises(OutcomeUnknown):
+        confirmed_create(store, "job", "job", {}, write_id=OURS, attempts_max=4, pause=pauses.append)
+    assert pauses == [1, 2, 3]
+    assert store.writes_sent == 4
