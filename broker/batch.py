@@ -10,6 +10,7 @@ from redis.client import Pipeline
 from broker import claim_next, index, replies, repository
 from broker.answers import Answer, Reason, Word, wire
 from broker.claim_next import Candidate, InHand, NothingFits, Proposal, Remembered
+from broker.clock import Clock
 from broker.coordinator import Change, Context, Settlement
 from broker.documents import Job
 from broker.messages import Claim, Request
@@ -46,7 +47,7 @@ class Settled:
 
 
 def settle_batch(
-    context: Context, connection: Redis, batch: Sequence[Taken], *, now_ms: int, worker: str
+    context: Context, connection: Redis, batch: Sequence[Taken], *, clock: Clock, worker: str
 ) -> list[Settled]:
     """Settle every request, in order; where the store can, with one group of writes for all.
 
@@ -55,20 +56,20 @@ def settle_batch(
     done: list[Settled | None] = [None] * len(batch)
     pending = list(range(len(batch)))
     for _ in range(CANDIDATES_MAX):
-        proposals = _proposals(context, connection, batch, pending, now_ms=now_ms, worker=worker)
-        results = _one_round(context, batch, pending, proposals, now_ms=now_ms)
+        proposals = _proposals(context, connection, batch, pending, now_ms=clock.now_ms(), worker=worker)
+        results = _one_round(context, batch, pending, proposals, clock=clock)
         for position, result in zip(pending, results, strict=True):
-            done[position] = _settled(batch[position].request, result, now_ms=now_ms)
+            done[position] = _settled(batch[position].request, result, now_ms=clock.now_ms())
         pending = [
             position
             for position, result in zip(pending, results, strict=True)
-            if isinstance(proposals.get(position), Candidate) and result is not None and result.answer.word in STALE
+            if isinstance(proposals.get(position), Candidate) and result is not None and _another(result.answer)
         ]
         if not pending:
             break
     for position in pending:
         request = batch[position].request
-        done[position] = _settled(request, Settlement(Answer(Word.NONE_AVAILABLE)), now_ms=now_ms)
+        done[position] = _settled(request, Settlement(Answer(Word.NONE_AVAILABLE)), now_ms=clock.now_ms())
     return [settled for settled in done if settled is not None]
 
 
@@ -123,12 +124,14 @@ def _proposals(
 
 
 def _one_round(
-    context: Context, batch: Sequence[Taken], pending: list[int], proposals: dict[int, Proposal], *, now_ms: int
+    context: Context, batch: Sequence[Taken], pending: list[int], proposals: dict[int, Proposal], *, clock: Clock
 ) -> list[Settlement | None]:
     """One group of writes. Where the group fails as a whole, so do all of its results."""
     try:
         with context.store.batch():
-            return [_one(context, batch[position].request, proposals.get(position), now_ms) for position in pending]
+            return [
+                _one(context, batch[position].request, proposals.get(position), clock.now_ms()) for position in pending
+            ]
     except DatastoreError as error:
         return [Settlement(failure(error))] * len(pending)
 
@@ -149,6 +152,11 @@ def _one(context: Context, request: Request, proposal: Proposal | None, now_ms: 
             return Settlement(Answer(Word.NONE_AVAILABLE))
         case InHand():
             return None
+
+
+def _another(answer: Answer) -> bool:
+    """Whether a claim-next is to try another job: this one had gone, or can't be read at all."""
+    return answer.word in STALE or answer.reason is Reason.CORRUPT
 
 
 def _settled(request: Request, result: Settlement | None, *, now_ms: int) -> Settled:

@@ -26,6 +26,20 @@ class RedisClock:
         return int(seconds) * 1000 + int(micros) // 1000
 
 
+class AnchoredClock:
+    """Broker time read once, carried on by this host's monotonic clock: no round trip, and right after a pause too.
+
+    A process that was stopped between taking a request and settling it must not judge by the old time (I7).
+    """
+
+    def __init__(self, now_ms: int) -> None:
+        self._ahead_ms = now_ms - monotonic_ms()
+
+    def now_ms(self) -> int:
+        """Unix milliseconds of broker time."""
+        return self._ahead_ms + monotonic_ms()
+
+
 class ManualClock:
     """A clock that moves when told; for tests and simulation."""
 

@@ -7,10 +7,12 @@ It is a hint: lost, stale or doubled entries cost time, and the sweep rebuilds i
 import json
 from collections.abc import Callable, Iterable
 
+from redis import Redis
 from redis.client import Pipeline
 
 from broker.documents import PRIORITY_MAX, Job, State
 from broker.matching import canonical, meets
+from broker.scripts import Script
 
 READY = "broker:ready"
 """Jobs: terms are requirements, the score is (priority, age)."""
@@ -71,6 +73,25 @@ def awaiting(requires: tuple[str, ...], sets: Iterable[bytes]) -> list[str]:
 def offered(job: Job) -> bool:
     """Whether a claim-next may be shown this job."""
     return job.state is State.READY and job.hold is None
+
+
+def tidy(connection: Redis) -> None:
+    """Forget sets of terms that have no members any more. The check and the removal are one step."""
+    for prefix in (READY, PARKED):
+        for key in connection.scan_iter(match=sets_key(prefix, "*"), count=1_000):
+            name = key.decode()
+            members = name.removesuffix("sets") + "in:"
+            _TIDY.run(connection, [name], [members])
+
+
+_TIDY = Script(
+    """
+-- KEYS: 1 sets of terms.  ARGV: prefix of their members
+for _, terms in ipairs(redis.call('SMEMBERS', KEYS[1])) do
+  if redis.call('EXISTS', ARGV[1] .. terms) == 0 then redis.call('SREM', KEYS[1], terms) end
+end
+"""
+)
 
 
 def _fitting(sets: Iterable[bytes], fits: Callable[[tuple[str, ...]], bool]) -> list[str]:

@@ -44,10 +44,10 @@ def list_jobs(context: Context, request: ListJobs, _now_ms: int) -> Settlement:
 
 
 def list_runs(context: Context, request: ListRuns, _now_ms: int) -> Settlement:
-    """Every run of one job, in order of epoch."""
+    """The runs of one job in order of epoch; the latest `PAGE_MAX` of them."""
     job_id = request.body.job_id
-    page = context.store.find({"partition_key": job_id, "kind": "run"}, limit=PAGE_MAX)
-    runs = sorted((shown(found) for found in page.documents), key=lambda run: run["epoch"])
+    found = repository.find_documents(context.store, {"partition_key": job_id, "kind": "run"})
+    runs = sorted(map(shown, found), key=lambda run: run["epoch"])[-PAGE_MAX:]
     if not runs and repository.read_job(context.store, job_id) is None:
         return Settlement(Answer(Word.NOT_FOUND, body={"job_id": job_id}))
     return Settlement(Answer(Word.OK, body={"runs": runs}))

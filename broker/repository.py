@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from pydantic import ValidationError
+
 from broker.documents import Job, Lease, Outcome, RunEnd, Spec, run_id, spec_id
 from datastore import (
     Conflict,
@@ -93,7 +95,7 @@ def create_spec(store: Datastore, spec: Spec, *, write_id: str) -> Spec:
         case Ok(_):
             return spec
         case Conflict(current):
-            return read_spec(store, spec.job_id) if current is None else Spec.model_validate(current.body)
+            return read_spec(store, spec.job_id) if current is None else _spec(current)
 
 
 def read_spec(store: Datastore, job_id: str) -> Spec:
@@ -105,7 +107,14 @@ def read_spec(store: Datastore, job_id: str) -> Spec:
     found = store.read(spec_id(job_id), job_id)
     if isinstance(found, NotFound):
         raise Corrupt(f"{job_id!r} has no spec document")
-    return Spec.model_validate(found.document.body)
+    return _spec(found.document)
+
+
+def _spec(document: Document) -> Spec:
+    try:
+        return Spec.model_validate(document.body)
+    except ValidationError as error:
+        raise Corrupt(f"{document.id!r} is not a spec: {error}") from error
 
 
 def create_job(store: Datastore, job_id: str, body: Mapping[str, Any], *, write_id: str) -> tuple[Job, bool]:

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
+import structlog
+
 from broker import coordinator, listing, submission
 from broker.answers import Answer, Reason, Word
 from broker.coordinator import Context, Settlement
@@ -27,6 +29,8 @@ from broker.messages import (
 from broker.transitions import Claimant
 from datastore import Corrupt, DatastoreError, NotApplied, OutcomeUnknown, Rejected, Throttled
 
+log = structlog.get_logger(__name__)
+
 Handler: TypeAlias = Callable[[Context, Any, int], Settlement]
 
 
@@ -45,6 +49,10 @@ def settle(context: Context, request: Request, *, now_ms: int, candidate: str | 
         return HANDLERS[type(request)](context, request, now_ms)
     except DatastoreError as error:
         return Settlement(failure(error))
+    except Exception:
+        # A mistake of ours must not stop the worker, nor undo the batch of the others.
+        log.exception("settle_failed", op=request.op, request_id=request.request_id)
+        return Settlement(Answer(Word.OUTCOME_UNKNOWN))
 
 
 def failure(error: DatastoreError) -> Answer:

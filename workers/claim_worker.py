@@ -112,6 +112,7 @@ class ServeLoop:
         )
         with self._heartbeat, suppress(_Stopped):
             retrying(self._serve, burst)
+        _quietly(lambda: taking.leave(self._redis, self._name))
         log.info("worker_stopped", worker=self._name, settled=self._settled)
         return self._settled > 0
 
@@ -128,7 +129,7 @@ class ServeLoop:
                 busy = bool(hand.entries)
                 if burst and not busy:
                     break
-                self._tick(hand.now_ms)
+                self._tick(hand.clock.now_ms())
             self._settle(self._take(waiters.stop(), only_woken=True))
         finally:
             waiters.close()
@@ -143,9 +144,9 @@ class ServeLoop:
             return
         batch, refused = _sorted_out(hand.entries)
         taken = [request for _, request in batch]
-        results = settle_batch(self._runtime.context, self._redis, taken, now_ms=hand.now_ms, worker=self._name)
+        results = settle_batch(self._runtime.context, self._redis, taken, clock=hand.clock, worker=self._name)
         settled = list(zip((entry for entry, _ in batch), results, strict=True))
-        finish(self._redis, self._name, settled, refused, now_ms=hand.now_ms)
+        finish(self._redis, self._name, settled, refused, now_ms=hand.clock.now_ms())
         self._settled += len(batch)
         for each in refused:
             log.warning("request_refused", worker=self._name, wire=each.entry.wire, reason=str(each.error))
@@ -190,6 +191,9 @@ def _sorted_out(entries: Sequence[Entry]) -> tuple[list[tuple[Entry, Taken]], li
             batch.append((entry, Taken(entry.request(), insist=entry.insist)))
         except (NotOurs, Malformed) as error:
             refused.append(Refused(entry, error))
+        except Exception as error:  # whatever it is, it must not stop the worker
+            log.exception("entry_failed")
+            refused.append(Refused(entry, NotOurs(f"can't be read: {type(error).__name__}")))
     return batch, refused
 
 

@@ -76,6 +76,7 @@ class Sweep:
         self._mend_runs(now_ms, swept)
         self._rebuild_index(swept)
         self._send(changes, swept)
+        index.tidy(self._redis)
         swept.waits_ended = claim_next.end_waits(self._redis, now_ms)
         if any(getattr(swept, each.name) for each in fields(swept) if each.name != "indexed"):
             log.info("swept", **{each.name: getattr(swept, each.name) for each in fields(swept)})

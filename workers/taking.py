@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias
 import pydantic_core
 from redis import Redis
 
+from broker.clock import AnchoredClock, Clock
 from broker.messages import ENVELOPE_BYTES_MAX, Malformed, Request, parse
 from broker.queues import QUEUES, SETTLE, intake_key, rq_queue_key
 from broker.scripts import Script
@@ -61,10 +62,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Hand:
-    """What one call brought, and the broker time it was taken at."""
+    """What one call brought, and broker time, as of that call."""
 
     entries: tuple[Entry, ...]
-    now_ms: int
+    clock: Clock
 
 
 def inflight_key(worker: str, wire: Wire) -> str:
@@ -169,6 +170,14 @@ return {now, taken}
 )
 
 
+_LEAVE = Script(
+    """
+-- KEYS: 1 workers, 2 own in-flight rq, 3 own in-flight intake.  ARGV: worker
+if redis.call('EXISTS', KEYS[2], KEYS[3]) == 0 then redis.call('ZREM', KEYS[1], ARGV[1]) end
+"""
+)
+
+
 def sources(queues: Iterable[str] = QUEUES) -> list[tuple[Wire, str]]:
     """The lists to take from, by priority: for each queue what rq clients enqueue, then the intake."""
     lists: list[tuple[Wire, str]] = []
@@ -183,21 +192,27 @@ def take(connection: Redis, worker: str, queues: Sequence[str], *, at_most: int,
     rq_ids = [entry.key for entry in woken if entry.wire == "rq"]
     carried = [entry for entry in woken if entry.wire == "intake"]
     now_ms, taken = _TAKE.run(connection, keys, [worker, max(0, at_most - len(carried)), *rq_ids])
-    return Hand((*carried, *_entries(taken, insist=False)), int(now_ms))
+    return Hand((*carried, *_entries(taken, insist=False)), AnchoredClock(int(now_ms)))
 
 
 def take_over(connection: Redis, worker: str, *, dead_after_ms: int, at_most: int) -> Hand:
     """Bring what workers unheard of for `dead_after_ms` left behind, into this worker's hands."""
     keys = [WORKERS, inflight_key(worker, "rq"), inflight_key(worker, "intake")]
     now_ms, taken = _TAKE_OVER.run(connection, keys, [worker, dead_after_ms, FORGET_MS, at_most])
-    return Hand(tuple(_entries(taken, insist=True)), int(now_ms))
+    return Hand(tuple(_entries(taken, insist=True)), AnchoredClock(int(now_ms)))
 
 
 def own_leftovers(connection: Redis, worker: str) -> Hand:
     """What this worker had in hand when Redis went away under it."""
     keys = [inflight_key(worker, "rq"), inflight_key(worker, "intake")]
     now_ms, taken = _OWN.run(connection, keys, [])
-    return Hand(tuple(_entries(taken, insist=True)), int(now_ms))
+    return Hand(tuple(_entries(taken, insist=True)), AnchoredClock(int(now_ms)))
+
+
+def leave(connection: Redis, worker: str) -> None:
+    """A worker that ends with nothing in hand is forgotten at once; any other is taken over from."""
+    keys = [WORKERS, inflight_key(worker, "rq"), inflight_key(worker, "intake")]
+    _LEAVE.run(connection, keys, [worker])
 
 
 def _entries(taken: Iterable[Sequence[Any]], *, insist: bool) -> list[Entry]:

@@ -8,6 +8,7 @@ from typing import Any
 from rq import get_current_job
 
 from broker.batch import Taken, settle_batch
+from broker.clock import AnchoredClock
 from broker.messages import Malformed, parse
 from broker.settings import load
 from workers.finishing import Refused, finish
@@ -29,14 +30,14 @@ def settle(envelope: dict[str, Any]) -> str:
     if runtime.memory is not None:
         runtime.memory.keep(runtime.connection)
     entry = Entry(wire="intake", key=text, data=text)
-    now_ms = runtime.clock.now_ms()
+    clock = AnchoredClock(runtime.clock.now_ms())
     try:
         request = parse(text)
     except Malformed as error:
-        finish(runtime.connection, worker, [], [Refused(entry, error)], now_ms=now_ms)
+        finish(runtime.connection, worker, [], [Refused(entry, error)], now_ms=clock.now_ms())
         return "invalid"
-    [settled] = settle_batch(runtime.context, runtime.connection, [Taken(request)], now_ms=now_ms, worker=worker)
-    finish(runtime.connection, worker, [(entry, settled)], [], now_ms=now_ms)
+    [settled] = settle_batch(runtime.context, runtime.connection, [Taken(request)], clock=clock, worker=worker)
+    finish(runtime.connection, worker, [(entry, settled)], [], now_ms=clock.now_ms())
     return settled.answer.word.value if settled.answer is not None else "waiting"
 
 
