@@ -70,10 +70,11 @@ class SqliteDatastore:
           Rejected: a newer release wrote it, or its disk can't hold a write-ahead log.
           Corrupt: it is no SQLite database.
         """
-        self._path = os.fspath(path)
-        if self._path == ":memory:":
+        if os.fspath(path) == ":memory:":
             raise ValueError("a SQLite store is a file; for one in memory use memory://")
+        self._path = os.path.abspath(path)  # connections are opened later, perhaps from another working directory
         self._etag_source = etag_source
+        self._indexes = frozenset(indexes)
         prepare(self._path, indexes=indexes, timeout_ms=timeout_ms)
         self._session = Session(self._path, timeout_ms=timeout_ms)
 
@@ -121,7 +122,7 @@ class SqliteDatastore:
         after = None if cursor is None else decode_cursor(cursor)
         found: list[Document] = []
         while True:  # again only where SQL found rows that the filter does not mean, each time further on
-            rows = self._select(*page_query(filter, limit + 1, after))
+            rows = self._select(*page_query(filter, limit + 1, after, indexes=self._indexes))
             found += [document for document in map(self._parse, rows) if matches(document, filter)]
             if len(found) > limit:
                 return Page(tuple(found[:limit]), encode_cursor(found[limit - 1]))

@@ -119,5 +119,8 @@ def _check_version(connection: sqlite3.Connection, path: str) -> None:
 
 
 def _index_statement(field: str) -> str:
-    # The key columns come last: an equality search is then in page order already, without sorting.
-    return f'CREATE INDEX IF NOT EXISTS "by {field}" ON documents ({json_path(field)}, partition_key, id)'
+    # The key columns come last: an equality search is then in page order already, without sorting. Documents
+    # without the field stay out, and cost their writers nothing: no condition matches them anyway.
+    expression = json_path(field)
+    columns = f"{expression}, partition_key, id"
+    return f'CREATE INDEX IF NOT EXISTS "by {field}" ON documents ({columns}) WHERE {expression} IS NOT NULL'

@@ -1,5 +1,6 @@
 """From a filter to SQL that never finds less: what it finds too much, `matching` drops."""
 
+from collections.abc import Collection
 from typing import Final
 
 from datastore.interface import AnyOf, AtMost, Condition, Filter
@@ -23,32 +24,51 @@ def json_path(field: str) -> str:
     return f"json_extract(body, '${path}')"
 
 
-def page_query(filter: Filter, limit: int, after: tuple[str, str] | None) -> tuple[str, list[Parameter]]:
-    """(SELECT of up to `limit` rows after `after` in key order, its parameters). `filter` was checked before."""
+def page_query(
+    filter: Filter, limit: int, after: tuple[str, str] | None, *, indexes: Collection[str]
+) -> tuple[str, list[Parameter]]:
+    """(SELECT of up to `limit` rows after `after` in key order, its parameters). `filter` was checked before.
+
+    SQLite has no statistics here and prefers to walk all keys in page order. So one condition is chosen to lead,
+    and a `+`, which means nothing but "use no index", is put before the others.
+    """
+    leader = _leader(filter, indexes)
     clauses: list[str] = []
     parameters: list[Parameter] = []
     for field, condition in filter.items():
         expression = "partition_key" if field == "partition_key" else json_path(field)
-        clause, values = _clause(expression, condition)
+        clause, values = _clause(expression if leader in (None, field) else f"+{expression}", condition)
         clauses.append(clause)
         parameters += values
+    # Behind an equality the index is in page order by itself; behind any other leader the rows are sorted.
+    sign = "+" if isinstance(filter.get(leader or ""), AtMost | AnyOf) else ""
     if after is not None:
-        clauses.append("(partition_key, id) > (?, ?)")
+        clauses.append(f"({sign}partition_key, {sign}id) > (?, ?)")
         parameters += after
     where = " AND ".join(clauses) or "1"
     # Every part is a constant or comes from `json_path`, which lets nothing but field names through.
-    sql = f"SELECT partition_key, id, rev, etag, body FROM documents WHERE {where} ORDER BY partition_key, id LIMIT ?"  # noqa: S608
-    return sql, [*parameters, limit]
+    sql = f"SELECT partition_key, id, rev, etag, body FROM documents WHERE {where} "  # noqa: S608
+    return f"{sql}ORDER BY {sign}partition_key, {sign}id LIMIT ?", [*parameters, limit]
+
+
+def _leader(filter: Filter, indexes: Collection[str]) -> str | None:
+    """The condition that narrows most: a partition, then what is due, then one value, then one of several."""
+    if "partition_key" in filter:
+        return "partition_key"
+    indexed = [field for field in filter if field in indexes]
+    rank = {AtMost: 0, AnyOf: 2}
+    return min(indexed, key=lambda field: rank.get(type(filter[field]), 1), default=None)
 
 
 def _clause(expression: str, condition: Condition) -> tuple[str, list[Parameter]]:
-    match condition:
-        case AtMost(limit):
-            return f"{expression} <= ?", [_bindable(limit)]
-        case AnyOf(values):
-            return f"{expression} IN ({', '.join('?' * len(values))})", [_bindable(value) for value in values]
-        case _:
-            return f"{expression} = ?", [_bindable(condition)]
+    if isinstance(condition, AtMost):
+        return f"{expression} <= ?", [_bindable(condition.limit)]
+    values = condition.values if isinstance(condition, AnyOf) else (condition,)
+    if any(isinstance(value, str) and "\0" in value for value in values):
+        return f"{expression} IS NOT NULL", []  # SQLite's JSON ends a text at a null character
+    if isinstance(condition, AnyOf):
+        return f"{expression} IN ({', '.join('?' * len(values))})", [_bindable(value) for value in values]
+    return f"{expression} = ?", [_bindable(condition)]
 
 
 def _bindable(value: str | int | float) -> Parameter:

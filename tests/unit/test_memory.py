@@ -1,0 +1,159 @@
+"""What the memory store promises beyond the contract: frozen documents, shared and not copied."""
+
+import copy
+import json
+import pickle
+from collections.abc import Callable
+from enum import StrEnum
+from threading import Thread
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+
+from datastore import Conflict, Document, Expected, Ok, Rejected, Unavailable, connect
+from datastore.frozen import DEPTH_MAX, FrozenDict, FrozenList, freeze
+from datastore.memory import MemoryDatastore
+
+CHANGES: list[Callable[[Any], object]] = [
+    lambda body: body.update(a=1),
+    lambda body: body.__setitem__("a", 1),
+    lambda body: body.__delitem__("list"),
+    lambda body: body.__ior__({"a": 1}),
+    lambda body: body.clear(),
+    lambda body: body.pop("list"),
+    lambda body: body.popitem(),
+    lambda body: body.setdefault("a", 1),
+    lambda body: body["list"].append(1),
+    lambda body: body["list"].extend([1]),
+    lambda body: body["list"].insert(0, 1),
+    lambda body: body["list"].pop(),
+    lambda body: body["list"].remove(2),
+    lambda body: body["list"].clear(),
+    lambda body: body["list"].sort(),
+    lambda body: body["list"].reverse(),
+    lambda body: body["list"].__setitem__(0, 1),
+    lambda body: body["list"].__delitem__(0),
+    lambda body: body["list"].__iadd__([1]),
+    lambda body: body["list"].__imul__(2),
+    lambda body: body["nested"].update(a=1),
+    lambda body: body["list"][1].update(a=1),
+]
+
+
+def put(store: MemoryDatastore, body: Any) -> Document:
+    result = store.create("job", "job", body)
+    assert isinstance(result, Ok)
+    return result.document
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_document_given_out_refuses_every_change(change: Callable[[Any], object]) -> None:
+    store = MemoryDatastore()
+    body: dict[str, Any] = {"list": [2, {"n": 1}], "nested": {"n": 1}}
+    document = put(store, body)
+    with pytest.raises(TypeError, match="read-only"):
+        change(document.body)
+    assert store.read("job", "job") == Ok(document)
+    assert document.body == body
+
+
+def test_a_frozen_body_compares_encodes_copies_and_pickles_like_the_plain_one() -> None:
+    plain = {"list": [1, {"a": None}], "text": "x"}
+    frozen = freeze(plain)
+    assert frozen == plain
+    assert json.dumps(frozen) == json.dumps(plain)
+    assert copy.deepcopy(frozen) is frozen
+    assert copy.copy(frozen["list"]) is frozen["list"]
+    restored = pickle.loads(pickle.dumps(frozen))  # noqa: S301  # our own bytes
+    assert restored == plain
+    assert type(restored["list"]) is FrozenList
+
+
+def test_what_a_patch_leaves_alone_is_shared_and_not_copied() -> None:
+    store = MemoryDatastore()
+    first = put(store, {"payload": {"big": [1, 2]}, "n": 1})
+    result = store.update_if_match("job", "job", Expected(rev=1), {"n": 2})
+    assert isinstance(result, Ok)
+    assert result.document.body["payload"] is first.body["payload"]
+    assert first.body["n"] == 1, "the version given out before stays as it was"
+
+
+def test_other_kinds_of_mapping_sequence_text_and_number_become_plain_json() -> None:
+    class State(StrEnum):
+        READY = "ready"
+
+    frozen = freeze({"m": MappingProxyType({"t": (1, 2)}), "s": State.READY, State.READY: True})
+    assert frozen == {"m": {"t": [1, 2]}, "s": "ready", "ready": True}
+    assert type(frozen["s"]) is str
+    assert type(frozen["m"]) is FrozenDict
+
+
+def test_nesting_has_a_bound() -> None:
+    value: Any = 1
+    for _ in range(DEPTH_MAX):
+        value = [value]
+    freeze(value)
+    with pytest.raises(Rejected, match="nested"):
+        freeze([value])
+
+
+def test_a_loop_in_a_body_is_rejected() -> None:
+    loop: dict[str, Any] = {}
+    loop["self"] = loop
+    with pytest.raises(Rejected, match="nested"):
+        put(MemoryDatastore(), loop)
+
+
+def test_etags_of_two_stores_differ() -> None:
+    assert put(MemoryDatastore(), {}).etag != put(MemoryDatastore(), {}).etag
+
+
+def test_each_connect_is_a_new_store() -> None:
+    first, second = connect("memory://"), connect("memory://")
+    first.create("job", "job", {})
+    assert second.find({}).documents == ()
+
+
+def test_a_closed_store_says_so() -> None:
+    store = MemoryDatastore()
+    store.close()
+    store.close()
+    with pytest.raises(Unavailable, match="closed"):
+        store.read("job", "job")
+    with pytest.raises(Unavailable, match="closed"):
+        put(store, {})
+
+
+def test_a_search_beside_writers_finds_all_that_was_there_before() -> None:
+    store = MemoryDatastore()
+    there = [f"{number:04}" for number in range(0, 2_000, 2)]
+    for id_ in there:
+        store.create(id_, "p", {"state": "ready"})
+
+    def write() -> None:
+        for number in range(1, 2_000, 2):
+            store.create(f"{number:04}", "p", {"state": "ready"})
+
+    writer = Thread(target=write)
+    writer.start()
+    found: list[str] = []
+    cursor = None
+    for _ in range(1_000):
+        page = store.find({"state": "ready"}, 7, cursor)
+        found += [document.id for document in page.documents]
+        cursor = page.cursor
+        if cursor is None:
+            break
+    writer.join()
+    assert cursor is None
+    assert found == sorted(set(found)), "in order and nothing twice"
+    assert set(there) <= set(found)
+
+
+def test_a_conflict_shows_the_version_that_won() -> None:
+    store = MemoryDatastore()
+    put(store, {"n": 1})
+    won = store.update_if_match("job", "job", Expected(rev=1), {"n": 2})
+    assert isinstance(won, Ok)
+    assert store.update_if_match("job", "job", Expected(rev=1), {"n": 3}) == Conflict(won.document)

@@ -1,0 +1,312 @@
+"""What the SQLite store promises beyond the contract: files, transactions, threads, forks and searches."""
+
+import sqlite3
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Thread
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from datastore import AnyOf, AtMost, Document, Expected, Filter, JsonValue, NotFound, Ok, Rejected, Unavailable
+from datastore.memory import MemoryDatastore
+from datastore.sqlite import SqliteDatastore
+from datastore.sqlite_query import page_query
+from tests.processes import end, start_python, wait_for
+
+INDEXES = ("state", "lease.expires_ms")
+DEADLINE_S = 30
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "jobs.db"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[SqliteDatastore]:
+    opened = SqliteDatastore(path, indexes=INDEXES)
+    yield opened
+    opened.close()
+
+
+def put(store: SqliteDatastore, id: str = "job", body: dict[str, JsonValue] | None = None) -> Document:
+    result = store.create(id, "p", body or {})
+    assert isinstance(result, Ok)
+    return result.document
+
+
+def run_python(code: str, *arguments: str) -> str:
+    """What the code printed; it must exit with 0."""
+    process = start_python(code, *arguments)
+    try:
+        output, _ = process.communicate(timeout=DEADLINE_S)
+        assert process.returncode == 0, output
+        return output
+    finally:
+        end(process)
+
+
+def test_all_its_files_are_the_owners_alone(store: SqliteDatastore, path: Path) -> None:
+    put(store)
+    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
+    assert modes == dict.fromkeys(["jobs.db", "jobs.db-wal", "jobs.db-shm", "jobs.db.lock"], 0o600)
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+def test_what_was_written_is_there_when_the_file_is_opened_again(store: SqliteDatastore, path: Path) -> None:
+    document = put(store, body={"text": "世界"})
+    store.close()
+    again = SqliteDatastore(path)
+    assert again.read("job", "p") == Ok(document)
+    again.close()
+
+
+def test_commits_are_synced_in_full(store: SqliteDatastore) -> None:
+    put(store)
+    writer = store._session._writer
+    assert writer is not None
+    assert writer.execute("PRAGMA synchronous").fetchone() == (2,), "2 is FULL"
+    assert writer.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_an_exception_in_a_batch_rolls_all_of_it_back_and_propagates(store: SqliteDatastore) -> None:
+    before = put(store, body={"n": 0})
+
+    def write_and_fail() -> None:
+        with store.batch():
+            store.update_if_match("job", "p", Expected(rev=1), {"n": 1})
+            put(store, "other")
+            raise KeyError("the caller's")
+
+    with pytest.raises(KeyError, match="the caller's"):
+        write_and_fail()
+    assert store.read("job", "p") == Ok(before)
+    assert store.read("other", "p") == NotFound()
+
+
+def test_a_refused_body_does_not_spoil_the_batch(store: SqliteDatastore) -> None:
+    with store.batch():
+        put(store)
+        with pytest.raises(Rejected):
+            store.create("\ud800", "p", {})
+        with pytest.raises(ValueError, match="rev"):
+            store.create("bad", "p", {"rev": 1})
+        put(store, "other")
+    assert [document.id for document in store.find({}).documents] == ["job", "other"]
+
+
+def test_a_batch_in_a_batch_is_a_value_error(store: SqliteDatastore) -> None:
+    with store.batch(), pytest.raises(ValueError, match="already"), store.batch():
+        pass
+
+
+def test_closing_in_a_batch_is_a_value_error(store: SqliteDatastore) -> None:
+    with store.batch(), pytest.raises(ValueError, match="after the batch"):
+        store.close()
+
+
+def test_another_thread_reads_the_last_commit_at_once_and_not_an_open_batch(store: SqliteDatastore) -> None:
+    before = put(store, body={"n": 0})
+    seen: list[object] = []
+    with store.batch():
+        store.update_if_match("job", "p", Expected(rev=1), {"n": 1})
+        thread = Thread(target=lambda: seen.append(store.read("job", "p")))
+        thread.start()
+        thread.join(DEADLINE_S)
+        assert seen == [Ok(before)]
+
+
+def test_another_threads_write_is_not_part_of_an_open_batch(store: SqliteDatastore) -> None:
+    thread = Thread(target=lambda: put(store, "theirs"))
+
+    def write_and_fail() -> None:
+        with store.batch():
+            put(store, "ours")
+            thread.start()
+            raise KeyError("the caller's")
+
+    with pytest.raises(KeyError, match="the caller's"):
+        write_and_fail()
+    thread.join(DEADLINE_S)
+    assert [document.id for document in store.find({}).documents] == ["theirs"]
+
+
+def test_a_closed_store_says_so(store: SqliteDatastore) -> None:
+    store.close()
+    store.close()
+    for use in (lambda: store.read("job", "p"), lambda: put(store), lambda: store.find({})):
+        with pytest.raises(Unavailable, match="closed"):
+            use()
+
+
+FORK = """
+import os, sys
+from datastore import Expected, Ok, Unavailable
+from datastore.sqlite import SqliteDatastore
+store = SqliteDatastore(sys.argv[1])
+assert isinstance(store.create("job", "p", {"by": "parent"}), Ok)
+child = os.fork()
+if child == 0:
+    assert isinstance(store.update_if_match("job", "p", Expected(rev=1), {"by": "child"}), Ok)
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+assert isinstance(store.update_if_match("job", "p", Expected(rev=2), {"parent": "again"}), Ok)
+store.close()
+"""
+
+FORK_OUTLIVES = """
+import os, sys
+from datastore import Ok
+from datastore.sqlite import SqliteDatastore
+store = SqliteDatastore(sys.argv[1])
+store.create("job", "p", {})
+read, write = os.pipe()
+child = os.fork()
+if child:
+    store.create("parent", "p", {})
+    store.close()  # the last connection of this process: SQLite would fold up the log if the child held no lock
+    os.write(write, b"closed")
+    os._exit(os.waitpid(child, 0)[1])
+assert isinstance(store.create("child-1", "p", {}), Ok)
+os.read(read, 6)
+assert isinstance(store.create("child-2", "p", {}), Ok)
+os._exit(0)
+"""
+
+FORK_IN_BATCH = """
+import os, sys
+from datastore import Ok
+from datastore.sqlite import SqliteDatastore
+store = SqliteDatastore(sys.argv[1], timeout_ms=50)
+with store.batch():
+    store.create("job", "p", {})
+    child = os.fork()
+if child == 0:
+    assert isinstance(store.read("nothing", "p"), object)
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+assert isinstance(store.read("job", "p"), Ok)
+store.close()
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "ids"),
+    [(FORK, ["job"]), (FORK_OUTLIVES, ["child-1", "child-2", "job", "parent"]), (FORK_IN_BATCH, ["job"])],
+    ids=["both write", "the child outlives the parent's connections", "inside a batch"],
+)
+def test_a_store_may_be_used_on_both_sides_of_a_fork(path: Path, code: str, ids: list[str]) -> None:
+    run_python(code, str(path))
+    store = SqliteDatastore(path)
+    assert [document.id for document in store.find({}).documents] == ids
+    store.close()
+
+
+def test_many_processes_may_make_the_same_file_at_once(path: Path) -> None:
+    code = """
+import sys
+from pathlib import Path
+from datastore.sqlite import SqliteDatastore
+from tests.processes import wait_for
+wait_for(Path(sys.argv[2]).exists, "the start")
+SqliteDatastore(sys.argv[1], indexes=["state"]).create(sys.argv[3], "p", {})
+"""
+    go = path.parent.parent / "go"
+    processes = [start_python(code, str(path), str(go), f"{number}") for number in range(6)]
+    try:
+        go.touch()
+        outputs = [process.communicate(timeout=DEADLINE_S)[0] for process in processes]
+        assert [process.returncode for process in processes] == [0] * 6, outputs
+    finally:
+        for process in processes:
+            end(process)
+    store = SqliteDatastore(path)
+    assert len(store.find({}).documents) == 6
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("filter", "used", "sorted_"),
+    [
+        ({"state": "ready"}, "by state", False),
+        ({"state": "ready", "queue": "builds"}, "by state", False),
+        ({"state": AnyOf(("ready", "leased"))}, "by state", True),
+        ({"lease.expires_ms": AtMost(10)}, "by lease.expires_ms", True),
+        ({"state": "leased", "lease.expires_ms": AtMost(10)}, "by lease.expires_ms", True),
+        ({"partition_key": "p", "state": "ready"}, "sqlite_autoindex_documents_1", False),
+    ],
+    ids=str,
+)
+def test_a_search_goes_through_the_index_that_narrows_most(
+    store: SqliteDatastore, path: Path, filter: Filter, used: str, sorted_: bool
+) -> None:
+    put(store)
+    connection = sqlite3.connect(path)
+    for after in (None, ("p", "a")):
+        sql, parameters = page_query(filter, 10, after, indexes=INDEXES)
+        plan = str(connection.execute(f"EXPLAIN QUERY PLAN {sql}", parameters).fetchall())
+        assert f"SEARCH documents USING INDEX {used} (" in plan
+        assert ("USE TEMP B-TREE" in plan) == sorted_, plan
+    connection.close()
+
+
+@pytest.mark.parametrize("index", ["state')--", "", "a b", "a.", "a'"])
+def test_an_index_that_is_no_path_is_a_value_error(path: Path, index: str) -> None:
+    with pytest.raises(ValueError, match="dotted path"):
+        SqliteDatastore(path, indexes=[index])
+    assert not path.exists()
+
+
+VALUES = st.sampled_from(
+    [None, True, False, 0, 1, 1.0, 2, -1, 2**63, 2**70, 0.5, "", "1", "a", "a\0b", "é", [1], {"x": 1}]
+)
+SCALARS: st.SearchStrategy[str | int | bool] = st.sampled_from(
+    [True, False, 0, 1, 2, 2**63, 2**70, "", "1", "a", "a\0b", "é", '{"x":1}', "[1]"]
+)
+BODIES = st.dictionaries(st.sampled_from(["a", "b"]), VALUES | st.fixed_dictionaries({"c": VALUES}), max_size=2)
+CONDITIONS = (
+    SCALARS
+    | st.lists(SCALARS, max_size=3).map(lambda values: AnyOf(tuple(values)))
+    | st.sampled_from([-1, 0, 1, 1.5, 2**63, 2**70, 10**400]).map(AtMost)
+)
+FILTERS = st.dictionaries(st.sampled_from(["a", "b", "a.c", "b.c"]), CONDITIONS, min_size=1, max_size=2)
+
+
+@settings(deadline=None, database=None)
+@given(bodies=st.lists(BODIES, max_size=6), filter=FILTERS, limit=st.integers(1, 3))
+def test_it_finds_what_the_memory_store_finds(
+    tmp_path_factory: pytest.TempPathFactory, bodies: list[dict[str, JsonValue]], filter: Filter, limit: int
+) -> None:
+    memory = MemoryDatastore()
+    sqlite = SqliteDatastore(tmp_path_factory.mktemp("find") / "jobs.db", indexes=["a", "b.c"])
+    with sqlite.batch():
+        for number, body in enumerate(bodies):
+            memory.create(f"{number}", "p", body)
+            sqlite.create(f"{number}", "p", body)
+    for store_cursor in [None, '["p", "0"]']:
+        ours, theirs = sqlite.find(filter, limit, store_cursor), memory.find(filter, limit, store_cursor)
+        assert [one.id for one in ours.documents] == [one.id for one in theirs.documents]
+        assert [dict(one.body) for one in ours.documents] == [dict(one.body) for one in theirs.documents]
+        assert ours.cursor == theirs.cursor
+    sqlite.close()
+
+
+def test_a_waiting_process_gets_its_turn_between_the_batches_of_a_busy_one(store: SqliteDatastore, path: Path) -> None:
+    code = """
+import sys
+from datastore.sqlite import SqliteDatastore
+store = SqliteDatastore(sys.argv[1])
+for number in range(1_000_000):
+    with store.batch():
+        store.create(f"busy-{number}", "p", {})
+"""
+    busy = start_python(code, str(path))
+    try:
+        wait_for(lambda: store.find({}).documents, "the busy writer writes")
+        for number in range(5):
+            put(store, f"ours-{number}")  # Unavailable after 5 s if it were starved
+    finally:
+        end(busy)
