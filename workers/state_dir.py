@@ -101,9 +101,24 @@ class StateDir:
                 raise StateDirError(
                     f"a fleet already runs in {self.path}; stop it with `broker down`, or give another --state-dir"
                 ) from None
-            yield
+            own = ProcessIdentity.own()
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"{own.pid} {own.started}".encode())
+            try:
+                yield
+            finally:
+                os.ftruncate(descriptor, 0)
         finally:
             os.close(descriptor)
+
+    def supervisor(self) -> ProcessIdentity | None:
+        """The living supervisor of this folder, whether or not it serves yet, else None."""
+        try:
+            pid, _, started = (self.path / "up.lock").read_text().partition(" ")
+            identity = ProcessIdentity(int(pid), started)
+        except (OSError, ValueError):
+            return None
+        return identity if identity.alive() else None
 
     def write(self, name: str, content: bytes) -> Path:
         """Replace the file `name` in one step, readable by its owner only."""
