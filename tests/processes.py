@@ -17,7 +17,7 @@ _T = TypeVar("_T")
 _POLL_MS = 10
 
 
-def wait_for(condition: Callable[[], _T], description: str, *, deadline_ms: int = 10_000) -> _T:
+def wait_for(condition: Callable[[], _T | None], description: str, *, deadline_ms: int = 10_000) -> _T:
     """The first true value of `condition`; fails with `description` if there is none within `deadline_ms`."""
     until_ms = monotonic_ms() + deadline_ms
     while not (value := condition()):

@@ -1,0 +1,111 @@
+"""A leashed process ends with its parent, however the parent ends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.processes import alive, start_python, wait_for
+from workers.leash import LOCK_HELD_EXIT, NOT_STARTED_EXIT, PARENT_GONE_EXIT, leashed
+
+SLEEPER = [sys.executable, "-c", "import os, signal; print(os.getpid(), flush=True); signal.pause()"]
+
+PARENT = """
+import json, signal, subprocess, sys
+from workers.leash import leashed
+argv = json.loads(sys.argv[1])
+subprocess.Popen(argv if sys.argv[2] == "none" else leashed(argv, watch=sys.argv[2] == "watcher"))
+signal.pause()
+"""
+
+
+def child_of_a_killed_parent(leash: str) -> int:
+    """Start a parent with a sleeping child, SIGKILL the parent, and return the child's pid."""
+    parent = start_python(PARENT, json.dumps(SLEEPER), leash)
+    assert parent.stdout is not None
+    child_pid = int(parent.stdout.readline())
+    assert alive(child_pid)
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    return child_pid
+
+
+@pytest.mark.parametrize("leash", ["kernel", "watcher"])
+def test_a_killed_parent_takes_its_leashed_child_along(leash: str) -> None:
+    if leash == "kernel" and sys.platform != "linux":
+        pytest.skip("PR_SET_PDEATHSIG is Linux's")
+    child_pid = child_of_a_killed_parent(leash)
+    wait_for(lambda: not alive(child_pid), "the child to end")
+
+
+def test_without_the_leash_the_child_outlives_its_parent() -> None:
+    child_pid = child_of_a_killed_parent("none")
+    try:
+        assert alive(child_pid), "the test above would pass without a leash"
+    finally:
+        os.kill(child_pid, signal.SIGKILL)
+    wait_for(lambda: not alive(child_pid), "the stray child to end")
+
+
+@pytest.mark.parametrize("watch", [False, True])
+def test_a_parent_that_died_before_the_leash_was_tied_is_noticed(watch: bool) -> None:
+    argv = leashed(SLEEPER, watch=watch)
+    argv[argv.index("--parent") + 1] = "1"  # as if this process had been our parent's heir
+    done = subprocess.run(argv, capture_output=True, timeout=10, check=False)
+    if not watch:
+        assert done.returncode == PARENT_GONE_EXIT
+        assert done.stdout == b"", "the command ran although nobody was left to end it"
+    else:
+        assert done.returncode == 128 + signal.SIGKILL
+
+
+@pytest.mark.parametrize("watch", [False, True])
+def test_exit_status_arguments_and_environment_pass_through(watch: bool) -> None:
+    code = "import os, sys; print(sys.argv[1:], os.environ['PYTHONPATH']); sys.exit(7)"
+    done = subprocess.run(
+        leashed([sys.executable, "-c", code, "--", "a b", "--signal"], watch=watch),
+        env={**os.environ, "PYTHONPATH": "here"},
+        capture_output=True,
+        text=True,
+        timeout=10,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (7, "['--', 'a b', '--signal'] here\n")
+
+
+@pytest.mark.parametrize("watch", [False, True])
+def test_sigterm_reaches_the_command(watch: bool) -> None:
+    code = (
+        "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(9)); print(flush=True); signal.pause()"
+    )
+    with subprocess.Popen(leashed([sys.executable, "-c", code], watch=watch), stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.terminate()
+        assert process.wait(10) == 9
+
+
+def test_a_command_that_is_missing_is_named() -> None:
+    done = subprocess.run(leashed(["no-such-command"]), capture_output=True, text=True, timeout=10, check=False)
+    assert done.returncode == NOT_STARTED_EXIT
+    assert "no-such-command" in done.stderr
+
+
+@pytest.mark.parametrize("watch", [False, True])
+def test_a_lock_admits_one_command_and_ends_with_it(tmp_path: Path, watch: bool) -> None:
+    lock = tmp_path / "a lock"
+    argv = leashed(SLEEPER, lock=lock, watch=watch)
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, process_group=0) as first:
+        assert first.stdout is not None
+        first.stdout.readline()
+        assert lock.read_text() == f"{os.getpid()}\n"
+        second = subprocess.run(argv, capture_output=True, timeout=10, check=False)
+        assert (second.returncode, second.stdout) == (LOCK_HELD_EXIT, b"")
+        os.killpg(first.pid, signal.SIGKILL)
+    third = subprocess.run(leashed(["true"], lock=lock, watch=watch), timeout=10, check=False)
+    assert third.returncode == 0

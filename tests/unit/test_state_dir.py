@@ -1,0 +1,86 @@
+"""The state folder is private, and says truthfully whether a fleet runs in it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.processes import end, start_python
+from workers.process_identity import ProcessIdentity
+from workers.state_dir import Endpoint, StateDir, StateDirError
+
+
+def endpoint_of(identity: ProcessIdentity) -> Endpoint:
+    return Endpoint("unix:///x", "sqlite:///y", identity.pid, identity.started, 1)
+
+
+def test_the_folder_and_its_files_are_readable_by_their_owner_only(tmp_path: Path) -> None:
+    (tmp_path / "open").mkdir(mode=0o755)
+    state = StateDir.at(tmp_path / "open")
+    state.write_endpoint(endpoint_of(ProcessIdentity.own()))
+    assert state.path.stat().st_mode & 0o777 == 0o700
+    assert (state.path / "up.json").stat().st_mode & 0o777 == 0o600
+    assert state.log_dir.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_relative_folder_is_made_where_the_caller_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert StateDir.at().path == tmp_path / ".broker"
+
+
+def test_a_folder_that_cannot_be_made_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StateDirError, match="--state-dir"):
+        StateDir.at(tmp_path / "file" / "broker")
+
+
+def test_a_fleet_runs_while_its_supervisor_lives(tmp_path: Path) -> None:
+    state = StateDir.at(tmp_path)
+    assert state.running() is None
+    child = start_python("input()")
+    identity = ProcessIdentity.of(child.pid)
+    assert identity is not None
+    state.write_endpoint(endpoint_of(identity))
+    assert state.running() == endpoint_of(identity)
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert state.running() is None, "a zombie was taken for a supervisor"
+    end(child)
+    assert state.running() is None
+    assert state.endpoint() == endpoint_of(identity), "the file itself is still readable"
+
+
+def test_a_reused_pid_is_not_taken_for_the_supervisor(tmp_path: Path) -> None:
+    state = StateDir.at(tmp_path)
+    state.write_endpoint(endpoint_of(ProcessIdentity(os.getpid(), "1")))
+    assert state.running() is None
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"redis_url": "unix:///x"}', b"\xff"])
+def test_an_unreadable_endpoint_file_means_no_fleet(tmp_path: Path, content: bytes) -> None:
+    state = StateDir.at(tmp_path)
+    state.write("up.json", content)
+    assert state.running() is None
+
+
+def test_a_folder_has_one_supervisor(tmp_path: Path) -> None:
+    state = StateDir.at(tmp_path)
+    with state.supervised():
+        assert state.supervisor() == ProcessIdentity.own()
+        with pytest.raises(StateDirError, match="broker down"), state.supervised():
+            pass
+        assert state.supervisor() == ProcessIdentity.own(), "the refused one wrote over the first"
+    assert state.supervisor() is None
+    with state.supervised():
+        pass
+
+
+def test_the_supervisor_lock_is_not_inherited_by_its_children(tmp_path: Path) -> None:
+    state = StateDir.at(tmp_path)
+    with state.supervised():
+        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    with state.supervised():
+        pass
+    child.communicate(b"\n")
