@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from workers.process_identity import ProcessIdentity
 
@@ -57,7 +58,7 @@ class StateDir:
     @property
     def datastore_url(self) -> str:
         """The embedded SQLite datastore."""
-        return f"sqlite:///{self.path / 'broker.db'}"
+        return f"sqlite:///{quote(str(self.path / 'broker.db'))}"  # `connect` unquotes
 
     @property
     def log_dir(self) -> Path:

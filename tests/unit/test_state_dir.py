@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from datastore import connect
 from tests.processes import end, start_python
 from workers.process_identity import ProcessIdentity
 from workers.state_dir import Endpoint, StateDir, StateDirError
@@ -23,6 +24,13 @@ def test_the_folder_and_its_files_are_readable_by_their_owner_only(tmp_path: Pat
     assert state.path.stat().st_mode & 0o777 == 0o700
     assert (state.path / "up.json").stat().st_mode & 0o777 == 0o600
     assert state.log_dir.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("name", ["with a space", "per%20cent?#"])
+def test_the_datastore_stands_in_the_folder_whatever_its_name(tmp_path: Path, name: str) -> None:
+    state = StateDir.at(tmp_path / name)
+    connect(state.datastore_url).close()
+    assert (state.path / "broker.db").exists()
 
 
 def test_a_relative_folder_is_made_where_the_caller_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
