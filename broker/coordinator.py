@@ -204,7 +204,10 @@ def _settle(
         if job is None:
             break
         decision = judge(job)
-        if not isinstance(decision, Write):
+        if isinstance(decision, Replay):
+            # Written before, perhaps by a worker that died before it moved the hints: they are moved again.
+            return Settlement(decision.answer, (Change(None, job),))
+        if isinstance(decision, Refuse):
             return Settlement(decision.answer)
         match write(context.store, job, decision.changes, write_id=context.entropy.write_id()):
             case Updated(after):

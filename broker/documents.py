@@ -1,11 +1,18 @@
 """What the broker keeps in the datastore: the job and its lease, the immutable spec, and one run for each epoch."""
 
 from enum import StrEnum
-from typing import Any, Self
+from typing import Annotated, Any, Self, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, PrivateAttr, ValidationError
+import msgspec
+from msgspec import Meta, Struct
 
 from datastore import Corrupt, Document
+
+Kind = TypeVar("Kind", bound=Struct)
+Count = Annotated[int, Meta(ge=0)]
+Epoch = Annotated[int, Meta(ge=1)]
+Ms = Annotated[int, Meta(ge=0)]
+"""Broker time, Unix milliseconds, or a span of milliseconds."""
 
 RECENT_REQUESTS_MAX = 8
 """Request ids a job remembers beside its lease (design §3)."""
@@ -13,10 +20,15 @@ PRIORITY_MAX = 1000
 """Priorities run from -1000 to 1000; a higher one is served first."""
 
 
-class Frozen(BaseModel):
-    """An immutable value. Fields of a newer version are ignored here and stay in the store: patches are shallow."""
+class Frozen(Struct, frozen=True, kw_only=True):
+    """An immutable value of the store. Fields of a newer version are ignored here and stay there: patches are shallow.
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    msgspec, not pydantic: these are our own documents, parsed three times a claim (docs/decisions/0008).
+    """
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON values."""
+        return cast(dict[str, Any], msgspec.to_builtins(self))
 
 
 class State(StrEnum):
@@ -54,32 +66,32 @@ class Outcome(StrEnum):
     """Ended by a later epoch, and how is no longer known: two crashes in a row left only the fact."""
 
 
-class Counters(Frozen):
+class Counters(Frozen, frozen=True, kw_only=True):
     """Counted apart on purpose: an expired lease must not burn a user's retries, and must still be capped."""
 
-    failures: int = Field(default=0, ge=0)
-    expiries: int = Field(default=0, ge=0)
-    releases: int = Field(default=0, ge=0)
+    failures: Count = 0
+    expiries: Count = 0
+    releases: Count = 0
 
 
-class Lease(Frozen):
+class Lease(Frozen, frozen=True, kw_only=True):
     """The right to run a job at one epoch."""
 
     factory_id: str
     incarnation: str
-    epoch: int = Field(ge=1)
+    epoch: Epoch
     """Fencing token: one higher at each grant, never reset, survives release."""
     token: str
     """128 random bits, hex. Known to the holder alone; compared in constant time."""
     request_id: str
-    granted_ms: int = Field(ge=0)
-    expires_ms: int = Field(ge=0)
+    granted_ms: Ms
+    expires_ms: Ms
     """Broker time (Redis TIME), Unix milliseconds."""
-    ttl_ms: int = Field(gt=0)
-    renewals: int = Field(default=0, ge=0)
+    ttl_ms: Annotated[int, Meta(gt=0)]
+    renewals: Count = 0
 
 
-class RunEnd(Frozen):
+class RunEnd(Frozen, frozen=True, kw_only=True):
     """The end of the last run, kept in the job so that the run record can be rebuilt after a crash."""
 
     epoch: int
@@ -89,11 +101,11 @@ class RunEnd(Frozen):
     started_ms: int
     ended_ms: int
     outcome: Outcome
-    result: JsonValue = None
+    result: Any = None
     error: str | None = None
 
 
-class Recent(Frozen):
+class Recent(Frozen, frozen=True, kw_only=True):
     """An operation this job has already carried out. A resend of it is answered, not repeated (I6)."""
 
     request_id: str
@@ -102,7 +114,7 @@ class Recent(Frozen):
     state: State
 
 
-class CancelRequest(Frozen):
+class CancelRequest(Frozen, frozen=True, kw_only=True):
     """A holder is asked to stop; enforced once the grace is over."""
 
     reason: str | None = None
@@ -110,17 +122,18 @@ class CancelRequest(Frozen):
     enforce_ms: int
 
 
-class Hold(Frozen):
+class Hold(Frozen, frozen=True, kw_only=True):
     """An operator's hold: the job is not granted until it is lifted."""
 
     reason: str | None = None
     since_ms: int
 
 
-class Job(Frozen):
+class Job(Frozen, frozen=True, kw_only=True):
     """Small and mutable: the one unit of compare-and-set. Built from a stored version with `from_document`."""
 
-    _document: Document = PrivateAttr()
+    document: Any = None
+    """The stored version (`Document`) this job was read from; not part of the stored body."""
     queue: str
     state: State
     priority: int = 0
@@ -135,7 +148,7 @@ class Job(Frozen):
     max_failures: int = 3
     max_expiries: int = 5
     counters: Counters = Counters()
-    epoch: int = Field(default=0, ge=0)
+    epoch: Count = 0
     lease: Lease | None = None
     cancel: CancelRequest | None = None
     hold: Hold | None = None
@@ -146,14 +159,9 @@ class Job(Frozen):
     last_run_id: str | None = None
 
     @property
-    def document(self) -> Document:
-        """The stored version this job was read from."""
-        return self._document
-
-    @property
     def id(self) -> str:
         """The job id, which is its partition key too."""
-        return self._document.id
+        return cast(Document, self.document).id
 
     @classmethod
     def from_document(cls, document: Document) -> Self:
@@ -162,21 +170,17 @@ class Job(Frozen):
         Raises:
           Corrupt: the document is not a job, or breaks I2. It is left as it is.
         """
-        try:
-            job = cls.model_validate(document.body)
-        except ValidationError as error:
-            raise Corrupt(f"{document.id!r} is not a job: {error}") from error
+        job = _convert(document, cls)
         if (job.lease is not None) != (job.state is State.LEASED):
             raise Corrupt(f"{document.id!r} is {job.state} and {'has' if job.lease else 'lacks'} a lease")
-        job._document = document
-        return job
+        return msgspec.structs.replace(job, document=document)
 
     def recent(self, request_id: str) -> Recent | None:
         """The operation this request id already did here, or None."""
         return next((entry for entry in self.recent_requests if entry.request_id == request_id), None)
 
 
-class Spec(Frozen):
+class Spec(Frozen, frozen=True, kw_only=True):
     """What was submitted, never rewritten: claims and renewals leave the payload alone.
 
     It holds the whole submission, so that a submission cut off between the two writes can be
@@ -185,15 +189,24 @@ class Spec(Frozen):
 
     job_id: str
     request_id: str
-    payload: JsonValue = None
-    labels: dict[str, str] = Field(default_factory=dict)
+    payload: Any = None
+    labels: dict[str, str] = msgspec.field(default_factory=dict)
     submitted_by: str = ""
     created_ms: int = 0
-    job: dict[str, Any] = Field(default_factory=dict)
+    job: dict[str, Any] = msgspec.field(default_factory=dict)
     """The first version of the job document."""
 
+    @classmethod
+    def from_document(cls, document: Document) -> Self:
+        """The spec in a stored document.
 
-class Run(Frozen):
+        Raises:
+          Corrupt: the document is not a spec.
+        """
+        return _convert(document, cls)
+
+
+class Run(Frozen, frozen=True, kw_only=True):
     """One holder's try. Created after the job's compare-and-set and derived from it."""
 
     job_id: str
@@ -204,10 +217,26 @@ class Run(Frozen):
     started_ms: int
     ended_ms: int | None = None
     outcome: Outcome | None = None
-    result: JsonValue = None
+    result: Any = None
     error: str | None = None
-    progress: JsonValue = None
+    progress: Any = None
     progress_ms: int | None = None
+
+    @classmethod
+    def from_document(cls, document: Document) -> Self:
+        """The run in a stored document.
+
+        Raises:
+          Corrupt: the document is not a run.
+        """
+        return _convert(document, cls)
+
+
+def _convert(document: Document, kind: type[Kind]) -> Kind:
+    try:
+        return msgspec.convert(document.body, kind)
+    except msgspec.ValidationError as error:
+        raise Corrupt(f"{document.id!r} is not a {kind.__name__.lower()}: {error}") from error
 
 
 def spec_id(job_id: str) -> str:

@@ -27,7 +27,8 @@ def get_job(context: Context, request: GetJob, _now_ms: int) -> Settlement:
     job = repository.read_job(context.store, job_id)
     if job is None:
         return Settlement(Answer(Word.NOT_FOUND, body={"job_id": job_id}))
-    spec = repository.read_spec(context.store, job_id).model_dump(mode="json", exclude={"job"})
+    spec = repository.read_spec(context.store, job_id).plain()
+    del spec["job"]  # the first version of the document that is shown beside it
     return Settlement(Answer(Word.OK, body={"job": shown(job.document), "spec": spec}))
 
 

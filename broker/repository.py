@@ -4,9 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from pydantic import ValidationError
-
-from broker.documents import Job, Lease, Outcome, RunEnd, Spec, run_id, spec_id
+from broker.documents import Job, Lease, Outcome, Run, RunEnd, Spec, run_id, spec_id
 from datastore import (
     Conflict,
     Corrupt,
@@ -90,12 +88,12 @@ def rev_update_lease(store: Datastore, job: Job, changes: Mapping[str, Any], *, 
 
 def create_spec(store: Datastore, spec: Spec, *, write_id: str) -> Spec:
     """Store `spec` unless the job has one; the spec that is stored afterwards."""
-    body = {"kind": "spec", **spec.model_dump(mode="json")}
+    body = {"kind": "spec", **spec.plain()}
     match confirmed_create(store, spec_id(spec.job_id), spec.job_id, body, write_id=write_id):
         case Ok(_):
             return spec
         case Conflict(current):
-            return read_spec(store, spec.job_id) if current is None else _spec(current)
+            return read_spec(store, spec.job_id) if current is None else Spec.from_document(current)
 
 
 def read_spec(store: Datastore, job_id: str) -> Spec:
@@ -107,14 +105,7 @@ def read_spec(store: Datastore, job_id: str) -> Spec:
     found = store.read(spec_id(job_id), job_id)
     if isinstance(found, NotFound):
         raise Corrupt(f"{job_id!r} has no spec document")
-    return _spec(found.document)
-
-
-def _spec(document: Document) -> Spec:
-    try:
-        return Spec.model_validate(document.body)
-    except ValidationError as error:
-        raise Corrupt(f"{document.id!r} is not a spec: {error}") from error
+    return Spec.from_document(found.document)
 
 
 def create_job(store: Datastore, job_id: str, body: Mapping[str, Any], *, write_id: str) -> tuple[Job, bool]:
@@ -146,7 +137,7 @@ def start_run(store: Datastore, job_id: str, lease: Lease, *, write_id: str) -> 
 
 def end_run(store: Datastore, job_id: str, end: RunEnd, *, write_id: str) -> None:
     """End the run of `end.epoch` unless it has an end; create it ended where its start was never written."""
-    changes = {"open": False, **end.model_dump(mode="json")}
+    changes = {"open": False, **end.plain()}
     if not update_open_run(store, job_id, end.epoch, changes, write_id=write_id):
         body = {"kind": "run", "job_id": job_id, **changes}
         confirmed_create(store, run_id(job_id, end.epoch), job_id, body, write_id=write_id)
@@ -171,11 +162,15 @@ def update_open_run(store: Datastore, job_id: str, epoch: int, changes: Mapping[
     return False
 
 
-def find_documents(store: Datastore, filter: Filter, *, pages_max: int = 1_000) -> Iterator[Document]:
+PAGE_DOCUMENTS = 500
+"""Documents asked for at once when all of them are wanted."""
+
+
+def find_documents(store: Datastore, filter: Filter) -> Iterator[Document]:
     """All documents that match, page by page; a proposal, since the search may be stale."""
     cursor = None
-    for _ in range(pages_max):
-        page = store.find(filter, cursor=cursor)
+    while True:
+        page = store.find(filter, limit=PAGE_DOCUMENTS, cursor=cursor)
         yield from page.documents
         cursor = page.cursor
         if cursor is None:
@@ -188,10 +183,16 @@ def leased_by_request(store: Datastore, request_id: str) -> Job | None:
     return Job.from_document(page.documents[0]) if page.documents else None
 
 
-def superseded_end(run: Document, job: Job, now_ms: int) -> RunEnd:
+def superseded_end(run: Run, job: Job, now_ms: int) -> RunEnd:
     """The end of an open run its job no longer accounts for: two crashes in a row left only that it is over."""
-    fields = ("epoch", "factory_id", "incarnation", "request_id", "started_ms")
-    known = {name: run.body[name] for name in fields}
-    if job.last_end is not None and job.last_end.epoch == known["epoch"]:
+    if job.last_end is not None and job.last_end.epoch == run.epoch:
         return job.last_end
-    return RunEnd.model_validate({**known, "ended_ms": now_ms, "outcome": Outcome.SUPERSEDED})
+    return RunEnd(
+        epoch=run.epoch,
+        factory_id=run.factory_id,
+        incarnation=run.incarnation,
+        request_id=run.request_id,
+        started_ms=run.started_ms,
+        ended_ms=now_ms,
+        outcome=Outcome.SUPERSEDED,
+    )

@@ -33,7 +33,8 @@ def submit(context: Context, request: Submit, *, now_ms: int) -> Settlement:
     stored = repository.create_spec(context.store, spec, write_id=context.entropy.write_id())
     # The stored spec may be another request's, cut off before its job was made: then that one is finished here.
     job, created = repository.create_job(context.store, job_id, stored.job, write_id=context.entropy.write_id())
-    changes = (Change(None, job),) if created else ()
+    # Not only where it was created here: the worker that did may have died before the job was findable.
+    changes = (Change(None, job),)
     facts = {"job_id": job_id, "state": job.state.value, "etag": job.document.etag}
     if stored.request_id != request.request_id:
         return Settlement(Answer(Word.CONFLICT, Reason.EXISTS, facts), changes)

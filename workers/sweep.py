@@ -1,6 +1,7 @@
 """The sweep: what time demands, runs a crash left open, hints that drifted. Every write of it is conditional too."""
 
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from functools import partial
@@ -13,7 +14,7 @@ from redis.exceptions import LockError, RedisError
 from broker import batch, claim_next, coordinator, index, repository
 from broker.clock import RedisClock
 from broker.coordinator import Change, Context, Settlement
-from broker.documents import Job
+from broker.documents import Job, Run
 from broker.settings import Settings
 from datastore import AtMost, DatastoreError, Document, Filter
 
@@ -22,7 +23,10 @@ log = structlog.get_logger(__name__)
 LOCK = "broker:sweep"
 LOCK_TTL_S = 60
 """A sweep that was killed is followed by another after this. Two at once would cost time only."""
-PIPELINE_MAX = 500
+INDEXED = "broker:indexed"
+"""When the ready index was last gone over; gone together with the index when Redis loses everything."""
+READY_PAGES = 40
+"""Pages of ready jobs gone over in one sweep: 20,000 jobs."""
 
 
 @dataclass(slots=True)
@@ -46,6 +50,7 @@ class Sweep:
         self._settings = settings
         self._clock = RedisClock(connection)
         self._due_ms = 0.0
+        self._cursor: str | None = None
         self._stop = Event()
 
     def run(self, *, once: bool) -> int:
@@ -74,8 +79,8 @@ class Sweep:
         swept = Swept()
         changes = [*self._timers(now_ms, swept), *self._blocked(now_ms, swept)]
         self._mend_runs(now_ms, swept)
-        self._rebuild_index(swept)
         self._send(changes, swept)
+        self._ready(now_ms, swept)
         index.tidy(self._redis)
         swept.waits_ended = claim_next.end_waits(self._redis, now_ms)
         if any(getattr(swept, each.name) for each in fields(swept) if each.name != "indexed"):
@@ -105,13 +110,16 @@ class Sweep:
             {"state": "leased", "lease.expires_ms": AtMost(now_ms - self._settings.skew_ms)},
             {"state": "leased", "cancel.enforce_ms": over},
             {"state": "scheduled", "not_before_ms": over},
-            *({"state": state, "deadline_ms": over} for state in ("leased", "ready", "scheduled", "blocked")),
+            *({"state": state, "deadline_ms": over} for state in ("leased", "scheduled", "blocked")),
         )
         for search in searches:
             for job in self._jobs(search):
-                changes = self._attempt(partial(coordinator.reap, self._context, job, now_ms=now_ms))
-                swept.reaped += len(changes)
-                yield from changes
+                yield from self._reap(job, now_ms, swept)
+
+    def _reap(self, job: Job, now_ms: int, swept: Swept) -> tuple[Change, ...]:
+        changes = self._attempt(partial(coordinator.reap, self._context, job, now_ms=now_ms))
+        swept.reaped += len(changes)
+        return changes
 
     def _blocked(self, now_ms: int, swept: Swept) -> Iterator[Change]:
         """Jobs whose parents may have ended."""
@@ -131,7 +139,7 @@ class Sweep:
             if job.lease is not None and job.last_run_id == run.id:
                 open_runs.add(run.id)
                 continue
-            end = repository.superseded_end(run, job, now_ms)
+            end = repository.superseded_end(Run.from_document(run), job, now_ms)
             write_id = self._context.entropy.write_id()
             repository.end_run(self._context.store, job.id, end, write_id=write_id)
             swept.runs_mended += 1
@@ -141,15 +149,25 @@ class Sweep:
                 repository.start_run(self._context.store, job.id, job.lease, write_id=write_id)
                 swept.runs_mended += 1
 
-    def _rebuild_index(self, swept: Swept) -> None:
-        """Every ready job is findable again, whatever became of Redis."""
-        ready: list[Job] = []
-        for job in self._jobs({"state": "ready"}):
-            ready.append(job)
-            if len(ready) == PIPELINE_MAX:
-                self._index(ready, swept)
-                ready = []
-        self._index(ready, swept)
+    def _ready(self, now_ms: int, swept: Swept) -> None:
+        """Every ready job is findable again, and fails once its deadline is over.
+
+        At most `READY_PAGES` of them in one sweep, the next ones in the next: a million must not hold up dead leases.
+        After Redis has lost everything, all at once.
+        """
+        everything = not self._redis.exists(INDEXED)
+        for _ in range(READY_PAGES if not everything else sys.maxsize):
+            page = self._context.store.find(
+                {"kind": "job", "state": "ready"}, limit=repository.PAGE_DOCUMENTS, cursor=self._cursor
+            )
+            jobs = [job for document in page.documents if (job := self._parse(document))]
+            self._index(jobs, swept)
+            late = [job for job in jobs if job.deadline_ms is not None and now_ms > job.deadline_ms]
+            self._send([change for job in late for change in self._reap(job, now_ms, swept)], swept)
+            self._cursor = page.cursor
+            if self._cursor is None:
+                break
+        self._redis.set(INDEXED, now_ms)
 
     def _index(self, jobs: list[Job], swept: Swept) -> None:
         with self._redis.pipeline(transaction=False) as pipe:

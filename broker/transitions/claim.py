@@ -45,7 +45,7 @@ def claim(job: Job, who: Claimant, *, now_ms: int, rules: Rules) -> Decision:
     changes |= {
         "state": State.LEASED.value,
         "epoch": taken.epoch,
-        "lease": taken.model_dump(),
+        "lease": taken.plain(),
         "not_before_ms": None,
         "last_run_id": run_id(job.id, taken.epoch),
         "updated_ms": now_ms,

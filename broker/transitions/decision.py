@@ -76,7 +76,7 @@ def end_lease(lease: Lease, *, now_ms: int, outcome: Outcome, **details: Any) ->
 
 def remember(job: Job, *, request_id: str, op: str, state: State) -> dict[str, Any]:
     """The change that makes a resend of `request_id` a replay."""
-    recent = [entry.model_dump(mode="json") for entry in job.recent_requests[-(RECENT_REQUESTS_MAX - 1) :]]
+    recent = [entry.plain() for entry in job.recent_requests[-(RECENT_REQUESTS_MAX - 1) :]]
     recent.append({"request_id": request_id, "op": op, "epoch": job.epoch, "state": state.value})
     return {"recent_requests": recent}
 

@@ -30,7 +30,7 @@ def renew(job: Job, fence: Fence, *, now_ms: int, ttl_ms: int | None = None) -> 
         case Lease() as lease:
             ttl = ttl_ms or lease.ttl_ms
             extended = {
-                **lease.model_dump(),
+                **lease.plain(),
                 "ttl_ms": ttl,
                 "expires_ms": now_ms + ttl,
                 "renewals": lease.renewals + 1,
