@@ -16,6 +16,8 @@ Ms = Annotated[int, Meta(ge=0)]
 
 RECENT_REQUESTS_MAX = 8
 """Request ids a job remembers beside its lease (design §3)."""
+CLAIM = "claim"
+"""The op of a remembered claim. It is noted when the next lease is granted; until then `last_end` knows it."""
 PRIORITY_MAX = 1000
 """Priorities run from -1000 to 1000; a higher one is served first."""
 
@@ -176,8 +178,15 @@ class Job(Frozen, frozen=True, kw_only=True):
         return msgspec.structs.replace(job, document=document)
 
     def recent(self, request_id: str) -> Recent | None:
-        """The operation this request id already did here, or None."""
-        return next((entry for entry in self.recent_requests if entry.request_id == request_id), None)
+        """The operation this request id already did here, or None. Claims are told apart: see `claimed_before`."""
+        entries = (entry for entry in self.recent_requests if entry.op != CLAIM)
+        return next((entry for entry in entries if entry.request_id == request_id), None)
+
+    def claimed_before(self, request_id: str) -> bool:
+        """Whether this request id was granted an earlier lease, which is over."""
+        if self.last_end is not None and self.last_end.request_id == request_id:
+            return True
+        return any(entry.op == CLAIM and entry.request_id == request_id for entry in self.recent_requests)
 
 
 class Spec(Frozen, frozen=True, kw_only=True):

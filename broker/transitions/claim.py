@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from broker.answers import Answer, Reason, Word
-from broker.documents import Job, Lease, State, run_id
+from broker.documents import CLAIM, Job, Lease, State, run_id
 from broker.matching import meets
-from broker.transitions.decision import Decision, Refuse, Replay, Rules, Write, held_by
+from broker.transitions.decision import Decision, Refuse, Replay, Rules, Write, held_by, remember
 from broker.transitions.timer import expire, expired
 
 
@@ -30,7 +30,7 @@ def claim(job: Job, who: Claimant, *, now_ms: int, rules: Rules) -> Decision:
     lease = job.lease
     if lease is not None and _same_request(lease, who):
         return Replay(granted(job, lease, now_ms=now_ms, word=Word.REPLAYED))
-    if job.last_end is not None and _same_request(job.last_end, who):
+    if job.claimed_before(who.request_id):
         return Refuse(Answer(Word.REQUEST_EXPIRED, Reason.LEASE_OVER, held_by(job, now_ms)))
     if lease is not None and not expired(lease, now_ms=now_ms, rules=rules):
         return Refuse(Answer(Word.CONFLICT, Reason.HELD, held_by(job, now_ms)))
@@ -49,6 +49,7 @@ def claim(job: Job, who: Claimant, *, now_ms: int, rules: Rules) -> Decision:
         "not_before_ms": None,
         "last_run_id": run_id(job.id, taken.epoch),
         "updated_ms": now_ms,
+        **_keep_last_claim(job),
     }
     return Write(changes, granted(job, taken, now_ms=now_ms, word=Word.GRANTED))
 
@@ -86,7 +87,13 @@ def granted(job: Job, lease: Lease, *, now_ms: int, word: Word) -> Answer:
     )
 
 
-def _same_request(holder: Any, who: Claimant) -> bool:
+def _keep_last_claim(job: Job) -> dict[str, Any]:
+    """The end of the new lease overwrites `last_end`; a stray copy of an earlier claim must still be known (I6)."""
+    earlier = job.lease or job.last_end
+    return {} if earlier is None else remember(job, request_id=earlier.request_id, op=CLAIM, state=State.LEASED)
+
+
+def _same_request(holder: Lease, who: Claimant) -> bool:
     return (holder.request_id, holder.factory_id, holder.incarnation) == (
         who.request_id,
         who.factory_id,

@@ -101,8 +101,7 @@ def at_the_fence(job: Job, fence: Fence, now_ms: int) -> Decision | Lease:
         case Replayed():
             return replay(job, fence.request_id)
         case FenceLost(Loss.TERMINAL):
-            outcome = job.last_end.outcome.value if job.last_end else job.state.value
-            return Refuse(Answer(Word.ALREADY_TERMINAL, body={"job_id": job.id, "outcome": outcome}))
+            return Refuse(Answer(Word.ALREADY_TERMINAL, body={"job_id": job.id, "outcome": job.state.value}))
         case FenceLost(loss):
             return Refuse(Answer(Word.LEASE_LOST, Reason(loss.value), held_by(job, now_ms)))
         case Impossible():
