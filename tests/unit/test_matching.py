@@ -1,0 +1,90 @@
+"""Requirements against offers: who may run which job."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from broker.matching import canonical, meets
+
+OFFERS = ("engine=codex", "engine=claude", "mem_gb=16", "gpu", "os=linux=5.15")
+
+
+@pytest.mark.parametrize(
+    "need",
+    [
+        "engine",
+        "engine=codex",
+        "engine=claude",
+        "gpu",
+        "mem_gb>=16",
+        "mem_gb<=16",
+        "mem_gb>15.5",
+        "mem_gb<1e3",
+        "mem_gb=16",
+        "os=linux=5.15",
+    ],
+)
+def test_a_need_is_met(need: str) -> None:
+    assert meets(OFFERS, (need,))
+
+
+@pytest.mark.parametrize(
+    "need",
+    [
+        "engine=gemini",
+        "engine=",
+        "Engine",
+        "mem_gb>16",
+        "mem_gb<16",
+        "mem_gb>=17",
+        "mem_gb=16.0",  # equality is of texts, comparison of numbers
+        "mem_gb>=lots",
+        "mem_gb>=nan",
+        "engine>=1",
+        "gpu>=1",
+        "disk",
+        "disk=1",
+        "disk<=1",
+        "",
+        "=codex",
+        "!gpu",
+    ],
+)
+def test_a_need_is_not_met(need: str) -> None:
+    assert not meets(OFFERS, (need,))
+
+
+def test_without_requirements_everybody_may() -> None:
+    assert meets((), ())
+    assert meets(OFFERS, ())
+
+
+def test_every_requirement_must_be_met() -> None:
+    assert meets(OFFERS, ("gpu", "engine=codex", "mem_gb>=8"))
+    assert not meets(OFFERS, ("gpu", "engine=codex", "mem_gb>=32"))
+
+
+def test_one_of_several_offered_values_is_enough() -> None:
+    assert meets(("slot=1", "slot=9"), ("slot>=5",))
+    assert meets(("slot=x", "slot=9"), ("slot>=5",))
+
+
+TERMS = st.lists(st.sampled_from(["a", "b", "c", "a=1", "a=2", "b=x"]), max_size=8)
+
+
+@settings(derandomize=True, database=None)
+@given(TERMS, TERMS)
+def test_order_and_repetition_make_no_difference(offers: list[str], requires: list[str]) -> None:
+    assert canonical(offers) == canonical([*reversed(offers), *offers])
+    assert meets(canonical(offers), canonical(requires)) == meets(tuple(reversed(offers)), tuple(requires * 2))
+
+
+@settings(derandomize=True, database=None)
+@given(TERMS, TERMS, TERMS)
+def test_more_offers_never_hurt_and_more_requirements_never_help(
+    offers: list[str], more: list[str], requires: list[str]
+) -> None:
+    if meets(tuple(offers), tuple(requires)):
+        assert meets((*offers, *more), tuple(requires))
+    else:
+        assert not meets(tuple(offers), (*requires, *more))

@@ -1,0 +1,150 @@
+"""The table of design §4 as data: every situation a job can be in, every event, and what becomes of it.
+
+A pair that has no row changes nothing; the test walks them all.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from broker import transitions
+from broker.documents import Job, State
+from broker.transitions import Decision
+from tests.unit.jobs import EPOCH, NOW, RULES, claimant, fence, job, lease
+
+DEAD = lease(expires_ms=NOW - RULES.skew_ms - 1)
+NEARLY_DEAD = lease(expires_ms=NOW - RULES.skew_ms)
+ASKED = {"reason": "enough", "asked_ms": NOW - 1_000, "enforce_ms": NOW + 29_000}
+GRACE_OVER = {"reason": "enough", "asked_ms": NOW - 31_000, "enforce_ms": NOW - 1}
+HELD = {"reason": "look first", "since_ms": NOW}
+ENDED = {
+    **{name: lease()[name] for name in ("epoch", "factory_id", "incarnation", "request_id")},
+    "started_ms": NOW - 60_000,
+    "ended_ms": NOW - 1,
+    "outcome": "released",
+}
+"""The run before, of the holder whose events are tried below."""
+
+SITUATIONS: Mapping[str, Job] = {
+    "blocked": job("blocked", epoch=0, depends_on=["parent"]),
+    "blocked, and not before tomorrow": job("blocked", epoch=0, depends_on=["parent"], not_before_ms=NOW + 86_400_000),
+    "scheduled": job("scheduled", not_before_ms=NOW + 1, last_end=ENDED),
+    "scheduled, due": job("scheduled", not_before_ms=NOW, last_end=ENDED),
+    "ready": job("ready", epoch=0),
+    "ready, given back": job("ready", last_end=ENDED),
+    "ready, held": job("ready", hold=HELD, last_end=ENDED),
+    "ready, for others": job("ready", epoch=0, requires=["gpu"]),
+    "ready, deadline over": job("ready", epoch=0, deadline_ms=NOW - 1),
+    "leased": job("leased"),
+    "leased, held": job("leased", hold=HELD),
+    "leased, expired within the skew": job("leased", lease=NEARLY_DEAD),
+    "leased, expired": job("leased", lease=DEAD),
+    "leased, expired at the cap": job("leased", lease=DEAD, max_expiries=1),
+    "leased, expired, held": job("leased", lease=DEAD, hold=HELD),
+    "leased, expired, cancel asked": job("leased", lease=DEAD, cancel=ASKED),
+    "leased, last failure": job("leased", counters={"failures": 2}, max_failures=3),
+    "leased, cancel asked": job("leased", cancel=ASKED),
+    "leased, grace over": job("leased", cancel=GRACE_OVER),
+    "leased, deadline over": job("leased", deadline_ms=NOW - 1),
+    "succeeded": job("succeeded", last_end={**ENDED, "outcome": "succeeded"}),
+    "failed": job("failed", counters={"failures": 3, "expiries": 2, "releases": 1}),
+    "cancelled": job("cancelled", counters={"failures": 1}),
+}
+
+Event = Callable[[Job], Decision]
+EVENTS: Mapping[str, Event] = {
+    "claim": lambda job: transitions.claim(job, claimant(), now_ms=NOW, rules=RULES),
+    "the same claim": lambda job: transitions.claim(job, claimant("holder", "claim-1"), now_ms=NOW, rules=RULES),
+    "renew": lambda job: transitions.renew(job, fence(), now_ms=NOW),
+    "complete": lambda job: transitions.complete(job, fence(), now_ms=NOW, result={"n": 1}),
+    "fail": lambda job: _fail(job, retryable=True),
+    "fail for good": lambda job: _fail(job, retryable=False),
+    "release": lambda job: transitions.release(job, fence(), now_ms=NOW),
+    "reap": lambda job: transitions.reap(job, now_ms=NOW, rules=RULES),
+    "cancel": lambda job: transitions.cancel(job, request_id="op", now_ms=NOW, rules=RULES, reason=None),
+    "enforce cancel": lambda job: transitions.enforce_cancel(job, now_ms=NOW),
+    "time out": lambda job: transitions.time_out(job, now_ms=NOW),
+    "due": lambda job: transitions.due(job, now_ms=NOW),
+    "parents succeeded": lambda job: transitions.unblock(job, parents={"parent": State.SUCCEEDED}, now_ms=NOW),
+    "parents running": lambda job: transitions.unblock(job, parents={"parent": State.LEASED}, now_ms=NOW),
+    "parents unknown": lambda job: transitions.unblock(job, parents={}, now_ms=NOW),
+    "revoke": lambda job: transitions.revoke(job, request_id="op", now_ms=NOW, reason=None),
+    "revoke and hold": lambda job: transitions.revoke(job, request_id="op", now_ms=NOW, reason=None, and_hold=True),
+    "redrive": lambda job: transitions.redrive(job, request_id="op", now_ms=NOW),
+    "hold": lambda job: transitions.hold(job, request_id="op", now_ms=NOW, reason=None),
+    "lift": lambda job: transitions.lift(job, request_id="op", now_ms=NOW),
+}
+
+
+def _fail(job: Job, *, retryable: bool) -> Decision:
+    return transitions.fail(
+        job, fence(), now_ms=NOW, rules=RULES, error="broke", result=None, retryable=retryable, jitter=0.5
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What an event does: the state after it, the grants it makes, the counter it raises, how a run ends by it."""
+
+    to: str
+    epoch: int = 0
+    counted: str | None = None
+    run: str | None = None
+    """Outcome of the run that ends; None: no run ends."""
+
+
+LIVE = ("leased", "leased, held", "leased, expired within the skew", "leased, deadline over")
+EXPIRED = ("leased, expired", "leased, expired at the cap", "leased, expired, held")
+ASKED_TO_STOP = ("leased, cancel asked", "leased, grace over", "leased, expired, cancel asked")
+LEASED = (*LIVE, *EXPIRED, *ASKED_TO_STOP, "leased, last failure")
+UNDER_THE_CAP = (*LIVE, *EXPIRED)
+WAITING = tuple(name for name in SITUATIONS if name.startswith(("blocked", "scheduled", "ready")))
+EVERY = tuple(SITUATIONS)
+
+ROWS: tuple[tuple[tuple[str, ...], str, Effect], ...] = (
+    # ready -> leased. A schedule that is due is claimable before anybody wrote that down.
+    (("ready", "ready, given back", "scheduled, due"), "claim", Effect("leased", epoch=+1)),
+    (("ready",), "the same claim", Effect("leased", epoch=+1)),  # it has never been granted
+    # A dead lease is taken over in one write; at its cap, or under a cancel, it ends the job instead.
+    (("leased, expired",), "claim", Effect("leased", epoch=+1, counted="expiries", run="expired")),
+    (("leased, expired at the cap",), "claim", Effect("failed", counted="expiries", run="expired")),
+    (("leased, expired, cancel asked",), "claim", Effect("cancelled", counted="expiries", run="expired")),
+    # The holder, also after its expiry while nobody has taken over.
+    (LEASED, "renew", Effect("leased")),
+    (LEASED, "complete", Effect("succeeded", run="succeeded")),
+    (UNDER_THE_CAP, "fail", Effect("scheduled", counted="failures", run="failed")),
+    (("leased, last failure",), "fail", Effect("failed", counted="failures", run="failed")),
+    ((*UNDER_THE_CAP, "leased, last failure"), "fail for good", Effect("failed", counted="failures", run="failed")),
+    ((*UNDER_THE_CAP, "leased, last failure"), "release", Effect("ready", counted="releases", run="released")),
+    # The same as an acknowledgement of a cancel.
+    (ASKED_TO_STOP, "release", Effect("cancelled", counted="releases", run="cancelled")),
+    (ASKED_TO_STOP, "fail", Effect("cancelled", counted="failures", run="cancelled")),
+    (ASKED_TO_STOP, "fail for good", Effect("cancelled", counted="failures", run="cancelled")),
+    # Time.
+    (("leased, expired", "leased, expired, held"), "reap", Effect("ready", counted="expiries", run="expired")),
+    (("leased, expired at the cap",), "reap", Effect("failed", counted="expiries", run="expired")),
+    (("leased, expired, cancel asked",), "reap", Effect("cancelled", counted="expiries", run="expired")),
+    (("leased, grace over",), "enforce cancel", Effect("cancelled", run="cancelled")),
+    (("leased, deadline over",), "time out", Effect("failed", counted="failures", run="timed_out")),
+    (("ready, deadline over",), "time out", Effect("failed")),
+    (("scheduled, due",), "due", Effect("ready")),
+    (("blocked",), "parents succeeded", Effect("ready")),
+    (("blocked, and not before tomorrow",), "parents succeeded", Effect("scheduled")),
+    # Operators.
+    (WAITING, "cancel", Effect("cancelled")),
+    (LEASED, "cancel", Effect("leased")),
+    (tuple(set(LEASED) - set(ASKED_TO_STOP)), "revoke", Effect("ready", counted="releases", run="revoked")),
+    (tuple(set(LEASED) - set(ASKED_TO_STOP)), "revoke and hold", Effect("ready", counted="releases", run="revoked")),
+    (ASKED_TO_STOP, "revoke", Effect("cancelled", counted="releases", run="revoked")),
+    (ASKED_TO_STOP, "revoke and hold", Effect("cancelled", counted="releases", run="revoked")),
+    (("failed", "cancelled"), "redrive", Effect("ready")),
+    # A flag beside the state.
+    (EVERY, "hold", Effect("=")),
+    (EVERY, "lift", Effect("=")),
+)
+
+TABLE: Mapping[tuple[str, str], Effect] = {
+    (situation, event): effect for situations, event, effect in ROWS for situation in situations
+}
+
+
+__all__ = ["EPOCH", "EVENTS", "ROWS", "SITUATIONS", "TABLE", "Effect"]
