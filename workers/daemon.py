@@ -3,7 +3,7 @@
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 
 from broker.clock import host_now_ms, monotonic_ms, sleep_ms
@@ -54,11 +54,16 @@ def serve(
 
 
 def detach(
-    argv: Sequence[str], state: StateDir, *, timeout_ms: int = UP_TIMEOUT_MS, grace_ms: int = DOWN_TIMEOUT_MS
+    argv: Sequence[str],
+    state: StateDir,
+    *,
+    env: Mapping[str, str] | None = None,
+    timeout_ms: int = UP_TIMEOUT_MS,
+    grace_ms: int = DOWN_TIMEOUT_MS,
 ) -> Endpoint:
     """Run `argv`, a command that ends in `serve` on this folder, in a session of its own; return once it serves.
 
-    It outlives the caller and its terminal. Its output goes to `logs/up.log`.
+    It outlives the caller and its terminal. Its output goes to `logs/up.log`. `env` is added to the caller's own.
 
     Raises:
       StateDirError: a fleet runs here already.
@@ -69,7 +74,12 @@ def detach(
     log_path = state.log_dir / "up.log"
     with open(os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "wb") as log:
         process = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **(env or {})},
+            start_new_session=True,
         )
     if _wait_for(lambda: state.running() is not None or process.poll() is not None, timeout_ms):
         if (endpoint := state.running()) is not None:
