@@ -2,23 +2,23 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from redis import Redis
 from redis.client import Pipeline
 
-from broker import claim_next, index, replies, repository
+from broker import claim_next, claiming, index, lock_waits, replies, repository
 from broker.answers import Answer, Reason, Word, wire
 from broker.claim_next import Candidate, InHand, NothingFits, Proposal, Remembered
 from broker.clock import Clock
-from broker.coordinator import Change, Context, Settlement
 from broker.documents import Job
 from broker.messages import Claim, Request
 from broker.settle import failure, settle
+from broker.settlement import Change, Context, Settlement
 from datastore import DatastoreError
 
-CANDIDATES_MAX = 4
-"""Jobs a claim-next tries before it is told that nothing is available; stale hints are used up on the way."""
+CANDIDATES_MAX = 16
+"""Jobs a claim-next tries before it is told that nothing is available; each it can't have leaves the index."""
 STALE = frozenset({Word.CONFLICT, Word.NOT_CLAIMABLE, Word.NOT_FOUND})
 """What a proposed job may answer when its hint was stale: another one is tried instead of fighting for it."""
 
@@ -42,7 +42,8 @@ class Settled:
 
     request: Request
     answer: Answer | None = None
-    changes: tuple[Change, ...] = field(default=())
+    changes: tuple[Change, ...] = ()
+    waits: tuple[tuple[Job, str], ...] = ()
     parked: Claim | None = None
 
 
@@ -53,13 +54,13 @@ def settle_batch(
 
     A claim-next whose proposed job had gone tries another, in a further round without the rest.
     """
-    done: list[Settled | None] = [None] * len(batch)
+    found: list[Settlement | None] = [None] * len(batch)
     pending = list(range(len(batch)))
     for _ in range(CANDIDATES_MAX):
         proposals = _proposals(context, connection, batch, pending, now_ms=clock.now_ms(), worker=worker)
         results = _one_round(context, batch, pending, proposals, clock=clock)
         for position, result in zip(pending, results, strict=True):
-            done[position] = _settled(batch[position].request, result, now_ms=clock.now_ms())
+            found[position] = _with_earlier(found[position], result)
         pending = [
             position
             for position, result in zip(pending, results, strict=True)
@@ -68,9 +69,9 @@ def settle_batch(
         if not pending:
             break
     for position in pending:
-        request = batch[position].request
-        done[position] = _settled(request, Settlement(Answer(Word.NONE_AVAILABLE)), now_ms=clock.now_ms())
-    return [settled for settled in done if settled is not None]
+        found[position] = _with_earlier(found[position], Settlement(Answer(Word.NONE_AVAILABLE)))
+    now_ms = clock.now_ms()
+    return [_settled(taken.request, result, now_ms=now_ms) for taken, result in zip(batch, found, strict=True)]
 
 
 def deliver(pipe: Pipeline, batch: Sequence[Settled], *, now_ms: int) -> None:
@@ -80,6 +81,8 @@ def deliver(pipe: Pipeline, batch: Sequence[Settled], *, now_ms: int) -> None:
         request = settled.request
         for change in settled.changes:
             move_hints(pipe, change)
+        for job, key in settled.waits:
+            lock_waits.wait(pipe, job, key)
         if settled.parked is not None:
             claim_next.park(pipe, settled.parked, now_ms)
         if settled.answer is None:
@@ -90,6 +93,18 @@ def deliver(pipe: Pipeline, batch: Sequence[Settled], *, now_ms: int) -> None:
         channels[replies.reply_key(request.factory_id, request.instance)].append(replies.encode(reply))
     for key, texts in channels.items():
         replies.push(pipe, key, texts)
+
+
+def follow_up(context: Context, connection: Redis, batch: Sequence[Settled], *, now_ms: int) -> None:
+    """After the replies: bring back jobs whose lock was given up, and wake claims for every job that became ready.
+
+    What it misses, because another worker was between two of its steps, the sweep finds.
+    """
+    claim_next.recheck(connection, [settled.parked for settled in batch if settled.parked is not None])
+    keys = lock_waits.given_up(change for settled in batch for change in settled.changes)
+    keys += claiming.now_free(context, (wait for settled in batch for wait in settled.waits), now_ms=now_ms)
+    ready = [(job.queue, job.requires) for job in became_ready(batch)]
+    claim_next.wake(connection, [*ready, *lock_waits.bring_back(connection, keys)])
 
 
 def became_ready(batch: Sequence[Settled]) -> list[Job]:
@@ -154,6 +169,13 @@ def _one(context: Context, request: Request, proposal: Proposal | None, now_ms: 
             return None
 
 
+def _with_earlier(earlier: Settlement | None, later: Settlement | None) -> Settlement | None:
+    """The answer of the last job tried, with what trying the ones before has changed."""
+    if earlier is None or later is None:
+        return later
+    return Settlement(later.answer, earlier.changes + later.changes, earlier.waits + later.waits)
+
+
 def _another(answer: Answer) -> bool:
     """Whether a claim-next is to try another job: this one had gone, or can't be read at all."""
     return answer.word in STALE or answer.reason is Reason.CORRUPT
@@ -167,8 +189,8 @@ def _settled(request: Request, result: Settlement | None, *, now_ms: int) -> Set
         and result.answer.word is Word.NONE_AVAILABLE
         and claim_next.wait_ends_ms(request, now_ms) > now_ms
     ):
-        return Settled(request, parked=request)
-    return Settled(request, result.answer, result.changes)
+        return Settled(request, changes=result.changes, waits=result.waits, parked=request)
+    return Settled(request, result.answer, result.changes, result.waits)
 
 
 def move_hints(pipe: Pipeline, change: Change) -> None:

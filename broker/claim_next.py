@@ -10,7 +10,6 @@ from redis.client import Pipeline
 
 from broker import index, replies
 from broker.answers import Answer, Word, wire
-from broker.documents import Job
 from broker.matching import canonical
 from broker.messages import Claim
 from broker.queues import intake_key
@@ -188,17 +187,19 @@ def park(pipe: Pipeline, claim: Claim, now_ms: int) -> None:
     index.add(pipe, index.PARKED, body.queue, body.offers, claim.request_id, ends_ms - body.wait_ms)
 
 
-def wake(connection: Redis, jobs: Iterable[Job]) -> int:
-    """For each job that became ready, send the oldest fitting waiter to the front of the claims. Returns how many."""
-    ready = list(jobs)
+def wake(connection: Redis, ready: Sequence[tuple[str, tuple[str, ...]]]) -> int:
+    """For each (queue, requirements) of a job that became ready, send the oldest fitting waiter to the front.
+
+    Returns how many were woken.
+    """
     if not ready:
         return 0
-    sets = _sets(connection, index.PARKED, [job.queue for job in ready])
+    sets = _sets(connection, index.PARKED, [queue for queue, _ in ready])
     calls: list[tuple[list[str], list[Argument]]] = []
-    for job in ready:
-        fitting = index.awaiting(job.requires, sets[job.queue])
+    for queue, requires in ready:
+        fitting = index.awaiting(requires, sets[queue])
         if fitting:
-            keys = [index.members_key(index.PARKED, job.queue, terms) for terms in fitting]
+            keys = [index.members_key(index.PARKED, queue, terms) for terms in fitting]
             calls.append(([WAITING, WAIT_ENDS, intake_key("claims"), *keys], []))
     return sum(_WAKE.run_many(connection, calls)) if calls else 0
 

@@ -146,7 +146,7 @@ class ServeLoop:
         taken = [request for _, request in batch]
         results = settle_batch(self._runtime.context, self._redis, taken, clock=hand.clock, worker=self._name)
         settled = list(zip((entry for entry, _ in batch), results, strict=True))
-        finish(self._redis, self._name, settled, refused, now_ms=hand.clock.now_ms())
+        finish(self._runtime.context, self._redis, self._name, settled, refused, now_ms=hand.clock.now_ms())
         self._settled += len(batch)
         for each in refused:
             log.warning("request_refused", worker=self._name, wire=each.entry.wire, reason=str(each.error))

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from redis import Redis
 from redis.client import Pipeline
 
-from broker import batch, claim_next, replies
+from broker import batch, replies
 from broker.answers import Answer, Reason, Word, wire
 from broker.batch import Settled
 from broker.messages import Malformed
 from broker.queues import rq_job_key
+from broker.settlement import Context
 from workers.taking import DEAD, DEAD_MAX, Entry, NotOurs, inflight_key
 
 ENTRY_CHARS_MAX = 2_048
@@ -30,6 +31,7 @@ class Refused:
 
 
 def finish(
+    context: Context,
     connection: Redis,
     worker: str,
     settled: Sequence[tuple[Entry, Settled]],
@@ -51,8 +53,7 @@ def finish(
         for each in refused:
             _tidy(pipe, worker, each.entry, None)
         pipe.execute()
-    claim_next.recheck(connection, [result.parked for result in results if result.parked is not None])
-    claim_next.wake(connection, batch.became_ready(results))
+    batch.follow_up(context, connection, results, now_ms=now_ms)
 
 
 def bury(pipe: Pipeline, refused: Refused, *, now_ms: int) -> None:

@@ -11,7 +11,7 @@ import structlog
 from redis import Redis
 from redis.exceptions import LockError, RedisError
 
-from broker import batch, claim_next, coordinator, index, repository
+from broker import batch, claim_next, coordinator, index, lock_waits, repository
 from broker.clock import RedisClock
 from broker.coordinator import Change, Context, Settlement
 from broker.documents import Job, Run
@@ -175,14 +175,16 @@ class Sweep:
                 index.add(pipe, index.READY, job.queue, job.requires, job.id, index.ready_score(job))
             added = pipe.execute()
         swept.indexed += sum(1 for result in added[::2] if result)
-        swept.woken += claim_next.wake(self._redis, jobs)
+        swept.woken += claim_next.wake(self._redis, [(job.queue, job.requires) for job in jobs])
 
     def _send(self, changes: list[Change], swept: Swept) -> None:
         with self._redis.pipeline(transaction=False) as pipe:
             for change in changes:
                 batch.move_hints(pipe, change)
             pipe.execute()
-        swept.woken += claim_next.wake(self._redis, (c.after for c in changes if index.offered(c.after)))
+        ready = [(change.after.queue, change.after.requires) for change in changes if index.offered(change.after)]
+        ready += lock_waits.bring_back(self._redis, lock_waits.given_up(changes))
+        swept.woken += claim_next.wake(self._redis, ready)
 
     def _jobs(self, search: Filter) -> Iterator[Job]:
         """Jobs a search proposes; one that does not parse is reported and left alone."""

@@ -34,10 +34,10 @@ def settle(envelope: dict[str, Any]) -> str:
     try:
         request = parse(text)
     except Malformed as error:
-        finish(runtime.connection, worker, [], [Refused(entry, error)], now_ms=clock.now_ms())
+        finish(runtime.context, runtime.connection, worker, [], [Refused(entry, error)], now_ms=clock.now_ms())
         return "invalid"
     [settled] = settle_batch(runtime.context, runtime.connection, [Taken(request)], clock=clock, worker=worker)
-    finish(runtime.connection, worker, [(entry, settled)], [], now_ms=clock.now_ms())
+    finish(runtime.context, runtime.connection, worker, [(entry, settled)], [], now_ms=clock.now_ms())
     return settled.answer.word.value if settled.answer is not None else "waiting"
 
 

@@ -13,7 +13,7 @@ redrive: failed, cancelled ---> ready
 
 from broker.transitions.claim import Claimant, claim
 from broker.transitions.decision import Decision, Refuse, Replay, Rules, Write
-from broker.transitions.holder import complete, fail, release, renew
+from broker.transitions.holder import complete, fail, release, renew, undo
 from broker.transitions.operator import cancel, hold, lift, redrive, revoke
 from broker.transitions.timer import due, enforce_cancel, reap, time_out, unblock
 
@@ -39,4 +39,5 @@ __all__ = [
     "revoke",
     "time_out",
     "unblock",
+    "undo",
 ]

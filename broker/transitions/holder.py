@@ -88,6 +88,15 @@ def release(job: Job, fence: Fence, *, now_ms: int, reason: str | None = None) -
             return refusal
 
 
+def undo(job: Job, *, epoch: int, request_id: str, now_ms: int) -> Decision:
+    """Take back a grant nobody was told of, because its slots were lost meanwhile. The epoch stays used (I1)."""
+    lease = job.lease
+    if lease is None or (lease.epoch, lease.request_id) != (epoch, request_id):
+        return Refuse(Answer(Word.CONFLICT, Reason.RACED, held_by(job, now_ms)))
+    changes = {**end_lease(lease, now_ms=now_ms, outcome=Outcome.RELEASED), "state": State.READY.value}
+    return Write({**changes, "updated_ms": now_ms}, Answer(Word.CONFLICT, Reason.RACED, {"job_id": job.id}))
+
+
 def backoff_ms(failures: int, *, rules: Rules, jitter: float) -> int:
     """Wait before the next try after `failures` earlier ones: full jitter below a doubling, capped bound."""
     bound = min(rules.backoff_max_ms, rules.backoff_base_ms << min(failures, BACKOFF_DOUBLINGS_MAX))

@@ -1,0 +1,144 @@
+"""Carries a rule's decision into the store: read, judge, write conditionally; judge again where another came first."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import structlog
+
+from broker import repository
+from broker.answers import Answer, Reason, Word
+from broker.documents import Job, Lease
+from broker.entropy import Entropy
+from broker.exclusion import Slots
+from broker.repository import JobUpdate, Missing, Stale, Updated
+from broker.transitions import Decision, Refuse, Replay, Rules, Write
+from datastore import Datastore, DatastoreError
+
+log = structlog.get_logger(__name__)
+
+CAS_ATTEMPTS_MAX = 4
+"""The first try and three more (design §8.7)."""
+CAS_PAUSE_MS = 20
+"""Bound of the jittered pause before a lost race is judged again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What every operation needs: the store, the rules, randomness and a way to pause (milliseconds)."""
+
+    store: Datastore
+    rules: Rules
+    entropy: Entropy
+    pause: Callable[[float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One job before and after a write; run records and hints are derived from it. `before` is None for a new job."""
+
+    before: Job | None
+    after: Job
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """The answer to a request, and what it changed."""
+
+    answer: Answer
+    changes: tuple[Change, ...] = ()
+    waits: tuple[tuple[Job, str], ...] = ()
+    """Ready jobs that can be had only once a slot is free, each with the slot's key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """A claim that was not written, or was undone before anybody was told. `key`: the slot that was busy."""
+
+    answer: Answer
+    key: str | None = None
+
+
+Judge: TypeAlias = Callable[[Job], Decision]
+Writer: TypeAlias = Callable[..., JobUpdate | Denied]
+"""Makes a decision's changes conditionally: `rev_update_job`, or that with something around it."""
+
+
+def judge_and_write(
+    context: Context,
+    job_id: str,
+    judge: Judge,
+    *,
+    job: Job | None = None,
+    write: Writer = repository.rev_update_job,
+    attempts_max: int = CAS_ATTEMPTS_MAX,
+) -> Settlement:
+    """Read, judge, write if still so. The guard is evaluated anew on each version; the caller's fence never is.
+
+    `job`: a version just read, judged without another read.
+    """
+    for attempt in range(attempts_max):
+        if job is None:
+            job = repository.read_job(context.store, job_id)
+        if job is None:
+            return Settlement(Answer(Word.NOT_FOUND, body={"job_id": job_id}))
+        result = _once(context, job, judge(job), write)
+        if isinstance(result, Settlement):
+            return result
+        job = result.current
+        if attempt + 1 < attempts_max:
+            context.pause(CAS_PAUSE_MS * context.entropy.jitter())
+    return Settlement(raced(job_id))
+
+
+def _once(context: Context, job: Job, decision: Decision, write: Writer) -> Settlement | Stale:
+    match decision:
+        case Refuse(answer):
+            return Settlement(answer)
+        case Replay(answer):
+            # Written before, perhaps by a worker that died before it moved the hints: they are moved again.
+            return Settlement(answer, (Change(None, job),))
+        case Write(changes, answer):
+            update = write(context.store, job, changes, write_id=context.entropy.write_id())
+    match update:
+        case Updated(after):
+            _follow_up(context, job, after)
+            return Settlement(answer, (Change(job, after),))
+        case Denied(refusal, key):
+            return Settlement(refusal, waits=() if key is None else ((job, key),))
+        case Missing():
+            return Settlement(Answer(Word.NOT_FOUND, body={"job_id": job.id}))
+        case Stale():
+            return update
+
+
+def raced(job_id: str) -> Answer:
+    """Nothing was written because others kept writing. Nothing is held."""
+    return Answer(Word.CONFLICT, Reason.RACED, {"job_id": job_id})
+
+
+def _follow_up(context: Context, before: Job, after: Job) -> None:
+    """Write what the job says onto its runs.
+
+    The job is written and decides; where a run can't be, or a crash comes in between, the sweep does the same.
+    """
+    try:
+        _write_runs(context, before, after)
+    except DatastoreError as error:
+        log.warning("run_not_recorded", job=after.id, epoch=after.epoch, error=str(error))
+    if before.lease is not None and after.lease is None:
+        _free_slots(context, before, before.lease)
+
+
+def _free_slots(context: Context, job: Job, lease: Lease) -> None:
+    """Give back what a lease held. Where it fails, whoever finds the slot full looks at its holders' jobs."""
+    slots = Slots.of(context.store, context.entropy, job, epoch=lease.epoch, request_id=lease.request_id)
+    if slots is not None:
+        slots.give_back()
+
+
+def _write_runs(context: Context, before: Job, after: Job) -> None:
+    if after.last_end is not None and after.last_end != before.last_end:
+        repository.end_run(context.store, after.id, after.last_end, write_id=context.entropy.write_id())
+    if after.lease is not None and after.epoch != before.epoch:
+        repository.start_run(context.store, after.id, after.lease, write_id=context.entropy.write_id())

@@ -1,0 +1,157 @@
+"""Locks and quotas, one mechanism: a slot for each key, which a claim takes before it may win. Pure rules.
+
+A lock on a path (`repo:web/src`) also leaves an intention on each ancestor, as databases do, so that
+`repo:web` and `repo:web/src/app` meet at `repo:web` without either knowing the other.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from broker.documents import Frozen
+
+CONFIRM_WITHIN_MS = 10_000
+"""An entry that is not confirmed is left alone for this long: its claim may be about to be written (design §8)."""
+SHARED_SUFFIX = "@shared"
+EXCLUSIVE_SUFFIX = "@exclusive"
+
+
+class Mode(StrEnum):
+    """How an entry uses a slot."""
+
+    EXCLUSIVE = "exclusive"
+    SHARED = "shared"
+    INTENT_EXCLUSIVE = "intent_exclusive"
+    INTENT_SHARED = "intent_shared"
+    UNIT = "unit"
+    """One of `capacity`: a quota."""
+
+
+_COMPATIBLE = {
+    frozenset({Mode.SHARED}),
+    frozenset({Mode.SHARED, Mode.INTENT_SHARED}),
+    frozenset({Mode.INTENT_SHARED}),
+    frozenset({Mode.INTENT_EXCLUSIVE}),
+    frozenset({Mode.INTENT_EXCLUSIVE, Mode.INTENT_SHARED}),
+    frozenset({Mode.UNIT}),
+}
+"""Modes that may stand in one slot together; a slot of units is bounded by its capacity besides."""
+
+
+class Holder(Frozen, frozen=True, kw_only=True):
+    """One entry of a slot."""
+
+    job_id: str
+    epoch: int
+    request_id: str
+    """The claim. Two claims race for one job at one epoch, and the loser must not give back the winner's entry."""
+    mode: Mode
+    taken_ms: int
+    confirmed: bool = False
+
+    @property
+    def claim(self) -> tuple[str, int, str]:
+        """Whose entry it is."""
+        return self.job_id, self.epoch, self.request_id
+
+
+class Slot(Frozen, frozen=True, kw_only=True):
+    """Who uses a key now. The entries of ended leases go lazily: who finds the slot full looks at their jobs."""
+
+    key: str
+    capacity: int = 1
+    holders: tuple[Holder, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """What a claim needs of one slot."""
+
+    key: str
+    mode: Mode
+    capacity: int = 1
+
+
+def slot_id(key: str) -> str:
+    """The document of a key. A digest: keys hold characters and lengths that ids can't."""
+    return f"slot:{hashlib.sha256(key.encode()).hexdigest()[:40]}"
+
+
+def wants(locks: Iterable[str]) -> list[Want]:
+    """The slots that a job's locks need, in the order of their keys, so that claims never wait for each other."""
+    needed: dict[tuple[str, Mode], Want] = {}
+    for lock in locks:
+        key, mode = _parsed(lock)
+        intent = Mode.INTENT_SHARED if mode is Mode.SHARED else Mode.INTENT_EXCLUSIVE
+        steps = key.split("/")
+        for depth in range(1, len(steps)):
+            ancestor = "/".join(steps[:depth])
+            needed[ancestor, intent] = Want(ancestor, intent)
+        needed[key, mode] = Want(key, mode)
+    return [needed[name] for name in sorted(needed)]
+
+
+def in_the_way(slot: Slot, want: Want, job_id: str) -> list[Holder]:
+    """The entries that keep `want` out. Never its own job's: the job's document decides between those."""
+    others = [holder for holder in slot.holders if holder.job_id != job_id]
+    if want.mode is Mode.UNIT:
+        units = [holder for holder in others if holder.mode is Mode.UNIT]
+        return units if len(units) >= want.capacity else []
+    return [holder for holder in others if frozenset({holder.mode, want.mode}) not in _COMPATIBLE]
+
+
+def removable(holder: Holder, *, leased_epoch: int | None, now_ms: int) -> bool:
+    """Whether another claimer may take an entry out: its job is not leased at that epoch, and never will be.
+
+    An unconfirmed entry may belong to a claim that is just being written, and is left alone for a while.
+    """
+    settled = holder.confirmed or now_ms - holder.taken_ms > CONFIRM_WITHIN_MS
+    return settled and leased_epoch != holder.epoch
+
+
+def with_entry(slot: Slot, entry: Holder, dead: Sequence[Holder] = ()) -> dict[str, Any] | None:
+    """The change that lets `entry` in and `dead` ones out; None where it is in already."""
+    if any((holder.claim, holder.mode) == (entry.claim, entry.mode) for holder in slot.holders):
+        return None
+    # Entries of the job's earlier epochs are over: it would not be claimed otherwise.
+    over = [holder for holder in slot.holders if holder.job_id == entry.job_id and holder.epoch < entry.epoch]
+    return _holders([*(holder for holder in slot.holders if holder not in dead and holder not in over), entry])
+
+
+def without_claim(slot: Slot, claim: tuple[str, int, str]) -> dict[str, Any] | None:
+    """The change that gives a claim's entries back; None where it has none."""
+    kept = [holder for holder in slot.holders if holder.claim != claim]
+    return None if len(kept) == len(slot.holders) else _holders(kept)
+
+
+def entries(slot: Slot, claim: tuple[str, int, str]) -> list[Holder]:
+    """A claim's own entries. None left: they were taken out, and the claim has to step back."""
+    return [holder for holder in slot.holders if holder.claim == claim]
+
+
+def confirmed(slot: Slot, claim: tuple[str, int, str]) -> dict[str, Any] | None:
+    """The change that confirms a claim's entries; None where there is nothing left to confirm."""
+    if all(holder.confirmed for holder in entries(slot, claim)):
+        return None
+    return _holders(
+        msgspec.structs.replace(holder, confirmed=True) if holder.claim == claim else holder for holder in slot.holders
+    )
+
+
+def _parsed(lock: str) -> tuple[str, Mode]:
+    if lock.endswith(SHARED_SUFFIX):
+        return _path(lock.removesuffix(SHARED_SUFFIX)), Mode.SHARED
+    return _path(lock.removesuffix(EXCLUSIVE_SUFFIX)), Mode.EXCLUSIVE
+
+
+def _path(key: str) -> str:
+    """`repo:web/src/`, `repo:web/src/…` and `repo:web/src/*` all name the folder and what lies under it."""
+    return key.removesuffix("…").removesuffix("*").rstrip("/") or "/"
+
+
+def _holders(holders: Iterable[Holder]) -> dict[str, Any]:
+    return {"holders": [holder.plain() for holder in holders]}

@@ -1,0 +1,192 @@
+"""Locks are exclusive under contention, end with their lease, and never block for ever."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+
+import msgspec
+import pytest
+
+from broker import coordinator
+from broker.answers import Reason, Word
+from broker.coordinator import Context, Settlement
+from broker.entropy import SystemEntropy
+from broker.exclusion import Slots
+from broker.fence import Fence
+from broker.messages import Submit, SubmitBody
+from broker.repository import read_job
+from broker.slots import Slot, slot_id
+from broker.submission import submit
+from broker.transitions import Claimant, Rules
+from datastore import Datastore, Expected, Ok, connect
+
+NOW_MS = 1_700_000_000_000
+RULES = Rules(ttl_ms=10_000, skew_ms=1_000)
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Datastore]:
+    opened = connect("memory://" if request.param == "memory" else f"sqlite:///{tmp_path / 'jobs.db'}")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def context(store: Datastore) -> Context:
+    return Context(store, RULES, SystemEntropy(), lambda _ms: None)
+
+
+def add_job(context: Context, job_id: str, *locks: str) -> None:
+    body = SubmitBody(job_id=job_id, locks=locks)
+    request = Submit(request_id=f"s-{job_id}", factory_id="f", incarnation="i", instance="x", body=body)
+    assert submit(context, request, now_ms=NOW_MS).answer.word is Word.OK
+
+
+def claim(context: Context, job_id: str, *, now_ms: int = NOW_MS, request_id: str | None = None) -> Settlement:
+    request_id = request_id or f"c-{job_id}-{now_ms}"
+    who = Claimant(factory_id="f", incarnation="i", request_id=request_id, token=context.entropy.token())
+    return coordinator.try_claim_job(context, job_id, who, now_ms=now_ms)
+
+
+def complete(context: Context, grant: Settlement) -> Settlement:
+    body = grant.answer.body
+    fence = Fence(factory_id="f", epoch=body["epoch"], token=body["token"], request_id=f"k-{body['job_id']}")
+    return coordinator.complete(context, body["job_id"], fence, now_ms=NOW_MS + 1)
+
+
+def at_once(calls: list[Callable[[], Settlement]]) -> list[Settlement]:
+    barrier = Barrier(len(calls))
+
+    def run(call: Callable[[], Settlement]) -> Settlement:
+        barrier.wait()
+        return call()
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return list(pool.map(run, calls))
+
+
+@pytest.mark.parametrize("round_number", range(5))
+def test_of_many_jobs_with_one_lock_never_two_are_held_at_once(context: Context, round_number: int) -> None:
+    jobs = [f"job-{round_number}-{number}" for number in range(24)]
+    for job in jobs:
+        add_job(context, job, "common-plat")
+    settled = at_once([lambda job=job: claim(context, job) for job in jobs])  # type: ignore[misc]
+    granted = [each for each in settled if each.answer.word is Word.GRANTED]
+    held = [job for job in jobs if (found := read_job(context.store, job)) and found.lease]
+    assert len(granted) <= 1
+    assert len(held) == len(granted)
+    # Whoever lost may have met an entry that was given back again: with nobody in the way the next one gets it.
+    if not granted:
+        granted = [claim(context, jobs[0], request_id="once-more")]
+        assert granted[0].answer.word is Word.GRANTED
+
+
+def test_the_loser_is_told_who_holds_the_lock(context: Context) -> None:
+    add_job(context, "a", "common-plat")
+    add_job(context, "b", "common-plat")
+    claim(context, "a")
+    refusal = claim(context, "b")
+    assert (refusal.answer.word, refusal.answer.reason) == (Word.NOT_CLAIMABLE, Reason.LOCK_BUSY)
+    assert refusal.answer.body["holders"] == [{"job_id": "a", "epoch": 1, "mode": "exclusive"}]
+    assert [(job.id, key) for job, key in refusal.waits] == [("b", "common-plat")]
+
+
+def test_a_lock_comes_free_with_its_lease(context: Context) -> None:
+    add_job(context, "a", "common-plat")
+    add_job(context, "b", "common-plat")
+    complete(context, claim(context, "a"))
+    assert claim(context, "b").answer.word is Word.GRANTED
+
+
+def test_a_dead_holder_never_blocks_for_ever(context: Context) -> None:
+    add_job(context, "a", "common-plat")
+    add_job(context, "b", "common-plat")
+    claim(context, "a")
+    later_ms = NOW_MS + RULES.ttl_ms + RULES.skew_ms + 1
+    dead = read_job(context.store, "a")
+    assert dead is not None
+    assert claim(context, "b", now_ms=later_ms).answer.word is Word.NOT_CLAIMABLE
+    coordinator.reap(context, dead, now_ms=later_ms)
+    assert claim(context, "b", now_ms=later_ms + 1).answer.word is Word.GRANTED
+
+
+def test_a_lease_taken_over_keeps_the_lock(context: Context) -> None:
+    add_job(context, "a", "common-plat")
+    add_job(context, "b", "common-plat")
+    claim(context, "a")
+    later_ms = NOW_MS + RULES.ttl_ms + RULES.skew_ms + 1
+    assert claim(context, "a", now_ms=later_ms, request_id="thief").answer.body["epoch"] == 2
+    assert claim(context, "b", now_ms=later_ms).answer.reason is Reason.LOCK_BUSY
+
+
+def test_the_loser_of_a_race_for_one_job_leaves_the_winners_lock_alone(context: Context) -> None:
+    for number in range(20):
+        job = f"job-{number}"
+        add_job(context, job, f"lock-{number}")
+        calls = [lambda job=job, who=who: claim(context, job, request_id=f"{job}-{who}") for who in range(8)]  # type: ignore[misc]
+        words = [settled.answer.word for settled in at_once(calls)]
+        assert words.count(Word.GRANTED) == 1
+        found = context.store.read(slot_id(f"lock-{number}"), slot_id(f"lock-{number}"))
+        assert isinstance(found, Ok)
+        slot = msgspec.convert(found.document.body, Slot)
+        assert [(holder.epoch, holder.confirmed) for holder in slot.holders] == [(1, True)]
+
+
+@pytest.mark.parametrize(
+    ("held", "wanted", "conflict"),
+    [
+        ("repo:web", "repo:web", True),
+        ("repo:web", "repo:web/src/app", True),
+        ("repo:web/src/app", "repo:web", True),
+        ("repo:web/src", "repo:web/docs", False),
+        ("repo:web", "repo:webshop", False),
+        ("repo:web/src/…", "repo:web/src/app", True),
+        ("repo:web@shared", "repo:web/src@shared", False),
+        ("repo:web@shared", "repo:web/src", True),
+        ("repo:web/src", "repo:web@shared", True),
+        ("data@shared", "data@shared", False),
+        ("data@shared", "data", True),
+    ],
+)
+def test_a_path_lock_conflicts_with_what_lies_under_it(
+    context: Context, held: str, wanted: str, conflict: bool
+) -> None:
+    add_job(context, "a", held)
+    add_job(context, "b", wanted)
+    claim(context, "a")
+    assert (claim(context, "b").answer.reason is Reason.LOCK_BUSY) is conflict
+
+
+def test_a_winner_whose_entry_was_taken_out_steps_back_and_nobody_is_told(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_job(context, "a", "common-plat")
+    confirm = Slots.confirm
+
+    def robbed(slots: Slots) -> bool:
+        document = context.store.read(slot_id("common-plat"), slot_id("common-plat"))
+        assert isinstance(document, Ok)
+        expected = Expected(etag=document.document.etag)
+        context.store.update_if_match(slot_id("common-plat"), slot_id("common-plat"), expected, {"holders": []})
+        return confirm(slots)
+
+    monkeypatch.setattr(Slots, "confirm", robbed)
+    settled = claim(context, "a")
+    assert (settled.answer.word, settled.answer.reason) == (Word.CONFLICT, Reason.RACED)
+    job = read_job(context.store, "a")
+    assert job is not None
+    assert (job.lease, job.state, job.epoch) == (None, "ready", 1)
+
+
+def test_an_unconfirmed_entry_is_left_alone_while_its_claim_may_still_be_written(context: Context) -> None:
+    add_job(context, "a", "common-plat")
+    add_job(context, "b", "common-plat")
+    job = read_job(context.store, "a")
+    assert job is not None
+    slots = Slots.of(context.store, context.entropy, job, epoch=1, request_id="slow")
+    assert slots is not None
+    assert slots.take(now_ms=NOW_MS) is None
+    assert claim(context, "b", now_ms=NOW_MS + 9_000).answer.reason is Reason.LOCK_BUSY
+    assert claim(context, "b", now_ms=NOW_MS + 11_000).answer.word is Word.GRANTED
+    assert slots.confirm() is False
