@@ -1,0 +1,157 @@
+"""One request on its way: its attempts, its time, and what may be said of it when no answer comes."""
+
+import secrets
+from collections.abc import Mapping
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from broker.answers import Reason, Retry, Word
+from broker.client.errors import BrokerTimeout, BrokerUnavailable, ClientError, InvalidRequest
+from broker.client.reply import Reply
+from broker.messages import Claim, Envelope, FactoryId, Release
+
+ATTEMPT_MS = 3_000
+"""How long one attempt waits for its answer before the request is sent again with the same id."""
+
+
+class Address(BaseModel):
+    """Who asks, and where the answer goes."""
+
+    model_config = ConfigDict(frozen=True)
+
+    factory_id: FactoryId
+    incarnation: FactoryId
+    """One start of the factory. Requests are repeated under the same one, or they count as another's."""
+    instance: FactoryId
+    """One client; names the reply channel together with the factory."""
+
+    @classmethod
+    def checked(cls, factory_id: str, incarnation: str | None) -> Self:
+        """An address of a new client; without an `incarnation` it is a start of its own.
+
+        Raises:
+          InvalidRequest: an id that the protocol does not allow.
+        """
+        fields = {"factory_id": factory_id, "incarnation": incarnation or secrets.token_hex(8)}
+        try:
+            return cls.model_validate(fields | {"instance": secrets.token_hex(8)})
+        except ValidationError as error:
+            raise InvalidRequest(_problems(error)) from None
+
+
+class BrokerTime:
+    """Broker time as this client knows it: good enough for deadlines of requests, never used for leases."""
+
+    def __init__(self) -> None:
+        self._ahead_ms: int | None = None
+
+    def learn(self, server_ms: int, *, sent_ms: int, received_ms: int) -> None:
+        """Broker time was `server_ms` at some moment between two readings of this host's monotonic clock."""
+        least, most = server_ms - received_ms, server_ms - sent_ms
+        ahead = (least + most) // 2 if self._ahead_ms is None else self._ahead_ms
+        self._ahead_ms = min(max(ahead, least), most)
+
+    def at(self, monotonic_ms: int) -> int | None:
+        """Broker time at a moment of this host's monotonic clock; None while nothing was learned."""
+        return None if self._ahead_ms is None else self._ahead_ms + monotonic_ms
+
+
+class Call:
+    """A request from its first attempt to its answer.
+
+    A request id of the caller's own may have been sent before, by this process or another: its attempts start
+    at two, which makes the broker look for what the first one did.
+    """
+
+    def __init__(
+        self,
+        kind: type[Envelope],
+        body: Mapping[str, Any],
+        address: Address,
+        *,
+        request_id: str | None,
+        timeout_ms: int,
+        now_ms: int,
+    ) -> None:
+        self.request_id = request_id or secrets.token_hex(16)
+        self.is_claim = kind is Claim
+        self._patience_ms = int(body.get("wait_ms", 0)) if self.is_claim else 0
+        self.until_ms = now_ms + timeout_ms + self._patience_ms
+        self._timeout_ms = timeout_ms + self._patience_ms
+        self._attempt = 1 if request_id is None else 2
+        self._first_attempt = self._attempt
+        try:
+            self._envelope = kind.model_validate(
+                {**address.model_dump(), "request_id": self.request_id, "attempt": self._attempt, "body": dict(body)}
+            )
+        except ValidationError as error:
+            raise InvalidRequest(_problems(error)) from None  # the error itself shows values, maybe a token
+        self.first_sent_ms = now_ms
+        self._sent = False
+        self.reply: Reply | None = None
+
+    @property
+    def settled(self) -> bool:
+        """Whether there is nothing left to send: an answer is known, or the time is over."""
+        return self.reply is not None and self.reply.retry is not Retry.SAME_ID
+
+    def next_attempt(self, now_ms: int, broker_time: BrokerTime) -> Envelope:
+        """The envelope to send now. Its deadline is the end of the caller's own patience, in broker time."""
+        if self._sent:
+            self._attempt += 1
+        else:
+            self.first_sent_ms = now_ms
+        update = {"attempt": self._attempt, "deadline_ms": broker_time.at(self.until_ms)}
+        return self._envelope.model_copy(update=update)  # our own values, within the fields' limits
+
+    def on_its_way(self) -> None:
+        """An attempt was sent, or may have been."""
+        self._sent = True
+
+    def attempt_ends_ms(self, now_ms: int, attempt_ms: int, pause_s: float | None) -> int:
+        """When this attempt is given up, after `pause_s` where it failed. A claim that waits for work is left waiting."""
+        lasts_ms = attempt_ms + self._patience_ms if pause_s is None else int(pause_s * 1000)
+        return min(self.until_ms, now_ms + lasts_ms)
+
+    def answer(self) -> Reply:
+        """The answer, or the failure that says what is known without one.
+
+        Raises:
+          BrokerUnavailable: nothing was sent.
+          BrokerTimeout: it may have taken effect.
+        """
+        if self.reply is None or self._may_have_been_done(self.reply):
+            raise self._failure()
+        return self.reply
+
+    def refused(self, why: str) -> ClientError:
+        """The failure to raise where Redis takes no request."""
+        if not self._sent:
+            return BrokerUnavailable(
+                f"Redis refused: {why}; nothing was sent; check the user, its rights and its memory"
+            )
+        return BrokerTimeout(f"Redis refused to take the request again: {why}", request_id=self.request_id)
+
+    def _may_have_been_done(self, reply: Reply) -> bool:
+        """A late attempt that found its time over says nothing of an earlier one."""
+        late = reply.answer is Word.REQUEST_EXPIRED and reply.reason is not Reason.LEASE_OVER
+        return late and self._attempt > 1
+
+    def _failure(self) -> ClientError:
+        what = f"{type(self._envelope).__name__.lower()}: no answer within {self._timeout_ms} ms"
+        if not self._sent and self._first_attempt == 1:
+            return BrokerUnavailable(f"{what}: Redis can't be reached; nothing was sent; is it running?")
+        return BrokerTimeout(f"{what}; is a broker worker running?", request_id=self.request_id)
+
+
+def release_of(grant: Reply, address: Address, *, now_ms: int) -> Call:
+    """A call that gives a granted lease back."""
+    body = {name: grant.body[name] for name in ("job_id", "epoch", "token")}
+    return Call(Release, body, address, request_id=None, timeout_ms=ATTEMPT_MS, now_ms=now_ms)
+
+
+def _problems(error: ValidationError) -> str:
+    """What is wrong, without the values."""
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    return "; ".join(f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in found[:5])

@@ -1,0 +1,63 @@
+"""What a client raises, split by one question: may the request have taken effect?
+
+ClientError
+├── InvalidRequest        an argument is outside its limits; nothing was sent
+├── BrokerUnavailable     Redis can't be reached, or refused; nothing was sent
+├── BrokerTimeout         no answer in time; it may have taken effect: repeat `request_id`
+├── RequestRefused        answered, and not carried out; `reply` says why
+│   └── NotGranted        ... a claim that `lease()` made
+├── LeaseLost             the lease is over; whatever its holder still does must not count
+└── ClientClosed          this client is closed, or belongs to another process
+"""
+
+from broker.client.reply import Reply
+
+
+class ClientError(Exception):
+    """Root of everything a client raises on purpose. Answers of the broker are returned, as a `Reply`."""
+
+
+class InvalidRequest(ClientError, ValueError):
+    """An argument is outside its limits. Nothing was sent."""
+
+
+class BrokerUnavailable(ClientError):
+    """Redis can't be reached, or refused the request. Certainly nothing was sent; it may be tried again."""
+
+
+class BrokerTimeout(ClientError):
+    """No answer in time. The request may have taken effect, or may still do so until its deadline.
+
+    Repeat it with `request_id=error.request_id`, from a client with the same factory id and incarnation: what
+    has taken effect is then answered, not done twice.
+    """
+
+    def __init__(self, message: str, *, request_id: str) -> None:
+        super().__init__(f"{message}; repeat it with request id {request_id}")
+        self.request_id = request_id
+
+
+class RequestRefused(ClientError):
+    """The broker answered and did not do it. `reply` holds the answer."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(f"the broker answered {reply.summary}")
+        self.reply = reply
+
+
+class NotGranted(RequestRefused):
+    """The claim was answered without a lease: nothing available, a conflict, no such job. `reply` says which."""
+
+
+class LeaseLost(ClientError):
+    """The lease is over, or its holder can't be sure that it is not. Stop, and undo nothing that others may see."""
+
+    def __init__(self, job_id: str, epoch: int, reason: str) -> None:
+        super().__init__(f"{job_id}: the lease of epoch {epoch} is lost ({reason})")
+        self.job_id = job_id
+        self.epoch = epoch
+        self.reason = reason
+
+
+class ClientClosed(ClientError):
+    """This client is closed, or was made by another process: a fork must open its own. Nothing was sent."""

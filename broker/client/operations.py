@@ -1,0 +1,224 @@
+"""The operations a client offers, once for both clients, so that they can't drift apart."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, Generic, TypeVar
+
+from broker.documents import State
+from broker.messages import (
+    Cancel,
+    Claim,
+    Complete,
+    Envelope,
+    Fail,
+    GetJob,
+    ListJobs,
+    ListRuns,
+    Progress,
+    Redrive,
+    Release,
+    Renew,
+    Revoke,
+    Submit,
+    SubmitBody,
+)
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Operations(ABC, Generic[T_co]):
+    """Every operation of the protocol. `T_co` is a `Reply`, or in the async client what one awaits to get it.
+
+    Common to all: `request_id` repeats an earlier request, which then takes effect once and gets the same answer;
+    `timeout_ms` bounds all attempts together (None: the client's own).
+
+    Raises:
+      InvalidRequest: an argument is outside its limits. Nothing was sent.
+      BrokerUnavailable: Redis could not be reached within the timeout. Nothing was sent.
+      BrokerTimeout: no answer in time; the request may have taken effect.
+      ClientClosed: the client is closed, or was made before a fork.
+    """
+
+    @abstractmethod
+    def _ask(
+        self, kind: type[Envelope], body: Mapping[str, Any], *, request_id: str | None, timeout_ms: int | None
+    ) -> T_co: ...
+
+    def submit(
+        self,
+        payload: Any = None,
+        *,
+        job_id: str | None = None,
+        queue: str = "default",
+        priority: int = 0,
+        requires: Sequence[str] = (),
+        locks: Sequence[str] = (),
+        depends_on: Sequence[str] = (),
+        not_before_ms: int | None = None,
+        deadline_in_ms: int | None = None,
+        ttl_ms: int | None = None,
+        max_failures: int | None = None,
+        max_expiries: int | None = None,
+        labels: Mapping[str, str] | None = None,
+        request_id: str | None = None,
+        timeout_ms: int | None = None,
+    ) -> T_co:
+        """Store a job: `ok`, or `conflict (exists)` where the id is taken by another submission.
+
+        `not_before_ms` is broker time, Unix milliseconds; `deadline_in_ms` bounds the whole job, counted from now.
+        """
+        given: dict[str, Any] = {"job_id": job_id, "not_before_ms": not_before_ms, "timeout_ms": deadline_in_ms}
+        given |= {"ttl_ms": ttl_ms, "max_failures": max_failures, "max_expiries": max_expiries, "labels": labels}
+        body: dict[str, Any] = {"payload": payload, "queue": queue, "priority": priority}
+        body |= {"requires": tuple(requires), "locks": tuple(locks), "depends_on": tuple(depends_on)}
+        body |= {name: value for name, value in given.items() if value is not None}
+        return self._ask(Submit, body, request_id=request_id, timeout_ms=timeout_ms)
+
+    def submit_body(self, body: SubmitBody, *, request_id: str | None = None, timeout_ms: int | None = None) -> T_co:
+        """Store a job that was put together elsewhere, such as from a job file."""
+        return self._ask(Submit, body_fields(body), request_id=request_id, timeout_ms=timeout_ms)
+
+    def claim(
+        self,
+        job_id: str | None = None,
+        *,
+        queue: str = "default",
+        offers: Sequence[str] = (),
+        ttl_ms: int | None = None,
+        wait_ms: int = 0,
+        expected_etag: str | None = None,
+        request_id: str | None = None,
+        timeout_ms: int | None = None,
+    ) -> T_co:
+        """Ask for a lease on one job, or on the next of a queue whose requirements `offers` meets.
+
+        `wait_ms`: how long a claim without `job_id` waits for work; the timeout counts from its end. To hold the
+        lease while working, use `lease()`.
+        """
+        body: dict[str, Any] = {"job_id": job_id, "queue": queue, "offers": tuple(offers), "ttl_ms": ttl_ms}
+        body |= {"wait_ms": wait_ms, "expected_etag": expected_etag}
+        return self._ask(Claim, body, request_id=request_id, timeout_ms=timeout_ms)
+
+    def renew(
+        self,
+        job_id: str,
+        *,
+        epoch: int,
+        token: str,
+        ttl_ms: int | None = None,
+        request_id: str | None = None,
+        timeout_ms: int | None = None,
+    ) -> T_co:
+        """Extend a lease: `renewed` with its directives, or `lease_lost`."""
+        body = {"job_id": job_id, "epoch": epoch, "token": token, "ttl_ms": ttl_ms}
+        return self._ask(Renew, body, request_id=request_id, timeout_ms=timeout_ms)
+
+    def complete(
+        self,
+        job_id: str,
+        *,
+        epoch: int,
+        token: str,
+        result: Any = None,
+        request_id: str | None = None,
+        timeout_ms: int | None = None,
+    ) -> T_co:
+        """End a job as succeeded. `result`: JSON, at most 16 KiB."""
+        body = {"job_id": job_id, "epoch": epoch, "token": token, "result": result}
+        return self._ask(Complete, body, request_id=request_id, timeout_ms=timeout_ms)
+
+    def fail(
+        self,
+        job_id: str,
+        *,
+        epoch: int,
+        token: str,
+        error: str = "",
+        result: Any = None,
+        retryable: bool = True,
+        request_id: str | None = None,
+        timeout_ms: int | None = None,
+    ) -> T_co:
+        """Report a failed try; it is tried again with backoff unless `retryable` is false or its cap is reached."""
+        body = {"job_id": job_id, "epoch": epoch, "token": token}
+        body |= {"error": error, "result": result, "retryable": retryable}
+        return self._ask(Fail, body, request_id=request_id, timeout_ms=timeout_ms)
+
+    def release(
+        self,
+        job_id: str,
+        *,
+        epoch: int,
+        token: str,
+        reason: str | None = None,
+        request_id: str | None = None,
+        timeout_ms: int | None = None,
+    ) -> T_co:
+        """Give a job back unharmed; where a cancel was asked, this acknowledges it."""
+        body = {"job_id": job_id, "epoch": epoch, "token": token, "reason": reason}
+        return self._ask(Release, body, request_id=request_id, timeout_ms=timeout_ms)
+
+    def progress(
+        self,
+        job_id: str,
+        *,
+        epoch: int,
+        token: str,
+        progress: Any,
+        request_id: str | None = None,
+        timeout_ms: int | None = None,
+    ) -> T_co:
+        """Write progress (JSON, at most 4 KiB) to the run. Extends nothing."""
+        body = {"job_id": job_id, "epoch": epoch, "token": token, "progress": progress}
+        return self._ask(Progress, body, request_id=request_id, timeout_ms=timeout_ms)
+
+    def cancel(
+        self, job_id: str, *, reason: str | None = None, request_id: str | None = None, timeout_ms: int | None = None
+    ) -> T_co:
+        """Cancel a waiting job, or ask the holder of a running one to stop."""
+        body = {"job_id": job_id, "reason": reason}
+        return self._ask(Cancel, body, request_id=request_id, timeout_ms=timeout_ms)
+
+    def redrive(self, job_id: str, *, request_id: str | None = None, timeout_ms: int | None = None) -> T_co:
+        """Make a failed or cancelled job ready again."""
+        return self._ask(Redrive, {"job_id": job_id}, request_id=request_id, timeout_ms=timeout_ms)
+
+    def revoke(
+        self,
+        job_id: str,
+        *,
+        reason: str | None = None,
+        hold: bool = False,
+        request_id: str | None = None,
+        timeout_ms: int | None = None,
+    ) -> T_co:
+        """Take the lease from whoever holds it; with `hold` nobody gets it until it is released from hold."""
+        body = {"job_id": job_id, "reason": reason, "hold": hold}
+        return self._ask(Revoke, body, request_id=request_id, timeout_ms=timeout_ms)
+
+    def job(self, job_id: str, *, request_id: str | None = None, timeout_ms: int | None = None) -> T_co:
+        """One job and what was submitted: `{job, spec}`."""
+        return self._ask(GetJob, {"job_id": job_id}, request_id=request_id, timeout_ms=timeout_ms)
+
+    def jobs(
+        self,
+        *,
+        state: State | str | None = None,
+        queue: str | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+        request_id: str | None = None,
+        timeout_ms: int | None = None,
+    ) -> T_co:
+        """One page of jobs, `{jobs, cursor}`; the cursor is null on the last page. May be a little stale."""
+        body = {"state": state, "queue": queue, "limit": limit, "cursor": cursor}
+        return self._ask(ListJobs, body, request_id=request_id, timeout_ms=timeout_ms)
+
+    def runs(self, job_id: str, *, request_id: str | None = None, timeout_ms: int | None = None) -> T_co:
+        """Every run of one job in order of epoch: `{runs}`."""
+        return self._ask(ListRuns, {"job_id": job_id}, request_id=request_id, timeout_ms=timeout_ms)
+
+
+def body_fields(body: SubmitBody) -> dict[str, Any]:
+    """The fields of a body that was validated before, as they are given to a request."""
+    return {name: getattr(body, name) for name in body.model_fields_set}

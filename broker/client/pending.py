@@ -1,0 +1,100 @@
+"""Which waiting caller a reply belongs to, and which grants nobody waits for any more."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Generic, Protocol, TypeVar
+
+import structlog
+
+from broker.client.call import BrokerTime, Call
+from broker.client.reply import Reply, parse_reply
+
+log = structlog.get_logger(__name__)
+
+REMEMBERED_MAX = 4_096
+"""Claims whose outcome is remembered to recognise a second grant; as many as a reply channel holds."""
+
+
+class Waiter(Protocol):
+    """A future, of threads or of asyncio."""
+
+    def done(self) -> bool: ...
+    def set_result(self, result: Reply, /) -> None: ...
+
+
+W = TypeVar("W", bound=Waiter)
+
+
+@dataclass(slots=True)
+class _Waiting(Generic[W]):
+    call: Call
+    future: W
+
+
+class Pending(Generic[W]):
+    """Requests without an answer, by request id. Safe under threads; the futures are completed outside the lock."""
+
+    def __init__(self, broker_time: BrokerTime, now_ms: Callable[[], int]) -> None:
+        self._broker_time = broker_time
+        self._now_ms = now_ms
+        self._lock = threading.Lock()
+        self._waiting: dict[str, list[_Waiting[W]]] = {}
+        self._kept: OrderedDict[str, tuple[str, int] | None] = OrderedDict()
+
+    def expect(self, call: Call, future: W) -> None:
+        """Complete `future` with the next reply to `call`. Several callers may wait for one request id."""
+        with self._lock:
+            self._waiting.setdefault(call.request_id, []).append(_Waiting(call, future))
+
+    def forget(self, call: Call, *, abandoned: bool) -> None:
+        """Nobody waits for `call` any more. `abandoned`: nobody will repeat it, so a late grant is given back."""
+        with self._lock:
+            others = [waiting for waiting in self._waiting.pop(call.request_id, []) if waiting.call is not call]
+            if others:
+                self._waiting[call.request_id] = others
+            elif abandoned and call.is_claim:
+                self._keep(call.request_id, None)
+
+    def close(self) -> list[W]:
+        """Forget everything. Returns the futures nobody will complete any more."""
+        with self._lock:
+            waiting = [each.future for others in self._waiting.values() for each in others]
+            self._waiting.clear()
+        return [future for future in waiting if not future.done()]
+
+    def deliver(self, text: bytes) -> Reply | None:
+        """Hand a reply to whoever waits for it. Returns a grant that nobody wants: to be released at once."""
+        try:
+            reply = parse_reply(text)
+        except ValueError as error:
+            log.warning("reply_not_understood", error=str(error))
+            return None
+        with self._lock:
+            waiting = self._waiting.pop(reply.request_id, [])
+            if not waiting:
+                return self._surplus(reply)
+            if waiting[0].call.is_claim:
+                self._keep(reply.request_id, _lease_of(reply))
+        sent_ms = min(each.call.first_sent_ms for each in waiting)
+        self._broker_time.learn(reply.server_now_ms, sent_ms=sent_ms, received_ms=self._now_ms())
+        for each in waiting:
+            each.future.set_result(replace(reply, sent_monotonic_ms=each.call.first_sent_ms))
+        return None
+
+    def _surplus(self, reply: Reply) -> Reply | None:
+        """A late grant of another lease than the one kept. One for a request that timed out may yet be asked for."""
+        if not reply.granted or reply.request_id not in self._kept:
+            return None
+        return None if self._kept[reply.request_id] == _lease_of(reply) else reply
+
+    def _keep(self, request_id: str, lease: tuple[str, int] | None) -> None:
+        self._kept[request_id] = lease
+        self._kept.move_to_end(request_id)
+        while len(self._kept) > REMEMBERED_MAX:
+            self._kept.popitem(last=False)
+
+
+def _lease_of(reply: Reply) -> tuple[str, int] | None:
+    return (str(reply.body["job_id"]), int(reply.body["epoch"])) if reply.granted else None

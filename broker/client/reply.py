@@ -1,0 +1,70 @@
+"""A reply as a value: the answer in the words of the protocol, and when its request went out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import pydantic_core
+
+from broker.answers import Reason, Retry, Word
+
+GOOD = frozenset({Word.OK, Word.GRANTED, Word.RENEWED, Word.REPLAYED})
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The broker's answer to one request. A refusal is an answer too: look at `good`, or at `answer`."""
+
+    request_id: str
+    answer: Word
+    reason: Reason | None
+    retry: Retry
+    retry_after_ms: int | None
+    """With `retry` later: how long to wait before a new request."""
+    server_now_ms: int
+    """Broker time of the answer, Unix milliseconds."""
+    body: Mapping[str, Any] = field(repr=False)
+    """What belongs to the word; a grant's holds the token, so it is not shown."""
+    sent_monotonic_ms: int
+    """This host's monotonic clock as the first attempt was sent: what a holder counts its deadline from (I9)."""
+
+    @property
+    def good(self) -> bool:
+        """Whether the request has had its effect."""
+        return self.answer in GOOD
+
+    @property
+    def granted(self) -> bool:
+        """Whether this gives a lease: the body then holds its job, epoch and token."""
+        return self.good and "token" in self.body
+
+    @property
+    def summary(self) -> str:
+        """The answer in a line, without the token: `conflict (held): holder=… epoch=…`."""
+        told = ("job_id", "holder", "state", "epoch", "remaining_ms", "outcome", "reasons", "detail")
+        details = " ".join(f"{name}={self.body[name]}" for name in told if self.body.get(name) is not None)
+        reason = f" ({self.reason})" if self.reason else ""
+        return f"{self.answer}{reason}" + (f": {details}" if details else "")
+
+
+def parse_reply(text: bytes, *, sent_monotonic_ms: int = 0) -> Reply:
+    """The reply in a JSON text.
+
+    Raises:
+      ValueError: not a reply of this version of the protocol.
+    """
+    wire = pydantic_core.from_json(text)
+    try:
+        return Reply(
+            request_id=str(wire["request_id"]),
+            answer=Word(wire["answer"]),
+            reason=None if wire["reason"] is None else Reason(wire["reason"]),
+            retry=Retry(wire["retry"]),
+            retry_after_ms=wire.get("retry_after_ms"),
+            server_now_ms=int(wire["server_now_ms"]),
+            body=MappingProxyType(dict(wire["body"])),
+            sent_monotonic_ms=sent_monotonic_ms,
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not a reply: {error!r}") from error

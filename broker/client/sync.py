@@ -1,0 +1,185 @@
+"""The client for threads: every operation of the protocol as a blocking call."""
+
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from broker import replies
+from broker.answers import Retry, Word
+from broker.client.call import ATTEMPT_MS, Address, Call
+from broker.client.connection import Listener, Sender
+from broker.client.errors import BrokerTimeout
+from broker.client.exchange import Exchange
+from broker.client.lease import Lease
+from broker.client.operations import Operations, body_fields
+from broker.client.reply import Reply
+from broker.clock import monotonic_ms
+from broker.entropy import Entropy, SystemEntropy
+from broker.messages import Envelope, Submit, SubmitBody
+from broker.queues import Wire
+
+TOGETHER_MAX = 512
+"""Submissions on their way at once; well below what a reply channel holds."""
+TIMEOUT_MS = 10_000
+"""A sixth of the default ttl (design §9)."""
+
+
+class Line(Operations[Reply]):
+    """The operations over one sender. A lease guard renews over a line of its own."""
+
+    def __init__(self, exchange: Exchange, sender: Sender, *, timeout_ms: int) -> None:
+        self._exchange = exchange
+        self._sender = sender
+        self._timeout_ms = timeout_ms
+
+    def _ask(
+        self, kind: type[Envelope], body: Mapping[str, Any], *, request_id: str | None, timeout_ms: int | None
+    ) -> Reply:
+        call = self._call(kind, body, request_id=request_id, timeout_ms=timeout_ms)
+        self._exchange.carry_out([call], self._sender)
+        return call.answer()
+
+    def close(self) -> None:
+        """Give back the connection that sends."""
+        self._sender.close()
+
+    def _call(
+        self, kind: type[Envelope], body: Mapping[str, Any], *, request_id: str | None, timeout_ms: int | None
+    ) -> Call:
+        self._exchange.check_open()
+        return Call(
+            kind,
+            body,
+            self._exchange.address,
+            request_id=request_id,
+            timeout_ms=self._timeout_ms if timeout_ms is None else timeout_ms,
+            now_ms=monotonic_ms(),
+        )
+
+
+class Client(Line):
+    """A factory's connection to the broker. Safe under threads, with any number of requests outstanding.
+
+    One connection reads the replies, up to eight send. After a fork it refuses: the child opens its own.
+    """
+
+    @classmethod
+    def connect(
+        cls,
+        redis_url: str,
+        *,
+        factory_id: str,
+        incarnation: str | None = None,
+        wire: Wire = "rq",
+        timeout_ms: int = TIMEOUT_MS,
+        attempt_ms: int = ATTEMPT_MS,
+        password: str | None = None,
+        entropy: Entropy | None = None,
+    ) -> Self:
+        """A client that is connected and reads its replies. Use it as a context manager, or `close` it.
+
+        `incarnation` names this start of the factory (None: a random one); requests are repeated under the same one.
+        `timeout_ms` bounds an operation, `attempt_ms` one attempt of it. `password` is used where the URL has none.
+
+        Raises:
+          InvalidRequest: an id that the protocol does not allow.
+          ValueError: not a redis://, rediss:// or unix:// URL.
+          BrokerUnavailable: Redis can't be reached, or refuses the password.
+        """
+        address = Address.checked(factory_id, incarnation)
+        sender = Sender(redis_url, wire=wire, password=password)
+        listener = Listener(redis_url, replies.reply_key(address.factory_id, address.instance), password=password)
+        exchange = Exchange(address, listener, sender, entropy=entropy or SystemEntropy(), attempt_ms=attempt_ms)
+        client = cls(exchange, sender, timeout_ms=timeout_ms)
+        try:
+            exchange.open()
+        except BaseException:
+            exchange.close()
+            raise
+        return client
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def factory_id(self) -> str:
+        """Who this client asks for."""
+        return self._exchange.address.factory_id
+
+    @property
+    def incarnation(self) -> str:
+        """Which start of the factory; give it to the client that is to repeat this one's requests."""
+        return self._exchange.address.incarnation
+
+    def close(self) -> None:
+        """Give back the connections. Whoever still waits gets ClientClosed; closing twice is harmless."""
+        self._exchange.close()
+
+    def submit_many(
+        self, bodies: Sequence[SubmitBody], *, request_ids: Sequence[str] | None = None, timeout_ms: int | None = None
+    ) -> list[Reply]:
+        """Store many jobs, a few hundred in one round trip; the replies in the same order.
+
+        One that got no answer in time has `outcome_unknown` in its place: repeat it with the reply's request id.
+        """
+        ids: Sequence[str | None] = [None] * len(bodies) if request_ids is None else request_ids
+        given = list(zip(bodies, ids, strict=True))
+        answers: list[Reply] = []
+        for start in range(0, len(given), TOGETHER_MAX):
+            calls = [
+                self._call(Submit, body_fields(body), request_id=request_id, timeout_ms=timeout_ms)
+                for body, request_id in given[start : start + TOGETHER_MAX]
+            ]
+            self._exchange.carry_out(calls, self._sender)
+            answers += [answer_or_unknown(call) for call in calls]
+        return answers
+
+    def lease(
+        self,
+        job_id: str | None = None,
+        *,
+        queue: str = "default",
+        offers: Sequence[str] = (),
+        wait_ms: int = 0,
+        ttl_ms: int | None = None,
+        expected_etag: str | None = None,
+        on_lost: Callable[[str], None] | None = None,
+        on_cancel: Callable[[], None] | None = None,
+        request_id: str | None = None,
+        timeout_ms: int | None = None,
+    ) -> Lease:
+        """A context manager that claims a job, renews the lease while its body runs, and ends it.
+
+        `on_lost(reason)` is called once if the lease is lost, `on_cancel()` once if the job is to be cancelled,
+        both on another thread. Entering raises NotGranted where there is no lease to be had.
+        """
+
+        def claim() -> Reply:
+            return self.claim(
+                job_id,
+                queue=queue,
+                offers=offers,
+                wait_ms=wait_ms,
+                ttl_ms=ttl_ms,
+                expected_etag=expected_etag,
+                request_id=request_id,
+                timeout_ms=timeout_ms,
+            )
+
+        return Lease(claim, self._own_line, on_lost=on_lost, on_cancel=on_cancel, entropy=self._exchange.entropy)
+
+    def _own_line(self) -> Line:
+        return Line(self._exchange, self._sender.another(), timeout_ms=self._timeout_ms)
+
+
+def answer_or_unknown(call: Call) -> Reply:
+    """The answer; a reply made here where there is none, so that the others of its group are not lost with it."""
+    try:
+        return call.answer()
+    except BrokerTimeout:
+        return Reply(call.request_id, Word.OUTCOME_UNKNOWN, None, Retry.SAME_ID, None, 0, {}, call.first_sent_ms)
