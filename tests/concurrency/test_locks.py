@@ -1,6 +1,6 @@
 """Locks are exclusive under contention, end with their lease, and never block for ever."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -55,7 +55,7 @@ def complete(context: Context, grant: Settlement) -> Settlement:
     return coordinator.complete(context, body["job_id"], fence, now_ms=NOW_MS + 1)
 
 
-def at_once(calls: list[Callable[[], Settlement]]) -> list[Settlement]:
+def at_once(calls: Sequence[Callable[[], Settlement]]) -> list[Settlement]:
     barrier = Barrier(len(calls))
 
     def run(call: Callable[[], Settlement]) -> Settlement:
@@ -71,7 +71,7 @@ def test_of_many_jobs_with_one_lock_never_two_are_held_at_once(context: Context,
     jobs = [f"job-{round_number}-{number}" for number in range(24)]
     for job in jobs:
         add_job(context, job, "common-plat")
-    settled = at_once([lambda job=job: claim(context, job) for job in jobs])  # type: ignore[misc]
+    settled = at_once([lambda job=job: claim(context, job) for job in jobs])
     granted = [each for each in settled if each.answer.word is Word.GRANTED]
     held = [job for job in jobs if (found := read_job(context.store, job)) and found.lease]
     assert len(granted) <= 1
@@ -124,7 +124,7 @@ def test_the_loser_of_a_race_for_one_job_leaves_the_winners_lock_alone(context: 
     for number in range(20):
         job = f"job-{number}"
         add_job(context, job, f"lock-{number}")
-        calls = [lambda job=job, who=who: claim(context, job, request_id=f"{job}-{who}") for who in range(8)]  # type: ignore[misc]
+        calls = [lambda job=job, who=who: claim(context, job, request_id=f"{job}-{who}") for who in range(8)]
         words = [settled.answer.word for settled in at_once(calls)]
         assert words.count(Word.GRANTED) == 1
         found = context.store.read(slot_id(f"lock-{number}"), slot_id(f"lock-{number}"))
