@@ -1,0 +1,94 @@
+"""One client of the broker as seen on the wire: requests as they travel, and replies as they come. No client code."""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+from uuid import uuid4
+
+import redis
+
+from broker import messages, queues, replies
+from broker.messages import Envelope, Request
+from broker.queues import Wire
+from tests.processes import wait_for
+
+Reply = Mapping[str, Any]
+
+
+class Caller:
+    """A factory with one reply channel. Each request gets an id of its own unless told which."""
+
+    def __init__(self, connection: redis.Redis, factory: str = "factory", *, instance: str = "x") -> None:
+        self.redis = connection
+        self.factory = factory
+        self.instance = instance
+        self.channel = replies.reply_key(factory, instance)
+        self._early: dict[str, Reply] = {}
+
+    def make(self, op: str, *, request_id: str | None = None, deadline_ms: int | None = None, attempt: int = 1,
+             **body: Any) -> Request:  # fmt: skip
+        """A request of this factory; `body` holds the operation's own fields."""
+        envelope = {
+            "op": op,
+            "request_id": request_id or uuid4().hex,
+            "attempt": attempt,
+            "factory_id": self.factory,
+            "incarnation": "start-1",
+            "instance": self.instance,
+            "deadline_ms": deadline_ms,
+            "body": body,
+        }
+        return messages.REQUESTS.validate_python(envelope)
+
+    def send(self, *requests: Envelope, wire: Wire = "rq") -> None:
+        """Put requests on their queues, in one go."""
+        with self.redis.pipeline(transaction=False) as pipe:
+            for request in requests:
+                queues.enqueue(pipe, request, wire=wire)
+            pipe.execute()
+
+    def replies(self, *requests: Envelope, deadline_ms: int = 20_000) -> list[Reply]:
+        """The reply to each of these requests, in their order."""
+        return self.replies_to([request.request_id for request in requests], deadline_ms=deadline_ms)
+
+    def replies_to(self, ids: Iterable[str], *, deadline_ms: int = 20_000) -> list[Reply]:
+        """The reply to each of these request ids, in their order."""
+        wanted = list(ids)
+
+        def all_there() -> bool:
+            self.collect()
+            return all(id in self._early for id in wanted)
+
+        wait_for(all_there, f"{len(wanted)} replies to {self.factory}", deadline_ms=deadline_ms)
+        return [self._early.pop(id) for id in wanted]
+
+    def collect(self) -> int:
+        """Read what is on the channel; how many replies are waiting to be asked for."""
+        for text in cast(list[bytes], self.redis.lpop(self.channel, 1_000) or []):
+            reply = json.loads(text)
+            self._early[reply["request_id"]] = reply
+        return len(self._early)
+
+    def has_reply(self, request: Envelope) -> bool:
+        """Whether this request has been answered; its reply is kept."""
+        self.collect()
+        return request.request_id in self._early
+
+    def ask(self, op: str, *, wire: Wire = "rq", **fields: Any) -> Reply:
+        """Send one request and wait for its reply."""
+        request = self.make(op, **fields)
+        self.send(request, wire=wire)
+        return self.replies(request)[0]
+
+    def submit(self, *jobs: str, **fields: Any) -> None:
+        """Submit jobs and see that each was taken."""
+        requests = [self.make("submit", job_id=job, **fields) for job in jobs]
+        self.send(*requests)
+        answers = {reply["answer"] for reply in self.replies(*requests)}
+        assert answers == {"ok"}, answers
+
+    def hold(self, job_id: str, **fields: Any) -> dict[str, Any]:
+        """Claim one job; what its holder proves itself with."""
+        reply = self.ask("claim", job_id=job_id, **fields)
+        assert reply["answer"] == "granted", reply
+        return {"job_id": job_id, "epoch": reply["body"]["epoch"], "token": reply["body"]["token"]}
