@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from threading import Barrier
 
@@ -71,7 +72,7 @@ def test_of_many_jobs_with_one_lock_never_two_are_held_at_once(context: Context,
     jobs = [f"job-{round_number}-{number}" for number in range(24)]
     for job in jobs:
         add_job(context, job, "common-plat")
-    settled = at_once([lambda job=job: claim(context, job) for job in jobs])
+    settled = at_once([partial(claim, context, job) for job in jobs])
     granted = [each for each in settled if each.answer.word is Word.GRANTED]
     held = [job for job in jobs if (found := read_job(context.store, job)) and found.lease]
     assert len(granted) <= 1
@@ -124,7 +125,7 @@ def test_the_loser_of_a_race_for_one_job_leaves_the_winners_lock_alone(context: 
     for number in range(20):
         job = f"job-{number}"
         add_job(context, job, f"lock-{number}")
-        calls = [lambda job=job, who=who: claim(context, job, request_id=f"{job}-{who}") for who in range(8)]
+        calls = [partial(claim, context, job, request_id=f"{job}-{who}") for who in range(8)]
         words = [settled.answer.word for settled in at_once(calls)]
         assert words.count(Word.GRANTED) == 1
         found = context.store.read(slot_id(f"lock-{number}"), slot_id(f"lock-{number}"))
