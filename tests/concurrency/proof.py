@@ -168,7 +168,7 @@ class ClaimProof:
 
 def race_is_won_once(store: Datastore, job_id: str) -> bool:
     """Whether a job is there, unclaimed, and can be claimed at epoch 1."""
-    return outcome(_claim(context(store), job_id)).body["epoch"] == read(store, job_id).epoch == 1
+    return outcome(_claim(context(store), job_id)).word == "granted" and read(store, job_id).epoch == 1
 
 
 def _claim(on: Context, job_id: str) -> Settlement:
