@@ -55,6 +55,12 @@ class ClaimWorker(SimpleWorker):
         worker.runtime = runtime
         return worker
 
+    def _set_ip_address(self, connection: Redis) -> None:
+        try:
+            super()._set_ip_address(connection)
+        except ValueError:  # redis-py can't parse CLIENT INFO where the path of the server's socket has a space
+            self.ip_address = "unknown"
+
     def work(self, burst: bool = False, *_: Any, **__: Any) -> bool:
         """Serve until SIGTERM or SIGINT, or with `burst` until the queues are empty. Whether anything was settled.
 
