@@ -1,4 +1,4 @@
-"""A real broker worker on whatever store it is told to open, broken ones included: `worker.py REDIS_URL OPENER PATH`."""
+"""A real broker worker on whatever store it is told to open, broken ones too: `worker.py REDIS_URL OPENER PATH`."""
 
 import sys
 
