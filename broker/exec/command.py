@@ -1,0 +1,62 @@
+"""What to run for a job, and what became of it, as values."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import IO
+
+from broker.client import Reply
+
+GRACE_MS = 10_000
+"""Between TERM and KILL. Below the broker's own patience with a cancel, 30 s (design §9)."""
+FINAL_EXIT = 65
+"""EX_DATAERR of sysexits.h: the job itself is at fault, and is not tried again. After any other failure it is."""
+
+
+class Ending(StrEnum):
+    """What became of the job, as far as this run of it is concerned."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    RELEASED = "released"
+    """Given back unharmed: this process was told to stop, or the command can't run on this machine."""
+    NOT_GRANTED = "not_granted"
+    """Nothing was run; `reply` says why."""
+    LEASE_LOST = "lease_lost"
+    """The command was stopped, or had ended; nothing was completed."""
+    UNKNOWN = "unknown"
+    """The command ended, and no answer came: `request_id` repeats what was asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExecResult:
+    """What happened, for whoever has to tell it."""
+
+    ending: Ending
+    detail: str
+    job_id: str | None = None
+    epoch: int | None = None
+    command_exit: int | None = None
+    """The command's exit status; negative: the signal that ended it. None: it has no part in this."""
+    reply: Reply | None = None
+    """The broker's last word."""
+    request_id: str | None = None
+
+
+class CommandNotFound(Exception):
+    """There is no such command on this machine. Nothing was claimed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What to run, and how."""
+
+    argv: Sequence[str]
+    grace_ms: int = GRACE_MS
+    environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ), repr=False)
+    stdout: IO[bytes] | int | None = None
+    """Where its output goes; None: where this process's goes."""
+    wrap: Callable[[Sequence[str]], Sequence[str]] = list
+    """Makes the command line that is started: the place for a leash, which ends the command with this process."""
