@@ -43,14 +43,19 @@ class StateDir:
         """The folder, made if it is missing, readable by its owner only.
 
         Raises:
-          StateDirError: it can't be made, or belongs to somebody else.
+          StateDirError: it can't be made, belongs to somebody else, or is in use and open to others.
         """
         folder = Path(path).expanduser().absolute()
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if folder.stat().st_uid != os.geteuid():
                 raise StateDirError(f"{folder} belongs to another user; give a folder of your own with --state-dir")
-            folder.chmod(0o700)
+            if folder.stat().st_mode & 0o077:
+                if any(folder.iterdir()):  # not ours to change: it may be a home, or /tmp
+                    raise StateDirError(
+                        f"{folder} holds files and is open to others; `chmod 700` it, or give another with --state-dir"
+                    )
+                folder.chmod(0o700)
         except OSError as error:
             raise StateDirError(f"{folder}: {error.strerror}; give another folder with --state-dir") from error
         return cls(folder)

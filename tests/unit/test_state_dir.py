@@ -26,6 +26,14 @@ def test_the_folder_and_its_files_are_readable_by_their_owner_only(tmp_path: Pat
     assert state.log_dir.stat().st_mode & 0o777 == 0o700
 
 
+def test_a_folder_that_others_use_is_refused_and_not_changed(tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir(mode=0o755)
+    (tmp_path / "shared" / "theirs").write_text("")
+    with pytest.raises(StateDirError, match="--state-dir"):
+        StateDir.at(tmp_path / "shared")
+    assert (tmp_path / "shared").stat().st_mode & 0o777 == 0o755
+
+
 @pytest.mark.parametrize("name", ["with a space", "per%20cent?#"])
 def test_the_datastore_stands_in_the_folder_whatever_its_name(tmp_path: Path, name: str) -> None:
     state = StateDir.at(tmp_path / name)
