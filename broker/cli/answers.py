@@ -1,0 +1,74 @@
+"""Shows the answer to a request and gives the exit status that goes with it."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from broker.answers import Reason, Word
+from broker.cli.exits import EXITS
+from broker.cli.output import complain, emit, say, span
+
+if TYPE_CHECKING:
+    from broker.client import Reply
+
+_NEXT: Mapping[Word, str] = {
+    Word.CONFLICT: "ask for another job, or wait until its lease is over",
+    Word.LEASE_LOST: "stop this work: whatever it still sends is refused",
+    Word.ALREADY_TERMINAL: "nothing; the job is over. `broker redrive JOB_ID` starts a failed one again",
+    Word.NOT_CLAIMABLE: "see `broker job JOB_ID`, or ask for any job that fits: `broker claim` without an id",
+    Word.NOT_FOUND: "see `broker jobs` for the jobs there are",
+    Word.NONE_AVAILABLE: "ask again later, or wait for one with --wait",
+    Word.REQUEST_EXPIRED: "repeat it with the same --request-id and a longer --timeout",
+    Word.THROTTLED: "repeat it with the same --request-id, later",
+    Word.DRAINING: "repeat it with the same --request-id, later",
+    Word.UNAUTHORIZED: "check the credentials of this factory",
+    Word.INVALID: "correct the request",
+    Word.OUTCOME_UNKNOWN: "repeat it with the same --request-id: it may have taken effect",
+}
+_NEXT_FOR_REASON: Mapping[Reason, str] = {
+    Reason.EXISTS: "choose another id, or leave it out",
+    Reason.EPOCH_FROM_THE_FUTURE: "check --epoch: this job was never granted at it",
+    Reason.NOT_LEASED: "see `broker job JOB_ID`: nobody holds it",
+    Reason.NOT_REDRIVABLE: "see `broker job JOB_ID`: only a failed or cancelled job is redriven",
+    Reason.NOT_CANCELLABLE: "see `broker job JOB_ID`",
+}
+
+
+def flat(reply: "Reply") -> dict[str, Any]:
+    """The answer as one flat object, the `--json` shape of every command that changes something."""
+    shown: dict[str, Any] = {"answer": reply.answer.value, "reason": None, "retry": reply.retry.value}
+    if reply.reason is not None:
+        shown["reason"] = reply.reason.value
+    if reply.retry_after_ms is not None:
+        shown["retry_after_ms"] = reply.retry_after_ms
+    return {**shown, **reply.body, "request_id": reply.request_id}
+
+
+def finish(reply: "Reply", *, json: bool, good: str) -> int:
+    """Show the answer and return its exit status. `good` is the line for one that had its effect."""
+    if json:
+        emit(flat(reply))
+    elif reply.good:
+        say(good if reply.answer is not Word.REPLAYED else f"{good} (as before: this request id was known)")
+    else:
+        complain(_problem(reply), _next_step(reply))
+    return EXITS[reply.answer]
+
+
+def _problem(reply: "Reply") -> str:
+    """The word, why, and what is known of the job."""
+    body = reply.body
+    reasons = body.get("reasons") or ([reply.reason.value] if reply.reason else [])
+    text = reply.answer.value + (f" ({', '.join(map(str, reasons))})" if reasons else "")
+    facts = [f"job {body['job_id']}"] if "job_id" in body else []
+    facts += [f"{name} {body[name]}" for name in ("state", "outcome", "epoch", "detail") if body.get(name) is not None]
+    if body.get("holder"):
+        facts.append(f"held by {body['holder']} for another {span(max(0, body.get('remaining_ms') or 0))}")
+    return ": ".join([text, *([", ".join(facts)] if facts else [])])
+
+
+def _next_step(reply: "Reply") -> str:
+    step = _NEXT_FOR_REASON.get(reply.reason) if reply.reason is not None else None
+    step = step or _NEXT.get(reply.answer, "see docs/cli.md")
+    if reply.retry_after_ms:
+        step += f" (not before {span(reply.retry_after_ms)} from now)"
+    return f"{step}; the request id was {reply.request_id}" if "--request-id" in step else step

@@ -1,0 +1,40 @@
+"""The commands of this layer, put together."""
+
+import typer
+
+from broker.cli import (
+    completion_command,
+    lease_commands,
+    listing_commands,
+    operator_commands,
+    store_command,
+    submit_command,
+)
+
+
+def build_app() -> typer.Typer:
+    """Every command that needs no process of the broker's own. The outer layer adds those that do."""
+    app = typer.Typer(
+        name="broker",
+        add_completion=False,  # `broker completion` prints the script; nothing edits a user's start-up files
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+    @app.callback(invoke_without_command=True)
+    def broker(context: typer.Context) -> int:
+        """Work claimed exactly once: leases with fencing epochs, settled by one conditional write."""
+        if context.invoked_subcommand is None:
+            typer.echo(context.get_help())
+        return 0
+
+    for group in (
+        lease_commands,
+        submit_command,
+        listing_commands,
+        operator_commands,
+        store_command,
+        completion_command,
+    ):
+        group.register(app)
+    return app

@@ -1,0 +1,92 @@
+"""Turns every failure into a sentence and a next step, so that no traceback reaches a user."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from broker.cli import completion_command
+from broker.cli.exits import Exit
+from broker.cli.output import complain, emit
+
+DEBUG = "BROKER_DEBUG"
+"""Set to anything: an unexpected error shows its traceback."""
+_UsageError = typer.BadParameter.__bases__[0]
+"""The root of what the parser raises; typer re-exports only this one of its children."""
+
+
+class CommandError(Exception):
+    """A command can't go on. The text says why, `next_step` what to do about it."""
+
+    def __init__(self, message: str, next_step: str, *, exit: Exit = Exit.REFUSED) -> None:
+        super().__init__(message)
+        self.next_step = next_step
+        self.exit = exit
+
+    @classmethod
+    def from_text(cls, text: str, *, otherwise: str, exit: Exit = Exit.REFUSED) -> "CommandError":
+        """From a message in this project's form, `problem; what to do`. `otherwise` where it says no more."""
+        problem, found, advice = text.rpartition("; ")
+        return cls(problem, advice, exit=exit) if found else cls(text, otherwise, exit=exit)
+
+
+def run(app: typer.Typer, arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit status. Whatever fails is told, never raised."""
+    if completion_command.VARIABLE in os.environ:
+        completion_command.answer_shell(app)
+    before_command = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    try:
+        status = app(list(arguments), prog_name=completion_command.PROGRAM, standalone_mode=False)
+        sys.stdout.flush()
+        return int(status or 0)
+    except (KeyboardInterrupt, typer.Abort):
+        return Exit.INTERRUPTED
+    except (BrokenPipeError, SystemExit):  # typer turns the first into the second, and nothing else here into it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes nowhere
+        return Exit.PIPE_CLOSED
+    except Exception as error:
+        known = _described(error)
+        if known is None and os.environ.get(DEBUG):
+            raise
+        known = known or CommandError(
+            f"unexpected {type(error).__name__}: {error}", f"report it; {DEBUG}=1 shows the traceback"
+        )
+        if "--json" in before_command:
+            emit({"error": str(known), "next": known.next_step})
+        else:
+            complain(str(known), known.next_step)
+        return known.exit
+
+
+def _described(error: Exception) -> CommandError | None:
+    """The error in words; None where nobody expected it. What it needs is imported here: a command that succeeds does not pay for it."""
+    if isinstance(error, CommandError):
+        return error
+    if isinstance(error, _UsageError):
+        return _usage(error)
+    from broker.client import BrokerTimeout, BrokerUnavailable, ClientError, InvalidRequest
+    from broker.settings import SettingsError
+
+    match error:
+        case BrokerTimeout(request_id=request_id):
+            again = f"repeat it with --request-id {request_id}: it may have taken effect"
+            again += ". Does a worker serve? `broker status` shows it"
+            return CommandError(str(error), again, exit=Exit.UNKNOWN)
+        case BrokerUnavailable():
+            return CommandError(str(error), "run `broker up`, or set BROKER_REDIS_URL to a Redis that answers")
+        case InvalidRequest():
+            return CommandError(str(error), "correct the value", exit=Exit.USAGE)
+        case ClientError():
+            return CommandError.from_text(str(error), otherwise="see `broker doctor`")
+        case SettingsError():
+            return CommandError.from_text(str(error), otherwise="correct the variable, or unset it", exit=Exit.USAGE)
+        case _:
+            return None
+
+
+def _usage(error: Exception) -> CommandError:
+    message: str = error.format_message() if hasattr(error, "format_message") else str(error)
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "broker"
+    return CommandError(message, f"see `{command} --help`", exit=Exit.USAGE)

@@ -1,0 +1,192 @@
+"""What anyone may look at: jobs, one job, its runs, the leases. Never a token."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from broker.cli import options
+from broker.cli.output import emit, moment, note, say, span, table
+from broker.cli.session import Target, connected
+from broker.documents import State
+
+if TYPE_CHECKING:
+    from broker.client import Client
+
+LIMIT_DEFAULT = 100
+PAGE_JOBS = 200
+"""Jobs of one reply: some hundred kilobytes at the most."""
+
+QueueFilter = Annotated[str | None, typer.Option("--queue", metavar="Q", help="Of this queue only.")]
+Limit = Annotated[int, typer.Option("--limit", metavar="N", min=0, help="At most so many; 0: all.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    for command in (jobs, job, runs, leases):
+        app.command(rich_help_panel="Jobs")(command)
+
+
+def jobs(
+    state: Annotated[State | None, typer.Option("--state", help="In this state only.")] = None,
+    queue: QueueFilter = None,
+    limit: Limit = LIMIT_DEFAULT,
+    factory: options.Factory = None,
+    redis: options.RedisUrl = None,
+    state_dir: options.StateFolder = None,
+    timeout: options.Timeout = None,
+    json: options.Json = False,
+) -> int:
+    """List jobs, as stale as a search may be."""
+    with connected(Target(redis, state_dir, timeout, factory)) as client:
+        found = _jobs(client, state=state, queue=queue, limit=limit)
+        if json:
+            for each, _ in found:
+                emit(each)
+            return 0
+        rows = [
+            (each["id"], each["state"], each["queue"], each["priority"], each["epoch"], _holder(each),
+             moment(each["updated_ms"]))
+            for each, _ in found
+        ]  # fmt: skip
+    table(("JOB", "STATE", "QUEUE", "PRIORITY", "EPOCH", "HOLDER", "UPDATED"), rows)
+    if limit and len(rows) == limit:
+        note(f"the first {limit}; --limit 0 lists all")
+    return 0
+
+
+def leases(
+    queue: QueueFilter = None,
+    limit: Limit = 0,
+    factory: options.Factory = None,
+    redis: options.RedisUrl = None,
+    state_dir: options.StateFolder = None,
+    timeout: options.Timeout = None,
+    json: options.Json = False,
+) -> int:
+    """List who holds which job, at which epoch, and for how long still."""
+    with connected(Target(redis, state_dir, timeout, factory)) as client:
+        found = [_lease(*each) for each in _jobs(client, state=State.LEASED, queue=queue, limit=limit)]
+    if json:
+        for lease in found:
+            emit(lease)
+        return 0
+    rows = [
+        (each["job_id"], each["queue"], each["factory_id"], each["epoch"], span(each["remaining_ms"]), each["renewals"])
+        for each in found
+    ]
+    table(("JOB", "QUEUE", "FACTORY", "EPOCH", "REMAINING", "RENEWALS"), rows)
+    return 0
+
+
+def job(
+    job_id: options.JobId,
+    factory: options.Factory = None,
+    redis: options.RedisUrl = None,
+    state_dir: options.StateFolder = None,
+    timeout: options.Timeout = None,
+    json: options.Json = False,
+) -> int:
+    """Show one job: where it stands, what was submitted, how its last run went."""
+    from broker.cli.answers import finish
+
+    with connected(Target(redis, state_dir, timeout, factory)) as client:
+        reply = client.job(job_id)
+        if json or not reply.good:
+            return finish(reply, json=json, good="")
+        found = client.runs(job_id).body.get("runs") or []
+    _describe(reply.body["job"], reply.body["spec"], found[-1] if found else None, reply.server_now_ms)
+    return 0
+
+
+def runs(
+    job_id: options.JobId,
+    factory: options.Factory = None,
+    redis: options.RedisUrl = None,
+    state_dir: options.StateFolder = None,
+    timeout: options.Timeout = None,
+    json: options.Json = False,
+) -> int:
+    """List the runs of a job: who ran it, at which epoch, how it ended."""
+    from broker.cli.answers import finish
+
+    with connected(Target(redis, state_dir, timeout, factory)) as client:
+        reply = client.runs(job_id)
+    if not reply.good:
+        return finish(reply, json=json, good="")
+    found = reply.body["runs"]
+    if json:
+        for run in found:
+            emit(run)
+        return 0
+    rows = [
+        (run["epoch"], run["factory_id"], moment(run["started_ms"]), _took(run), run.get("outcome") or "running",
+         run.get("error") or run.get("result") or run.get("progress"))
+        for run in found
+    ]  # fmt: skip
+    table(("EPOCH", "FACTORY", "STARTED", "TOOK", "OUTCOME", "ERROR, RESULT OR PROGRESS"), rows)
+    return 0
+
+
+def _jobs(
+    client: "Client", *, state: State | None, queue: str | None, limit: int
+) -> Iterator[tuple[dict[str, Any], int]]:
+    """Jobs over all pages, each with the broker time of its page. `limit` 0: all there are."""
+    from broker.cli.errors import CommandError
+
+    cursor, left = None, limit
+    while True:
+        page = min(PAGE_JOBS, left) if limit else PAGE_JOBS
+        reply = client.jobs(state=state, queue=queue, limit=page, cursor=cursor)
+        if not reply.good:
+            raise CommandError(f"{reply.answer.value}: {dict(reply.body)}", "try again; see `broker doctor`")
+        for each in reply.body["jobs"]:
+            yield each, reply.server_now_ms
+        cursor, left = reply.body.get("cursor"), left - len(reply.body["jobs"])
+        if cursor is None or (limit and left <= 0):
+            return
+
+
+def _holder(job: dict[str, Any]) -> str | None:
+    return (job.get("lease") or {}).get("factory_id")
+
+
+def _lease(job: dict[str, Any], now_ms: int) -> dict[str, Any]:
+    lease: dict[str, Any] = job["lease"]
+    return {"job_id": job["id"], "queue": job["queue"], **lease, "remaining_ms": lease["expires_ms"] - now_ms}
+
+
+def _took(run: dict[str, Any]) -> str | None:
+    return span(run["ended_ms"] - run["started_ms"]) if run.get("ended_ms") is not None else None
+
+
+def _describe(job: dict[str, Any], spec: dict[str, Any], run: dict[str, Any] | None, now_ms: int) -> None:
+    """A job as a person reads it: what is not set is left out."""
+    import json
+
+    lease = job.get("lease")
+    lines: list[tuple[str, object]] = [
+        ("job", job["id"]),
+        ("state", job["state"] + (", held" if job.get("hold") else "")),
+        ("queue", f"{job['queue']}, priority {job['priority']}"),
+        ("epoch", job["epoch"]),
+        ("lease", lease and f"{lease['factory_id']}, for another {span(lease['expires_ms'] - now_ms)}"),
+        ("cancel", job.get("cancel") and f"asked for at {moment(job['cancel']['asked_ms'])}"),
+        ("requires", ", ".join(job.get("requires") or ())),
+        ("locks", ", ".join(job.get("locks") or ())),
+        ("depends on", ", ".join(job.get("depends_on") or ())),
+        ("not before", moment(job.get("not_before_ms"))),
+        ("deadline", moment(job.get("deadline_ms"))),
+        ("counted", ", ".join(f"{count} {name}" for name, count in job["counters"].items())),
+        ("submitted", f"{moment(job['created_ms'])} by {spec.get('submitted_by') or '-'}"),
+        ("labels", ", ".join(f"{name}={text}" for name, text in (spec.get("labels") or {}).items())),
+    ]
+    if run is not None:
+        ended = run.get("outcome") or "running"
+        lines.append(("last run", f"{ended}, epoch {run['epoch']}, {run['factory_id']}, {moment(run['started_ms'])}"))
+        lines += [(name, run[name]) for name in ("progress", "result", "error") if run.get(name) not in (None, "")]
+    for name, value in lines:
+        if value not in (None, "", []):
+            say(f"{name:<11} {value if isinstance(value, str | int) else json.dumps(value, ensure_ascii=False)}")
+    say("payload")
+    say(json.dumps(spec.get("payload"), indent=2, ensure_ascii=False))

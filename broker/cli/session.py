@@ -1,0 +1,79 @@
+"""Where a command reaches the broker, and as whom."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from broker.cli.errors import CommandError
+from broker.cli.exits import Exit
+
+if TYPE_CHECKING:  # loaded by the commands that connect, when they do
+    from broker.client import Client
+
+INCARNATION = "cli"
+"""The same for every call: a resend from another call, under its request id, must be a replay."""
+ANONYMOUS = "cli"
+"""The factory of commands that hold no lease."""
+TIMEOUT_MS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What the shared options said; None: not given."""
+
+    redis: str | None = None
+    state_dir: Path | None = None
+    timeout_ms: int | None = None
+    factory: str | None = None
+    incarnation: str = INCARNATION
+    needs_factory: bool = False
+
+
+@contextmanager
+def connected(target: Target) -> Iterator["Client"]:
+    """A client for the length of the block.
+
+    Raises:
+      CommandError: no Redis is known, or no factory was named.
+    """
+    from broker.client import Client, InvalidRequest
+    from broker.settings import load
+
+    settings = load(redis_url=target.redis, state_dir=target.state_dir, factory=target.factory)
+    if target.needs_factory and settings.factory is None:
+        raise CommandError("a lease needs a factory", "add --factory NAME, or set BROKER_FACTORY", exit=Exit.USAGE)
+    url = settings.redis_url or fleet_redis(settings.state_dir)
+    password = settings.redis_password
+    try:
+        client = Client.connect(
+            url,
+            factory_id=settings.factory or ANONYMOUS,
+            incarnation=target.incarnation,
+            wire="intake" if settings.wire == "intake" else "rq",
+            timeout_ms=TIMEOUT_MS if target.timeout_ms is None else target.timeout_ms,
+            password=None if password is None else password.get_secret_value(),
+        )
+    except InvalidRequest:
+        raise
+    except ValueError as error:
+        raise CommandError(str(error), "use redis://, rediss:// or unix://", exit=Exit.USAGE) from error
+    with client:
+        yield client
+
+
+def fleet_redis(state_dir: Path) -> str:
+    """What `broker up` wrote there. Read here because this layer knows nothing of the processes.
+
+    Raises:
+      CommandError: no fleet runs there.
+    """
+    try:
+        url = json.loads((state_dir.expanduser() / "up.json").read_bytes())["redis_url"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CommandError(
+            f"no broker runs in {state_dir}", 'run "broker up" or set BROKER_REDIS_URL; --state-dir names a fleet'
+        ) from error
+    return str(url)

@@ -1,0 +1,109 @@
+"""Submits the jobs of job files, all of a file or none."""
+
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from broker.cli import options
+from broker.cli.session import Target, connected
+
+if TYPE_CHECKING:
+    from broker.jobfile import Format, Submission
+    from broker.messages import SubmitBody
+
+STDIN = "-"
+_FORMATS = ("markdown", "json", "jsonl")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(rich_help_panel="Jobs")(submit)
+
+
+def submit(
+    files: Annotated[list[str], typer.Argument(metavar="FILE…|-", help="Job files; `-` is standard input.")],
+    format: Annotated[
+        str | None,
+        typer.Option("--format", metavar="|".join(_FORMATS), help="Else told by suffix or first characters."),
+    ] = None,
+    id: Annotated[str | None, typer.Option("--id", metavar="ID", help="Id of the job, where there is one.")] = None,
+    queue: Annotated[str | None, typer.Option("--queue", metavar="Q", help="Instead of what the files say.")] = None,
+    priority: Annotated[int | None, typer.Option("--priority", metavar="N", help="The same.")] = None,
+    request_id: options.RequestId = None,
+    factory: options.Factory = None,
+    redis: options.RedisUrl = None,
+    state_dir: options.StateFolder = None,
+    timeout: options.Timeout = None,
+    json: options.Json = False,
+) -> int:
+    """Submit jobs: Markdown with front matter, JSON or JSON Lines. A bad file is named, and nothing of it sent."""
+    from broker.cli.answers import finish
+    from broker.cli.exits import Exit
+
+    if format is not None and format not in _FORMATS:
+        raise typer.BadParameter(f"{format!r} is none of {', '.join(_FORMATS)}", param_hint="--format")
+    bodies: list[SubmitBody] = []
+    status = 0
+    for file in files:
+        found = _read(file, format, json=json)
+        if found is None:
+            status = int(Exit.REFUSED)
+        else:
+            bodies += _bodies(found, {"job_id": id, "queue": queue, "priority": priority})
+    if id is not None and len(bodies) > 1:
+        raise typer.BadParameter(f"--id names one job, and the files hold {len(bodies)}", param_hint="--id")
+    if not bodies:
+        return status
+    ids = None if request_id is None else list(_request_ids(request_id, len(bodies)))
+    with connected(Target(redis, state_dir, timeout, factory)) as client:
+        for reply in client.submit_many(bodies, request_ids=ids):
+            good = f"{reply.body.get('job_id')}  {reply.body.get('state')}"
+            status = finish(reply, json=json, good=good) or status
+    return status
+
+
+def _read(file: str, format: "Format | str | None", *, json: bool) -> "list[Submission] | None":
+    """The jobs of a file; None, and every fault told, where it has one."""
+    from broker.cli.output import emit, note
+    from broker.clock import host_now_ms
+    from broker.jobfile import JobFileError, parse_job_bytes, read_job_file
+
+    known: Any = format
+    try:
+        if file == STDIN:
+            return parse_job_bytes(sys.stdin.buffer.read(), "<stdin>", known, now_ms=host_now_ms())
+        return read_job_file(file, known, now_ms=host_now_ms())
+    except JobFileError as error:
+        for problem in error.problems:
+            if json:
+                emit({"error": problem.reason, "file": problem.source, "line": problem.line})
+            else:
+                note(str(problem))
+        if not json:
+            note(f"next: correct {error.source}, nothing of which was submitted; docs/job-files.md has the format")
+        return None
+
+
+def _bodies(found: "list[Submission]", overrides: dict[str, Any]) -> "Iterator[SubmitBody]":
+    """What is sent. The files' own values are valid already; a wrong override is a wrong command line."""
+    from pydantic import ValidationError
+
+    from broker.messages import SubmitBody
+
+    given = {name: value for name, value in overrides.items() if value is not None}
+    for submission in found:
+        try:
+            yield SubmitBody.model_validate({**submission.body, **given})
+        except ValidationError as error:
+            [first, *_] = error.errors(include_url=False, include_input=False)
+            raise typer.BadParameter(f"--{str(first['loc'][0]).removeprefix('job_')}: {first['msg']}") from error
+
+
+def _request_ids(request_id: str, count: int) -> Iterator[str]:
+    """The id itself for one job; for several one each, the same at each repetition."""
+    if count == 1:
+        yield request_id
+    else:
+        yield from (f"{request_id}-{number}" for number in range(1, count + 1))

@@ -1,0 +1,21 @@
+"""All commands, put together by the outermost layer, so that `broker` never imports `workers`."""
+
+import sys
+
+import typer
+
+from broker import cli
+from workers.cli import demo_command, doctor_command, fleet_commands, process_commands, status_command
+
+
+def build_app() -> typer.Typer:
+    """Every command of `broker`."""
+    app = cli.build_app()
+    for group in (fleet_commands, status_command, process_commands, doctor_command, demo_command):
+        group.register(app)
+    return app
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(cli.run(build_app(), sys.argv[1:]))

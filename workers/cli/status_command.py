@@ -1,0 +1,116 @@
+"""Tells whether a broker serves, and what it has to do."""
+
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from broker.cli import options
+
+if TYPE_CHECKING:
+    from broker.settings import Settings
+    from workers.children import ChildStatus
+    from workers.fleet_status import Serving
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(rich_help_panel="Operation")(status)
+
+
+def status(
+    redis: options.RedisUrl = None,
+    state_dir: options.StateFolder = None,
+    json: options.Json = False,
+) -> int:
+    """Show the fleet's processes, workers and queues. Exit 0 if it serves."""
+    from broker.cli.output import emit
+    from broker.settings import load
+    from workers.cli.failures import told
+
+    with told():
+        found = _found(load(redis_url=redis, state_dir=state_dir))
+    if json:
+        emit(found)
+    else:
+        _tell(found)
+    return 0 if found["up"] else 1
+
+
+def _found(settings: "Settings") -> dict[str, Any]:
+    """The `--json` shape."""
+    from redis.exceptions import RedisError
+
+    from workers.children import read_statuses
+    from workers.cli.failures import without_password
+    from workers.fleet_status import look
+    from workers.runtime import StartError, connect_redis
+    from workers.state_dir import StateDir
+
+    state = StateDir(settings.state_dir.expanduser().absolute())  # as it is: to look must not make it
+    endpoint = state.running()
+    children = read_statuses(state) if endpoint is not None else []
+    url = settings.redis_url or (endpoint.redis_url if endpoint is not None else None)
+    problem, serving = None, None
+    if url is None:
+        problem = f"no broker runs in {settings.state_dir}"
+    else:
+        try:
+            redis = connect_redis(settings.model_copy(update={"redis_url": url}))
+            with redis:
+                serving = look(redis)
+        except (RedisError, StartError) as error:
+            problem = f"Redis is not reachable: {error}"
+    alive = serving.alive(within_ms=settings.takeover_ms) if serving is not None else []
+    if serving is not None and not alive:
+        problem = "no worker serves"
+    return {
+        "up": problem is None,
+        "problem": problem,
+        "state_dir": str(state.path),
+        "redis_url": url and without_password(url),
+        "datastore_url": without_password(endpoint.datastore_url) if endpoint is not None else None,
+        "supervisor_pid": endpoint.supervisor_pid if endpoint is not None else None,
+        "processes": [_process(child) for child in children],
+        "workers": _workers(serving, alive),
+        "queues": serving.queues if serving is not None else {},
+        "in_flight": serving.in_flight if serving is not None else None,
+        "parked": serving.parked if serving is not None else None,
+        "dead_letters": serving.dead_letters if serving is not None else None,
+    }
+
+
+def _process(child: "ChildStatus") -> dict[str, Any]:
+    return {
+        "name": child.name,
+        "pid": child.pid,
+        "alive": child.alive(),
+        "restarts": child.restarts,
+        "last_exit": child.last_exit,
+        "up_since_ms": child.up_since_ms,
+    }
+
+
+def _workers(serving: "Serving | None", alive: list[str]) -> list[dict[str, Any]]:
+    return [{"name": name, "heard_ms_ago": serving.workers[name]} for name in alive] if serving is not None else []
+
+
+def _tell(found: dict[str, Any]) -> None:
+    from broker.cli.output import complain, moment, say, table
+
+    if found["redis_url"] is not None:
+        say(f"redis      {found['redis_url']}")
+    if found["datastore_url"] is not None:
+        say(f"datastore  {found['datastore_url']}")
+    if found["queues"]:
+        waiting = {queue: sum(depths.values()) for queue, depths in found["queues"].items()}
+        say(f"serving    {len(found['workers'])} workers")
+        say(f"waiting    {', '.join(f'{count} {queue}' for queue, count in waiting.items())}")
+        say(f"in flight  {found['in_flight']}, parked claims {found['parked']}, dead letters {found['dead_letters']}")
+    if found["processes"]:
+        rows = [
+            (each["name"], each["pid"], "yes" if each["alive"] else "no", each["restarts"], moment(each["up_since_ms"]))
+            for each in found["processes"]
+        ]
+        table(("PROCESS", "PID", "ALIVE", "RESTARTS", "UP SINCE"), rows)
+    if found["problem"] is not None:
+        complain(found["problem"], 'run "broker up" or set BROKER_REDIS_URL; `broker doctor` looks closer')

@@ -1,0 +1,115 @@
+"""Looks at what a broker needs on this machine, one thing at a time."""
+
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from redis.exceptions import RedisError
+
+from broker.clock import RedisClock, host_now_ms
+from broker.settings import Settings
+from workers.embedded import EmbeddedError, find_server
+from workers.runtime import StartError, check_redis, connect_redis, datastore_url, open_store
+from workers.state_dir import StateDir, StateDirError
+
+PYTHON_MIN = (3, 11)
+CLOCK_OFFSET_MS_MAX = 5_000
+"""More than that, and a person who compares logs or writes `not_before: +10m` is misled. No lease depends on it."""
+_VERSION_TIMEOUT_S = 10
+
+
+class Problem(Exception):
+    """Something a broker needs is not there; the text ends in what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Symptom:
+    """One thing looked at. `problem` is None where all is well."""
+
+    name: str
+    found: str
+    problem: str | None
+
+
+def examine(settings: Settings) -> Iterator[Symptom]:
+    """Look at everything, the cheap things first. Leaves an empty state folder and store where there were none."""
+    looks: tuple[tuple[str, Callable[[Settings], str]], ...] = (
+        ("python", _python),
+        ("state folder", _state_folder),
+        ("server", _server),
+        ("redis", _redis),
+        ("datastore", _datastore),
+        ("clock", _clock),
+    )
+    for name, look in looks:
+        try:
+            yield Symptom(name, look(settings), None)
+        except StateDirError as error:
+            yield Symptom(name, "", str(error))
+            return  # the rest is looked at once there is a folder to work in
+        except (Problem, StartError, EmbeddedError) as error:
+            yield Symptom(name, "", str(error))
+        except RedisError as error:
+            yield Symptom(name, "", f"Redis does not answer: {error}; start it, or correct BROKER_REDIS_URL")
+
+
+def _python(_: Settings) -> str:
+    if sys.version_info < PYTHON_MIN:
+        raise Problem(f"Python {platform.python_version()} is too old; use 3.11 or newer")
+    return f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+
+
+def _state_folder(settings: Settings) -> str:
+    state = StateDir.at(settings.state_dir)
+    try:
+        with tempfile.TemporaryFile(dir=state.path):
+            return f"{state.path} is writable and private"
+    except OSError as error:
+        raise Problem(f"{state.path} can't be written: {error.strerror}; give another with --state-dir") from error
+
+
+def _server(settings: Settings) -> str:
+    if settings.redis_url is not None:
+        return "not needed: a Redis was given"
+    server = find_server()
+    try:
+        asked = subprocess.run([server, "--version"], capture_output=True, text=True, timeout=_VERSION_TIMEOUT_S)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Problem(f"{server} does not run: {error}; reinstall it, or set BROKER_REDIS_URL") from error
+    if asked.returncode != 0:
+        raise Problem(f"{server} ends with status {asked.returncode}; reinstall it, or set BROKER_REDIS_URL")
+    return asked.stdout.strip()
+
+
+def _redis(settings: Settings) -> str:
+    if _none_yet(settings):
+        return "none runs yet: `broker up` starts one"
+    with connect_redis(settings) as redis:
+        check_redis(redis)
+        version = redis.info("server")["redis_version"]
+    return f"{version}, and it evicts nothing"
+
+
+def _datastore(settings: Settings) -> str:
+    url = datastore_url(settings)
+    open_store(settings, url).close()
+    return f"{url.partition('://')[0]} refuses a write on a bogus etag, as it must"
+
+
+def _clock(settings: Settings) -> str:
+    if _none_yet(settings):
+        return "nothing to compare with yet"
+    with connect_redis(settings) as redis:
+        before_ms = host_now_ms()
+        broker_ms = RedisClock(redis).now_ms()
+        offset_ms = broker_ms - (before_ms + host_now_ms()) // 2
+    if abs(offset_ms) > CLOCK_OFFSET_MS_MAX:
+        raise Problem(f"this host is {-offset_ms} ms ahead of broker time; set it by NTP")
+    return f"{offset_ms:+d} ms from this host to broker time"
+
+
+def _none_yet(settings: Settings) -> bool:
+    return settings.redis_url is None and StateDir.at(settings.state_dir).running() is None

@@ -1,0 +1,50 @@
+"""What a fleet looks like from outside: its processes, its workers' heartbeats, its queues."""
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+from redis import Redis
+
+from broker import claim_next
+from broker.clock import RedisClock
+from broker.queues import QUEUES, intake_key, rq_queue_key
+from workers.taking import DEAD, WORKERS, inflight_key
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What Redis knows of those who serve."""
+
+    workers: dict[str, int]
+    """Workers, and how long ago each was heard of, in ms. The dead are among them for a while."""
+    queues: dict[str, dict[str, int]]
+    """Requests that wait, by queue and wire."""
+    in_flight: int
+    parked: int
+    """Claims that wait for work."""
+    dead_letters: int
+
+    def alive(self, *, within_ms: int) -> list[str]:
+        """Workers heard of that recently."""
+        return [name for name, ago_ms in self.workers.items() if ago_ms <= within_ms]
+
+
+def look(redis: Redis) -> Serving:
+    """Read it all, in two round trips. Redis errors pass through."""
+    now_ms = RedisClock(redis).now_ms()
+    beats = cast(list[tuple[bytes, float]], redis.zrange(WORKERS, 0, -1, withscores=True))
+    workers = {name.decode(): max(0, round(now_ms - beat_ms)) for name, beat_ms in beats}
+    with redis.pipeline(transaction=False) as pipe:
+        for queue in QUEUES:
+            pipe.llen(rq_queue_key(queue))
+            pipe.llen(intake_key(queue))
+        pipe.hlen(claim_next.WAITING)
+        pipe.llen(DEAD)
+        for name in workers:
+            pipe.llen(inflight_key(name, "rq"))
+            pipe.llen(inflight_key(name, "intake"))
+        counts: list[Any] = pipe.execute()
+    split = 2 * len(QUEUES)
+    queues = {queue: {"rq": counts[2 * at], "intake": counts[2 * at + 1]} for at, queue in enumerate(QUEUES)}
+    parked, dead, *in_flight = counts[split:]
+    return Serving(workers, queues, sum(in_flight), parked, dead)
