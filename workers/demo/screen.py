@@ -22,7 +22,6 @@ class Screen:
         if self._console.is_terminal and not self._console.quiet:
             self._progress = Progress(
                 SpinnerColumn(),
-                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TextColumn("jobs  {task.fields[takeovers]} taken over"),
@@ -42,8 +41,6 @@ class Screen:
 
     def say(self, what: str) -> None:
         """Tell of a step."""
-        if self._progress is not None:
-            self._progress.update(self._task, description=what)
         self._console.print(what, soft_wrap=True)
 
     def count(self, *, done: int, takeovers: int) -> None:
