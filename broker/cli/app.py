@@ -4,6 +4,7 @@ import typer
 
 from broker.cli import (
     completion_command,
+    exec_command,
     lease_commands,
     listing_commands,
     operator_commands,
@@ -12,8 +13,11 @@ from broker.cli import (
 )
 
 
-def build_app() -> typer.Typer:
-    """Every command that needs no process of the broker's own. The outer layer adds those that do."""
+def build_app(*, wrap: exec_command.Wrap = list) -> typer.Typer:
+    """Every command that needs no process of the broker's own. The outer layer adds those that do.
+
+    `wrap` makes the command line that `exec` starts: the place for a leash.
+    """
     app = typer.Typer(
         name="broker",
         add_completion=False,  # `broker completion` prints the script; nothing edits a user's start-up files
@@ -28,8 +32,9 @@ def build_app() -> typer.Typer:
             typer.echo(context.get_help())
         return 0
 
+    lease_commands.register(app)
+    exec_command.register(app, wrap)
     for group in (
-        lease_commands,
         submit_command,
         listing_commands,
         operator_commands,

@@ -60,7 +60,7 @@ def run(app: typer.Typer, arguments: Sequence[str]) -> int:
 
 
 def _described(error: Exception) -> CommandError | None:
-    """The error in words; None where nobody expected it. What it needs is imported here: a command that succeeds does not pay for it."""
+    """The error in words; None where nobody expected it. Imports late: a command that succeeds does not pay."""
     if isinstance(error, CommandError):
         return error
     if isinstance(error, _UsageError):

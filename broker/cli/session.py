@@ -1,6 +1,8 @@
 """Where a command reaches the broker, and as whom."""
 
 import json
+import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,6 +44,7 @@ def connected(target: Target) -> Iterator["Client"]:
     from broker.client import Client, InvalidRequest
     from broker.settings import load
 
+    _quiet_logs()
     settings = load(redis_url=target.redis, state_dir=target.state_dir, factory=target.factory)
     if target.needs_factory and settings.factory is None:
         raise CommandError("a lease needs a factory", "add --factory NAME, or set BROKER_FACTORY", exit=Exit.USAGE)
@@ -77,3 +80,17 @@ def fleet_redis(state_dir: Path) -> str:
             f"no broker runs in {state_dir}", 'run "broker up" or set BROKER_REDIS_URL; --state-dir names a fleet'
         ) from error
     return str(url)
+
+
+def _quiet_logs() -> None:
+    """Warnings only, and on standard error: standard output is the answer's."""
+    import structlog
+
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.KeyValueRenderer(key_order=["level", "event"]),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+    )

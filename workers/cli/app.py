@@ -6,11 +6,12 @@ import typer
 
 from broker import cli
 from workers.cli import demo_command, doctor_command, fleet_commands, process_commands, status_command
+from workers.leash import leashed
 
 
 def build_app() -> typer.Typer:
     """Every command of `broker`."""
-    app = cli.build_app()
+    app = cli.build_app(wrap=leashed)
     for group in (fleet_commands, status_command, process_commands, doctor_command, demo_command):
         group.register(app)
     return app

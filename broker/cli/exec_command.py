@@ -1,0 +1,112 @@
+"""Runs a command as a factory: the way a shell agent joins the fleet."""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from broker.cli import options
+from broker.cli.session import INCARNATION, Target, connected
+
+if TYPE_CHECKING:
+    from broker.exec import ExecResult
+
+GRACE_MS = 10_000
+Wrap = Callable[[Sequence[str]], Sequence[str]]
+
+
+def register(app: typer.Typer, wrap: Wrap) -> None:
+    """Add the command. `wrap` makes the command line that is started."""
+
+    @app.command(
+        "exec",
+        rich_help_panel="Factories",
+        context_settings={"allow_interspersed_args": False},  # what follows CMD is CMD's
+    )
+    def exec_(
+        command: Annotated[list[str], typer.Argument(metavar="-- CMD…", help="What to run, and its arguments.")],
+        job_id: Annotated[str | None, typer.Option("--job", metavar="JOB_ID", help="This job; else any.")] = None,
+        factory: options.Factory = None,
+        queue: options.Queue = "default",
+        offers: options.Offers = None,
+        wait: options.Wait = 0,
+        ttl: options.Ttl = None,
+        grace: Annotated[
+            int,
+            typer.Option(
+                "--grace", metavar="S", parser=options.milliseconds, help="From TERM to KILL, where CMD has to stop."
+            ),
+        ] = GRACE_MS,
+        request_id: options.RequestId = None,
+        incarnation: options.Incarnation = INCARNATION,
+        redis: options.RedisUrl = None,
+        state_dir: options.StateFolder = None,
+        timeout: options.Timeout = None,
+        json: options.Json = False,
+    ) -> int:
+        """Claim a job and run CMD with it: the payload on its input, done or failed by its exit status.
+
+        CMD finds BROKER_JOB_ID and BROKER_LEASE_EPOCH in its environment. The lease is renewed while it runs; it is
+        stopped when the lease is lost or the job cancelled. Exit status 65 of CMD fails the job for good, any other
+        but 0 this try. With --json the output of CMD goes to standard error.
+        """
+        from broker.cli.errors import CommandError
+        from broker.exec import Command, CommandNotFound, execute
+
+        target = Target(redis, state_dir, timeout, factory, incarnation, needs_factory=True)
+        run = Command(command, grace_ms=grace, stdout=sys.stderr.fileno() if json else None, wrap=wrap)
+        with connected(target) as client:
+            try:
+                result = execute(
+                    client,
+                    run,
+                    job_id,
+                    queue_name=queue,
+                    offers=options.listed(offers),
+                    wait_ms=wait,
+                    ttl_ms=ttl,
+                    request_id=request_id,
+                )
+            except CommandNotFound as error:
+                raise CommandError.from_text(str(error), otherwise="check the command's name and PATH") from error
+        return _told(result, json=json)
+
+
+def _told(result: "ExecResult", *, json: bool) -> int:
+    """Say what became of the job, on standard error: standard output is the command's. The exit status."""
+    from broker.cli.answers import finish
+    from broker.cli.exits import Exit
+    from broker.cli.output import complain, emit, note
+    from broker.exec import Ending
+
+    if result.ending is Ending.NOT_GRANTED and result.reply is not None:
+        return finish(result.reply, json=json, good="")
+    exits = {Ending.COMPLETED: Exit.DONE, Ending.LEASE_LOST: Exit.LOST, Ending.UNKNOWN: Exit.UNKNOWN}
+    status = exits.get(result.ending, Exit.REFUSED)
+    if json:
+        emit(_flat(result))
+    elif result.job_id is None:
+        note(result.detail)
+    else:
+        line = f"job {result.job_id}, epoch {result.epoch}: {result.ending.value} ({result.detail})"
+        if result.ending is Ending.LEASE_LOST:
+            complain(line, "nothing: another factory has the job, or will have")
+        elif result.ending is Ending.UNKNOWN:
+            complain(line, f"see `broker job {result.job_id}`: it may be done")
+        else:
+            note(line)
+    return status
+
+
+def _flat(result: "ExecResult") -> dict[str, Any]:
+    reply = result.reply
+    return {
+        "ending": result.ending.value,
+        "detail": result.detail,
+        "job_id": result.job_id,
+        "epoch": result.epoch,
+        "command_exit": result.command_exit,
+        "answer": reply.answer.value if reply is not None else None,
+        "request_id": reply.request_id if reply is not None else result.request_id,
+    }
