@@ -1,6 +1,7 @@
 """Requests as they travel: one envelope, discriminated by `op`, with its limits in the types."""
 
 import json
+import re
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import pydantic_core
@@ -301,9 +302,18 @@ def parse(raw: bytes | str) -> Request:
 
 
 def _why(error: ValidationError) -> str:
-    """The first few problems, without the values: they may hold a token."""
+    """The first few problems, without the values."""
     problems = error.errors(include_url=False, include_context=False, include_input=False)
-    return "; ".join(f"{'.'.join(map(str, item['loc'])) or 'envelope'}: {item['msg']}" for item in problems[:5])
+    whys = (f"{'.'.join(map(str, item['loc'])) or 'envelope'}: {item['msg']}" for item in problems[:5])
+    return without_tokens("; ".join(whys))
+
+
+_TOKEN_LIKE = re.compile(r'(\\*"token\\*"\s*:\s*\\*")[^"\\]*|[0-9A-Fa-f]{32,}')
+
+
+def without_tokens(text: str) -> str:
+    """`text` without what could be a token, wherever a sender has put it. To be used before any cut."""
+    return _TOKEN_LIKE.sub(lambda found: f"{found[1] or ''}…", text)
 
 
 class _Sender(BaseModel):

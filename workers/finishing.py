@@ -1,7 +1,6 @@
 """Ends a batch: replies, hints and rq's bookkeeping in one pipeline; what can't be settled goes to the dead letters."""
 
 import json
-import re
 from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,14 +11,13 @@ from redis.client import Pipeline
 from broker import batch, replies
 from broker.answers import Answer, Reason, Word, wire
 from broker.batch import Settled
-from broker.messages import Malformed
+from broker.messages import Malformed, without_tokens
 from broker.queues import rq_job_key
 from broker.settlement import Context
-from workers.taking import DEAD, DEAD_MAX, Entry, NotOurs, inflight_key
+from workers.taking import DEAD, DEAD_MAX, ID_BYTES_MAX, Entry, NotOurs, inflight_key
 
 ENTRY_CHARS_MAX = 2_048
 """What the dead-letter list keeps of an entry."""
-_TOKEN = re.compile(r'(\\*"token\\*"\s*:\s*\\*")[^"\\]*')
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +62,9 @@ def bury(pipe: Pipeline, refused: Refused, *, now_ms: int) -> None:
         "reason": str(error),
         "at_ms": now_ms,
         "wire": entry.wire,
-        "rq_job": entry.key.decode("utf-8", "replace") if entry.wire == "rq" else None,
-        "entry": _TOKEN.sub(r"\1…", text)[:ENTRY_CHARS_MAX],
+        "rq_job": entry.key[:ID_BYTES_MAX].decode("utf-8", "replace") if entry.wire == "rq" else None,
+        "request_id": error.sender.get("request_id") if isinstance(error, Malformed) else None,
+        "entry": without_tokens(text)[:ENTRY_CHARS_MAX],
     }
     pipe.lpush(DEAD, json.dumps(letter, ensure_ascii=False))
     pipe.ltrim(DEAD, 0, DEAD_MAX - 1)

@@ -10,7 +10,7 @@ import pydantic_core
 from redis import Redis
 
 from broker.clock import AnchoredClock, Clock
-from broker.messages import ENVELOPE_BYTES_MAX, Malformed, Request, parse
+from broker.messages import ENVELOPE_BYTES_MAX, Malformed, Request, parse, without_tokens
 from broker.queues import QUEUES, SETTLE, intake_key, rq_queue_key
 from broker.scripts import Script
 
@@ -80,9 +80,11 @@ local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local taken = {{}}
 
--- What can't even be carried: too long for a worker to read. It is cut and buried here.
+-- What can't even be carried: too long for a worker to read. It is cut and buried here, without what could be a token;
+-- 64 characters more are looked at, since half of one counts too.
 local function bury(value, reason)
-  local cut = string.gsub(string.sub(value, 1, 512), '[^%w%p ]', '?')
+  local cut = string.gsub(string.sub(value, 1, 576), '%x+', function(run) if #run >= 32 then return '***' end end)
+  cut = string.gsub(string.sub(cut, 1, 512), '[^%w%p ]', '?')
   redis.call('LPUSH', DEAD, cjson.encode({{reason = reason, at_ms = now, entry = cut}}))
   redis.call('LTRIM', DEAD, 0, DEAD_MAX - 1)
 end
@@ -257,7 +259,7 @@ def _argument(data: bytes) -> bytes:
         case [str(function), None, [argument], dict(options)] if function == SETTLE and not options:
             return pydantic_core.to_json(argument)
         case [str(function), *_] if function != SETTLE:
-            raise NotOurs(f"foreign function {function[:100]!r}: only {SETTLE} is run here")
+            raise NotOurs(f"foreign function {without_tokens(function)[:100]!r}: only {SETTLE} is run here")
         case _:
             raise NotOurs(f"{SETTLE} takes one argument, the envelope")
 
