@@ -69,6 +69,11 @@ class Caller:
             self._early[reply["request_id"]] = reply
         return len(self._early)
 
+    def forget(self) -> None:
+        """Drop every reply nobody has asked for."""
+        self.redis.delete(self.channel)
+        self._early.clear()
+
     def has_reply(self, request: Envelope) -> bool:
         """Whether this request has been answered; its reply is kept."""
         self.collect()

@@ -1,0 +1,468 @@
+"""Whatever is put on the queues, a real worker answers it or buries it, lives on, and changes no job by it."""
+
+import json
+import pickle
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+from uuid import uuid4
+
+import pytest
+import redis
+from rq.job import Job as RqJob
+from rq.serializers import JSONSerializer
+
+from broker.queues import SETTLE, RedisValue, rq_job_hash
+from broker.replies import reply_key
+from tests.caller import Caller, Reply
+from tests.fleet import Fleet
+from tests.processes import wait_for
+from workers.embedded import EmbeddedServer
+from workers.taking import DEAD, DEAD_MAX
+
+
+class Prey:
+    """One worker, and one job that a caller holds. Nothing below may change that job."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet = fleet
+        self.redis = fleet.redis
+        # Nobody reads its log: thousands of refusals would fill the pipe and stop it.
+        self.worker = fleet.start_worker({"BROKER_LOG_LEVEL": "ERROR"})
+        self.holder = Caller(fleet.redis, "holder")
+        self.holder.submit("victim")
+        self.lease = self.holder.hold("victim")
+        self.before = self.look()
+
+    def look(self) -> Any:
+        """The victim as stored. Also proof that the worker serves."""
+        return self.holder.ask("get_job", job_id="victim")["body"]["job"]
+
+    def envelope(self, op: str = "complete", **changes: Any) -> dict[str, Any]:
+        """A valid request of the holder that would change the victim, with these top-level fields instead."""
+        body = {"complete": self.lease, "claim": {"job_id": "victim"}, "submit": {"job_id": uuid4().hex}}[op]
+        return {
+            "v": 1, "op": op, "request_id": uuid4().hex, "factory_id": "holder",
+            "incarnation": "start-1", "instance": "x", "body": body, **changes,
+        }  # fmt: skip
+
+    def letters(self) -> list[dict[str, Any]]:
+        """The dead-letter list, newest first."""
+        return [json.loads(text) for text in cast(list[bytes], self.redis.lrange(DEAD, 0, -1))]
+
+    def buried(self, poison: Callable[[], object]) -> dict[str, Any]:
+        """Send the poison; the one letter it left."""
+        self.redis.delete(DEAD)
+        poison()
+        wait_for(lambda: self.redis.llen(DEAD), "a dead letter")
+        [letter] = self.letters()
+        return letter
+
+    def check(self) -> None:
+        """Nothing has happened to the victim, to the worker, or to the secrecy of its token."""
+        assert self.look() == self.before
+        assert self.worker.poll() is None, "the worker has ended"
+        assert not self.redis.keys("broker:inflight:*"), "something is left in flight"
+        letters = b"".join(cast(list[bytes], self.redis.lrange(DEAD, 0, -1)))
+        assert self.lease["token"].encode() not in letters, "a token lies in the dead-letter list"
+        assert self.lease["token"][:16].encode() not in letters, "half a token lies in the dead-letter list"
+
+
+@pytest.fixture(scope="module")
+def _prey(valkey_server: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prey]:
+    with redis.Redis.from_url(valkey_server.url) as client:
+        client.flushall()
+    fleet = Fleet(valkey_server.url, tmp_path_factory.mktemp("hostile"))
+    yield Prey(fleet)
+    fleet.close()
+
+
+@pytest.fixture
+def prey(_prey: Prey) -> Iterator[Prey]:
+    """Checked after every test."""
+    yield _prey
+    _prey.check()
+    _prey.holder.forget()
+
+
+def intake(prey: Prey, text: bytes | str, queue: str = "claims") -> None:
+    prey.redis.rpush(f"broker:in:{queue}", text)
+
+
+def rq_job(prey: Prey, data: bytes | str, **fields: str | bytes) -> str:
+    """An rq job made by hand, as anybody who may write rq's keys can."""
+    rq_id = uuid4().hex
+    written: dict[RedisValue, RedisValue] = {**rq_job_hash("{}", queue="claims"), "data": data}
+    prey.redis.hset(f"rq:job:{rq_id}", mapping=written | dict(fields.items()))
+    prey.redis.rpush("rq:queue:claims", rq_id)
+    return rq_id
+
+
+def nested(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+# Envelopes whose sender can still be read: a typed reply, and a dead letter.
+
+SENDER_KNOWN: Mapping[str, Callable[[Prey], dict[str, Any]]] = {
+    "an unknown operation": lambda prey: prey.envelope(op="complete") | {"op": "drop_everything"},
+    "no operation": lambda prey: {k: v for k, v in prey.envelope().items() if k != "op"},
+    "an operation that is no text": lambda prey: prey.envelope() | {"op": ["complete"]},
+    "an unknown field": lambda prey: prey.envelope(priority=9),
+    "an unknown field in the body": lambda prey: prey.envelope(body={**prey.lease, "force": True}),
+    "another version": lambda prey: prey.envelope(v=2),
+    "no body": lambda prey: prey.envelope(body=None),
+    "a body that is a list": lambda prey: prey.envelope(body=[prey.lease]),
+    "attempt 0": lambda prey: prey.envelope(attempt=0),
+    "a deadline that is a text": lambda prey: prey.envelope(deadline_ms="tomorrow"),
+    "a deadline in another era": lambda prey: prey.envelope(deadline_ms=10**300),
+    "a negative deadline": lambda prey: prey.envelope(deadline_ms=-1),
+    "an epoch that is no number": lambda prey: prey.envelope(body={**prey.lease, "epoch": {}}),
+    "epoch 0": lambda prey: prey.envelope(body={**prey.lease, "epoch": 0}),
+    "half an epoch": lambda prey: prey.envelope(body={**prey.lease, "epoch": 1.5}),
+    "a token of another length": lambda prey: prey.envelope(body={**prey.lease, "token": prey.lease["token"] * 2}),
+    "a token in a list": lambda prey: prey.envelope(body={**prey.lease, "token": [prey.lease["token"]]}),
+    "a token as a field's name": lambda prey: prey.envelope(body={**prey.lease, prey.lease["token"]: 1}),
+    "a token as an op": lambda prey: prey.envelope() | {"op": prey.lease["token"]},
+    "an incarnation with a colon": lambda prey: prey.envelope(incarnation="a:b"),
+    "a job id with a slash": lambda prey: prey.envelope(op="claim", body={"job_id": "../victim"}),
+    "a job id with a colon": lambda prey: prey.envelope(op="claim", body={"job_id": "victim:spec"}),
+    "a job id with a NUL": lambda prey: prey.envelope(op="claim", body={"job_id": "victim\0"}),
+    "a job id with a newline at its end": lambda prey: prey.envelope(op="claim", body={"job_id": "victim\n"}),
+    "an empty job id": lambda prey: prey.envelope(op="claim", body={"job_id": ""}),
+    "a long job id": lambda prey: prey.envelope(op="claim", body={"job_id": "j" * 129}),
+    "a queue with a wildcard": lambda prey: prey.envelope(op="claim", body={"queue": "*"}),
+    "a wait of a day": lambda prey: prey.envelope(op="claim", body={"wait_ms": 86_400_000}),
+    "65 offers": lambda prey: prey.envelope(op="claim", body={"offers": [str(n) for n in range(65)]}),
+    "an oversized payload": lambda prey: prey.envelope(op="submit", body={"payload": "x" * 65_536}),
+    "a deep payload": lambda prey: prey.envelope(op="submit", body={"payload": nested(65)}),
+    "an oversized result": lambda prey: prey.envelope(body={**prey.lease, "result": "x" * 16_384}),
+    "a job that is its own kind of job": lambda prey: prey.envelope(op="submit", body={"kind": "spec"}),
+}
+
+
+@pytest.mark.parametrize("wire", ["intake", "rq"])
+@pytest.mark.parametrize("case", SENDER_KNOWN)
+def test_a_malformed_request_is_answered_invalid_and_buried(prey: Prey, case: str, wire: str) -> None:
+    envelope = SENDER_KNOWN[case](prey)
+    text = json.dumps(envelope)
+
+    def send() -> None:
+        intake(prey, text) if wire == "intake" else rq_job(prey, f'["{SETTLE}",null,[{text}],{{}}]')
+
+    letter = prey.buried(send)
+    assert letter["reason"]
+    [reply] = prey.holder.replies_to([envelope["request_id"]])
+    assert (reply["answer"], reply["reason"], reply["retry"]) == ("invalid", "malformed", "final")
+    assert reply["body"]["detail"] == letter["reason"]
+    assert prey.lease["token"] not in json.dumps(reply)
+
+
+# Texts that JSON readers disagree about: `%s` stands for a valid submission's payload.
+
+ODD_JSON: Mapping[str, str] = {
+    "NaN": "NaN",
+    "infinity": "Infinity",
+    "a number beyond a double": "1e400",
+    "a negative number beyond a double": "-1e400",
+    "a lone high surrogate": '"\\ud800"',
+    "a lone low surrogate": '"\\udc00"',
+    "a surrogate pair in the wrong order": '"\\udc00\\ud800"',
+    "a lone surrogate as a key": '{"\\ud800": 1}',
+    "an integer of 5,000 digits": "9" * 5_000,
+    "a control character": '"\x01"',
+    "a trailing comma": "[1,]",
+    "a comment": "1 /* one */",
+    "a bomb of brackets": "[" * 50_000 + "]" * 50_000,
+    "a bomb of objects": '{"a":' * 20_000 + "1" + "}" * 20_000,
+}
+
+
+@pytest.mark.parametrize("wire", ["intake", "rq"])
+@pytest.mark.parametrize("case", ODD_JSON)
+def test_json_that_is_none_creates_no_job(prey: Prey, case: str, wire: str) -> None:
+    job_id = f"odd-{uuid4().hex}"
+    text = json.dumps(prey.envelope(op="submit", body={"job_id": job_id, "payload": "%s"}))
+    text = text.replace('"%s"', ODD_JSON[case])
+    letter = prey.buried(
+        lambda: intake(prey, text) if wire == "intake" else rq_job(prey, f'["{SETTLE}",null,[{text}],{{}}]')
+    )
+    assert letter["reason"]
+    assert prey.holder.ask("get_job", job_id=job_id)["answer"] == "not_found"
+
+
+@pytest.mark.parametrize("payload", ["\0", "a\0b", "\U0001f600", "\u2028", {"\0": 1}, 2**63, -(2**70), 1e308, 5e-324])
+def test_json_that_only_looks_odd_survives_unchanged(prey: Prey, payload: Any) -> None:
+    job_id = f"fine-{uuid4().hex}"
+    assert prey.holder.ask("submit", job_id=job_id, payload=payload, wire="intake")["answer"] == "ok"
+    assert prey.holder.ask("get_job", job_id=job_id)["body"]["spec"]["payload"] == payload
+
+
+def test_of_duplicate_keys_one_counts_and_the_fence_still_stands(prey: Prey) -> None:
+    forged = {**prey.lease, "token": "f" * 32}
+    valid = json.dumps(prey.envelope())
+    doubled = [
+        valid[:-1] + ', "body": ' + json.dumps(forged) + "}",
+        '{"body": ' + json.dumps(forged) + ', "op": "release", ' + valid.replace(prey.lease["token"], "f" * 32)[1:],
+        '{"request_id": "bad id", ' + valid.replace(prey.lease["token"], "f" * 32)[1:],
+    ]
+    request_id = json.loads(valid)["request_id"]
+    for text in doubled:
+        intake(prey, text, "leases")
+        [reply] = prey.holder.replies_to([request_id])
+        assert reply["answer"] in ("lease_lost", "invalid")
+
+
+# What is no envelope at all: nobody to reply to, so a dead letter only.
+
+NO_ENVELOPE: Mapping[str, Callable[[Prey], bytes]] = {
+    "nothing": lambda _: b"",
+    "a list": lambda _: b"[]",
+    "a text": lambda _: b'"claim"',
+    "a number": lambda _: b"1",
+    "null": lambda _: b"null",
+    "an empty object": lambda _: b"{}",
+    "half an envelope": lambda prey: json.dumps(prey.envelope()).encode()[:-20],
+    "two envelopes": lambda prey: json.dumps(prey.envelope()).encode() * 2,
+    "an envelope in a list": lambda prey: json.dumps([prey.envelope()]).encode(),
+    "an envelope as a text": lambda prey: json.dumps(json.dumps(prey.envelope())).encode(),
+    "UTF-16": lambda prey: json.dumps(prey.envelope()).encode("utf-16"),
+    "a byte order mark": lambda prey: b"\xef\xbb\xbf" + json.dumps(prey.envelope()).encode(),
+    "noise": lambda _: bytes(range(256)),
+    "a pickle": lambda _: pickle.dumps(("os.system", None, ("true",), {})),
+    "no sender": lambda prey: json.dumps({"op": "complete", "body": prey.lease}).encode(),
+    "a factory with a colon": lambda prey: json.dumps(prey.envelope(factory_id="a:b")).encode(),
+    "a factory with a wildcard": lambda prey: json.dumps(prey.envelope(factory_id="*")).encode(),
+    "a channel that is somebody else's key": lambda prey: json.dumps(prey.envelope(instance="x\n:y")).encode(),
+    "an id rq would not take": lambda prey: json.dumps(prey.envelope(request_id="a/b")).encode(),
+    "an oversized envelope, its token at the front": lambda prey: json.dumps(
+        {"token": prey.lease["token"], **prey.envelope(), "pad": "x" * 140_000}
+    ).encode(),
+    "an oversized envelope, its token across the cut": lambda prey: json.dumps(
+        {"pad": "y" * 470, "token": prey.lease["token"], "more": "x" * 140_000}
+    ).encode(),
+    "a token under an escaped name": lambda prey: (
+        json.dumps({"op": "x", "token": prey.lease["token"]}).replace('"token"', '"\\u0074oken"').encode()
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NO_ENVELOPE)
+def test_what_is_no_envelope_is_buried_with_a_reason(prey: Prey, case: str) -> None:
+    letter = prey.buried(lambda: intake(prey, NO_ENVELOPE[case](prey)))
+    assert letter["reason"]
+    assert prey.holder.collect() == 0, "nobody is known to whom a reply could go"
+
+
+def test_what_is_too_long_is_buried_also_by_a_busy_worker(prey: Prey) -> None:
+    # A busy worker takes from the queue by itself; an idle one is handed the entry. Both ways must cut and hide.
+    poison = NO_ENVELOPE["an oversized envelope, its token at the front"](prey)
+    across = NO_ENVELOPE["an oversized envelope, its token across the cut"](prey)
+    prey.redis.delete(DEAD)
+    with prey.redis.pipeline(transaction=True) as pipe:  # all at once: the worker finds more than it was woken by
+        for _ in range(5):
+            pipe.rpush("broker:in:claims", poison, across)
+            pipe.rpush("rq:queue:claims", "r" * 5_000)
+        pipe.execute()
+    wait_for(lambda: prey.redis.llen(DEAD) == 15, "fifteen dead letters")
+    assert all(len(json.dumps(letter)) < 5_000 for letter in prey.letters())
+
+
+# rq's own wire: whoever may write its keys can ask a stock worker for anything.
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        ("os.system", ["touch {proof}"]),
+        ("subprocess.check_call", [["touch", "{proof}"]]),
+        ("builtins.open", ["{proof}", "w"]),
+        ("pathlib.Path.touch", []),
+        ("workers.tasks.load", []),
+    ],
+    ids=lambda call: str(call[0]),
+)
+def test_a_foreign_function_does_not_run(prey: Prey, tmp_path: Path, call: tuple[str, list[Any]]) -> None:
+    proof = tmp_path / "it-ran"
+    data = json.dumps([call[0], None, call[1], {}]).replace("{proof}", str(proof))
+    letter = prey.buried(lambda: rq_job(prey, data))
+    assert letter["reason"].startswith("foreign function")
+    assert not proof.exists()
+
+
+def test_rq_itself_would_run_it(prey: Prey, tmp_path: Path) -> None:
+    # Without this the test above could not fail.
+    proof = tmp_path / "it-ran"
+    data = json.dumps(["os.system", None, [f"touch {proof}"], {}])
+    prey.redis.hset("rq:job:control", mapping={**rq_job_hash("{}", queue="claims"), "data": data})
+    RqJob.fetch("control", connection=prey.redis, serializer=JSONSerializer).perform()
+    assert proof.exists()
+    prey.redis.delete("rq:job:control")
+
+
+CALLS: Mapping[str, Callable[[str], str]] = {
+    "two arguments": lambda text: f'["{SETTLE}",null,[{text},{text}],{{}}]',
+    "no argument": lambda _: f'["{SETTLE}",null,[],{{}}]',
+    "a keyword": lambda text: f'["{SETTLE}",null,[],{{"envelope":{text}}}]',
+    "an argument and a keyword": lambda text: f'["{SETTLE}",null,[{text}],{{"x":1}}]',
+    "an instance": lambda text: f'["{SETTLE}","os",[{text}],{{}}]',
+    "a call of five parts": lambda text: f'["{SETTLE}",null,[{text}],{{}},1]',
+    "a call that is an object": lambda text: f'{{"func":"{SETTLE}","args":[{text}]}}',
+    "a second call inside the first": lambda text: f'["{SETTLE}",null,[{text}],{{}}],["os.system",null,["true"],{{}}]',
+    "a function that is no text": lambda text: f"[1,null,[{text}],{{}}]",
+    "a call nested beyond reading": lambda _: f'["{SETTLE}",null,[' + "[" * 60_000 + "]" * 60_000 + "],{}]",
+    "nothing": lambda _: "",
+    "not JSON": lambda _: "[oops",
+}
+
+
+@pytest.mark.parametrize("case", CALLS)
+def test_a_call_that_is_not_ours_is_buried(prey: Prey, case: str) -> None:
+    text = json.dumps(prey.envelope())
+    assert prey.buried(lambda: rq_job(prey, CALLS[case](text)))["reason"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("success_callback_name", "os.abort", "callback"),
+        ("failure_callback_name", "os.abort", "callback"),
+        ("stopped_callback_name", "os.abort", "callback"),
+        ("webhooks", '[{"url": "http://127.0.0.1:1/", "events": ["finished"]}]', "webhook"),
+        ("status", "possessed", "unknown status"),
+    ],
+)
+def test_an_rq_job_with_more_than_a_call_is_buried_and_its_call_not_made(
+    prey: Prey, field: str, value: str, reason: str
+) -> None:
+    call = f'["{SETTLE}",null,[{json.dumps(prey.envelope())}],{{}}]'
+    letter = prey.buried(lambda: rq_job(prey, call, **{field: value}))
+    assert letter["reason"].startswith(reason)
+
+
+def test_a_zlib_bomb_is_not_unpacked(prey: Prey) -> None:
+    bomb = zlib.compress(b"[" + b" " * 64_000_000 + b"]", level=9)
+    assert len(bomb) < 131_072, "it must get past the limit on what is carried"
+    before = _memory_kb(prey.worker.pid)
+    letter = prey.buried(lambda: rq_job(prey, bomb))
+    assert letter["reason"].startswith("oversized")
+    assert _memory_kb(prey.worker.pid) - before < 8_000
+
+
+def _memory_kb(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+
+
+def test_what_rq_itself_compressed_is_served(prey: Prey) -> None:
+    envelope = prey.envelope(op="claim")
+    rq_job(prey, zlib.compress(f'["{SETTLE}",null,[{json.dumps(envelope)}],{{}}]'.encode()))
+    assert prey.holder.replies_to([envelope["request_id"]])[0]["answer"] == "conflict"
+
+
+@pytest.mark.parametrize(
+    "data", [b"x\x9c\x00", b"x\x9cgarbage", zlib.compress(b"{}")[:-3], pickle.dumps([1]), b"\xff\xfe"]
+)
+def test_data_that_is_neither_json_nor_whole_is_buried(prey: Prey, data: bytes) -> None:
+    assert prey.buried(lambda: rq_job(prey, data))["reason"]
+
+
+@pytest.mark.parametrize(
+    "rq_id", [b"gone", b"a" * 256, b"a" * 100_000, b"\xff\xfe\x00", b"x y\r\nz", "ü".encode(), b""]
+)
+def test_an_rq_id_without_an_rq_job_is_buried(prey: Prey, rq_id: bytes) -> None:
+    assert prey.buried(lambda: prey.redis.rpush("rq:queue:claims", rq_id))["reason"]
+
+
+@pytest.mark.parametrize("kind", ["string", "list", "set"])
+def test_an_rq_job_of_another_type_is_buried_and_left_alone_by_scripts(prey: Prey, kind: str) -> None:
+    key = f"rq:job:{kind}"
+    make: dict[str, Callable[[], object]] = {
+        "string": lambda: prey.redis.set(key, "x"),
+        "list": lambda: prey.redis.rpush(key, "x"),
+        "set": lambda: prey.redis.sadd(key, "x"),
+    }
+    make[kind]()
+    assert prey.buried(lambda: prey.redis.rpush("rq:queue:claims", kind))["reason"].startswith("no such rq job")
+
+
+@pytest.mark.parametrize("ttl", ["soon", "-1", "99999999999999999999", "1e3", "0x10", "-99"])
+def test_a_strange_result_ttl_does_no_harm(prey: Prey, ttl: str) -> None:
+    envelope = prey.envelope(op="claim")
+    rq_id = rq_job(prey, f'["{SETTLE}",null,[{json.dumps(envelope)}],{{}}]', result_ttl=ttl)
+    assert prey.holder.replies_to([envelope["request_id"]])[0]["answer"] == "conflict"
+    prey.redis.delete(f"rq:job:{rq_id}", f"rq:results:{rq_id}")
+
+
+# Well-formed, and still not to be carried out.
+
+
+def answer(prey: Prey, **fields: Any) -> Reply:
+    envelope = prey.envelope(**fields)
+    intake(prey, json.dumps(envelope), "leases")
+    return prey.holder.replies_to([envelope["request_id"]])[0]
+
+
+@pytest.mark.parametrize("op", ["renew", "complete", "fail", "release", "progress"])
+@pytest.mark.parametrize(
+    ("wrong", "expected"),
+    [
+        ({"token": "f" * 32}, ("lease_lost", "superseded")),
+        ({"epoch": 10**400}, ("invalid", "epoch_from_the_future")),
+        ({"epoch": 2}, ("invalid", "epoch_from_the_future")),
+        ({"job_id": "another"}, ("not_found", None)),
+    ],
+)
+def test_a_forged_fence_is_refused(
+    prey: Prey, op: str, wrong: dict[str, Any], expected: tuple[str, str | None]
+) -> None:
+    progress = {"progress": 1} if op == "progress" else {}
+    reply = answer(prey, body={**prey.lease, **wrong, **progress}) if op == "complete" else None
+    if reply is None:
+        reply = prey.holder.ask(op, **{**prey.lease, **wrong, **progress})
+    assert (reply["answer"], reply["reason"]) == expected
+    assert "token" not in reply["body"]
+
+
+def test_the_right_token_in_another_factorys_hands_is_refused(prey: Prey) -> None:
+    reply = Caller(prey.redis, "thief").ask("complete", **prey.lease)
+    assert (reply["answer"], reply["reason"]) == ("lease_lost", "superseded")
+
+
+def test_a_stale_token_is_refused(prey: Prey) -> None:
+    job_id = uuid4().hex
+    prey.holder.submit(job_id)
+    old = prey.holder.hold(job_id)
+    assert prey.holder.ask("release", **old)["answer"] == "ok"
+    new = prey.holder.hold(job_id)
+    for op in ("renew", "complete", "fail", "release"):
+        assert prey.holder.ask(op, **old)["reason"] == "superseded"
+        mixed = {**old, "epoch": new["epoch"]}
+        assert prey.holder.ask(op, **mixed)["reason"] == "superseded"
+    assert prey.holder.ask("complete", **new)["answer"] == "ok"
+
+
+def test_a_request_past_its_deadline_is_dropped_unread(prey: Prey) -> None:
+    reply = answer(prey, deadline_ms=1)
+    assert reply["answer"] == "request_expired"
+
+
+def test_the_dead_letter_list_has_a_bound(prey: Prey) -> None:
+    with prey.redis.pipeline(transaction=False) as pipe:
+        for number in range(DEAD_MAX + 200):
+            pipe.rpush("broker:in:claims", f"poison {number}")
+        pipe.execute()
+    wait_for(lambda: not prey.redis.llen("broker:in:claims"), "all poison is taken")
+    prey.look()
+    assert prey.redis.llen(DEAD) == DEAD_MAX
+
+
+def test_a_reply_goes_only_to_a_channel_of_the_brokers_own_naming(prey: Prey) -> None:
+    for envelope in (prey.envelope(factory_id="..", instance="x"), prey.envelope(instance="x" * 129)):
+        intake(prey, json.dumps(envelope))
+    prey.look()
+    assert prey.redis.keys("broker:reply:*") in ([], [reply_key("holder", "x").encode()])
