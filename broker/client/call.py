@@ -110,7 +110,7 @@ class Call:
         self._sent = True
 
     def attempt_ends_ms(self, now_ms: int, attempt_ms: int, pause_s: float | None) -> int:
-        """When this attempt is given up, after `pause_s` where it failed. A claim that waits for work is left waiting."""
+        """When this attempt is given up: after `pause_s` where it failed, and not while a claim waits for work."""
         lasts_ms = attempt_ms + self._patience_ms if pause_s is None else int(pause_s * 1000)
         return min(self.until_ms, now_ms + lasts_ms)
 

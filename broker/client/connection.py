@@ -64,6 +64,13 @@ def options(password: str | None, timeout_s: float) -> dict[str, Any]:
     return made if password is None else made | {"password": password}
 
 
+def check_accepted(results: Sequence[Any], requests: int) -> None:
+    """Raise where Redis refused commands: NotAccepted if it took no request, else MaybeSent."""
+    refused = [result for result in results if isinstance(result, Exception)]
+    if refused:
+        raise (NotAccepted if requests == 1 or len(refused) == len(results) else MaybeSent)(str(refused[0]))
+
+
 class Sender:
     """Puts requests on their queues, one round trip at a time. Safe under threads."""
 
@@ -100,9 +107,7 @@ class Sender:
             for request in requests:
                 queues.enqueue(pipe, request, wire=self._wire)
             try:
-                pipe.execute()
-            except ResponseError as error:
-                raise (NotAccepted if len(requests) == 1 else MaybeSent)(str(error)) from error
+                check_accepted(pipe.execute(raise_on_error=False), len(requests))
             except RedisError as error:
                 raise MaybeSent(str(error)) from error
 

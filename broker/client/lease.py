@@ -17,6 +17,7 @@ from broker.client.errors import (
     NotGranted,
     RequestRefused,
 )
+from broker.client.held import Held
 from broker.client.reply import Reply
 from broker.client.tenure import LOST, Tenure
 from broker.clock import monotonic_ms
@@ -35,7 +36,7 @@ ON_INTERRUPT_MS = 2_000
 OVERDUE_RENEWALS_MAX = 3
 
 
-class Lease:
+class Lease(Held):
     """Holds a job while its `with` block runs.
 
         with client.lease(queue="builds", wait_ms=30_000) as lease:
@@ -104,51 +105,6 @@ class Lease:
             self._end(self._line.release, within_ms=ON_EXIT_MS)
         finally:
             self._close()
-
-    @property
-    def job_id(self) -> str:
-        """The job held."""
-        return self._tenure.job_id
-
-    @property
-    def queue(self) -> str:
-        """The queue it came from."""
-        return self._tenure.queue
-
-    @property
-    def epoch(self) -> int:
-        """The fencing token: hand it to every system the work writes to (see `FenceGate`)."""
-        return self._tenure.epoch
-
-    @property
-    def token(self) -> str:
-        """The holder's secret; for operations made outside this guard."""
-        return self._tenure.token
-
-    @property
-    def payload(self) -> Any:
-        """What was submitted."""
-        return self._tenure.payload
-
-    @property
-    def labels(self) -> Mapping[str, str]:
-        """The labels of the job."""
-        return self._tenure.labels
-
-    @property
-    def failures(self) -> int:
-        """Failed tries before this one."""
-        return self._tenure.failures
-
-    @property
-    def directives(self) -> frozenset[str]:
-        """What the last renewal asked of the holder."""
-        return self._tenure.directives
-
-    @property
-    def cancel_requested(self) -> bool:
-        """Whether the job is to be cancelled: stop, and release it."""
-        return "cancel" in self._tenure.directives
 
     def check(self) -> None:
         """Do nothing while the lease is held. Cheap; call it before every step that others will see.

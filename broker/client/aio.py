@@ -1,0 +1,173 @@
+"""The client for asyncio: the same operations under the same names, to be awaited."""
+
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from broker import replies
+from broker.client.async_lease import AsyncLease
+from broker.client.call import ATTEMPT_MS, Address, Call
+from broker.client.connection_async import AsyncListener, AsyncSender
+from broker.client.exchange_async import AsyncExchange
+from broker.client.operations import Operations, body_fields
+from broker.client.reply import Reply
+from broker.client.sync import TIMEOUT_MS, TOGETHER_MAX, answer_or_unknown
+from broker.clock import monotonic_ms
+from broker.entropy import Entropy, SystemEntropy
+from broker.messages import Envelope, Submit, SubmitBody
+from broker.queues import Wire
+
+
+class AsyncLine(Operations[Coroutine[Any, Any, Reply]]):
+    """The operations over one sender. A lease guard renews over a line of its own."""
+
+    def __init__(self, exchange: AsyncExchange, sender: AsyncSender, *, timeout_ms: int) -> None:
+        self._exchange = exchange
+        self._sender = sender
+        self._timeout_ms = timeout_ms
+
+    async def _ask(
+        self, kind: type[Envelope], body: Mapping[str, Any], *, request_id: str | None, timeout_ms: int | None
+    ) -> Reply:
+        call = self._call(kind, body, request_id=request_id, timeout_ms=timeout_ms)
+        await self._exchange.carry_out([call], self._sender)
+        return call.answer()
+
+    async def close(self) -> None:
+        """Give back the connection that sends."""
+        await self._sender.close()
+
+    def _call(
+        self, kind: type[Envelope], body: Mapping[str, Any], *, request_id: str | None, timeout_ms: int | None
+    ) -> Call:
+        self._exchange.check_open()
+        return Call(
+            kind,
+            body,
+            self._exchange.address,
+            request_id=request_id,
+            timeout_ms=self._timeout_ms if timeout_ms is None else timeout_ms,
+            now_ms=monotonic_ms(),
+        )
+
+
+class AsyncClient(AsyncLine):
+    """A factory's connection to the broker, for one event loop, with any number of requests outstanding.
+
+    One connection reads the replies, one sends. A cancelled await forgets its request; a grant that comes for it
+    all the same is released. After a fork the client refuses: the child opens its own.
+    """
+
+    @classmethod
+    def connect(
+        cls,
+        redis_url: str,
+        *,
+        factory_id: str,
+        incarnation: str | None = None,
+        wire: Wire = "rq",
+        timeout_ms: int = TIMEOUT_MS,
+        attempt_ms: int = ATTEMPT_MS,
+        password: str | None = None,
+        entropy: Entropy | None = None,
+    ) -> Self:
+        """A client to enter with `async with`, or to await and `close`. It connects then.
+
+        The arguments are those of `Client.connect`.
+
+        Raises:
+          InvalidRequest: an id that the protocol does not allow.
+          ValueError: not a redis://, rediss:// or unix:// URL.
+          BrokerUnavailable: (on entering) Redis can't be reached, or refuses the password.
+        """
+        address = Address.checked(factory_id, incarnation)
+        sender = AsyncSender(redis_url, wire=wire, password=password)
+        listener = AsyncListener(redis_url, replies.reply_key(address.factory_id, address.instance), password=password)
+        exchange = AsyncExchange(address, listener, sender, entropy=entropy or SystemEntropy(), attempt_ms=attempt_ms)
+        return cls(exchange, sender, timeout_ms=timeout_ms)
+
+    def __await__(self) -> Generator[Any, None, Self]:
+        return self.__aenter__().__await__()
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._exchange.open()
+        except BaseException:
+            await self._exchange.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    @property
+    def factory_id(self) -> str:
+        """Who this client asks for."""
+        return self._exchange.address.factory_id
+
+    @property
+    def incarnation(self) -> str:
+        """Which start of the factory; give it to the client that is to repeat this one's requests."""
+        return self._exchange.address.incarnation
+
+    async def close(self) -> None:
+        """Give back the connections. Whoever still waits gets ClientClosed; closing twice is harmless."""
+        await self._exchange.close()
+
+    async def submit_many(
+        self, bodies: Sequence[SubmitBody], *, request_ids: Sequence[str] | None = None, timeout_ms: int | None = None
+    ) -> list[Reply]:
+        """Store many jobs, a few hundred in one round trip; the replies in the same order.
+
+        One that got no answer in time has `outcome_unknown` in its place: repeat it with the reply's request id.
+        """
+        ids: Sequence[str | None] = [None] * len(bodies) if request_ids is None else request_ids
+        given = list(zip(bodies, ids, strict=True))
+        answers: list[Reply] = []
+        for start in range(0, len(given), TOGETHER_MAX):
+            calls = [
+                self._call(Submit, body_fields(body), request_id=request_id, timeout_ms=timeout_ms)
+                for body, request_id in given[start : start + TOGETHER_MAX]
+            ]
+            await self._exchange.carry_out(calls, self._sender)
+            answers += [answer_or_unknown(call) for call in calls]
+        return answers
+
+    def lease(
+        self,
+        job_id: str | None = None,
+        *,
+        queue: str = "default",
+        offers: Sequence[str] = (),
+        wait_ms: int = 0,
+        ttl_ms: int | None = None,
+        expected_etag: str | None = None,
+        on_lost: Callable[[str], None] | None = None,
+        on_cancel: Callable[[], None] | None = None,
+        request_id: str | None = None,
+        timeout_ms: int | None = None,
+    ) -> AsyncLease:
+        """An async context manager that claims a job, renews the lease while its body runs, and ends it.
+
+        `on_lost(reason)` is called once if the lease is lost, just before the task that runs the body is cancelled;
+        `on_cancel()` once if the job is to be cancelled. Entering raises NotGranted where there is no lease to be had.
+        """
+
+        def claim() -> Awaitable[Reply]:
+            return self.claim(
+                job_id,
+                queue=queue,
+                offers=offers,
+                wait_ms=wait_ms,
+                ttl_ms=ttl_ms,
+                expected_etag=expected_etag,
+                request_id=request_id,
+                timeout_ms=timeout_ms,
+            )
+
+        return AsyncLease(claim, self._own_line, on_lost=on_lost, on_cancel=on_cancel, entropy=self._exchange.entropy)
+
+    def _own_line(self) -> AsyncLine:
+        return AsyncLine(self._exchange, self._sender.another(), timeout_ms=self._timeout_ms)

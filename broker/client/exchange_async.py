@@ -1,0 +1,162 @@
+"""Requests out, replies in, for asyncio: one reader task hands each reply to the call that waits for it."""
+
+import asyncio
+import os
+from collections.abc import Sequence
+
+import structlog
+from redis.exceptions import RedisError
+
+from broker.client.call import Address, BrokerTime, Call, release_of
+from broker.client.connection import Backoff, MaybeSent, NotAccepted, NotSent
+from broker.client.connection_async import AsyncListener, AsyncSender
+from broker.client.errors import BrokerUnavailable, ClientClosed
+from broker.client.pending import Pending
+from broker.client.reply import Reply
+from broker.clock import monotonic_ms
+from broker.entropy import Entropy
+
+log = structlog.get_logger(__name__)
+
+RECANCEL_S = 0.1
+
+
+class AsyncExchange:
+    """The twin of `Exchange`, step for step; a call may be cancelled at any of its awaits."""
+
+    def __init__(
+        self, address: Address, listener: AsyncListener, sender: AsyncSender, *, entropy: Entropy, attempt_ms: int
+    ) -> None:
+        self.address = address
+        self.broker_time = BrokerTime()
+        self.entropy = entropy
+        self._listener = listener
+        self._sender = sender
+        self._attempt_ms = attempt_ms
+        self._pending: Pending[asyncio.Future[Reply]] = Pending(self.broker_time, monotonic_ms)
+        self._closed = False
+        self._pid = os.getpid()
+        self._reader: asyncio.Task[None] | None = None
+        self._giving_back: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> None:
+        """Learn broker time and begin to read replies.
+
+        Raises:
+          BrokerUnavailable: Redis can't be reached, or refuses the password.
+        """
+        sent_ms = monotonic_ms()
+        try:
+            server_ms = await self._sender.server_ms()
+        except (NotSent, NotAccepted) as error:
+            raise BrokerUnavailable(f"Redis is not reachable: {error}; start it, or check its URL") from error
+        if server_ms is not None:
+            self.broker_time.learn(server_ms, sent_ms=sent_ms, received_ms=monotonic_ms())
+        self._reader = asyncio.create_task(self._read(), name="broker-replies")
+
+    async def close(self) -> None:
+        """Stop reading; whoever still waits gets ClientClosed. Closing twice is harmless."""
+        if self._closed or self._pid != os.getpid():
+            return
+        self._closed = True
+        while self._reader is not None and not self._reader.done():
+            self._reader.cancel()  # more than once: in Python 3.11 `asyncio.wait_for`, within redis-py, can swallow it
+            await asyncio.wait([self._reader], timeout=RECANCEL_S)
+        for future in self._pending.close():
+            future.set_exception(ClientClosed("the client was closed while the request was on its way"))
+        if self._giving_back:
+            await asyncio.wait(self._giving_back)
+        await self._listener.close()
+        await self._sender.close()
+
+    def check_open(self) -> None:
+        """Raises ClientClosed where this client can't be used."""
+        if self._pid != os.getpid():
+            raise ClientClosed("this client was made before a fork; connect a new one in the child process")
+        if self._closed or self._reader is None:
+            raise ClientClosed("the client is closed, or was never connected: `async with AsyncClient.connect(…)`")
+
+    async def carry_out(self, calls: Sequence[Call], sender: AsyncSender) -> None:
+        """Send `calls` until each has its answer or its time is over. The answers are left in the calls.
+
+        Raises:
+          BrokerUnavailable: Redis refuses requests. Nothing was sent.
+          ClientClosed: the client was closed.
+        """
+        loop = asyncio.get_running_loop()
+        futures: dict[Call, asyncio.Future[Reply]] = {}
+        backoff = Backoff(self.entropy)
+        abandoned = True
+        try:
+            while unsettled := [call for call in calls if not call.settled and call.until_ms > monotonic_ms()]:
+                self.check_open()
+                for call in unsettled:
+                    if call not in futures or call.reply is not None:
+                        futures[call] = loop.create_future()
+                        self._pending.expect(call, futures[call])
+                pause_s = await self._send(unsettled, sender, backoff)
+                sent_ms = monotonic_ms()
+                for call in unsettled:
+                    left_ms = call.attempt_ends_ms(sent_ms, self._attempt_ms, pause_s) - monotonic_ms()
+                    await asyncio.wait([futures[call]], timeout=max(0, left_ms) / 1000)
+                    if futures[call].done():
+                        call.reply = futures[call].result()
+                if any(call.reply is not None and not call.settled for call in unsettled):
+                    await asyncio.sleep(backoff.next_s())  # an unknown outcome: ask again, but not at once
+            abandoned = False
+        finally:
+            for call, future in futures.items():
+                self._pending.forget(call, abandoned=abandoned)
+                if abandoned and future.done() and future.exception() is None and future.result().granted:
+                    self._give_back(future.result())
+
+    async def _send(self, calls: Sequence[Call], sender: AsyncSender, backoff: Backoff) -> float | None:
+        """Send what is unsettled. The pause before the next attempt in seconds, or None where it is on its way."""
+        now_ms = monotonic_ms()
+        envelopes = [call.next_attempt(now_ms, self.broker_time) for call in calls]
+        try:
+            await sender.send(envelopes)
+        except NotSent:
+            return backoff.next_s()
+        except MaybeSent:
+            for call in calls:
+                call.on_its_way()
+            return backoff.next_s()
+        except NotAccepted as error:
+            raise calls[0].refused(str(error)) from error
+        for call in calls:
+            call.on_its_way()
+        return None
+
+    async def _read(self) -> None:
+        """The reader task: until closed, whatever happens."""
+        backoff = Backoff(self.entropy)
+        while not self._closed:
+            try:
+                texts = await self._listener.receive()
+                surplus = [reply for text in texts if (reply := self._pending.deliver(text)) is not None]
+            except (RedisError, OSError) as error:
+                log.warning("reply_channel_lost", error=str(error))
+                await asyncio.sleep(backoff.next_s())
+                continue
+            except Exception:  # a reply that nobody foresaw must not leave every later one unread
+                log.exception("reply_failed")
+                continue
+            backoff.reset()
+            for reply in surplus:
+                self._give_back(reply)
+
+    def _give_back(self, grant: Reply) -> None:
+        """Release a lease that nobody waits for any more, in a task of its own: its caller may be cancelled."""
+        task = asyncio.create_task(self._release(grant), name="broker-give-back")
+        self._giving_back.add(task)
+        task.add_done_callback(self._giving_back.discard)
+
+    async def _release(self, grant: Reply) -> None:
+        now_ms = monotonic_ms()
+        release = release_of(grant, self.address, now_ms=now_ms)
+        log.info("unwanted_lease_released", job=grant.body["job_id"], epoch=grant.body["epoch"])
+        try:
+            await self._sender.send([release.next_attempt(now_ms, self.broker_time)])
+        except (NotSent, NotAccepted, MaybeSent) as error:
+            log.warning("unwanted_lease_not_released", job=grant.body["job_id"], error=str(error))
