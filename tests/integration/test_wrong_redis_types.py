@@ -1,4 +1,4 @@
-"""A Redis key of the wrong type: whatever is found where a list or a set should be, the worker lives on and recovers."""
+"""Redis keys of a wrong type: whatever is found where a list should be, the worker lives on and recovers."""
 
 from collections.abc import Callable, Mapping
 
@@ -40,7 +40,8 @@ def test_a_worker_survives_a_key_of_another_type_and_serves_again_once_it_is_gon
     victim.send(victim.make("get_job", job_id="before"), wire=wire)
     victim.send(victim.make("claim", wait_ms=60_000, queue="empty"), wire=wire)
     fleet.redis.rpush("broker:in:leases", "poison")
-    wait_for(lambda: not fleet.redis.llen("broker:in:leases"), "the worker has met it")
+    if key != WORKERS:  # a worker that can't say that it lives takes nothing: it would be taken over from
+        wait_for(lambda: not fleet.redis.llen("broker:in:leases"), "the worker has met it")
     if key in LISTS:
         assert caller.ask("get_job", job_id="before", wire=wire)["answer"] == "ok", "the other lists are served"
     fleet.redis.delete(key)
