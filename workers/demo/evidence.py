@@ -52,7 +52,7 @@ class Summary:
     takeovers: int
     stale_refused: int
     p50_ms: int | None
-    """Claims that were granted at once, from send to grant, on the factories' own clocks. None: there were none."""
+    """Claims that did not wait parked, from send to a guarded lease, by the factories' clocks. None: none were."""
     p99_ms: int | None
 
     def holds(self, *, jobs: int) -> bool:
