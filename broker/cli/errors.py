@@ -17,12 +17,23 @@ _UsageError = typer.BadParameter.__bases__[0]
 
 
 class CommandError(Exception):
-    """A command can't go on. The text says why, `next_step` what to do about it."""
+    """A command can't go on. The text says why, `next_step` what to do about it.
 
-    def __init__(self, message: str, next_step: str, *, exit: Exit = Exit.REFUSED) -> None:
+    `request_id`: the request that may have taken effect, to be repeated under it.
+    """
+
+    def __init__(
+        self, message: str, next_step: str, *, exit: Exit = Exit.REFUSED, request_id: str | None = None
+    ) -> None:
         super().__init__(message)
         self.next_step = next_step
         self.exit = exit
+        self.request_id = request_id
+
+    def shown(self) -> dict[str, str]:
+        """The `--json` shape."""
+        known = {} if self.request_id is None else {"request_id": self.request_id}
+        return {"error": str(self), "next": self.next_step, **known}
 
     @classmethod
     def from_text(cls, text: str, *, otherwise: str, exit: Exit = Exit.REFUSED) -> "CommandError":
@@ -35,16 +46,23 @@ def run(app: typer.Typer, arguments: Sequence[str]) -> int:
     """Run one command line and return its exit status. Whatever fails is told, never raised."""
     if completion_command.VARIABLE in os.environ:
         completion_command.answer_shell(app)
-    before_command = arguments[: arguments.index("--")] if "--" in arguments else arguments
     try:
-        status = app(list(arguments), prog_name=completion_command.PROGRAM, standalone_mode=False)
+        status = _run(app, list(arguments))
         sys.stdout.flush()
-        return int(status or 0)
-    except (KeyboardInterrupt, typer.Abort):
-        return Exit.INTERRUPTED
+        return status
     except (BrokenPipeError, SystemExit):  # typer turns the first into the second, and nothing else here into it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes nowhere
         return Exit.PIPE_CLOSED
+
+
+def _run(app: typer.Typer, arguments: list[str]) -> int:
+    before_command = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    try:
+        return int(app(arguments, prog_name=completion_command.PROGRAM, standalone_mode=False) or 0)
+    except (KeyboardInterrupt, typer.Abort):
+        return Exit.INTERRUPTED
+    except BrokenPipeError:
+        raise
     except Exception as error:
         known = _described(error)
         if known is None and os.environ.get(DEBUG):
@@ -53,7 +71,7 @@ def run(app: typer.Typer, arguments: Sequence[str]) -> int:
             f"unexpected {type(error).__name__}: {error}", f"report it; {DEBUG}=1 shows the traceback"
         )
         if "--json" in before_command:
-            emit({"error": str(known), "next": known.next_step})
+            emit(known.shown())
         else:
             complain(str(known), known.next_step)
         return known.exit
@@ -70,11 +88,10 @@ def _described(error: Exception) -> CommandError | None:
 
     match error:
         case BrokerTimeout(request_id=request_id):
-            again = f"repeat it with --request-id {request_id}: it may have taken effect"
-            again += ". Does a worker serve? `broker status` shows it"
-            return CommandError(str(error), again, exit=Exit.UNKNOWN)
+            again = f"see `broker status`; then repeat it with --request-id {request_id}: it may have taken effect"
+            return CommandError(_problem(error), again, exit=Exit.UNKNOWN, request_id=request_id)
         case BrokerUnavailable():
-            return CommandError(str(error), "run `broker up`, or set BROKER_REDIS_URL to a Redis that answers")
+            return CommandError(_problem(error), "run `broker up`, or set BROKER_REDIS_URL to a Redis that answers")
         case InvalidRequest():
             return CommandError(str(error), "correct the value", exit=Exit.USAGE)
         case ClientError():
@@ -83,6 +100,11 @@ def _described(error: Exception) -> CommandError | None:
             return CommandError.from_text(str(error), otherwise="correct the variable, or unset it", exit=Exit.USAGE)
         case _:
             return None
+
+
+def _problem(error: Exception) -> str:
+    """What a client's error says before it gives advice to programmers."""
+    return str(error).partition("; ")[0]
 
 
 def _usage(error: Exception) -> CommandError:

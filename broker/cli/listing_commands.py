@@ -38,7 +38,7 @@ def jobs(
     json: options.Json = False,
 ) -> int:
     """List jobs, as stale as a search may be."""
-    with connected(Target(redis, state_dir, timeout, factory)) as client:
+    with connected(Target(redis, state_dir, timeout, factory, only_reads=True)) as client:
         found = _jobs(client, state=state, queue=queue, limit=limit)
         if json:
             for each, _ in found:
@@ -65,7 +65,7 @@ def leases(
     json: options.Json = False,
 ) -> int:
     """List who holds which job, at which epoch, and for how long still."""
-    with connected(Target(redis, state_dir, timeout, factory)) as client:
+    with connected(Target(redis, state_dir, timeout, factory, only_reads=True)) as client:
         found = [_lease(*each) for each in _jobs(client, state=State.LEASED, queue=queue, limit=limit)]
     if json:
         for lease in found:
@@ -90,7 +90,7 @@ def job(
     """Show one job: where it stands, what was submitted, how its last run went."""
     from broker.cli.answers import finish
 
-    with connected(Target(redis, state_dir, timeout, factory)) as client:
+    with connected(Target(redis, state_dir, timeout, factory, only_reads=True)) as client:
         reply = client.job(job_id)
         if json or not reply.good:
             return finish(reply, json=json, good="")
@@ -110,7 +110,7 @@ def runs(
     """List the runs of a job: who ran it, at which epoch, how it ended."""
     from broker.cli.answers import finish
 
-    with connected(Target(redis, state_dir, timeout, factory)) as client:
+    with connected(Target(redis, state_dir, timeout, factory, only_reads=True)) as client:
         reply = client.runs(job_id)
     if not reply.good:
         return finish(reply, json=json, good="")
@@ -133,13 +133,14 @@ def _jobs(
 ) -> Iterator[tuple[dict[str, Any], int]]:
     """Jobs over all pages, each with the broker time of its page. `limit` 0: all there are."""
     from broker.cli.errors import CommandError
+    from broker.cli.exits import EXITS
 
     cursor, left = None, limit
     while True:
         page = min(PAGE_JOBS, left) if limit else PAGE_JOBS
         reply = client.jobs(state=state, queue=queue, limit=page, cursor=cursor)
         if not reply.good:
-            raise CommandError(f"{reply.answer.value}: {dict(reply.body)}", "try again; see `broker doctor`")
+            raise CommandError(reply.summary, "try again; see `broker doctor`", exit=EXITS[reply.answer])
         for each in reply.body["jobs"]:
             yield each, reply.server_now_ms
         cursor, left = reply.body.get("cursor"), left - len(reply.body["jobs"])

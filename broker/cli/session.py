@@ -32,6 +32,8 @@ class Target:
     factory: str | None = None
     incarnation: str = INCARNATION
     needs_factory: bool = False
+    only_reads: bool = False
+    """Whether a request without an answer can have done nothing."""
 
 
 @contextmanager
@@ -41,7 +43,7 @@ def connected(target: Target) -> Iterator["Client"]:
     Raises:
       CommandError: no Redis is known, or no factory was named.
     """
-    from broker.client import Client, InvalidRequest
+    from broker.client import BrokerTimeout, Client, InvalidRequest
     from broker.settings import load
 
     _quiet_logs()
@@ -64,7 +66,13 @@ def connected(target: Target) -> Iterator["Client"]:
     except ValueError as error:
         raise CommandError(str(error), "use redis://, rediss:// or unix://", exit=Exit.USAGE) from error
     with client:
-        yield client
+        try:
+            yield client
+        except BrokerTimeout as error:
+            if not target.only_reads:
+                raise
+            problem = str(error).partition("; ")[0]
+            raise CommandError(problem, "does a worker serve? see `broker status`", exit=Exit.UNKNOWN) from error
 
 
 def fleet_redis(state_dir: Path) -> str:
