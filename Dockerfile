@@ -1,6 +1,6 @@
 # One image for workers, the sweep and factories. `docker build -t claim-broker .`
 FROM python:3.11-slim-bookworm AS build
-COPY --from=ghcr.io/astral-sh/uv:0.10.8 /uv /usr/local/bin/uv
+RUN pip install --no-cache-dir 'uv>=0.5'
 ENV UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never
 WORKDIR /src
 RUN uv venv /opt/broker

@@ -43,7 +43,6 @@ class Settings(BaseSettings):
     cancel_grace_ms: Ms = 30_000
     backoff_base_ms: Ms = 1_000
     backoff_max_ms: Ms = 300_000
-    claim_deadline_ms: Ms = 30_000
     sweep_interval_ms: Ms | None = None
     """None: a quarter of the ttl."""
     batch_max: Annotated[int, Field(ge=1, le=256)] = 64
