@@ -9,7 +9,7 @@ from rq import get_current_job
 
 from broker.batch import Taken, settle_batch
 from broker.clock import AnchoredClock
-from broker.messages import Malformed, parse
+from broker.messages import Claim, Malformed, Request, parse
 from broker.settings import load
 from workers.finishing import Refused, finish
 from workers.memory_owner import in_forked_horse
@@ -32,13 +32,21 @@ def settle(envelope: dict[str, Any]) -> str:
     entry = Entry(wire="intake", key=text, data=text)
     clock = AnchoredClock(runtime.clock.now_ms())
     try:
-        request = parse(text)
+        request = _without_wait(parse(text))
     except Malformed as error:
         finish(runtime.context, runtime.connection, worker, [], [Refused(entry, error)], now_ms=clock.now_ms())
         return "invalid"
     [settled] = settle_batch(runtime.context, runtime.connection, [Taken(request)], clock=clock, worker=worker)
     finish(runtime.context, runtime.connection, worker, [(entry, settled)], [], now_ms=clock.now_ms())
     return settled.answer.word.value if settled.answer is not None else "waiting"
+
+
+def _without_wait(request: Request) -> Request:
+    """A parked claim comes back over the intake, which stock workers do not serve: here it is answered at once."""
+    if isinstance(request, Claim) and request.body.wait_ms:
+        body = request.body.model_copy(update={"wait_ms": 0})  # our own value, within the field's limits
+        return request.model_copy(update={"body": body})
+    return request
 
 
 @lru_cache(maxsize=1)
