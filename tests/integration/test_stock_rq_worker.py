@@ -1,0 +1,177 @@
+"""The wire is rq's: stock workers serve it with our function, and stock clients are served by our worker."""
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from rq import Queue
+from rq.job import Job as RqJob
+from rq.job import JobStatus
+from rq.serializers import JSONSerializer
+
+from broker.messages import Request
+from broker.queues import QUEUES, SETTLE
+from tests.caller import Caller
+from tests.fleet import Fleet
+from tests.processes import wait_for
+
+
+def rq_worker(fleet: Fleet, *queues: str, options: tuple[str, ...] = (), **env: str) -> "subprocess.Popen[str]":
+    """`rq worker` as anybody would start it."""
+    argv = [sys.executable, "-m", "rq.cli", "worker", "-S", "json", "--url", fleet.redis_url, *options, *queues]
+    return fleet.start(argv, env)
+
+
+def burst(fleet: Fleet, queue: str, *options: str) -> str:
+    """Let a stock worker empty one queue; what it printed."""
+    worker = rq_worker(fleet, queue, options=("--burst", *options))
+    output, _ = worker.communicate(timeout=60)
+    assert worker.returncode == 0, output
+    return output
+
+
+def plain(request: Request) -> dict[str, Any]:
+    """What a client without our code enqueues."""
+    return json.loads(request.model_dump_json(exclude_none=True))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("options", [(), ("-w", "rq.SimpleWorker")], ids=str)
+def test_a_stock_worker_serves_a_jobs_whole_life(fleet: Fleet, options: tuple[str, ...]) -> None:
+    caller = Caller(fleet.redis)
+    submits = [caller.make("submit", job_id=f"job-{number}", payload=number) for number in range(2)]
+    claims = [caller.make("claim", job_id="job-0"), caller.make("claim"), caller.make("claim")]
+    caller.send(*submits, *claims)
+    burst(fleet, "jobs", *options)
+    assert [reply["answer"] for reply in caller.replies(*submits)] == ["ok", "ok"]
+    burst(fleet, "claims", *options)
+    first, second, third = caller.replies(*claims)
+    assert [reply["answer"] for reply in (first, second, third)] == ["granted", "granted", "none_available"]
+    assert (second["body"]["job_id"], second["body"]["payload"]) == ("job-1", 1)
+    lease = {name: first["body"][name] for name in ("job_id", "epoch", "token")}
+    complete, forged = caller.make("complete", **lease), caller.make("complete", **{**lease, "token": "f" * 32})
+    caller.send(forged, complete)
+    burst(fleet, "leases", *options)
+    assert [reply["answer"] for reply in caller.replies(forged, complete)] == ["lease_lost", "ok"]
+
+
+def test_requests_of_a_stock_worker_and_of_ours_see_one_another(fleet: Fleet) -> None:
+    caller = Caller(fleet.redis)
+    submit = caller.make("submit", job_id="job")
+    caller.send(submit)
+    burst(fleet, "jobs")
+    caller.replies(submit)
+    fleet.start_worker()
+    again = caller.make("submit", job_id="job", request_id=submit.request_id, attempt=2)
+    caller.send(again)
+    assert caller.replies(again)[0]["answer"] == "replayed"
+    assert caller.ask("claim")["body"]["job_id"] == "job"
+
+
+def test_a_claim_that_would_wait_is_answered_at_once_by_a_stock_worker(fleet: Fleet) -> None:
+    # A parked claim comes back over the intake, which a stock worker does not serve.
+    caller = Caller(fleet.redis)
+    claim = caller.make("claim", wait_ms=60_000)
+    caller.send(claim)
+    burst(fleet, "claims")
+    assert caller.replies(claim)[0]["answer"] == "none_available"
+
+
+def test_a_malformed_request_is_answered_and_buried_by_a_stock_worker_too(fleet: Fleet) -> None:
+    caller = Caller(fleet.redis)
+    queue = Queue("claims", connection=fleet.redis, serializer=JSONSerializer)
+    wrong = plain(caller.make("claim")) | {"op": "explode"}
+    queue.enqueue(SETTLE, wrong)
+    queue.enqueue(SETTLE, "not even an object")
+    burst(fleet, "claims")
+    assert caller.replies_to([wrong["request_id"]])[0]["answer"] == "invalid"
+    assert fleet.redis.llen("broker:dead") == 2
+
+
+def test_a_plain_rq_client_is_served_by_our_worker_and_reads_the_result(fleet: Fleet) -> None:
+    caller = Caller(fleet.redis)
+    fleet.start_worker()
+    jobs = Queue("jobs", connection=fleet.redis, serializer=JSONSerializer)
+    claims = Queue("claims", connection=fleet.redis, serializer=JSONSerializer)
+    submitted = jobs.enqueue(SETTLE, plain(caller.make("submit", job_id="job")))
+    assert _finished(submitted) == "ok"
+    claim = caller.make("claim", job_id="job")
+    assert _finished(claims.enqueue(SETTLE, plain(claim), result_ttl=60)) == "granted"
+    assert caller.replies(claim)[0]["body"]["epoch"] == 1
+    found = RqJob.fetch(submitted.id, connection=fleet.redis, serializer=JSONSerializer)
+    assert found.get_status() is JobStatus.FINISHED
+    result = found.latest_result()
+    assert result is not None
+    assert result.return_value == "ok"
+
+
+def test_a_plain_rq_client_that_wants_no_result_leaves_nothing(fleet: Fleet) -> None:
+    caller = Caller(fleet.redis)
+    fleet.start_worker()
+    queue = Queue("claims", connection=fleet.redis, serializer=JSONSerializer)
+    claim = caller.make("claim")
+    rq_job = queue.enqueue(SETTLE, plain(claim), result_ttl=0)
+    caller.replies(claim)
+    wait_for(lambda: not fleet.redis.keys(f"rq:*{rq_job.id}*"), "rq's keys of the request are gone")
+
+
+def test_rq_starts_our_worker_by_its_name_and_it_serves_all_three_queues(fleet: Fleet) -> None:
+    worker = rq_worker(fleet, *QUEUES, options=("-w", "workers.claim_worker.ClaimWorker"))
+    caller = Caller(fleet.redis)
+    caller.submit("job")
+    lease = caller.hold("job", wire="intake")
+    assert caller.ask("complete", **lease)["answer"] == "ok"
+    worker.terminate()
+    assert worker.wait(timeout=20) == 0
+
+
+def test_a_burst_of_our_worker_empties_the_queues_and_ends(fleet: Fleet) -> None:
+    caller = Caller(fleet.redis)
+    submits = [caller.make("submit", job_id=f"job-{number}") for number in range(100)]
+    caller.send(*submits)
+    worker = rq_worker(fleet, *QUEUES, options=("--burst", "-w", "workers.claim_worker.ClaimWorker"))
+    output, _ = worker.communicate(timeout=60)
+    assert worker.returncode == 0, output
+    assert {reply["answer"] for reply in caller.replies(*submits)} == {"ok"}
+
+
+def test_memory_is_refused_by_a_forking_worker_and_the_rq_job_says_why(fleet: Fleet) -> None:
+    fleet.datastore_url = "memory://"
+    caller = Caller(fleet.redis)
+    queue = Queue("jobs", connection=fleet.redis, serializer=JSONSerializer)
+    rq_job = queue.enqueue(SETTLE, plain(caller.make("submit", job_id="job")))
+    burst(fleet, "jobs")
+    failed = RqJob.fetch(rq_job.id, connection=fleet.redis, serializer=JSONSerializer)
+    assert failed.get_status() is JobStatus.FAILED
+    result = failed.latest_result()
+    assert result is not None
+    assert "memory:// can't be served by a forking rq worker" in str(result.exc_string)
+
+
+def test_memory_is_served_by_one_stock_simple_worker_as_long_as_it_lives(fleet: Fleet) -> None:
+    fleet.datastore_url = "memory://"
+    caller = Caller(fleet.redis)
+    submit, look = caller.make("submit", job_id="job"), caller.make("get_job", job_id="job")
+    caller.send(submit, look)
+    burst(fleet, "jobs", "-w", "rq.SimpleWorker")
+    assert [reply["answer"] for reply in caller.replies(submit, look)] == ["ok", "ok"]
+
+
+def test_a_second_process_on_memory_is_refused_and_may_come_when_the_first_has_gone(fleet: Fleet) -> None:
+    fleet.datastore_url = "memory://"
+    first = fleet.start_worker()
+    second = rq_worker(fleet, *QUEUES, options=("-w", "workers.claim_worker.ClaimWorker"))
+    output, _ = second.communicate(timeout=60)
+    assert second.returncode != 0
+    assert "already serves a memory:// store on this Redis" in output
+    assert Caller(fleet.redis).ask("submit", job_id="job")["answer"] == "ok", "the first serves on"
+    first.kill()
+    first.wait()
+    fleet.redis.delete("broker:workers")
+    fleet.start_worker()
+
+
+def _finished(rq_job: RqJob) -> object:
+    wait_for(lambda: rq_job.get_status() is JobStatus.FINISHED, f"rq job {rq_job.id} is finished")
+    return rq_job.return_value()
