@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from broker.cli import options
-from broker.cli.output import emit, moment, note, say, span, table
+from broker.cli.job_text import describe
+from broker.cli.output import emit, moment, note, span, table
 from broker.cli.session import Target, connected
 from broker.documents import State
 
@@ -95,7 +96,7 @@ def job(
         if json or not reply.good:
             return finish(reply, json=json, good="")
         found = client.runs(job_id).body.get("runs") or []
-    _describe(reply.body["job"], reply.body["spec"], found[-1] if found else None, reply.server_now_ms)
+    describe(reply.body["job"], reply.body["spec"], found[-1] if found else None, reply.server_now_ms)
     return 0
 
 
@@ -159,35 +160,3 @@ def _lease(job: dict[str, Any], now_ms: int) -> dict[str, Any]:
 
 def _took(run: dict[str, Any]) -> str | None:
     return span(run["ended_ms"] - run["started_ms"]) if run.get("ended_ms") is not None else None
-
-
-def _describe(job: dict[str, Any], spec: dict[str, Any], run: dict[str, Any] | None, now_ms: int) -> None:
-    """A job as a person reads it: what is not set is left out."""
-    import json
-
-    lease = job.get("lease")
-    lines: list[tuple[str, object]] = [
-        ("job", job["id"]),
-        ("state", job["state"] + (", held" if job.get("hold") else "")),
-        ("queue", f"{job['queue']}, priority {job['priority']}"),
-        ("epoch", job["epoch"]),
-        ("lease", lease and f"{lease['factory_id']}, for another {span(lease['expires_ms'] - now_ms)}"),
-        ("cancel", job.get("cancel") and f"asked for at {moment(job['cancel']['asked_ms'])}"),
-        ("requires", ", ".join(job.get("requires") or ())),
-        ("locks", ", ".join(job.get("locks") or ())),
-        ("depends on", ", ".join(job.get("depends_on") or ())),
-        ("not before", moment(job.get("not_before_ms"))),
-        ("deadline", moment(job.get("deadline_ms"))),
-        ("counted", ", ".join(f"{count} {name}" for name, count in job["counters"].items())),
-        ("submitted", f"{moment(job['created_ms'])} by {spec.get('submitted_by') or '-'}"),
-        ("labels", ", ".join(f"{name}={text}" for name, text in (spec.get("labels") or {}).items())),
-    ]
-    if run is not None:
-        ended = run.get("outcome") or "running"
-        lines.append(("last run", f"{ended}, epoch {run['epoch']}, {run['factory_id']}, {moment(run['started_ms'])}"))
-        lines += [(name, run[name]) for name in ("progress", "result", "error") if run.get(name) not in (None, "")]
-    for name, value in lines:
-        if value not in (None, "", []):
-            say(f"{name:<11} {value if isinstance(value, str | int) else json.dumps(value, ensure_ascii=False)}")
-    say("payload")
-    say(json.dumps(spec.get("payload"), indent=2, ensure_ascii=False))
