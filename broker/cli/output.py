@@ -50,7 +50,9 @@ def _draw(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(*columns, box=SIMPLE_HEAD)
+    drawn = Table(box=SIMPLE_HEAD)
+    for number, column in enumerate(columns):
+        drawn.add_column(column, overflow="fold", no_wrap=number == 0)  # the first is an id, to be copied
     for row in cells:
         drawn.add_row(*map(Text, row))  # Text: what a job says of itself is not markup
     Console().print(drawn)
