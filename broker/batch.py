@@ -120,9 +120,13 @@ def became_ready(batch: Sequence[Settled]) -> list[Job]:
 def _proposals(
     context: Context, connection: Redis, batch: Sequence[Taken], pending: list[int], *, now_ms: int, worker: str
 ) -> dict[int, Proposal]:
-    """What each claim-next among `pending` is to try. A resend first looks for the lease it may have already."""
+    """What each claim-next among `pending` is to try. A resend first looks for the lease it may have already.
+
+    Of several copies in one batch (its client sent it again while the queue was long) the first is answered.
+    """
     proposals: dict[int, Proposal] = {}
     asking: list[tuple[int, Claim, bool]] = []
+    senders: set[tuple[str, str, str]] = set()
     for position in pending:
         taken = batch[position]
         request = taken.request
@@ -132,7 +136,10 @@ def _proposals(
             continue
         if taken.resend and (job := repository.leased_by_request(context.store, request.request_id)):
             proposals[position] = Remembered(job.id)
+        elif (sender := (request.factory_id, request.instance, request.request_id)) in senders:
+            proposals[position] = InHand()
         else:
+            senders.add(sender)
             asking.append((position, request, taken.insist))
     found = claim_next.propose(connection, [(claim, insist) for _, claim, insist in asking], worker=worker)
     return proposals | {position: proposal for (position, _, _), proposal in zip(asking, found, strict=True)}
