@@ -1,0 +1,18 @@
+"""A broker in the test's own process, for tests that need every step in their hand."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from datastore import connect
+from tests.in_process import InProcess
+
+
+@pytest.fixture
+def broker(redis_client: redis.Redis, tmp_path: Path) -> Iterator[InProcess]:
+    """On an empty Redis and an empty SQLite store."""
+    store = connect(f"sqlite:///{tmp_path}/jobs.db")
+    yield InProcess(store, redis_client)
+    store.close()

@@ -1,0 +1,252 @@
+"""Claim-next: the best job that fits, once for each request id, whatever happened to the first answer."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+
+from broker.messages import Request
+from tests.in_process import SKEW_MS, TTL_MS, InProcess
+
+
+def test_the_highest_priority_comes_first_then_the_oldest(broker: InProcess) -> None:
+    for job, priority in (("low", -5), ("old", 0), ("new", 0), ("high", 7)):
+        broker.submit(job, priority=priority)
+        broker.clock.advance(1)
+    assert [_next(broker)["body"]["job_id"] for _ in range(4)] == ["high", "old", "new", "low"]
+    assert _next(broker)["answer"] == "none_available"
+
+
+def test_a_claimant_gets_only_what_its_offers_meet_and_only_from_its_queue(broker: InProcess) -> None:
+    broker.submit("gpu", requires=["gpu", "mem_gb>=32"], priority=9)
+    broker.submit("elsewhere", queue="other")
+    broker.submit("plain")
+    assert _next(broker, offers=["gpu", "mem_gb=16"])["body"]["job_id"] == "plain"
+    assert _next(broker, offers=["gpu", "mem_gb=16"])["answer"] == "none_available"
+    assert _next(broker, offers=["mem_gb=64", "gpu"])["body"]["job_id"] == "gpu"
+    assert _next(broker, queue="other")["body"]["job_id"] == "elsewhere"
+
+
+def test_a_batch_of_claim_nexts_gets_different_jobs(broker: InProcess) -> None:
+    broker.submit(*(f"job-{number}" for number in range(50)))
+    replies = broker.ask(*(broker.caller.make("claim") for _ in range(64)))
+    granted = [reply["body"]["job_id"] for reply in replies if reply["answer"] == "granted"]
+    assert len(set(granted)) == len(granted) == 50
+    assert [reply["answer"] for reply in replies].count("none_available") == 14
+
+
+def test_stale_hints_are_used_up_on_the_way_to_a_job_that_is_there(broker: InProcess) -> None:
+    broker.submit(*(f"gone-{number}" for number in range(5)), priority=9)
+    broker.submit("there")
+    ready = "broker:ready:default:in:[]"
+    broker.redis.copy(ready, "stale")
+    for number in range(5):
+        broker.ask(broker.caller.make("cancel", job_id=f"gone-{number}"))
+    broker.redis.rename("stale", ready)
+    broker.redis.zadd(ready, {"never-was": 0})
+    assert _next(broker)["body"]["job_id"] == "there"
+
+
+# I6: once for each request id.
+
+
+def test_a_resend_after_a_lost_reply_gets_the_same_grant(broker: InProcess) -> None:
+    broker.submit("a", "b")
+    claim = broker.caller.make("claim")
+    first = broker.ask(claim)[0]
+    again = broker.ask(_again(claim))[0]
+    assert again["answer"] == "replayed"
+    assert _grant(again) == _grant(first)
+
+
+def test_a_resend_gets_the_same_grant_after_redis_has_lost_everything(broker: InProcess) -> None:
+    broker.submit("a", "b")
+    claim = broker.caller.make("claim")
+    first = broker.ask(claim)[0]
+    broker.redis.flushall()
+    broker.sweep()
+    assert _grant(broker.ask(_again(claim))[0]) == _grant(first)
+
+
+@pytest.mark.parametrize("died", ["before the write", "between the write and the reply"])
+@pytest.mark.parametrize("flushed", [False, True])
+def test_a_resend_gets_one_grant_though_the_worker_was_killed(broker: InProcess, died: str, flushed: bool) -> None:
+    broker.submit("a", "b")
+    claim = broker.caller.make("claim")
+    broker.caller.send(claim)
+    hand = broker.take("w1")
+    if died != "before the write":
+        broker.settle(hand.entries, "w1")
+    broker.kill("w1")
+    if flushed:
+        broker.redis.flushall()
+        broker.sweep()
+    broker.caller.send(_again(claim))
+    broker.serve("w2")
+    broker.take_over("w2")
+    # The copy in the dead worker's hands is answered too, where it still exists: the same grant.
+    grants = [broker.caller.replies(claim)[0]]
+    if broker.caller.collect():
+        grants += broker.caller.replies(claim)
+    assert len({_grant(reply) for reply in grants}) == 1
+    assert len(broker.store.find({"kind": "job", "state": "leased"}).documents) == 1
+
+
+def test_two_copies_in_one_batch_get_one_job(broker: InProcess) -> None:
+    # A client that resends while the queue is long: both copies are taken together.
+    broker.submit("a", "b", "c")
+    claim = broker.caller.make("claim")
+    broker.caller.send(claim, _again(claim), _again(claim, attempt=3))
+    broker.serve()
+    assert broker.caller.replies(claim)[0]["answer"] == "granted"
+    assert len(broker.store.find({"kind": "job", "state": "leased"}).documents) == 1
+
+
+def test_two_copies_in_two_workers_hands_get_one_job(broker: InProcess) -> None:
+    broker.submit("a", "b")
+    claim = broker.caller.make("claim")
+    broker.caller.send(claim)
+    first = broker.take("w1")
+    broker.caller.send(_again(claim))
+    second = broker.take("w2")
+    settled = broker.settle(first.entries, "w1")
+    broker.finish(broker.settle(second.entries, "w2"), "w2")
+    broker.finish(settled, "w1")
+    assert broker.caller.replies(claim)[0]["answer"] == "granted"
+    assert len(broker.store.find({"kind": "job", "state": "leased"}).documents) == 1
+
+
+@pytest.mark.parametrize("ended_by", ["complete", "release", "expiry"])
+def test_a_request_whose_lease_has_ended_gets_nothing_more(broker: InProcess, ended_by: str) -> None:
+    broker.submit("a", "b")
+    claim = broker.caller.make("claim")
+    lease = _lease(broker.ask(claim)[0])
+    if ended_by == "expiry":
+        broker.clock.advance(TTL_MS + SKEW_MS + 1)
+        assert broker.sweep().reaped == 1
+    else:
+        broker.ask(broker.caller.make(ended_by, **lease))
+    again = broker.ask(_again(claim))[0]
+    assert (again["answer"], again["reason"]) == ("request_expired", "lease_over")
+
+
+def test_a_claim_by_id_whose_lease_has_ended_gets_nothing_more_also_after_others_and_a_flush(
+    broker: InProcess,
+) -> None:
+    broker.submit("a")
+    first = broker.caller.make("claim", job_id="a")
+    lease = _lease(broker.ask(first)[0])
+    broker.ask(broker.caller.make("release", **lease))
+    for _ in range(2):
+        lease = _lease(broker.ask(broker.caller.make("claim", job_id="a"))[0])
+        broker.ask(broker.caller.make("release", **lease))
+    broker.redis.flushall()
+    again = broker.ask(_again(first))[0]
+    assert (again["answer"], again["reason"]) == ("request_expired", "lease_over")
+
+
+OPERATIONS: Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "submit": lambda _: {"job_id": "new"},
+    "complete": lambda lease: {**lease, "result": 1},
+    "fail": lambda lease: lease,
+    "release": lambda lease: lease,
+    "cancel": lambda _: {"job_id": "a"},
+    "revoke": lambda _: {"job_id": "a"},
+    "renew": lambda lease: lease,
+    "progress": lambda lease: {**lease, "progress": 0.5},
+}
+
+
+@pytest.mark.parametrize("op", OPERATIONS)
+@pytest.mark.parametrize("flushed", [False, True])
+def test_a_resend_of_any_operation_has_no_second_effect(broker: InProcess, op: str, flushed: bool) -> None:
+    broker.submit("a")
+    lease = _lease(broker.ask(broker.caller.make("claim", job_id="a"))[0])
+    request = broker.caller.make(op, **OPERATIONS[op](lease))
+    first = broker.ask(request)[0]
+    before = _documents(broker)
+    if flushed:
+        broker.redis.flushall()
+    again = broker.ask(_again(request))[0]
+    if op in ("renew", "progress"):  # idempotent by nature: the same again
+        assert again["answer"] == first["answer"]
+        return
+    assert (first["answer"], again["answer"]) == ("ok", "replayed")
+    assert _documents(broker) == before
+
+
+def test_a_redrive_is_carried_out_once(broker: InProcess) -> None:
+    broker.submit("a")
+    broker.ask(broker.caller.make("cancel", job_id="a"))
+    request = broker.caller.make("redrive", job_id="a")
+    assert broker.ask(request)[0]["answer"] == "ok"
+    broker.ask(broker.caller.make("cancel", job_id="a"))
+    assert broker.ask(_again(request))[0]["answer"] == "replayed"
+    assert broker.ask(broker.caller.make("get_job", job_id="a"))[0]["body"]["job"]["state"] == "cancelled"
+
+
+def test_of_two_submissions_of_one_job_id_the_second_is_told_that_it_exists(broker: InProcess) -> None:
+    broker.submit("a", payload=1)
+    reply = broker.ask(broker.caller.make("submit", job_id="a", payload=2))[0]
+    assert (reply["answer"], reply["reason"], reply["retry"]) == ("conflict", "exists", "final")
+    assert broker.ask(broker.caller.make("get_job", job_id="a"))[0]["body"]["spec"]["payload"] == 1
+
+
+# I7: no ghost grants.
+
+
+@pytest.mark.parametrize("by_id", [False, True])
+def test_a_claim_past_its_deadline_is_not_granted(broker: InProcess, by_id: bool) -> None:
+    broker.submit("a")
+    deadline_ms = broker.clock.now_ms()
+    claim = broker.caller.make("claim", deadline_ms=deadline_ms, job_id="a" if by_id else None)
+    broker.clock.advance(1)
+    assert broker.ask(claim)[0]["answer"] == "request_expired"
+    assert _next(broker)["body"]["epoch"] == 1
+
+
+def test_a_claim_at_its_deadline_is_still_granted(broker: InProcess) -> None:
+    broker.submit("a")
+    claim = broker.caller.make("claim", deadline_ms=broker.clock.now_ms())
+    assert broker.ask(claim)[0]["answer"] == "granted"
+
+
+def test_a_queue_full_of_expired_claims_costs_no_job(broker: InProcess) -> None:
+    broker.submit("a", "b")
+    dead = [broker.caller.make("claim", deadline_ms=broker.clock.now_ms() - 1) for _ in range(500)]
+    live = broker.caller.make("claim", deadline_ms=broker.clock.now_ms() + 1)
+    replies = broker.ask(*dead, live)
+    assert {reply["answer"] for reply in replies[:-1]} == {"request_expired"}
+    assert replies[-1]["answer"] == "granted"
+    assert broker.redis.zcard("broker:ready:default:in:[]") == 1, "no hint was used up by the dead"
+
+
+def test_a_claim_taken_in_time_and_settled_late_is_not_granted(broker: InProcess) -> None:
+    broker.submit("a")
+    claim = broker.caller.make("claim", deadline_ms=broker.clock.now_ms() + 1_000)
+    broker.caller.send(claim)
+    hand = broker.take()
+    broker.clock.advance(1_001)  # the worker was stopped
+    broker.finish(broker.settle(hand.entries))
+    assert broker.caller.replies(claim)[0]["answer"] == "request_expired"
+
+
+def _next(broker: InProcess, **body: Any) -> Any:
+    return broker.ask(broker.caller.make("claim", **body))[0]
+
+
+def _again(request: Request, *, attempt: int = 2) -> Request:
+    return request.model_copy(update={"attempt": attempt})
+
+
+def _grant(reply: Any) -> tuple[object, ...]:
+    return tuple(reply["body"][name] for name in ("job_id", "epoch", "token"))
+
+
+def _lease(reply: Any) -> dict[str, Any]:
+    assert reply["answer"] == "granted", reply
+    return {name: reply["body"][name] for name in ("job_id", "epoch", "token")}
+
+
+def _documents(broker: InProcess) -> list[tuple[str, int]]:
+    return [(document.id, document.rev) for document in broker.store.find({}, limit=1_000).documents]
