@@ -14,7 +14,7 @@ from redis.exceptions import LockError, RedisError
 from broker import batch, claim_next, coordinator, index, lock_waits, repository
 from broker.clock import RedisClock
 from broker.coordinator import Change, Context, Settlement
-from broker.documents import Job, Run
+from broker.documents import Job, Lease, Run
 from broker.settings import Settings
 from datastore import AtMost, DatastoreError, Document, Filter
 
@@ -139,15 +139,26 @@ class Sweep:
             if job.lease is not None and job.last_run_id == run.id:
                 open_runs.add(run.id)
                 continue
-            end = repository.superseded_end(Run.from_document(run), job, now_ms)
-            write_id = self._context.entropy.write_id()
-            repository.end_run(self._context.store, job.id, end, write_id=write_id)
-            swept.runs_mended += 1
+            swept.runs_mended += self._mended(run.id, partial(self._end_run, run, job, now_ms))
         for job in self._jobs({"state": "leased"}):
             if job.lease is not None and job.last_run_id not in open_runs:
-                write_id = self._context.entropy.write_id()
-                repository.start_run(self._context.store, job.id, job.lease, write_id=write_id)
-                swept.runs_mended += 1
+                swept.runs_mended += self._mended(job.id, partial(self._start_run, job.id, job.lease))
+
+    def _end_run(self, run: Document, job: Job, now_ms: int) -> None:
+        end = repository.superseded_end(Run.from_document(run), job, now_ms)
+        repository.end_run(self._context.store, job.id, end, write_id=self._context.entropy.write_id())
+
+    def _start_run(self, job_id: str, lease: Lease) -> None:
+        repository.start_run(self._context.store, job_id, lease, write_id=self._context.entropy.write_id())
+
+    def _mended(self, id: str, act: Callable[[], None]) -> int:
+        """How many runs were mended by it. One that can't be must not hold up the rest of the sweep."""
+        try:
+            act()
+        except DatastoreError as error:
+            log.error("run_not_mended", id=id, error=str(error))
+            return 0
+        return 1
 
     def _ready(self, now_ms: int, swept: Swept) -> None:
         """Every ready job is findable again, and fails once its deadline is over.
