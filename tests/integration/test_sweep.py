@@ -1,0 +1,256 @@
+"""The sweep: time's demands, mended runs, and nothing done twice, whoever else is at work."""
+
+import random
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from broker.batch import Taken, settle_batch
+from broker.clock import ManualClock, host_now_ms
+from broker.settings import load
+from datastore import Body, CreateResult, Datastore, Expected, Ok, Patch, Unavailable, UpdateResult, connect
+from tests.concurrency.race import at_once, read, runs_of
+from tests.fleet import Fleet
+from tests.in_process import SKEW_MS, TTL_MS, InProcess
+from tests.processes import wait_for
+from tests.twins.forwarding import Forwarding
+from workers.sweep import LOCK, Sweep
+
+
+class NoRuns(Forwarding):
+    """Whoever writes a run dies before it is written: the job alone says what happened."""
+
+    def create(self, id: str, partition_key: str, body: Body) -> CreateResult:
+        if ":run:" in id:
+            raise Unavailable("the writer died first")
+        return super().create(id, partition_key, body)
+
+    def update_if_match(self, id: str, partition_key: str, expected: Expected, patch: Patch) -> UpdateResult:
+        if ":run:" in id:
+            raise Unavailable("the writer died first")
+        return super().update_if_match(id, partition_key, expected, patch)
+
+
+def hold(broker: InProcess, job: str, **fields: Any) -> dict[str, Any]:
+    reply = broker.ask(broker.caller.make("claim", job_id=job, **fields))[0]
+    assert reply["answer"] == "granted", reply
+    return {name: reply["body"][name] for name in ("job_id", "epoch", "token")}
+
+
+def state(broker: InProcess, job: str) -> str:
+    return read(broker.store, job).state.value
+
+
+def test_a_dead_lease_is_reaped_and_its_job_found_again_but_not_within_the_skew(broker: InProcess) -> None:
+    broker.submit("a")
+    hold(broker, "a")
+    broker.clock.advance(TTL_MS + SKEW_MS)
+    assert (broker.sweep().reaped, state(broker, "a")) == (0, "leased")
+    broker.clock.advance(1)
+    assert (broker.sweep().reaped, state(broker, "a")) == (1, "ready")
+    assert broker.ask(broker.caller.make("claim"))[0]["body"]["epoch"] == 2
+
+
+def test_a_job_whose_holders_keep_dying_fails_at_the_cap(broker: InProcess) -> None:
+    broker.submit("a", max_expiries=3)
+    for epoch in (1, 2, 3):
+        assert hold(broker, "a")["epoch"] == epoch
+        broker.clock.advance(TTL_MS + SKEW_MS + 1)
+        broker.sweep()
+    assert state(broker, "a") == "failed"
+    assert [run.outcome for run in runs_of(broker.store, "a")] == ["expired"] * 3
+
+
+def test_schedules_deadlines_and_cancels_are_enforced(broker: InProcess) -> None:
+    now = broker.clock.now_ms()
+    broker.submit("scheduled", not_before_ms=now + 5_000)
+    broker.submit("late-ready", "late-leased", timeout_ms=40_000)
+    broker.submit("cancelled")
+    hold(broker, "late-leased")
+    hold(broker, "cancelled")
+    broker.ask(broker.caller.make("cancel", job_id="cancelled"))
+    broker.clock.advance(5_000)
+    broker.sweep()
+    assert (state(broker, "scheduled"), state(broker, "cancelled")) == ("ready", "leased")
+    broker.clock.advance(35_001)
+    broker.sweep()
+    assert (state(broker, "late-ready"), state(broker, "late-leased")) == ("failed", "failed")
+    assert state(broker, "cancelled") == "cancelled"
+    assert [run.outcome for run in runs_of(broker.store, "late-leased")] == ["timed_out"]
+
+
+def test_a_blocked_job_is_freed_once_all_its_parents_have_succeeded(broker: InProcess) -> None:
+    broker.submit("p1", "p2")
+    broker.submit("child", depends_on=["p1", "p2"])
+    for parent in ("p1", "p2"):
+        broker.sweep()
+        assert state(broker, "child") == "blocked"
+        broker.ask(broker.caller.make("complete", **hold(broker, parent)))
+    assert broker.sweep().unblocked == 1
+    assert broker.ask(broker.caller.make("claim"))[0]["body"]["job_id"] == "child"
+
+
+def test_a_run_that_was_never_written_is_made_up_from_the_job(broker: InProcess, redis_client: redis.Redis) -> None:
+    careless = InProcess(NoRuns(broker.store), redis_client)
+    careless.submit("a")
+    lease = hold(careless, "a")
+    assert runs_of(broker.store, "a") == []
+    assert broker.sweep().runs_mended == 1
+    [run] = runs_of(broker.store, "a")
+    assert (run.epoch, run.ended_ms) == (1, None)
+    broker.ask(broker.caller.make("complete", **lease, result=7))
+    assert [(run.epoch, run.result) for run in runs_of(broker.store, "a")] == [(1, 7)]
+
+
+def test_a_run_whose_end_was_never_written_is_ended_as_its_job_says(broker: InProcess) -> None:
+    broker.submit("a")
+    lease = hold(broker, "a")
+    careless = InProcess(NoRuns(broker.store), broker.redis)
+    careless.ask(careless.caller.make("complete", **lease, result=7))
+    assert [run.ended_ms for run in runs_of(broker.store, "a")] == [None]
+    broker.clock.advance(1_000)
+    assert broker.sweep().runs_mended == 1
+    [run] = runs_of(broker.store, "a")
+    assert (run.outcome, run.result, run.ended_ms) == ("succeeded", 7, careless.clock.now_ms())
+
+
+def test_a_run_nobody_accounts_for_is_ended_as_superseded(broker: InProcess) -> None:
+    # Two crashes in a row: the job remembers one end only.
+    broker.submit("a")
+    hold(broker, "a")
+    started = {"factory_id": "f", "incarnation": "i", "request_id": "r", "started_ms": 1}
+    body: dict[str, Any] = {"kind": "run", "open": True, "job_id": "a", "epoch": 9, **started}
+    assert isinstance(broker.store.create("a:run:9", "a", body), Ok)
+    assert broker.sweep().runs_mended == 1
+    assert [(run.epoch, run.outcome) for run in runs_of(broker.store, "a")] == [(1, None), (9, "superseded")]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        ("bad", {"kind": "job", "state": "ready", "queue": 5}),
+        ("bad", {"kind": "job", "state": "leased", "queue": "default", "lease": {"expires_ms": 1}}),
+        ("bad", {"kind": "job", "state": "leased", "queue": "default", "lease": None}),
+        ("bad:run:1", {"kind": "run", "open": True}),
+        ("a:run:7", {"kind": "run", "open": True, "epoch": "seven"}),
+    ],
+    ids=["ready", "leased", "no lease", "run without a job", "run"],
+)
+def test_a_document_that_does_not_parse_stops_no_sweep(broker: InProcess, broken: tuple[str, dict[str, Any]]) -> None:
+    broker.submit("a", "b")
+    hold(broker, "a")
+    id, body = broken
+    broker.store.create(id, id.partition(":")[0], body)
+    broker.redis.flushall()
+    broker.clock.advance(TTL_MS + SKEW_MS + 1)
+    assert broker.sweep().reaped == 1
+    granted = {broker.ask(broker.caller.make("claim"))[0]["body"].get("job_id") for _ in range(2)}
+    assert granted == {"a", "b"}
+
+
+# With others at work.
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    store = connect("memory://" if request.param == "memory" else f"sqlite:///{tmp_path}/jobs.db")
+    yield store
+    store.close()
+
+
+def dead_leases(store: Datastore, connection: redis.Redis, count: int, *, now_ms: int) -> list[str]:
+    """Jobs whose holders died an hour ago."""
+    broker = InProcess(store, connection)
+    broker.clock = ManualClock(now_ms - 3_600_000)
+    jobs = [f"job-{number}" for number in range(count)]
+    broker.submit(*jobs)
+    replies = broker.ask(*(broker.caller.make("claim", job_id=job) for job in jobs))
+    assert {reply["answer"] for reply in replies} == {"granted"}
+    return jobs
+
+
+def test_two_sweeps_at_once_reap_each_lease_once(store: Datastore, redis_client: redis.Redis) -> None:
+    now_ms = host_now_ms()
+    jobs = dead_leases(store, redis_client, 100, now_ms=now_ms)
+    sweeps = [InProcess(store, redis_client) for _ in range(3)]
+    for sweep in sweeps:
+        sweep.clock = ManualClock(now_ms)
+    swept = at_once([sweep.sweep for sweep in sweeps])
+    assert sum(each.reaped for each in swept) == 100
+    for job in jobs:
+        found = read(store, job)
+        assert (found.state, found.epoch, found.counters.expiries) == ("ready", 1, 1)
+        assert [run.outcome for run in runs_of(store, job)] == ["expired"]
+
+
+def test_claims_and_the_sweep_at_once_take_each_dead_lease_over_once(
+    store: Datastore, redis_client: redis.Redis
+) -> None:
+    now_ms = host_now_ms()
+    jobs = dead_leases(store, redis_client, 60, now_ms=now_ms)
+    brokers = [InProcess(store, redis_client) for _ in range(3)]
+    for broker in brokers:
+        broker.clock = ManualClock(now_ms)
+    granted: list[tuple[str, int, str]] = []
+    lock = threading.Lock()
+
+    def claim_all(broker: InProcess, worker: int) -> None:
+        order = random.Random(worker).sample(jobs, len(jobs))
+        requests = [broker.caller.make("claim", job_id=job) for job in order]
+        taken = [Taken(request) for request in requests]
+        for settled in settle_batch(broker.context, redis_client, taken, clock=broker.clock, worker=f"w{worker}"):
+            assert settled.answer is not None
+            if settled.answer.word == "granted":
+                with lock:
+                    body = settled.answer.body
+                    granted.append((body["job_id"], body["epoch"], body["token"]))
+
+    at_once([lambda: brokers[0].sweep(), lambda: claim_all(brokers[1], 1), lambda: claim_all(brokers[2], 2)])
+    assert len({(job, epoch) for job, epoch, _ in granted}) == len(granted), "a second holder of one epoch"
+    brokers[0].sweep()
+    for job in jobs:
+        found, runs = read(store, job), runs_of(store, job)
+        tokens = {token for name, epoch, token in granted if (name, epoch) == (job, found.epoch)}
+        assert found.counters.expiries == 1
+        assert found.epoch == (2 if tokens else 1)
+        assert tokens == ({found.lease.token} if found.lease else set())
+        assert [(run.epoch, run.outcome) for run in runs] == [(1, "expired"), (2, None)][: found.epoch]
+
+
+def test_a_sweep_that_finds_another_at_work_leaves_it_to_that_one(broker: InProcess) -> None:
+    dead_leases(broker.store, broker.redis, 1, now_ms=host_now_ms())
+    sweep = Sweep(broker.context, broker.redis, load())
+    lock = broker.redis.lock(LOCK, timeout=30)
+    assert lock.acquire(blocking=False)
+    assert sweep.run(once=True) == 0
+    assert state(broker, "job-0") == "leased"
+    lock.release()
+    assert sweep.run(once=True) == 0
+    assert state(broker, "job-0") == "ready"
+    assert not broker.redis.exists(LOCK)
+
+
+def test_a_sweep_killed_half_way_leaves_the_rest_to_the_next_and_nothing_twice(fleet: Fleet) -> None:
+    store = connect(fleet.datastore_url)
+    now_ms = host_now_ms()
+    jobs = dead_leases(store, fleet.redis, 400, now_ms=now_ms)
+    sweep = fleet.start_sweep()
+    wait_for(lambda: read(store, "job-1").state == "ready", "the sweep is at work")
+    sweep.send_signal(signal.SIGKILL)
+    sweep.wait()
+    assert fleet.redis.pttl(LOCK) > 0, "what a killed sweep has locked comes free by itself"
+    left = [job for job in jobs if read(store, job).state == "leased"]
+    assert left, "the sweep was done before it could be killed: it shows nothing"
+    next_one = InProcess(store, fleet.redis)
+    next_one.clock = ManualClock(now_ms)
+    assert next_one.sweep().reaped == len(left)
+    for job in jobs:
+        found = read(store, job)
+        assert (found.state, found.epoch, found.counters.expiries) == ("ready", 1, 1)
+        assert [run.outcome for run in runs_of(store, job)] == ["expired"]
+    assert fleet.redis.zcard("broker:ready:default:in:[]") == len(jobs)
+    store.close()
