@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from redis import Redis
 from redis.client import Pipeline
@@ -11,6 +11,7 @@ from broker import claim_next, claiming, index, lock_waits, replies, repository
 from broker.answers import Answer, Reason, Word, wire
 from broker.claim_next import Candidate, InHand, NothingFits, Proposal, Remembered
 from broker.clock import Clock
+from broker.controls import Controls
 from broker.documents import Job
 from broker.messages import Claim, Request
 from broker.settle import failure, settle
@@ -54,6 +55,7 @@ def settle_batch(
 
     A claim-next whose proposed job had gone tries another, in a further round without the rest.
     """
+    context = replace(context, controls=Controls(context.store))
     found: list[Settlement | None] = [None] * len(batch)
     pending = list(range(len(batch)))
     for _ in range(CANDIDATES_MAX):

@@ -6,12 +6,14 @@ from typing import Any
 
 from broker import repository, transitions
 from broker.answers import Answer, Reason, Word
+from broker.controls import Controls
 from broker.documents import Job
 from broker.exclusion import Slots
+from broker.obstacles import Obstacle
 from broker.repository import JobUpdate, Stale, Updated
 from broker.settlement import Context, Denied, Settlement, judge_and_write, raced
 from broker.slots import Holder
-from broker.transitions import Claimant, Decision, Refuse, Replay, Write
+from broker.transitions import Claimant, Decision, Refuse, Replay, Surroundings, Write, told
 from broker.transitions.decision import held_by
 from datastore import Datastore, NotApplied, OutcomeUnknown
 
@@ -29,8 +31,11 @@ def try_claim_job(
       OutcomeUnknown: the caller repeats its request id, and gets the grant if it was written.
     """
 
+    controls = context.controls or Controls(context.store)
+
     def judge(read: Job) -> Decision:
-        decision = transitions.claim(read, who, now_ms=now_ms, rules=context.rules)
+        around = Surroundings(controls.queue(read.queue), controls.factory(who.factory_id))
+        decision = transitions.claim(read, who, now_ms=now_ms, rules=context.rules, around=around)
         if etag is not None and etag != read.document.etag and not isinstance(decision, Replay):
             return Refuse(Answer(Word.CONFLICT, Reason.ETAG_MISMATCH, held_by(read, now_ms)))
         return decision
@@ -52,8 +57,8 @@ def _write_with_slots(
     if slots is None:
         return repository.rev_update_job(store, job, changes, write_id=write_id)
     if (busy := slots.take(now_ms=now_ms)) is not None:
-        body = {"job_id": job.id, "key": busy.key, "holders": [_shown(holder) for holder in busy.holders]}
-        return Denied(Answer(Word.NOT_CLAIMABLE, Reason.LOCK_BUSY, {**body, "reasons": [Reason.LOCK_BUSY]}), busy.key)
+        held = Obstacle(Reason.LOCK_BUSY, {"key": busy.key, "holders": [_shown(holder) for holder in busy.holders]})
+        return Denied(Answer(Word.NOT_CLAIMABLE, held.reason, {"job_id": job.id, **told([held])}), busy.key)
     update = repository.rev_update_job(store, job, changes, write_id=write_id)
     if not isinstance(update, Updated):
         if not _is_ours(update, who):

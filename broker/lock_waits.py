@@ -27,7 +27,12 @@ def waits_key(key: str) -> str:
 def wait(pipe: Pipeline, job: Job, key: str) -> None:
     """Add the commands that put a ready job aside until `key` is given up. The sweep brings it back in any case."""
     index.remove(pipe, index.READY, job.queue, job.requires, job.id)
-    place = {"id": job.id, "queue": job.queue, "requires": list(job.requires), "score": index.ready_score(job)}
+    place: dict[str, Any] = {
+        "id": job.id,
+        "queue": job.queue,
+        "requires": list(job.requires),
+        "score": index.ready_score(job),
+    }
     pipe.zadd(waits_key(key), {json.dumps(place): place["score"]})
 
 

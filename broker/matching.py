@@ -26,13 +26,18 @@ def meets(offers: tuple[str, ...], requires: tuple[str, ...]) -> bool:
     `key` asks for the key with any value; `key=value` for that value among the offered ones;
     `key>=number` (`<=`, `>`, `<`) for a number that compares so. Without requirements everybody may.
     """
+    return not requires or not unmet(offers, requires)
+
+
+def unmet(offers: tuple[str, ...], requires: tuple[str, ...]) -> tuple[str, ...]:
+    """Of `requires`, those that `offers` do not satisfy."""
     if not requires:
-        return True
+        return ()
     offered: dict[str, list[str]] = {}
     for offer in offers:
         key, _, value = offer.partition("=")
         offered.setdefault(key, []).append(value)
-    return all(_met(need, offered) for need in requires)
+    return tuple(need for need in requires if not _met(need, offered))
 
 
 def _met(need: str, offered: Mapping[str, list[str]]) -> bool:

@@ -8,6 +8,7 @@ import structlog
 
 from broker import repository
 from broker.answers import Answer, Reason, Word
+from broker.controls import Controls
 from broker.documents import Job, Lease
 from broker.entropy import Entropy
 from broker.exclusion import Slots
@@ -31,6 +32,8 @@ class Context:
     rules: Rules
     entropy: Entropy
     pause: Callable[[float], None]
+    controls: Controls | None = None
+    """Shared by the claims of one batch; None: read anew for each claim."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ cancel, from every state that is not terminal ---> cancelled           (reap at 
 redrive: failed, cancelled ---> ready
 """
 
-from broker.transitions.claim import Claimant, claim
+from broker.transitions.claim import Claimant, Surroundings, claim, told
 from broker.transitions.decision import Decision, Refuse, Replay, Rules, Write
 from broker.transitions.holder import complete, fail, release, renew, undo
 from broker.transitions.operator import cancel, hold, lift, redrive, revoke
@@ -23,6 +23,7 @@ __all__ = [
     "Refuse",
     "Replay",
     "Rules",
+    "Surroundings",
     "Write",
     "cancel",
     "claim",
@@ -38,6 +39,7 @@ __all__ = [
     "renew",
     "revoke",
     "time_out",
+    "told",
     "unblock",
     "undo",
 ]

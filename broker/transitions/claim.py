@@ -1,11 +1,13 @@
 """Claiming: a free job, or one whose lease has died."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from broker.answers import Answer, Reason, Word
+from broker.controls import UNCONTROLLED, UNREGISTERED, FactoryRecord, QueueControl
 from broker.documents import CLAIM, Job, Lease, State, run_id
-from broker.matching import meets
+from broker.obstacles import Obstacle, Situation, obstacles
 from broker.transitions.decision import Decision, Refuse, Replay, Rules, Write, held_by, remember
 from broker.transitions.timer import expire, expired
 
@@ -22,7 +24,15 @@ class Claimant:
     ttl_ms: int | None = None
 
 
-def claim(job: Job, who: Claimant, *, now_ms: int, rules: Rules) -> Decision:
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What operators and factories have said that this claim must heed."""
+
+    queue: QueueControl = UNCONTROLLED
+    factory: FactoryRecord = UNREGISTERED
+
+
+def claim(job: Job, who: Claimant, *, now_ms: int, rules: Rules, around: Surroundings | None = None) -> Decision:
     """Grant the job at the next epoch, or say everything that stands in the way.
 
     A lease is taken over only once `expires_ms` and the skew allowance are past; the old run ends as expired.
@@ -35,11 +45,15 @@ def claim(job: Job, who: Claimant, *, now_ms: int, rules: Rules) -> Decision:
     if lease is not None and not expired(lease, now_ms=now_ms, rules=rules):
         return Refuse(Answer(Word.CONFLICT, Reason.HELD, held_by(job, now_ms)))
     changes: dict[str, Any] = {} if lease is None else dict(expire(job, lease, now_ms=now_ms))
-    reasons = obstacles(job, State(changes.get("state", job.state)), who.offers, now_ms=now_ms)
-    if reasons:
-        refusal = Answer(Word.NOT_CLAIMABLE, reasons[0], {**held_by(job, now_ms), "reasons": [*reasons]})
+    around = around or Surroundings()
+    if around.factory.draining(now_ms):
+        return Refuse(Answer(Word.DRAINING, body=held_by(job, now_ms)))
+    state = State(changes.get("state", job.state))
+    standing = obstacles(Situation(job, state, who.offers, now_ms, around.queue, around.factory))
+    if standing:
+        refusal = Answer(Word.NOT_CLAIMABLE, standing[0].reason, {**held_by(job, now_ms), **told(standing)})
         # A lease that died at its cap, or under a cancel, is worth writing down even though this claim loses.
-        worth_writing = changes and Reason.TERMINAL in reasons
+        worth_writing = changes and standing[0].reason is Reason.TERMINAL
         return Write({**changes, "updated_ms": now_ms}, refusal) if worth_writing else Refuse(refusal)
     taken = _lease(job, who, now_ms=now_ms, ttl_ms=who.ttl_ms or job.ttl_ms or rules.ttl_ms)
     changes |= {
@@ -54,16 +68,12 @@ def claim(job: Job, who: Claimant, *, now_ms: int, rules: Rules) -> Decision:
     return Write(changes, granted(job, taken, now_ms=now_ms, word=Word.GRANTED))
 
 
-def obstacles(job: Job, state: State, offers: tuple[str, ...], *, now_ms: int) -> list[Reason]:
-    """Every reason why a claim can't have this job now, the most lasting first."""
-    checks = (
-        (Reason.TERMINAL, state.terminal or (job.deadline_ms is not None and now_ms > job.deadline_ms)),
-        (Reason.HELD, job.hold is not None),
-        (Reason.BLOCKED, state is State.BLOCKED),
-        (Reason.SCHEDULED, job.not_before_ms is not None and now_ms < job.not_before_ms),
-        (Reason.REQUIREMENTS, not meets(offers, job.requires)),
-    )
-    return [reason for reason, stands in checks if stands]
+def told(standing: Sequence[Obstacle]) -> dict[str, Any]:
+    """What a refusal says of the obstacles: their names, and each with its details."""
+    return {
+        "reasons": [obstacle.reason.value for obstacle in standing],
+        "obstacles": [obstacle.plain() for obstacle in standing],
+    }
 
 
 def granted(job: Job, lease: Lease, *, now_ms: int, word: Word) -> Answer:

@@ -89,7 +89,8 @@ def test_the_loser_is_told_who_holds_the_lock(context: Context) -> None:
     claim(context, "a")
     refusal = claim(context, "b")
     assert (refusal.answer.word, refusal.answer.reason) == (Word.NOT_CLAIMABLE, Reason.LOCK_BUSY)
-    assert refusal.answer.body["holders"] == [{"job_id": "a", "epoch": 1, "mode": "exclusive"}]
+    [held] = refusal.answer.body["obstacles"]
+    assert held["holders"] == [{"job_id": "a", "epoch": 1, "mode": "exclusive"}]
     assert [(job.id, key) for job, key in refusal.waits] == [("b", "common-plat")]
 
 

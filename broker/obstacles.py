@@ -1,0 +1,85 @@
+"""Everything that can stand between a claim and a job: one table, which refusals and explanations are read from."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from broker.answers import Reason
+from broker.controls import UNCONTROLLED, UNREGISTERED, FactoryRecord, QueueControl
+from broker.documents import Job, State
+from broker.matching import unmet
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """One reason why a claim can't have a job now, with who and until when, where that is known."""
+
+    reason: Reason
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+    def plain(self) -> dict[str, Any]:
+        """As an answer carries it."""
+        return {"reason": self.reason.value, **self.detail}
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """A job as it would be claimed: the job, its state once a dead lease is gone, and what holds around it."""
+
+    job: Job
+    state: State
+    offers: tuple[str, ...]
+    now_ms: int
+    queue: QueueControl = UNCONTROLLED
+    factory: FactoryRecord = UNREGISTERED
+
+
+Check: TypeAlias = Callable[[Situation], Mapping[str, Any] | None]
+"""The details of an obstacle that stands, or None."""
+
+
+def _terminal(it: Situation) -> Mapping[str, Any] | None:
+    if it.state.terminal:
+        return {"state": it.state.value}
+    late = it.job.deadline_ms is not None and it.now_ms > it.job.deadline_ms
+    return {"deadline_ms": it.job.deadline_ms} if late else None
+
+
+def _held(it: Situation) -> Mapping[str, Any] | None:
+    hold = it.job.hold
+    return None if hold is None else {"why": hold.reason, "since_ms": hold.since_ms}
+
+
+def _blocked(it: Situation) -> Mapping[str, Any] | None:
+    return {"depends_on": list(it.job.depends_on)} if it.state is State.BLOCKED else None
+
+
+def _scheduled(it: Situation) -> Mapping[str, Any] | None:
+    due_ms = it.job.not_before_ms
+    return {"until_ms": due_ms} if due_ms is not None and it.now_ms < due_ms else None
+
+
+def _paused(it: Situation) -> Mapping[str, Any] | None:
+    pause = it.queue.pause
+    return None if pause is None else {"queue": it.job.queue, "why": pause.reason, "since_ms": pause.since_ms}
+
+
+def _requirements(it: Situation) -> Mapping[str, Any] | None:
+    missing = unmet(it.offers, it.job.requires)
+    return {"missing": list(missing)} if missing else None
+
+
+CHECKS: tuple[tuple[Reason, Check], ...] = (
+    (Reason.TERMINAL, _terminal),
+    (Reason.HELD, _held),
+    (Reason.BLOCKED, _blocked),
+    (Reason.SCHEDULED, _scheduled),
+    (Reason.PAUSED, _paused),
+    (Reason.REQUIREMENTS, _requirements),
+)
+"""The most lasting first. A new obstacle is a row here; locks and quotas, which others race for, are `slots`."""
+
+
+def obstacles(situation: Situation) -> list[Obstacle]:
+    """Every obstacle that stands."""
+    return [Obstacle(reason, detail) for reason, check in CHECKS if (detail := check(situation)) is not None]
