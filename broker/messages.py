@@ -63,7 +63,8 @@ FactoryId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-
 QueueName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 RequestId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 """What rq allows in the id of an rq job."""
-Token = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+Token = Annotated[str, StringConstraints(pattern=r"^[!-~]{1,128}$")]
+"""Any printable text: a forged token is to be told `lease_lost`, whatever it looks like."""
 Offer = Annotated[str, StringConstraints(pattern=r"^[^\s=<>!]{1,64}(=[^\x00-\x1f]{0,128})?$")]
 """What a factory has: `key` or `key=value`."""
 Need = Annotated[str, StringConstraints(pattern=r"^[^\s=<>!]{1,64}((=|>=|<=|>|<)[^\x00-\x1f]{0,128})?$")]
