@@ -124,7 +124,7 @@ SENDER_KNOWN: Mapping[str, Callable[[Prey], dict[str, Any]]] = {
     "an epoch that is no number": lambda prey: prey.envelope(body={**prey.lease, "epoch": {}}),
     "epoch 0": lambda prey: prey.envelope(body={**prey.lease, "epoch": 0}),
     "half an epoch": lambda prey: prey.envelope(body={**prey.lease, "epoch": 1.5}),
-    "a token of another length": lambda prey: prey.envelope(body={**prey.lease, "token": prey.lease["token"] * 2}),
+    "a token that is far too long": lambda prey: prey.envelope(body={**prey.lease, "token": prey.lease["token"] * 5}),
     "a token in a list": lambda prey: prey.envelope(body={**prey.lease, "token": [prey.lease["token"]]}),
     "a token as a field's name": lambda prey: prey.envelope(body={**prey.lease, prey.lease["token"]: 1}),
     "a token as an op": lambda prey: prey.envelope() | {"op": prey.lease["token"]},
@@ -412,6 +412,7 @@ def answer(prey: Prey, **fields: Any) -> Reply:
     ("wrong", "expected"),
     [
         ({"token": "f" * 32}, ("lease_lost", "superseded")),
+        ({"token": "forged"}, ("lease_lost", "superseded")),
         ({"epoch": 10**400}, ("invalid", "epoch_from_the_future")),
         ({"epoch": 2}, ("invalid", "epoch_from_the_future")),
         ({"job_id": "another"}, ("not_found", None)),
