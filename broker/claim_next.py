@@ -56,15 +56,21 @@ Proposal: TypeAlias = Candidate | Remembered | InHand | NothingFits
 _PROPOSE = Script(
     index.POP_BEST
     + """
--- KEYS: 1 what is remembered, 2 the waiting claims, 3.. the sets that fit.  ARGV: worker, request id, insist, mark ttl
+-- KEYS: 1 what is remembered, 2 the waiting claims, 3 their ends, 4.. the sets that fit
+-- ARGV: worker, request id, insist, mark ttl
+-- It waits only where it can be woken and ended too; with a part of that lost, a resend begins the wait anew.
+local function waits(id)
+  local record = redis.call('HGET', KEYS[2], id)
+  return record and redis.call('ZSCORE', KEYS[3], id) and redis.call('ZSCORE', cjson.decode(record).parked_in, id)
+end
 local known = redis.call('GET', KEYS[1])
 if known and string.sub(known, 1, 1) ~= '@' then return {'remembered', known} end
 if ARGV[3] == '0' then
   if known and known ~= '@' .. ARGV[1] then return {'in_hand'} end
-  if redis.call('HEXISTS', KEYS[2], ARGV[2]) == 1 then return {'in_hand'} end
+  if waits(ARGV[2]) then return {'in_hand'} end
 end
 redis.call('SET', KEYS[1], '@' .. ARGV[1], 'PX', ARGV[4])
-local best = pop_best(3)
+local best = pop_best(4)
 if best then return {'candidate', best} end
 return {'nothing'}
 """
@@ -151,7 +157,7 @@ def propose(connection: Redis, claims: Sequence[tuple[Claim, bool]], *, worker: 
         fitting = index.serving(canonical(claim.body.offers), sets[queue])
         keys = [index.members_key(index.READY, queue, terms) for terms in fitting]
         arguments: list[Argument] = [worker, claim.request_id, int(insist), MARK_TTL_MS]
-        calls.append(([answer_key(claim.request_id), WAITING, *keys], arguments))
+        calls.append(([answer_key(claim.request_id), WAITING, WAIT_ENDS, *keys], arguments))
     return [_proposal(result) for result in _PROPOSE.run_many(connection, calls)]
 
 
