@@ -9,16 +9,16 @@ from broker.batch import Settled, Taken, settle_batch
 from broker.clock import ManualClock
 from broker.coordinator import Context
 from broker.entropy import SystemEntropy
-from broker.messages import Envelope
+from broker.messages import Envelope, Malformed
 from broker.queues import QUEUES
 from broker.settings import load
 from broker.transitions import Rules
 from datastore import Datastore
 from tests.caller import Caller, Reply
 from workers import taking
-from workers.finishing import finish
+from workers.finishing import Refused, finish
 from workers.sweep import Sweep, Swept
-from workers.taking import WORKERS, Entry, Hand
+from workers.taking import WORKERS, Entry, Hand, NotOurs
 
 TTL_MS = 60_000
 SKEW_MS = 2_000
@@ -33,6 +33,7 @@ class InProcess:
         self.clock = ManualClock()
         self.context = Context(store, Rules(), SystemEntropy(), lambda _ms: None)
         self.caller = Caller(connection)
+        self._refused: list[Refused] = []
         self._sweep = Sweep(self.context, connection, load())
 
     def take(self, worker: str = "w1") -> Hand:
@@ -41,13 +42,20 @@ class InProcess:
 
     def settle(self, entries: Sequence[Entry], worker: str = "w1") -> list[tuple[Entry, Settled]]:
         """Into the store; nothing is answered yet."""
-        taken = [Taken(entry.request(), insist=entry.insist) for entry in entries]
+        batch: list[tuple[Entry, Taken]] = []
+        for entry in entries:
+            try:
+                batch.append((entry, Taken(entry.request(), insist=entry.insist)))
+            except (NotOurs, Malformed) as error:
+                self._refused.append(Refused(entry, error))
+        taken = [request for _, request in batch]
         settled = settle_batch(self.context, self.redis, taken, clock=self.clock, worker=worker)
-        return list(zip(entries, settled, strict=True))
+        return list(zip((entry for entry, _ in batch), settled, strict=True))
 
     def finish(self, settled: Sequence[tuple[Entry, Settled]], worker: str = "w1") -> None:
-        """Replies, hints, and out of the in-flight list."""
-        finish(self.context, self.redis, worker, settled, [], now_ms=self.clock.now_ms())
+        """Replies, hints, dead letters, and out of the in-flight list."""
+        finish(self.context, self.redis, worker, settled, self._refused, now_ms=self.clock.now_ms())
+        self._refused = []
 
     def serve(self, worker: str = "w1") -> None:
         """Until every queue is empty."""
