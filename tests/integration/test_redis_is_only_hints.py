@@ -2,6 +2,8 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,12 +13,14 @@ import redis
 from broker.claim_next import MARK_TTL_MS
 from broker.messages import Request
 from datastore import connect
-from tests.caller import Reply
+from tests.caller import Caller, Reply
 from tests.concurrency.race import read, runs_of
+from tests.fleet import Fleet
 from tests.in_process import SKEW_MS, TTL_MS, InProcess
 
 SCHEDULED_MS = 5_000
 ROUNDS_MAX = 12
+FLUSHES = 4
 
 
 class BusyFleet:
@@ -264,3 +268,45 @@ def test_what_redis_makes_up_is_not_believed(redis_client: redis.Redis) -> None:
     found = read(store, "a")
     assert (found.epoch, found.lease and found.lease.token) == (1, lease["token"])
     store.close()
+
+
+def test_a_real_fleet_finishes_every_job_though_redis_is_emptied_again_and_again(fleet: Fleet) -> None:
+    settings = {"BROKER_TTL_MS": "2000", "BROKER_SKEW_MS": "100", "BROKER_SWEEP_INTERVAL_MS": "200"}
+    for _ in range(2):
+        fleet.start_worker({**settings, "BROKER_LOG_LEVEL": "CRITICAL"})
+    fleet.start_sweep({**settings, "BROKER_LOG_LEVEL": "CRITICAL"})
+    caller = Caller(fleet.redis)
+    patient = partial(_insist, caller)
+    jobs = [f"job-{number}" for number in range(40)]
+    for job in jobs:
+        patient(caller.make("submit", job_id=job))
+    held: dict[tuple[str, int], str] = {}
+    flushes = 0
+    for turn in range(400):
+        if turn % 12 == 6 and flushes < FLUSHES:
+            fleet.redis.flushall()
+            flushes += 1
+        body = patient(caller.make("claim"))["body"]
+        if "token" in body:
+            assert held.setdefault((body["job_id"], body["epoch"]), body["token"]) == body["token"]
+            lease = {name: body[name] for name in ("job_id", "epoch", "token")}
+            assert patient(caller.make("complete", **lease))["answer"] in ("ok", "replayed", "lease_lost")
+        elif flushes == FLUSHES and not any(
+            patient(caller.make("list_jobs", state=state))["body"]["jobs"] for state in ("ready", "leased")
+        ):
+            break
+    store = connect(fleet.datastore_url)
+    assert flushes == FLUSHES
+    for job in jobs:
+        assert read(store, job).state == "succeeded"
+        assert [run.outcome for run in runs_of(store, job)][-1] == "succeeded"
+    store.close()
+
+
+def _insist(caller: Caller, request: Request) -> Reply:
+    """Send until there is an answer, as every client does."""
+    for attempt in range(1, 40):
+        caller.send(request.model_copy(update={"attempt": attempt}))
+        with suppress(AssertionError):  # no reply in time
+            return caller.replies(request, deadline_ms=500)[0]
+    raise AssertionError(f"{request.op} was never answered")

@@ -1,0 +1,200 @@
+"""Requests at the door: what each operation takes, its limits to the byte, and which queue serves it."""
+
+import json
+from typing import Any, get_args
+
+import pytest
+
+from broker.messages import (
+    ENVELOPE_BYTES_MAX,
+    NESTING_MAX,
+    PAYLOAD_BYTES_MAX,
+    PROGRESS_BYTES_MAX,
+    RESULT_BYTES_MAX,
+    Claim,
+    Malformed,
+    Request,
+    parse,
+    without_tokens,
+)
+from broker.queues import QUEUES
+from broker.settle import HANDLERS
+
+TOKEN = "0123456789abcdef" * 2
+LEASE = {"job_id": "job", "epoch": 1, "token": TOKEN}
+BODIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "claim": ("claims", {}),
+    "renew": ("leases", LEASE),
+    "complete": ("leases", LEASE),
+    "fail": ("leases", LEASE),
+    "release": ("leases", LEASE),
+    "progress": ("leases", {**LEASE, "progress": 0.5}),
+    "submit": ("jobs", {}),
+    "cancel": ("jobs", {"job_id": "job"}),
+    "redrive": ("jobs", {"job_id": "job"}),
+    "revoke": ("jobs", {"job_id": "job"}),
+    "get_job": ("jobs", {"job_id": "job"}),
+    "list_jobs": ("jobs", {}),
+    "list_runs": ("jobs", {"job_id": "job"}),
+}
+
+
+def text(op: str, body: dict[str, Any], **envelope: Any) -> str:
+    address = {"request_id": "r-1", "factory_id": "f", "incarnation": "i", "instance": "x"}
+    return json.dumps({"op": op, "body": body, **address, **envelope}, ensure_ascii=False)
+
+
+def test_every_operation_is_tried_here_and_has_a_handler() -> None:
+    ops = {kind.model_fields["op"].default for kind in get_args(Request)}
+    assert ops >= set(BODIES)
+    assert {kind.model_fields["op"].default for kind in HANDLERS} == ops
+    assert {kind.queue_name for kind in get_args(Request)} == set(QUEUES)
+
+
+@pytest.mark.parametrize("op", BODIES)
+def test_an_operation_is_read_and_goes_to_its_queue(op: str) -> None:
+    queue, body = BODIES[op]
+    request = parse(text(op, body))
+    assert (request.op, request.queue_name) == (op, queue)
+    assert parse(request.model_dump_json()) == request
+    assert parse(request.model_dump_json(exclude_none=True)) == request
+
+
+@pytest.mark.parametrize("op", BODIES)
+def test_a_misspelt_option_is_refused_not_ignored(op: str) -> None:
+    for wrong in (text(op, {**BODIES[op][1], "priorty": 1}), text(op, BODIES[op][1], dedline_ms=1)):
+        with pytest.raises(Malformed, match="not permitted"):
+            parse(wrong)
+
+
+@pytest.mark.parametrize("op", ["renew", "complete", "fail", "release", "progress"])
+@pytest.mark.parametrize("lacking", ["job_id", "epoch", "token"])
+def test_a_fenced_operation_without_its_fence_is_refused(op: str, lacking: str) -> None:
+    body = {name: value for name, value in BODIES[op][1].items() if name != lacking}
+    with pytest.raises(Malformed, match=f"{lacking}: Field required"):
+        parse(text(op, body))
+
+
+@pytest.mark.parametrize(
+    ("op", "field", "bytes_max"),
+    [
+        ("submit", "payload", PAYLOAD_BYTES_MAX),
+        ("complete", "result", RESULT_BYTES_MAX),
+        ("fail", "result", RESULT_BYTES_MAX),
+        ("progress", "progress", PROGRESS_BYTES_MAX),
+    ],
+)
+@pytest.mark.parametrize("letter", ["x", "ä", "\U0001f600"])
+def test_json_is_measured_in_bytes_of_utf8(op: str, field: str, bytes_max: int, letter: str) -> None:
+    width = len(letter.encode())
+    fitting = letter * ((bytes_max - 2) // width)
+    assert parse(text(op, {**BODIES[op][1], field: fitting}).encode()).op == op
+    with pytest.raises(Malformed, match=f"at most {bytes_max}"):
+        parse(text(op, {**BODIES[op][1], field: fitting + letter}).encode())
+
+
+@pytest.mark.parametrize("shape", ["list", "object"])
+def test_nesting_is_bounded(shape: str) -> None:
+    def nested(levels: int) -> Any:
+        value: Any = 1
+        for _ in range(levels):
+            value = [value] if shape == "list" else {"a": value}
+        return value
+
+    parse(text("submit", {"payload": nested(NESTING_MAX)}))
+    with pytest.raises(Malformed, match="nested more than"):
+        parse(text("submit", {"payload": nested(NESTING_MAX + 1)}))
+
+
+def test_an_envelope_is_bounded_before_it_is_read() -> None:
+    with pytest.raises(Malformed, match=f"at most {ENVELOPE_BYTES_MAX}") as refused:
+        parse(b" " * (ENVELOPE_BYTES_MAX + 1))
+    assert refused.value.sender == {}
+
+
+@pytest.mark.parametrize(
+    ("field", "good", "bad"),
+    [
+        ("job_id", ["a", "A.b_c-9", "j" * 128], ["", ".a", "-a", "a b", "a/b", "a:b", "a\n", "ä", "j" * 129, 5, None]),
+        ("token", [TOKEN, "forged", "!~" * 64], ["", "a b", "x" * 129, TOKEN + "\n", "\0", "ä", 5, None]),
+        ("epoch", [1, 2**53], [0, -1, 1.5, "one", None, True, [], "1"]),
+    ],
+)
+def test_the_fields_of_a_fence_have_a_form(field: str, good: list[Any], bad: list[Any]) -> None:
+    for value in good:
+        assert parse(text("renew", {**LEASE, field: value})).op == "renew"
+    taken = []
+    for value in bad:
+        try:
+            parse(text("renew", {**LEASE, field: value}))
+            taken.append(value)
+        except Malformed:
+            continue
+    # JSON readers that write every number as a text, or true for 1, are understood.
+    assert taken in ([], [True, "1"], ["1"])
+
+
+@pytest.mark.parametrize("field", ["request_id", "factory_id", "incarnation", "instance"])
+@pytest.mark.parametrize("value", ["", "a b", "a/b", "a:b", "*", "a\n", "a\0", "x" * 200, 7, None, ["a"]])
+def test_an_address_that_could_name_another_key_is_refused(field: str, value: Any) -> None:
+    with pytest.raises(Malformed):
+        parse(text("claim", {}, **{field: value}))
+
+
+def test_the_sender_of_a_malformed_request_is_known_only_where_its_whole_address_is_well_formed() -> None:
+    with pytest.raises(Malformed) as known:
+        parse(text("explode", {}))
+    assert known.value.sender == {"request_id": "r-1", "factory_id": "f", "instance": "x"}
+    with pytest.raises(Malformed) as unknown:
+        parse(text("explode", {}, factory_id="f:x"))
+    assert unknown.value.sender == {}
+
+
+def test_what_is_said_about_a_malformed_request_holds_no_token() -> None:
+    for body in ({**LEASE, "token": [TOKEN]}, {**LEASE, TOKEN: 1}, {**LEASE, "epoch": TOKEN}):
+        with pytest.raises(Malformed) as refused:
+            parse(text("renew", body))
+        assert TOKEN not in str(refused.value)
+
+
+def test_a_request_shown_in_a_log_hides_its_token() -> None:
+    assert TOKEN not in repr(parse(text("renew", LEASE)))
+
+
+@pytest.mark.parametrize(
+    "leaky",
+    [
+        TOKEN,
+        TOKEN.upper(),
+        f'{{"token":"{TOKEN}"}}',
+        f'{{\\"token\\": \\"{TOKEN}\\"}}',
+        f"x{TOKEN}y",
+        '{"token":"short"}',
+    ],
+)
+def test_tokens_are_taken_out_of_any_text(leaky: str) -> None:
+    shown = without_tokens(f"before {leaky} after")
+    assert TOKEN not in shown
+    assert TOKEN.upper() not in shown
+    assert "short" not in shown
+    assert shown.startswith("before ")
+    assert shown.endswith(" after")
+
+
+def test_a_claim_offers_at_most_64_things_and_waits_at_most_a_minute() -> None:
+    request = parse(text("claim", {"offers": [f"k{n}=v" for n in range(64)], "wait_ms": 60_000}))
+    assert isinstance(request, Claim)
+    for body in ({"offers": ["k"] * 65}, {"wait_ms": 60_001}, {"offers": ["a b"]}, {"offers": ["k>=1"]}):
+        with pytest.raises(Malformed):
+            parse(text("claim", body))
+
+
+@pytest.mark.parametrize("need", ["gpu", "engine=codex", "mem_gb>=16", "a<1", "os=a=b"])
+def test_a_requirement_has_one_of_five_forms(need: str) -> None:
+    assert parse(text("submit", {"requires": [need]})).op == "submit"
+
+
+@pytest.mark.parametrize("need", ["", "a b=1", "=x", ">=1", "!a", "a!=1", "k\n", "k=\n", "k" * 65])
+def test_any_other_requirement_is_refused(need: str) -> None:
+    with pytest.raises(Malformed):
+        parse(text("submit", {"requires": [need]}))
