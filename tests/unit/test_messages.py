@@ -47,7 +47,7 @@ def text(op: str, body: dict[str, Any], **envelope: Any) -> str:
 def test_every_operation_is_tried_here_and_has_a_handler() -> None:
     ops = {kind.model_fields["op"].default for kind in get_args(Request)}
     assert ops >= set(BODIES)
-    assert {kind.model_fields["op"].default for kind in HANDLERS} == ops
+    assert set(HANDLERS) == set(get_args(Request))
     assert {kind.queue_name for kind in get_args(Request)} == set(QUEUES)
 
 
