@@ -1,0 +1,190 @@
+"""What a client says of a request that was not answered, and what a holder counts its deadline from."""
+
+from typing import Any
+
+import pytest
+
+from broker.answers import Answer, Reason, Word, wire
+from broker.client import BrokerTimeout, BrokerUnavailable, InvalidRequest, Reply
+from broker.client.call import Address, BrokerTime, Call
+from broker.client.pending import Pending
+from broker.client.reply import parse_reply
+from broker.client.tenure import Tenure
+from broker.messages import Claim, Complete, Envelope
+from broker.replies import encode
+
+ADDRESS = Address(factory_id="f", incarnation="i", instance="x")
+TOKEN = "0123456789abcdef0123456789abcdef"
+
+
+def call(kind: type[Envelope] = Claim, request_id: str | None = None, **body: Any) -> Call:
+    return Call(kind, body, ADDRESS, request_id=request_id, timeout_ms=10_000, now_ms=1_000)
+
+
+def reply(answer: Answer, *, request_id: str = "r", sent_ms: int = 0) -> Reply:
+    return parse_reply(encode(wire(answer, request_id=request_id, now_ms=5_000)), sent_monotonic_ms=sent_ms)
+
+
+def grant(*, job_id: str = "job", sent_ms: int = 0, request_id: str = "r", **changes: Any) -> Reply:
+    body = {"job_id": job_id, "queue": "q", "epoch": 1, "token": TOKEN, "ttl_ms": 60_000, "remaining_ms": 60_000}
+    return reply(Answer(Word.GRANTED, body=body | changes), request_id=request_id, sent_ms=sent_ms)
+
+
+def test_without_an_attempt_nothing_was_sent() -> None:
+    with pytest.raises(BrokerUnavailable, match="nothing was sent"):
+        call().answer()
+
+
+def test_after_an_attempt_the_outcome_is_unknown_and_the_request_id_is_told() -> None:
+    sent = call()
+    sent.on_its_way()
+    with pytest.raises(BrokerTimeout) as unknown:
+        sent.answer()
+    assert unknown.value.request_id == sent.request_id
+
+
+def test_a_request_id_of_the_callers_own_may_have_been_sent_before() -> None:
+    repeated = call(request_id="mine")
+    assert repeated.next_attempt(1_000, BrokerTime()).attempt == 2
+    with pytest.raises(BrokerTimeout):
+        repeated.answer()
+
+
+def test_an_attempt_that_was_never_sent_is_not_counted() -> None:
+    retried = call()
+    assert [retried.next_attempt(1_000, BrokerTime()).attempt for _ in range(3)] == [1, 1, 1]
+    retried.on_its_way()
+    assert retried.next_attempt(1_000, BrokerTime()).attempt == 2
+
+
+@pytest.mark.parametrize("reason", [None, Reason.LEASE_OVER])
+def test_an_expired_resend_says_nothing_of_the_first_attempt(reason: Reason | None) -> None:
+    resent = call()
+    for _ in range(2):
+        resent.next_attempt(1_000, BrokerTime())
+        resent.on_its_way()
+    resent.reply = reply(Answer(Word.REQUEST_EXPIRED, reason))
+    if reason is None:
+        with pytest.raises(BrokerTimeout):
+            resent.answer()
+    else:  # it was granted, and that lease is over: this is known
+        assert resent.answer().answer is Word.REQUEST_EXPIRED
+
+
+def test_an_unknown_outcome_is_asked_again_and_told_in_the_end() -> None:
+    asked = call()
+    asked.reply = reply(Answer(Word.OUTCOME_UNKNOWN))
+    assert not asked.settled
+    assert asked.answer().answer is Word.OUTCOME_UNKNOWN
+
+
+def test_the_deadline_of_a_request_is_broker_time_and_includes_the_wait() -> None:
+    time = BrokerTime()
+    assert call().next_attempt(1_000, time).deadline_ms is None
+    time.learn(1_000_000, sent_ms=990, received_ms=1_010)
+    assert call().next_attempt(1_000, time).deadline_ms == 1_010_000
+    assert call(wait_ms=5_000).next_attempt(1_000, time).deadline_ms == 1_015_000
+
+
+def test_broker_time_follows_a_clock_that_was_set() -> None:
+    time = BrokerTime()
+    time.learn(1_000_000, sent_ms=0, received_ms=10)
+    time.learn(5_000_000, sent_ms=100, received_ms=110)
+    assert 5_000_000 <= (time.at(110) or 0) <= 5_000_010
+
+
+def test_a_bad_argument_is_refused_without_being_shown() -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        call(Complete, job_id="j", epoch=1, token="secret" * 100)
+    assert "secret" not in str(refused.value)
+    assert "token" in str(refused.value)
+
+
+def test_a_reply_shows_no_token() -> None:
+    shown = repr(grant()) + grant().summary
+    assert "job_id=job" in shown
+    assert TOKEN not in shown
+
+
+def test_a_holder_counts_from_the_moment_it_sent() -> None:
+    assert Tenure(grant(sent_ms=1_000)).deadline_ms == 1_000 + 60_000 - 6_000
+    assert Tenure(grant(sent_ms=1_000)).renewal_due_ms == 1_000 + 10_000
+
+
+def test_a_replayed_grant_has_only_what_is_left_of_it() -> None:
+    assert Tenure(grant(sent_ms=1_000, remaining_ms=20_000)).deadline_ms == 1_000 + 20_000 - 6_000
+    assert Tenure(grant(sent_ms=1_000, remaining_ms=0)).over(1_000)
+
+
+def test_only_a_good_renewal_moves_the_deadline() -> None:
+    tenure = Tenure(grant(sent_ms=0))
+    for answer in (Answer(Word.REQUEST_EXPIRED), Answer(Word.THROTTLED), Answer(Word.OUTCOME_UNKNOWN)):
+        assert tenure.renewed(reply(answer, sent_ms=9_000), now_ms=9_001, jitter=0.5)
+        assert tenure.deadline_ms == 54_000
+        assert 9_001 < tenure.renewal_due_ms <= 9_001 + 6_000
+    good = Answer(Word.RENEWED, body={"job_id": "job", "epoch": 1, "ttl_ms": 60_000, "directives": ["cancel"]})
+    assert tenure.renewed(reply(good, sent_ms=9_000), now_ms=9_001, jitter=0.5)
+    assert tenure.deadline_ms == 9_000 + 54_000
+    assert tenure.renewal_due_ms == 9_000 + 20_000
+    assert tenure.directives == {"cancel"}
+    assert not tenure.renewed(reply(Answer(Word.LEASE_LOST, Reason.REVOKED)), now_ms=9_001, jitter=0.5)
+
+
+class Future:
+    """The least that counts as one."""
+
+    def __init__(self) -> None:
+        self.result: Reply | None = None
+
+    def done(self) -> bool:
+        return self.result is not None
+
+    def set_result(self, result: Reply, /) -> None:
+        self.result = result
+
+
+def deliver(pending: Pending[Future], answer: Answer, request_id: str) -> Reply | None:
+    return pending.deliver(encode(wire(answer, request_id=request_id, now_ms=5_000)))
+
+
+def granted(job_id: str) -> Answer:
+    body = {"job_id": job_id, "queue": "q", "epoch": 1, "token": TOKEN, "ttl_ms": 60_000}
+    return Answer(Word.GRANTED, body=body)
+
+
+def test_the_first_grant_is_kept_and_a_second_one_of_another_job_given_back() -> None:
+    pending: Pending[Future] = Pending(BrokerTime(), lambda: 0)
+    asked, future = call(), Future()
+    pending.expect(asked, future)
+    assert deliver(pending, granted("first"), asked.request_id) is None
+    pending.forget(asked, abandoned=False)
+    assert future.result is not None
+    assert future.result.body["job_id"] == "first"
+    assert deliver(pending, granted("first"), asked.request_id) is None  # the answer to a resend
+    surplus = deliver(pending, granted("second"), asked.request_id)
+    assert surplus is not None
+    assert surplus.body["job_id"] == "second"
+
+
+def test_a_grant_nobody_will_ask_for_is_given_back_and_one_that_may_be_repeated_is_not() -> None:
+    pending: Pending[Future] = Pending(BrokerTime(), lambda: 0)
+    for abandoned in (True, False):
+        asked = call()
+        pending.expect(asked, Future())
+        pending.forget(asked, abandoned=abandoned)
+        assert (deliver(pending, granted("job"), asked.request_id) is not None) == abandoned
+
+
+@pytest.mark.parametrize("text", [b"", b"[]", b"{}", b'{"v":1}', b"\xff", b'{"request_id":"r","answer":"new word"}'])
+def test_what_is_no_reply_is_passed_over(text: bytes) -> None:
+    pending: Pending[Future] = Pending(BrokerTime(), lambda: 0)
+    assert pending.deliver(text) is None
+
+
+def test_several_callers_of_one_request_id_all_get_its_answer() -> None:
+    pending: Pending[Future] = Pending(BrokerTime(), lambda: 0)
+    futures = [Future(), Future()]
+    for future in futures:
+        pending.expect(call(request_id="shared"), future)
+    deliver(pending, granted("job"), "shared")
+    assert [future.result is not None for future in futures] == [True, True]
