@@ -261,10 +261,10 @@ def test_a_factory_with_the_least_rights_is_served_through_the_intake(
 ) -> None:
     server = start_valkey()
     fleet = Fleet(server.url, tmp_path)
-    rights = "reset on >s3cret resetchannels +auth +hello +ping +client|setname ~broker:in:* ~broker:reply:f:* "
-    rights += "+rpush +blpop +lpop"
+    rights = "reset on >s3cret resetchannels +auth +hello +ping +client|setname".split()
+    rights += ["(~broker:in:* +rpush)", "(~broker:reply:f:* +blpop +lpop)"]
     try:
-        fleet.redis.execute_command("ACL", "SETUSER", "f", *rights.split())  # type: ignore[no-untyped-call]  # as redis-py has it
+        fleet.redis.execute_command("ACL", "SETUSER", "f", *rights)  # type: ignore[no-untyped-call]  # as redis-py has it
         fleet.start_worker()
         url = server.url.replace("unix://", "unix://f@")
         with Client.connect(url, factory_id="f", wire="intake", password="s3cret") as client:

@@ -1,0 +1,71 @@
+"""A factory that works on several jobs at once, with asyncio: one client, one lease for each job.
+
+BROKER_REDIS_URL=redis://localhost python examples/async_factory.py --factory build-7 --at-once 4
+"""
+
+import argparse
+import asyncio
+import os
+import sys
+from typing import Any
+
+from broker.client import AsyncClient, AsyncLease, BrokerTimeout, BrokerUnavailable, LeaseLost, NotGranted
+
+
+async def work(lease: AsyncLease) -> dict[str, Any]:
+    """Your work goes here. If the lease is lost, the await that runs just then is cancelled."""
+    await lease.progress({"step": "begun"})
+    await asyncio.sleep(0.05)
+    return {"words": len(str((lease.payload or {}).get("body", "")).split())}
+
+
+async def take_one(client: AsyncClient, queue: str, wait_ms: int) -> bool:
+    """Wait for a job and do it. Whether there was one."""
+    try:
+        async with client.lease(queue=queue, wait_ms=wait_ms) as lease:
+            await lease.complete(await work(lease))
+            print(f"{lease.job_id}: done at epoch {lease.epoch}")
+    except NotGranted:
+        return False
+    except LeaseLost as lost:
+        print(f"{lost.job_id}: {lost}; another factory has it, or will")
+    except (BrokerTimeout, BrokerUnavailable) as error:
+        print(f"no broker: {error}")
+        await asyncio.sleep(1)
+        return False
+    return True
+
+
+async def run(given: argparse.Namespace) -> None:
+    """Keep `--at-once` jobs going; with `--jobs`, until that many are done."""
+    left = given.jobs
+
+    async def lane(client: AsyncClient) -> None:
+        nonlocal left
+        while left is None or left > 0:
+            if left is not None:
+                left -= 1
+            if not await take_one(client, given.queue, wait_ms=10_000) and left is not None:
+                left += 1
+
+    async with (
+        AsyncClient.connect(os.environ["BROKER_REDIS_URL"], factory_id=given.factory) as client,
+        asyncio.TaskGroup() as lanes,
+    ):
+        for _ in range(given.at_once):
+            lanes.create_task(lane(client))
+
+
+def main() -> int:
+    """Be a factory until interrupted."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--factory", required=True, help="this factory's name")
+    parser.add_argument("--queue", default="default")
+    parser.add_argument("--at-once", type=int, default=4)
+    parser.add_argument("--jobs", type=int, help="end after this many")
+    asyncio.run(run(parser.parse_args()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

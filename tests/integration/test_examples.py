@@ -1,0 +1,72 @@
+"""The examples of the documentation, run as a reader would."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from broker.client import Client
+from broker.messages import SubmitBody
+from tests.fleet import Fleet
+from tests.processes import wait_for
+
+pytestmark = pytest.mark.redis
+EXAMPLES = Path(__file__).parents[2] / "examples"
+PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+
+def run(fleet: Fleet, *argv: str, **env: str) -> str:
+    """Run a command to its end with the fleet's environment; its output."""
+    ended = subprocess.run(
+        argv,
+        env={**os.environ, **fleet.environment(env)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout
+    return ended.stdout
+
+
+def states(client: Client) -> set[str]:
+    return {job["state"] for job in client.jobs().body["jobs"]}
+
+
+@pytest.mark.parametrize("example", ["factory.py", "async_factory.py", "factory.sh"])
+def test_a_factory_works_off_its_jobs(fleet: Fleet, example: str) -> None:
+    fleet.start_worker()
+    with Client.connect(fleet.redis_url, factory_id="f") as client:
+        client.submit_many([SubmitBody(job_id=f"j{number}", payload={"body": "one two"}) for number in range(6)])
+        if example.endswith(".py"):
+            argv = [sys.executable, str(EXAMPLES / example), "--factory", "example", "--jobs", "6"]
+            run(fleet, *argv)
+            assert client.runs("j0").body["runs"][0]["result"] == {"words": 2}
+        else:
+            output = run(fleet, str(EXAMPLES / example), PATH=PATH, BROKER_FACTORY="example", JOBS="6", WAIT="1")
+            assert output.count("epoch 1: 19 bytes of payload") == 6, output
+        assert states(client) == {"succeeded"}
+
+
+def test_a_shell_factory_that_is_told_to_stop_gives_its_job_back(fleet: Fleet, tmp_path: Path) -> None:
+    fleet.start_worker()
+    begun = tmp_path / "begun"
+    argv = [str(EXAMPLES / "factory.sh"), "sh", "-c", f"touch '{begun}'; exec sleep 60"]
+    with Client.connect(fleet.redis_url, factory_id="f") as client:
+        client.submit(job_id="j")
+        factory = fleet.start(argv, {"PATH": PATH, "BROKER_FACTORY": "example"})
+        wait_for(begun.exists, "the command runs")
+        factory.terminate()
+        assert factory.wait(timeout=30) == 143
+        assert states(client) == {"ready"}
+
+
+def test_a_late_writer_is_refused_downstream(fleet: Fleet) -> None:
+    fleet.start_worker()
+    output = run(fleet, sys.executable, str(EXAMPLES / "fenced_writer.py"))
+    assert "epoch 1 is stale, 2 was admitted" in output
+    assert "the report reads: final" in output
