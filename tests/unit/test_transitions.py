@@ -165,6 +165,7 @@ def test_a_resend_is_a_replay_and_changes_nothing(event: str) -> None:
 
 
 def test_a_job_remembers_no_more_requests_than_it_says() -> None:
+    assert RECENT_REQUESTS_MAX == 8  # design §3
     now = job("ready")
     for number in range(RECENT_REQUESTS_MAX + 5):
         now = after(now, transitions.hold(now, request_id=f"r{number}", now_ms=NOW, reason=None))
