@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from redis import Redis
 from redis.client import Pipeline
 
-from broker import claim_next, claiming, index, lock_waits, replies, repository
+from broker import claim_next, claiming, families, index, lock_waits, replies, repository
 from broker.answers import Answer, Reason, Word, wire
 from broker.claim_next import Candidate, InHand, NothingFits, Proposal, Remembered
 from broker.clock import Clock
 from broker.controls import Controls
-from broker.documents import Job
+from broker.documents import Job, State
 from broker.messages import Claim, Request
 from broker.settle import failure, settle
 from broker.settlement import Change, Context, Settlement
@@ -20,6 +20,8 @@ from datastore import DatastoreError
 
 CANDIDATES_MAX = 16
 """Jobs a claim-next tries before it is told that nothing is available; each it can't have leaves the index."""
+GENERATIONS_MAX = 16
+"""Of children cancelled with their parents, at once; deeper ones are the sweep's."""
 STALE = frozenset({Word.CONFLICT, Word.NOT_CLAIMABLE, Word.NOT_FOUND})
 """What a proposed job may answer when its hint was stale: another one is tried instead of fighting for it."""
 
@@ -97,24 +99,49 @@ def deliver(pipe: Pipeline, batch: Sequence[Settled], *, now_ms: int) -> None:
         replies.push(pipe, key, texts)
 
 
-def follow_up(context: Context, connection: Redis, batch: Sequence[Settled], *, now_ms: int) -> None:
+def follow_up(
+    context: Context, connection: Redis, batch: Sequence[Settled], *, children: Sequence[str], now_ms: int
+) -> None:
     """After the replies: bring back jobs whose lock was given up, and wake claims for every job that became ready.
 
-    What it misses, because another worker was between two of its steps, the sweep finds.
+    `children`: jobs that wait for those which have ended. What it misses, because another worker was between two of
+    its steps, the sweep finds.
     """
     claim_next.recheck(connection, [settled.parked for settled in batch if settled.parked is not None])
-    keys = lock_waits.given_up(change for settled in batch for change in settled.changes)
+    changes = [change for settled in batch for change in settled.changes]
+    changes += follow_families(context, connection, changes, children=children, now_ms=now_ms)
+    keys = lock_waits.given_up(changes)
     keys += claiming.now_free(context, (wait for settled in batch for wait in settled.waits), now_ms=now_ms)
-    ready = [(job.queue, job.requires) for job in became_ready(batch)]
+    ready = [(job.queue, job.requires) for job in became_ready(changes)]
     claim_next.wake(connection, [*ready, *lock_waits.bring_back(connection, keys)])
 
 
-def became_ready(batch: Sequence[Settled]) -> list[Job]:
+def follow_families(
+    context: Context, connection: Redis, changes: Sequence[Change], *, children: Sequence[str], now_ms: int
+) -> list[Change]:
+    """Look at children of jobs that have ended, at new ones whose parents ended before, and at theirs in turn."""
+    looked_at = [*children, *(change.after.id for change in changes if change.after.state is State.BLOCKED)]
+    found: list[Change] = []
+    for _ in range(GENERATIONS_MAX):
+        if not looked_at:
+            break
+        settled = families.look(context, looked_at, now_ms=now_ms)
+        parents = families.ended(settled)
+        with connection.pipeline(transaction=False) as pipe:
+            for change in settled:
+                move_hints(pipe, change)
+            families.ask(pipe, parents)
+            answers = pipe.execute()
+        looked_at = families.found(answers[len(answers) - len(parents) :])
+        found += settled
+    return found
+
+
+def became_ready(changes: Sequence[Change]) -> list[Job]:
     """Jobs that a parked claim may now have."""
     return [
         change.after
-        for settled in batch
-        for change in settled.changes
+        for change in changes
         if index.offered(change.after) and not (change.before and index.offered(change.before))
     ]
 
@@ -203,9 +230,10 @@ def _settled(request: Request, result: Settlement | None, *, now_ms: int) -> Set
 
 
 def move_hints(pipe: Pipeline, change: Change) -> None:
-    """Keep the ready index in step with one job; the same guard for every transition."""
+    """Keep the hints in step with one job; the same guards for every transition."""
     before, after = change.before, change.after
     if index.offered(after):
         index.add(pipe, index.READY, after.queue, after.requires, after.id, index.ready_score(after))
     elif before is not None and index.offered(before):
         index.remove(pipe, index.READY, before.queue, before.requires, before.id)
+    families.note(pipe, change)

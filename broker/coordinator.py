@@ -1,20 +1,33 @@
 """The operations on jobs: each binds a rule to its request and has it carried out."""
 
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
-from broker import repository, transitions
-from broker.answers import Answer, Word
+from broker import keys, repository, transitions
+from broker.answers import Answer, Reason, Word
 from broker.claiming import try_claim_job
 from broker.documents import Job, State
 from broker.fence import Fence
-from broker.settlement import Change, Context, Judge, Settlement, judge_and_write
+from broker.repository import JobUpdate
+from broker.settlement import Change, Context, Denied, Judge, Settlement, judge_and_write
 from broker.transitions import Decision, Refuse, Write
+from datastore import Datastore
 
 
 def renew(context: Context, job_id: str, fence: Fence, *, now_ms: int, ttl_ms: int | None = None) -> Settlement:
-    """Extend the caller's lease by its ttl, counted from `now_ms`."""
-    judge: Judge = lambda job: transitions.renew(job, fence, now_ms=now_ms, ttl_ms=ttl_ms)  # noqa: E731  # a rule, bound
-    return judge_and_write(context, job_id, judge, write=repository.rev_update_lease)
+    """Extend the caller's lease by its ttl, counted from `now_ms`; end its run where that has taken too long."""
+
+    def judge(job: Job) -> Decision:
+        extended = transitions.renew(job, fence, now_ms=now_ms, ttl_ms=ttl_ms)
+        over = transitions.end_run(job, now_ms=now_ms, rules=context.rules, jitter=context.entropy.jitter())
+        if isinstance(extended, Write) and isinstance(over, Write):
+            return Write(
+                over.changes, Answer(Word.LEASE_LOST, Reason.TIMED_OUT, {"job_id": job_id, "epoch": job.epoch})
+            )
+        return extended
+
+    return judge_and_write(context, job_id, judge, write=_write_renewal)
 
 
 def complete(context: Context, job_id: str, fence: Fence, *, now_ms: int, result: Any = None) -> Settlement:
@@ -56,18 +69,28 @@ def release(context: Context, job_id: str, fence: Fence, *, now_ms: int, reason:
 
 
 def report_progress(context: Context, job_id: str, fence: Fence, *, now_ms: int, progress: Any) -> Settlement:
-    """Write progress to the run of the caller's epoch. The job, and the etag a renewal needs, stay as they are."""
+    """Write progress to the run of the caller's epoch. The job, and the etag a renewal needs, stay as they are.
+
+    Only a run that was flagged as stuck is unflagged, which the job says.
+    """
+    flagged = False
 
     def judge(job: Job) -> Decision:
+        nonlocal flagged
+        flagged = job.lease is not None and job.lease.stuck_ms is not None
         # The same fence as a renewal, whose write is then not made.
         decision = transitions.renew(job, fence, now_ms=now_ms)
         return Refuse(Answer(Word.OK, body={"job_id": job_id})) if isinstance(decision, Write) else decision
 
     settled = judge_and_write(context, job_id, judge)
-    if settled.answer.word is Word.OK:
-        changes = {"progress": progress, "progress_ms": now_ms}
-        write_id = context.entropy.write_id()
-        repository.update_open_run(context.store, job_id, fence.epoch, changes, write_id=write_id)
+    if settled.answer.word is not Word.OK:
+        return settled
+    changes = {"progress": progress, "progress_ms": now_ms}
+    write_id = context.entropy.write_id()
+    repository.update_open_run(context.store, job_id, fence.epoch, changes, write_id=write_id)
+    if flagged:
+        unflagged = judge_and_write(context, job_id, partial(_heed, context, fence.epoch, now_ms, now_ms))
+        return Settlement(settled.answer, unflagged.changes)
     return settled
 
 
@@ -82,8 +105,23 @@ def cancel(context: Context, job_id: str, *, request_id: str, now_ms: int, reaso
 
 
 def redrive(context: Context, job_id: str, *, request_id: str, now_ms: int) -> Settlement:
-    """Make a failed or cancelled job ready again, at the epoch it had."""
-    return judge_and_write(context, job_id, lambda job: transitions.redrive(job, request_id=request_id, now_ms=now_ms))
+    """Make a failed or cancelled job ready again, at the epoch it had; a unique one only if its key is free."""
+
+    def write(store: Datastore, job: Job, changes: Mapping[str, Any], *, write_id: str) -> JobUpdate | Denied:
+        if job.unique is not None:
+            admitted = keys.take(context, job.unique, job_id, now_ms=now_ms)
+            if isinstance(admitted, keys.Busy):
+                return Denied(not_unique(admitted.owner))
+        return repository.rev_update_job(store, job, changes, write_id=write_id)
+
+    judge: Judge = lambda job: transitions.redrive(job, request_id=request_id, now_ms=now_ms)  # noqa: E731  # a rule, bound
+    return judge_and_write(context, job_id, judge, write=write)
+
+
+def not_unique(owner: Job) -> Answer:
+    """The refusal that names the job which has the key."""
+    body = {"job_id": owner.id, "state": owner.state.value, "key": owner.unique}
+    return Answer(Word.CONFLICT, Reason.NOT_UNIQUE, body)
 
 
 def revoke(
@@ -104,12 +142,13 @@ def revoke(
 
 
 def reap(context: Context, job: Job, *, now_ms: int) -> Settlement:
-    """Do what time demands of `job`: enforce a cancel, a deadline, an expiry, a schedule. A lost race is a skip."""
+    """Do what time demands of `job`: enforce a cancel, deadlines, an expiry, a schedule. A lost race is a skip."""
 
     def judge(read: Job) -> Decision:
         attempts: tuple[Decision, ...] = (
             transitions.enforce_cancel(read, now_ms=now_ms),
             transitions.time_out(read, now_ms=now_ms),
+            transitions.end_run(read, now_ms=now_ms, rules=context.rules, jitter=context.entropy.jitter()),
             transitions.reap(read, now_ms=now_ms, rules=context.rules),
             transitions.due(read, now_ms=now_ms),
         )
@@ -118,10 +157,41 @@ def reap(context: Context, job: Job, *, now_ms: int) -> Settlement:
     return judge_and_write(context, job.id, judge, job=job, attempts_max=1)
 
 
-def unblock(context: Context, job: Job, *, parents: dict[str, State], now_ms: int) -> Settlement:
-    """Free a blocked job whose parents have all succeeded. A lost race is a skip."""
-    judge: Judge = lambda read: transitions.unblock(read, parents=parents, now_ms=now_ms)  # noqa: E731  # a rule, bound
+def watch(context: Context, job: Job, *, now_ms: int) -> Settlement:
+    """See whether a leased job gets on, by the progress of its run. A lost race is a skip."""
+    run = repository.read_run(context.store, job.id, job.epoch)
+    progress_ms = None if run is None else run.progress_ms
+    judge = partial(_heed, context, job.epoch, now_ms, progress_ms)
     return judge_and_write(context, job.id, judge, job=job, attempts_max=1)
+
+
+def _heed(context: Context, epoch: int, now_ms: int, progress_ms: int | None, job: Job) -> Decision:
+    """Progress counts for the run that made it."""
+    jitter = context.entropy.jitter()
+    made_ms = progress_ms if job.epoch == epoch else None
+    return transitions.heed_progress(job, progress_ms=made_ms, now_ms=now_ms, rules=context.rules, jitter=jitter)
+
+
+def _write_renewal(store: Datastore, job: Job, changes: Mapping[str, Any], *, write_id: str) -> JobUpdate:
+    """A renewal changes the lease alone, unless it ends the run."""
+    write = repository.rev_update_lease if changes.get("lease") is not None else repository.rev_update_job
+    return write(store, job, changes, write_id=write_id)
+
+
+def unblock(context: Context, job_id: str, *, now_ms: int, job: Job | None = None) -> Settlement:
+    """Free or cancel a blocked job as its parents stand now. `job`: a version just read."""
+
+    def judge(read: Job) -> Decision:
+        parents = {} if read.state is not State.BLOCKED else parent_states(context, read)
+        return transitions.unblock(read, parents=parents, now_ms=now_ms)
+
+    return judge_and_write(context, job_id, judge, job=job)
+
+
+def parent_states(context: Context, job: Job) -> dict[str, State]:
+    """The state of every parent there is."""
+    found = {parent: repository.read_job(context.store, parent) for parent in job.depends_on}
+    return {parent: read.state for parent, read in found.items() if read is not None}
 
 
 __all__ = [
@@ -131,6 +201,8 @@ __all__ = [
     "cancel",
     "complete",
     "fail",
+    "not_unique",
+    "parent_states",
     "reap",
     "redrive",
     "release",
@@ -139,4 +211,5 @@ __all__ = [
     "revoke",
     "try_claim_job",
     "unblock",
+    "watch",
 ]

@@ -68,6 +68,24 @@ class Outcome(StrEnum):
     """Ended by a later epoch, and how is no longer known: two crashes in a row left only the fact."""
 
 
+class OnParentFailure(StrEnum):
+    """What becomes of a blocked job one of whose parents has failed or was cancelled."""
+
+    BLOCK = "block"
+    """It stays blocked until the parent is redriven and succeeds."""
+    CANCEL = "cancel"
+    IGNORE = "ignore"
+    """It runs once all its parents have ended, however they did."""
+
+
+class OnStuck(StrEnum):
+    """What becomes of a run that renews, but makes no progress."""
+
+    FLAG = "flag"
+    REVOKE = "revoke"
+    """It ends, and counts as a failure."""
+
+
 class Counters(Frozen, frozen=True, kw_only=True):
     """Counted apart on purpose: an expired lease must not burn a user's retries, and must still be capped."""
 
@@ -91,6 +109,10 @@ class Lease(Frozen, frozen=True, kw_only=True):
     """Broker time (Redis TIME), Unix milliseconds."""
     ttl_ms: Annotated[int, Meta(gt=0)]
     renewals: Count = 0
+    run_deadline_ms: Ms | None = None
+    """When this run is over, however often it renews. None: it may take as long as it renews."""
+    stuck_ms: Ms | None = None
+    """Since when it renews without making progress. None: it makes some, or nobody asked."""
 
 
 class RunEnd(Frozen, frozen=True, kw_only=True):
@@ -147,6 +169,16 @@ class Job(Frozen, frozen=True, kw_only=True):
     timeout_ms: int | None = None
     """What `deadline_ms` was made of; redrive starts it anew."""
     ttl_ms: int | None = None
+    run_timeout_ms: int | None = None
+    """The deadline of each run, counted from its grant."""
+    stuck_after_ms: int | None = None
+    """A run that reports no progress for this long is stuck, though it renews."""
+    on_stuck: OnStuck = OnStuck.FLAG
+    on_parent_failure: OnParentFailure = OnParentFailure.BLOCK
+    unique: str | None = None
+    """Of all jobs with this key one at most is not terminal."""
+    supersedes: str | None = None
+    """A newer job with this key has cancelled the older ones that waited."""
     max_failures: int = 3
     max_expiries: int = 5
     counters: Counters = Counters()
@@ -155,6 +187,8 @@ class Job(Frozen, frozen=True, kw_only=True):
     cancel: CancelRequest | None = None
     hold: Hold | None = None
     last_end: RunEnd | None = None
+    why: str | None = None
+    """Why it ended, where no run of it says so."""
     recent_requests: tuple[Recent, ...] = ()
     created_ms: int = 0
     updated_ms: int = 0

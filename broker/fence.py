@@ -25,6 +25,7 @@ class Loss(StrEnum):
     RECLAIMED = "reclaimed"
     RELEASED = "released"
     REVOKED = "revoked"
+    TIMED_OUT = "timed_out"
     TERMINAL = "terminal"
 
 
@@ -56,6 +57,7 @@ _ENDED = {
     Outcome.EXPIRED: Loss.RECLAIMED,
     Outcome.REVOKED: Loss.REVOKED,
     Outcome.RELEASED: Loss.RELEASED,
+    Outcome.TIMED_OUT: Loss.TIMED_OUT,
     # The holder itself gave the lease back by reporting a failure that is tried again.
     Outcome.FAILED: Loss.RELEASED,
 }

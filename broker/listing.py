@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from broker import repository
+from broker import coordinator, repository
 from broker.answers import Answer, Word
 from broker.coordinator import Context, Settlement
 from broker.messages import PAGE_MAX, GetJob, ListJobs, ListRuns
@@ -22,14 +22,18 @@ def shown(document: Document) -> dict[str, Any]:
 
 
 def get_job(context: Context, request: GetJob, _now_ms: int) -> Settlement:
-    """One job and what was submitted."""
+    """One job, what was submitted, and how its parents stand; null for one that does not exist."""
     job_id = request.body.job_id
     job = repository.read_job(context.store, job_id)
     if job is None:
         return Settlement(Answer(Word.NOT_FOUND, body={"job_id": job_id}))
     spec = repository.read_spec(context.store, job_id).plain()
     del spec["job"]  # the first version of the document that is shown beside it
-    return Settlement(Answer(Word.OK, body={"job": shown(job.document), "spec": spec}))
+    body: dict[str, Any] = {"job": shown(job.document), "spec": spec}
+    if job.depends_on:
+        states = coordinator.parent_states(context, job)
+        body["parents"] = {parent: states.get(parent) for parent in job.depends_on}
+    return Settlement(Answer(Word.OK, body=body))
 
 
 def list_jobs(context: Context, request: ListJobs, _now_ms: int) -> Settlement:

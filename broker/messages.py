@@ -16,7 +16,7 @@ from pydantic import (
     ValidationError,
 )
 
-from broker.documents import PRIORITY_MAX, State
+from broker.documents import PRIORITY_MAX, OnParentFailure, OnStuck, State
 
 ENVELOPE_BYTES_MAX = 131_072
 """A payload of 64 KiB with all else a submission may carry."""
@@ -73,6 +73,8 @@ LockKey = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern
 LabelName = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 LabelText = Annotated[str, StringConstraints(max_length=256)]
 TtlMs = Annotated[int, Field(ge=1_000, le=86_400_000)]
+Span = Annotated[int, Field(gt=0, le=31_536_000_000)]
+"""Milliseconds, up to a year."""
 Millis = Annotated[int, Field(ge=0, le=4_102_444_800_000)]
 """Unix milliseconds, up to the year 2100."""
 
@@ -127,6 +129,12 @@ class ProgressBody(FencedBody):
     progress: Annotated[JsonValue, AfterValidator(JsonAtMost(PROGRESS_BYTES_MAX))]
 
 
+class Unique(Body):
+    key: LockKey
+    policy: Literal["reject", "replace", "join"] = "reject"
+    """Where a live job has the key: refuse, cancel it if it waits, or answer with that job."""
+
+
 class SubmitBody(Body):
     job_id: JobId | None = None
     """None: derived from the request id."""
@@ -136,9 +144,18 @@ class SubmitBody(Body):
     locks: Annotated[tuple[LockKey, ...], Field(max_length=64)] = ()
     depends_on: Annotated[tuple[JobId, ...], Field(max_length=256)] = ()
     not_before_ms: Millis | None = None
-    timeout_ms: Annotated[int, Field(gt=0, le=31_536_000_000)] | None = None
+    timeout_ms: Span | None = None
     """The whole job's deadline, counted from its submission."""
     ttl_ms: TtlMs | None = None
+    run_timeout_ms: Span | None = None
+    """The deadline of each run, counted from its grant."""
+    stuck_after_ms: Span | None = None
+    """A run that reports no progress for this long is stuck, though it renews."""
+    on_stuck: OnStuck = OnStuck.FLAG
+    on_parent_failure: OnParentFailure = OnParentFailure.BLOCK
+    unique: Unique | None = None
+    supersedes: LockKey | None = None
+    """Jobs with this key that were submitted earlier and still wait are cancelled."""
     max_failures: Annotated[int, Field(ge=1, le=1_000)] = 3
     max_expiries: Annotated[int, Field(ge=1, le=1_000)] = 5
     labels: dict[LabelName, LabelText] = Field(default_factory=dict, max_length=64)

@@ -120,6 +120,16 @@ def create_job(store: Datastore, job_id: str, body: Mapping[str, Any], *, write_
             return existing, False
 
 
+def read_run(store: Datastore, job_id: str, epoch: int) -> Run | None:
+    """The run at `epoch`, or None.
+
+    Raises:
+      Corrupt: the stored document is not a run.
+    """
+    found = store.read(run_id(job_id, epoch), job_id)
+    return Run.from_document(found.document) if isinstance(found, Ok) else None
+
+
 def start_run(store: Datastore, job_id: str, lease: Lease, *, write_id: str) -> None:
     """Create the run record of a grant, unless it exists (I3)."""
     body: dict[str, Any] = {

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from broker import repository
+from broker import coordinator, keys, repository
 from broker.answers import Answer, Reason, Word
 from broker.coordinator import Change, Context, Settlement
-from broker.documents import Spec, State
+from broker.documents import Job, Spec, State
 from broker.matching import canonical
 from broker.messages import Submit, SubmitBody
 
@@ -30,15 +30,42 @@ def submit(context: Context, request: Submit, *, now_ms: int) -> Settlement:
         created_ms=now_ms,
         job=first_version(body, now_ms=now_ms),
     )
+    if body.unique is not None and not _replaces(body) and repository.read_job(context.store, job_id) is None:
+        # The usual refusal leaves nothing behind. Whoever passes here may still lose the race below.
+        owner = keys.live_owner(context, body.unique.key, job_id)
+        if owner is not None:
+            return Settlement(_has_the_key(body, owner))
     stored = repository.create_spec(context.store, spec, write_id=context.entropy.write_id())
+    changes: tuple[Change, ...] = ()
+    key = stored.job.get("unique")
+    if key is not None and repository.read_job(context.store, job_id) is None:
+        admitted = keys.take(context, key, job_id, replace=_replaces(body), now_ms=now_ms)
+        changes = admitted.changes
+        # Another copy of this request may have had the key, and made the job, meanwhile.
+        if isinstance(admitted, keys.Busy) and repository.read_job(context.store, job_id) is None:
+            return Settlement(_has_the_key(body, admitted.owner), changes)
     # The stored spec may be another request's, cut off before its job was made: then that one is finished here.
     job, created = repository.create_job(context.store, job_id, stored.job, write_id=context.entropy.write_id())
     # Not only where it was created here: the worker that did may have died before the job was findable.
-    changes = (Change(None, job),)
+    changes = (*changes, Change(None, job))
+    if job.supersedes is not None:
+        changes += keys.supersede(context, job, now_ms=now_ms)
     facts = {"job_id": job_id, "state": job.state.value, "etag": job.document.etag}
     if stored.request_id != request.request_id:
         return Settlement(Answer(Word.CONFLICT, Reason.EXISTS, facts), changes)
     return Settlement(Answer(Word.OK if created else Word.REPLAYED, body=facts), changes)
+
+
+def _replaces(body: SubmitBody) -> bool:
+    return body.unique is not None and body.unique.policy == "replace"
+
+
+def _has_the_key(body: SubmitBody, owner: Job) -> Answer:
+    """The answer where a live job has the key: a refusal, or that job where the caller joins it."""
+    if body.unique is None or body.unique.policy != "join":
+        return coordinator.not_unique(owner)
+    facts = {"job_id": owner.id, "state": owner.state.value, "etag": owner.document.etag, "joined": True}
+    return Answer(Word.OK, body=facts)
 
 
 def first_version(body: SubmitBody, *, now_ms: int) -> dict[str, Any]:
@@ -61,6 +88,12 @@ def first_version(body: SubmitBody, *, now_ms: int) -> dict[str, Any]:
         "deadline_ms": None if body.timeout_ms is None else now_ms + body.timeout_ms,
         "timeout_ms": body.timeout_ms,
         "ttl_ms": body.ttl_ms,
+        "run_timeout_ms": body.run_timeout_ms,
+        "stuck_after_ms": body.stuck_after_ms,
+        "on_stuck": body.on_stuck.value,
+        "on_parent_failure": body.on_parent_failure.value,
+        "unique": None if body.unique is None else body.unique.key,
+        "supersedes": body.supersedes,
         "max_failures": body.max_failures,
         "max_expiries": body.max_expiries,
         "counters": {"failures": 0, "expiries": 0, "releases": 0},

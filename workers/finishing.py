@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from redis import Redis
 from redis.client import Pipeline
 
-from broker import batch, replies
+from broker import batch, families, replies
 from broker.answers import Answer, Reason, Word, wire
 from broker.batch import Settled
 from broker.messages import Malformed, without_tokens
@@ -42,6 +42,7 @@ def finish(
     A crash part-way leaves the entry in flight: it is settled again, and replayed.
     """
     results = [result for _, result in settled]
+    parents = families.ended(change for result in results for change in result.changes)
     with connection.pipeline(transaction=False) as pipe:
         batch.deliver(pipe, results, now_ms=now_ms)
         for each in refused:
@@ -50,8 +51,10 @@ def finish(
             _tidy(pipe, worker, entry, result.answer)
         for each in refused:
             _tidy(pipe, worker, each.entry, None)
-        pipe.execute()
-    batch.follow_up(context, connection, results, now_ms=now_ms)
+        families.ask(pipe, parents)
+        answers = pipe.execute()
+    children = families.found(answers[len(answers) - len(parents) :])
+    batch.follow_up(context, connection, results, children=children, now_ms=now_ms)
 
 
 def bury(pipe: Pipeline, refused: Refused, *, now_ms: int) -> None:

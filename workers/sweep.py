@@ -34,6 +34,7 @@ class Swept:
     """What one sweep did."""
 
     reaped: int = 0
+    stuck: int = 0
     unblocked: int = 0
     runs_mended: int = 0
     indexed: int = 0
@@ -77,7 +78,7 @@ class Sweep:
     def pass_over(self, now_ms: int) -> Swept:
         """One sweep at broker time `now_ms`."""
         swept = Swept()
-        changes = [*self._timers(now_ms, swept), *self._blocked(now_ms, swept)]
+        changes = [*self._timers(now_ms, swept), *self._stuck(now_ms, swept), *self._blocked(now_ms, swept)]
         self._mend_runs(now_ms, swept)
         self._send(changes, swept)
         self._ready(now_ms, swept)
@@ -110,6 +111,7 @@ class Sweep:
             {"state": "leased", "lease.expires_ms": AtMost(now_ms - self._settings.skew_ms)},
             {"state": "leased", "cancel.enforce_ms": over},
             {"state": "scheduled", "not_before_ms": over},
+            {"state": "leased", "lease.run_deadline_ms": over},
             *({"state": state, "deadline_ms": over} for state in ("leased", "scheduled", "blocked")),
         )
         for search in searches:
@@ -121,13 +123,19 @@ class Sweep:
         swept.reaped += len(changes)
         return changes
 
-    def _blocked(self, now_ms: int, swept: Swept) -> Iterator[Change]:
-        """Jobs whose parents may have ended."""
-        for job in self._jobs({"state": "blocked"}):
-            parents = {parent: found.state for parent in job.depends_on if (found := self._read(parent))}
-            changes = self._attempt(partial(coordinator.unblock, self._context, job, parents=parents, now_ms=now_ms))
-            swept.unblocked += len(changes)
+    def _stuck(self, now_ms: int, swept: Swept) -> Iterator[Change]:
+        """Runs that are watched for progress."""
+        for job in self._jobs({"state": "leased", "stuck_after_ms": AtMost(now_ms)}):
+            changes = self._attempt(partial(coordinator.watch, self._context, job, now_ms=now_ms))
+            swept.stuck += len(changes)
             yield from changes
+
+    def _blocked(self, now_ms: int, swept: Swept) -> Iterator[Change]:
+        """Jobs whose parents may have ended; where they have not, the hint that they wait is written again."""
+        for job in self._jobs({"state": "blocked"}):
+            changes = self._attempt(partial(coordinator.unblock, self._context, job.id, now_ms=now_ms, job=job))
+            swept.unblocked += len(changes)
+            yield from changes or (Change(None, job),)
 
     def _mend_runs(self, now_ms: int, swept: Swept) -> None:
         """I3: one run for each epoch, at most one without an end. The job says what each should be."""

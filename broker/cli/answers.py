@@ -26,6 +26,7 @@ _NEXT: Mapping[Word, str] = {
 }
 _NEXT_FOR_REASON: Mapping[Reason, str] = {
     Reason.EXISTS: "choose another id, or leave it out",
+    Reason.NOT_UNIQUE: "wait until the job that has the key is over, cancel it, or submit with another policy",
     Reason.EPOCH_FROM_THE_FUTURE: "check --epoch: this job was never granted at it",
     Reason.NOT_LEASED: "see `broker job JOB_ID`: nobody holds it",
     Reason.NOT_REDRIVABLE: "see `broker job JOB_ID`: only a failed or cancelled job is redriven",

@@ -7,6 +7,7 @@ import typer
 
 from broker.cli import options
 from broker.cli.job_text import describe
+from broker.cli.job_text import state as state_text
 from broker.cli.output import emit, moment, note, span, table
 from broker.cli.session import Target, connected
 from broker.documents import State
@@ -46,7 +47,7 @@ def jobs(
                 emit(each)
             return 0
         rows = [
-            (each["id"], each["state"], each["queue"], each["priority"], each["epoch"], _holder(each),
+            (each["id"], state_text(each), each["queue"], each["priority"], each["epoch"], _holder(each),
              moment(each["updated_ms"]))
             for each, _ in found
         ]  # fmt: skip
@@ -96,7 +97,7 @@ def job(
         if json or not reply.good:
             return finish(reply, json=json, good="")
         found = client.runs(job_id).body.get("runs") or []
-    describe(reply.body["job"], reply.body["spec"], found[-1] if found else None, reply.server_now_ms)
+    describe(reply.body, found[-1] if found else None, reply.server_now_ms)
     return 0
 
 

@@ -59,16 +59,28 @@ class Operations(ABC, Generic[T_co]):
         ttl_ms: int | None = None,
         max_failures: int | None = None,
         max_expiries: int | None = None,
+        run_timeout_ms: int | None = None,
+        stuck_after_ms: int | None = None,
+        on_stuck: str | None = None,
+        on_parent_failure: str | None = None,
+        unique: str | Mapping[str, str] | None = None,
+        supersedes: str | None = None,
         labels: Mapping[str, str] | None = None,
         request_id: str | None = None,
         timeout_ms: int | None = None,
     ) -> T_co:
-        """Store a job: `ok`, or `conflict (exists)` where the id is taken by another submission.
+        """Store a job: `ok`, or `conflict`: `exists` where the id is taken by another submission, `not_unique` where
+        a live job has its key.
 
-        `not_before_ms` is broker time, Unix milliseconds; `deadline_in_ms` bounds the whole job, counted from now.
+        `not_before_ms` is broker time, Unix milliseconds; `deadline_in_ms` bounds the whole job, counted from now,
+        `run_timeout_ms` each run of it. `unique`: a key, or `{"key": …, "policy": "reject" | "replace" | "join"}`.
+        The rest is as in docs/job-files.md.
         """
         given: dict[str, Any] = {"job_id": job_id, "not_before_ms": not_before_ms, "timeout_ms": deadline_in_ms}
         given |= {"ttl_ms": ttl_ms, "max_failures": max_failures, "max_expiries": max_expiries, "labels": labels}
+        given |= {"run_timeout_ms": run_timeout_ms, "stuck_after_ms": stuck_after_ms, "on_stuck": on_stuck}
+        given |= {"on_parent_failure": on_parent_failure, "supersedes": supersedes}
+        given["unique"] = {"key": unique} if isinstance(unique, str) else unique
         body: dict[str, Any] = {"payload": payload, "queue": queue, "priority": priority}
         body |= {"requires": tuple(requires), "locks": tuple(locks), "depends_on": tuple(depends_on)}
         body |= {name: value for name, value in given.items() if value is not None}

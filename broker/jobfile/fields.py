@@ -14,6 +14,7 @@ from broker.jobfile.values import (
     requirements,
     shown,
     text_map,
+    unique,
     whole_number,
 )
 from broker.messages import SubmitBody
@@ -23,6 +24,8 @@ _RULES: Mapping[str, str] = {
     "depends_on": "an id has 1 to 128 letters, digits, `.`, `_` or `-`, and begins with a letter or digit",
     "queue": "a queue's name has 1 to 64 letters, digits, `.`, `_` or `-`, and begins with a letter or digit",
     "locks": "a lock's name has 1 to 256 characters and no control characters",
+    "unique": "a key has 1 to 256 characters and no control characters",
+    "supersedes": "a key has 1 to 256 characters and no control characters",
     "requires": "a requirement's key has at most 64 characters, its value at most 128, without control characters",
     "labels": "a label's key has 1 to 64 characters, its value at most 256",
 }
@@ -96,6 +99,14 @@ def _readers(now_ms: int | None) -> Mapping[str, tuple[str, Reader]]:
         "timeout_ms": ("timeout_ms", whole_number),
         "ttl": ("ttl_ms", duration_ms),
         "ttl_ms": ("ttl_ms", whole_number),
+        "run_timeout": ("run_timeout_ms", duration_ms),
+        "run_timeout_ms": ("run_timeout_ms", whole_number),
+        "stuck_after": ("stuck_after_ms", duration_ms),
+        "stuck_after_ms": ("stuck_after_ms", whole_number),
+        "on_stuck": ("on_stuck", plain_text),
+        "on_parent_failure": ("on_parent_failure", plain_text),
+        "unique": ("unique", unique),
+        "supersedes": ("supersedes", plain_text),
         "max_failures": ("max_failures", whole_number),
         "max_expiries": ("max_expiries", whole_number),
         "labels": ("labels", text_map),

@@ -84,6 +84,14 @@ def text_map(value: JsonValue) -> dict[str, str]:
     return {key: plain_text(item) for key, item in value.items()}
 
 
+def unique(value: JsonValue) -> dict[str, str]:
+    """A key, or a mapping of `key` and `policy`."""
+    given = value if isinstance(value, dict) else {"key": value}
+    if "key" not in given or not set(given) <= {"key", "policy"}:
+        raise ValueError(f"{shown(value)} is no key: write `unique: nightly`, or `unique: {{key: …, policy: replace}}`")
+    return {name: plain_text(item) for name, item in given.items()}
+
+
 def engine(value: JsonValue) -> list[str]:
     """`engine: devin` is the requirement `engine=devin`."""
     return _well_formed([f"engine={plain_text(value)}"])

@@ -14,8 +14,8 @@ redrive: failed, cancelled ---> ready
 from broker.transitions.claim import Claimant, Surroundings, claim, told
 from broker.transitions.decision import Decision, Refuse, Replay, Rules, Write
 from broker.transitions.holder import complete, fail, release, renew, undo
-from broker.transitions.operator import cancel, hold, lift, redrive, revoke
-from broker.transitions.timer import due, enforce_cancel, reap, time_out, unblock
+from broker.transitions.operator import cancel, give_way, hold, lift, redrive, revoke
+from broker.transitions.timer import due, end_run, enforce_cancel, heed_progress, reap, time_out, unblock
 
 __all__ = [
     "Claimant",
@@ -29,8 +29,11 @@ __all__ = [
     "claim",
     "complete",
     "due",
+    "end_run",
     "enforce_cancel",
     "fail",
+    "give_way",
+    "heed_progress",
     "hold",
     "lift",
     "reap",

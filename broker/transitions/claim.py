@@ -92,6 +92,7 @@ def granted(job: Job, lease: Lease, *, now_ms: int, word: Word) -> Answer:
             "remaining_ms": max(0, lease.expires_ms - now_ms),
             "expires_ms": lease.expires_ms,
             "deadline_ms": job.deadline_ms,
+            "run_deadline_ms": lease.run_deadline_ms,
             "failures": job.counters.failures,
         },
     )
@@ -121,4 +122,5 @@ def _lease(job: Job, who: Claimant, *, now_ms: int, ttl_ms: int) -> Lease:
         granted_ms=now_ms,
         expires_ms=now_ms + ttl_ms,
         ttl_ms=ttl_ms,
+        run_deadline_ms=None if job.run_timeout_ms is None else now_ms + job.run_timeout_ms,
     )

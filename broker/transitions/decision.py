@@ -8,6 +8,9 @@ from broker.answers import Answer, Reason, Word
 from broker.documents import RECENT_REQUESTS_MAX, Job, Lease, Outcome, State
 from broker.fence import Fence, FenceLost, FenceOk, Impossible, Loss, Replayed, check
 
+BACKOFF_DOUBLINGS_MAX = 16
+"""Beyond this the cap of every sensible setting is long reached."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rules:
@@ -90,6 +93,26 @@ def counted(job: Job, name: str) -> dict[str, Any]:
     }
     counters[name] += 1
     return {"counters": counters}
+
+
+def failure(job: Job, *, now_ms: int, rules: Rules, jitter: float, retryable: bool = True) -> dict[str, Any]:
+    """The changes of a failed try: cancelled if that was asked, failed for good or at the cap, else tried again later.
+
+    `jitter`, in [0, 1), is the share of the full backoff that is waited (full jitter).
+    """
+    changes = counted(job, "failures")
+    if job.cancel:
+        return {**changes, "state": State.CANCELLED.value}
+    if not retryable or job.counters.failures + 1 >= job.max_failures:
+        return {**changes, "state": State.FAILED.value}
+    due_ms = now_ms + backoff_ms(job.counters.failures, rules=rules, jitter=jitter)
+    return {**changes, "state": State.SCHEDULED.value, "not_before_ms": due_ms}
+
+
+def backoff_ms(failures: int, *, rules: Rules, jitter: float) -> int:
+    """Wait before the next try after `failures` earlier ones: full jitter below a doubling, capped bound."""
+    bound = min(rules.backoff_max_ms, rules.backoff_base_ms << min(failures, BACKOFF_DOUBLINGS_MAX))
+    return int(bound * jitter)
 
 
 def at_the_fence(job: Job, fence: Fence, now_ms: int) -> Decision | Lease:

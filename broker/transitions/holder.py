@@ -13,12 +13,10 @@ from broker.transitions.decision import (
     at_the_fence,
     counted,
     end_lease,
+    failure,
     held_by,
     remember,
 )
-
-BACKOFF_DOUBLINGS_MAX = 16
-"""Beyond this the cap of every sensible setting is long reached."""
 
 
 def renew(job: Job, fence: Fence, *, now_ms: int, ttl_ms: int | None = None) -> Decision:
@@ -65,13 +63,8 @@ def fail(
         case Lease() as lease:
             outcome = Outcome.CANCELLED if job.cancel else Outcome.FAILED
             ended = end_lease(lease, now_ms=now_ms, outcome=outcome, error=error, result=result)
-            changes = {**ended, **counted(job, "failures")}
-            if job.cancel:
-                return _write(job, fence, "fail", State.CANCELLED, changes, now_ms)
-            if not retryable or job.counters.failures + 1 >= job.max_failures:
-                return _write(job, fence, "fail", State.FAILED, changes, now_ms)
-            changes["not_before_ms"] = now_ms + backoff_ms(job.counters.failures, rules=rules, jitter=jitter)
-            return _write(job, fence, "fail", State.SCHEDULED, changes, now_ms)
+            failed = failure(job, now_ms=now_ms, rules=rules, jitter=jitter, retryable=retryable)
+            return _write(job, fence, "fail", State(failed["state"]), {**ended, **failed}, now_ms)
         case refusal:
             return refusal
 
@@ -95,12 +88,6 @@ def undo(job: Job, *, epoch: int, request_id: str, now_ms: int) -> Decision:
         return Refuse(Answer(Word.CONFLICT, Reason.RACED, held_by(job, now_ms)))
     changes = {**end_lease(lease, now_ms=now_ms, outcome=Outcome.RELEASED), "state": State.READY.value}
     return Write({**changes, "updated_ms": now_ms}, Answer(Word.CONFLICT, Reason.RACED, {"job_id": job.id}))
-
-
-def backoff_ms(failures: int, *, rules: Rules, jitter: float) -> int:
-    """Wait before the next try after `failures` earlier ones: full jitter below a doubling, capped bound."""
-    bound = min(rules.backoff_max_ms, rules.backoff_base_ms << min(failures, BACKOFF_DOUBLINGS_MAX))
-    return int(bound * jitter)
 
 
 def _write(job: Job, fence: Fence, op: str, state: State, changes: dict[str, Any], now_ms: int) -> Decision:

@@ -22,11 +22,19 @@ def cancel(job: Job, *, request_id: str, now_ms: int, rules: Rules, reason: str 
     if job.recent(request_id):
         return replay(job, request_id)
     if job.state in WAITING:
-        return _write(job, request_id, "cancel", State.CANCELLED, {}, now_ms)
+        return _write(job, request_id, "cancel", State.CANCELLED, {"why": reason}, now_ms)
     if job.state is State.LEASED:
         asked = {"reason": reason, "asked_ms": now_ms, "enforce_ms": now_ms + rules.cancel_grace_ms}
         return _write(job, request_id, "cancel", State.LEASED, {"cancel": asked}, now_ms)
     return Refuse(Answer(Word.ALREADY_TERMINAL, body={"job_id": job.id, "outcome": job.state.value}))
+
+
+def give_way(job: Job, *, why: str, now_ms: int) -> Decision:
+    """Cancel a job for a newer one, if it still waits. One that runs is left alone."""
+    if job.state not in WAITING:
+        return Refuse(Answer(Word.CONFLICT, Reason.NOT_CANCELLABLE, held_by(job, now_ms)))
+    changes = {"state": State.CANCELLED.value, "why": why, "updated_ms": now_ms}
+    return Write(changes, Answer(Word.OK, body={"job_id": job.id, "state": State.CANCELLED.value}))
 
 
 def redrive(job: Job, *, request_id: str, now_ms: int) -> Decision:
@@ -39,6 +47,7 @@ def redrive(job: Job, *, request_id: str, now_ms: int) -> Decision:
         "counters": {"failures": 0, "expiries": 0, "releases": job.counters.releases},
         "deadline_ms": None if job.timeout_ms is None else now_ms + job.timeout_ms,
         "not_before_ms": None,
+        "why": None,
     }
     return _write(job, request_id, "redrive", State.READY, changes, now_ms)
 

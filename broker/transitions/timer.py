@@ -1,10 +1,10 @@
-"""What time does to a job: due schedules, dead leases, deadlines, cancels past their grace."""
+"""What time does to a job: due schedules, dead leases, deadlines, runs that take too long or get nowhere."""
 
 from typing import Any
 
 from broker.answers import Answer, Reason, Word
-from broker.documents import Job, Lease, Outcome, State
-from broker.transitions.decision import Decision, Refuse, Rules, Write, counted, end_lease, held_by
+from broker.documents import TERMINAL, Job, Lease, OnParentFailure, OnStuck, Outcome, State
+from broker.transitions.decision import Decision, Refuse, Rules, Write, counted, end_lease, failure, held_by
 
 
 def expired(lease: Lease, *, now_ms: int, rules: Rules) -> bool:
@@ -43,10 +43,40 @@ def time_out(job: Job, *, now_ms: int) -> Decision:
     """Fail a job whose deadline is over, whether it runs or still waits."""
     if job.state.terminal or job.deadline_ms is None or now_ms <= job.deadline_ms:
         return _nothing_to_do(job, now_ms)
-    changes: dict[str, Any] = {"state": State.FAILED.value}
+    changes: dict[str, Any] = {"state": State.FAILED.value, "why": "its deadline was over"}
     if job.lease is not None:
         changes |= end_lease(job.lease, now_ms=now_ms, outcome=Outcome.TIMED_OUT) | counted(job, "failures")
     return _write(changes, job, now_ms)
+
+
+def end_run(job: Job, *, now_ms: int, rules: Rules, jitter: float) -> Decision:
+    """Take the lease of a run whose own deadline is over: a failure, tried again with backoff below the cap."""
+    lease = job.lease
+    if lease is None or lease.run_deadline_ms is None or now_ms <= lease.run_deadline_ms:
+        return _nothing_to_do(job, now_ms)
+    took_ms = lease.run_deadline_ms - lease.granted_ms
+    ended = end_lease(lease, now_ms=now_ms, outcome=Outcome.TIMED_OUT, error=f"its run took more than {took_ms} ms")
+    return _write({**ended, **failure(job, now_ms=now_ms, rules=rules, jitter=jitter)}, job, now_ms)
+
+
+def heed_progress(job: Job, *, progress_ms: int | None, now_ms: int, rules: Rules, jitter: float) -> Decision:
+    """Flag a run that renews without getting on, or take its lease where the job says so; unflag one that does again.
+
+    `progress_ms`: when this run last reported progress. A revoked run counts as a failure, so that it is capped.
+    """
+    lease = job.lease
+    if lease is None or job.stuck_after_ms is None:
+        return _nothing_to_do(job, now_ms)
+    since_ms = max(progress_ms or 0, lease.granted_ms)
+    stuck = now_ms > since_ms + job.stuck_after_ms
+    if stuck and job.on_stuck is OnStuck.REVOKE:
+        error = f"stuck: no progress for {now_ms - since_ms} ms"
+        ended = end_lease(lease, now_ms=now_ms, outcome=Outcome.REVOKED, error=error)
+        return _write({**ended, **failure(job, now_ms=now_ms, rules=rules, jitter=jitter)}, job, now_ms)
+    if stuck == (lease.stuck_ms is not None):
+        return _nothing_to_do(job, now_ms)
+    flagged = {**lease.plain(), "stuck_ms": since_ms if stuck else None}
+    return _write({"lease": flagged, "state": job.state.value}, job, now_ms)
 
 
 def due(job: Job, *, now_ms: int) -> Decision:
@@ -57,11 +87,27 @@ def due(job: Job, *, now_ms: int) -> Decision:
 
 
 def unblock(job: Job, *, parents: dict[str, State], now_ms: int) -> Decision:
-    """Free a blocked job all of whose parents have succeeded."""
-    if job.state is not State.BLOCKED or any(parents.get(parent) is not State.SUCCEEDED for parent in job.depends_on):
+    """Free a blocked job whose parents are done; cancel it for one that failed, where it says so.
+
+    A parent without a state in `parents` does not exist yet, and is waited for.
+    """
+    if job.state is not State.BLOCKED:
+        return _nothing_to_do(job, now_ms)
+    if job.on_parent_failure is OnParentFailure.CANCEL:
+        for parent in job.depends_on:
+            if (state := parents.get(parent)) in (State.FAILED, State.CANCELLED):
+                return _write(
+                    {"state": State.CANCELLED.value, "why": f"its parent {parent} {_ended(state)}"}, job, now_ms
+                )
+    done = TERMINAL if job.on_parent_failure is OnParentFailure.IGNORE else {State.SUCCEEDED}
+    if any(parents.get(parent) not in done for parent in job.depends_on):
         return _nothing_to_do(job, now_ms)
     waits = job.not_before_ms is not None and now_ms < job.not_before_ms
     return _write({"state": (State.SCHEDULED if waits else State.READY).value}, job, now_ms)
+
+
+def _ended(state: State) -> str:
+    return "was cancelled" if state is State.CANCELLED else state.value
 
 
 def _write(changes: dict[str, Any], job: Job, now_ms: int) -> Decision:

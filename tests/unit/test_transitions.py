@@ -7,7 +7,7 @@ from broker import transitions
 from broker.answers import Reason, Word
 from broker.documents import RECENT_REQUESTS_MAX, Job, Outcome, State
 from broker.transitions import Replay, Rules, Write
-from broker.transitions.holder import backoff_ms
+from broker.transitions.decision import backoff_ms
 from tests.unit.jobs import EPOCH, HOLDER, NOW, RULES, TOKEN, after, claimant, fence, job, lease
 from tests.unit.transition_table import DEAD, EVENTS, ROWS, SITUATIONS, TABLE, Effect
 

@@ -45,6 +45,11 @@ SITUATIONS: Mapping[str, Job] = {
     "leased, cancel asked": job("leased", cancel=ASKED),
     "leased, grace over": job("leased", cancel=GRACE_OVER),
     "leased, deadline over": job("leased", deadline_ms=NOW - 1),
+    "leased, run over": job("leased", lease=lease(run_deadline_ms=NOW - 1)),
+    "leased, no progress": job("leased", stuck_after_ms=30_000),
+    "leased, no progress, to be revoked": job("leased", stuck_after_ms=30_000, on_stuck="revoke"),
+    "blocked, cancelled with its parent": job("blocked", epoch=0, depends_on=["parent"], on_parent_failure="cancel"),
+    "blocked, whatever its parent does": job("blocked", epoch=0, depends_on=["parent"], on_parent_failure="ignore"),
     "succeeded": job("succeeded", last_end={**ENDED, "outcome": "succeeded"}),
     "failed": job("failed", counters={"failures": 3, "expiries": 2, "releases": 1}),
     "cancelled": job("cancelled", counters={"failures": 1}),
@@ -66,10 +71,14 @@ EVENTS: Mapping[str, Event] = {
     "due": lambda job: transitions.due(job, now_ms=NOW),
     "parents succeeded": lambda job: transitions.unblock(job, parents={"parent": State.SUCCEEDED}, now_ms=NOW),
     "parents running": lambda job: transitions.unblock(job, parents={"parent": State.LEASED}, now_ms=NOW),
+    "parents failed": lambda job: transitions.unblock(job, parents={"parent": State.FAILED}, now_ms=NOW),
+    "end run": lambda job: transitions.end_run(job, now_ms=NOW, rules=RULES, jitter=0.5),
+    "heed progress": lambda job: _heed(job, progress_ms=None),
     "parents unknown": lambda job: transitions.unblock(job, parents={}, now_ms=NOW),
     "revoke": lambda job: transitions.revoke(job, request_id="op", now_ms=NOW, reason=None),
     "revoke and hold": lambda job: transitions.revoke(job, request_id="op", now_ms=NOW, reason=None, and_hold=True),
     "redrive": lambda job: transitions.redrive(job, request_id="op", now_ms=NOW),
+    "give way": lambda job: transitions.give_way(job, why="replaced", now_ms=NOW),
     "hold": lambda job: transitions.hold(job, request_id="op", now_ms=NOW, reason=None),
     "lift": lambda job: transitions.lift(job, request_id="op", now_ms=NOW),
 }
@@ -79,6 +88,10 @@ def _fail(job: Job, *, retryable: bool) -> Decision:
     return transitions.fail(
         job, fence(), now_ms=NOW, rules=RULES, error="broke", result=None, retryable=retryable, jitter=0.5
     )
+
+
+def _heed(job: Job, *, progress_ms: int | None) -> Decision:
+    return transitions.heed_progress(job, progress_ms=progress_ms, now_ms=NOW, rules=RULES, jitter=0.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +105,21 @@ class Effect:
     """Outcome of the run that ends; None: no run ends."""
 
 
-LIVE = ("leased", "leased, held", "leased, expired within the skew", "leased, deadline over")
+LIVE = (
+    "leased",
+    "leased, held",
+    "leased, expired within the skew",
+    "leased, deadline over",
+    "leased, run over",
+    "leased, no progress",
+    "leased, no progress, to be revoked",
+)
 EXPIRED = ("leased, expired", "leased, expired at the cap", "leased, expired, held")
 ASKED_TO_STOP = ("leased, cancel asked", "leased, grace over", "leased, expired, cancel asked")
 LEASED = (*LIVE, *EXPIRED, *ASKED_TO_STOP, "leased, last failure")
 UNDER_THE_CAP = (*LIVE, *EXPIRED)
 WAITING = tuple(name for name in SITUATIONS if name.startswith(("blocked", "scheduled", "ready")))
+BLOCKED = ("blocked", "blocked, cancelled with its parent", "blocked, whatever its parent does")
 EVERY = tuple(SITUATIONS)
 
 ROWS: tuple[tuple[tuple[str, ...], str, Effect], ...] = (
@@ -127,10 +149,16 @@ ROWS: tuple[tuple[tuple[str, ...], str, Effect], ...] = (
     (("leased, deadline over",), "time out", Effect("failed", counted="failures", run="timed_out")),
     (("ready, deadline over",), "time out", Effect("failed")),
     (("scheduled, due",), "due", Effect("ready")),
-    (("blocked",), "parents succeeded", Effect("ready")),
+    (BLOCKED, "parents succeeded", Effect("ready")),
+    (("blocked, cancelled with its parent",), "parents failed", Effect("cancelled")),
+    (("blocked, whatever its parent does",), "parents failed", Effect("ready")),
+    (("leased, run over",), "end run", Effect("scheduled", counted="failures", run="timed_out")),
+    (("leased, no progress",), "heed progress", Effect("leased")),
+    (("leased, no progress, to be revoked",), "heed progress", Effect("scheduled", counted="failures", run="revoked")),
     (("blocked, and not before tomorrow",), "parents succeeded", Effect("scheduled")),
     # Operators.
     (WAITING, "cancel", Effect("cancelled")),
+    (WAITING, "give way", Effect("cancelled")),
     (LEASED, "cancel", Effect("leased")),
     (tuple(set(LEASED) - set(ASKED_TO_STOP)), "revoke", Effect("ready", counted="releases", run="revoked")),
     (tuple(set(LEASED) - set(ASKED_TO_STOP)), "revoke and hold", Effect("ready", counted="releases", run="revoked")),

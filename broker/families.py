@@ -1,0 +1,68 @@
+"""Parents and children: a hint of who waits for whom, so that a job that ends frees its children at once.
+
+A child's hint is written before its parents are looked at, and a parent is written before its hint is read:
+whichever comes second sees the other. The sweep rebuilds the hint and finds what it missed.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import structlog
+from redis.client import Pipeline
+
+from broker import coordinator
+from broker.documents import Job, State
+from broker.settlement import Change, Context
+from datastore import DatastoreError
+
+log = structlog.get_logger(__name__)
+
+CHILDREN_MAX = 256
+"""Children of one parent looked at in one round."""
+
+
+def children_key(parent: str) -> str:
+    """The set of jobs that are blocked by a parent."""
+    return f"broker:children:{parent}"
+
+
+def note(pipe: Pipeline, change: Change) -> None:
+    """Keep the hint in step with one job."""
+    before, after = change.before, change.after
+    if after.state is State.BLOCKED:
+        for parent in after.depends_on:
+            pipe.sadd(children_key(parent), after.id)
+    elif before is not None and before.state is State.BLOCKED:
+        for parent in after.depends_on:
+            pipe.srem(children_key(parent), after.id)
+
+
+def ended(changes: Iterable[Change]) -> list[Job]:
+    """Jobs that have just become terminal, for whom others may wait."""
+    return [
+        change.after
+        for change in changes
+        if change.after.state.terminal and not (change.before and change.before.state.terminal)
+    ]
+
+
+def ask(pipe: Pipeline, parents: Sequence[Job]) -> None:
+    """Add the commands that ask for the children of each; their answers go to `found`."""
+    for parent in parents:
+        pipe.srandmember(children_key(parent.id), CHILDREN_MAX)
+
+
+def found(answers: Sequence[Any]) -> list[str]:
+    """The ids in the answers to `ask`."""
+    return sorted({child.decode() for children in answers for child in children})
+
+
+def look(context: Context, children: Iterable[str], *, now_ms: int) -> list[Change]:
+    """Free or cancel every child whose parents have ended."""
+    changes: list[Change] = []
+    for child in children:
+        try:
+            changes += coordinator.unblock(context, child, now_ms=now_ms).changes
+        except DatastoreError as error:
+            log.warning("child_not_looked_at", job=child, error=str(error))  # the sweep will
+    return changes

@@ -1,0 +1,157 @@
+"""Jobs that share a key: one at most is not terminal (`unique`), or the newest alone waits (`supersedes`).
+
+The document of a key names one job. To make job X live: name X in it, then write X on the version read before that.
+To name another: see that X is terminal, write on X, then change the key on the version read first. So of two who
+race, one finds its version gone. A named job that was never made (its submission died half-way) is made from its spec.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from broker import repository, transitions
+from broker.documents import WAITING, Job
+from broker.settlement import Change, Context, judge_and_write
+from datastore import Conflict, Document, Expected, NotFound, Ok, Unavailable
+from datastore.confirm import confirmed_create, confirmed_update
+
+KEY_WRITES_MAX = 16
+"""Tries to change a key that others change too."""
+KEY_PAUSE_MS = 20
+"""Bound of the jittered pause between them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owned:
+    """The key is the asker's."""
+
+    changes: tuple[Change, ...]
+    """Jobs that were cancelled for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """The key is another job's, which is not terminal."""
+
+    owner: Job
+    changes: tuple[Change, ...]
+
+
+def key_id(use: str, key: str) -> str:
+    """The document of a key. A digest: keys hold characters and lengths that ids can't."""
+    return f"{use}:{hashlib.sha256(key.encode()).hexdigest()[:40]}"
+
+
+def live_owner(context: Context, key: str, job_id: str) -> Job | None:
+    """Another job that has this unique key and is not terminal, as it looks now. Nothing is written."""
+    name = key_id("unique", key)
+    found = context.store.read(name, name)
+    owner_id = _owner(found.document) if isinstance(found, Ok) else None
+    owner = None if owner_id is None or owner_id == job_id else repository.read_job(context.store, owner_id)
+    return None if owner is None or owner.state.terminal else owner
+
+
+def take(context: Context, key: str, job_id: str, *, replace: bool = False, now_ms: int) -> Owned | Busy:
+    """Make a unique key `job_id`'s, unless a live job has it. `replace` cancels one that waits.
+
+    Raises:
+      NotApplied: it was not taken; jobs may have been cancelled for it.
+      OutcomeUnknown: it may have been; asking again is harmless.
+    """
+    changes: list[Change] = []
+    for _ in range(KEY_WRITES_MAX):
+        document = _read(context, key_id("unique", key), {"key": key, "job_id": None})
+        owner_id = _owner(document)
+        if owner_id is not None and owner_id != job_id:
+            live = _alive(context, owner_id, job_id, changes, replace=replace, now_ms=now_ms)
+            if live is not None:
+                return Busy(live, tuple(changes))
+        if _changed(context, document, {"job_id": job_id, "since_ms": now_ms}):
+            return Owned(tuple(changes))
+    raise Unavailable(f"key {key!r}: {KEY_WRITES_MAX} swaps in a row lost")
+
+
+def supersede(context: Context, job: Job, *, now_ms: int) -> tuple[Change, ...]:
+    """Make `job` the newest of its key and cancel those before it that wait; or itself, where a newer one is there."""
+    assert job.supersedes is not None, "only for a job with the key"
+    name = key_id("newest", job.supersedes)
+    for _ in range(KEY_WRITES_MAX):
+        document = _read(context, name, {"key": job.supersedes, "job_id": "", "since_ms": 0, "before": ""})
+        body: Mapping[str, Any] = document.body
+        newest: str = body["job_id"]
+        if newest == job.id:
+            return _superseded(context, [body["before"]], job.id, now_ms)
+        if (job.created_ms, job.id) < (body["since_ms"], newest):
+            return _superseded(context, [job.id], newest, now_ms)
+        if _changed(context, document, {"job_id": job.id, "since_ms": job.created_ms, "before": newest}):
+            # The one before last too: whoever superseded it may have died before it cancelled it.
+            return _superseded(context, [body["before"], newest], job.id, now_ms)
+    raise Unavailable(f"key {job.supersedes!r}: {KEY_WRITES_MAX} swaps in a row lost")
+
+
+def _superseded(context: Context, jobs: list[str], by: str, now_ms: int) -> tuple[Change, ...]:
+    changes: list[Change] = []
+    for job_id in filter(None, jobs):
+        changes += _cancel_waiting(context, job_id, f"superseded by {by}", now_ms)
+    return tuple(changes)
+
+
+def _alive(
+    context: Context, owner_id: str, job_id: str, changes: list[Change], *, replace: bool, now_ms: int
+) -> Job | None:
+    """The owner while it is not terminal; None once it is, and can't be redriven without asking for its key again."""
+    for _ in range(KEY_WRITES_MAX):
+        owner = repository.read_job(context.store, owner_id) or _made(context, owner_id, changes)
+        if replace and owner.state in WAITING:
+            changes += _cancel_waiting(context, owner_id, f"replaced by {job_id}", now_ms)
+            continue
+        if not owner.state.terminal:
+            return owner
+        passed_on = {"key_passed_to": job_id}
+        update = repository.rev_update_job(context.store, owner, passed_on, write_id=context.entropy.write_id())
+        if isinstance(update, repository.Updated):
+            return None
+    raise Unavailable(f"{owner_id!r}: {KEY_WRITES_MAX} swaps in a row lost")
+
+
+def _made(context: Context, job_id: str, changes: list[Change]) -> Job:
+    """The job of a submission that was cut off after it took the key."""
+    spec = repository.read_spec(context.store, job_id)
+    job, _ = repository.create_job(context.store, job_id, spec.job, write_id=context.entropy.write_id())
+    changes.append(Change(None, job))
+    return job
+
+
+def _cancel_waiting(context: Context, job_id: str, why: str, now_ms: int) -> tuple[Change, ...]:
+    return judge_and_write(context, job_id, lambda job: transitions.give_way(job, why=why, now_ms=now_ms)).changes
+
+
+def _owner(document: Document) -> str | None:
+    return cast("str | None", document.body["job_id"])
+
+
+def _read(context: Context, name: str, body: Mapping[str, Any]) -> Document:
+    found = context.store.read(name, name)
+    if isinstance(found, Ok):
+        return found.document
+    write_id = context.entropy.write_id()
+    match confirmed_create(context.store, name, name, {"kind": "key", **body}, write_id=write_id):
+        case Ok(document):
+            return document
+        case Conflict(current):
+            if current is None:
+                raise Unavailable(f"{name!r} exists, but a read does not show it yet")
+            return current
+
+
+def _changed(context: Context, document: Document, patch: Mapping[str, Any]) -> bool:
+    """Whether the key was changed; else another came first."""
+    expected = Expected(etag=document.etag, known=document)
+    name, write_id = document.id, context.entropy.write_id()
+    match confirmed_update(context.store, name, name, expected, patch, write_id=write_id):
+        case Ok(_):
+            return True
+        case Conflict(_) | NotFound():
+            context.pause(KEY_PAUSE_MS * context.entropy.jitter())
+            return False
