@@ -167,9 +167,8 @@ class Lease(Held):
 
     def _ask_until_over(self, ask: Callable[..., Reply], within_ms: int | None, fields: Mapping[str, Any]) -> Reply:
         """Ask; where the broker says "later", ask again while the lease lasts."""
-        until_ms = self._tenure.deadline_ms
-        if within_ms is not None:
-            until_ms = min(until_ms, monotonic_ms() + within_ms)
+        left_ms = self._tenure.left_ms(monotonic_ms())
+        until_ms = monotonic_ms() + (left_ms if within_ms is None else min(left_ms, within_ms))
         while True:
             left_ms = max(1, until_ms - monotonic_ms())
             reply = ask(self.job_id, **self._tenure.fence, **fields, timeout_ms=left_ms)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -238,7 +239,7 @@ def test_a_list_pages_over_all_jobs_and_stops_with_its_reader(home: Home) -> Non
     assert len({job["id"] for job in home.lines("jobs", "--queue", "many", "--limit", "0")}) == 450
     assert len(home.lines("jobs", "--queue", "many", "--state", "ready", "--limit", "7")) == 7
     assert home.lines("jobs", "--queue", "many", "--state", "leased") == []
-    command = " ".join(["exec", *BROKER, "jobs", "--limit", "0", "--json", "2>errors", "|", "head", "-n", "1"])
+    command = f"exec {shlex.join(BROKER)} jobs --limit 0 --json 2>errors | head -n 1"
     piped = subprocess.run(["bash", "-c", command], cwd=home.path, capture_output=True, text=True, timeout=30)
     assert len(piped.stdout.splitlines()) == 1
     assert (home.path / "errors").read_text() == ""
