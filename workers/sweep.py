@@ -21,8 +21,8 @@ from datastore import AtMost, DatastoreError, Document, Filter
 log = structlog.get_logger(__name__)
 
 LOCK = "broker:sweep"
-LOCK_TTL_S = 60
-"""A sweep that was killed is followed by another after this. Two at once would cost time only."""
+LOCK_TTL_S = 15
+"""A sweep that was killed is followed by another after this. Where a pass takes longer, two at once cost time only."""
 INDEXED = "broker:indexed"
 """When the ready index was last gone over; gone together with the index when Redis loses everything."""
 READY_PAGES = 40

@@ -169,7 +169,7 @@ class AsyncLease(Held):
         self, ask: Callable[..., Awaitable[Reply]], within_ms: int | None, fields: Mapping[str, Any]
     ) -> Reply:
         """Ask; where the broker says "later", ask again while the lease lasts."""
-        until_ms = self._tenure.deadline_ms
+        until_ms = monotonic_ms() + self._tenure.left_ms(monotonic_ms())
         if within_ms is not None:
             until_ms = min(until_ms, monotonic_ms() + within_ms)
         while True:
