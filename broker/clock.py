@@ -5,7 +5,6 @@ from typing import Protocol
 
 from redis import Redis
 
-
 # Linux's monotonic clock stands still while a machine is suspended, and a holder would trust its lease too long.
 _STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
