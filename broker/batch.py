@@ -13,9 +13,11 @@ from broker.claim_next import Candidate, InHand, NothingFits, Proposal, Remember
 from broker.clock import Clock
 from broker.controls import Controls
 from broker.documents import Job, State
+from broker.limits import limited_queue
 from broker.messages import Claim, Request
 from broker.settle import failure, settle
-from broker.settlement import Change, Context, Settlement
+from broker.settlement import Change, Context, Settlement, Wait
+from broker.turned_away import may_wait, turned_away
 from datastore import DatastoreError
 
 CANDIDATES_MAX = 16
@@ -46,7 +48,8 @@ class Settled:
     request: Request
     answer: Answer | None = None
     changes: tuple[Change, ...] = ()
-    waits: tuple[tuple[Job, str], ...] = ()
+    waits: tuple[Wait, ...] = ()
+    freed: tuple[str, ...] = ()
     parked: Claim | None = None
 
 
@@ -85,8 +88,8 @@ def deliver(pipe: Pipeline, batch: Sequence[Settled], *, now_ms: int) -> None:
         request = settled.request
         for change in settled.changes:
             move_hints(pipe, change)
-        for job, key in settled.waits:
-            lock_waits.wait(pipe, job, key)
+        for met in settled.waits:
+            lock_waits.wait(pipe, met)
         if settled.parked is not None:
             claim_next.park(pipe, settled.parked, now_ms)
         if settled.answer is None:
@@ -102,16 +105,17 @@ def deliver(pipe: Pipeline, batch: Sequence[Settled], *, now_ms: int) -> None:
 def follow_up(
     context: Context, connection: Redis, batch: Sequence[Settled], *, children: Sequence[str], now_ms: int
 ) -> None:
-    """After the replies: bring back jobs whose lock was given up, and wake claims for every job that became ready.
+    """After the replies: bring back jobs whose slot was given up, and wake claims for every job that became ready.
 
     `children`: jobs that wait for those which have ended. What it misses, because another worker was between two of
     its steps, the sweep finds.
     """
-    claim_next.recheck(connection, [settled.parked for settled in batch if settled.parked is not None])
+    claim_next.recheck(connection, _parked_for_jobs(context, batch, now_ms))
     changes = [change for settled in batch for change in settled.changes]
     changes += follow_families(context, connection, changes, children=children, now_ms=now_ms)
     keys = lock_waits.given_up(changes)
-    keys += claiming.now_free(context, (wait for settled in batch for wait in settled.waits), now_ms=now_ms)
+    keys += [key for settled in batch for key in settled.freed]
+    keys += claiming.now_free(context, (met for settled in batch for met in settled.waits), now_ms=now_ms)
     ready = [(job.queue, job.requires) for job in became_ready(changes)]
     claim_next.wake(connection, [*ready, *lock_waits.bring_back(connection, keys)])
 
@@ -137,6 +141,26 @@ def follow_families(
     return found
 
 
+def on_time(connection: Redis, now_ms: int) -> int:
+    """Let through what has waited for a rate until now; how many claims were woken."""
+    woken = 0
+    for key in lock_waits.due(connection, now_ms):
+        back = lock_waits.bring_back(connection, [key] * lock_waits.RETURN_MAX)
+        woken += (now_woken := claim_next.wake(connection, back))
+        if not (now_woken if limited_queue(key) else back):
+            lock_waits.forget(connection, key)
+    return woken
+
+
+def _parked_for_jobs(context: Context, batch: Sequence[Settled], now_ms: int) -> list[Claim]:
+    """Claims that were parked though a job may be there by now: not those whose queue lets nobody through still."""
+    parked = [settled.parked for settled in batch if settled.parked is not None]
+    if not parked:
+        return []
+    context = replace(context, controls=Controls(context.store))
+    return [claim for claim in parked if turned_away(context, claim, now_ms=now_ms) is None]
+
+
 def became_ready(changes: Sequence[Change]) -> list[Job]:
     """Jobs that a parked claim may now have."""
     return [
@@ -148,12 +172,12 @@ def became_ready(changes: Sequence[Change]) -> list[Job]:
 
 def _proposals(
     context: Context, connection: Redis, batch: Sequence[Taken], pending: list[int], *, now_ms: int, worker: str
-) -> dict[int, Proposal]:
+) -> dict[int, Proposal | Settlement]:
     """What each claim-next among `pending` is to try. A resend first looks for the lease it may have already.
 
     Of several copies in one batch (its client sent it again while the queue was long) the first is answered.
     """
-    proposals: dict[int, Proposal] = {}
+    proposals: dict[int, Proposal | Settlement] = {}
     asking: list[tuple[int, Claim, bool]] = []
     senders: set[tuple[str, str, str]] = set()
     for position in pending:
@@ -165,6 +189,8 @@ def _proposals(
             continue
         if taken.resend and (job := repository.leased_by_request(context.store, request.request_id)):
             proposals[position] = Remembered(job.id)
+        elif (refused := turned_away(context, request, now_ms=now_ms)) is not None:
+            proposals[position] = refused
         elif (sender := (request.factory_id, request.instance, request.request_id)) in senders:
             proposals[position] = InHand()
         else:
@@ -175,7 +201,12 @@ def _proposals(
 
 
 def _one_round(
-    context: Context, batch: Sequence[Taken], pending: list[int], proposals: dict[int, Proposal], *, clock: Clock
+    context: Context,
+    batch: Sequence[Taken],
+    pending: list[int],
+    proposals: dict[int, Proposal | Settlement],
+    *,
+    clock: Clock,
 ) -> list[Settlement | None]:
     """One group of writes. Where the group fails as a whole, so do all of its results."""
     try:
@@ -187,7 +218,7 @@ def _one_round(
         return [Settlement(failure(error))] * len(pending)
 
 
-def _one(context: Context, request: Request, proposal: Proposal | None, now_ms: int) -> Settlement | None:
+def _one(context: Context, request: Request, proposal: Proposal | Settlement | None, now_ms: int) -> Settlement | None:
     """Settle one request; None where another copy of it is answered."""
     match proposal:
         case None:
@@ -199,6 +230,8 @@ def _one(context: Context, request: Request, proposal: Proposal | None, now_ms: 
             if settled.answer.word in STALE:
                 return Settlement(Answer(Word.REQUEST_EXPIRED, Reason.LEASE_OVER, settled.answer.body))
             return settled
+        case Settlement():
+            return proposal
         case NothingFits():
             return Settlement(Answer(Word.NONE_AVAILABLE))
         case InHand():
@@ -209,7 +242,7 @@ def _with_earlier(earlier: Settlement | None, later: Settlement | None) -> Settl
     """The answer of the last job tried, with what trying the ones before has changed."""
     if earlier is None or later is None:
         return later
-    return Settlement(later.answer, earlier.changes + later.changes, earlier.waits + later.waits)
+    return replace(later, changes=earlier.changes + later.changes, waits=earlier.waits + later.waits)
 
 
 def _another(answer: Answer) -> bool:
@@ -222,11 +255,12 @@ def _settled(request: Request, result: Settlement | None, *, now_ms: int) -> Set
         return Settled(request)
     if (
         isinstance(request, Claim)
-        and result.answer.word is Word.NONE_AVAILABLE
+        and claim_next.is_claim_next(request)
+        and may_wait(result.answer)
         and claim_next.wait_ends_ms(request, now_ms) > now_ms
     ):
         return Settled(request, changes=result.changes, waits=result.waits, parked=request)
-    return Settled(request, result.answer, result.changes, result.waits)
+    return Settled(request, result.answer, result.changes, result.waits, result.freed)
 
 
 def move_hints(pipe: Pipeline, change: Change) -> None:

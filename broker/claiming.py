@@ -4,15 +4,17 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
-from broker import repository, transitions
+from broker import quotas, repository, transitions
 from broker.answers import Answer, Reason, Word
 from broker.controls import Controls
 from broker.documents import Job
-from broker.exclusion import Slots
+from broker.exclusion import Busy, Slots
+from broker.limits import Limits, applying, limit_key, limit_name, sets_aside, unit_wants, units
 from broker.obstacles import Obstacle
+from broker.quotas import Starts
 from broker.repository import JobUpdate, Stale, Updated
-from broker.settlement import Context, Denied, Settlement, judge_and_write, raced
-from broker.slots import Holder
+from broker.settlement import Context, Denied, Settlement, Wait, judge_and_write, raced
+from broker.slots import Want
 from broker.transitions import Claimant, Decision, Refuse, Replay, Surroundings, Write, told
 from broker.transitions.decision import held_by
 from datastore import Datastore, NotApplied, OutcomeUnknown
@@ -34,13 +36,15 @@ def try_claim_job(
     controls = context.controls or Controls(context.store)
 
     def judge(read: Job) -> Decision:
-        around = Surroundings(controls.queue(read.queue), controls.factory(who.factory_id))
+        limits = controls.limits()
+        held = units(limits, applying(limits, read, who.factory_id))
+        around = Surroundings(controls.queue(read.queue), controls.factory(who.factory_id), held)
         decision = transitions.claim(read, who, now_ms=now_ms, rules=context.rules, around=around)
         if etag is not None and etag != read.document.etag and not isinstance(decision, Replay):
             return Refuse(Answer(Word.CONFLICT, Reason.ETAG_MISMATCH, held_by(read, now_ms)))
         return decision
 
-    write = partial(_write_with_slots, context, who, now_ms)
+    write = partial(_write_with_slots, context, controls, who, now_ms)
     settled = judge_and_write(context, job_id, judge, job=job, write=write)
     if settled.answer.word is Word.REPLAYED:
         settled = _still_excluding(context, settled, who, now_ms)
@@ -48,41 +52,94 @@ def try_claim_job(
 
 
 def _write_with_slots(
-    context: Context, who: Claimant, now_ms: int, store: Datastore, job: Job, changes: Any, *, write_id: str
+    context: Context,
+    controls: Controls,
+    who: Claimant,
+    now_ms: int,
+    store: Datastore,
+    job: Job,
+    changes: Any,
+    *,
+    write_id: str,
 ) -> JobUpdate | Denied:
     """The conditional write of a claim, between taking its slots and confirming them (design §8, steps 5 to 8)."""
-    slots = None
-    if changes.get("lease") is not None:
-        slots = Slots.of(store, context.entropy, job, epoch=changes["epoch"], request_id=who.request_id)
-    if slots is None:
+    limits = controls.limits()
+    names = applying(limits, job, who.factory_id)
+    if changes.get("lease") is None or not (job.locks or names):
         return repository.rev_update_job(store, job, changes, write_id=write_id)
+    if (known := controls.known_full(names)) is not None:
+        return _denied(job, Obstacle(Reason.QUOTA, known))
+    slots = _slots(context, job, changes["epoch"], who, unit_wants(limits, units(limits, names)))
+    starts = Starts.of(store, context.entropy, limits, names)
     if (busy := slots.take(now_ms=now_ms)) is not None:
-        held = Obstacle(Reason.LOCK_BUSY, {"key": busy.key, "holders": [_shown(holder) for holder in busy.holders]})
-        return Denied(Answer(Word.NOT_CLAIMABLE, held.reason, {"job_id": job.id, **told([held])}), busy.key)
+        return _denied(job, _in_the_way(limits, busy), controls)
+    if (refused := starts.take(now_ms=now_ms)) is not None:
+        slots.give_back()
+        return _denied(job, refused, controls)
     update = repository.rev_update_job(store, job, changes, write_id=write_id)
     if not isinstance(update, Updated):
         if not _is_ours(update, who):
             slots.give_back()
+            starts.give_back(now_ms=now_ms)
         return update
     return update if _confirmed(context, slots, update.job, now_ms) else Denied(raced(job.id))
 
 
-def now_free(context: Context, waits: Iterable[tuple[Job, str]], *, now_ms: int) -> list[str]:
-    """Of the slots that jobs were found waiting for, those that have been given up since."""
+def now_free(context: Context, waits: Iterable[Wait], *, now_ms: int) -> list[str]:
+    """Of the slots that were found busy, those that admit somebody by now: freed since, and nobody was told."""
+    limits = Controls(context.store).limits() if (waits := tuple(waits)) else {}
     found = []
-    for job, key in waits:
-        slots = Slots.of(context.store, context.entropy, job, epoch=job.epoch + 1, request_id="")
-        if slots is not None and slots.free(key, now_ms=now_ms):
-            found.append(key)
+    for wait in waits:
+        name = limit_name(wait.key)
+        if name is None:
+            assert wait.job is not None, "a lock is waited for by a job"
+            slots = Slots.of(context.store, context.entropy, wait.job, epoch=wait.job.epoch + 1, request_id="")
+            free = slots.free(wait.key, now_ms=now_ms)
+        else:
+            limit = limits.get(name)
+            free = limit is None or quotas.standing(context.store, context.entropy, name, limit, now_ms=now_ms) is None
+        found += [wait.key] if free else []
     return found
+
+
+def _denied(job: Job, met: Obstacle, controls: Controls | None = None) -> Denied:
+    """A refusal by a slot. `controls`: where the rest of the batch is to know of a limit that admits nobody."""
+    name = met.detail.get("limit")
+    until_ms = met.detail.get("until_ms")
+    if name is not None and controls is not None:
+        controls.note_full(name, met.detail)
+    answer = Answer(Word.NOT_CLAIMABLE, met.reason, {"job_id": job.id, **told([met])})
+    if name is None:
+        return Denied(answer, Wait(met.detail["key"], job))
+    return Denied(answer, Wait(limit_key(name), job if sets_aside(name) else None, until_ms))
+
+
+def _in_the_way(limits: Limits, busy: Busy) -> Obstacle:
+    name = limit_name(busy.key)
+    if name is not None:
+        return quotas.full(name, limits[name], busy.holders)
+    return Obstacle(Reason.LOCK_BUSY, {"key": busy.key, "holders": [quotas.shown(each) for each in busy.holders]})
+
+
+def _slots(context: Context, job: Job, epoch: int, who: Claimant, wanted: tuple[Want, ...]) -> Slots:
+    return Slots.of(
+        context.store,
+        context.entropy,
+        job,
+        epoch=epoch,
+        request_id=who.request_id,
+        factory_id=who.factory_id,
+        units=wanted,
+    )
 
 
 def _still_excluding(context: Context, settled: Settlement, who: Claimant, now_ms: int) -> Settlement:
     """A replayed grant stands only with its slots: the first try may have ended before it confirmed them."""
     [change] = settled.changes
     job = change.after
-    slots = Slots.of(context.store, context.entropy, job, epoch=job.epoch, request_id=who.request_id)
-    if slots is None or _confirmed(context, slots, job, now_ms):
+    assert job.lease is not None, "a grant is replayed while its lease stands"
+    slots = _slots(context, job, job.epoch, who, unit_wants({}, job.lease.limits))
+    if not slots.wanted or _confirmed(context, slots, job, now_ms):
         return settled
     return Settlement(raced(job.id), settled.changes)
 
@@ -105,10 +162,6 @@ def _is_ours(update: JobUpdate, who: Claimant) -> bool:
     """Whether another copy of this very request has won: its entries are ours too, and stay."""
     lease = update.current.lease if isinstance(update, Stale) and update.current is not None else None
     return lease is not None and lease.request_id == who.request_id
-
-
-def _shown(holder: Holder) -> dict[str, Any]:
-    return {"job_id": holder.job_id, "epoch": holder.epoch, "mode": holder.mode.value}
 
 
 def _with_spec(context: Context, settled: Settlement) -> Settlement:

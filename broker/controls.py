@@ -1,16 +1,22 @@
-"""What operators and factories have said that every claim must heed: controls of queues, records of factories.
+"""What operators and factories have said that every claim must heed: pauses and limits, records of factories.
 
-Each is a document of its own partition, changed by compare-and-set. A batch reads each at most once.
+Pauses and limits are one document of the fleet, a factory's record is its own; each is changed by compare-and-set,
+and a batch reads each at most once.
 """
 
-from typing import TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
 
 import msgspec
 
 from broker.documents import Frozen
+from broker.limits import Limit, Limits
 from datastore import Corrupt, Datastore, Ok
 
 Kind = TypeVar("Kind", bound=Frozen)
+
+FLEET_ID = "fleet:controls"
+"""The document of pauses and limits."""
 
 
 class Pause(Frozen, frozen=True, kw_only=True):
@@ -35,6 +41,15 @@ class QueueControl(Frozen, frozen=True, kw_only=True):
     pause: Pause | None = None
 
 
+class FleetControl(Frozen, frozen=True, kw_only=True):
+    """What an operator has said of queues, keys and factories."""
+
+    pauses: dict[str, Pause] = msgspec.field(default_factory=dict)
+    """By queue."""
+    limits: dict[str, Limit] = msgspec.field(default_factory=dict)
+    """By name: `queue:builds`, `key:gpu`, `factory:mac-1`."""
+
+
 class FactoryRecord(Frozen, frozen=True, kw_only=True):
     """What a factory registered, and what an operator wants of it."""
 
@@ -53,11 +68,6 @@ UNREGISTERED = FactoryRecord()
 """A factory that never registered."""
 
 
-def queue_id(name: str) -> str:
-    """The document that controls a queue."""
-    return f"queue:{name}"
-
-
 def factory_doc_id(factory_id: str) -> str:
     """The document of a factory."""
     return f"factory:{factory_id}"
@@ -69,14 +79,37 @@ class Controls:
     def __init__(self, store: Datastore) -> None:
         self._store = store
         self._read: dict[str, Frozen] = {}
+        self._full: dict[str, Mapping[str, Any]] = {}
 
     def queue(self, name: str) -> QueueControl:
         """What holds for a queue; nothing, where nobody has said anything."""
-        return self._get(queue_id(name), QueueControl)
+        pause = self.fleet().pauses.get(name)
+        return UNCONTROLLED if pause is None else QueueControl(pause=pause)
+
+    def limits(self) -> Limits:
+        """Every limit there is."""
+        return self.fleet().limits
 
     def factory(self, factory_id: str) -> FactoryRecord:
         """What is known of a factory; nothing, where it never registered."""
         return self._get(factory_doc_id(factory_id), FactoryRecord)
+
+    def fleet(self) -> FleetControl:
+        """Pauses and limits."""
+        return self._get(FLEET_ID, FleetControl)
+
+    def note_full(self, limit: str, detail: Mapping[str, Any]) -> None:
+        """Remember that a limit admits nobody, so that the rest of the batch need not look again."""
+        self._full[limit] = detail
+
+    def known_full(self, limits: Iterable[str]) -> Mapping[str, Any] | None:
+        """What was noted of the first of these limits that admits nobody."""
+        return next((self._full[limit] for limit in limits if limit in self._full), None) if self._full else None
+
+    def note_freed(self, limits: Iterable[str]) -> None:
+        """Forget that: a unit was given back."""
+        for limit in limits:
+            self._full.pop(limit, None)
 
     def _get(self, name: str, kind: type[Kind]) -> Kind:
         known = self._read.get(name)

@@ -141,6 +141,20 @@ def revoke(
     return judge_and_write(context, job_id, judge)
 
 
+def hold(context: Context, job_id: str, *, request_id: str, now_ms: int, reason: str | None = None) -> Settlement:
+    """Keep a job from being claimed until it is lifted; a lease that stands is not touched."""
+
+    def judge(job: Job) -> Decision:
+        return transitions.hold(job, request_id=request_id, now_ms=now_ms, reason=reason)
+
+    return judge_and_write(context, job_id, judge)
+
+
+def lift(context: Context, job_id: str, *, request_id: str, now_ms: int) -> Settlement:
+    """End an operator's hold."""
+    return judge_and_write(context, job_id, lambda job: transitions.lift(job, request_id=request_id, now_ms=now_ms))
+
+
 def reap(context: Context, job: Job, *, now_ms: int) -> Settlement:
     """Do what time demands of `job`: enforce a cancel, deadlines, an expiry, a schedule. A lost race is a skip."""
 
@@ -201,6 +215,8 @@ __all__ = [
     "cancel",
     "complete",
     "fail",
+    "hold",
+    "lift",
     "not_unique",
     "parent_states",
     "reap",

@@ -113,6 +113,8 @@ class Lease(Frozen, frozen=True, kw_only=True):
     """When this run is over, however often it renews. None: it may take as long as it renews."""
     stuck_ms: Ms | None = None
     """Since when it renews without making progress. None: it makes some, or nobody asked."""
+    limits: tuple[str, ...] = ()
+    """Limits of which this lease holds a unit, to be given back with it."""
 
 
 class RunEnd(Frozen, frozen=True, kw_only=True):
@@ -163,6 +165,8 @@ class Job(Frozen, frozen=True, kw_only=True):
     priority: int = 0
     requires: tuple[str, ...] = ()
     locks: tuple[str, ...] = ()
+    concurrency: tuple[str, ...] = ()
+    """Keys that share a limit wherever an operator sets one: `key:gpu`."""
     depends_on: tuple[str, ...] = ()
     not_before_ms: int | None = None
     deadline_ms: int | None = None

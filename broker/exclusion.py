@@ -1,16 +1,17 @@
 """Takes, confirms and gives back the slots of a claim, each by one conditional write (design §8, steps 5 to 8)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
-from broker import repository
+from broker import repository, shared_document
 from broker.documents import Job
 from broker.entropy import Entropy
 from broker.slots import (
     Holder,
+    Mode,
     Slot,
     Want,
     confirmed,
@@ -22,11 +23,10 @@ from broker.slots import (
     with_entry,
     without_claim,
 )
-from datastore import Conflict, Datastore, DatastoreError, Document, Expected, NotFound, Ok, Unavailable
-from datastore.confirm import confirmed_create, confirmed_update
+from datastore import Datastore, DatastoreError
 
-SLOT_WRITES_MAX = 16
-"""Tries to change a slot that others change too. A lost race costs one read and one write."""
+PROBES_MAX = 8
+"""Holders of one full slot whose jobs a claim looks at: a quota may have a thousand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,26 +46,38 @@ class Slots:
     job_id: str
     epoch: int
     request_id: str
+    factory_id: str
     wanted: tuple[Want, ...]
 
     @classmethod
-    def of(cls, store: Datastore, entropy: Entropy, job: Job, *, epoch: int, request_id: str) -> "Slots | None":
-        """What a claim of `job` has to take; None where it needs nothing, at no cost."""
-        if not job.locks:
-            return None
-        return cls(store, entropy, job.id, epoch, request_id, tuple(wants(job.locks)))
+    def of(
+        cls,
+        store: Datastore,
+        entropy: Entropy,
+        job: Job,
+        *,
+        epoch: int,
+        request_id: str,
+        factory_id: str = "",
+        units: tuple[Want, ...] = (),
+    ) -> "Slots":
+        """What a claim of `job` has to take: its locks, then units of limits.
+
+        Every claim takes in this order. None ever waits for another while it holds something, so there is no deadlock.
+        """
+        return cls(store, entropy, job.id, epoch, request_id, factory_id, (*wants(job.locks), *units))
 
     def free(self, key: str, *, now_ms: int) -> bool:
         """Whether nobody who lives stands in the way at `key` any more. Nothing is taken."""
-        document = self._read(key, create=False)
-        if document is None:
+        body = shared_document.read_body(self.store, slot_id(key))
+        if body is None:
             return True
-        slot = msgspec.convert(document.body, Slot)
+        slot = msgspec.convert(body, Slot)
         blocking = [holder for want in self.wanted if want.key == key for holder in in_the_way(slot, want, self.job_id)]
-        return all(self._is_dead(holder, now_ms) for holder in blocking)
+        return len(dead_holders(self.store, self.entropy, blocking, now_ms=now_ms)) == len(blocking)
 
     def take(self, *, now_ms: int) -> Busy | None:
-        """Take every slot, in the order of keys; on the first that is busy give all back.
+        """Take every slot, in order; on the first that is busy give all back.
 
         Raises:
           NotApplied, OutcomeUnknown: entries may be left; they are unconfirmed, and nobody's after a while.
@@ -111,14 +123,20 @@ class Slots:
     def _take_one(self, want: Want, *, now_ms: int) -> tuple[Holder, ...]:
         """Take one slot; the holders that stand in the way, if there are any that live."""
         entry = Holder(
-            job_id=self.job_id, epoch=self.epoch, request_id=self.request_id, mode=want.mode, taken_ms=now_ms
+            job_id=self.job_id,
+            epoch=self.epoch,
+            request_id=self.request_id,
+            mode=want.mode,
+            taken_ms=now_ms,
+            factory_id=self.factory_id,
         )
         in_the_way_now: tuple[Holder, ...] = ()
 
         def admitted(slot: Slot) -> dict[str, Any] | None:
             nonlocal in_the_way_now
             blocking = in_the_way(slot, want, self.job_id)
-            dead = [holder for holder in blocking if self._is_dead(holder, now_ms)]
+            probes_max = PROBES_MAX if want.mode is Mode.UNIT else None
+            dead = dead_holders(self.store, self.entropy, blocking, now_ms=now_ms, probes_max=probes_max)
             room = in_the_way(msgspec.structs.replace(slot, holders=_less(slot, dead)), want, self.job_id)
             in_the_way_now = tuple(room)
             return None if room else with_entry(slot, entry, dead)
@@ -126,39 +144,35 @@ class Slots:
         self._change(want.key, admitted, create=True)
         return in_the_way_now
 
-    def _is_dead(self, holder: Holder, now_ms: int) -> bool:
-        job = repository.read_job(self.store, holder.job_id)
-        leased_epoch = job.epoch if job is not None and job.lease is not None else None
-        return removable(holder, leased_epoch=leased_epoch, now_ms=now_ms)
-
     def _change(self, key: str, change: Callable[[Slot], dict[str, Any] | None], *, create: bool = False) -> None:
-        """Apply `change` to the slot of `key`, judged anew on each version, until it lands or has nothing to change."""
-        document = self._read(key, create=create)
-        for _ in range(SLOT_WRITES_MAX):
-            if document is None or (patch := change(msgspec.convert(document.body, Slot))) is None:
-                return
-            expected = Expected(etag=document.etag, known=document)
-            write_id = self.entropy.write_id()
-            match confirmed_update(self.store, document.id, document.partition_key, expected, patch, write_id=write_id):
-                case Ok(_) | NotFound():
-                    return
-                case Conflict(current):
-                    document = current or self._read(key, create=create)
-        raise Unavailable(f"slot {key!r}: {SLOT_WRITES_MAX} swaps in a row lost")
+        """Apply `change` to the slot of `key`, judged anew on each version."""
+        empty = {"kind": "slot", "key": key, "holders": []} if create else None
+        judge: shared_document.Judge = lambda body: change(msgspec.convert(body, Slot))  # noqa: E731  # a rule, bound
+        shared_document.change(self.store, self.entropy, slot_id(key), judge, empty=empty)
 
-    def _read(self, key: str, *, create: bool) -> Document | None:
-        name = slot_id(key)
-        found = self.store.read(name, name)
-        if isinstance(found, Ok):
-            return found.document
-        if not create:
-            return None
-        body: dict[str, Any] = {"kind": "slot", "key": key, "capacity": 1, "holders": []}
-        match confirmed_create(self.store, name, name, body, write_id=self.entropy.write_id()):
-            case Ok(document):
-                return document
-            case Conflict(current):
-                return current
+
+def dead_holders(
+    store: Datastore,
+    entropy: Entropy,
+    holders: Sequence[Holder],
+    *,
+    now_ms: int,
+    probes_max: int | None = None,
+) -> list[Holder]:
+    """Of these entries those that may be taken out. Each costs a read of its job, so only some of many are looked at.
+
+    Which ones is left to chance, so that a dead one among many living is found sooner or later; the sweep finds all.
+    """
+    if probes_max is not None and len(holders) > probes_max:
+        start = int(entropy.jitter() * len(holders))
+        holders = [*holders[start:], *holders[:start]][:probes_max]
+    return [holder for holder in holders if _is_dead(store, holder, now_ms)]
+
+
+def _is_dead(store: Datastore, holder: Holder, now_ms: int) -> bool:
+    job = repository.read_job(store, holder.job_id)
+    leased_epoch = job.epoch if job is not None and job.lease is not None else None
+    return removable(holder, leased_epoch=leased_epoch, now_ms=now_ms)
 
 
 def _less(slot: Slot, dead: list[Holder]) -> tuple[Holder, ...]:

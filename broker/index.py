@@ -6,6 +6,7 @@ It is a hint: lost, stale or doubled entries cost time, and the sweep rebuilds i
 
 import json
 from collections.abc import Callable, Iterable
+from typing import cast
 
 from redis import Redis
 from redis.client import Pipeline
@@ -73,6 +74,15 @@ def awaiting(requires: tuple[str, ...], sets: Iterable[bytes]) -> list[str]:
 def offered(job: Job) -> bool:
     """Whether a claim-next may be shown this job."""
     return job.state is State.READY and job.hold is None
+
+
+def ready_terms(connection: Redis, queue: str, *, at_most: int) -> list[tuple[str, tuple[str, ...]]]:
+    """The queue and requirements of ready jobs, once for each job, up to so many of each set of requirements."""
+    found: list[tuple[str, tuple[str, ...]]] = []
+    for terms in cast(set[bytes], connection.smembers(sets_key(READY, queue))):
+        ready = connection.zcard(members_key(READY, queue, terms.decode()))
+        found += [(queue, decode_terms(terms))] * min(at_most, ready)
+    return found
 
 
 def tidy(connection: Redis) -> None:

@@ -5,7 +5,8 @@ from typing import Any
 from broker import coordinator, repository
 from broker.answers import Answer, Word
 from broker.coordinator import Context, Settlement
-from broker.messages import PAGE_MAX, GetJob, ListJobs, ListRuns
+from broker.messages import GetJob, ListJobs, ListRuns
+from broker.wire_types import PAGE_MAX
 from datastore import Document
 from datastore.interface import Condition
 

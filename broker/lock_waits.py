@@ -1,22 +1,29 @@
-"""Hints for jobs that wait for a lock: out of the ready index while it is held, back in when it is given up.
+"""Hints for what waits at a slot, a lock or a limit: aside while nobody is admitted, back when somebody is.
 
 Without this a hundred jobs of one lock would stand at the head of the index and hide every other.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from redis import Redis
 from redis.client import Pipeline
 
 from broker import index
-from broker.documents import Job
-from broker.settlement import Change
+from broker.limits import limit_key, limit_name, limited_queue
+from broker.settlement import Change, Wait
 from broker.slots import slot_id, wants
 
 RETURN_MAX = 16
 """Jobs that come back for one lock given up: usually the first gets it, and a shared lock may be had by many."""
+UNIT_RETURNS = 3
+"""Jobs that come back for one unit of a limit: the first may have met another obstacle meanwhile."""
+RETRY_MS = 1_000
+"""When those who wait for a rate are let through once more, unless they have been told a later time."""
+TIMES = "broker:waits:times"
+"""Sorted set: keys of slots by the broker time at which they admit somebody again."""
 
 
 def waits_key(key: str) -> str:
@@ -24,8 +31,13 @@ def waits_key(key: str) -> str:
     return f"broker:waits:{slot_id(key)}"
 
 
-def wait(pipe: Pipeline, job: Job, key: str) -> None:
-    """Add the commands that put a ready job aside until `key` is given up. The sweep brings it back in any case."""
+def wait(pipe: Pipeline, met: Wait) -> None:
+    """Add the commands that put a ready job aside, and note when to look again. The sweep does so in any case."""
+    if met.until_ms is not None:
+        pipe.zadd(TIMES, {met.key: met.until_ms})
+    if met.job is None:
+        return
+    job = met.job
     index.remove(pipe, index.READY, job.queue, job.requires, job.id)
     place: dict[str, Any] = {
         "id": job.id,
@@ -33,24 +45,51 @@ def wait(pipe: Pipeline, job: Job, key: str) -> None:
         "requires": list(job.requires),
         "score": index.ready_score(job),
     }
-    pipe.zadd(waits_key(key), {json.dumps(place): place["score"]})
+    pipe.zadd(waits_key(met.key), {json.dumps(place): place["score"]})
 
 
 def given_up(changes: Iterable[Change]) -> list[str]:
-    """Keys of the slots whose holders' leases have just ended."""
-    ended = [change for change in changes if change.before and change.before.lease and not change.after.lease]
-    return sorted({want.key for change in ended for want in wants(change.after.locks)})
+    """Keys of the slots whose holders' leases have just ended; a limit once for each of its units."""
+    found: list[str] = []
+    for change in changes:
+        if change.before is not None and change.before.lease is not None and change.after.lease is None:
+            found += {want.key for want in wants(change.after.locks)}
+            found += map(limit_key, change.before.lease.limits)
+    return sorted(found)
 
 
 def bring_back(connection: Redis, keys: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
-    """Put the first jobs that wait for these slots into the ready index again; the queue and requirements of each."""
+    """Let through what waits for these slots, each named once for each job that may be had.
+
+    Jobs that stand aside are put into the ready index again. Returns queue and requirements of these, and of the
+    ready jobs of a queue whose limit is among them: claims may wait for them.
+    """
     if not keys:
         return []
+    counted = Counter(keys)
     with connection.pipeline(transaction=False) as pipe:
-        for key in keys:
-            pipe.zpopmin(waits_key(key), RETURN_MAX)
+        for key, count in counted.items():
+            pipe.zpopmin(waits_key(key), RETURN_MAX if limit_name(key) is None else count + UNIT_RETURNS)
         places: list[dict[str, Any]] = [json.loads(text) for found in pipe.execute() for text, _ in found]
         for place in places:
             index.add(pipe, index.READY, place["queue"], place["requires"], place["id"], place["score"])
         pipe.execute()
-    return [(place["queue"], tuple(place["requires"])) for place in places]
+    back = [(place["queue"], tuple(place["requires"])) for place in places]
+    for key, count in counted.items():
+        queue = limited_queue(key)
+        back += [] if queue is None else index.ready_terms(connection, queue, at_most=count)
+    return back
+
+
+def due(connection: Redis, now_ms: int) -> list[str]:
+    """Keys whose time has come, each noted for another look: whoever waits still and is refused tells a better time."""
+    found = cast(list[bytes], connection.zrangebyscore(TIMES, "-inf", now_ms, start=0, num=RETURN_MAX))
+    keys = [key.decode() for key in found]
+    if keys:
+        connection.zadd(TIMES, dict.fromkeys(keys, now_ms + RETRY_MS))
+    return keys
+
+
+def forget(connection: Redis, key: str) -> None:
+    """Nobody waits for this one any more."""
+    connection.zrem(TIMES, key)

@@ -1,6 +1,5 @@
 """Requests as they travel: one envelope, discriminated by `op`, with its limits in the types."""
 
-import json
 import re
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
@@ -17,72 +16,34 @@ from pydantic import (
 )
 
 from broker.documents import PRIORITY_MAX, OnParentFailure, OnStuck, State
+from broker.wire_types import (
+    PAGE_MAX,
+    PROGRESS_BYTES_MAX,
+    RESULT_BYTES_MAX,
+    WAIT_MS_MAX,
+    Body,
+    ConcurrencyKey,
+    FactoryId,
+    JobId,
+    JsonAtMost,
+    LabelName,
+    LabelText,
+    LimitName,
+    LockKey,
+    Millis,
+    Need,
+    Offer,
+    Payload,
+    QueueName,
+    RequestId,
+    Result,
+    Span,
+    Token,
+    TtlMs,
+)
 
 ENVELOPE_BYTES_MAX = 131_072
 """A payload of 64 KiB with all else a submission may carry."""
-PAYLOAD_BYTES_MAX = 65_536
-RESULT_BYTES_MAX = 16_384
-"""A result or an error, UTF-8 (design §3)."""
-PROGRESS_BYTES_MAX = 4_096
-NESTING_MAX = 64
-"""Levels of a payload or a result. Cosmos DB takes 128 for the whole document."""
-WAIT_MS_MAX = 60_000
-PAGE_MAX = 500
-
-
-def _depth(value: JsonValue, levels: int) -> bool:
-    """Whether `value` has at most `levels` levels."""
-    if isinstance(value, dict):
-        return levels > 0 and all(_depth(item, levels - 1) for item in value.values())
-    if isinstance(value, list):
-        return levels > 0 and all(_depth(item, levels - 1) for item in value)
-    return True
-
-
-class JsonAtMost:
-    """Validates that a JSON value is at most `bytes_max` bytes of UTF-8, finite, and not nested too deep."""
-
-    def __init__(self, bytes_max: int) -> None:
-        self._bytes_max = bytes_max
-
-    def __call__(self, value: JsonValue) -> JsonValue:
-        if not _depth(value, NESTING_MAX):
-            raise ValueError(f"nested more than {NESTING_MAX} levels deep")
-        size = len(json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode())
-        if size > self._bytes_max:
-            raise ValueError(f"{size} bytes of JSON; at most {self._bytes_max} are taken")
-        return value
-
-
-Payload = Annotated[JsonValue, AfterValidator(JsonAtMost(PAYLOAD_BYTES_MAX))]
-Result = Annotated[JsonValue, AfterValidator(JsonAtMost(RESULT_BYTES_MAX))]
-
-JobId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
-"""Letters, digits, `.`, `_`, `-`. No `:`, which stands in the ids of specs and runs."""
-FactoryId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
-QueueName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-RequestId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-"""What rq allows in the id of an rq job."""
-Token = Annotated[str, StringConstraints(pattern=r"^[!-~]{1,128}$")]
-"""Any printable text: a forged token is to be told `lease_lost`, whatever it looks like."""
-Offer = Annotated[str, StringConstraints(pattern=r"^[^\s=<>!]{1,64}(=[^\x00-\x1f]{0,128})?$")]
-"""What a factory has: `key` or `key=value`."""
-Need = Annotated[str, StringConstraints(pattern=r"^[^\s=<>!]{1,64}((=|>=|<=|>|<)[^\x00-\x1f]{0,128})?$")]
-"""What a job needs: `key`, `key=value`, or a comparison of numbers such as `mem_gb>=16`."""
-LockKey = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f]+$")]
-LabelName = Annotated[str, StringConstraints(min_length=1, max_length=64)]
-LabelText = Annotated[str, StringConstraints(max_length=256)]
-TtlMs = Annotated[int, Field(ge=1_000, le=86_400_000)]
-Span = Annotated[int, Field(gt=0, le=31_536_000_000)]
-"""Milliseconds, up to a year."""
-Millis = Annotated[int, Field(ge=0, le=4_102_444_800_000)]
-"""Unix milliseconds, up to the year 2100."""
-
-
-class Body(BaseModel):
-    """What an operation takes. Unknown fields are refused: a misspelt option must not be ignored."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class ClaimBody(Body):
@@ -142,6 +103,8 @@ class SubmitBody(Body):
     priority: Annotated[int, Field(ge=-PRIORITY_MAX, le=PRIORITY_MAX)] = 0
     requires: Annotated[tuple[Need, ...], Field(max_length=64)] = ()
     locks: Annotated[tuple[LockKey, ...], Field(max_length=64)] = ()
+    concurrency: Annotated[tuple[ConcurrencyKey, ...], Field(max_length=16)] = ()
+    """Keys that share a limit wherever an operator sets one."""
     depends_on: Annotated[tuple[JobId, ...], Field(max_length=256)] = ()
     not_before_ms: Millis | None = None
     timeout_ms: Span | None = None
@@ -172,6 +135,31 @@ class CancelBody(JobIdBody):
 
 class RevokeBody(CancelBody):
     hold: bool = False
+
+
+class RateBody(Body):
+    count: Annotated[int, Field(ge=1, le=1_000)]
+    """What is kept of each grant bounds it: a higher rate takes a shorter window."""
+    per_ms: Annotated[int, Field(ge=100, le=86_400_000)]
+
+
+class LimitBody(Body):
+    limit: LimitName
+
+
+class SetLimitBody(LimitBody):
+    """What is left out stays as it is; null ends that half of the limit."""
+
+    capacity: Annotated[int, Field(ge=0, le=1_000)] | None = None
+    rate: RateBody | None = None
+
+
+class QueueBody(Body):
+    queue: QueueName
+
+
+class PauseQueueBody(QueueBody):
+    reason: Annotated[str, StringConstraints(max_length=1_024)] | None = None
 
 
 class ListBody(Body):
@@ -263,6 +251,46 @@ class Revoke(_Job):
     body: RevokeBody
 
 
+class Hold(_Job):
+    op: Literal["hold"] = "hold"
+    body: CancelBody
+
+
+class Lift(_Job):
+    op: Literal["lift"] = "lift"
+    body: JobIdBody
+
+
+class SetLimit(_Job):
+    op: Literal["set_limit"] = "set_limit"
+    body: SetLimitBody
+
+
+class RemoveLimit(_Job):
+    op: Literal["remove_limit"] = "remove_limit"
+    body: LimitBody
+
+
+class ListLimits(_Job):
+    op: Literal["list_limits"] = "list_limits"
+    body: Body = Body()
+
+
+class PauseQueue(_Job):
+    op: Literal["pause_queue"] = "pause_queue"
+    body: PauseQueueBody
+
+
+class ResumeQueue(_Job):
+    op: Literal["resume_queue"] = "resume_queue"
+    body: QueueBody
+
+
+class ListQueues(_Job):
+    op: Literal["list_queues"] = "list_queues"
+    body: Body = Body()
+
+
 class GetJob(_Job):
     op: Literal["get_job"] = "get_job"
     body: JobIdBody
@@ -289,6 +317,14 @@ Request: TypeAlias = (
     | Cancel
     | Redrive
     | Revoke
+    | Hold
+    | Lift
+    | SetLimit
+    | RemoveLimit
+    | ListLimits
+    | PauseQueue
+    | ResumeQueue
+    | ListQueues
     | GetJob
     | ListJobs
     | ListRuns

@@ -59,9 +59,10 @@ def _scheduled(it: Situation) -> Mapping[str, Any] | None:
     return {"until_ms": due_ms} if due_ms is not None and it.now_ms < due_ms else None
 
 
-def _paused(it: Situation) -> Mapping[str, Any] | None:
-    pause = it.queue.pause
-    return None if pause is None else {"queue": it.job.queue, "why": pause.reason, "since_ms": pause.since_ms}
+def paused(queue: str, control: QueueControl) -> Mapping[str, Any] | None:
+    """The details of a pause, or None."""
+    pause = control.pause
+    return None if pause is None else {"queue": queue, "why": pause.reason, "since_ms": pause.since_ms}
 
 
 def _requirements(it: Situation) -> Mapping[str, Any] | None:
@@ -74,7 +75,7 @@ CHECKS: tuple[tuple[Reason, Check], ...] = (
     (Reason.HELD, _held),
     (Reason.BLOCKED, _blocked),
     (Reason.SCHEDULED, _scheduled),
-    (Reason.PAUSED, _paused),
+    (Reason.PAUSED, lambda it: paused(it.job.queue, it.queue)),
     (Reason.REQUIREMENTS, _requirements),
 )
 """The most lasting first. A new obstacle is a row here; locks and quotas, which others race for, are `slots`."""

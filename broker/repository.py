@@ -193,6 +193,11 @@ def leased_by_request(store: Datastore, request_id: str) -> Job | None:
     return Job.from_document(page.documents[0]) if page.documents else None
 
 
+def leased_jobs(store: Datastore) -> list[Job]:
+    """Every job that is leased, as far as a search shows."""
+    return [Job.from_document(found) for found in find_documents(store, {"kind": "job", "state": "leased"})]
+
+
 def superseded_end(run: Run, job: Job, now_ms: int) -> RunEnd:
     """The end of an open run its job no longer accounts for: two crashes in a row left only that it is over."""
     if job.last_end is not None and job.last_end.epoch == run.epoch:

@@ -5,7 +5,7 @@ from typing import Any, TypeAlias
 
 import structlog
 
-from broker import coordinator, listing, submission
+from broker import coordinator, listing, operating, submission
 from broker.answers import Answer, Reason, Word
 from broker.coordinator import Context, Settlement
 from broker.fence import Fence
@@ -16,14 +16,22 @@ from broker.messages import (
     Fail,
     FencedRequest,
     GetJob,
+    Hold,
+    Lift,
     ListJobs,
+    ListLimits,
+    ListQueues,
     ListRuns,
+    PauseQueue,
     Progress,
     Redrive,
     Release,
+    RemoveLimit,
     Renew,
     Request,
+    ResumeQueue,
     Revoke,
+    SetLimit,
     Submit,
 )
 from broker.transitions import Claimant
@@ -154,6 +162,15 @@ def _revoke(context: Context, request: Revoke, now_ms: int) -> Settlement:
     )
 
 
+def _hold(context: Context, request: Hold, now_ms: int) -> Settlement:
+    body = request.body
+    return coordinator.hold(context, body.job_id, request_id=request.request_id, now_ms=now_ms, reason=body.reason)
+
+
+def _lift(context: Context, request: Lift, now_ms: int) -> Settlement:
+    return coordinator.lift(context, request.body.job_id, request_id=request.request_id, now_ms=now_ms)
+
+
 HANDLERS: Mapping[type, Handler] = {
     Claim: _claim,
     Renew: _renew,
@@ -165,6 +182,14 @@ HANDLERS: Mapping[type, Handler] = {
     Cancel: _cancel,
     Redrive: _redrive,
     Revoke: _revoke,
+    Hold: _hold,
+    Lift: _lift,
+    SetLimit: operating.set_limit,
+    RemoveLimit: operating.remove_limit,
+    ListLimits: operating.list_limits,
+    PauseQueue: operating.pause_queue,
+    ResumeQueue: operating.resume_queue,
+    ListQueues: operating.list_queues,
     GetJob: listing.get_job,
     ListJobs: listing.list_jobs,
     ListRuns: listing.list_runs,

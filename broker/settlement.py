@@ -12,6 +12,7 @@ from broker.controls import Controls
 from broker.documents import Job, Lease
 from broker.entropy import Entropy
 from broker.exclusion import Slots
+from broker.limits import unit_wants
 from broker.repository import JobUpdate, Missing, Stale, Updated
 from broker.transitions import Decision, Refuse, Replay, Rules, Write
 from datastore import Datastore, DatastoreError
@@ -45,21 +46,33 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class Wait:
+    """A slot that admits nobody now. Whoever frees it, or the time `until_ms`, lets through what waits for it."""
+
+    key: str
+    job: Job | None = None
+    """A ready job that stands aside until then; None: only claims wait."""
+    until_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Settlement:
     """The answer to a request, and what it changed."""
 
     answer: Answer
     changes: tuple[Change, ...] = ()
-    waits: tuple[tuple[Job, str], ...] = ()
-    """Ready jobs that can be had only once a slot is free, each with the slot's key."""
+    waits: tuple[Wait, ...] = ()
+    """What this request has met and others may wait for."""
+    freed: tuple[str, ...] = ()
+    """Keys of slots that an operator's request may have opened, once for each job that may come through now."""
 
 
 @dataclass(frozen=True, slots=True)
 class Denied:
-    """A claim that was not written, or was undone before anybody was told. `key`: the slot that was busy."""
+    """A claim that was not written, or was undone before anybody was told. `wait`: the slot that was busy."""
 
     answer: Answer
-    key: str | None = None
+    wait: Wait | None = None
 
 
 Judge: TypeAlias = Callable[[Job], Decision]
@@ -107,8 +120,11 @@ def _once(context: Context, job: Job, decision: Decision, write: Writer) -> Sett
         case Updated(after):
             _follow_up(context, job, after)
             return Settlement(answer, (Change(job, after),))
-        case Denied(refusal, key):
-            return Settlement(refusal, waits=() if key is None else ((job, key),))
+        case Denied(refusal, wait):
+            # A job that does not stand aside is offered again: whoever proposed it has taken it out of the index.
+            if wait is not None and wait.job is not None:
+                return Settlement(refusal, waits=(wait,))
+            return Settlement(refusal, (Change(job, job),), () if wait is None else (wait,))
         case Missing():
             return Settlement(Answer(Word.NOT_FOUND, body={"job_id": job.id}))
         case Stale():
@@ -129,15 +145,20 @@ def _follow_up(context: Context, before: Job, after: Job) -> None:
         _write_runs(context, before, after)
     except DatastoreError as error:
         log.warning("run_not_recorded", job=after.id, epoch=after.epoch, error=str(error))
-    if before.lease is not None and after.lease is None:
+    if before.lease is not None and (after.lease is None or after.epoch != before.epoch):
         _free_slots(context, before, before.lease)
 
 
 def _free_slots(context: Context, job: Job, lease: Lease) -> None:
     """Give back what a lease held. Where it fails, whoever finds the slot full looks at its holders' jobs."""
-    slots = Slots.of(context.store, context.entropy, job, epoch=lease.epoch, request_id=lease.request_id)
-    if slots is not None:
-        slots.give_back()
+    if not (job.locks or lease.limits):
+        return
+    units = unit_wants({}, lease.limits)
+    Slots.of(
+        context.store, context.entropy, job, epoch=lease.epoch, request_id=lease.request_id, units=units
+    ).give_back()
+    if context.controls is not None:
+        context.controls.note_freed(lease.limits)
 
 
 def _write_runs(context: Context, before: Job, after: Job) -> None:

@@ -52,6 +52,7 @@ class Holder(Frozen, frozen=True, kw_only=True):
     mode: Mode
     taken_ms: int
     confirmed: bool = False
+    factory_id: str = ""
 
     @property
     def claim(self) -> tuple[str, int, str]:
@@ -63,7 +64,6 @@ class Slot(Frozen, frozen=True, kw_only=True):
     """Who uses a key now. The entries of ended leases go lazily: who finds the slot full looks at their jobs."""
 
     key: str
-    capacity: int = 1
     holders: tuple[Holder, ...] = ()
 
 
@@ -113,6 +113,11 @@ def removable(holder: Holder, *, leased_epoch: int | None, now_ms: int) -> bool:
     return settled and leased_epoch != holder.epoch
 
 
+def unit_want(key: str, capacity: int) -> Want:
+    """One of `capacity` units."""
+    return Want(key, Mode.UNIT, capacity)
+
+
 def with_entry(slot: Slot, entry: Holder, dead: Sequence[Holder] = ()) -> dict[str, Any] | None:
     """The change that lets `entry` in and `dead` ones out; None where it is in already."""
     if any((holder.claim, holder.mode) == (entry.claim, entry.mode) for holder in slot.holders):
@@ -125,6 +130,12 @@ def with_entry(slot: Slot, entry: Holder, dead: Sequence[Holder] = ()) -> dict[s
 def without_claim(slot: Slot, claim: tuple[str, int, str]) -> dict[str, Any] | None:
     """The change that gives a claim's entries back; None where it has none."""
     kept = [holder for holder in slot.holders if holder.claim != claim]
+    return None if len(kept) == len(slot.holders) else _holders(kept)
+
+
+def without_holders(slot: Slot, gone: Sequence[Holder]) -> dict[str, Any] | None:
+    """The change that takes exactly these entries out; None where none of them is there."""
+    kept = [holder for holder in slot.holders if holder not in gone]
     return None if len(kept) == len(slot.holders) else _holders(kept)
 
 

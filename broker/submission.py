@@ -83,6 +83,7 @@ def first_version(body: SubmitBody, *, now_ms: int) -> dict[str, Any]:
         "priority": body.priority,
         "requires": list(canonical(body.requires)),
         "locks": list(canonical(body.locks)),
+        "concurrency": list(canonical(body.concurrency)),
         "depends_on": list(body.depends_on),
         "not_before_ms": body.not_before_ms,
         "deadline_ms": None if body.timeout_ms is None else now_ms + body.timeout_ms,

@@ -18,7 +18,7 @@ from rq.worker import SimpleWorker
 from tenacity import Retrying, retry_if_exception_type, wait_random_exponential
 
 from broker import claim_next
-from broker.batch import Taken, settle_batch
+from broker.batch import Taken, on_time, settle_batch
 from broker.clock import monotonic_ms, sleep_ms
 from broker.messages import Malformed
 from broker.queues import QUEUES
@@ -169,6 +169,7 @@ class ServeLoop:
             log.warning("requests_taken_over", worker=self._name, count=len(left.entries))
         self._settle(left)
         claim_next.end_waits(self._redis, now_ms)
+        on_time(self._redis, now_ms)
         if self._sweep is not None:
             self._sweep.run_if_due(now_ms)
 

@@ -11,10 +11,12 @@ import structlog
 from redis import Redis
 from redis.exceptions import LockError, RedisError
 
-from broker import batch, claim_next, coordinator, index, lock_waits, repository
+from broker import batch, claim_next, coordinator, index, lock_waits, operating, quotas, repository
 from broker.clock import RedisClock
+from broker.controls import Controls
 from broker.coordinator import Change, Context, Settlement
 from broker.documents import Job, Lease, Run
+from broker.limits import limit_key, units
 from broker.settings import Settings
 from datastore import AtMost, DatastoreError, Document, Filter
 
@@ -37,6 +39,7 @@ class Swept:
     stuck: int = 0
     unblocked: int = 0
     runs_mended: int = 0
+    units_mended: int = 0
     indexed: int = 0
     waits_ended: int = 0
     woken: int = 0
@@ -81,9 +84,11 @@ class Sweep:
         changes = [*self._timers(now_ms, swept), *self._stuck(now_ms, swept), *self._blocked(now_ms, swept)]
         self._mend_runs(now_ms, swept)
         self._send(changes, swept)
+        self._limits(now_ms, swept)
         self._ready(now_ms, swept)
         index.tidy(self._redis)
         swept.waits_ended = claim_next.end_waits(self._redis, now_ms)
+        swept.woken += batch.on_time(self._redis, now_ms)
         if any(getattr(swept, each.name) for each in fields(swept) if each.name != "indexed"):
             log.info("swept", **{each.name: getattr(swept, each.name) for each in fields(swept)})
         return swept
@@ -151,6 +156,20 @@ class Sweep:
         for job in self._jobs({"state": "leased"}):
             if job.lease is not None and job.last_run_id not in open_runs:
                 swept.runs_mended += self._mended(job.id, partial(self._start_run, job.id, job.lease))
+
+    def _limits(self, now_ms: int, swept: Swept) -> None:
+        """Every lease has its units and no other has any: those that a crash, or a limit set later, left wrong."""
+        limits = Controls(self._context.store).limits()
+        if not limits:
+            return
+        store, entropy = self._context.store, self._context.entropy
+        swept.units_mended += operating.count_running(
+            self._context, limits, list(self._jobs({"state": "leased"})), now_ms=now_ms
+        )
+        for name in units(limits, sorted(limits)):
+            dead = quotas.drop_dead(store, entropy, name, now_ms=now_ms)
+            swept.units_mended += dead
+            swept.woken += claim_next.wake(self._redis, lock_waits.bring_back(self._redis, [limit_key(name)] * dead))
 
     def _end_run(self, run: Document, job: Job, now_ms: int) -> None:
         end = repository.superseded_end(Run.from_document(run), job, now_ms)

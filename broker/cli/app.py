@@ -6,6 +6,7 @@ from broker.cli import (
     completion_command,
     exec_command,
     lease_commands,
+    limit_commands,
     listing_commands,
     operator_commands,
     store_command,
@@ -38,6 +39,7 @@ def build_app(*, wrap: exec_command.Wrap = list) -> typer.Typer:
         submit_command,
         listing_commands,
         operator_commands,
+        limit_commands,
         store_command,
         completion_command,
     ):

@@ -1,4 +1,4 @@
-"""What an operator does with a job: cancel it, redrive it, revoke its lease."""
+"""What an operator does with a job: cancel it, redrive it, revoke its lease, hold it and lift the hold."""
 
 from typing import Annotated
 
@@ -10,7 +10,7 @@ from broker.cli.session import Target, connected
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (cancel, redrive, revoke):
+    for command in (cancel, redrive, revoke, hold, lift):
         app.command(rich_help_panel="Jobs")(command)
 
 
@@ -68,3 +68,38 @@ def revoke(
     with connected(Target(redis, state_dir, timeout, factory)) as client:
         reply = client.revoke(job_id, reason=reason, hold=hold, request_id=request_id)
     return finish(reply, json=json, good=f"revoked the lease of job {job_id}{', which is held' if hold else ''}")
+
+
+def hold(
+    job_id: options.JobId,
+    reason: options.Why = None,
+    request_id: options.RequestId = None,
+    factory: options.Factory = None,
+    redis: options.RedisUrl = None,
+    state_dir: options.StateFolder = None,
+    timeout: options.Timeout = None,
+    json: options.Json = False,
+) -> int:
+    """Keep a job from being claimed until it is lifted; whoever holds it goes on."""
+    from broker.cli.answers import finish
+
+    with connected(Target(redis, state_dir, timeout, factory)) as client:
+        reply = client.hold(job_id, reason=reason, request_id=request_id)
+    return finish(reply, json=json, good=f"job {job_id} is held; `broker lift {job_id}` ends that")
+
+
+def lift(
+    job_id: options.JobId,
+    request_id: options.RequestId = None,
+    factory: options.Factory = None,
+    redis: options.RedisUrl = None,
+    state_dir: options.StateFolder = None,
+    timeout: options.Timeout = None,
+    json: options.Json = False,
+) -> int:
+    """End a hold: the job may be claimed again."""
+    from broker.cli.answers import finish
+
+    with connected(Target(redis, state_dir, timeout, factory)) as client:
+        reply = client.lift(job_id, request_id=request_id)
+    return finish(reply, json=json, good=f"job {job_id} is {reply.body.get('state')}, and not held")

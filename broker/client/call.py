@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from broker.answers import Reason, Retry, Word
 from broker.client.errors import BrokerTimeout, BrokerUnavailable, ClientError, InvalidRequest
 from broker.client.reply import Reply
-from broker.messages import Claim, Envelope, FactoryId, Release
+from broker.messages import Claim, Envelope, Release
+from broker.wire_types import FactoryId
 
 ATTEMPT_MS = 3_000
 """How long one attempt waits for its answer before the request is sent again with the same id."""

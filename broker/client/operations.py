@@ -12,13 +12,21 @@ from broker.messages import (
     Envelope,
     Fail,
     GetJob,
+    Hold,
+    Lift,
     ListJobs,
+    ListLimits,
+    ListQueues,
     ListRuns,
+    PauseQueue,
     Progress,
     Redrive,
     Release,
+    RemoveLimit,
     Renew,
+    ResumeQueue,
     Revoke,
+    SetLimit,
     Submit,
     SubmitBody,
 )
@@ -53,6 +61,7 @@ class Operations(ABC, Generic[T_co]):
         priority: int = 0,
         requires: Sequence[str] = (),
         locks: Sequence[str] = (),
+        concurrency: Sequence[str] = (),
         depends_on: Sequence[str] = (),
         not_before_ms: int | None = None,
         deadline_in_ms: int | None = None,
@@ -74,7 +83,7 @@ class Operations(ABC, Generic[T_co]):
 
         `not_before_ms` is broker time, Unix milliseconds; `deadline_in_ms` bounds the whole job, counted from now,
         `run_timeout_ms` each run of it. `unique`: a key, or `{"key": …, "policy": "reject" | "replace" | "join"}`.
-        The rest is as in docs/job-files.md.
+        `concurrency`: keys that share a limit wherever an operator sets one. The rest is as in docs/job-files.md.
         """
         given: dict[str, Any] = {"job_id": job_id, "not_before_ms": not_before_ms, "timeout_ms": deadline_in_ms}
         given |= {"ttl_ms": ttl_ms, "max_failures": max_failures, "max_expiries": max_expiries, "labels": labels}
@@ -82,7 +91,8 @@ class Operations(ABC, Generic[T_co]):
         given |= {"on_parent_failure": on_parent_failure, "supersedes": supersedes}
         given["unique"] = {"key": unique} if isinstance(unique, str) else unique
         body: dict[str, Any] = {"payload": payload, "queue": queue, "priority": priority}
-        body |= {"requires": tuple(requires), "locks": tuple(locks), "depends_on": tuple(depends_on)}
+        body |= {"requires": tuple(requires), "locks": tuple(locks), "concurrency": tuple(concurrency)}
+        body |= {"depends_on": tuple(depends_on)}
         body |= {name: value for name, value in given.items() if value is not None}
         return self._ask(Submit, body, request_id=request_id, timeout_ms=timeout_ms)
 
@@ -207,6 +217,58 @@ class Operations(ABC, Generic[T_co]):
         """Take the lease from whoever holds it; with `hold` nobody gets it until it is released from hold."""
         body = {"job_id": job_id, "reason": reason, "hold": hold}
         return self._ask(Revoke, body, request_id=request_id, timeout_ms=timeout_ms)
+
+    def hold(
+        self, job_id: str, *, reason: str | None = None, request_id: str | None = None, timeout_ms: int | None = None
+    ) -> T_co:
+        """Keep a job from being claimed until it is lifted; a lease that stands is not touched."""
+        body = {"job_id": job_id, "reason": reason}
+        return self._ask(Hold, body, request_id=request_id, timeout_ms=timeout_ms)
+
+    def lift(self, job_id: str, *, request_id: str | None = None, timeout_ms: int | None = None) -> T_co:
+        """End a hold."""
+        return self._ask(Lift, {"job_id": job_id}, request_id=request_id, timeout_ms=timeout_ms)
+
+    def set_limit(
+        self,
+        limit: str,
+        *,
+        capacity: int | None = None,
+        rate: tuple[int, int] | None = None,
+        request_id: str | None = None,
+        timeout_ms: int | None = None,
+    ) -> T_co:
+        """Limit `queue:NAME`, `key:NAME` or `factory:NAME`: leases at once, or `(count, per_ms)` grants in any window.
+
+        What is left out stays as it was. Leases that stand go on, and count.
+        """
+        body: dict[str, Any] = {"limit": limit}
+        body |= {} if capacity is None else {"capacity": capacity}
+        body |= {} if rate is None else {"rate": {"count": rate[0], "per_ms": rate[1]}}
+        return self._ask(SetLimit, body, request_id=request_id, timeout_ms=timeout_ms)
+
+    def remove_limit(self, limit: str, *, request_id: str | None = None, timeout_ms: int | None = None) -> T_co:
+        """Take a limit away, its capacity and its rate."""
+        return self._ask(RemoveLimit, {"limit": limit}, request_id=request_id, timeout_ms=timeout_ms)
+
+    def limits(self, *, request_id: str | None = None, timeout_ms: int | None = None) -> T_co:
+        """Every limit with who uses it: `{limits}`."""
+        return self._ask(ListLimits, {}, request_id=request_id, timeout_ms=timeout_ms)
+
+    def pause_queue(
+        self, queue: str, *, reason: str | None = None, request_id: str | None = None, timeout_ms: int | None = None
+    ) -> T_co:
+        """Hand out no more work of a queue; holders go on."""
+        body = {"queue": queue, "reason": reason}
+        return self._ask(PauseQueue, body, request_id=request_id, timeout_ms=timeout_ms)
+
+    def resume_queue(self, queue: str, *, request_id: str | None = None, timeout_ms: int | None = None) -> T_co:
+        """Hand out the work of a queue again, to those that wait for it first."""
+        return self._ask(ResumeQueue, {"queue": queue}, request_id=request_id, timeout_ms=timeout_ms)
+
+    def queues(self, *, request_id: str | None = None, timeout_ms: int | None = None) -> T_co:
+        """Every queue an operator has paused or limited: `{queues}`."""
+        return self._ask(ListQueues, {}, request_id=request_id, timeout_ms=timeout_ms)
 
     def job(self, job_id: str, *, request_id: str | None = None, timeout_ms: int | None = None) -> T_co:
         """One job and what was submitted: `{job, spec}`."""

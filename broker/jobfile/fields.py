@@ -26,6 +26,7 @@ _RULES: Mapping[str, str] = {
     "locks": "a lock's name has 1 to 256 characters and no control characters",
     "unique": "a key has 1 to 256 characters and no control characters",
     "supersedes": "a key has 1 to 256 characters and no control characters",
+    "concurrency": "a key has 1 to 128 letters, digits, `.`, `_`, `/` or `-`, and begins with a letter or digit",
     "requires": "a requirement's key has at most 64 characters, its value at most 128, without control characters",
     "labels": "a label's key has 1 to 64 characters, its value at most 256",
 }
@@ -92,6 +93,7 @@ def _readers(now_ms: int | None) -> Mapping[str, tuple[str, Reader]]:
         "requires": ("requires", requirements),
         "lock": ("locks", name_list),
         "locks": ("locks", name_list),
+        "concurrency": ("concurrency", name_list),
         "depends_on": ("depends_on", name_list),
         "not_before": ("not_before_ms", lambda value: moment_ms(value, now_ms)),
         "not_before_ms": ("not_before_ms", whole_number),

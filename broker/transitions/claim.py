@@ -30,6 +30,8 @@ class Surroundings:
 
     queue: QueueControl = UNCONTROLLED
     factory: FactoryRecord = UNREGISTERED
+    units: tuple[str, ...] = ()
+    """Limits of which the lease will hold a unit."""
 
 
 def claim(job: Job, who: Claimant, *, now_ms: int, rules: Rules, around: Surroundings | None = None) -> Decision:
@@ -55,7 +57,8 @@ def claim(job: Job, who: Claimant, *, now_ms: int, rules: Rules, around: Surroun
         # A lease that died at its cap, or under a cancel, is worth writing down even though this claim loses.
         worth_writing = changes and standing[0].reason is Reason.TERMINAL
         return Write({**changes, "updated_ms": now_ms}, refusal) if worth_writing else Refuse(refusal)
-    taken = _lease(job, who, now_ms=now_ms, ttl_ms=who.ttl_ms or job.ttl_ms or rules.ttl_ms)
+    ttl_ms = who.ttl_ms or job.ttl_ms or rules.ttl_ms
+    taken = _lease(job, who, now_ms=now_ms, ttl_ms=ttl_ms, units=around.units)
     changes |= {
         "state": State.LEASED.value,
         "epoch": taken.epoch,
@@ -112,7 +115,7 @@ def _same_request(holder: Lease, who: Claimant) -> bool:
     )
 
 
-def _lease(job: Job, who: Claimant, *, now_ms: int, ttl_ms: int) -> Lease:
+def _lease(job: Job, who: Claimant, *, now_ms: int, ttl_ms: int, units: tuple[str, ...]) -> Lease:
     return Lease(
         factory_id=who.factory_id,
         incarnation=who.incarnation,
@@ -123,4 +126,5 @@ def _lease(job: Job, who: Claimant, *, now_ms: int, ttl_ms: int) -> Lease:
         expires_ms=now_ms + ttl_ms,
         ttl_ms=ttl_ms,
         run_deadline_ms=None if job.run_timeout_ms is None else now_ms + job.run_timeout_ms,
+        limits=units,
     )

@@ -90,8 +90,8 @@ def test_the_loser_is_told_who_holds_the_lock(context: Context) -> None:
     refusal = claim(context, "b")
     assert (refusal.answer.word, refusal.answer.reason) == (Word.NOT_CLAIMABLE, Reason.LOCK_BUSY)
     [held] = refusal.answer.body["obstacles"]
-    assert held["holders"] == [{"job_id": "a", "epoch": 1, "mode": "exclusive"}]
-    assert [(job.id, key) for job, key in refusal.waits] == [("b", "common-plat")]
+    assert held["holders"] == [{"job_id": "a", "epoch": 1, "mode": "exclusive", "factory_id": "f"}]
+    assert [(wait.job and wait.job.id, wait.key) for wait in refusal.waits] == [("b", "common-plat")]
 
 
 def test_a_lock_comes_free_with_its_lease(context: Context) -> None:

@@ -7,10 +7,6 @@ import pytest
 
 from broker.messages import (
     ENVELOPE_BYTES_MAX,
-    NESTING_MAX,
-    PAYLOAD_BYTES_MAX,
-    PROGRESS_BYTES_MAX,
-    RESULT_BYTES_MAX,
     Claim,
     Malformed,
     Request,
@@ -19,6 +15,7 @@ from broker.messages import (
 )
 from broker.queues import QUEUES
 from broker.settle import HANDLERS
+from broker.wire_types import NESTING_MAX, PAYLOAD_BYTES_MAX, PROGRESS_BYTES_MAX, RESULT_BYTES_MAX
 
 TOKEN = "0123456789abcdef" * 2
 LEASE = {"job_id": "job", "epoch": 1, "token": TOKEN}

@@ -1,0 +1,171 @@
+"""What an operator sets for the whole fleet: limits, and pauses of queues."""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from broker import quotas, repository, shared_document
+from broker.answers import Answer, Word
+from broker.controls import FLEET_ID, Controls, FleetControl, Pause
+from broker.documents import Job, State
+from broker.limits import LIMITS_MAX, Limit, Limits, Rate, applying, limit_key, limited_queue, queue_limit, units
+from broker.messages import (
+    ListLimits,
+    ListQueues,
+    PauseQueue,
+    RemoveLimit,
+    ResumeQueue,
+    SetLimit,
+)
+from broker.settlement import Context, Settlement
+
+OPENED_MAX = 256
+"""Jobs and claims that are let through at once where an operator opens something; the sweep finds the rest."""
+
+
+def set_limit(context: Context, request: SetLimit, now_ms: int) -> Settlement:
+    """Set a limit, or one half of it. Leases that stand go on, and count; nobody new is admitted above it."""
+    body = request.body
+    name = body.limit
+    given: dict[str, Any] = {field: getattr(body, field) for field in body.model_fields_set - {"limit"}}
+    if given.get("rate") is not None:
+        given["rate"] = Rate(count=given["rate"].count, per_ms=given["rate"].per_ms)
+    merged: Limit | None = None
+
+    def with_limit(fleet: FleetControl) -> FleetControl | None:
+        nonlocal merged
+        known = fleet.limits.get(name)
+        merged = msgspec.structs.replace(known or Limit(since_ms=now_ms), **given)
+        if merged == known or (merged.capacity is None and merged.rate is None):
+            return None
+        if known is None and len(fleet.limits) >= LIMITS_MAX:
+            return None
+        return msgspec.structs.replace(fleet, limits={**fleet.limits, name: merged})
+
+    fleet = _change(context, with_limit)
+    if name not in fleet.limits or fleet.limits[name] != merged:
+        too_many = name not in fleet.limits and len(fleet.limits) >= LIMITS_MAX
+        detail = f"{LIMITS_MAX} limits are the most" if too_many else "a limit needs a capacity or a rate"
+        return Settlement(Answer(Word.INVALID, body={"limit": name, "detail": detail}))
+    count_running(context, fleet.limits, repository.leased_jobs(context.store), now_ms=now_ms)
+    return Settlement(Answer(Word.OK, body=_shown(context, name, fleet.limits[name])), freed=_opened(name))
+
+
+def remove_limit(context: Context, request: RemoveLimit, _now_ms: int) -> Settlement:
+    """Take a limit away."""
+    name = request.body.limit
+    found = False
+
+    def without(fleet: FleetControl) -> FleetControl | None:
+        nonlocal found
+        found = found or name in fleet.limits
+        kept = {other: limit for other, limit in fleet.limits.items() if other != name}
+        return msgspec.structs.replace(fleet, limits=kept) if name in fleet.limits else None
+
+    _change(context, without)
+    word = Word.OK if found else Word.NOT_FOUND
+    return Settlement(Answer(word, body={"limit": name}), freed=_opened(name))
+
+
+def list_limits(context: Context, _request: ListLimits, _now_ms: int) -> Settlement:
+    """Every limit, with who uses it."""
+    limits = Controls(context.store).limits()
+    shown = [_shown(context, name, limits[name]) for name in sorted(limits)]
+    return Settlement(Answer(Word.OK, body={"limits": shown}))
+
+
+def pause_queue(context: Context, request: PauseQueue, now_ms: int) -> Settlement:
+    """Hand out no more work of a queue. Holders go on."""
+    queue = request.body.queue
+    pause = Pause(reason=request.body.reason, since_ms=now_ms)
+
+    def paused(fleet: FleetControl) -> FleetControl | None:
+        known = fleet.pauses.get(queue)
+        if known is not None and known.reason == pause.reason:
+            return None  # paused since then
+        since_ms = now_ms if known is None else known.since_ms
+        renewed = msgspec.structs.replace(pause, since_ms=since_ms)
+        return msgspec.structs.replace(fleet, pauses={**fleet.pauses, queue: renewed})
+
+    fleet = _change(context, paused)
+    stands = fleet.pauses[queue]
+    body = {"queue": queue, "paused": True, "why": stands.reason, "since_ms": stands.since_ms}
+    return Settlement(Answer(Word.OK, body=body))
+
+
+def resume_queue(context: Context, request: ResumeQueue, _now_ms: int) -> Settlement:
+    """Hand out its work again."""
+    queue = request.body.queue
+
+    def resumed(fleet: FleetControl) -> FleetControl | None:
+        kept = {other: pause for other, pause in fleet.pauses.items() if other != queue}
+        return msgspec.structs.replace(fleet, pauses=kept) if queue in fleet.pauses else None
+
+    _change(context, resumed)
+    return Settlement(Answer(Word.OK, body={"queue": queue, "paused": False}), freed=_opened(queue_limit(queue)))
+
+
+def list_queues(context: Context, _request: ListQueues, _now_ms: int) -> Settlement:
+    """Every queue an operator has said something of: whether it is paused, and its limit."""
+    fleet = Controls(context.store).fleet()
+    limited = {queue for name in fleet.limits if (queue := limited_queue(limit_key(name)))}
+    queues = []
+    for queue in sorted({*fleet.pauses, *limited}):
+        pause, limit = fleet.pauses.get(queue), fleet.limits.get(queue_limit(queue))
+        queues.append(
+            {
+                "queue": queue,
+                "paused": pause is not None,
+                "why": pause.reason if pause else None,
+                "since_ms": pause.since_ms if pause else None,
+                "capacity": limit.capacity if limit else None,
+                "rate": limit.rate.plain() if limit and limit.rate else None,
+            }
+        )
+    return Settlement(Answer(Word.OK, body={"queues": queues}))
+
+
+def count_running(context: Context, limits: Limits, jobs: list[Job], *, now_ms: int) -> int:
+    """Count leases that were granted before a limit was set; how many there were."""
+    counted = 0
+    for job in jobs:
+        lease = job.lease
+        if job.state is not State.LEASED or lease is None:
+            continue
+        missing = [name for name in units(limits, applying(limits, job, lease.factory_id)) if name not in lease.limits]
+        if missing:
+            quotas.adopt(context.store, context.entropy, job, missing, now_ms=now_ms)
+            counted += 1
+    return counted
+
+
+def _change(context: Context, change: Callable[[FleetControl], FleetControl | None]) -> FleetControl:
+    """Change what holds for the fleet by one conditional write; as it stands then."""
+    stands = FleetControl()
+
+    def judge(body: Any) -> dict[str, Any] | None:
+        nonlocal stands
+        known = msgspec.convert(body, FleetControl)
+        changed = change(known)
+        stands = changed or known
+        return None if changed is None else changed.plain()
+
+    shared_document.change(context.store, context.entropy, FLEET_ID, judge, empty={"kind": "controls"})
+    return stands
+
+
+def _opened(name: str) -> tuple[str, ...]:
+    return (limit_key(name),) * OPENED_MAX
+
+
+def _shown(context: Context, name: str, limit: Limit) -> dict[str, Any]:
+    holders = quotas.holders_of(context.store, name)
+    return {
+        "limit": name,
+        "capacity": limit.capacity,
+        "rate": limit.rate.plain() if limit.rate else None,
+        "since_ms": limit.since_ms,
+        "used": len(holders),
+        "holders": [quotas.shown(holder) for holder in holders[: quotas.HOLDERS_SHOWN_MAX]],
+    }

@@ -1,0 +1,163 @@
+"""Limits against the datastore: whether one admits a claim now, and the starts that a rate counts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from broker import rates, repository, shared_document
+from broker.answers import Reason
+from broker.documents import Job
+from broker.entropy import Entropy
+from broker.exclusion import PROBES_MAX, dead_holders
+from broker.limits import Limit, Limits, Rate, limit_key
+from broker.obstacles import Obstacle
+from broker.slots import Holder, Mode, Slot, in_the_way, slot_id, unit_want, with_entry, without_holders
+from datastore import Datastore, DatastoreError
+
+HOLDERS_SHOWN_MAX = 16
+"""Of those that use a limit, as many as an answer names."""
+
+
+def shown(holder: Holder) -> dict[str, Any]:
+    """Who is in the way, as answers say it."""
+    return {
+        "job_id": holder.job_id,
+        "epoch": holder.epoch,
+        "mode": holder.mode.value,
+        "factory_id": holder.factory_id or None,
+    }
+
+
+def full(name: str, limit: Limit, holders: Sequence[Holder]) -> Obstacle:
+    """A limit whose units are all in use, and by whom."""
+    detail = {"limit": name, "capacity": limit.capacity, "used": len(holders)}
+    return Obstacle(Reason.QUOTA, {**detail, "holders": [shown(holder) for holder in holders[:HOLDERS_SHOWN_MAX]]})
+
+
+def too_often(name: str, rate: Rate, until_ms: int) -> Obstacle:
+    """A rate that admits nobody until then."""
+    return Obstacle(Reason.QUOTA, {"limit": name, "rate": rate.plain(), "until_ms": until_ms})
+
+
+def standing(store: Datastore, entropy: Entropy, name: str, limit: Limit, *, now_ms: int) -> Obstacle | None:
+    """What a claim would meet at a limit now. Nothing is taken."""
+    if limit.capacity is not None:
+        holders = holders_of(store, name)
+        want = unit_want(limit_key(name), limit.capacity)
+        blocking = in_the_way(Slot(key=want.key, holders=holders), want, "")
+        dead = dead_holders(store, entropy, blocking, now_ms=now_ms, probes_max=PROBES_MAX)
+        if blocking and len(blocking) - len(dead) >= limit.capacity:
+            return full(name, limit, blocking)
+    if limit.rate is not None:
+        until_ms = rates.free_ms(_moments(shared_document.read_body(store, rate_id(name))), limit.rate, now_ms)
+        if until_ms > now_ms:
+            return too_often(name, limit.rate, until_ms)
+    return None
+
+
+def holders_of(store: Datastore, name: str) -> tuple[Holder, ...]:
+    """Who has a unit of a limit, as far as the slot knows: the entries of ended leases go lazily."""
+    body = shared_document.read_body(store, slot_id(limit_key(name)))
+    return () if body is None else msgspec.convert(body, Slot).holders
+
+
+@dataclass(frozen=True, slots=True)
+class Starts:
+    """The grant of one claim, counted by every rate that applies."""
+
+    store: Datastore
+    entropy: Entropy
+    limits: tuple[tuple[str, Rate], ...]
+
+    @classmethod
+    def of(cls, store: Datastore, entropy: Entropy, limits: Limits, names: Sequence[str]) -> "Starts":
+        """The rates among the limits that apply."""
+        found = ((name, limits[name].rate) for name in names)
+        return cls(store, entropy, tuple((name, rate) for name, rate in found if rate is not None))
+
+    def take(self, *, now_ms: int) -> Obstacle | None:
+        """Count a grant at `now_ms` everywhere, or nowhere and say which rate it would break."""
+        for position, (name, rate) in enumerate(self.limits):
+            refused_until = self._count(name, rate, now_ms)
+            if refused_until is not None:
+                self._give_back(self.limits[:position], now_ms)
+                return too_often(name, rate, refused_until)
+        return None
+
+    def give_back(self, *, now_ms: int) -> None:
+        """The grant did not come about. Once only, and never where it may have: then it stays counted."""
+        self._give_back(self.limits, now_ms)
+
+    def _count(self, name: str, rate: Rate, now_ms: int) -> int | None:
+        until_ms: int | None = None
+
+        def judge(body: Mapping[str, Any]) -> dict[str, Any] | None:
+            nonlocal until_ms
+            moments = _moments(body)
+            grown = rates.admitted(moments, rate, now_ms)
+            until_ms = rates.free_ms(moments, rate, now_ms) if grown is None else None
+            return None if grown is None else {"moments": grown}
+
+        empty = {"kind": "rate", "limit": name, "moments": []}
+        shared_document.change(self.store, self.entropy, rate_id(name), judge, empty=empty)
+        return until_ms
+
+    def _give_back(self, counted: Sequence[tuple[str, Rate]], now_ms: int) -> None:
+        for name, _ in counted:
+            try:
+                shared_document.change(self.store, self.entropy, rate_id(name), lambda body: _less(body, now_ms))
+            except DatastoreError:
+                continue  # counted though it did not come about: that errs on the side of fewer grants
+
+
+def adopt(store: Datastore, entropy: Entropy, job: Job, names: Sequence[str], *, now_ms: int) -> None:
+    """Count a lease that was granted before these limits were set, and note in it that it holds their units."""
+    lease = job.lease
+    assert lease is not None, "only a leased job is counted"
+    entry = Holder(
+        job_id=job.id,
+        epoch=lease.epoch,
+        request_id=lease.request_id,
+        mode=Mode.UNIT,
+        taken_ms=now_ms,
+        confirmed=True,
+        factory_id=lease.factory_id,
+    )
+    for name in names:
+        key = limit_key(name)
+        empty = {"kind": "slot", "key": key, "holders": []}
+        shared_document.change(
+            store, entropy, slot_id(key), lambda body: with_entry(msgspec.convert(body, Slot), entry), empty=empty
+        )
+    changed = {**lease.plain(), "limits": sorted({*lease.limits, *names})}
+    # Where the lease has ended or moved on meanwhile the entry is another's to remove, or the next sweep comes back.
+    repository.rev_update_lease(store, job, {"lease": changed}, write_id=entropy.write_id())
+
+
+def drop_dead(store: Datastore, entropy: Entropy, name: str, *, now_ms: int) -> int:
+    """Take the entries of ended leases out of a limit's slot; how many there were."""
+    dead = dead_holders(store, entropy, holders_of(store, name), now_ms=now_ms)
+    if dead:
+        shared_document.change(
+            store,
+            entropy,
+            slot_id(limit_key(name)),
+            lambda body: without_holders(msgspec.convert(body, Slot), dead),
+        )
+    return len(dead)
+
+
+def rate_id(name: str) -> str:
+    """The document that counts the grants under a limit."""
+    return slot_id(limit_key(name)).replace("slot:", "rate:", 1)
+
+
+def _moments(body: Mapping[str, Any] | None) -> Sequence[int]:
+    return [] if body is None else body["moments"]
+
+
+def _less(body: Mapping[str, Any], moment: int) -> dict[str, Any] | None:
+    kept = rates.without(_moments(body), moment)
+    return None if kept is None else {"moments": kept}

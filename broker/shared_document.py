@@ -1,0 +1,56 @@
+"""Documents that many write to, such as slots and controls: each change is one conditional write, judged anew."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+from broker.entropy import Entropy
+from datastore import Conflict, Datastore, Document, Expected, NotFound, Ok, Unavailable
+from datastore.confirm import confirmed_create, confirmed_update
+
+WRITES_MAX = 16
+"""Tries to change a document that others change too. A lost race costs one read and one write."""
+
+Judge: TypeAlias = Callable[[Mapping[str, Any]], dict[str, Any] | None]
+"""The change that the stored body calls for; None where it calls for none."""
+
+
+def read_body(store: Datastore, name: str) -> Mapping[str, Any] | None:
+    """What is stored under `name`, which is its partition key too."""
+    found = store.read(name, name)
+    return found.document.body if isinstance(found, Ok) else None
+
+
+def change(
+    store: Datastore, entropy: Entropy, name: str, judge: Judge, *, empty: Mapping[str, Any] | None = None
+) -> None:
+    """Apply `judge` to each version until its change lands, or it has nothing to change.
+
+    `empty`: what a missing document begins with; None: a missing one is left missing.
+
+    Raises:
+      NotApplied: it was not changed. OutcomeUnknown: it may have been.
+    """
+    document = _read(store, entropy, name, empty)
+    for _ in range(WRITES_MAX):
+        if document is None or (patch := judge(document.body)) is None:
+            return
+        expected = Expected(etag=document.etag, known=document)
+        match confirmed_update(store, name, name, expected, patch, write_id=entropy.write_id()):
+            case Ok(_) | NotFound():
+                return
+            case Conflict(current):
+                document = current or _read(store, entropy, name, empty)
+    raise Unavailable(f"{name!r}: {WRITES_MAX} swaps in a row lost")
+
+
+def _read(store: Datastore, entropy: Entropy, name: str, empty: Mapping[str, Any] | None) -> Document | None:
+    found = store.read(name, name)
+    if isinstance(found, Ok):
+        return found.document
+    if empty is None:
+        return None
+    match confirmed_create(store, name, name, empty, write_id=entropy.write_id()):
+        case Ok(document):
+            return document
+        case Conflict(current):
+            return current

@@ -1,0 +1,50 @@
+"""What a claim-next is told before a job is looked for: its queue is paused, or it or its factory is at a limit.
+
+A job popped from the index for nobody would have to be put back; a hundred claims would turn a whole queue over.
+"""
+
+from broker import quotas
+from broker.answers import Answer, Reason, Word
+from broker.controls import Controls
+from broker.limits import factory_limit, limit_key, queue_limit
+from broker.messages import Claim
+from broker.obstacles import Obstacle, paused
+from broker.settlement import Context, Settlement, Wait
+from broker.transitions import told
+
+
+def turned_away(context: Context, claim: Claim, *, now_ms: int) -> Settlement | None:
+    """The refusal, where there is one; with what the claim may wait for."""
+    controls = context.controls or Controls(context.store)
+    queue = claim.body.queue
+    if (pause := paused(queue, controls.queue(queue))) is not None:
+        return _refused(Obstacle(Reason.PAUSED, pause))
+    limits = controls.limits()
+    for name in (queue_limit(queue), factory_limit(claim.factory_id)) if limits else ():
+        met = _at(context, controls, name, now_ms) if name in limits else None
+        if met is not None:
+            controls.note_full(name, met.detail)
+            return _refused(met, Wait(limit_key(name), until_ms=met.detail.get("until_ms")))
+    return None
+
+
+def may_wait(answer: Answer) -> bool:
+    """Whether a claim that was told this stays parked, if it said it would wait.
+
+    Not where its own factory is full: what frees it is that factory's own doing, and it knows first.
+    """
+    if answer.word is Word.NONE_AVAILABLE or answer.reason is Reason.PAUSED:
+        return True
+    own = any(str(met.get("limit")).startswith("factory:") for met in answer.body.get("obstacles", ()))
+    return answer.reason is Reason.QUOTA and not own
+
+
+def _at(context: Context, controls: Controls, name: str, now_ms: int) -> Obstacle | None:
+    known = controls.known_full((name,))
+    if known is not None:
+        return Obstacle(Reason.QUOTA, known)
+    return quotas.standing(context.store, context.entropy, name, controls.limits()[name], now_ms=now_ms)
+
+
+def _refused(met: Obstacle, *waits: Wait) -> Settlement:
+    return Settlement(Answer(Word.NOT_CLAIMABLE, met.reason, told([met])), waits=waits)

@@ -1,0 +1,74 @@
+"""The types of what travels: ids, names, spans and JSON, each with its limits."""
+
+import json
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, StringConstraints
+
+PAYLOAD_BYTES_MAX = 65_536
+RESULT_BYTES_MAX = 16_384
+"""A result or an error, UTF-8 (design §3)."""
+PROGRESS_BYTES_MAX = 4_096
+NESTING_MAX = 64
+"""Levels of a payload or a result. Cosmos DB takes 128 for the whole document."""
+WAIT_MS_MAX = 60_000
+PAGE_MAX = 500
+
+
+def _depth(value: JsonValue, levels: int) -> bool:
+    """Whether `value` has at most `levels` levels."""
+    if isinstance(value, dict):
+        return levels > 0 and all(_depth(item, levels - 1) for item in value.values())
+    if isinstance(value, list):
+        return levels > 0 and all(_depth(item, levels - 1) for item in value)
+    return True
+
+
+class JsonAtMost:
+    """Validates that a JSON value is at most `bytes_max` bytes of UTF-8, finite, and not nested too deep."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+
+    def __call__(self, value: JsonValue) -> JsonValue:
+        if not _depth(value, NESTING_MAX):
+            raise ValueError(f"nested more than {NESTING_MAX} levels deep")
+        size = len(json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode())
+        if size > self._bytes_max:
+            raise ValueError(f"{size} bytes of JSON; at most {self._bytes_max} are taken")
+        return value
+
+
+Payload = Annotated[JsonValue, AfterValidator(JsonAtMost(PAYLOAD_BYTES_MAX))]
+Result = Annotated[JsonValue, AfterValidator(JsonAtMost(RESULT_BYTES_MAX))]
+
+JobId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+"""Letters, digits, `.`, `_`, `-`. No `:`, which stands in the ids of specs and runs."""
+FactoryId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+QueueName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+RequestId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+"""What rq allows in the id of an rq job."""
+Token = Annotated[str, StringConstraints(pattern=r"^[!-~]{1,128}$")]
+"""Any printable text: a forged token is to be told `lease_lost`, whatever it looks like."""
+Offer = Annotated[str, StringConstraints(pattern=r"^[^\s=<>!]{1,64}(=[^\x00-\x1f]{0,128})?$")]
+"""What a factory has: `key` or `key=value`."""
+Need = Annotated[str, StringConstraints(pattern=r"^[^\s=<>!]{1,64}((=|>=|<=|>|<)[^\x00-\x1f]{0,128})?$")]
+"""What a job needs: `key`, `key=value`, or a comparison of numbers such as `mem_gb>=16`."""
+LockKey = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f]+$")]
+ConcurrencyKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")]
+"""What jobs share whose number at once an operator may limit: `gpu`."""
+LimitName = Annotated[str, StringConstraints(pattern=r"^(queue|key|factory):[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")]
+"""`queue:builds`, `key:gpu`, `factory:mac-1`."""
+LabelName = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+LabelText = Annotated[str, StringConstraints(max_length=256)]
+TtlMs = Annotated[int, Field(ge=1_000, le=86_400_000)]
+Span = Annotated[int, Field(gt=0, le=31_536_000_000)]
+"""Milliseconds, up to a year."""
+Millis = Annotated[int, Field(ge=0, le=4_102_444_800_000)]
+"""Unix milliseconds, up to the year 2100."""
+
+
+class Body(BaseModel):
+    """What an operation takes. Unknown fields are refused: a misspelt option must not be ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
