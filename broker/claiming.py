@@ -10,12 +10,12 @@ from broker.controls import Controls
 from broker.documents import Job
 from broker.exclusion import Busy, Slots
 from broker.limits import Limits, applying, limit_key, limit_name, sets_aside, unit_wants, units
-from broker.obstacles import Obstacle
+from broker.obstacles import Obstacle, not_claimable
 from broker.quotas import Starts
 from broker.repository import JobUpdate, Stale, Updated
 from broker.settlement import Context, Denied, Settlement, Wait, judge_and_write, raced
 from broker.slots import Want
-from broker.transitions import Claimant, Decision, Refuse, Replay, Surroundings, Write, told
+from broker.transitions import Claimant, Decision, Refuse, Replay, Surroundings, Write
 from broker.transitions.decision import held_by
 from datastore import Datastore, NotApplied, OutcomeUnknown
 
@@ -68,14 +68,14 @@ def _write_with_slots(
     if changes.get("lease") is None or not (job.locks or names):
         return repository.rev_update_job(store, job, changes, write_id=write_id)
     if (known := controls.known_full(names)) is not None:
-        return _denied(job, Obstacle(Reason.QUOTA, known))
+        return _denied(job, Obstacle(Reason.QUOTA, known), now_ms)
     slots = _slots(context, job, changes["epoch"], who, unit_wants(limits, units(limits, names)))
     starts = Starts.of(store, context.entropy, limits, names)
     if (busy := slots.take(now_ms=now_ms)) is not None:
-        return _denied(job, _in_the_way(limits, busy), controls)
+        return _denied(job, _in_the_way(limits, busy), now_ms, controls)
     if (refused := starts.take(now_ms=now_ms)) is not None:
         slots.give_back()
-        return _denied(job, refused, controls)
+        return _denied(job, refused, now_ms, controls)
     update = repository.rev_update_job(store, job, changes, write_id=write_id)
     if not isinstance(update, Updated):
         if not _is_ours(update, who):
@@ -102,16 +102,15 @@ def now_free(context: Context, waits: Iterable[Wait], *, now_ms: int) -> list[st
     return found
 
 
-def _denied(job: Job, met: Obstacle, controls: Controls | None = None) -> Denied:
+def _denied(job: Job, met: Obstacle, now_ms: int, controls: Controls | None = None) -> Denied:
     """A refusal by a slot. `controls`: where the rest of the batch is to know of a limit that admits nobody."""
     name = met.detail.get("limit")
-    until_ms = met.detail.get("until_ms")
     if name is not None and controls is not None:
         controls.note_full(name, met.detail)
-    answer = Answer(Word.NOT_CLAIMABLE, met.reason, {"job_id": job.id, **told([met])})
+    answer = not_claimable([met], now_ms, {"job_id": job.id})
     if name is None:
         return Denied(answer, Wait(met.detail["key"], job))
-    return Denied(answer, Wait(limit_key(name), job if sets_aside(name) else None, until_ms))
+    return Denied(answer, Wait(limit_key(name), job if sets_aside(name) else None, met.until_ms))
 
 
 def _in_the_way(limits: Limits, busy: Busy) -> Obstacle:

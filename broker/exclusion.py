@@ -14,6 +14,7 @@ from broker.slots import (
     Mode,
     Slot,
     Want,
+    admits,
     confirmed,
     entries,
     in_the_way,
@@ -84,7 +85,7 @@ class Slots:
         """
         for want in self.wanted:
             holders = self._take_one(want, now_ms=now_ms)
-            if holders:
+            if holders is not None:
                 self.give_back()
                 return Busy(want.key, holders)
         return None
@@ -120,8 +121,8 @@ class Slots:
         self._change(key, seen)
         return stands
 
-    def _take_one(self, want: Want, *, now_ms: int) -> tuple[Holder, ...]:
-        """Take one slot; the holders that stand in the way, if there are any that live."""
+    def _take_one(self, want: Want, *, now_ms: int) -> tuple[Holder, ...] | None:
+        """Take one slot; where it has no room, the holders that stand in the way."""
         entry = Holder(
             job_id=self.job_id,
             epoch=self.epoch,
@@ -130,19 +131,22 @@ class Slots:
             taken_ms=now_ms,
             factory_id=self.factory_id,
         )
-        in_the_way_now: tuple[Holder, ...] = ()
+        full_with: tuple[Holder, ...] | None = None
 
         def admitted(slot: Slot) -> dict[str, Any] | None:
-            nonlocal in_the_way_now
+            nonlocal full_with
             blocking = in_the_way(slot, want, self.job_id)
             probes_max = PROBES_MAX if want.mode is Mode.UNIT else None
             dead = dead_holders(self.store, self.entropy, blocking, now_ms=now_ms, probes_max=probes_max)
-            room = in_the_way(msgspec.structs.replace(slot, holders=_less(slot, dead)), want, self.job_id)
-            in_the_way_now = tuple(room)
-            return None if room else with_entry(slot, entry, dead)
+            rest = msgspec.structs.replace(slot, holders=_less(slot, dead))
+            if not admits(rest, want, self.job_id):
+                full_with = tuple(in_the_way(rest, want, self.job_id))
+                return None
+            full_with = None
+            return with_entry(slot, entry, dead)
 
         self._change(want.key, admitted, create=True)
-        return in_the_way_now
+        return full_with
 
     def _change(self, key: str, change: Callable[[Slot], dict[str, Any] | None], *, create: bool = False) -> None:
         """Apply `change` to the slot of `key`, judged anew on each version."""

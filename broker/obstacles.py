@@ -1,10 +1,10 @@
 """Everything that can stand between a claim and a job: one table, which refusals and explanations are read from."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from broker.answers import Reason
+from broker.answers import Answer, Reason, Word
 from broker.controls import UNCONTROLLED, UNREGISTERED, FactoryRecord, QueueControl
 from broker.documents import Job, State
 from broker.matching import unmet
@@ -16,6 +16,11 @@ class Obstacle:
 
     reason: Reason
     detail: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def until_ms(self) -> int | None:
+        """When it ends by itself, broker time; None where that is not known."""
+        return self.detail.get("until_ms")
 
     def plain(self) -> dict[str, Any]:
         """As an answer carries it."""
@@ -84,3 +89,16 @@ CHECKS: tuple[tuple[Reason, Check], ...] = (
 def obstacles(situation: Situation) -> list[Obstacle]:
     """Every obstacle that stands."""
     return [Obstacle(reason, detail) for reason, check in CHECKS if (detail := check(situation)) is not None]
+
+
+def not_claimable(standing: Sequence[Obstacle], now_ms: int, facts: Mapping[str, Any]) -> Answer:
+    """The refusal of a claim: the first reason, every obstacle with details, and when to ask again if it is known."""
+    until = [obstacle.until_ms for obstacle in standing]
+    known = [moment for moment in until if moment is not None]
+    body = {
+        **facts,
+        "reasons": [obstacle.reason.value for obstacle in standing],
+        "obstacles": [obstacle.plain() for obstacle in standing],
+    }
+    retry_after_ms = max(known) - now_ms if len(known) == len(until) else None
+    return Answer(Word.NOT_CLAIMABLE, standing[0].reason, body, retry_after_ms)

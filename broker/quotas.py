@@ -48,7 +48,7 @@ def standing(store: Datastore, entropy: Entropy, name: str, limit: Limit, *, now
         want = unit_want(limit_key(name), limit.capacity)
         blocking = in_the_way(Slot(key=want.key, holders=holders), want, "")
         dead = dead_holders(store, entropy, blocking, now_ms=now_ms, probes_max=PROBES_MAX)
-        if blocking and len(blocking) - len(dead) >= limit.capacity:
+        if len(blocking) - len(dead) >= limit.capacity:
             return full(name, limit, blocking)
     if limit.rate is not None:
         until_ms = rates.free_ms(_moments(shared_document.read_body(store, rate_id(name))), limit.rate, now_ms)

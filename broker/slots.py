@@ -104,6 +104,11 @@ def in_the_way(slot: Slot, want: Want, job_id: str) -> list[Holder]:
     return [holder for holder in others if frozenset({holder.mode, want.mode}) not in _COMPATIBLE]
 
 
+def admits(slot: Slot, want: Want, job_id: str) -> bool:
+    """Whether there is room for `want`."""
+    return not in_the_way(slot, want, job_id) and (want.mode is not Mode.UNIT or want.capacity > 0)
+
+
 def removable(holder: Holder, *, leased_epoch: int | None, now_ms: int) -> bool:
     """Whether another claimer may take an entry out: its job is not leased at that epoch, and never will be.
 

@@ -8,9 +8,8 @@ from broker.answers import Answer, Reason, Word
 from broker.controls import Controls
 from broker.limits import factory_limit, limit_key, queue_limit
 from broker.messages import Claim
-from broker.obstacles import Obstacle, paused
+from broker.obstacles import Obstacle, not_claimable, paused
 from broker.settlement import Context, Settlement, Wait
-from broker.transitions import told
 
 
 def turned_away(context: Context, claim: Claim, *, now_ms: int) -> Settlement | None:
@@ -18,13 +17,13 @@ def turned_away(context: Context, claim: Claim, *, now_ms: int) -> Settlement | 
     controls = context.controls or Controls(context.store)
     queue = claim.body.queue
     if (pause := paused(queue, controls.queue(queue))) is not None:
-        return _refused(Obstacle(Reason.PAUSED, pause))
+        return _refused(Obstacle(Reason.PAUSED, pause), now_ms)
     limits = controls.limits()
     for name in (queue_limit(queue), factory_limit(claim.factory_id)) if limits else ():
         met = _at(context, controls, name, now_ms) if name in limits else None
         if met is not None:
             controls.note_full(name, met.detail)
-            return _refused(met, Wait(limit_key(name), until_ms=met.detail.get("until_ms")))
+            return _refused(met, now_ms, Wait(limit_key(name), until_ms=met.until_ms))
     return None
 
 
@@ -46,5 +45,5 @@ def _at(context: Context, controls: Controls, name: str, now_ms: int) -> Obstacl
     return quotas.standing(context.store, context.entropy, name, controls.limits()[name], now_ms=now_ms)
 
 
-def _refused(met: Obstacle, *waits: Wait) -> Settlement:
-    return Settlement(Answer(Word.NOT_CLAIMABLE, met.reason, told([met])), waits=waits)
+def _refused(met: Obstacle, now_ms: int, *waits: Wait) -> Settlement:
+    return Settlement(not_claimable([met], now_ms, {}), waits=waits)

@@ -11,7 +11,7 @@ cancel, from every state that is not terminal ---> cancelled           (reap at 
 redrive: failed, cancelled ---> ready
 """
 
-from broker.transitions.claim import Claimant, Surroundings, claim, told
+from broker.transitions.claim import Claimant, Surroundings, claim
 from broker.transitions.decision import Decision, Refuse, Replay, Rules, Write
 from broker.transitions.holder import complete, fail, release, renew, undo
 from broker.transitions.operator import cancel, give_way, hold, lift, redrive, revoke
@@ -42,7 +42,6 @@ __all__ = [
     "renew",
     "revoke",
     "time_out",
-    "told",
     "unblock",
     "undo",
 ]

@@ -1,13 +1,12 @@
 """Claiming: a free job, or one whose lease has died."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from broker.answers import Answer, Reason, Word
 from broker.controls import UNCONTROLLED, UNREGISTERED, FactoryRecord, QueueControl
 from broker.documents import CLAIM, Job, Lease, State, run_id
-from broker.obstacles import Obstacle, Situation, obstacles
+from broker.obstacles import Situation, not_claimable, obstacles
 from broker.transitions.decision import Decision, Refuse, Replay, Rules, Write, held_by, remember
 from broker.transitions.timer import expire, expired
 
@@ -53,7 +52,7 @@ def claim(job: Job, who: Claimant, *, now_ms: int, rules: Rules, around: Surroun
     state = State(changes.get("state", job.state))
     standing = obstacles(Situation(job, state, who.offers, now_ms, around.queue, around.factory))
     if standing:
-        refusal = Answer(Word.NOT_CLAIMABLE, standing[0].reason, {**held_by(job, now_ms), **told(standing)})
+        refusal = not_claimable(standing, now_ms, held_by(job, now_ms))
         # A lease that died at its cap, or under a cancel, is worth writing down even though this claim loses.
         worth_writing = changes and standing[0].reason is Reason.TERMINAL
         return Write({**changes, "updated_ms": now_ms}, refusal) if worth_writing else Refuse(refusal)
@@ -69,14 +68,6 @@ def claim(job: Job, who: Claimant, *, now_ms: int, rules: Rules, around: Surroun
         **_keep_last_claim(job),
     }
     return Write(changes, granted(job, taken, now_ms=now_ms, word=Word.GRANTED))
-
-
-def told(standing: Sequence[Obstacle]) -> dict[str, Any]:
-    """What a refusal says of the obstacles: their names, and each with its details."""
-    return {
-        "reasons": [obstacle.reason.value for obstacle in standing],
-        "obstacles": [obstacle.plain() for obstacle in standing],
-    }
 
 
 def granted(job: Job, lease: Lease, *, now_ms: int, word: Word) -> Answer:
