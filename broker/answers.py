@@ -99,6 +99,11 @@ class Answer:
         return RETRY.get(self.word, Retry.FINAL)
 
     @property
+    def grants(self) -> tuple[Mapping[str, Any], ...]:
+        """The leases it gives: its own, or those of a claim for several jobs."""
+        return tuple(self.body.get("grants", ())) or ((self.body,) if "token" in self.body else ())
+
+    @property
     def good(self) -> bool:
         """Whether the request has had its effect."""
         return self.word in (Word.OK, Word.GRANTED, Word.RENEWED, Word.REPLAYED)
@@ -106,15 +111,20 @@ class Answer:
 
 def wire(answer: Answer, *, request_id: str, now_ms: int) -> dict[str, Any]:
     """The reply as it goes over the reply channel; `server_now_ms` is broker time, Unix milliseconds."""
-    reply: dict[str, Any] = {
-        "v": 1,
-        "request_id": request_id,
+    return {"v": 1, "request_id": request_id, "server_now_ms": now_ms, **_said(answer), "body": answer.body}
+
+
+def plain(answer: Answer) -> dict[str, Any]:
+    """One answer of several that go in one reply: the word and what belongs to it, side by side."""
+    return {**_said(answer), **answer.body}
+
+
+def _said(answer: Answer) -> dict[str, Any]:
+    said: dict[str, Any] = {
         "answer": answer.word.value,
         "reason": answer.reason.value if answer.reason else None,
         "retry": answer.retry.value,
-        "server_now_ms": now_ms,
-        "body": answer.body,
     }
     if answer.retry is Retry.LATER:
-        reply["retry_after_ms"] = RETRY_AFTER_MS if answer.retry_after_ms is None else answer.retry_after_ms
-    return reply
+        said["retry_after_ms"] = RETRY_AFTER_MS if answer.retry_after_ms is None else answer.retry_after_ms
+    return said

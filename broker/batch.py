@@ -1,18 +1,20 @@
 """Settles a batch of requests: proposals, one group of conditional writes, then replies and hints in one pipeline."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from redis import Redis
 from redis.client import Pipeline
 
-from broker import claim_next, claiming, families, index, lock_waits, replies, repository
-from broker.answers import Answer, Reason, Word, wire
-from broker.claim_next import Candidate, InHand, NothingFits, Proposal, Remembered
+from broker import claim_next, claiming, families, index, lock_waits, presence, replies, repository
+from broker.answers import Answer, Word, wire
+from broker.claim_next import Asking, Candidate, InHand, NothingFits, Proposal, Remembered
 from broker.clock import Clock
 from broker.controls import Controls
 from broker.documents import Job, State
+from broker.gathering import another, gathered, wanted, with_earlier
+from broker.index import Place
 from broker.limits import limited_queue
 from broker.messages import Claim, Request
 from broker.settle import failure, settle
@@ -24,8 +26,6 @@ CANDIDATES_MAX = 16
 """Jobs a claim-next tries before it is told that nothing is available; each it can't have leaves the index."""
 GENERATIONS_MAX = 16
 """Of children cancelled with their parents, at once; deeper ones are the sweep's."""
-STALE = frozenset({Word.CONFLICT, Word.NOT_CLAIMABLE, Word.NOT_FOUND})
-"""What a proposed job may answer when its hint was stale: another one is tried instead of fighting for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,38 +64,40 @@ def settle_batch(
     found: list[Settlement | None] = [None] * len(batch)
     pending = list(range(len(batch)))
     for _ in range(CANDIDATES_MAX):
-        proposals = _proposals(context, connection, batch, pending, now_ms=clock.now_ms(), worker=worker)
+        asked = {position: found[position] for position in pending}
+        proposals = _proposals(context, connection, batch, asked, now_ms=clock.now_ms(), worker=worker)
         results = _one_round(context, batch, pending, proposals, clock=clock)
         for position, result in zip(pending, results, strict=True):
-            found[position] = _with_earlier(found[position], result)
+            found[position] = with_earlier(found[position], result)
         pending = [
             position
             for position, result in zip(pending, results, strict=True)
-            if isinstance(proposals.get(position), Candidate) and result is not None and _another(result.answer)
+            if result is not None and _gone(proposals.get(position), result.answer)
         ]
         if not pending:
             break
     for position in pending:
-        found[position] = _with_earlier(found[position], Settlement(Answer(Word.NONE_AVAILABLE)))
+        found[position] = with_earlier(found[position], Settlement(Answer(Word.NONE_AVAILABLE)))
     now_ms = clock.now_ms()
     return [_settled(taken.request, result, now_ms=now_ms) for taken, result in zip(batch, found, strict=True)]
 
 
-def deliver(pipe: Pipeline, batch: Sequence[Settled], *, now_ms: int) -> None:
+def deliver(pipe: Pipeline, batch: Sequence[Settled], *, now_ms: int, step_ms: int) -> None:
     """Add every command a batch leads to: answers kept, hints moved, claims parked, replies sent."""
     channels: defaultdict[str, list[bytes]] = defaultdict(list)
     for settled in batch:
         request = settled.request
         for change in settled.changes:
-            move_hints(pipe, change)
+            move_hints(pipe, change, step_ms=step_ms)
         for met in settled.waits:
-            lock_waits.wait(pipe, met)
+            lock_waits.wait(pipe, met, step_ms=step_ms)
         if settled.parked is not None:
             claim_next.park(pipe, settled.parked, now_ms)
         if settled.answer is None:
             continue
         if claim_next.is_claim_next(request):
             claim_next.remember(pipe, request.request_id, settled.answer)
+            presence.expect_reader(pipe, request, settled.answer, now_ms=now_ms)
         reply = wire(settled.answer, request_id=request.request_id, now_ms=now_ms)
         channels[replies.reply_key(request.factory_id, request.instance)].append(replies.encode(reply))
     for key, texts in channels.items():
@@ -116,7 +118,7 @@ def follow_up(
     keys = lock_waits.given_up(changes)
     keys += [key for settled in batch for key in settled.freed]
     keys += claiming.now_free(context, (met for settled in batch for met in settled.waits), now_ms=now_ms)
-    ready = [(job.queue, job.requires) for job in became_ready(changes)]
+    ready = [Place.of(job, step_ms=context.rules.ageing_step_ms).wants for job in became_ready(changes)]
     claim_next.wake(connection, [*ready, *lock_waits.bring_back(connection, keys)])
 
 
@@ -133,7 +135,7 @@ def follow_families(
         parents = families.ended(settled)
         with connection.pipeline(transaction=False) as pipe:
             for change in settled:
-                move_hints(pipe, change)
+                move_hints(pipe, change, step_ms=context.rules.ageing_step_ms)
             families.ask(pipe, parents)
             answers = pipe.execute()
         looked_at = families.found(answers[len(answers) - len(parents) :])
@@ -171,33 +173,47 @@ def became_ready(changes: Sequence[Change]) -> list[Job]:
 
 
 def _proposals(
-    context: Context, connection: Redis, batch: Sequence[Taken], pending: list[int], *, now_ms: int, worker: str
+    context: Context,
+    connection: Redis,
+    batch: Sequence[Taken],
+    asked: Mapping[int, Settlement | None],
+    *,
+    now_ms: int,
+    worker: str,
 ) -> dict[int, Proposal | Settlement]:
-    """What each claim-next among `pending` is to try. A resend first looks for the lease it may have already.
+    """What each claim-next among `asked` is to try. A resend first looks for the leases it may have already.
+
+    `asked` holds what earlier rounds have brought each.
 
     Of several copies in one batch (its client sent it again while the queue was long) the first is answered.
     """
     proposals: dict[int, Proposal | Settlement] = {}
-    asking: list[tuple[int, Claim, bool]] = []
+    asking: dict[int, Asking] = {}
     senders: set[tuple[str, str, str]] = set()
-    for position in pending:
+    for position, earlier in asked.items():
         taken = batch[position]
         request = taken.request
         if not isinstance(request, Claim) or request.body.job_id is not None:
             continue
         if request.deadline_ms is not None and now_ms > request.deadline_ms:
             continue
-        if taken.resend and (job := repository.leased_by_request(context.store, request.request_id)):
-            proposals[position] = Remembered(job.id)
+        count = wanted(request, earlier)
+        if taken.resend and earlier is None and (jobs := _leased(context, request, at_most=count)):
+            proposals[position] = Remembered(jobs)
         elif (refused := turned_away(context, request, now_ms=now_ms)) is not None:
             proposals[position] = refused
         elif (sender := (request.factory_id, request.instance, request.request_id)) in senders:
             proposals[position] = InHand()
         else:
             senders.add(sender)
-            asking.append((position, request, taken.insist))
-    found = claim_next.propose(connection, [(claim, insist) for _, claim, insist in asking], worker=worker)
-    return proposals | {position: proposal for (position, _, _), proposal in zip(asking, found, strict=True)}
+            asking[position] = Asking(request, taken.insist, count)
+    step_ms = context.rules.ageing_step_ms
+    found = claim_next.propose(connection, list(asking.values()), worker=worker, now_ms=now_ms, step_ms=step_ms)
+    return proposals | dict(zip(asking, found, strict=True))
+
+
+def _leased(context: Context, request: Request, *, at_most: int) -> tuple[str, ...]:
+    return tuple(job.id for job in repository.leased_by_request(context.store, request.request_id, at_most=at_most))
 
 
 def _one_round(
@@ -223,31 +239,20 @@ def _one(context: Context, request: Request, proposal: Proposal | Settlement | N
     match proposal:
         case None:
             return settle(context, request, now_ms=now_ms)
-        case Candidate(job_id):
-            return settle(context, request, now_ms=now_ms, candidate=job_id)
-        case Remembered(job_id):
-            settled = settle(context, request, now_ms=now_ms, candidate=job_id)
-            if settled.answer.word in STALE:
-                return Settlement(Answer(Word.REQUEST_EXPIRED, Reason.LEASE_OVER, settled.answer.body))
-            return settled
         case Settlement():
             return proposal
+        case Candidate(job_ids) | Remembered(job_ids):
+            assert isinstance(request, Claim), "only claims have proposals"
+            tries = [settle(context, request, now_ms=now_ms, candidate=job_id) for job_id in job_ids]
+            return gathered(request, tries, remembered=isinstance(proposal, Remembered))
         case NothingFits():
             return Settlement(Answer(Word.NONE_AVAILABLE))
         case InHand():
             return None
 
 
-def _with_earlier(earlier: Settlement | None, later: Settlement | None) -> Settlement | None:
-    """The answer of the last job tried, with what trying the ones before has changed."""
-    if earlier is None or later is None:
-        return later
-    return replace(later, changes=earlier.changes + later.changes, waits=earlier.waits + later.waits)
-
-
-def _another(answer: Answer) -> bool:
-    """Whether a claim-next is to try another job: this one had gone, or can't be read at all."""
-    return answer.word in STALE or answer.reason is Reason.CORRUPT
+def _gone(proposal: Proposal | Settlement | None, answer: Answer) -> bool:
+    return isinstance(proposal, Candidate) and another(answer, proposed=len(proposal.job_ids))
 
 
 def _settled(request: Request, result: Settlement | None, *, now_ms: int) -> Settled:
@@ -263,11 +268,11 @@ def _settled(request: Request, result: Settlement | None, *, now_ms: int) -> Set
     return Settled(request, result.answer, result.changes, result.waits, result.freed)
 
 
-def move_hints(pipe: Pipeline, change: Change) -> None:
+def move_hints(pipe: Pipeline, change: Change, *, step_ms: int) -> None:
     """Keep the hints in step with one job; the same guards for every transition."""
     before, after = change.before, change.after
     if index.offered(after):
-        index.add(pipe, index.READY, after.queue, after.requires, after.id, index.ready_score(after))
+        index.offer(pipe, Place.of(after, step_ms=step_ms))
     elif before is not None and index.offered(before):
-        index.remove(pipe, index.READY, before.queue, before.requires, before.id)
+        index.withdraw(pipe, Place.of(before, step_ms=step_ms))
     families.note(pipe, change)

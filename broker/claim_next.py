@@ -10,10 +10,11 @@ from redis.client import Pipeline
 
 from broker import index, replies
 from broker.answers import Answer, Word, wire
-from broker.matching import canonical
+from broker.matching import WEIGHT_MAX, canonical
 from broker.messages import Claim
 from broker.queues import intake_key
 from broker.scripts import Argument, Script
+from broker.wire_types import WAIT_MS_MAX
 
 ANSWER_TTL_MS = 900_000
 """How long the answer to a claim-next is remembered (design §8)."""
@@ -29,16 +30,16 @@ EXPIRE_MAX = 256
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """Try this job. It has been taken out of the index."""
+    """Try these jobs. They have been taken out of the index."""
 
-    job_id: str
+    job_ids: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
-    """This request id was granted this job before. The job says whether the lease still stands."""
+    """This request id was granted these jobs before. Each says whether the lease still stands."""
 
-    job_id: str
+    job_ids: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +57,8 @@ Proposal: TypeAlias = Candidate | Remembered | InHand | NothingFits
 _PROPOSE = Script(
     index.POP_BEST
     + """
--- KEYS: 1 what is remembered, 2 the waiting claims, 3 their ends, 4.. the sets that fit
--- ARGV: worker, request id, insist, mark ttl
+-- KEYS: 1 what is remembered, 2 the waiting claims, 3 their ends, 4 lanes as served, 5.. the sets that fit
+-- ARGV: worker, request id, insist, mark ttl, now, ageing step, how many jobs, 8.. the bonus of each set
 -- It waits only where it can be woken and ended too; with a part of that lost, a resend begins the wait anew.
 local function waits(id)
   local record = redis.call('HGET', KEYS[2], id)
@@ -70,9 +71,13 @@ if ARGV[3] == '0' then
   if waits(ARGV[2]) then return {'in_hand'} end
 end
 redis.call('SET', KEYS[1], '@' .. ARGV[1], 'PX', ARGV[4])
-local best = pop_best(4)
-if best then return {'candidate', best} end
-return {'nothing'}
+local found = {'candidate'}
+for _ = 1, ARGV[7] do
+  local best = pop_best(5, 8, KEYS[4], tonumber(ARGV[5]), tonumber(ARGV[6]))
+  if not best then break end
+  found[#found + 1] = best
+end
+return #found > 1 and found or {'nothing'}
 """
 )
 
@@ -94,8 +99,8 @@ _WAKE = Script(
     index.POP_BEST
     + _UNPARK
     + """
--- KEYS: 1 waiting, 2 their ends, 3 the intake of claims, 4.. parked sets that fit
-local best = pop_best(4)
+-- KEYS: 1 waiting, 2 their ends, 3 the intake of claims, 4.. parked sets that fit.  ARGV: the bonus of each set
+local best = pop_best(4, 1)
 if not best then return 0 end
 local parked = unpark(best)
 if not parked then return 0 end
@@ -146,25 +151,38 @@ def is_claim_next(request: object) -> bool:
     return isinstance(request, Claim) and request.body.job_id is None
 
 
-def propose(connection: Redis, claims: Sequence[tuple[Claim, bool]], *, worker: str) -> list[Proposal]:
-    """One proposal for each (claim, insist), in two round trips. `insist`: taken over from a dead worker."""
-    if not claims:
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """A claim-next that wants `count` (more) jobs proposed. `insist`: taken over from a dead worker."""
+
+    claim: Claim
+    insist: bool = False
+    count: int = 1
+
+
+def propose(
+    connection: Redis, asking: Sequence[Asking], *, worker: str, now_ms: int, step_ms: int = 600_000
+) -> list[Proposal]:
+    """One proposal for each claim, in two round trips. `step_ms`: how much waiting makes up for one priority."""
+    if not asking:
         return []
-    sets = _sets(connection, index.READY, [claim.body.queue for claim, _ in claims])
+    sets = _sets(connection, index.READY, [each.claim.body.queue for each in asking])
     calls: list[tuple[list[str], list[Argument]]] = []
-    for claim, insist in claims:
-        queue = claim.body.queue
+    for each in asking:
+        claim, queue = each.claim, each.claim.body.queue
         fitting = index.serving(canonical(claim.body.offers), sets[queue])
-        keys = [index.members_key(index.READY, queue, terms) for terms in fitting]
-        arguments: list[Argument] = [worker, claim.request_id, int(insist), MARK_TTL_MS]
-        calls.append(([answer_key(claim.request_id), WAITING, WAIT_ENDS, *keys], arguments))
+        keys = [index.members_key(index.READY, queue, terms) for terms, _ in fitting]
+        arguments: list[Argument] = [worker, claim.request_id, int(each.insist), MARK_TTL_MS, now_ms, step_ms]
+        arguments += [each.count, *(step_ms * met // WEIGHT_MAX for _, met in fitting)]
+        calls.append(([answer_key(claim.request_id), WAITING, WAIT_ENDS, index.served_key(queue), *keys], arguments))
     return [_proposal(result) for result in _PROPOSE.run_many(connection, calls)]
 
 
 def remember(pipe: Pipeline, request_id: str, answer: Answer) -> None:
-    """Add the command that keeps which job a claim-next was granted, or forgets one that got nothing."""
-    if "token" in answer.body:
-        pipe.set(answer_key(request_id), answer.body["job_id"], px=ANSWER_TTL_MS)
+    """Add the command that keeps which jobs a claim-next was granted, or forgets one that got nothing."""
+    if answer.grants:
+        granted = " ".join(grant["job_id"] for grant in answer.grants)
+        pipe.set(answer_key(request_id), granted, px=ANSWER_TTL_MS)
     else:
         pipe.delete(answer_key(request_id))
 
@@ -190,23 +208,25 @@ def park(pipe: Pipeline, claim: Claim, now_ms: int) -> None:
     }
     pipe.hset(WAITING, claim.request_id, json.dumps(record))
     pipe.zadd(WAIT_ENDS, {claim.request_id: ends_ms})
-    index.add(pipe, index.PARKED, body.queue, body.offers, claim.request_id, ends_ms - body.wait_ms)
+    index.park(pipe, body.queue, body.offers, claim.request_id, ends_ms - body.wait_ms)
 
 
-def wake(connection: Redis, ready: Sequence[tuple[str, tuple[str, ...]]]) -> int:
-    """For each (queue, requirements) of a job that became ready, send the oldest fitting waiter to the front.
+def wake(connection: Redis, ready: Sequence[tuple[str, str]]) -> int:
+    """Send a waiter to the front for each job that became ready, known by its queue and terms.
 
-    Returns how many were woken.
+    It is the one that suits the job best, of equals the oldest. Returns how many were woken.
     """
     if not ready:
         return 0
     sets = _sets(connection, index.PARKED, [queue for queue, _ in ready])
     calls: list[tuple[list[str], list[Argument]]] = []
-    for queue, requires in ready:
-        fitting = index.awaiting(requires, sets[queue])
+    for queue, terms in ready:
+        fitting = index.awaiting(terms, sets[queue])
         if fitting:
-            keys = [index.members_key(index.PARKED, queue, terms) for terms in fitting]
-            calls.append(([WAITING, WAIT_ENDS, intake_key("claims"), *keys], []))
+            keys = [index.members_key(index.PARKED, queue, offers) for offers, _ in fitting]
+            # More than a claim can have waited: one that meets more is ahead of every one that meets less.
+            bonuses: list[Argument] = [(WAIT_MS_MAX + 1) * met for _, met in fitting]
+            calls.append(([WAITING, WAIT_ENDS, intake_key("claims"), *keys], bonuses))
     return sum(_WAKE.run_many(connection, calls)) if calls else 0
 
 
@@ -219,7 +239,7 @@ def recheck(connection: Redis, parked: Sequence[Claim]) -> None:
     for claim in parked:
         fitting = index.serving(canonical(claim.body.offers), sets[claim.body.queue])
         if fitting:
-            keys = [index.members_key(index.READY, claim.body.queue, terms) for terms in fitting]
+            keys = [index.members_key(index.READY, claim.body.queue, terms) for terms, _ in fitting]
             calls.append(([WAITING, WAIT_ENDS, intake_key("claims"), *keys], [claim.request_id]))
     if calls:
         _RECHECK.run_many(connection, calls)
@@ -241,9 +261,9 @@ def _sets(connection: Redis, prefix: str, queues: Iterable[str]) -> dict[str, li
 def _proposal(result: list[Any]) -> Proposal:
     match cast(bytes, result[0]):
         case b"candidate":
-            return Candidate(result[1].decode())
+            return Candidate(tuple(job_id.decode() for job_id in result[1:]))
         case b"remembered":
-            return Remembered(result[1].decode())
+            return Remembered(tuple(result[1].decode().split()))
         case b"in_hand":
             return InHand()
         case _:

@@ -164,6 +164,10 @@ class Job(Frozen, frozen=True, kw_only=True):
     state: State
     priority: int = 0
     requires: tuple[str, ...] = ()
+    prefers: tuple[tuple[str, int], ...] = ()
+    """Terms like those of `requires`, with weights: who meets them is preferred; nobody has to."""
+    fairness_key: str | None = None
+    """Whose turn it is: jobs of equal priority are served key by key. None: the job stands for itself."""
     locks: tuple[str, ...] = ()
     concurrency: tuple[str, ...] = ()
     """Keys that share a limit wherever an operator sets one: `key:gpu`."""
@@ -195,6 +199,8 @@ class Job(Frozen, frozen=True, kw_only=True):
     """Why it ended, where no run of it says so."""
     recent_requests: tuple[Recent, ...] = ()
     created_ms: int = 0
+    ready_ms: int | None = None
+    """Since when it waits, where that is not since its submission: when it came due, or was redriven."""
     updated_ms: int = 0
     last_run_id: str | None = None
 

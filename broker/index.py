@@ -1,27 +1,58 @@
 """Who fits whom, in O(log n): members sorted within sets of terms, for each queue.
 
-The same structure twice: ready jobs by what they require, and parked claims by what they offer.
+The same structure twice: ready jobs by what they require and prefer, and parked claims by what they offer.
 It is a hint: lost, stale or doubled entries cost time, and the sweep rebuilds it from the datastore.
+docs/matching.md says what the order is.
 """
 
 import json
-from collections.abc import Callable, Iterable
-from typing import cast
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Self, cast
 
 from redis import Redis
 from redis.client import Pipeline
 
-from broker.documents import PRIORITY_MAX, Job, State
-from broker.matching import canonical, meets
+from broker.documents import Job, State
+from broker.matching import Preferences, canonical, meets, preference
 from broker.scripts import Script
 
 READY = "broker:ready"
-"""Jobs: terms are requirements, the score is (priority, age)."""
+"""Jobs: terms are requirements and preferences, the score is when they came, less what their priority is worth."""
 PARKED = "broker:parked"
 """Claims that wait: terms are offers, the score is their arrival."""
+LANE = "broker:lane:"
+"""Before the key of a set: the jobs of one lane in it."""
 
-_AGE_SPAN_MS = 1 << 41
-"""Milliseconds up to the year 2039; together with 2,001 priorities below the 53 bits of a double."""
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a ready job stands in the index: what finds it, and what wakes a waiter for it."""
+
+    job_id: str
+    queue: str
+    terms: str
+    score: int
+    lane: str = ""
+    """Jobs of one fairness key and one priority stand in line behind one entry. Empty: the job stands for itself."""
+
+    @classmethod
+    def of(cls, job: Job, *, step_ms: int) -> Self:
+        """The place of a job. `step_ms`: how much waiting makes up for one priority."""
+        lane = "" if job.fairness_key is None else f"~{job.priority}~{job.fairness_key}"
+        score = (job.ready_ms or job.created_ms) - job.priority * step_ms
+        return cls(job.id, job.queue, encode_job_terms(job.requires, job.prefers), score, lane)
+
+    @property
+    def key(self) -> str:
+        """The sorted set it is in."""
+        return members_key(READY, self.queue, self.terms)
+
+    @property
+    def wants(self) -> tuple[str, str]:
+        """Its queue and terms: all that tells who may have it."""
+        return self.queue, self.terms
 
 
 def sets_key(prefix: str, queue: str) -> str:
@@ -34,41 +65,69 @@ def members_key(prefix: str, queue: str, terms: str) -> str:
     return f"{prefix}:{queue}:in:{terms}"
 
 
+def served_key(queue: str) -> str:
+    """When each lane of a queue was last served: broker time, a little apart where it would be the same."""
+    return f"broker:served:{queue}"
+
+
 def encode_terms(terms: Iterable[str]) -> str:
     """A set of terms as one text; equal sets give equal texts."""
     return json.dumps(canonical(terms), separators=(",", ":"))
 
 
-def decode_terms(text: bytes | str) -> tuple[str, ...]:
-    """The terms in such a text."""
-    return tuple(json.loads(text))
+def encode_job_terms(requires: Iterable[str], prefers: Preferences) -> str:
+    """Requirements and preferences as one text; without preferences as `encode_terms` has it."""
+    if not prefers:
+        return encode_terms(requires)
+    return json.dumps([canonical(requires), dict(sorted(prefers))], separators=(",", ":"))
 
 
-def ready_score(job: Job) -> int:
-    """Lower is served first: a higher priority, then the older job."""
-    return (PRIORITY_MAX - job.priority) * _AGE_SPAN_MS + min(job.created_ms, _AGE_SPAN_MS - 1)
+@lru_cache(maxsize=16_384)
+def decode_job_terms(text: str) -> tuple[tuple[str, ...], Preferences]:
+    """The requirements and preferences in such a text."""
+    found = json.loads(text)
+    if len(found) == 2 and isinstance(found[1], dict):
+        return tuple(found[0]), tuple(found[1].items())
+    return tuple(found), ()
 
 
-def add(pipe: Pipeline, prefix: str, queue: str, terms: Iterable[str], member: str, score: float) -> None:
-    """Add the commands that make `member` findable. Members first: a pop tidies away sets that look empty."""
-    text = encode_terms(terms)
-    pipe.zadd(members_key(prefix, queue, text), {member: score})
-    pipe.sadd(sets_key(prefix, queue), text)
+def offer(pipe: Pipeline, place: Place) -> None:
+    """Add the commands that make a job findable. Members first: a pop tidies away sets that look empty."""
+    if place.lane:
+        pipe.zadd(LANE + place.key + place.lane, {place.job_id: place.score})
+        pipe.zadd(place.key, {place.lane: place.score}, lt=True)  # the pop corrects what is too low
+    else:
+        pipe.zadd(place.key, {place.job_id: place.score})
+    pipe.sadd(sets_key(READY, place.queue), place.terms)
 
 
-def remove(pipe: Pipeline, prefix: str, queue: str, terms: Iterable[str], member: str) -> None:
-    """Add the command that takes `member` out."""
-    pipe.zrem(members_key(prefix, queue, encode_terms(terms)), member)
+def withdraw(pipe: Pipeline, place: Place) -> None:
+    """Add the command that takes a job out."""
+    pipe.zrem(LANE + place.key + place.lane if place.lane else place.key, place.job_id)
 
 
-def serving(offers: tuple[str, ...], sets: Iterable[bytes]) -> list[str]:
-    """Of a queue's sets of requirements, those that a factory with `offers` meets."""
-    return _fitting(sets, lambda requires: meets(offers, requires))
+def park(pipe: Pipeline, queue: str, offers: Iterable[str], request_id: str, score: float) -> None:
+    """Add the commands that make a waiting claim findable."""
+    text = encode_terms(offers)
+    pipe.zadd(members_key(PARKED, queue, text), {request_id: score})
+    pipe.sadd(sets_key(PARKED, queue), text)
 
 
-def awaiting(requires: tuple[str, ...], sets: Iterable[bytes]) -> list[str]:
-    """Of a queue's sets of offers, those that meet `requires`."""
-    return _fitting(sets, lambda offers: meets(offers, requires))
+def serving(offers: tuple[str, ...], sets: Iterable[bytes]) -> list[tuple[str, int]]:
+    """Of a queue's sets of jobs, those that a factory with `offers` may have, and how well it meets each."""
+    found = []
+    for text in sorted(each.decode() for each in sets):
+        requires, prefers = decode_job_terms(text)
+        if meets(offers, requires):
+            found.append((text, preference(offers, prefers)))
+    return found
+
+
+def awaiting(terms: str, sets: Iterable[bytes]) -> list[tuple[str, int]]:
+    """Of a queue's sets of offers, those that meet a job's requirements, and how well each meets its preferences."""
+    requires, prefers = decode_job_terms(terms)
+    found = ((text, tuple(json.loads(text))) for text in sorted(each.decode() for each in sets))
+    return [(text, preference(offers, prefers)) for text, offers in found if meets(offers, requires)]
 
 
 def offered(job: Job) -> bool:
@@ -76,12 +135,14 @@ def offered(job: Job) -> bool:
     return job.state is State.READY and job.hold is None
 
 
-def ready_terms(connection: Redis, queue: str, *, at_most: int) -> list[tuple[str, tuple[str, ...]]]:
-    """The queue and requirements of ready jobs, once for each job, up to so many of each set of requirements."""
-    found: list[tuple[str, tuple[str, ...]]] = []
-    for terms in cast(set[bytes], connection.smembers(sets_key(READY, queue))):
-        ready = connection.zcard(members_key(READY, queue, terms.decode()))
-        found += [(queue, decode_terms(terms))] * min(at_most, ready)
+def ready_terms(connection: Redis, queue: str, *, at_most: int) -> list[tuple[str, str]]:
+    """The queue and terms of ready jobs, once for each job, up to so many of each set of terms."""
+    found: list[tuple[str, str]] = []
+    for text in cast(set[bytes], connection.smembers(sets_key(READY, queue))):
+        key = members_key(READY, queue, text.decode())
+        entries = [entry.decode() for entry in cast(list[bytes], connection.zrange(key, 0, at_most - 1))]
+        ready = sum(connection.zcard(LANE + key + entry) if entry.startswith("~") else 1 for entry in entries)
+        found += [(queue, text.decode())] * min(at_most, ready)
     return found
 
 
@@ -104,21 +165,56 @@ end
 )
 
 
-def _fitting(sets: Iterable[bytes], fits: Callable[[tuple[str, ...]], bool]) -> list[str]:
-    return sorted(text.decode() for text in sets if fits(decode_terms(text)))
-
-
-POP_BEST = """
--- The member with the lowest score over KEYS[from..]; taken out. Returns its key's position and the member.
-local function pop_best(from)
-  local best, best_key, best_score
+POP_BEST = (
+    f"local LANE, SERVED_MAX = '{LANE}', 10000"
+    + """
+-- The entry with the lowest score, less its set's bonus, over KEYS[from..]; the bonuses are ARGV[bonus_from..].
+local function best_of(from, bonus_from)
+  local best, key, score, least
   for i = from, #KEYS do
     local head = redis.call('ZRANGE', KEYS[i], 0, 0, 'WITHSCORES')
-    if head[1] and (not best or tonumber(head[2]) < best_score) then
-      best, best_key, best_score = head[1], KEYS[i], tonumber(head[2])
+    if head[1] then
+      local value = tonumber(head[2]) - ARGV[bonus_from + i - from]
+      if not least or value < least then best, key, score, least = head[1], KEYS[i], tonumber(head[2]), value end
     end
   end
-  if best then redis.call('ZREM', best_key, best) end
-  return best
+  return best, key, score
+end
+
+-- The same, taken out. A lane gives its first job, and stands behind all that have waited longer since it was served.
+local function pop_best(from, bonus_from, served, now, step)
+  while true do  -- each round ends it, or puts one lane right
+    local best, key, score = best_of(from, bonus_from)
+    if not best then return nil end
+    if string.sub(best, 1, 1) ~= '~' then
+      redis.call('ZREM', key, best)
+      return best
+    end
+    local lane = LANE .. key .. best
+    local worth = string.match(best, '^~(%-?%d+)~') * step
+    local head = redis.call('ZRANGE', lane, 0, 0, 'WITHSCORES')
+    if not head[1] then
+      redis.call('ZREM', key, best)
+    else
+      local turn = math.max(tonumber(head[2]), (redis.call('ZSCORE', served, best) or 0) - worth)
+      if turn > score then
+        redis.call('ZADD', key, turn, best)
+      else
+        redis.call('ZREM', lane, head[1])
+        local last = redis.call('ZREVRANGE', served, 0, 0, 'WITHSCORES')[2] or 0
+        local stamp = math.max(now, last) + 0.001
+        redis.call('ZADD', served, stamp, best)
+        redis.call('ZREMRANGEBYRANK', served, 0, -SERVED_MAX - 1)
+        local next_one = redis.call('ZRANGE', lane, 0, 0, 'WITHSCORES')
+        if next_one[1] then
+          redis.call('ZADD', key, math.max(tonumber(next_one[2]), stamp - worth), best)
+        else
+          redis.call('ZREM', key, best)
+        end
+        return head[1]
+      end
+    end
+  end
 end
 """
+)

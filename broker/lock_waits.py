@@ -6,12 +6,14 @@ Without this a hundred jobs of one lock would stand at the head of the index and
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any, cast
+from dataclasses import asdict
+from typing import cast
 
 from redis import Redis
 from redis.client import Pipeline
 
 from broker import index
+from broker.index import Place
 from broker.limits import limit_key, limit_name, limited_queue
 from broker.settlement import Change, Wait
 from broker.slots import slot_id, wants
@@ -31,21 +33,15 @@ def waits_key(key: str) -> str:
     return f"broker:waits:{slot_id(key)}"
 
 
-def wait(pipe: Pipeline, met: Wait) -> None:
+def wait(pipe: Pipeline, met: Wait, *, step_ms: int) -> None:
     """Add the commands that put a ready job aside, and note when to look again. The sweep does so in any case."""
     if met.until_ms is not None:
         pipe.zadd(TIMES, {met.key: met.until_ms})
     if met.job is None:
         return
-    job = met.job
-    index.remove(pipe, index.READY, job.queue, job.requires, job.id)
-    place: dict[str, Any] = {
-        "id": job.id,
-        "queue": job.queue,
-        "requires": list(job.requires),
-        "score": index.ready_score(job),
-    }
-    pipe.zadd(waits_key(met.key), {json.dumps(place): place["score"]})
+    place = Place.of(met.job, step_ms=step_ms)
+    index.withdraw(pipe, place)
+    pipe.zadd(waits_key(met.key), {json.dumps(asdict(place)): place.score})
 
 
 def given_up(changes: Iterable[Change]) -> list[str]:
@@ -58,10 +54,10 @@ def given_up(changes: Iterable[Change]) -> list[str]:
     return sorted(found)
 
 
-def bring_back(connection: Redis, keys: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
+def bring_back(connection: Redis, keys: Sequence[str]) -> list[tuple[str, str]]:
     """Let through what waits for these slots, each named once for each job that may be had.
 
-    Jobs that stand aside are put into the ready index again. Returns queue and requirements of these, and of the
+    Jobs that stand aside are put into the ready index again. Returns queue and terms of these, and of the
     ready jobs of a queue whose limit is among them: claims may wait for them.
     """
     if not keys:
@@ -70,11 +66,11 @@ def bring_back(connection: Redis, keys: Sequence[str]) -> list[tuple[str, tuple[
     with connection.pipeline(transaction=False) as pipe:
         for key, count in counted.items():
             pipe.zpopmin(waits_key(key), RETURN_MAX if limit_name(key) is None else count + UNIT_RETURNS)
-        places: list[dict[str, Any]] = [json.loads(text) for found in pipe.execute() for text, _ in found]
+        places = [Place(**json.loads(text)) for found in pipe.execute() for text, _ in found]
         for place in places:
-            index.add(pipe, index.READY, place["queue"], place["requires"], place["id"], place["score"])
+            index.offer(pipe, place)
         pipe.execute()
-    back = [(place["queue"], tuple(place["requires"])) for place in places]
+    back = [place.wants for place in places]
     for key, count in counted.items():
         queue = limited_queue(key)
         back += [] if queue is None else index.ready_terms(connection, queue, at_most=count)

@@ -4,6 +4,7 @@ import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
+from typing import TypeAlias
 
 _NEED = re.compile(r"^(?P<key>[^\s=<>!]+)(?:(?P<sign>>=|<=|=|>|<)(?P<value>.*))?$")
 _COMPARE: Mapping[str, Callable[[float, float], bool]] = {
@@ -12,6 +13,11 @@ _COMPARE: Mapping[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
     "<": operator.lt,
 }
+
+Preferences: TypeAlias = tuple[tuple[str, int], ...]
+"""What a job would rather have, each with its weight."""
+WEIGHT_MAX = 100
+"""Of one preference, and of all that are met together."""
 
 
 def canonical(terms: Iterable[str]) -> tuple[str, ...]:
@@ -27,6 +33,12 @@ def meets(offers: tuple[str, ...], requires: tuple[str, ...]) -> bool:
     `key>=number` (`<=`, `>`, `<`) for a number that compares so. Without requirements everybody may.
     """
     return not requires or not unmet(offers, requires)
+
+
+@lru_cache(maxsize=65_536)
+def preference(offers: tuple[str, ...], prefers: Preferences) -> int:
+    """How well `offers` meet what a job prefers: the weights of the terms they meet, together at most `WEIGHT_MAX`."""
+    return min(WEIGHT_MAX, sum(weight for term, weight in prefers if meets(offers, (term,))))
 
 
 def unmet(offers: tuple[str, ...], requires: tuple[str, ...]) -> tuple[str, ...]:

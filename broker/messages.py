@@ -1,7 +1,7 @@
 """Requests as they travel: one envelope, discriminated by `op`, with its limits in the types."""
 
 import re
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 import pydantic_core
 from pydantic import (
@@ -13,6 +13,7 @@ from pydantic import (
     StringConstraints,
     TypeAdapter,
     ValidationError,
+    model_validator,
 )
 
 from broker.documents import PRIORITY_MAX, OnParentFailure, OnStuck, State
@@ -24,6 +25,7 @@ from broker.wire_types import (
     Body,
     ConcurrencyKey,
     FactoryId,
+    FairnessKey,
     JobId,
     JsonAtMost,
     LabelName,
@@ -40,15 +42,20 @@ from broker.wire_types import (
     Span,
     Token,
     TtlMs,
+    Weight,
 )
 
 ENVELOPE_BYTES_MAX = 131_072
 """A payload of 64 KiB with all else a submission may carry."""
+CLAIM_COUNT_MAX = 64
+RENEW_MAX = 256
 
 
 class ClaimBody(Body):
     job_id: JobId | None = None
     """None: the next one that fits."""
+    count: Annotated[int, Field(ge=1, le=CLAIM_COUNT_MAX)] | None = None
+    """A claim-next for up to so many jobs; its answer holds `grants`. None: one job, which is the answer itself."""
     queue: QueueName = "default"
     offers: Annotated[tuple[Offer, ...], Field(max_length=64)] = ()
     ttl_ms: TtlMs | None = None
@@ -60,6 +67,12 @@ class ClaimBody(Body):
     expected_etag: Annotated[str, StringConstraints(max_length=256)] | None = None
     """Claim only this version of the job; otherwise `conflict {etag_mismatch}`."""
 
+    @model_validator(mode="after")
+    def _count_or_job(self) -> Self:
+        if self.count is not None and self.job_id is not None:
+            raise ValueError("count is for a claim without job_id")
+        return self
+
 
 class FencedBody(Body):
     job_id: JobId
@@ -70,6 +83,10 @@ class FencedBody(Body):
 class RenewBody(FencedBody):
     ttl_ms: TtlMs | None = None
     """None: as granted."""
+
+
+class RenewManyBody(Body):
+    leases: Annotated[tuple[RenewBody, ...], Field(min_length=1, max_length=RENEW_MAX)]
 
 
 class CompleteBody(FencedBody):
@@ -102,6 +119,8 @@ class SubmitBody(Body):
     queue: QueueName = "default"
     priority: Annotated[int, Field(ge=-PRIORITY_MAX, le=PRIORITY_MAX)] = 0
     requires: Annotated[tuple[Need, ...], Field(max_length=64)] = ()
+    prefers: dict[Need, Weight] = Field(default_factory=dict, max_length=16)
+    fairness_key: FairnessKey | None = None
     locks: Annotated[tuple[LockKey, ...], Field(max_length=64)] = ()
     concurrency: Annotated[tuple[ConcurrencyKey, ...], Field(max_length=16)] = ()
     """Keys that share a limit wherever an operator sets one."""
@@ -204,6 +223,11 @@ class _Job(Envelope):
 class Renew(_Lease):
     op: Literal["renew"] = "renew"
     body: RenewBody
+
+
+class RenewMany(_Lease):
+    op: Literal["renew_many"] = "renew_many"
+    body: RenewManyBody
 
 
 class Complete(_Lease):
@@ -309,6 +333,7 @@ class ListRuns(_Job):
 Request: TypeAlias = (
     Claim
     | Renew
+    | RenewMany
     | Complete
     | Fail
     | Release

@@ -187,10 +187,10 @@ def find_documents(store: Datastore, filter: Filter) -> Iterator[Document]:
             return
 
 
-def leased_by_request(store: Datastore, request_id: str) -> Job | None:
-    """The job whose lease was granted to this request id, if there is one."""
-    page = store.find({"state": "leased", "lease.request_id": request_id}, limit=1)
-    return Job.from_document(page.documents[0]) if page.documents else None
+def leased_by_request(store: Datastore, request_id: str, *, at_most: int) -> list[Job]:
+    """The jobs whose leases were granted to this request id: one, or up to `at_most` where it asked for several."""
+    page = store.find({"state": "leased", "lease.request_id": request_id}, limit=at_most)
+    return [Job.from_document(document) for document in page.documents]
 
 
 def leased_jobs(store: Datastore) -> list[Job]:

@@ -43,6 +43,8 @@ class Settings(BaseSettings):
     cancel_grace_ms: Ms = 30_000
     backoff_base_ms: Ms = 1_000
     backoff_max_ms: Ms = 300_000
+    ageing_step_ms: Annotated[int, Field(ge=1_000, le=86_400_000)] = 600_000
+    """How long a job waits to be served like one that just came with a priority one higher; see docs/matching.md."""
     sweep_interval_ms: Ms | None = None
     """None: a quarter of the ttl."""
     batch_max: Annotated[int, Field(ge=1, le=256)] = 64

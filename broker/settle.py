@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 import structlog
 
 from broker import coordinator, listing, operating, submission
-from broker.answers import Answer, Reason, Word
+from broker.answers import Answer, Reason, Word, plain
 from broker.coordinator import Context, Settlement
 from broker.fence import Fence
 from broker.messages import (
@@ -28,6 +28,8 @@ from broker.messages import (
     Release,
     RemoveLimit,
     Renew,
+    RenewBody,
+    RenewMany,
     Request,
     ResumeQueue,
     Revoke,
@@ -109,6 +111,24 @@ def _renew(context: Context, request: Renew, now_ms: int) -> Settlement:
     return coordinator.renew(context, body.job_id, fence(request), now_ms=now_ms, ttl_ms=body.ttl_ms)
 
 
+def _renew_many(context: Context, request: RenewMany, now_ms: int) -> Settlement:
+    """Each lease by itself: one that is lost, or that the store fails on, leaves the others alone."""
+    each = [_renew_one(context, request, body, now_ms) for body in request.body.leases]
+    results = [plain(settled.answer) for settled in each]
+    changes = tuple(change for settled in each for change in settled.changes)
+    return Settlement(Answer(Word.OK, body={"results": results}), changes)
+
+
+def _renew_one(context: Context, request: RenewMany, body: RenewBody, now_ms: int) -> Settlement:
+    one = Fence(request.factory_id, body.epoch, body.token, request.request_id)
+    try:
+        settled = coordinator.renew(context, body.job_id, one, now_ms=now_ms, ttl_ms=body.ttl_ms)
+    except DatastoreError as error:
+        settled = Settlement(failure(error))
+    answer = settled.answer
+    return Settlement(Answer(answer.word, answer.reason, {"job_id": body.job_id, **answer.body}), settled.changes)
+
+
 def _complete(context: Context, request: Complete, now_ms: int) -> Settlement:
     body = request.body
     return coordinator.complete(context, body.job_id, fence(request), now_ms=now_ms, result=body.result)
@@ -174,6 +194,7 @@ def _lift(context: Context, request: Lift, now_ms: int) -> Settlement:
 HANDLERS: Mapping[type, Handler] = {
     Claim: _claim,
     Renew: _renew,
+    RenewMany: _renew_many,
     Complete: _complete,
     Fail: _fail,
     Release: _release,

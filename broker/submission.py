@@ -82,6 +82,8 @@ def first_version(body: SubmitBody, *, now_ms: int) -> dict[str, Any]:
         "state": state.value,
         "priority": body.priority,
         "requires": list(canonical(body.requires)),
+        "prefers": [list(each) for each in sorted(body.prefers.items())],
+        "fairness_key": body.fairness_key,
         "locks": list(canonical(body.locks)),
         "concurrency": list(canonical(body.concurrency)),
         "depends_on": list(body.depends_on),

@@ -5,6 +5,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
+from broker.matching import WEIGHT_MAX
+
 PAYLOAD_BYTES_MAX = 65_536
 RESULT_BYTES_MAX = 16_384
 """A result or an error, UTF-8 (design §3)."""
@@ -54,6 +56,9 @@ Offer = Annotated[str, StringConstraints(pattern=r"^[^\s=<>!]{1,64}(=[^\x00-\x1f
 """What a factory has: `key` or `key=value`."""
 Need = Annotated[str, StringConstraints(pattern=r"^[^\s=<>!]{1,64}((=|>=|<=|>|<)[^\x00-\x1f]{0,128})?$")]
 """What a job needs: `key`, `key=value`, or a comparison of numbers such as `mem_gb>=16`."""
+Weight = Annotated[int, Field(ge=1, le=WEIGHT_MAX)]
+"""Of a preference."""
+FairnessKey = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f]+$")]
 LockKey = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f]+$")]
 ConcurrencyKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")]
 """What jobs share whose number at once an operator may limit: `gpu`."""

@@ -17,7 +17,7 @@ from rq.serializers import JSONSerializer
 from rq.worker import SimpleWorker
 from tenacity import Retrying, retry_if_exception_type, wait_random_exponential
 
-from broker import claim_next
+from broker import claim_next, presence
 from broker.batch import Taken, on_time, settle_batch
 from broker.clock import monotonic_ms, sleep_ms
 from broker.messages import Malformed
@@ -170,6 +170,7 @@ class ServeLoop:
         self._settle(left)
         claim_next.end_waits(self._redis, now_ms)
         on_time(self._redis, now_ms)
+        presence.take_back_unread(self._redis, self._runtime.context.entropy, now_ms=now_ms)
         if self._sweep is not None:
             self._sweep.run_if_due(now_ms)
 

@@ -44,7 +44,7 @@ def finish(
     results = [result for _, result in settled]
     parents = families.ended(change for result in results for change in result.changes)
     with connection.pipeline(transaction=False) as pipe:
-        batch.deliver(pipe, results, now_ms=now_ms)
+        batch.deliver(pipe, results, now_ms=now_ms, step_ms=context.rules.ageing_step_ms)
         for each in refused:
             bury(pipe, each, now_ms=now_ms)
         for entry, result in settled:

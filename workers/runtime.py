@@ -156,6 +156,7 @@ def rules(settings: Settings) -> Rules:
         cancel_grace_ms=settings.cancel_grace_ms,
         backoff_base_ms=settings.backoff_base_ms,
         backoff_max_ms=settings.backoff_max_ms,
+        ageing_step_ms=settings.ageing_step_ms,
     )
 
 

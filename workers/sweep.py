@@ -16,6 +16,7 @@ from broker.clock import RedisClock
 from broker.controls import Controls
 from broker.coordinator import Change, Context, Settlement
 from broker.documents import Job, Lease, Run
+from broker.index import Place
 from broker.limits import limit_key, units
 from broker.settings import Settings
 from datastore import AtMost, DatastoreError, Document, Filter
@@ -208,19 +209,25 @@ class Sweep:
         self._redis.set(INDEXED, now_ms)
 
     def _index(self, jobs: list[Job], swept: Swept) -> None:
+        jobs = list(filter(index.offered, jobs))
         with self._redis.pipeline(transaction=False) as pipe:
-            for job in filter(index.offered, jobs):
-                index.add(pipe, index.READY, job.queue, job.requires, job.id, index.ready_score(job))
-            added = pipe.execute()
-        swept.indexed += sum(1 for result in added[::2] if result)
-        swept.woken += claim_next.wake(self._redis, [(job.queue, job.requires) for job in jobs])
+            firsts = []
+            for job in jobs:
+                firsts.append(len(pipe.command_stack))
+                index.offer(pipe, self._place(job))
+            results = pipe.execute()
+        swept.indexed += sum(1 for first in firsts if results[first])
+        swept.woken += claim_next.wake(self._redis, [self._place(job).wants for job in jobs])
+
+    def _place(self, job: Job) -> Place:
+        return Place.of(job, step_ms=self._context.rules.ageing_step_ms)
 
     def _send(self, changes: list[Change], swept: Swept) -> None:
         with self._redis.pipeline(transaction=False) as pipe:
             for change in changes:
-                batch.move_hints(pipe, change)
+                batch.move_hints(pipe, change, step_ms=self._context.rules.ageing_step_ms)
             pipe.execute()
-        ready = [(change.after.queue, change.after.requires) for change in changes if index.offered(change.after)]
+        ready = [self._place(change.after).wants for change in changes if index.offered(change.after)]
         ready += lock_waits.bring_back(self._redis, lock_waits.given_up(changes))
         swept.woken += claim_next.wake(self._redis, ready)
 

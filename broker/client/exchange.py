@@ -102,8 +102,9 @@ class Exchange:
         finally:
             for call, future in futures.items():
                 self._pending.forget(call, abandoned=abandoned)
-                if abandoned and future.done() and future.exception() is None and future.result().granted:
-                    self._give_back(future.result())
+                if abandoned and future.done() and future.exception() is None:
+                    for grant in future.result().grants:
+                        self._give_back(grant)
 
     def _send(self, calls: Sequence[Call], sender: Sender, backoff: Backoff) -> float | None:
         """Send what is unsettled. The pause before the next attempt in seconds, or None where it is on its way."""
@@ -129,7 +130,7 @@ class Exchange:
         while not self._closed.is_set():
             try:
                 texts = self._listener.receive()
-                surplus = [reply for text in texts if (reply := self._pending.deliver(text)) is not None]
+                surplus = [grant for text in texts for grant in self._pending.deliver(text)]
             except (RedisError, OSError) as error:
                 log.warning("reply_channel_lost", error=str(error))
                 self._closed.wait(backoff.next_s())
@@ -138,8 +139,8 @@ class Exchange:
                 log.exception("reply_failed")
                 continue
             backoff.reset()
-            for reply in surplus:
-                self._give_back(reply)
+            for grant in surplus:
+                self._give_back(grant)
 
     def _give_back(self, grant: Reply) -> None:
         """Release a lease that nobody waits for any more. Where that fails too, it expires."""

@@ -107,8 +107,9 @@ class AsyncExchange:
         finally:
             for call, future in futures.items():
                 self._pending.forget(call, abandoned=abandoned)
-                if abandoned and future.done() and future.exception() is None and future.result().granted:
-                    self._give_back(future.result())
+                if abandoned and future.done() and future.exception() is None:
+                    for grant in future.result().grants:
+                        self._give_back(grant)
 
     async def _send(self, calls: Sequence[Call], sender: AsyncSender, backoff: Backoff) -> float | None:
         """Send what is unsettled. The pause before the next attempt in seconds, or None where it is on its way."""
@@ -134,7 +135,7 @@ class AsyncExchange:
         while not self._closed:
             try:
                 texts = await self._listener.receive()
-                surplus = [reply for text in texts if (reply := self._pending.deliver(text)) is not None]
+                surplus = [grant for text in texts for grant in self._pending.deliver(text)]
             except (RedisError, OSError) as error:
                 log.warning("reply_channel_lost", error=str(error))
                 await asyncio.sleep(backoff.next_s())
@@ -143,8 +144,8 @@ class AsyncExchange:
                 log.exception("reply_failed")
                 continue
             backoff.reset()
-            for reply in surplus:
-                self._give_back(reply)
+            for grant in surplus:
+                self._give_back(grant)
 
     def _give_back(self, grant: Reply) -> None:
         """Release a lease that nobody waits for any more, in a task of its own: its caller may be cancelled."""

@@ -24,6 +24,8 @@ from broker.messages import (
     Release,
     RemoveLimit,
     Renew,
+    RenewBody,
+    RenewMany,
     ResumeQueue,
     Revoke,
     SetLimit,
@@ -60,6 +62,8 @@ class Operations(ABC, Generic[T_co]):
         queue: str = "default",
         priority: int = 0,
         requires: Sequence[str] = (),
+        prefers: Mapping[str, int] | None = None,
+        fairness_key: str | None = None,
         locks: Sequence[str] = (),
         concurrency: Sequence[str] = (),
         depends_on: Sequence[str] = (),
@@ -83,9 +87,12 @@ class Operations(ABC, Generic[T_co]):
 
         `not_before_ms` is broker time, Unix milliseconds; `deadline_in_ms` bounds the whole job, counted from now,
         `run_timeout_ms` each run of it. `unique`: a key, or `{"key": …, "policy": "reject" | "replace" | "join"}`.
-        `concurrency`: keys that share a limit wherever an operator sets one. The rest is as in docs/job-files.md.
+        `prefers` has weights (1 to 100) of terms that a factory may meet; jobs of equal priority are served in turn
+        by `fairness_key`, such as a tenant. `concurrency`: keys that share a limit wherever an operator sets one.
+        The rest is as in docs/job-files.md.
         """
         given: dict[str, Any] = {"job_id": job_id, "not_before_ms": not_before_ms, "timeout_ms": deadline_in_ms}
+        given |= {"prefers": prefers, "fairness_key": fairness_key}
         given |= {"ttl_ms": ttl_ms, "max_failures": max_failures, "max_expiries": max_expiries, "labels": labels}
         given |= {"run_timeout_ms": run_timeout_ms, "stuck_after_ms": stuck_after_ms, "on_stuck": on_stuck}
         given |= {"on_parent_failure": on_parent_failure, "supersedes": supersedes}
@@ -108,17 +115,19 @@ class Operations(ABC, Generic[T_co]):
         offers: Sequence[str] = (),
         ttl_ms: int | None = None,
         wait_ms: int = 0,
+        count: int | None = None,
         expected_etag: str | None = None,
         request_id: str | None = None,
         timeout_ms: int | None = None,
     ) -> T_co:
         """Ask for a lease on one job, or on the next of a queue whose requirements `offers` meets.
 
-        `wait_ms`: how long a claim without `job_id` waits for work; the timeout counts from its end. To hold the
+        `count`: up to so many jobs (64 at most) in one request, each with its own epoch and token; the leases are
+        the reply's `grants`. A claim that waits is answered once there is one. `wait_ms`: how long a claim without `job_id` waits for work; the timeout counts from its end. To hold the
         lease while working, use `lease()`.
         """
         body: dict[str, Any] = {"job_id": job_id, "queue": queue, "offers": tuple(offers), "ttl_ms": ttl_ms}
-        body |= {"wait_ms": wait_ms, "expected_etag": expected_etag}
+        body |= {"wait_ms": wait_ms, "count": count, "expected_etag": expected_etag}
         return self._ask(Claim, body, request_id=request_id, timeout_ms=timeout_ms)
 
     def renew(
@@ -134,6 +143,17 @@ class Operations(ABC, Generic[T_co]):
         """Extend a lease: `renewed` with its directives, or `lease_lost`."""
         body = {"job_id": job_id, "epoch": epoch, "token": token, "ttl_ms": ttl_ms}
         return self._ask(Renew, body, request_id=request_id, timeout_ms=timeout_ms)
+
+    def renew_many(
+        self, leases: Sequence[Mapping[str, Any]], *, request_id: str | None = None, timeout_ms: int | None = None
+    ) -> T_co:
+        """Extend up to 256 leases with one request; the reply's `results` answer for each, in order, as `renew` does.
+
+        Each of `leases` has `job_id, epoch, token`, and may have `ttl_ms`; other fields of a grant are left out.
+        """
+        fields = RenewBody.model_fields
+        body = {"leases": [{name: lease[name] for name in fields if name in lease} for lease in leases]}
+        return self._ask(RenewMany, body, request_id=request_id, timeout_ms=timeout_ms)
 
     def complete(
         self,

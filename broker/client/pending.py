@@ -2,7 +2,7 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
@@ -41,7 +41,7 @@ class Pending(Generic[W]):
         self._now_ms = now_ms
         self._lock = threading.Lock()
         self._waiting: dict[str, list[_Waiting[W]]] = {}
-        self._kept: OrderedDict[str, tuple[str, int] | None] = OrderedDict()
+        self._kept: OrderedDict[str, frozenset[tuple[str, int]]] = OrderedDict()
 
     def expect(self, call: Call, future: W) -> None:
         """Complete `future` with the next reply to `call`. Several callers may wait for one request id."""
@@ -55,7 +55,7 @@ class Pending(Generic[W]):
             if others:
                 self._waiting[call.request_id] = others
             elif abandoned and call.is_claim:
-                self._keep(call.request_id, None)
+                self._keep(call.request_id, frozenset())
 
     def close(self) -> list[W]:
         """Forget everything. Returns the futures nobody will complete any more."""
@@ -64,37 +64,36 @@ class Pending(Generic[W]):
             self._waiting.clear()
         return [future for future in waiting if not future.done()]
 
-    def deliver(self, text: bytes) -> Reply | None:
-        """Hand a reply to whoever waits for it. Returns a grant that nobody wants: to be released at once."""
+    def deliver(self, text: bytes) -> Sequence[Reply]:
+        """Hand a reply to whoever waits for it. Returns grants that nobody wants: to be released at once."""
         try:
             reply = parse_reply(text)
         except ValueError as error:
             log.warning("reply_not_understood", error=str(error))
-            return None
+            return ()
         with self._lock:
             waiting = self._waiting.pop(reply.request_id, [])
             if not waiting:
                 return self._surplus(reply)
             if waiting[0].call.is_claim:
-                self._keep(reply.request_id, _lease_of(reply))
+                self._keep(reply.request_id, frozenset(map(_lease_of, reply.grants)))
         sent_ms = min(each.call.first_sent_ms for each in waiting)
         self._broker_time.learn(reply.server_now_ms, sent_ms=sent_ms, received_ms=self._now_ms())
         for each in waiting:
             each.future.set_result(replace(reply, sent_monotonic_ms=each.call.first_sent_ms))
-        return None
+        return ()
 
-    def _surplus(self, reply: Reply) -> Reply | None:
-        """A late grant of another lease than the one kept. One for a request that timed out may yet be asked for."""
-        if not reply.granted or reply.request_id not in self._kept:
-            return None
-        return None if self._kept[reply.request_id] == _lease_of(reply) else reply
+    def _surplus(self, reply: Reply) -> Sequence[Reply]:
+        """Late grants of other leases than those kept. One for a request that timed out may yet be asked for."""
+        kept = self._kept.get(reply.request_id)
+        return () if kept is None else [grant for grant in reply.grants if _lease_of(grant) not in kept]
 
-    def _keep(self, request_id: str, lease: tuple[str, int] | None) -> None:
-        self._kept[request_id] = lease
+    def _keep(self, request_id: str, leases: frozenset[tuple[str, int]]) -> None:
+        self._kept[request_id] = leases
         self._kept.move_to_end(request_id)
         while len(self._kept) > REMEMBERED_MAX:
             self._kept.popitem(last=False)
 
 
-def _lease_of(reply: Reply) -> tuple[str, int] | None:
-    return (str(reply.body["job_id"]), int(reply.body["epoch"])) if reply.granted else None
+def _lease_of(grant: Reply) -> tuple[str, int]:
+    return str(grant.body["job_id"]), int(grant.body["epoch"])

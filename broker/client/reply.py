@@ -1,7 +1,7 @@
 """A reply as a value: the answer in the words of the protocol, and when its request went out."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -10,6 +10,7 @@ import pydantic_core
 from broker.answers import Reason, Retry, Word
 
 GOOD = frozenset({Word.OK, Word.GRANTED, Word.RENEWED, Word.REPLAYED})
+_SAID = frozenset({"answer", "reason", "retry", "retry_after_ms"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,28 @@ class Reply:
     def granted(self) -> bool:
         """Whether this gives a lease: the body then holds its job, epoch and token."""
         return self.good and "token" in self.body
+
+    @property
+    def grants(self) -> "tuple[Reply, ...]":
+        """Each lease this gives as a reply of its own: this one, or those of a claim with `count`."""
+        if self.granted:
+            return (self,)
+        return tuple(replace(self, body=MappingProxyType(dict(grant))) for grant in self.body.get("grants", ()))
+
+    @property
+    def results(self) -> "tuple[Reply, ...]":
+        """The answers to the parts of one request, such as each lease of `renew_many`, in their order."""
+        return tuple(
+            replace(
+                self,
+                answer=Word(each["answer"]),
+                reason=None if each["reason"] is None else Reason(each["reason"]),
+                retry=Retry(each["retry"]),
+                retry_after_ms=each.get("retry_after_ms"),
+                body=MappingProxyType({name: value for name, value in each.items() if name not in _SAID}),
+            )
+            for each in self.body.get("results", ())
+        )
 
     @property
     def summary(self) -> str:

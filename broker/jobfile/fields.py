@@ -11,6 +11,7 @@ from broker.jobfile.values import (
     moment_ms,
     name_list,
     plain_text,
+    preferences,
     requirements,
     shown,
     text_map,
@@ -28,6 +29,8 @@ _RULES: Mapping[str, str] = {
     "supersedes": "a key has 1 to 256 characters and no control characters",
     "concurrency": "a key has 1 to 128 letters, digits, `.`, `_`, `/` or `-`, and begins with a letter or digit",
     "requires": "a requirement's key has at most 64 characters, its value at most 128, without control characters",
+    "fairness_key": "a fairness key has 1 to 128 characters and no control characters",
+    "prefers": "at most 16 preferences, each a requirement with a weight from 1 to 100",
     "labels": "a label's key has 1 to 64 characters, its value at most 256",
 }
 """How the patterns of `SubmitBody` read in words."""
@@ -91,6 +94,8 @@ def _readers(now_ms: int | None) -> Mapping[str, tuple[str, Reader]]:
         "priority": ("priority", whole_number),
         "engine": ("requires", engine),
         "requires": ("requires", requirements),
+        "prefers": ("prefers", preferences),
+        "fairness_key": ("fairness_key", plain_text),
         "lock": ("locks", name_list),
         "locks": ("locks", name_list),
         "concurrency": ("concurrency", name_list),

@@ -108,6 +108,14 @@ def requirements(value: JsonValue) -> list[str]:
     raise ValueError(f"{shown(value)} is no requirement: write `os=linux gpu`, a list, or a mapping")
 
 
+def preferences(value: JsonValue) -> dict[str, int]:
+    """`{zone=eu: 10, ssd: 3}`: terms as requirements have them, each with its weight."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{shown(value)} is no preference: write a mapping of terms to weights, {{zone=eu: 10}}")
+    _well_formed(list(value))
+    return {term: whole_number(weight) for term, weight in value.items()}
+
+
 def _requirement(key: str, value: JsonValue) -> str:
     if value is True:
         return key

@@ -22,6 +22,8 @@ class Rules:
     cancel_grace_ms: int = 30_000
     backoff_base_ms: int = 1_000
     backoff_max_ms: int = 300_000
+    ageing_step_ms: int = 600_000
+    """How long a job waits to count as one priority higher."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,7 @@ def redrive(job: Job, *, request_id: str, now_ms: int) -> Decision:
         "deadline_ms": None if job.timeout_ms is None else now_ms + job.timeout_ms,
         "not_before_ms": None,
         "why": None,
+        "ready_ms": now_ms,
     }
     return _write(job, request_id, "redrive", State.READY, changes, now_ms)
 

@@ -83,7 +83,7 @@ def due(job: Job, *, now_ms: int) -> Decision:
     """Make a scheduled job ready once its time has come."""
     if job.state is not State.SCHEDULED or (job.not_before_ms is not None and now_ms < job.not_before_ms):
         return _nothing_to_do(job, now_ms)
-    return _write({"state": State.READY.value, "not_before_ms": None}, job, now_ms)
+    return _write({"state": State.READY.value, "not_before_ms": None, "ready_ms": now_ms}, job, now_ms)
 
 
 def unblock(job: Job, *, parents: dict[str, State], now_ms: int) -> Decision:
@@ -103,7 +103,9 @@ def unblock(job: Job, *, parents: dict[str, State], now_ms: int) -> Decision:
     if any(parents.get(parent) not in done for parent in job.depends_on):
         return _nothing_to_do(job, now_ms)
     waits = job.not_before_ms is not None and now_ms < job.not_before_ms
-    return _write({"state": (State.SCHEDULED if waits else State.READY).value}, job, now_ms)
+    return _write(
+        {"state": State.SCHEDULED.value} if waits else {"state": State.READY.value, "ready_ms": now_ms}, job, now_ms
+    )
 
 
 def _ended(state: State) -> str:

@@ -1,0 +1,54 @@
+"""One claim, several tries: what became of each job it was proposed, gathered into one answer."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from broker.answers import Answer, Reason, Word
+from broker.messages import Claim
+from broker.settlement import Settlement
+
+STALE = frozenset({Word.CONFLICT, Word.NOT_CLAIMABLE, Word.NOT_FOUND})
+"""What a proposed job may answer when its hint was stale: another one is tried instead of fighting for it."""
+
+
+def wanted(claim: Claim, earlier: Settlement | None) -> int:
+    """How many jobs a claim-next still asks for."""
+    return (claim.body.count or 1) - (0 if earlier is None else len(earlier.answer.grants))
+
+
+def gathered(claim: Claim, tries: Sequence[Settlement], *, remembered: bool) -> Settlement:
+    """The answer of one round. `remembered`: the jobs were granted to this request before, and may be over."""
+    granted = [settled.answer for settled in tries if settled.answer.grants]
+    unknown = next((settled.answer for settled in tries if settled.answer.word is Word.OUTCOME_UNKNOWN), None)
+    last = tries[-1].answer
+    if unknown is not None:  # the same request id will be told of all of them
+        answer = unknown
+    elif granted:
+        answer = granted[0] if claim.body.count is None else _several(granted)
+    elif remembered and last.word in STALE:
+        answer = Answer(Word.REQUEST_EXPIRED, Reason.LEASE_OVER, last.body)
+    else:
+        answer = last
+    changes = tuple(change for settled in tries for change in settled.changes)
+    return Settlement(answer, changes, tuple(wait for settled in tries for wait in settled.waits))
+
+
+def with_earlier(earlier: Settlement | None, later: Settlement | None) -> Settlement | None:
+    """The answer of the last round, with what was granted and changed in those before."""
+    if earlier is None or later is None:
+        return later
+    answer = later.answer
+    if earlier.answer.grants and answer.word is not Word.OUTCOME_UNKNOWN:
+        answer = _several([earlier.answer, answer])
+    return replace(later, answer=answer, changes=earlier.changes + later.changes, waits=earlier.waits + later.waits)
+
+
+def another(answer: Answer, *, proposed: int) -> bool:
+    """Whether other jobs are to be tried: some of those proposed had gone, or can't be read at all."""
+    return answer.word in STALE or answer.reason is Reason.CORRUPT or 0 < len(answer.grants) < proposed
+
+
+def _several(answers: Sequence[Answer]) -> Answer:
+    grants = [grant for answer in answers for grant in answer.grants]
+    again = all(answer.word is Word.REPLAYED for answer in answers if answer.grants)
+    return Answer(Word.REPLAYED if again else Word.GRANTED, body={"grants": grants})

@@ -1,0 +1,88 @@
+"""A grant to a claim that waited must be read soon: a client that died while it waited must not keep a job for a ttl.
+
+The reply itself is the hint: who waits, blocks on the reply channel and takes it at once. One that still lies there
+after `READ_WITHIN_MS` is taken back, in one step with the look at it, and its leases are released.
+"""
+
+import json
+from typing import Any
+
+import pydantic_core
+from redis import Redis
+from redis.client import Pipeline
+
+from broker import queues, replies
+from broker.answers import Answer
+from broker.entropy import Entropy
+from broker.messages import Claim, Release, Request
+from broker.scripts import Script
+
+UNREAD = "broker:unread"
+"""Sorted set: grants to claims that waited, by when they must have been read, broker time."""
+READ_WITHIN_MS = 2_000
+"""Longer than a reader takes to connect again, far below a ttl."""
+LOOK_MAX = 256
+
+_TAKE_BACK = Script(
+    """
+-- KEYS: 1 grants to look after.  ARGV: now, at most.  Returns each reply that nobody has read, taken off its channel
+local unread = {}
+for _, entry in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'LIMIT', 0, ARGV[2])) do
+  redis.call('ZREM', KEYS[1], entry)
+  local known = cjson.decode(entry)
+  local start = '{"v":1,"request_id":"' .. known.request_id .. '",'
+  for _, reply in ipairs(redis.call('LRANGE', known.channel, 0, -1)) do
+    if string.sub(reply, 1, #start) == start then
+      redis.call('LREM', known.channel, 1, reply)
+      unread[#unread + 1] = {entry, reply}
+    end
+  end
+end
+return unread
+"""
+)
+
+
+def expect_reader(pipe: Pipeline, request: Request, answer: Answer, *, now_ms: int) -> None:
+    """Add the command that has a grant looked after, where its claim waited."""
+    if not isinstance(request, Claim) or request.body.wait_until_ms is None or not answer.grants:
+        return
+    entry = {
+        "channel": replies.reply_key(request.factory_id, request.instance),
+        "request_id": request.request_id,
+        "factory_id": request.factory_id,
+        "incarnation": request.incarnation,
+        "instance": request.instance,
+    }
+    pipe.zadd(UNREAD, {json.dumps(entry): now_ms + READ_WITHIN_MS})
+
+
+def take_back_unread(connection: Redis, entropy: Entropy, *, now_ms: int) -> int:
+    """Release the leases of grants that nobody has read in time. Returns how many there were.
+
+    A client that was only slow repeats its request and is told `request_expired {lease_over}`.
+    """
+    unread = _TAKE_BACK.run(connection, [UNREAD], [now_ms, LOOK_MAX])
+    releases = [release for entry, reply in unread for release in _releases(entry, reply, entropy)]
+    with connection.pipeline(transaction=False) as pipe:
+        for release in releases:
+            queues.enqueue(pipe, release, wire="intake")
+        pipe.execute()
+    return len(releases)
+
+
+def _releases(entry: bytes, reply: bytes, entropy: Entropy) -> list[Release]:
+    sender = json.loads(entry)
+    body: dict[str, Any] = pydantic_core.from_json(reply)["body"]
+    address = {name: sender[name] for name in ("factory_id", "incarnation", "instance")}
+    return [
+        Release.model_validate(
+            {
+                **address,
+                "request_id": entropy.write_id(),
+                "body": {name: grant[name] for name in ("job_id", "epoch", "token")}
+                | {"reason": "nobody read the grant"},
+            }
+        )
+        for grant in body.get("grants") or ([body] if "token" in body else [])
+    ]
