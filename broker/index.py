@@ -181,38 +181,50 @@ local function best_of(from, bonus_from)
   return best, key, score
 end
 
--- The same, taken out. A lane gives its first job, and stands behind all that have waited longer since it was served.
+-- The first job of a lane, over all sets, and the set it is in.
+local function first_of(lane, from, bonus_from)
+  local first, key, least
+  for i = from, #KEYS do
+    local head = redis.call('ZRANGE', LANE .. KEYS[i] .. lane, 0, 0, 'WITHSCORES')
+    if head[1] then
+      local value = tonumber(head[2]) - ARGV[bonus_from + i - from]
+      if not least or value < least then first, key, least = head[1], KEYS[i], value end
+    end
+  end
+  return first, key
+end
+
+-- The entry with the lowest score, taken out. A lane gives its first job, and then stands behind all that have
+-- waited longer than since now.
 local function pop_best(from, bonus_from, served, now, step)
-  while true do  -- each round ends it, or puts one lane right
+  while true do  -- each round ends it, or puts one entry right
     local best, key, score = best_of(from, bonus_from)
     if not best then return nil end
     if string.sub(best, 1, 1) ~= '~' then
       redis.call('ZREM', key, best)
       return best
     end
-    local lane = LANE .. key .. best
     local worth = string.match(best, '^~(%-?%d+)~') * step
-    local head = redis.call('ZRANGE', lane, 0, 0, 'WITHSCORES')
-    if not head[1] then
+    local head = redis.call('ZRANGE', LANE .. key .. best, 0, 0, 'WITHSCORES')[2]
+    local turn = (redis.call('ZSCORE', served, best) or 0) - worth
+    if not head then
       redis.call('ZREM', key, best)
+    elseif math.max(head, turn) > score then
+      redis.call('ZADD', key, math.max(head, turn), best)
     else
-      local turn = math.max(tonumber(head[2]), (redis.call('ZSCORE', served, best) or 0) - worth)
-      if turn > score then
-        redis.call('ZADD', key, turn, best)
+      local first, its_key = first_of(best, from, bonus_from)
+      redis.call('ZREM', LANE .. its_key .. best, first)
+      local last = redis.call('ZREVRANGE', served, 0, 0, 'WITHSCORES')[2] or 0
+      local stamp = math.max(now, last) + 0.001
+      redis.call('ZADD', served, stamp, best)
+      redis.call('ZREMRANGEBYRANK', served, 0, -SERVED_MAX - 1)
+      local next_one = redis.call('ZRANGE', LANE .. its_key .. best, 0, 0, 'WITHSCORES')[2]
+      if next_one then
+        redis.call('ZADD', its_key, math.max(next_one, stamp - worth), best)
       else
-        redis.call('ZREM', lane, head[1])
-        local last = redis.call('ZREVRANGE', served, 0, 0, 'WITHSCORES')[2] or 0
-        local stamp = math.max(now, last) + 0.001
-        redis.call('ZADD', served, stamp, best)
-        redis.call('ZREMRANGEBYRANK', served, 0, -SERVED_MAX - 1)
-        local next_one = redis.call('ZRANGE', lane, 0, 0, 'WITHSCORES')
-        if next_one[1] then
-          redis.call('ZADD', key, math.max(tonumber(next_one[2]), stamp - worth), best)
-        else
-          redis.call('ZREM', key, best)
-        end
-        return head[1]
+        redis.call('ZREM', its_key, best)
       end
+      return first
     end
   end
 end

@@ -11,7 +11,7 @@ from broker.cli.session import INCARNATION, Target, connected
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (claim, renew, complete, fail, release, progress):
+    for command in (claim, renew, renew_many, complete, fail, release, progress):
         app.command(rich_help_panel="Factories")(command)
 
 
@@ -21,6 +21,7 @@ def claim(
     queue: options.Queue = "default",
     offers: options.Offers = None,
     wait: options.Wait = 0,
+    count: options.Count = None,
     ttl: options.Ttl = None,
     request_id: options.RequestId = None,
     incarnation: options.Incarnation = INCARNATION,
@@ -33,16 +34,24 @@ def claim(
     from broker.cli.answers import finish
     from broker.cli.output import span
 
+    if count is not None and job_id is not None:
+        raise typer.BadParameter("--count is for a claim without JOB_ID", param_hint="--count")
     target = Target(redis, state_dir, timeout, factory, incarnation, needs_factory=True)
     with connected(target) as client:
         reply = client.claim(
-            job_id, queue=queue, offers=options.listed(offers), ttl_ms=ttl, wait_ms=wait, request_id=request_id
+            job_id,
+            queue=queue,
+            offers=options.listed(offers),
+            ttl_ms=ttl,
+            wait_ms=wait,
+            count=count,
+            request_id=request_id,
         )
-    body = reply.body
-    good = ""
-    if reply.good:
-        good = f"granted job {body['job_id']}, epoch {body['epoch']}, for {span(body['ttl_ms'])}, token {body['token']}"
-    return finish(reply, json=json, good=good)
+    lines = (
+        f"granted job {grant['job_id']}, epoch {grant['epoch']}, for {span(grant['ttl_ms'])}, token {grant['token']}"
+        for grant in (each.body for each in reply.grants)
+    )
+    return finish(reply, json=json, good="\n".join(lines))
 
 
 def renew(
@@ -67,6 +76,43 @@ def renew(
     asked = reply.body.get("directives")
     good = f"renewed job {job_id}, epoch {epoch}, for {span(reply.body.get('ttl_ms'))}"
     return finish(reply, json=json, good=f"{good}; asked to {', '.join(asked)}" if asked else good)
+
+
+def renew_many(
+    leases: Annotated[
+        Any,
+        typer.Argument(metavar="JSON|@FILE|-", parser=options.json_value, help="Leases, or what `claim --count` said."),
+    ],
+    factory: options.Factory = None,
+    request_id: options.RequestId = None,
+    redis: options.RedisUrl = None,
+    state_dir: options.StateFolder = None,
+    timeout: options.Timeout = None,
+    json: options.Json = False,
+) -> int:
+    """Extend many leases with one request. The worst of their answers makes the exit status."""
+    from broker.cli.answers import finish
+    from broker.cli.exits import EXITS
+    from broker.cli.output import span
+
+    given = leases.get("grants", [leases]) if isinstance(leases, dict) else leases
+    if not isinstance(given, list) or not all(isinstance(lease, dict) for lease in given):
+        raise typer.BadParameter("must be an array of objects with job_id, epoch and token", param_hint="JSON")
+    target = Target(redis, state_dir, timeout, factory, needs_factory=True)
+    with connected(target) as client:
+        reply = client.renew_many(given, request_id=request_id)
+    if not reply.good or json:
+        return finish(reply, json=json, good="") or max(EXITS[each.answer] for each in reply.results)
+    statuses = [
+        finish(
+            each,
+            json=False,
+            good=f"renewed job {each.body['job_id']}, epoch {each.body.get('epoch')}, for "
+            f"{span(each.body.get('ttl_ms'))}",
+        )
+        for each in reply.results
+    ]
+    return max(statuses)
 
 
 def complete(

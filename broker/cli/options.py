@@ -83,6 +83,10 @@ Ttl = Annotated[
 Wait = Annotated[
     int, typer.Option("--wait", metavar="S", parser=milliseconds, help="How long to wait for a job that fits.")
 ]
+Count = Annotated[
+    int | None,
+    typer.Option("--count", metavar="N", min=1, max=64, help="Up to N jobs at once; `grants` then holds the leases."),
+]
 Offers = Annotated[
     list[str] | None,
     typer.Option(

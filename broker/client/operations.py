@@ -122,9 +122,9 @@ class Operations(ABC, Generic[T_co]):
     ) -> T_co:
         """Ask for a lease on one job, or on the next of a queue whose requirements `offers` meets.
 
-        `count`: up to so many jobs (64 at most) in one request, each with its own epoch and token; the leases are
-        the reply's `grants`. A claim that waits is answered once there is one. `wait_ms`: how long a claim without `job_id` waits for work; the timeout counts from its end. To hold the
-        lease while working, use `lease()`.
+        `wait_ms`: how long a claim without `job_id` waits for work; the timeout counts from its end. `count`: up to
+        so many jobs (64 at most) in one request; the leases, each with its own epoch and token, are the reply's
+        `grants`. To hold a lease while working, use `lease()`.
         """
         body: dict[str, Any] = {"job_id": job_id, "queue": queue, "offers": tuple(offers), "ttl_ms": ttl_ms}
         body |= {"wait_ms": wait_ms, "count": count, "expected_etag": expected_etag}
