@@ -5,9 +5,11 @@ from typing import Any
 import pytest
 
 from broker import claim_next
+from broker.presence import READ_WITHIN_MS, take_back_unread
 from tests.caller import Caller
 from tests.fleet import Fleet
 from tests.in_process import SKEW_MS, TTL_MS, InProcess
+from tests.processes import wait_for
 
 WAIT_MS = 60_000
 ROUNDS = 200
@@ -136,6 +138,73 @@ def _nothing_found_then_a_job(broker: InProcess) -> Any:
     broker.serve("w2")  # the job is ready, and nobody is seen waiting for it
     broker.finish(found_nothing, "w1")
     return claim
+
+
+def test_of_a_hundred_waiters_one_job_wakes_one(broker: InProcess) -> None:
+    claims = [broker.caller.make("claim", wait_ms=WAIT_MS) for _ in range(100)]
+    for claim in claims:
+        broker.caller.send(claim)
+        broker.serve()
+        broker.clock.advance(1)
+    broker.caller.send(broker.caller.make("submit", job_id="a"))
+    settled = []
+    while (hand := broker.take()).entries:
+        settled.append(len(hand.entries))
+        broker.finish(broker.settle(hand.entries))
+    assert settled == [1, 1], "the submission, and one claim"
+    assert broker.caller.replies(claims[0], deadline_ms=1_000)[0]["answer"] == "granted"
+    assert broker.redis.hlen("broker:waiting") == 99
+
+
+def test_a_grant_that_its_waiter_never_reads_goes_to_the_next(broker: InProcess) -> None:
+    dead, living = Caller(broker.redis, "dead"), broker.caller
+    gone = dead.make("claim", wait_ms=WAIT_MS, count=2)
+    dead.send(gone)
+    broker.serve()
+    broker.clock.advance(1)
+    claim = park(broker)
+    broker.submit("a")
+    broker.serve()
+    assert not living.has_reply(claim), "the dead one was first"
+    broker.clock.advance(READ_WITHIN_MS - 1)
+    assert take_back(broker) == 0
+    broker.clock.advance(1)
+    assert take_back(broker) == 1
+    reply = answer(broker, claim)
+    assert (reply["answer"], reply["body"]["job_id"], reply["body"]["epoch"]) == ("granted", "a", 2)
+    again = dead.make("claim", wait_ms=WAIT_MS, count=2, request_id=gone.request_id, attempt=2)
+    dead.forget()
+    dead.send(again)
+    broker.serve()
+    assert [(told["answer"], told["reason"]) for told in dead.replies(again)] == [("request_expired", "lease_over")]
+
+
+def test_a_grant_that_was_read_is_never_taken_back(broker: InProcess) -> None:
+    claim = park(broker)
+    broker.submit("a")
+    grant = answer(broker, claim)["body"]
+    lease = {name: grant[name] for name in ("job_id", "epoch", "token")}
+    broker.clock.advance(READ_WITHIN_MS)
+    assert take_back(broker) == 0
+    assert broker.ask(broker.caller.make("complete", **lease))[0]["answer"] == "ok"
+    assert not broker.redis.exists("broker:unread")
+
+
+def take_back(broker: InProcess) -> int:
+    return take_back_unread(broker.redis, broker.context.entropy, now_ms=broker.clock.now_ms())
+
+
+def test_a_waiter_that_was_killed_does_not_keep_a_job_from_the_next(fleet: Fleet) -> None:
+    fleet.start_worker()
+    dead, living = Caller(fleet.redis, "dead"), Caller(fleet.redis, "living")
+    dead.send(dead.make("claim", wait_ms=WAIT_MS))
+    wait_for(lambda: fleet.redis.hlen("broker:waiting") == 1, "the dead one waits")
+    claim = living.make("claim", wait_ms=WAIT_MS)
+    living.send(claim)
+    wait_for(lambda: fleet.redis.hlen("broker:waiting") == 2, "the living one waits")
+    living.submit("a")
+    reply = living.replies(claim, deadline_ms=20_000)[0]
+    assert (reply["answer"], reply["body"]["epoch"]) == ("granted", 2)
 
 
 def test_no_wake_up_is_missed_when_claims_and_jobs_come_at_the_same_moment(fleet: Fleet) -> None:
