@@ -151,6 +151,36 @@ def test_a_repeated_request_takes_effect_once_also_from_another_call(home: Home)
     assert home.json("complete", *fence(first), "--request-id", "again-2")[1]["answer"] == "replayed"
 
 
+def test_requirements_and_preferences_of_a_job_file_decide_who_gets_it(home: Home) -> None:
+    needs = {"queue": "fit", "requires": {"mem_gb": ">=16", "gpu": True}}
+    for id, more in (("plain", {}), ("ssd", {"prefers": {"ssd": 3}}), ("eu", {"prefers": {"zone=eu": 10}})):
+        home.submit(id=f"fit-{id}", **needs, **more)
+    assert home.run("claim", "--queue", "fit", "--offers", "mem_gb=8,gpu,zone=eu")[0] == 3
+    assert home.run("claim", "--queue", "fit", "--offers", "mem_gb=64")[0] == 3
+    offers = ("--offers", "mem_gb=16,gpu=a100,zone=eu")
+    assert [home.claim("fit", *offers)["job_id"] for _ in range(3)] == ["fit-eu", "fit-plain", "fit-ssd"]
+
+
+def test_tenants_take_turns_and_several_jobs_are_claimed_and_renewed_at_once(home: Home) -> None:
+    for number in range(4):
+        home.submit(id=f"big-{number}", queue="turns", fairness_key="big")
+    home.submit(id="small-0", queue="turns", fairness_key="small")
+    claimed = home.claim("turns", "--count", "3")
+    assert sorted(grant["job_id"] for grant in claimed["grants"]) == ["big-0", "big-1", "small-0"]
+    status, renewed = home.json("renew-many", "-", input=json.dumps(claimed))
+    assert (status, [each["answer"] for each in renewed["results"]]) == (0, ["renewed"] * 3)
+    home.run("revoke", "big-1")
+    status, out, err = home.run("renew-many", "-", input=json.dumps(claimed["grants"]))
+    assert status == 5, "as the worst of the answers"
+    assert "renewed job small-0" in out
+    assert "lease_lost" in err
+    status, out, _ = home.run("claim", "--queue", "turns", "--count", "9")
+    assert (status, out.count("granted job")) == (0, 3)
+    assert home.run("claim", "--queue", "turns", "--count", "9")[0] == 3
+    assert home.run("claim", "big-1", "--count", "9")[0] == 2
+    assert home.run("claim", "--count", "65")[0] == 2
+
+
 def test_a_claim_waits_for_work(home: Home) -> None:
     waiting = start(
         [*BROKER, "claim", "--queue", "later", "--wait", "20", "--json", "--state-dir", str(home.path / ".broker")],

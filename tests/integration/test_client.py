@@ -78,6 +78,33 @@ def test_a_claim_that_waits_gets_the_job_that_comes(client: Client) -> None:
         assert waiting.result(timeout=20).body["job_id"] == "late"
 
 
+def test_several_jobs_are_claimed_and_renewed_with_one_request_each(client: Client) -> None:
+    client.submit_many([SubmitBody(job_id=f"j{number}", fairness_key=f"t{number % 2}") for number in range(5)])
+    first = client.claim(count=3)
+    again = client.claim(count=3, request_id=first.request_id)
+    leases = [(grant.body["job_id"], grant.body["epoch"], grant.body["token"]) for grant in first.grants]
+    assert [(grant.body["job_id"], grant.body["epoch"], grant.body["token"]) for grant in again.grants] == leases
+    assert len(leases) == 3
+    client.revoke(leases[1][0])
+    renewed = client.renew_many([grant.body for grant in first.grants])
+    assert [each.answer for each in renewed.results] == [Word.RENEWED, Word.LEASE_LOST, Word.RENEWED]
+    assert [each.body["job_id"] for each in renewed.results] == [job for job, _, _ in leases]
+    assert renewed.sent_monotonic_ms == renewed.results[0].sent_monotonic_ms
+
+
+def test_several_jobs_are_claimed_and_renewed_by_the_async_client_too(served: Fleet) -> None:
+    async def run() -> None:
+        async with AsyncClient.connect(served.redis_url, factory_id="f") as client:
+            await client.submit(job_id="eu", prefers={"zone=eu": 10})
+            await client.submit(job_id="any")
+            claimed = await client.claim(count=2, offers=["zone=eu"])
+            assert [grant.body["job_id"] for grant in claimed.grants] == ["eu", "any"]
+            renewed = await client.renew_many([grant.body for grant in claimed.grants])
+            assert [each.answer for each in renewed.results] == [Word.RENEWED] * 2
+
+    asyncio.run(run())
+
+
 def test_a_request_id_takes_effect_once(client: Client) -> None:
     client.submit(job_id="j")
     first = client.claim("j", request_id="claim-1")

@@ -1,5 +1,6 @@
 """What a client says of a request that was not answered, and what a holder counts its deadline from."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -143,7 +144,7 @@ class Future:
         self.result = result
 
 
-def deliver(pending: Pending[Future], answer: Answer, request_id: str) -> Reply | None:
+def deliver(pending: Pending[Future], answer: Answer, request_id: str) -> Sequence[Reply]:
     return pending.deliver(encode(wire(answer, request_id=request_id, now_ms=5_000)))
 
 
@@ -152,18 +153,41 @@ def granted(job_id: str) -> Answer:
     return Answer(Word.GRANTED, body=body)
 
 
+def several(*jobs: str) -> Answer:
+    return Answer(Word.GRANTED, body={"grants": [granted(job).body for job in jobs]})
+
+
 def test_the_first_grant_is_kept_and_a_second_one_of_another_job_given_back() -> None:
     pending: Pending[Future] = Pending(BrokerTime(), lambda: 0)
     asked, future = call(), Future()
     pending.expect(asked, future)
-    assert deliver(pending, granted("first"), asked.request_id) is None
+    assert deliver(pending, granted("first"), asked.request_id) == ()
     pending.forget(asked, abandoned=False)
     assert future.result is not None
     assert future.result.body["job_id"] == "first"
-    assert deliver(pending, granted("first"), asked.request_id) is None  # the answer to a resend
-    surplus = deliver(pending, granted("second"), asked.request_id)
-    assert surplus is not None
+    assert not deliver(pending, granted("first"), asked.request_id), "the answer to a resend"
+    [surplus] = deliver(pending, granted("second"), asked.request_id)
     assert surplus.body["job_id"] == "second"
+
+
+def test_of_a_second_set_of_grants_those_not_kept_are_given_back() -> None:
+    pending: Pending[Future] = Pending(BrokerTime(), lambda: 0)
+    asked, future = call(count=2), Future()
+    pending.expect(asked, future)
+    assert deliver(pending, several("a", "b"), asked.request_id) == ()
+    pending.forget(asked, abandoned=False)
+    assert future.result is not None
+    assert [grant.body["job_id"] for grant in future.result.grants] == ["a", "b"]
+    assert [grant.body["job_id"] for grant in deliver(pending, several("b", "c"), asked.request_id)] == ["c"]
+
+
+def test_no_grant_of_several_shows_its_token() -> None:
+    future = Future()
+    pending: Pending[Future] = Pending(BrokerTime(), lambda: 0)
+    pending.expect(call(request_id="r"), future)
+    deliver(pending, several("a", "b"), "r")
+    assert future.result is not None
+    assert TOKEN not in repr(future.result) + future.result.summary + repr(future.result.grants)
 
 
 def test_a_grant_nobody_will_ask_for_is_given_back_and_one_that_may_be_repeated_is_not() -> None:
@@ -172,13 +196,13 @@ def test_a_grant_nobody_will_ask_for_is_given_back_and_one_that_may_be_repeated_
         asked = call()
         pending.expect(asked, Future())
         pending.forget(asked, abandoned=abandoned)
-        assert (deliver(pending, granted("job"), asked.request_id) is not None) == abandoned
+        assert bool(deliver(pending, granted("job"), asked.request_id)) == abandoned
 
 
 @pytest.mark.parametrize("text", [b"", b"[]", b"{}", b'{"v":1}', b"\xff", b'{"request_id":"r","answer":"new word"}'])
 def test_what_is_no_reply_is_passed_over(text: bytes) -> None:
     pending: Pending[Future] = Pending(BrokerTime(), lambda: 0)
-    assert pending.deliver(text) is None
+    assert pending.deliver(text) == ()
 
 
 def test_several_callers_of_one_request_id_all_get_its_answer() -> None:
