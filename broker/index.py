@@ -218,6 +218,7 @@ local function pop_best(from, bonus_from, served, now, step)
       local stamp = math.max(now, last) + 0.001
       redis.call('ZADD', served, stamp, best)
       redis.call('ZREMRANGEBYRANK', served, 0, -SERVED_MAX - 1)
+      for i = from, #KEYS do redis.call('ZADD', KEYS[i], 'XX', 'GT', stamp - worth, best) end
       local next_one = redis.call('ZRANGE', LANE .. its_key .. best, 0, 0, 'WITHSCORES')[2]
       if next_one then
         redis.call('ZADD', its_key, math.max(next_one, stamp - worth), best)

@@ -19,6 +19,7 @@ TOP_LEVEL = {
     "Dockerfile",
     "Makefile",
     "README.md",
+    "benchmarks",
     "broker",
     "datastore",
     "docker-compose.yml",

@@ -1,0 +1,1 @@
+"""Measurements, run by hand: each prints its machine, its versions and its command."""

@@ -1,0 +1,100 @@
+"""How long claim-next looks for a job among 1,000 to 1,000,000 of 50 sets of requirements: a flat curve is the claim.
+
+`python -m benchmarks.index_curve [--sizes 1000,10000] [--rounds 20]`. It fills the index of a Valkey of its own, one
+queue for each size, with and without fairness keys, and asks for proposals in interleaved rounds.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+from uuid import uuid4
+
+import redis
+
+from benchmarks.conditions import told
+from broker import claim_next, index
+from broker.claim_next import Asking, Candidate
+from broker.index import Place
+from broker.messages import Claim
+from workers.embedded import start_embedded
+from workers.state_dir import StateDir
+
+SETS = 50
+TENANTS = 1_000
+SIZES = (1_000, 10_000, 100_000, 1_000_000)
+IN_A_ROUND = 50
+NOW_MS = 1_700_000_000_000
+OFFERS = tuple(f"tool-{number}" for number in range(0, SETS, 2))
+"""Half of the sets fit."""
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sizes", default=",".join(map(str, SIZES)))
+    parser.add_argument("--rounds", type=int, default=20)
+    options = parser.parse_args()
+    sizes = [int(size) for size in options.sizes.split(",")]
+    with tempfile.TemporaryDirectory() as folder:
+        server = start_embedded(StateDir.at(Path(folder) / "state"))
+        try:
+            with redis.Redis.from_url(server.url) as connection:
+                print(told(connection))
+                _measure(connection, sizes, rounds=options.rounds)
+        finally:
+            server.stop()
+
+
+def _measure(connection: redis.Redis, sizes: list[int], *, rounds: int) -> None:
+    queues = [(size, keyed, f"q{size}{'k' if keyed else ''}") for size in sizes for keyed in (False, True)]
+    for size, keyed, queue in queues:
+        fill(connection, queue, size, keyed=keyed)
+    took: defaultdict[str, list[float]] = defaultdict(list)
+    for _ in range(rounds):
+        for _, _, queue in queues:
+            took[queue] += [propose(connection, queue) for _ in range(IN_A_ROUND)]
+    print(f"{rounds} interleaved rounds of {IN_A_ROUND} proposals, {SETS} sets, {len(OFFERS)} of which fit")
+    print(f"{'jobs':>9}  {'fairness keys':>13}  {'median µs':>9}  {'p99 µs':>8}")
+    for size, keyed, queue in queues:
+        found = took[queue]
+        p99 = statistics.quantiles(found, n=100)[98]
+        print(f"{size:>9,}  {TENANTS if keyed else 'none':>13}  {statistics.median(found):>9.0f}  {p99:>8.0f}")
+
+
+def fill(connection: redis.Redis, queue: str, jobs: int, *, keyed: bool) -> None:
+    """Put jobs into the ready index of a queue, as a batch of submissions would."""
+    for start in range(0, jobs, 10_000):
+        with connection.pipeline(transaction=False) as pipe:
+            for number in range(start, min(jobs, start + 10_000)):
+                terms = index.encode_job_terms([f"tool-{number % SETS}"], ())
+                # Neighbours differ in their key and in their set, so that every key is in every set.
+                lane = f"~0~tenant-{number // SETS % TENANTS}" if keyed else ""
+                index.offer(pipe, Place(f"job-{number:07}", queue, terms, NOW_MS - jobs + number, lane))
+            pipe.execute()
+
+
+def propose(connection: redis.Redis, queue: str) -> float:
+    """Ask for one job; how long it took, in microseconds."""
+    name = uuid4().hex
+    claim = Claim.model_validate(
+        {
+            "request_id": name,
+            "factory_id": "f",
+            "incarnation": "i",
+            "instance": "x",
+            "body": {"queue": queue, "offers": OFFERS},
+        }
+    )
+    begin = time.perf_counter_ns()
+    [proposal] = claim_next.propose(connection, [Asking(claim)], worker="w", now_ms=NOW_MS)
+    took = (time.perf_counter_ns() - begin) / 1_000
+    if not isinstance(proposal, Candidate):
+        raise SystemExit(f"{queue}: no job was proposed; fewer --rounds, or larger --sizes")
+    return took
+
+
+if __name__ == "__main__":
+    main()
