@@ -12,7 +12,7 @@ from broker.cli.session import INCARNATION, Target, connected
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     for command in (claim, renew, renew_many, complete, fail, release, progress):
-        app.command(rich_help_panel="Factories")(command)
+        app.command(command.__name__.replace("_", "-"), rich_help_panel="Factories")(command)
 
 
 def claim(
