@@ -5,11 +5,9 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 import pydantic_core
 from pydantic import (
-    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
-    JsonValue,
     StringConstraints,
     TypeAdapter,
     ValidationError,
@@ -17,17 +15,22 @@ from pydantic import (
 )
 
 from broker.documents import PRIORITY_MAX, OnParentFailure, OnStuck, State
+from broker.lease_bodies import (
+    CompleteBody,
+    FailBody,
+    ProgressBody,
+    ReleaseBody,
+    RenewBody,
+    RenewManyBody,
+)
 from broker.wire_types import (
     PAGE_MAX,
-    PROGRESS_BYTES_MAX,
-    RESULT_BYTES_MAX,
     WAIT_MS_MAX,
     Body,
     ConcurrencyKey,
     FactoryId,
     FairnessKey,
     JobId,
-    JsonAtMost,
     LabelName,
     LabelText,
     LimitName,
@@ -38,9 +41,7 @@ from broker.wire_types import (
     Payload,
     QueueName,
     RequestId,
-    Result,
     Span,
-    Token,
     TtlMs,
     Weight,
 )
@@ -48,7 +49,6 @@ from broker.wire_types import (
 ENVELOPE_BYTES_MAX = 131_072
 """A payload of 64 KiB with all else a submission may carry."""
 CLAIM_COUNT_MAX = 64
-RENEW_MAX = 256
 
 
 class ClaimBody(Body):
@@ -72,39 +72,6 @@ class ClaimBody(Body):
         if self.count is not None and self.job_id is not None:
             raise ValueError("count is for a claim without job_id")
         return self
-
-
-class FencedBody(Body):
-    job_id: JobId
-    epoch: Annotated[int, Field(ge=1)]
-    token: Token = Field(repr=False)
-
-
-class RenewBody(FencedBody):
-    ttl_ms: TtlMs | None = None
-    """None: as granted."""
-
-
-class RenewManyBody(Body):
-    leases: Annotated[tuple[RenewBody, ...], Field(min_length=1, max_length=RENEW_MAX)]
-
-
-class CompleteBody(FencedBody):
-    result: Result = None
-
-
-class FailBody(FencedBody):
-    error: Annotated[str, StringConstraints(max_length=RESULT_BYTES_MAX)] = ""
-    result: Result = None
-    retryable: bool = True
-
-
-class ReleaseBody(FencedBody):
-    reason: Annotated[str, StringConstraints(max_length=1_024)] | None = None
-
-
-class ProgressBody(FencedBody):
-    progress: Annotated[JsonValue, AfterValidator(JsonAtMost(PROGRESS_BYTES_MAX))]
 
 
 class Unique(Body):

@@ -9,6 +9,7 @@ from broker import coordinator, listing, operating, submission
 from broker.answers import Answer, Reason, Word, plain
 from broker.coordinator import Context, Settlement
 from broker.fence import Fence
+from broker.lease_bodies import RenewBody
 from broker.messages import (
     Cancel,
     Claim,
@@ -28,7 +29,6 @@ from broker.messages import (
     Release,
     RemoveLimit,
     Renew,
-    RenewBody,
     RenewMany,
     Request,
     ResumeQueue,

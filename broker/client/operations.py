@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from broker.documents import State
+from broker.lease_bodies import RenewBody
 from broker.messages import (
     Cancel,
     Claim,
@@ -24,7 +25,6 @@ from broker.messages import (
     Release,
     RemoveLimit,
     Renew,
-    RenewBody,
     RenewMany,
     ResumeQueue,
     Revoke,

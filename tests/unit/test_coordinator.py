@@ -9,7 +9,8 @@ from broker import coordinator
 from broker.coordinator import Context, Settlement
 from broker.entropy import SeededEntropy
 from broker.fence import Fence
-from broker.messages import Claim, ClaimBody, Complete, CompleteBody, Request, Submit, SubmitBody
+from broker.lease_bodies import CompleteBody
+from broker.messages import Claim, ClaimBody, Complete, Request, Submit, SubmitBody
 from broker.repository import read_job, rev_update_job, rev_update_lease
 from broker.settle import settle
 from broker.transitions import Claimant, Rules

@@ -1,0 +1,43 @@
+"""What the operations of a lease's holder carry: its fence, and what they do with it."""
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, JsonValue, StringConstraints
+
+from broker.wire_types import PROGRESS_BYTES_MAX, RESULT_BYTES_MAX, Body, JobId, JsonAtMost, Result, Token, TtlMs
+
+RENEW_MAX = 256
+"""Leases renewed with one message."""
+
+
+class FencedBody(Body):
+    job_id: JobId
+    epoch: Annotated[int, Field(ge=1)]
+    token: Token = Field(repr=False)
+
+
+class RenewBody(FencedBody):
+    ttl_ms: TtlMs | None = None
+    """None: as granted."""
+
+
+class RenewManyBody(Body):
+    leases: Annotated[tuple[RenewBody, ...], Field(min_length=1, max_length=RENEW_MAX)]
+
+
+class CompleteBody(FencedBody):
+    result: Result = None
+
+
+class FailBody(FencedBody):
+    error: Annotated[str, StringConstraints(max_length=RESULT_BYTES_MAX)] = ""
+    result: Result = None
+    retryable: bool = True
+
+
+class ReleaseBody(FencedBody):
+    reason: Annotated[str, StringConstraints(max_length=1_024)] | None = None
+
+
+class ProgressBody(FencedBody):
+    progress: Annotated[JsonValue, AfterValidator(JsonAtMost(PROGRESS_BYTES_MAX))]
