@@ -1,6 +1,7 @@
 """Requests as they travel: one envelope, discriminated by `op`, with its limits in the types."""
 
 import re
+from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 import pydantic_core
@@ -14,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from broker import cron
 from broker.documents import PRIORITY_MAX, OnParentFailure, OnStuck, State
 from broker.lease_bodies import (
     CompleteBody,
@@ -109,6 +111,43 @@ class SubmitBody(Body):
     max_expiries: Annotated[int, Field(ge=1, le=1_000)] = 5
     labels: dict[LabelName, LabelText] = Field(default_factory=dict, max_length=64)
     payload: Payload = None
+
+
+class CatchUp(StrEnum):
+    """Which of the fires that an outage swallowed are made up for."""
+
+    NONE = "none"
+    LAST = "last"
+    ALL = "all"
+
+
+class PutScheduleBody(Body):
+    name: QueueName
+    cron: Annotated[str, StringConstraints(max_length=256)]
+    """Minute, hour, day, month, weekday, by the clock of `tz`."""
+    tz: Annotated[str, StringConstraints(max_length=64)] = "UTC"
+    catch_up: CatchUp = CatchUp.LAST
+    job: SubmitBody
+    """What each fire submits. Its id is made of the schedule's name and the time."""
+    replace: bool = False
+
+    @model_validator(mode="after")
+    def _fires(self) -> Self:
+        cron.check(self.cron, self.tz)
+        if self.job.job_id is not None or self.job.not_before_ms is not None:
+            raise ValueError("the job of a schedule has no id and no not_before of its own")
+        return self
+
+
+class ChangeScheduleBody(Body):
+    name: QueueName
+    to: Literal["active", "paused", "removed"]
+
+
+class ListSchedulesBody(Body):
+    name: QueueName | None = None
+    limit: Annotated[int, Field(ge=1, le=PAGE_MAX)] = 100
+    cursor: Annotated[str, StringConstraints(max_length=4_096)] | None = None
 
 
 class JobIdBody(Body):
@@ -297,6 +336,21 @@ class ListRuns(_Job):
     body: JobIdBody
 
 
+class PutSchedule(_Job):
+    op: Literal["put_schedule"] = "put_schedule"
+    body: PutScheduleBody
+
+
+class ChangeSchedule(_Job):
+    op: Literal["change_schedule"] = "change_schedule"
+    body: ChangeScheduleBody
+
+
+class ListSchedules(_Job):
+    op: Literal["list_schedules"] = "list_schedules"
+    body: ListSchedulesBody
+
+
 Request: TypeAlias = (
     Claim
     | Renew
@@ -320,6 +374,9 @@ Request: TypeAlias = (
     | GetJob
     | ListJobs
     | ListRuns
+    | PutSchedule
+    | ChangeSchedule
+    | ListSchedules
 )
 FencedRequest: TypeAlias = Renew | Complete | Fail | Release | Progress
 REQUESTS: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="op")])

@@ -5,13 +5,14 @@ from typing import Any, TypeAlias
 
 import structlog
 
-from broker import coordinator, listing, operating, submission
+from broker import coordinator, listing, operating, schedules, submission
 from broker.answers import Answer, Reason, Word, plain
 from broker.coordinator import Context, Settlement
 from broker.fence import Fence
 from broker.lease_bodies import RenewBody
 from broker.messages import (
     Cancel,
+    ChangeSchedule,
     Claim,
     Complete,
     Fail,
@@ -23,8 +24,10 @@ from broker.messages import (
     ListLimits,
     ListQueues,
     ListRuns,
+    ListSchedules,
     PauseQueue,
     Progress,
+    PutSchedule,
     Redrive,
     Release,
     RemoveLimit,
@@ -214,5 +217,8 @@ HANDLERS: Mapping[type, Handler] = {
     GetJob: listing.get_job,
     ListJobs: listing.list_jobs,
     ListRuns: listing.list_runs,
+    PutSchedule: schedules.put,
+    ChangeSchedule: schedules.change,
+    ListSchedules: schedules.listed,
 }
 """Every operation of the protocol; a new one is a row here and a model in `messages`."""

@@ -11,7 +11,7 @@ import structlog
 from redis import Redis
 from redis.exceptions import LockError, RedisError
 
-from broker import batch, claim_next, coordinator, index, lock_waits, operating, quotas, repository
+from broker import batch, claim_next, coordinator, index, lock_waits, operating, quotas, repository, schedules
 from broker.clock import RedisClock
 from broker.controls import Controls
 from broker.coordinator import Change, Context, Settlement
@@ -36,6 +36,7 @@ READY_PAGES = 40
 class Swept:
     """What one sweep did."""
 
+    fired: int = 0
     reaped: int = 0
     stuck: int = 0
     unblocked: int = 0
@@ -82,7 +83,8 @@ class Sweep:
     def pass_over(self, now_ms: int) -> Swept:
         """One sweep at broker time `now_ms`."""
         swept = Swept()
-        changes = [*self._timers(now_ms, swept), *self._stuck(now_ms, swept), *self._blocked(now_ms, swept)]
+        steps = (self._schedules, self._timers, self._stuck, self._blocked)
+        changes = [change for step in steps for change in step(now_ms, swept)]
         self._mend_runs(now_ms, swept)
         self._send(changes, swept)
         self._limits(now_ms, swept)
@@ -128,6 +130,14 @@ class Sweep:
         changes = self._attempt(partial(coordinator.reap, self._context, job, now_ms=now_ms))
         swept.reaped += len(changes)
         return changes
+
+    def _schedules(self, now_ms: int, swept: Swept) -> Iterator[Change]:
+        """Recurring jobs that are due."""
+        search: Filter = {"kind": "schedule", "state": schedules.Standing.ACTIVE.value, "next_ms": AtMost(now_ms)}
+        for document in repository.find_documents(self._context.store, search):
+            changes = self._attempt(partial(schedules.fire, self._context, document, now_ms=now_ms))
+            swept.fired += len(changes)
+            yield from changes
 
     def _stuck(self, now_ms: int, swept: Swept) -> Iterator[Change]:
         """Runs that are watched for progress."""

@@ -9,6 +9,7 @@ from broker.cli import (
     limit_commands,
     listing_commands,
     operator_commands,
+    schedule_commands,
     store_command,
     submit_command,
 )
@@ -40,6 +41,7 @@ def build_app(*, wrap: exec_command.Wrap = list) -> typer.Typer:
         listing_commands,
         operator_commands,
         limit_commands,
+        schedule_commands,
         store_command,
         completion_command,
     ):

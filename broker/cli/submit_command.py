@@ -47,7 +47,7 @@ def submit(
     bodies: list[SubmitBody] = []
     status = 0
     for file in files:
-        found = _read(file, format, json=json)
+        found = read_file(file, format, json=json)
         if found is None:
             status = int(Exit.REFUSED)
         else:
@@ -64,7 +64,7 @@ def submit(
     return status
 
 
-def _read(file: str, format: "Format | str | None", *, json: bool) -> "list[Submission] | None":
+def read_file(file: str, format: "Format | str | None", *, json: bool) -> "list[Submission] | None":
     """The jobs of a file; None, and every fault told, where it has one."""
     from broker.cli.output import emit, note
     from broker.clock import host_now_ms

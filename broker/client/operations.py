@@ -8,6 +8,7 @@ from broker.documents import State
 from broker.lease_bodies import RenewBody
 from broker.messages import (
     Cancel,
+    ChangeSchedule,
     Claim,
     Complete,
     Envelope,
@@ -19,8 +20,10 @@ from broker.messages import (
     ListLimits,
     ListQueues,
     ListRuns,
+    ListSchedules,
     PauseQueue,
     Progress,
+    PutSchedule,
     Redrive,
     Release,
     RemoveLimit,
@@ -311,6 +314,45 @@ class Operations(ABC, Generic[T_co]):
     def runs(self, job_id: str, *, request_id: str | None = None, timeout_ms: int | None = None) -> T_co:
         """Every run of one job in order of epoch: `{runs}`."""
         return self._ask(ListRuns, {"job_id": job_id}, request_id=request_id, timeout_ms=timeout_ms)
+
+    def put_schedule(
+        self,
+        name: str,
+        *,
+        cron: str,
+        job: SubmitBody | Mapping[str, Any],
+        tz: str = "UTC",
+        catch_up: str = "last",
+        replace: bool = False,
+        request_id: str | None = None,
+        timeout_ms: int | None = None,
+    ) -> T_co:
+        """Submit `job` again and again: `ok` with `next_ms`, or `conflict (exists)` unless it is to `replace`.
+
+        `catch_up`: which fires an outage swallowed are made up for: `none`, the `last`, or `all` of 31 days.
+        """
+        fields = body_fields(job) if isinstance(job, SubmitBody) else dict(job)
+        body = {"name": name, "cron": cron, "tz": tz, "catch_up": catch_up, "job": fields, "replace": replace}
+        return self._ask(PutSchedule, body, request_id=request_id, timeout_ms=timeout_ms)
+
+    def change_schedule(
+        self, name: str, to: str, *, request_id: str | None = None, timeout_ms: int | None = None
+    ) -> T_co:
+        """Make a schedule `active`, `paused` or `removed`. Fires that fall into a pause are not made up for."""
+        return self._ask(ChangeSchedule, {"name": name, "to": to}, request_id=request_id, timeout_ms=timeout_ms)
+
+    def schedules(
+        self,
+        name: str | None = None,
+        *,
+        limit: int = 100,
+        cursor: str | None = None,
+        request_id: str | None = None,
+        timeout_ms: int | None = None,
+    ) -> T_co:
+        """One page of schedules, `{schedules, cursor}`; or the one of this name, with its job."""
+        body = {"name": name, "limit": limit, "cursor": cursor}
+        return self._ask(ListSchedules, body, request_id=request_id, timeout_ms=timeout_ms)
 
 
 def body_fields(body: SubmitBody) -> dict[str, Any]:

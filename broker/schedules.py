@@ -1,0 +1,211 @@
+"""Recurring jobs: a document for each schedule, whose fires become jobs with ids made of name and time.
+
+However many sweeps fire a schedule at once, or after a crash once more: the job of one fire is created once.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from broker import cron, submission
+from broker.answers import Answer, Reason, Word
+from broker.documents import Frozen
+from broker.messages import CatchUp, ChangeSchedule, ListSchedules, PutSchedule, Submit, SubmitBody
+from broker.settlement import Change, Context, Settlement
+from datastore import AnyOf, Corrupt, Document, Expected, NotFound, Ok, Unavailable
+from datastore.confirm import confirmed_create, confirmed_update
+
+FIRES_MAX = 100
+"""Jobs of one schedule that one sweep makes; what is left of a long outage, the next ones do."""
+ALL_WITHIN_MS = 31 * 86_400_000
+"""Missed fires older than this are not made up for, even where all are wanted."""
+ON_TIME_MS = 60_000
+"""A fire is missed once it is later than this, or than two ttls: a sweep comes four times a ttl."""
+WRITES_MAX = 8
+SCHEDULER = "schedule"
+"""Who has submitted the job of a fire; also the label that names its schedule."""
+
+
+class Standing(StrEnum):
+    """Whether a schedule fires. Removed: kept, since a store deletes nothing; its name may be taken again."""
+
+    ACTIVE = "active"
+    PAUSED = "paused"
+    REMOVED = "removed"
+
+
+class Schedule(Frozen, frozen=True, kw_only=True):
+    """What is to be submitted when, and how far that has come."""
+
+    name: str
+    cron: str
+    tz: str
+    catch_up: CatchUp
+    state: Standing
+    job: dict[str, Any]
+    since_ms: int
+    """Fires up to here are done with."""
+    next_ms: int | None
+    request_id: str
+    created_ms: int
+    updated_ms: int
+    last_fire_ms: int | None = None
+    last_job_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """The fires to carry out now, and up to when all are done with then."""
+
+    fires: tuple[int, ...]
+    since_ms: int
+
+
+def due(schedule: Schedule, *, now_ms: int, ttl_ms: int) -> Due:
+    """The fires of a schedule that are on time, and of those that were missed the ones its policy wants."""
+    on_time_ms = max(schedule.since_ms, now_ms - max(ON_TIME_MS, 2 * ttl_ms))
+    after_ms = on_time_ms
+    if schedule.catch_up is CatchUp.ALL:
+        after_ms = max(schedule.since_ms, now_ms - ALL_WITHIN_MS)
+    fires = cron.within(schedule.cron, schedule.tz, after_ms=after_ms, until_ms=now_ms, at_most=FIRES_MAX)
+    if not fires and schedule.catch_up is CatchUp.LAST:
+        last_ms = cron.last_until(schedule.cron, schedule.tz, on_time_ms)
+        fires = [last_ms] if last_ms is not None and last_ms > schedule.since_ms else []
+    return Due(tuple(fires), fires[-1] if len(fires) == FIRES_MAX else now_ms)
+
+
+def job_id(name: str, fire_ms: int) -> str:
+    """The id of the job of one fire, such as `nightly.20260131T020000Z`."""
+    return f"{name}.{datetime.fromtimestamp(fire_ms // 1_000, UTC):%Y%m%dT%H%M%SZ}"
+
+
+def fire(context: Context, document: Document, *, now_ms: int) -> Settlement:
+    """Submit what is due of one schedule, then move it on. Nothing is lost or doubled by a crash in between."""
+    schedule = _schedule(document)
+    ready = due(schedule, now_ms=now_ms, ttl_ms=context.rules.ttl_ms)
+    changes: list[Change] = []
+    for fire_ms in ready.fires:
+        changes += submission.submit(context, _submission(schedule, fire_ms), now_ms=now_ms).changes
+    moved: dict[str, Any] = {
+        "since_ms": ready.since_ms,
+        "next_ms": cron.next_after(schedule.cron, schedule.tz, ready.since_ms),
+    }
+    if ready.fires:
+        moved |= {"last_fire_ms": ready.fires[-1], "last_job_id": job_id(schedule.name, ready.fires[-1])}
+    _update(context, document, moved)  # a lost race is a skip: another sweep has done the same, or somebody changed it
+    return Settlement(Answer(Word.OK, body={"name": schedule.name, "fired": len(ready.fires)}), tuple(changes))
+
+
+def put(context: Context, request: PutSchedule, now_ms: int) -> Settlement:
+    """Store a schedule: `ok`, or `conflict (exists)` where its name is taken and it is not to be replaced."""
+    asked = request.body
+    body: dict[str, Any] = {
+        "kind": "schedule",
+        "name": asked.name,
+        "cron": asked.cron,
+        "tz": asked.tz,
+        "catch_up": asked.catch_up.value,
+        "state": Standing.ACTIVE.value,
+        "job": asked.job.model_dump(mode="json", exclude_none=True),
+        "since_ms": now_ms,
+        "next_ms": cron.next_after(asked.cron, asked.tz, now_ms),
+        "request_id": request.request_id,
+        "created_ms": now_ms,
+        "updated_ms": now_ms,
+    }
+    name = _id(asked.name)
+    for _ in range(WRITES_MAX):
+        found = context.store.read(name, name)
+        if isinstance(found, NotFound):
+            write_id = context.entropy.write_id()
+            if isinstance(created := confirmed_create(context.store, name, name, body, write_id=write_id), Ok):
+                return _told(created.document, Word.OK)
+            continue
+        known = _schedule(found.document)
+        if known.request_id == request.request_id:
+            return _told(found.document, Word.REPLAYED)
+        if known.state is not Standing.REMOVED and not asked.replace:
+            return Settlement(Answer(Word.CONFLICT, Reason.EXISTS, {"name": asked.name, "state": known.state.value}))
+        if (stored := _update(context, found.document, body)) is not None:
+            return _told(stored, Word.OK)
+    raise Unavailable(f"schedule {asked.name!r}: {WRITES_MAX} swaps in a row lost")
+
+
+def change(context: Context, request: ChangeSchedule, now_ms: int) -> Settlement:
+    """Pause, resume or remove a schedule. Fires that fell into a pause are not made up for."""
+    name, to = _id(request.body.name), Standing(request.body.to)
+    for _ in range(WRITES_MAX):
+        found = context.store.read(name, name)
+        known = None if isinstance(found, NotFound) else _schedule(found.document)
+        if isinstance(found, NotFound) or known is None or known.state is Standing.REMOVED:
+            return Settlement(Answer(Word.NOT_FOUND, body={"name": request.body.name}))
+        if known.state is to:
+            return _told(found.document, Word.OK)
+        moved: dict[str, Any] = {"state": to.value, "updated_ms": now_ms}
+        if to is Standing.ACTIVE:
+            moved |= {"since_ms": now_ms, "next_ms": cron.next_after(known.cron, known.tz, now_ms)}
+        if (stored := _update(context, found.document, moved)) is not None:
+            return _told(stored, Word.OK)
+    raise Unavailable(f"schedule {request.body.name!r}: {WRITES_MAX} swaps in a row lost")
+
+
+def listed(context: Context, request: ListSchedules, _now_ms: int) -> Settlement:
+    """One page of schedules without their jobs; or the one that is named, with its job."""
+    asked = request.body
+    if asked.name is not None:
+        found = context.store.read(_id(asked.name), _id(asked.name))
+        if isinstance(found, NotFound) or found.document.body["state"] == Standing.REMOVED:
+            return Settlement(Answer(Word.NOT_FOUND, body={"name": asked.name}))
+        return Settlement(Answer(Word.OK, body={"schedules": [_shown(found.document)], "cursor": None}))
+    standing = AnyOf((Standing.ACTIVE.value, Standing.PAUSED.value))
+    page = context.store.find({"kind": "schedule", "state": standing}, limit=asked.limit, cursor=asked.cursor)
+    schedules = [{**_shown(document), "job": None} for document in page.documents]
+    return Settlement(Answer(Word.OK, body={"schedules": schedules, "cursor": page.cursor}))
+
+
+def _submission(schedule: Schedule, fire_ms: int) -> Submit:
+    job = SubmitBody.model_validate(schedule.job)
+    labels = {**job.labels, SCHEDULER: schedule.name}
+    digest = hashlib.sha256(f"{schedule.name} {fire_ms}".encode()).hexdigest()[:40]
+    return Submit(
+        request_id=f"fire-{digest}",
+        factory_id=SCHEDULER,
+        incarnation=SCHEDULER,
+        instance=SCHEDULER,
+        body=job.model_copy(update={"job_id": job_id(schedule.name, fire_ms), "labels": labels}),
+    )
+
+
+def _update(context: Context, document: Document, patch: Mapping[str, Any]) -> Document | None:
+    """The schedule as changed; None where another came first."""
+    expected = Expected(etag=document.etag, known=document)
+    write_id = context.entropy.write_id()
+    updated = confirmed_update(context.store, document.id, document.partition_key, expected, patch, write_id=write_id)
+    return updated.document if isinstance(updated, Ok) else None
+
+
+def _schedule(document: Document) -> Schedule:
+    try:
+        return msgspec.convert(document.body, Schedule)
+    except msgspec.ValidationError as error:
+        raise Corrupt(f"{document.id!r} is not a schedule: {error}") from error
+
+
+def _shown(document: Document) -> dict[str, Any]:
+    shown = _schedule(document).plain()
+    del shown["request_id"]
+    return shown
+
+
+def _told(document: Document, word: Word) -> Settlement:
+    told = _schedule(document)
+    return Settlement(Answer(word, body={"name": told.name, "state": told.state.value, "next_ms": told.next_ms}))
+
+
+def _id(name: str) -> str:
+    return f"schedule:{name}"

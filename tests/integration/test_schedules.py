@@ -1,0 +1,224 @@
+"""Recurring jobs: each fire makes one job, however many sweeps there are, and an outage is made up for as asked."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from broker.clock import ManualClock
+from broker.repository import find_documents
+from broker.schedules import FIRES_MAX
+from broker.settings import load
+from datastore import Datastore, Expected, Patch, Unavailable, UpdateResult, connect
+from tests.caller import Reply
+from tests.concurrency.race import at_once
+from tests.in_process import InProcess
+from tests.twins.forwarding import Forwarding
+from tests.twins.sloppy import Upserts
+from workers.sweep import Sweep
+
+MINUTE_MS = 60_000
+MINUTES = [f"12{minute:02}00Z" for minute in range(1, 60)]
+"""Fires of every minute after noon."""
+NOON_MS = int(datetime(2026, 1, 31, 12, 0, 30, tzinfo=UTC).timestamp() * 1_000)
+
+
+@pytest.fixture
+def broker(broker: InProcess) -> InProcess:
+    broker.clock.advance(NOON_MS - broker.clock.now_ms())
+    return broker
+
+
+def put(broker: InProcess, cron: str = "* * * * *", **fields: Any) -> Reply:
+    fields = {"job": {"payload": 7}, **fields}
+    return broker.ask(broker.caller.make("put_schedule", name="tick", cron=cron, **fields))[0]
+
+
+def change(broker: InProcess, to: str) -> Reply:
+    return broker.ask(broker.caller.make("change_schedule", name="tick", to=to))[0]
+
+
+def made(store: Datastore) -> list[str]:
+    return [document.id.removeprefix("tick.20260131T") for document in find_documents(store, {"kind": "job"})]
+
+
+def test_each_fire_makes_one_job_named_after_its_time(broker: InProcess) -> None:
+    assert put(broker, job={"queue": "nightly", "priority": 5, "payload": 7})["body"]["state"] == "active"
+    assert broker.sweep().fired == 0
+    for _ in range(8):
+        broker.clock.advance(15_000)
+        broker.sweep()
+    assert made(broker.store) == ["120100Z", "120200Z"]
+    [grant] = broker.ask(broker.caller.make("claim", queue="nightly"))
+    assert (grant["body"]["job_id"], grant["body"]["payload"]) == ("tick.20260131T120100Z", 7)
+    assert grant["body"]["labels"] == {"schedule": "tick"}
+
+
+@pytest.mark.parametrize(
+    ("catch_up", "expected"),
+    [
+        ("none", ["122900Z", "123000Z"]),
+        ("last", ["122900Z", "123000Z"]),
+        ("all", [f"12{m:02}00Z" for m in range(1, 31)]),
+    ],
+)
+def test_an_outage_is_made_up_for_as_asked(broker: InProcess, catch_up: str, expected: list[str]) -> None:
+    put(broker, catch_up=catch_up)
+    broker.clock.advance(30 * MINUTE_MS)
+    broker.sweep()
+    assert made(broker.store) == expected
+
+
+@pytest.mark.parametrize(
+    ("catch_up", "expected"), [("none", []), ("last", ["190000Z"]), ("all", ["140000Z", "190000Z"])]
+)
+def test_fires_that_were_all_missed_are_made_up_for_as_asked(
+    broker: InProcess, catch_up: str, expected: list[str]
+) -> None:
+    put(broker, "0 14,19 * * *", catch_up=catch_up)
+    broker.clock.advance(9 * 60 * MINUTE_MS)
+    broker.sweep()
+    assert made(broker.store) == expected
+    broker.sweep()
+    assert made(broker.store) == expected
+
+
+def test_a_long_outage_is_made_up_for_in_pieces_that_miss_nothing(broker: InProcess) -> None:
+    put(broker, catch_up="all")
+    broker.clock.advance(250 * MINUTE_MS)
+    broker.sweep()
+    assert len(made(broker.store)) == FIRES_MAX
+    broker.sweep()
+    broker.sweep()
+    assert len(made(broker.store)) == 250
+
+
+class NoLock:
+    """Sweeps of several brokers, none of which waits for the others."""
+
+    def __init__(self, broker: InProcess, store: Datastore, clock: ManualClock, connection: redis.Redis) -> None:
+        self._sweep = Sweep(replace(broker.context, store=store), connection, load())
+        self._clock = clock
+
+    def __call__(self) -> None:
+        self._sweep.pass_over(self._clock.now_ms())
+
+
+@pytest.mark.parametrize("minutes", [1, 7])
+def test_of_eight_sweeps_at_once_none_doubles_a_fire_and_none_is_missed(
+    broker: InProcess, redis_url: str, tmp_path: Path, minutes: int
+) -> None:
+    url = f"sqlite:///{tmp_path}/jobs.db"
+    put(broker, catch_up="all")
+    stores, connections = [connect(url) for _ in range(8)], [redis.Redis.from_url(redis_url) for _ in range(8)]
+    sweeps = [NoLock(broker, *each[:1], broker.clock, each[1]) for each in zip(stores, connections, strict=True)]
+    for _ in range(6):
+        broker.clock.advance(minutes * MINUTE_MS)
+        at_once(sweeps)
+    assert made(broker.store) == MINUTES[: 6 * minutes]
+    jobs = list(find_documents(broker.store, {"kind": "job"}))
+    assert {job.rev for job in jobs} == {1}
+    for store, connection in zip(stores, connections, strict=True):
+        store.close()
+        connection.close()
+
+
+class DiesBeforeMovingOn(Forwarding):
+    """The sweep dies with the job of a fire made and the schedule not moved on."""
+
+    def update_if_match(self, id: str, partition_key: str, expected: Expected, patch: Patch) -> UpdateResult:
+        if id.startswith("schedule:"):
+            raise Unavailable("died")
+        return super().update_if_match(id, partition_key, expected, patch)
+
+
+def test_a_sweep_that_died_half_way_is_followed_by_one_that_doubles_nothing(
+    broker: InProcess, redis_client: redis.Redis
+) -> None:
+    put(broker)
+    broker.clock.advance(MINUTE_MS)
+    NoLock(broker, DiesBeforeMovingOn(broker.store), broker.clock, redis_client)()
+    assert made(broker.store) == ["120100Z"]
+    [grant] = broker.ask(broker.caller.make("claim", job_id="tick.20260131T120100Z"))
+    broker.ask(broker.caller.make("complete", **{name: grant["body"][name] for name in ("job_id", "epoch", "token")}))
+    broker.sweep()
+    assert made(broker.store) == ["120100Z"]
+    broker.clock.advance(MINUTE_MS)
+    broker.sweep()
+    assert made(broker.store) == ["120100Z", "120200Z"]
+
+
+def test_on_a_store_whose_create_replaces_a_fire_is_doubled_every_time(redis_client: redis.Redis) -> None:
+    broker = InProcess(Upserts(), redis_client)
+    broker.clock.advance(NOON_MS - broker.clock.now_ms())
+    put(broker)
+    broker.clock.advance(MINUTE_MS)
+    NoLock(broker, DiesBeforeMovingOn(broker.store), broker.clock, redis_client)()
+    broker.sweep()
+    assert [job.rev for job in find_documents(broker.store, {"kind": "job"})] == [2]
+
+
+def test_what_a_sweep_makes_wakes_a_claim_that_waits(broker: InProcess) -> None:
+    put(broker)
+    waiting = broker.caller.make("claim", wait_ms=60_000)
+    broker.caller.send(waiting)
+    broker.serve()
+    broker.clock.advance(45_000)
+    broker.sweep()
+    broker.serve()
+    assert broker.caller.replies(waiting)[0]["body"]["job_id"] == "tick.20260131T120100Z"
+
+
+def test_a_paused_schedule_rests_and_makes_up_for_nothing_once_resumed(broker: InProcess) -> None:
+    put(broker, catch_up="all")
+    assert change(broker, "paused")["body"]["state"] == "paused"
+    broker.clock.advance(10 * MINUTE_MS)
+    broker.sweep()
+    assert change(broker, "active")["answer"] == "ok"
+    broker.clock.advance(MINUTE_MS)
+    broker.sweep()
+    assert made(broker.store) == ["121100Z"]
+
+
+def test_a_removed_schedule_is_gone_and_its_name_free(broker: InProcess) -> None:
+    put(broker)
+    assert put(broker)["reason"] == "exists"
+    assert change(broker, "removed")["answer"] == "ok"
+    assert change(broker, "active")["answer"] == "not_found"
+    broker.clock.advance(MINUTE_MS)
+    assert broker.sweep().fired == 0
+    assert put(broker, "0 * * * *")["answer"] == "ok"
+
+
+def test_schedules_are_listed_replaced_and_stored_once_for_each_request(broker: InProcess) -> None:
+    request = broker.caller.make("put_schedule", name="tick", cron="0 2 * * *", tz="Europe/Berlin", job={"payload": 7})
+    assert [broker.ask(request)[0]["answer"] for _ in range(2)] == ["ok", "replayed"]
+    [listed] = broker.ask(broker.caller.make("list_schedules"))[0]["body"]["schedules"]
+    assert (listed["name"], listed["next_ms"], listed["job"]) == ("tick", NOON_MS - 30_000 + 13 * 60 * MINUTE_MS, None)
+    assert put(broker, "0 3 * * *", replace=True)["answer"] == "ok"
+    [shown] = broker.ask(broker.caller.make("list_schedules", name="tick"))[0]["body"]["schedules"]
+    assert (shown["cron"], shown["tz"], shown["job"]["payload"]) == ("0 3 * * *", "UTC", 7)
+
+
+def test_a_fire_of_a_unique_job_waits_its_turn_out(broker: InProcess) -> None:
+    put(broker, job={"unique": {"key": "tick"}})
+    for _ in range(3):
+        broker.clock.advance(MINUTE_MS)
+        broker.sweep()
+    assert made(broker.store) == ["120100Z"]
+
+
+@pytest.mark.cosmos
+def test_several_sweeps_make_each_job_once_on_cosmos(cosmos_url: str, redis_client: redis.Redis) -> None:
+    store = connect(cosmos_url)
+    broker = InProcess(store, redis_client)
+    broker.clock.advance(NOON_MS - broker.clock.now_ms())
+    put(broker, catch_up="all")
+    broker.clock.advance(3 * MINUTE_MS)
+    at_once([NoLock(broker, store, broker.clock, redis_client) for _ in range(4)])
+    assert made(store) == ["120100Z", "120200Z", "120300Z"]
+    assert {job.rev for job in find_documents(store, {"kind": "job"})} == {1}
+    store.close()

@@ -1,0 +1,59 @@
+"""Cron expressions by the wall clock of a zone, also where that clock is put back or forward."""
+
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from broker import cron
+
+BERLIN = "Europe/Berlin"
+
+
+def ms(text: str, zone: str = "UTC") -> int:
+    return int(datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(zone)).timestamp() * 1_000)
+
+
+def test_the_next_fire_is_after_and_never_at_the_time_given() -> None:
+    at = ms("2026-01-31T02:00:00")
+    assert cron.next_after("0 2 * * *", "UTC", at - 1) == at
+    assert cron.next_after("0 2 * * *", "UTC", at) == ms("2026-02-01T02:00:00")
+
+
+def test_fires_within_a_span_are_the_first_of_it_with_its_end() -> None:
+    start, end = ms("2026-01-31T00:00:00"), ms("2026-01-31T01:00:00")
+    fires = cron.within("*/15 * * * *", "UTC", after_ms=start, until_ms=end, at_most=100)
+    assert [(fire - start) // 60_000 for fire in fires] == [15, 30, 45, 60]
+    assert cron.within("*/15 * * * *", "UTC", after_ms=start, until_ms=end, at_most=2) == fires[:2]
+    assert cron.last_until("*/15 * * * *", "UTC", end) == end
+    assert cron.last_until("*/15 * * * *", "UTC", end - 1) == fires[2]
+
+
+def test_a_nightly_time_fires_once_in_the_night_that_has_it_twice() -> None:
+    start, end = ms("2026-10-24T12:00:00", BERLIN), ms("2026-10-26T12:00:00", BERLIN)
+    fires = cron.within("30 2 * * *", BERLIN, after_ms=start, until_ms=end, at_most=10)
+    assert fires == [ms("2026-10-25T02:30:00", BERLIN), ms("2026-10-26T02:30:00", BERLIN)]
+
+
+def test_a_nightly_time_fires_also_in_the_night_that_does_not_have_it() -> None:
+    start, end = ms("2026-03-28T12:00:00", BERLIN), ms("2026-03-30T12:00:00", BERLIN)
+    fires = cron.within("30 2 * * *", BERLIN, after_ms=start, until_ms=end, at_most=10)
+    assert fires == [ms("2026-03-29T03:00:00", BERLIN), ms("2026-03-30T02:30:00", BERLIN)]
+
+
+@pytest.mark.parametrize(
+    ("expression", "zone", "names"),
+    [
+        ("* * * *", "UTC", "5 fields"),
+        ("0 * * * * *", "UTC", "5 fields"),
+        ("61 * * * *", "UTC", "Bad minute"),
+        ("nonsense 1 1 1 1", "UTC", "Bad minute"),
+        ("0 0 30 2 *", "UTC", "Bad day"),
+        ("0 0 * * *", "Mars/Olympus", "no time zone"),
+        ("0 0 * * *", "../etc/passwd", "no time zone"),
+        ("0 0 * * *", "", "no time zone"),
+    ],
+)
+def test_what_never_fires_is_refused_with_the_reason(expression: str, zone: str, names: str) -> None:
+    with pytest.raises(ValueError, match=names):
+        cron.check(expression, zone)
