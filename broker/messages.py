@@ -1,17 +1,14 @@
 """Requests as they travel: one envelope, discriminated by `op`, with its limits in the types."""
 
-import re
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
+from typing import Annotated, ClassVar, Literal, Self, TypeAlias
 
-import pydantic_core
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
     StringConstraints,
     TypeAdapter,
-    ValidationError,
     model_validator,
 )
 
@@ -380,55 +377,3 @@ Request: TypeAlias = (
 )
 FencedRequest: TypeAlias = Renew | Complete | Fail | Release | Progress
 REQUESTS: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="op")])
-
-
-class Malformed(Exception):
-    """A request that can't be understood. `sender` holds what of its address could still be read, for a typed reply."""
-
-    def __init__(self, message: str, *, sender: dict[str, Any]) -> None:
-        super().__init__(message)
-        self.sender = sender
-
-
-def parse(raw: bytes | str) -> Request:
-    """The request in a JSON text.
-
-    Raises:
-      Malformed: too long, not JSON, an unknown operation, or a field outside its limits. Nothing was done.
-    """
-    if len(raw) > ENVELOPE_BYTES_MAX:
-        raise Malformed(f"an envelope of {len(raw)} bytes; at most {ENVELOPE_BYTES_MAX} are taken", sender={})
-    try:
-        return REQUESTS.validate_json(raw)
-    except ValidationError as error:
-        raise Malformed(_why(error), sender=_sender(raw)) from error
-
-
-def _why(error: ValidationError) -> str:
-    """The first few problems, without the values."""
-    problems = error.errors(include_url=False, include_context=False, include_input=False)
-    whys = (f"{'.'.join(map(str, item['loc'])) or 'envelope'}: {item['msg']}" for item in problems[:5])
-    return without_tokens("; ".join(whys))
-
-
-_TOKEN_LIKE = re.compile(r'(\\*"token\\*"\s*:\s*\\*")[^"\\]*|[0-9A-Fa-f]{32,}')
-
-
-def without_tokens(text: str) -> str:
-    """`text` without what could be a token, wherever a sender has put it. To be used before any cut."""
-    return _TOKEN_LIKE.sub(lambda found: f"{found[1] or ''}…", text)
-
-
-class _Sender(BaseModel):
-    """The address of a reply, where at least that much is well formed."""
-
-    request_id: RequestId
-    factory_id: FactoryId
-    instance: FactoryId
-
-
-def _sender(raw: bytes | str) -> dict[str, Any]:
-    try:
-        return _Sender.model_validate(pydantic_core.from_json(raw)).model_dump()
-    except ValueError:
-        return {}

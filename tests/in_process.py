@@ -9,7 +9,8 @@ from broker.batch import Settled, Taken, settle_batch
 from broker.clock import ManualClock
 from broker.coordinator import Context
 from broker.entropy import SystemEntropy
-from broker.messages import Envelope, Malformed
+from broker.messages import Envelope
+from broker.parsing import Malformed
 from broker.queues import QUEUES
 from broker.settings import load
 from broker.transitions import Rules

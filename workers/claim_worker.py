@@ -20,7 +20,7 @@ from tenacity import Retrying, retry_if_exception_type, wait_random_exponential
 from broker import claim_next, presence
 from broker.batch import Taken, on_time, settle_batch
 from broker.clock import monotonic_ms, sleep_ms
-from broker.messages import Malformed
+from broker.parsing import Malformed
 from broker.queues import QUEUES
 from broker.settings import load
 from workers import taking

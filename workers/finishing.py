@@ -4,6 +4,7 @@ import json
 from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 from redis import Redis
 from redis.client import Pipeline
@@ -11,7 +12,7 @@ from redis.client import Pipeline
 from broker import batch, families, replies
 from broker.answers import Answer, Reason, Word, wire
 from broker.batch import Settled
-from broker.messages import Malformed, without_tokens
+from broker.parsing import Malformed, without_tokens
 from broker.queues import rq_job_key
 from broker.settlement import Context
 from workers.taking import DEAD, DEAD_MAX, ID_BYTES_MAX, Entry, NotOurs, inflight_key
@@ -76,6 +77,12 @@ def bury(pipe: Pipeline, refused: Refused, *, now_ms: int) -> None:
         reply = wire(answer, request_id=error.sender["request_id"], now_ms=now_ms)
         key = replies.reply_key(error.sender["factory_id"], error.sender["instance"])
         replies.push(pipe, key, [replies.encode(reply)])
+
+
+def read_letters(connection: Redis, limit: int) -> list[dict[str, Any]]:
+    """What was put on the dead-letter list, the latest first."""
+    texts = cast("list[bytes]", connection.lrange(DEAD, 0, limit - 1))
+    return [json.loads(text) for text in texts]
 
 
 def _tidy(pipe: Pipeline, worker: str, entry: Entry, answer: Answer | None) -> None:

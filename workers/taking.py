@@ -10,7 +10,8 @@ import pydantic_core
 from redis import Redis
 
 from broker.clock import AnchoredClock, Clock
-from broker.messages import ENVELOPE_BYTES_MAX, Malformed, Request, parse, without_tokens
+from broker.messages import ENVELOPE_BYTES_MAX, Request
+from broker.parsing import Malformed, parse, without_tokens
 from broker.queues import QUEUES, SETTLE, intake_key, rq_queue_key
 from broker.scripts import Script
 

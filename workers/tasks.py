@@ -9,7 +9,8 @@ from rq import get_current_job
 
 from broker.batch import Taken, settle_batch
 from broker.clock import AnchoredClock
-from broker.messages import Claim, Malformed, Request, parse
+from broker.messages import Claim, Request
+from broker.parsing import Malformed, parse
 from broker.settings import load
 from workers.finishing import Refused, finish
 from workers.memory_owner import in_forked_horse

@@ -4,6 +4,7 @@ import typer
 
 from broker.cli import (
     completion_command,
+    dead_commands,
     exec_command,
     lease_commands,
     limit_commands,
@@ -41,6 +42,7 @@ def build_app(*, wrap: exec_command.Wrap = list) -> typer.Typer:
         listing_commands,
         operator_commands,
         limit_commands,
+        dead_commands,
         schedule_commands,
         store_command,
         completion_command,

@@ -41,7 +41,7 @@ def jobs(
 ) -> int:
     """List jobs, as stale as a search may be."""
     with connected(Target(redis, state_dir, timeout, factory, only_reads=True)) as client:
-        found = _jobs(client, state=state, queue=queue, limit=limit)
+        found = all_jobs(client, state=state, queue=queue, limit=limit)
         if json:
             for each, _ in found:
                 emit(each)
@@ -68,7 +68,7 @@ def leases(
 ) -> int:
     """List who holds which job, at which epoch, and for how long still."""
     with connected(Target(redis, state_dir, timeout, factory, only_reads=True)) as client:
-        found = [_lease(*each) for each in _jobs(client, state=State.LEASED, queue=queue, limit=limit)]
+        found = [_lease(*each) for each in all_jobs(client, state=State.LEASED, queue=queue, limit=limit)]
     if json:
         for lease in found:
             emit(lease)
@@ -122,7 +122,7 @@ def runs(
             emit(run)
         return 0
     rows = [
-        (run["epoch"], run["factory_id"], moment(run["started_ms"]), _took(run), run.get("outcome") or "running",
+        (run["epoch"], run["factory_id"], moment(run["started_ms"]), took(run), run.get("outcome") or "running",
          run.get("error") or run.get("result") or run.get("progress"))
         for run in found
     ]  # fmt: skip
@@ -130,7 +130,7 @@ def runs(
     return 0
 
 
-def _jobs(
+def all_jobs(
     client: "Client", *, state: State | None, queue: str | None, limit: int
 ) -> Iterator[tuple[dict[str, Any], int]]:
     """Jobs over all pages, each with the broker time of its page. `limit` 0: all there are."""
@@ -159,5 +159,5 @@ def _lease(job: dict[str, Any], now_ms: int) -> dict[str, Any]:
     return {"job_id": job["id"], "queue": job["queue"], **lease, "remaining_ms": lease["expires_ms"] - now_ms}
 
 
-def _took(run: dict[str, Any]) -> str | None:
+def took(run: dict[str, Any]) -> str | None:
     return span(run["ended_ms"] - run["started_ms"]) if run.get("ended_ms") is not None else None

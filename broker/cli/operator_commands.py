@@ -1,4 +1,4 @@
-"""What an operator does with a job: cancel it, redrive it, revoke its lease, hold it and lift the hold."""
+"""What an operator does with a job: cancel it, revoke its lease, hold it and lift the hold."""
 
 from typing import Annotated
 
@@ -10,7 +10,7 @@ from broker.cli.session import Target, connected
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (cancel, redrive, revoke, hold, lift):
+    for command in (cancel, revoke, hold, lift):
         app.command(rich_help_panel="Jobs")(command)
 
 
@@ -32,23 +32,6 @@ def cancel(
     leased = reply.body.get("state") == "leased"
     good = f"asked the holder of job {job_id} to stop" if leased else f"job {job_id} is cancelled"
     return finish(reply, json=json, good=good)
-
-
-def redrive(
-    job_id: options.JobId,
-    request_id: options.RequestId = None,
-    factory: options.Factory = None,
-    redis: options.RedisUrl = None,
-    state_dir: options.StateFolder = None,
-    timeout: options.Timeout = None,
-    json: options.Json = False,
-) -> int:
-    """Make a failed or cancelled job ready again, its failures and expiries forgotten."""
-    from broker.cli.answers import finish
-
-    with connected(Target(redis, state_dir, timeout, factory)) as client:
-        reply = client.redrive(job_id, request_id=request_id)
-    return finish(reply, json=json, good=f"job {job_id} is {reply.body.get('state')}")
 
 
 def revoke(

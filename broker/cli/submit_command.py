@@ -56,7 +56,7 @@ def submit(
         raise typer.BadParameter(f"--id names one job, and the files hold {len(bodies)}", param_hint="--id")
     if not bodies:
         return status
-    ids = None if request_id is None else list(_request_ids(request_id, len(bodies)))
+    ids = None if request_id is None else list(request_ids(request_id, len(bodies)))
     with connected(Target(redis, state_dir, timeout, factory)) as client:
         for reply in client.submit_many(bodies, request_ids=ids):
             good = f"{reply.body.get('job_id')}  {reply.body.get('state')}"
@@ -101,7 +101,7 @@ def _bodies(found: "list[Submission]", overrides: dict[str, Any]) -> "Iterator[S
             raise typer.BadParameter(f"--{str(first['loc'][0]).removeprefix('job_')}: {first['msg']}") from error
 
 
-def _request_ids(request_id: str, count: int) -> Iterator[str]:
+def request_ids(request_id: str, count: int) -> Iterator[str]:
     """The id itself for one job; for several one each, the same at each repetition."""
     if count == 1:
         yield request_id

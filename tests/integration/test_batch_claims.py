@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import redis
 
-from broker.messages import Malformed, Request, parse
+from broker.messages import Request
+from broker.parsing import Malformed, parse
 from datastore import connect
 from tests.in_process import SKEW_MS, TTL_MS, InProcess
 

@@ -8,11 +8,9 @@ import pytest
 from broker.messages import (
     ENVELOPE_BYTES_MAX,
     Claim,
-    Malformed,
     Request,
-    parse,
-    without_tokens,
 )
+from broker.parsing import Malformed, parse, without_tokens
 from broker.queues import QUEUES
 from broker.settle import HANDLERS
 from broker.wire_types import NESTING_MAX, PAYLOAD_BYTES_MAX, PROGRESS_BYTES_MAX, RESULT_BYTES_MAX
@@ -41,6 +39,9 @@ BODIES: dict[str, tuple[str, dict[str, Any]]] = {
     "get_job": ("jobs", {"job_id": "job"}),
     "list_jobs": ("jobs", {}),
     "list_runs": ("jobs", {"job_id": "job"}),
+    "put_schedule": ("jobs", {"name": "nightly", "cron": "0 2 * * *", "job": {}}),
+    "change_schedule": ("jobs", {"name": "nightly", "to": "paused"}),
+    "list_schedules": ("jobs", {}),
 }
 
 

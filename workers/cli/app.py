@@ -5,14 +5,28 @@ import sys
 import typer
 
 from broker import cli
-from workers.cli import demo_command, doctor_command, fleet_commands, process_commands, status_command
+from workers.cli import (
+    demo_command,
+    doctor_command,
+    fleet_commands,
+    process_commands,
+    refused_command,
+    status_command,
+)
 from workers.leash import leashed
 
 
 def build_app() -> typer.Typer:
     """Every command of `broker`."""
     app = cli.build_app(wrap=leashed)
-    for group in (fleet_commands, status_command, process_commands, doctor_command, demo_command):
+    for group in (
+        fleet_commands,
+        status_command,
+        refused_command,
+        process_commands,
+        doctor_command,
+        demo_command,
+    ):
         group.register(app)
     return app
 

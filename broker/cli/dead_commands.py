@@ -1,0 +1,154 @@
+"""Dead letters: jobs that failed, why and how often they were tried; and how they are started again."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from broker.cli import options
+from broker.cli.listing_commands import Limit, QueueFilter, all_jobs, took
+from broker.cli.output import cell, emit, moment, note, say
+from broker.cli.session import Target, connected
+from broker.documents import Outcome, State
+
+if TYPE_CHECKING:
+    from broker.client import Client
+
+LIMIT_DEFAULT = 100
+
+
+class Over(StrEnum):
+    """States that redrive leaves."""
+
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    for command in (dead, redrive):
+        app.command(rich_help_panel="Jobs")(command)
+
+
+def dead(
+    queue: QueueFilter = None,
+    limit: Limit = LIMIT_DEFAULT,
+    factory: options.Factory = None,
+    redis: options.RedisUrl = None,
+    state_dir: options.StateFolder = None,
+    timeout: options.Timeout = None,
+    json: options.Json = False,
+) -> int:
+    """List failed jobs, the reason and every run of each. Requests that made no sense: `broker refused`."""
+    count = 0
+    with connected(Target(redis, state_dir, timeout, factory, only_reads=True)) as client:
+        for count, (job, _) in enumerate(all_jobs(client, state=State.FAILED, queue=queue, limit=limit), 1):  # noqa: B007  # it is wanted after the loop
+            runs = client.runs(job["id"]).body.get("runs") or []
+            if json:
+                emit({"job_id": job["id"], "reason": reason(job), "job": job, "runs": runs})
+                continue
+            say(f"{job['id']}  {job['queue']}  {moment(job['updated_ms'])}  {cell(reason(job))}")
+            for run in runs:
+                ended = cell(run.get("error") or run.get("result"))
+                say(f"  epoch {run['epoch']}  {run['factory_id']}  {run.get('outcome')}  {took(run) or '-'}  {ended}")
+    if limit and count == limit:
+        note(f"the first {limit}; --limit 0 lists all")
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which of the jobs that are over are meant."""
+
+    state: State
+    queue: str | None
+    outcome: str | None
+    older_than_ms: int | None
+
+    def found(self, client: "Client") -> Iterator[dict[str, Any]]:
+        """Every job that fits, read before any is changed: what is redriven must not be met again."""
+        for job, now_ms in list(all_jobs(client, state=self.state, queue=self.queue, limit=0)):
+            if self.outcome is not None and outcome(job) != self.outcome:
+                continue
+            if self.older_than_ms is None or now_ms - job["updated_ms"] > self.older_than_ms:
+                yield job
+
+
+def redrive(
+    job_ids: Annotated[list[str] | None, typer.Argument(metavar="JOB_ID…", help="The jobs; or --all.")] = None,
+    all: Annotated[bool, typer.Option("--all", help="Every failed job, or those the filters leave.")] = False,
+    queue: QueueFilter = None,
+    state: Annotated[Over, typer.Option("--state", help="With --all: jobs in this state.")] = Over.FAILED,
+    outcome: Annotated[
+        Outcome | None, typer.Option("--outcome", help="With --all: whose last run ended like this.")
+    ] = None,
+    older_than: Annotated[
+        int | None,
+        typer.Option("--older-than", metavar="S", parser=options.milliseconds, help="With --all: over for so long."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say which jobs it would be, and change nothing.")] = False,
+    request_id: options.RequestId = None,
+    factory: options.Factory = None,
+    redis: options.RedisUrl = None,
+    state_dir: options.StateFolder = None,
+    timeout: options.Timeout = None,
+    json: options.Json = False,
+) -> int:
+    """Make failed or cancelled jobs ready again, their failures and expiries forgotten."""
+    from broker.cli.answers import finish
+    from broker.cli.submit_command import request_ids
+
+    if bool(job_ids) == all:
+        raise typer.BadParameter("name jobs, or give --all with or without filters", param_hint="JOB_ID")
+    if job_ids and (queue, state, outcome, older_than) != (None, Over.FAILED, None, None):
+        raise typer.BadParameter("filters go with --all", param_hint="JOB_ID")
+    status = 0
+    with connected(Target(redis, state_dir, timeout, factory, only_reads=dry_run)) as client:
+        chosen = Filter(State(state), queue, outcome, older_than)
+        found = [job["id"] for job in chosen.found(client)] if all else list(job_ids or ())
+        if dry_run:
+            return _tell(client, found, json=json)
+        ids: list[str | None] = [None] * len(found) if request_id is None else [*request_ids(request_id, len(found))]
+        for job_id, repeated in zip(found, ids, strict=True):
+            reply = client.redrive(job_id, request_id=repeated)
+            status = finish(reply, json=json, good=f"job {job_id} is {reply.body.get('state')}") or status
+    if all and not json:
+        note(f"{len(found)} jobs")
+    return status
+
+
+def _tell(client: "Client", job_ids: list[str], *, json: bool) -> int:
+    """Say what a redrive would do to each of these jobs."""
+    from broker.cli.exits import Exit
+
+    status = 0
+    for job_id in job_ids:
+        job = client.job(job_id).body.get("job") or {"state": "not_found"}
+        would = job["state"] in tuple(Over)
+        status = status if would else int(Exit.REFUSED)
+        if json:
+            emit(
+                {
+                    "job_id": job_id,
+                    "dry_run": True,
+                    "would_redrive": would,
+                    "state": job["state"],
+                    "reason": reason(job),
+                }
+            )
+        else:
+            say(f"{'would redrive' if would else 'would refuse'} {job_id}  {job['state']}  {cell(reason(job))}")
+    return status
+
+
+def outcome(job: dict[str, Any]) -> str | None:
+    """How the last run of a job ended; None where it never ran."""
+    return (job.get("last_end") or {}).get("outcome")
+
+
+def reason(job: dict[str, Any]) -> str | None:
+    """Why a job is over, in the words of whoever ended it."""
+    end = job.get("last_end") or {}
+    return job.get("why") or end.get("error") or end.get("outcome")
