@@ -9,6 +9,9 @@ from broker.documents import Job, Spec, State
 from broker.matching import canonical
 from broker.messages import Submit, SubmitBody
 
+RARELY_SAID = {"run_timeout_ms", "stuck_after_ms", "on_stuck", "on_parent_failure", "supersedes"}
+"""Fields that go into the job as they are, if they are given."""
+
 
 def submit(context: Context, request: Submit, *, now_ms: int) -> Settlement:
     """Create a job once. Acknowledged means: it stays claimable until it is terminal (I5).
@@ -91,12 +94,6 @@ def first_version(body: SubmitBody, *, now_ms: int) -> dict[str, Any]:
         "deadline_ms": None if body.timeout_ms is None else now_ms + body.timeout_ms,
         "timeout_ms": body.timeout_ms,
         "ttl_ms": body.ttl_ms,
-        "run_timeout_ms": body.run_timeout_ms,
-        "stuck_after_ms": body.stuck_after_ms,
-        "on_stuck": body.on_stuck.value,
-        "on_parent_failure": body.on_parent_failure.value,
-        "unique": None if body.unique is None else body.unique.key,
-        "supersedes": body.supersedes,
         "max_failures": body.max_failures,
         "max_expiries": body.max_expiries,
         "counters": {"failures": 0, "expiries": 0, "releases": 0},
@@ -105,4 +102,11 @@ def first_version(body: SubmitBody, *, now_ms: int) -> dict[str, Any]:
         "recent_requests": [],
         "created_ms": now_ms,
         "updated_ms": now_ms,
+        **_said(body),
     }
+
+
+def _said(body: SubmitBody) -> dict[str, Any]:
+    """What few jobs say. Left out where it is not said: a document is read several times for each claim."""
+    said = body.model_dump(mode="json", include=RARELY_SAID, exclude_defaults=True)
+    return said if body.unique is None else {**said, "unique": body.unique.key}

@@ -31,6 +31,9 @@ def submit(
     id: Annotated[str | None, typer.Option("--id", metavar="ID", help="Id of the job, where there is one.")] = None,
     queue: Annotated[str | None, typer.Option("--queue", metavar="Q", help="Instead of what the files say.")] = None,
     priority: Annotated[int | None, typer.Option("--priority", metavar="N", help="The same.")] = None,
+    set: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of a job file, for all of them.")
+    ] = None,
     request_id: options.RequestId = None,
     factory: options.Factory = None,
     redis: options.RedisUrl = None,
@@ -44,6 +47,7 @@ def submit(
 
     if format is not None and format not in _FORMATS:
         raise typer.BadParameter(f"{format!r} is none of {', '.join(_FORMATS)}", param_hint="--format")
+    given = {**_settings(set or []), "job_id": id, "queue": queue, "priority": priority}
     bodies: list[SubmitBody] = []
     status = 0
     for file in files:
@@ -51,7 +55,7 @@ def submit(
         if found is None:
             status = int(Exit.REFUSED)
         else:
-            bodies += _bodies(found, {"job_id": id, "queue": queue, "priority": priority})
+            bodies += _bodies(found, given)
     if id is not None and len(bodies) > 1:
         raise typer.BadParameter(f"--id names one job, and the files hold {len(bodies)}", param_hint="--id")
     if not bodies:
@@ -84,6 +88,31 @@ def read_file(file: str, format: "Format | str | None", *, json: bool) -> "list[
         if not json:
             note(f"next: correct {error.source}, nothing of which was submitted; docs/job-files.md has the format")
         return None
+
+
+def _settings(pairs: list[str]) -> dict[str, Any]:
+    """What `--set` says: a key of the job file's table each, its value as JSON where it is some, else as text."""
+    import json
+
+    from broker.clock import host_now_ms
+    from broker.jobfile import FieldFaults, submission_body
+
+    fields: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"{pair!r} is not KEY=VALUE", param_hint="--set")
+        try:
+            fields[key] = json.loads(text)
+        except ValueError:
+            fields[key] = text
+    try:
+        body = submission_body(fields, now_ms=host_now_ms())
+    except FieldFaults as error:
+        raise typer.BadParameter(str(error), param_hint="--set") from error
+    if body.pop("payload") != {"params": {}, "body": ""}:
+        raise typer.BadParameter("only keys that docs/job-files.md gives a meaning can be set", param_hint="--set")
+    return body
 
 
 def _bodies(found: "list[Submission]", overrides: dict[str, Any]) -> "Iterator[SubmitBody]":

@@ -1,5 +1,6 @@
 """Job files: what a person writes, as bodies of submissions, with the line of each fault."""
 
+from broker.jobfile.fields import FieldFaults, submission_body
 from broker.jobfile.read import (
     Format,
     JobFileError,
@@ -12,6 +13,7 @@ from broker.jobfile.read import (
 from broker.jobfile.values import duration_ms
 
 __all__ = [
+    "FieldFaults",
     "Format",
     "JobFileError",
     "Problem",
@@ -20,4 +22,5 @@ __all__ = [
     "parse_job_bytes",
     "parse_job_text",
     "read_job_file",
+    "submission_body",
 ]

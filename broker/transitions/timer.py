@@ -19,6 +19,7 @@ def expire(job: Job, lease: Lease, *, now_ms: int) -> dict[str, Any]:
         state = State.CANCELLED
     elif job.counters.expiries + 1 >= job.max_expiries:
         state = State.FAILED
+        changes["why"] = f"leases expired: {job.counters.expiries + 1}"
     else:
         state = State.READY
     return {**changes, "state": state.value}

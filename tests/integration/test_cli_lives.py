@@ -139,6 +139,16 @@ def test_parents_keys_and_policies_are_written_in_job_files(fleet: Home) -> None
     assert "its parent parent was cancelled" in fleet.run("job", "child")[1]
 
 
+def test_any_key_of_a_job_file_can_be_set_on_the_command_line(fleet: Home) -> None:
+    options = ["--set", "unique=set/web", "--set", 'depends_on=["set-a"]', "--set", "run_timeout=20m", "--id", "set-b"]
+    status, out, _ = fleet.run("submit", "-", *options, input='{"payload": 1}')
+    assert (status, out.split()) == (0, ["set-b", "blocked"])
+    job = fleet.json("job", "set-b")[1]["job"]
+    assert (job["unique"], job["depends_on"], job["run_timeout_ms"]) == ("set/web", ["set-a"], 1_200_000)
+    for wrong in ("nonsense", "mode=1", "ttl=soon"):
+        assert fleet.run("submit", "-", "--set", wrong, input="{}")[0] == 2
+
+
 def test_a_stuck_run_is_shown_and_a_run_past_its_deadline_ends(fleet: Home) -> None:
     fleet.submit(id="slow", queue="slow", stuck_after_ms=500)
     grant = fleet.claim("slow")
