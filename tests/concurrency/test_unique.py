@@ -4,18 +4,19 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from broker import coordinator, submission
 from broker.coordinator import Context
-from broker.documents import Job
+from broker.documents import WAITING, Job
 from broker.keys import key_id
 from broker.messages import Submit, SubmitBody, Unique
 from broker.repository import find_documents
 from datastore import Body, CreateResult, Datastore, Expected, Ok, Patch, Unavailable, UpdateResult, connect
-from tests.concurrency.race import NOW, context, outcome, read
+from tests.concurrency.race import NOW, at_once, context, new_job, outcome, read
 from tests.concurrency.submitters import submit
 from tests.contract.racing import open_store
 from tests.processes import start
@@ -194,3 +195,13 @@ def test_a_submission_that_died_with_the_key_is_finished_by_the_next(store: Data
     assert outcome(submission.submit(context(store), request, now_ms=NOW)).word == "replayed"
     coordinator.cancel(context(store), "a", request_id="x", now_ms=NOW)
     assert submit(context(store), "b", "k", "reject") == "ok"
+
+
+def test_of_32_that_supersede_each_other_at_once_one_waits(store: Datastore) -> None:
+    for number in range(5):
+        key = f"k{number}"
+        at_once([partial(new_job, store, supersedes=key) for _ in range(PROCESSES)])
+        jobs = [Job.from_document(found) for found in find_documents(store, {"kind": "job", "supersedes": key})]
+        assert len(jobs) == PROCESSES
+        [waiting] = [job for job in jobs if job.state in WAITING]
+        assert all((job.created_ms, job.id) <= (waiting.created_ms, waiting.id) for job in jobs)

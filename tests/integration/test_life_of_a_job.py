@@ -43,6 +43,17 @@ def test_a_child_of_parents_that_have_succeeded_already_is_free_at_once(broker: 
     assert state(broker, "child") == "ready"
 
 
+def test_a_parent_that_ends_between_the_write_and_the_hint_of_its_child_frees_it(broker: InProcess) -> None:
+    broker.submit("parent")
+    lease = hold(broker, "parent")
+    broker.caller.send(broker.caller.make("submit", job_id="child", depends_on=["parent"]))
+    half_done = broker.settle(broker.take("w1").entries, "w1")
+    broker.ask(broker.caller.make("complete", **lease), worker="w2")
+    assert state(broker, "child") == "blocked"  # nobody knew of it yet
+    broker.finish(half_done, "w1")
+    assert state(broker, "child") == "ready"
+
+
 def test_a_child_waits_for_a_parent_that_is_submitted_later(broker: InProcess) -> None:
     broker.submit("child", depends_on=["parent"])
     broker.sweep()
