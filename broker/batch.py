@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import structlog
 from redis import Redis
 from redis.client import Pipeline
 
@@ -21,6 +22,8 @@ from broker.settle import failure, settle
 from broker.settlement import Change, Context, Settlement, Wait
 from broker.turned_away import may_wait, turned_away
 from datastore import DatastoreError
+
+log = structlog.get_logger(__name__)
 
 CANDIDATES_MAX = 16
 """Jobs a claim-next tries before it is told that nothing is available; each it can't have leaves the index."""
@@ -117,7 +120,7 @@ def follow_up(
     changes += follow_families(context, connection, changes, children=children, now_ms=now_ms)
     keys = lock_waits.given_up(changes)
     keys += [key for settled in batch for key in settled.freed]
-    keys += claiming.now_free(context, (met for settled in batch for met in settled.waits), now_ms=now_ms)
+    keys += _now_free(context, batch, now_ms)
     ready = [Place.of(job, step_ms=context.rules.ageing_step_ms).wants for job in became_ready(changes)]
     claim_next.wake(connection, [*ready, *lock_waits.bring_back(connection, keys)])
 
@@ -160,7 +163,24 @@ def _parked_for_jobs(context: Context, batch: Sequence[Settled], now_ms: int) ->
     if not parked:
         return []
     context = replace(context, controls=Controls(context.store))
-    return [claim for claim in parked if turned_away(context, claim, now_ms=now_ms) is None]
+    return [claim for claim in parked if _refusal(context, claim, now_ms) is None]
+
+
+def _refusal(context: Context, claim: Claim, now_ms: int) -> Settlement | None:
+    """Why a claim-next gets no job now; also where the store can't say."""
+    try:
+        return turned_away(context, claim, now_ms=now_ms)
+    except DatastoreError as error:
+        return Settlement(failure(error))
+
+
+def _now_free(context: Context, batch: Sequence[Settled], now_ms: int) -> list[str]:
+    """Slots that were met busy and are free by now. What can't be read now, the sweep finds."""
+    try:
+        return claiming.now_free(context, (met for settled in batch for met in settled.waits), now_ms=now_ms)
+    except DatastoreError as error:
+        log.warning("slots_not_read", error=str(error))
+        return []
 
 
 def became_ready(changes: Sequence[Change]) -> list[Job]:
@@ -200,7 +220,7 @@ def _proposals(
         count = wanted(request, earlier)
         if taken.resend and earlier is None and (jobs := _leased(context, request, at_most=count)):
             proposals[position] = Remembered(jobs)
-        elif (refused := turned_away(context, request, now_ms=now_ms)) is not None:
+        elif (refused := _refusal(context, request, now_ms)) is not None:
             proposals[position] = refused
         elif (sender := (request.factory_id, request.instance, request.request_id)) in senders:
             proposals[position] = InHand()

@@ -12,14 +12,15 @@ from broker.fence import Fence
 from broker.repository import JobUpdate
 from broker.settlement import Change, Context, Denied, Judge, Settlement, judge_and_write
 from broker.transitions import Decision, Refuse, Write
-from datastore import Datastore
+from datastore import Datastore, DatastoreError
 
 
 def renew(context: Context, job_id: str, fence: Fence, *, now_ms: int, ttl_ms: int | None = None) -> Settlement:
     """Extend the caller's lease by its ttl, counted from `now_ms`; end its run where that has taken too long."""
 
     def judge(job: Job) -> Decision:
-        extended = transitions.renew(job, fence, now_ms=now_ms, ttl_ms=ttl_ms)
+        paused = _is_paused(context, job.queue)
+        extended = transitions.renew(job, fence, now_ms=now_ms, ttl_ms=ttl_ms, paused=paused)
         over = transitions.end_run(job, now_ms=now_ms, rules=context.rules, jitter=context.entropy.jitter())
         if isinstance(extended, Write) and isinstance(over, Write):
             return Write(
@@ -28,6 +29,14 @@ def renew(context: Context, job_id: str, fence: Fence, *, now_ms: int, ttl_ms: i
         return extended
 
     return judge_and_write(context, job_id, judge, write=_write_renewal)
+
+
+def _is_paused(context: Context, queue: str) -> bool:
+    """Whether a holder is to hear of a pause. Where that can't be read it goes on, as it would anyway."""
+    try:
+        return context.controls is not None and context.controls.queue(queue).pause is not None
+    except DatastoreError:
+        return False
 
 
 def complete(context: Context, job_id: str, fence: Fence, *, now_ms: int, result: Any = None) -> Settlement:

@@ -1,6 +1,7 @@
 """Jobs, specs and runs in a datastore; each update is one conditional write, confirmed."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -194,8 +195,12 @@ def leased_by_request(store: Datastore, request_id: str, *, at_most: int) -> lis
 
 
 def leased_jobs(store: Datastore) -> list[Job]:
-    """Every job that is leased, as far as a search shows."""
-    return [Job.from_document(found) for found in find_documents(store, {"kind": "job", "state": "leased"})]
+    """Every job that is leased, as far as a search shows; without those that don't parse."""
+    jobs = []
+    for found in find_documents(store, {"kind": "job", "state": "leased"}):
+        with suppress(Corrupt):
+            jobs.append(Job.from_document(found))
+    return jobs
 
 
 def superseded_end(run: Run, job: Job, now_ms: int) -> RunEnd:

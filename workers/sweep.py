@@ -170,17 +170,20 @@ class Sweep:
 
     def _limits(self, now_ms: int, swept: Swept) -> None:
         """Every lease has its units and no other has any: those that a crash, or a limit set later, left wrong."""
-        limits = Controls(self._context.store).limits()
-        if not limits:
-            return
         store, entropy = self._context.store, self._context.entropy
-        swept.units_mended += operating.count_running(
-            self._context, limits, list(self._jobs({"state": "leased"})), now_ms=now_ms
-        )
-        for name in units(limits, sorted(limits)):
-            dead = quotas.drop_dead(store, entropy, name, now_ms=now_ms)
-            swept.units_mended += dead
-            swept.woken += claim_next.wake(self._redis, lock_waits.bring_back(self._redis, [limit_key(name)] * dead))
+        try:
+            limits = Controls(store).limits()
+            if not limits:
+                return
+            jobs = list(self._jobs({"state": "leased"}))
+            swept.units_mended += operating.count_running(self._context, limits, jobs, now_ms=now_ms)
+            for name in units(limits, sorted(limits)):
+                dead = quotas.drop_dead(store, entropy, name, now_ms=now_ms)
+                swept.units_mended += dead
+                back = lock_waits.bring_back(self._redis, [limit_key(name)] * dead)
+                swept.woken += claim_next.wake(self._redis, back)
+        except DatastoreError as error:
+            log.warning("limits_not_swept", error=str(error))
 
     def _end_run(self, run: Document, job: Job, now_ms: int) -> None:
         end = repository.superseded_end(Run.from_document(run), job, now_ms)

@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from broker.answers import Word
 from broker.cli import options
-from broker.cli.output import emit, moment, table
+from broker.cli.exits import EXITS
+from broker.cli.output import complain, emit, moment, table
 from broker.cli.session import Target, connected
 
 if TYPE_CHECKING:
@@ -30,7 +32,17 @@ def rate_of(text: str | tuple[int, int]) -> tuple[int, int]:
     return found
 
 
-LimitName = Annotated[str, typer.Argument(metavar="LIMIT", help="queue:NAME, key:NAME or factory:NAME.")]
+def limit_name(text: str) -> str:
+    """The name of a limit."""
+    scope, _, name = text.partition(":")
+    if scope not in ("queue", "key", "factory") or not name:
+        raise typer.BadParameter(f"{text} is no limit: write queue:NAME, key:NAME or factory:NAME")
+    return text
+
+
+LimitName = Annotated[
+    str, typer.Argument(metavar="LIMIT", parser=limit_name, help="queue:NAME, key:NAME or factory:NAME.")
+]
 QueueName = Annotated[str, typer.Argument(metavar="QUEUE", help="The queue.")]
 Rate = Annotated[
     Any, typer.Option("--rate", metavar="N/TIME", parser=rate_of, help="Grants in any window, e.g. 30/min or 500/10s.")
@@ -89,6 +101,9 @@ def remove_limit(
 
     with connected(Target(redis, state_dir, timeout, factory)) as client:
         reply = client.remove_limit(limit, request_id=request_id)
+    if reply.answer is Word.NOT_FOUND and not json:
+        complain(f"{limit} is not limited", "see `broker limit list`")
+        return EXITS[reply.answer]
     return finish(reply, json=json, good=f"{limit} is not limited any more")
 
 

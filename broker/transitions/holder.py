@@ -19,8 +19,8 @@ from broker.transitions.decision import (
 )
 
 
-def renew(job: Job, fence: Fence, *, now_ms: int, ttl_ms: int | None = None) -> Decision:
-    """Extend the caller's own lease; never someone else's.
+def renew(job: Job, fence: Fence, *, now_ms: int, ttl_ms: int | None = None, paused: bool = False) -> Decision:
+    """Extend the caller's own lease; never someone else's. `paused`: its queue is, which a holder may heed.
 
     Late is fine while nobody has taken over: the epoch, not the clock, decides.
     """
@@ -34,7 +34,8 @@ def renew(job: Job, fence: Fence, *, now_ms: int, ttl_ms: int | None = None) -> 
                 "renewals": lease.renewals + 1,
             }
             body = {"job_id": job.id, "epoch": lease.epoch, "ttl_ms": ttl, "expires_ms": now_ms + ttl}
-            directives = {"directives": ["cancel"] if job.cancel else []}
+            asked = {"cancel": job.cancel is not None, "pause": paused}
+            directives = {"directives": [name for name, stands in asked.items() if stands]}
             return Write({"lease": extended, "updated_ms": now_ms}, Answer(Word.RENEWED, body=body | directives))
         case Refuse(answer) if answer.word is Word.ALREADY_TERMINAL:
             return Refuse(Answer(Word.LEASE_LOST, Reason.TERMINAL, {**held_by(job, now_ms), **answer.body}))

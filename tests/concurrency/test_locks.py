@@ -9,7 +9,7 @@ from threading import Barrier
 import msgspec
 import pytest
 
-from broker import coordinator
+from broker import coordinator, exclusion
 from broker.answers import Reason, Word
 from broker.coordinator import Context, Settlement
 from broker.entropy import SystemEntropy
@@ -20,15 +20,19 @@ from broker.repository import read_job
 from broker.slots import Slot, slot_id
 from broker.submission import submit
 from broker.transitions import Claimant, Rules
-from datastore import Datastore, Expected, Ok, connect
+from datastore import Datastore, Expected, Ok, Patch, UpdateResult, connect
+from tests.twins.forwarding import Forwarding
 
 NOW_MS = 1_700_000_000_000
 RULES = Rules(ttl_ms=10_000, skew_ms=1_000)
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", pytest.param("cosmos", marks=pytest.mark.cosmos)])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Datastore]:
-    opened = connect("memory://" if request.param == "memory" else f"sqlite:///{tmp_path / 'jobs.db'}")
+    if request.param == "cosmos":
+        opened = connect(request.getfixturevalue("cosmos_url"))
+    else:
+        opened = connect("memory://" if request.param == "memory" else f"sqlite:///{tmp_path / 'jobs.db'}")
     yield opened
     opened.close()
 
@@ -192,3 +196,77 @@ def test_an_unconfirmed_entry_is_left_alone_while_its_claim_may_still_be_written
     assert claim(context, "b", now_ms=NOW_MS + 9_000).answer.reason is Reason.LOCK_BUSY
     assert claim(context, "b", now_ms=NOW_MS + 11_000).answer.word is Word.GRANTED
     assert slots.confirm() is False
+
+
+class HeldUp(Forwarding):
+    """A store whose next write of one job waits for `meanwhile`: a claim that is slow between its slots and its job."""
+
+    def __init__(self, inner: Datastore, job_id: str, meanwhile: Callable[[], None]) -> None:
+        super().__init__(inner)
+        self._job_id = job_id
+        self._meanwhile: Callable[[], None] | None = meanwhile
+
+    def update_if_match(self, id: str, partition_key: str, expected: Expected, patch: Patch) -> UpdateResult:
+        if id == self._job_id and (meanwhile := self._meanwhile) is not None:
+            self._meanwhile = None
+            meanwhile()
+        return self.inner.update_if_match(id, partition_key, expected, patch)
+
+
+def race_with_a_slow_claim(context: Context, *, late_ms: int) -> tuple[list[str], Settlement, Settlement]:
+    """A claim of `a` is held up before its write while `b`, of the same lock, is claimed: who holds it, and answers."""
+    add_job(context, "a", "common-plat")
+    add_job(context, "b", "common-plat")
+    others: list[Settlement] = []
+    slow = HeldUp(context.store, "a", lambda: others.append(claim(context, "b", now_ms=NOW_MS + late_ms)))
+    settled = claim(Context(slow, RULES, SystemEntropy(), lambda _ms: None), "a")
+    held = [job for job in ("a", "b") if (found := read_job(context.store, job)) and found.lease]
+    return held, settled, others[0]
+
+
+def test_a_claim_in_flight_does_not_lose_its_lock_to_another(context: Context) -> None:
+    held, slow, other = race_with_a_slow_claim(context, late_ms=9_000)
+    assert (held, slow.answer.word, other.answer.reason) == (["a"], Word.GRANTED, Reason.LOCK_BUSY)
+
+
+def test_a_claim_that_was_given_up_for_dead_finds_that_and_steps_back(context: Context) -> None:
+    held, slow, other = race_with_a_slow_claim(context, late_ms=11_000)
+    assert (held, slow.answer.reason, other.answer.word) == (["b"], Reason.RACED, Word.GRANTED)
+
+
+def test_without_a_confirmation_two_hold_one_lock(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Slots, "confirm", lambda _slots: True)
+    held, _, _ = race_with_a_slow_claim(context, late_ms=11_000)
+    assert held == ["a", "b"]
+
+
+def test_where_unconfirmed_entries_go_at_once_a_claim_in_flight_loses_its_lock(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exclusion, "removable", lambda holder, leased_epoch, **_: leased_epoch != holder.epoch)
+    held, slow, _ = race_with_a_slow_claim(context, late_ms=0)
+    assert (held, slow.answer.reason) == (["b"], Reason.RACED)
+
+
+def test_of_many_claims_in_any_order_of_locks_none_waits_for_another(context: Context) -> None:
+    locks = [f"lock-{number}" for number in range(6)]
+    for number in range(24):
+        add_job(context, f"job-{number}", *(locks[(number + step) % 6] for step in range(3)))
+    left = {f"job-{number}" for number in range(24)}
+    for round_number in range(24):
+        calls = [partial(claim, context, job, request_id=f"{job}-{round_number}") for job in sorted(left)]
+        granted = [each for each in at_once(calls) if each.answer.word is Word.GRANTED]
+        if not granted:  # each met an entry of one that met another's: nobody waits, and the next is alone
+            granted = [claim(context, min(left), request_id=f"alone-{round_number}")]
+        held = [lock for each in granted for lock in locks_of(context, each)]
+        assert len(held) == len(set(held)), "two hold one lock"
+        left -= {complete(context, each).answer.body["job_id"] for each in granted}
+        if not left:
+            return
+    raise AssertionError(f"never granted: {sorted(left)}")
+
+
+def locks_of(context: Context, grant: Settlement) -> tuple[str, ...]:
+    job = read_job(context.store, grant.answer.body["job_id"])
+    assert job is not None
+    return job.locks

@@ -11,8 +11,10 @@ from broker.batch import on_time
 from broker.limits import limit_key
 from broker.quotas import holders_of
 from broker.slots import slot_id
-from datastore import Expected, Ok, connect
+from datastore import Expected, Ok, Unavailable, connect
+from datastore.interface import ReadResult
 from tests.in_process import SKEW_MS, TTL_MS, InProcess
+from tests.twins.forwarding import Forwarding
 
 WAIT_MS = 60_000
 
@@ -283,7 +285,8 @@ def test_a_paused_queue_hands_out_nothing_and_says_why_and_since_when(broker: In
         told = {"reason": "paused", "queue": "default", "why": "disk full", "since_ms": since_ms}
         assert refused["body"]["obstacles"] == [told]
     lease = {name: grant["body"][name] for name in ("job_id", "epoch", "token")}
-    assert ask(broker, "renew", **lease)["answer"] == "renewed"
+    renewed = ask(broker, "renew", **lease)
+    assert (renewed["answer"], renewed["body"]["directives"]) == ("renewed", ["pause"])
     end(broker, grant)
     broker.clock.advance(1)
     assert ask(broker, "pause_queue", queue="default", reason="still")["body"]["since_ms"] == since_ms
@@ -358,3 +361,28 @@ def test_a_job_held_while_it_runs_goes_on_and_is_not_handed_out_again(broker: In
     for job in ("a", "b"):
         ask(broker, "lift", job_id=job)
     assert sorted(granted([claim(broker), claim(broker)])) == ["a", "b"]
+
+
+class Unreadable(Forwarding):
+    """A store in which what operators have set, and the slots, can't be read now and then."""
+
+    failing = True
+
+    def read(self, id: str, partition_key: str) -> ReadResult:
+        if self.failing and id.startswith(("fleet:", "slot:", "rate:")):
+            raise Unavailable("not now")
+        return self.inner.read(id, partition_key)
+
+
+def test_where_limits_cannot_be_read_nothing_is_granted_and_nothing_stops(
+    broker: InProcess, redis_client: redis.Redis
+) -> None:
+    ask(broker, "set_limit", limit="queue:default", capacity=1)
+    broker.submit("a", "b", locks=["common-plat"])
+    store = Unreadable(broker.store)
+    ill = InProcess(store, redis_client)
+    replies = ill.ask(ill.caller.make("claim"), ill.caller.make("claim", job_id="a"), ill.caller.make("claim"))
+    assert [(reply["answer"], reply["reason"]) for reply in replies] == [("throttled", "store")] * 3
+    ill.sweep()
+    store.failing = False
+    assert granted([claim(ill)]) == ["a"]
