@@ -128,6 +128,19 @@ def test_a_factory_at_its_limit_is_told_at_once_and_the_job_goes_to_another(brok
     assert granted([another.ask(other)[0]]) == ["b"]
 
 
+@pytest.mark.parametrize("limit", ["queue:builds", "factory:factory", "key:gpu"])
+def test_a_claim_of_many_gets_as_many_as_the_limit_admits(broker: InProcess, limit: str) -> None:
+    ask(broker, "set_limit", limit=limit, capacity=2)
+    broker.submit(*(f"job-{number}" for number in range(6)), queue="builds", concurrency=["gpu"])
+    several = claim(broker, queue="builds", count=5)
+    assert [grant["job_id"] for grant in several["body"]["grants"]] == ["job-0", "job-1"]
+    assert claim(broker, queue="builds", count=5)["answer"] in ("not_claimable", "none_available")
+    ask(broker, "remove_limit", limit=limit)
+    assert [grant["job_id"] for grant in claim(broker, queue="builds", count=9)["body"]["grants"]] == [
+        "job-2", "job-3", "job-4", "job-5",
+    ]  # fmt: skip
+
+
 def test_a_takeover_moves_the_unit_from_the_old_factory_to_the_new(broker: InProcess) -> None:
     ask(broker, "set_limit", limit="factory:factory", capacity=1)
     ask(broker, "set_limit", limit="factory:other", capacity=1)
