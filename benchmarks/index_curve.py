@@ -27,6 +27,7 @@ TENANTS = 1_000
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 IN_A_ROUND = 50
 NOW_MS = 1_700_000_000_000
+STEP_MS = 600_000
 OFFERS = tuple(f"tool-{number}" for number in range(0, SETS, 2))
 """Half of the sets fit."""
 
@@ -96,7 +97,7 @@ def propose(connection: redis.Redis, queue: str) -> tuple[float, int]:
         }
     )
     begin = time.perf_counter_ns()
-    [proposal] = claim_next.propose(connection, [Asking(claim)], worker="w", now_ms=NOW_MS)
+    [proposal] = claim_next.propose(connection, [Asking(claim)], worker="w", now_ms=NOW_MS, step_ms=STEP_MS)
     took = (time.perf_counter_ns() - begin) / 1_000
     if not isinstance(proposal, Candidate):
         raise SystemExit(f"{queue}: no job was proposed; larger --sizes are needed")

@@ -160,9 +160,7 @@ class Asking:
     count: int = 1
 
 
-def propose(
-    connection: Redis, asking: Sequence[Asking], *, worker: str, now_ms: int, step_ms: int = 600_000
-) -> list[Proposal]:
+def propose(connection: Redis, asking: Sequence[Asking], *, worker: str, now_ms: int, step_ms: int) -> list[Proposal]:
     """One proposal for each claim, in two round trips. `step_ms`: how much waiting makes up for one priority."""
     if not asking:
         return []
