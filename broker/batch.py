@@ -8,12 +8,13 @@ import structlog
 from redis import Redis
 from redis.client import Pipeline
 
-from broker import claim_next, claiming, families, index, lock_waits, presence, replies, repository
+from broker import claim_next, claiming, families, index, lock_waits, presence, replies, repository, telling
 from broker.answers import Answer, Word, wire
 from broker.claim_next import Asking, Candidate, InHand, NothingFits, Proposal, Remembered
 from broker.clock import Clock
 from broker.controls import Controls
 from broker.documents import Job, State
+from broker.events import Event
 from broker.gathering import another, gathered, wanted, with_earlier
 from broker.index import Place
 from broker.limits import limited_queue
@@ -86,12 +87,14 @@ def settle_batch(
 
 
 def deliver(pipe: Pipeline, batch: Sequence[Settled], *, now_ms: int, step_ms: int) -> None:
-    """Add every command a batch leads to: answers kept, hints moved, claims parked, replies sent."""
+    """Add every command a batch leads to: answers kept, hints moved, claims parked, events told, replies sent."""
     channels: defaultdict[str, list[bytes]] = defaultdict(list)
+    told: list[Event] = []
     for settled in batch:
         request = settled.request
         for change in settled.changes:
             move_hints(pipe, change, step_ms=step_ms)
+        told += telling.of_request(request, settled.answer, settled.changes, now_ms=now_ms)
         for met in settled.waits:
             lock_waits.wait(pipe, met, step_ms=step_ms)
         if settled.parked is not None:
@@ -105,6 +108,7 @@ def deliver(pipe: Pipeline, batch: Sequence[Settled], *, now_ms: int, step_ms: i
         channels[replies.reply_key(request.factory_id, request.instance)].append(replies.encode(reply))
     for key, texts in channels.items():
         replies.push(pipe, key, texts)
+    telling.publish(pipe, told)
 
 
 def follow_up(

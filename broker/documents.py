@@ -127,6 +127,8 @@ class RunEnd(Frozen, frozen=True, kw_only=True):
     started_ms: int
     ended_ms: int
     outcome: Outcome
+    renewals: int = 0
+    """How often the lease was renewed; kept here because the lease is gone."""
     result: Any = None
     error: str | None = None
 
@@ -270,6 +272,8 @@ class Run(Frozen, frozen=True, kw_only=True):
     started_ms: int
     ended_ms: int | None = None
     outcome: Outcome | None = None
+    renewals: int = 0
+    """Of a run that has ended; until then the lease counts."""
     result: Any = None
     error: str | None = None
     progress: Any = None

@@ -50,10 +50,14 @@ def list_jobs(context: Context, request: ListJobs, _now_ms: int) -> Settlement:
 
 
 def list_runs(context: Context, request: ListRuns, _now_ms: int) -> Settlement:
-    """The runs of one job in order of epoch; the latest `PAGE_MAX` of them."""
+    """The runs of one job in order of epoch; the latest `PAGE_MAX` of them. An open run's renewals are its lease's."""
     job_id = request.body.job_id
     found = repository.find_documents(context.store, {"partition_key": job_id, "kind": "run"})
     runs = sorted(map(shown, found), key=lambda run: run["epoch"])[-PAGE_MAX:]
-    if not runs and repository.read_job(context.store, job_id) is None:
+    job = repository.read_job(context.store, job_id)
+    if job is None:
         return Settlement(Answer(Word.NOT_FOUND, body={"job_id": job_id}))
+    for run in runs:
+        if job.lease is not None and job.lease.epoch == run["epoch"]:
+            run["renewals"] = job.lease.renewals
     return Settlement(Answer(Word.OK, body={"runs": runs}))

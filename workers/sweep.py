@@ -11,7 +11,18 @@ import structlog
 from redis import Redis
 from redis.exceptions import LockError, RedisError
 
-from broker import batch, claim_next, coordinator, index, lock_waits, operating, quotas, repository, schedules
+from broker import (
+    batch,
+    claim_next,
+    coordinator,
+    index,
+    lock_waits,
+    operating,
+    quotas,
+    repository,
+    schedules,
+    telling,
+)
 from broker.clock import RedisClock
 from broker.controls import Controls
 from broker.coordinator import Change, Context, Settlement
@@ -86,7 +97,7 @@ class Sweep:
         steps = (self._schedules, self._timers, self._stuck, self._blocked)
         changes = [change for step in steps for change in step(now_ms, swept)]
         self._mend_runs(now_ms, swept)
-        self._send(changes, swept)
+        self._send(changes, swept, now_ms)
         self._limits(now_ms, swept)
         self._ready(now_ms, swept)
         index.tidy(self._redis)
@@ -215,7 +226,7 @@ class Sweep:
             jobs = [job for document in page.documents if (job := self._parse(document))]
             self._index(jobs, swept)
             late = [job for job in jobs if job.deadline_ms is not None and now_ms > job.deadline_ms]
-            self._send([change for job in late for change in self._reap(job, now_ms, swept)], swept)
+            self._send([change for job in late for change in self._reap(job, now_ms, swept)], swept, now_ms)
             self._cursor = page.cursor
             if self._cursor is None:
                 break
@@ -235,10 +246,11 @@ class Sweep:
     def _place(self, job: Job) -> Place:
         return Place.of(job, step_ms=self._context.rules.ageing_step_ms)
 
-    def _send(self, changes: list[Change], swept: Swept) -> None:
+    def _send(self, changes: list[Change], swept: Swept, now_ms: int) -> None:
         with self._redis.pipeline(transaction=False) as pipe:
             for change in changes:
                 batch.move_hints(pipe, change, step_ms=self._context.rules.ageing_step_ms)
+            telling.publish_changes(pipe, changes, now_ms=now_ms)
             pipe.execute()
         ready = [self._place(change.after).wants for change in changes if index.offered(change.after)]
         ready += lock_waits.bring_back(self._redis, lock_waits.given_up(changes))

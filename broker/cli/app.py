@@ -5,6 +5,7 @@ import typer
 from broker.cli import (
     completion_command,
     dead_commands,
+    events_command,
     exec_command,
     lease_commands,
     limit_commands,
@@ -45,6 +46,7 @@ def build_app(*, wrap: exec_command.Wrap = list) -> typer.Typer:
         dead_commands,
         schedule_commands,
         store_command,
+        events_command,
         completion_command,
     ):
         group.register(app)

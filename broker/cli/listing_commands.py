@@ -122,11 +122,12 @@ def runs(
             emit(run)
         return 0
     rows = [
-        (run["epoch"], run["factory_id"], moment(run["started_ms"]), took(run), run.get("outcome") or "running",
+        (run["epoch"], run["factory_id"], moment(run["started_ms"]), took(run), run.get("renewals", 0),
+         run.get("outcome") or "running",
          run.get("error") or run.get("result") or run.get("progress"))
         for run in found
     ]  # fmt: skip
-    table(("EPOCH", "FACTORY", "STARTED", "TOOK", "OUTCOME", "ERROR, RESULT OR PROGRESS"), rows)
+    table(("EPOCH", "FACTORY", "STARTED", "TOOK", "RENEWALS", "OUTCOME", "REASON, RESULT OR PROGRESS"), rows)
     return 0
 
 

@@ -1,6 +1,7 @@
 """The client for asyncio: the same operations under the same names, to be awaited."""
 
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,8 +13,11 @@ from broker.client.exchange_async import AsyncExchange
 from broker.client.operations import Operations, body_fields
 from broker.client.reply import Reply
 from broker.client.sync import TIMEOUT_MS, TOGETHER_MAX, answer_or_unknown
+from broker.client.tail import NOW, Tail, Wanted
+from broker.client.watching import watch_async
 from broker.clock import monotonic_ms
 from broker.entropy import Entropy, SystemEntropy
+from broker.events import Event
 from broker.messages import Envelope, Submit, SubmitBody
 from broker.queues import Wire
 
@@ -134,6 +138,37 @@ class AsyncClient(AsyncLine):
             await self._exchange.carry_out(calls, self._sender)
             answers += [answer_or_unknown(call) for call in calls]
         return answers
+
+    def events(
+        self,
+        *,
+        since: str | None = None,
+        follow: bool = False,
+        job_id: str | None = None,
+        factory_id: str | None = None,
+    ) -> AsyncIterator[Event]:
+        """What happened to jobs, oldest first: after the cursor `since`, from now on (`"now"`), or all that is kept.
+
+        With `follow` it goes on for ever, across a Redis that is away for less than a minute. An event's `cursor`
+        resumes behind it; an event `missed` says that the stream no longer reaches back so far. A hint: what counts
+        is in `runs`. `factory_id`: events of this factory, as holder or as the one who asked.
+
+        Raises:
+          InvalidRequest: `since` is not a cursor.
+          BrokerUnavailable: Redis can't be reached, or this user may not read the stream.
+        """
+        url, password = self._sender.server
+        if since not in (None, NOW):
+            Tail(since)  # a cursor that is none is told at once, not at the first event
+        return watch_async(
+            url,
+            password=password,
+            entropy=self._exchange.entropy,
+            since=since,
+            follow=follow,
+            wanted=Wanted(job_id, factory_id),
+            pause=asyncio.sleep,
+        )
 
     def lease(
         self,

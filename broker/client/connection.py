@@ -85,6 +85,11 @@ class Sender:
         )
         self._redis = Redis(connection_pool=self._pool)
 
+    @property
+    def server(self) -> tuple[str, str | None]:
+        """URL and password, for a connection of another kind to the same server."""
+        return self._url, self._password
+
     def another(self) -> "Sender":
         """A sender with one connection of its own, to the same server."""
         return Sender(self._url, wire=self._wire, password=self._password, connections_max=1)

@@ -42,6 +42,11 @@ class AsyncSender:
         self._outbox: list[tuple[Sequence[Envelope], asyncio.Future[None]]] = []
         self._flushing: asyncio.Task[None] | None = None
 
+    @property
+    def server(self) -> tuple[str, str | None]:
+        """URL and password, for a connection of another kind to the same server."""
+        return self._url, self._password
+
     def another(self) -> "AsyncSender":
         """A sender with a connection of its own, to the same server."""
         return AsyncSender(self._url, wire=self._wire, password=self._password)

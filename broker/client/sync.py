@@ -1,6 +1,6 @@
 """The client for threads: every operation of the protocol as a blocking call."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,8 +13,11 @@ from broker.client.exchange import Exchange
 from broker.client.lease import Lease
 from broker.client.operations import Operations, body_fields
 from broker.client.reply import Reply
-from broker.clock import monotonic_ms
+from broker.client.tail import NOW, Tail, Wanted
+from broker.client.watching import watch
+from broker.clock import monotonic_ms, sleep_ms
 from broker.entropy import Entropy, SystemEntropy
+from broker.events import Event
 from broker.messages import Envelope, Submit, SubmitBody
 from broker.queues import Wire
 
@@ -138,6 +141,37 @@ class Client(Line):
             self._exchange.carry_out(calls, self._sender)
             answers += [answer_or_unknown(call) for call in calls]
         return answers
+
+    def events(
+        self,
+        *,
+        since: str | None = None,
+        follow: bool = False,
+        job_id: str | None = None,
+        factory_id: str | None = None,
+    ) -> Iterator[Event]:
+        """What happened to jobs, oldest first: after the cursor `since`, from now on (`"now"`), or all that is kept.
+
+        With `follow` it goes on for ever, across a Redis that is away for less than a minute. An event's `cursor`
+        resumes behind it; an event `missed` says that the stream no longer reaches back so far. A hint: what counts
+        is in `runs`. `factory_id`: events of this factory, as holder or as the one who asked.
+
+        Raises:
+          InvalidRequest: `since` is not a cursor.
+          BrokerUnavailable: Redis can't be reached, or this user may not read the stream.
+        """
+        url, password = self._sender.server
+        if since not in (None, NOW):
+            Tail(since)  # a cursor that is none is told at once, not at the first event
+        return watch(
+            url,
+            password=password,
+            entropy=self._exchange.entropy,
+            since=since,
+            follow=follow,
+            wanted=Wanted(job_id, factory_id),
+            pause=lambda seconds: sleep_ms(seconds * 1000),
+        )
 
     def lease(
         self,

@@ -73,6 +73,7 @@ def end_lease(lease: Lease, *, now_ms: int, outcome: Outcome, **details: Any) ->
             "started_ms": lease.granted_ms,
             "ended_ms": now_ms,
             "outcome": outcome.value,
+            "renewals": lease.renewals,
             "result": details.get("result"),
             "error": details.get("error"),
         },

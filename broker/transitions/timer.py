@@ -36,7 +36,7 @@ def enforce_cancel(job: Job, *, now_ms: int) -> Decision:
     """Cancel a running job whose holder did not acknowledge within the grace."""
     if job.lease is None or job.cancel is None or now_ms <= job.cancel.enforce_ms:
         return _nothing_to_do(job, now_ms)
-    ended = end_lease(job.lease, now_ms=now_ms, outcome=Outcome.CANCELLED)
+    ended = end_lease(job.lease, now_ms=now_ms, outcome=Outcome.CANCELLED, error=job.cancel.reason)
     return _write({**ended, "state": State.CANCELLED.value}, job, now_ms)
 
 

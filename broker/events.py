@@ -1,0 +1,41 @@
+"""What happened to jobs, as whoever watches reads it: one event, and where events are found.
+
+A hint like all of Redis: an event may be missing after a crash, or be trimmed. The record is the datastore's runs.
+"""
+
+from typing import Any, cast
+
+import msgspec
+from msgspec import Struct
+
+STREAM = "broker:events"
+
+
+class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One thing that happened. What does not apply is None; there is never a token."""
+
+    event: str
+    job_id: str
+    at_ms: int
+    """Broker time, Unix milliseconds."""
+    epoch: int | None = None
+    factory_id: str | None = None
+    """Who holds or held the lease; else who asked for what happened."""
+    request_id: str | None = None
+    """The request that did it; for what time did, the claim that was granted the lease."""
+    by: str | None = None
+    """Who asked, where that is not the holder."""
+    holder: str | None = None
+    """Of a refusal: who holds the job instead."""
+    state: str | None = None
+    """The job's state afterwards."""
+    reason: str | None = None
+    until_ms: int | None = None
+    """A lease's expiry, or when a scheduled job is due."""
+    renewals: int | None = None
+    cursor: str = ""
+    """Where to go on after this event. Filled as it is read."""
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON values, without what does not apply."""
+        return cast(dict[str, Any], msgspec.to_builtins(self))

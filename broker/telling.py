@@ -1,0 +1,170 @@
+"""Tells what happened: events derived from changes and from refusals, written to a bounded stream with the replies."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+
+import msgspec
+from redis.client import Pipeline
+
+from broker.answers import Answer, Reason, Word
+from broker.documents import Job, Outcome, State
+from broker.events import STREAM, Event
+from broker.messages import Claim, Envelope
+from broker.settlement import Change
+
+ENTRIES_MAX = 20_000
+"""Entries kept, about; an entry holds the events of one batch, at most `ENTRY_EVENTS_MAX`. Some 30 MB at the most."""
+ENTRY_EVENTS_MAX = 8
+"""Several in one entry: the command costs a worker more than what it carries."""
+REASON_CHARS_MAX = 200
+ENDINGS: Mapping[Outcome, str] = {
+    Outcome.SUCCEEDED: "completed",
+    **{outcome: outcome.value for outcome in Outcome if outcome is not Outcome.SUCCEEDED},
+}
+"""How the end of a run is called."""
+MOVES: Mapping[State, str] = {
+    State.BLOCKED: "blocked",
+    State.SCHEDULED: "scheduled",
+    State.READY: "ready",
+    State.SUCCEEDED: "completed",
+    State.FAILED: "failed",
+    State.CANCELLED: "cancelled",
+}
+"""How a waiting job's move to another state is called."""
+HOLDERS_OPS = frozenset({"renew", "complete", "fail", "release", "progress"})
+STALE_ANSWERS = frozenset({Word.LEASE_LOST, Word.ALREADY_TERMINAL})
+
+
+def of_request(request: Envelope, answer: Answer | None, changes: Sequence[Change], *, now_ms: int) -> Iterator[Event]:
+    """What one request has led to: its changes, and the refusal of a holder or claimant that came too late."""
+    for change in changes:
+        # Without `before` a job is new, or was written earlier and only its hints are moved again.
+        if change.before is not None or (answer is not None and answer.word is Word.OK):
+            yield from of_change(change, request, now_ms=now_ms)
+    if answer is not None and not answer.good:
+        yield from _refusal(request, answer, now_ms)
+
+
+def of_change(change: Change, request: Envelope | None = None, *, now_ms: int) -> Iterator[Event]:
+    """What one write meant. Usually one event; two where a dead lease is taken over."""
+    before, after = change.before, change.after
+    if before is None:
+        yield _event("submitted", after, request, now_ms, until_ms=after.not_before_ms)
+        return
+    old, new = before.lease, after.lease
+    changed_hands = (old and old.epoch) != (new and new.epoch)
+    if old is not None and changed_hands:
+        end = after.last_end if after.last_end is not None and after.last_end.epoch == old.epoch else None
+        expired = end is not None and end.outcome is Outcome.EXPIRED  # by time, whoever came along
+        yield _event(
+            ENDINGS[end.outcome] if end is not None else "released",
+            after,
+            None if expired else request,
+            now_ms,
+            epoch=old.epoch,
+            holder=old.factory_id,
+            claim=old.request_id,
+            renewals=old.renewals,
+            reason=end.error if end is not None else None,
+            until_ms=after.not_before_ms,
+        )
+    if new is not None and changed_hands:
+        yield _event("claimed", after, request, now_ms, holder=new.factory_id, until_ms=new.expires_ms)
+    elif new is not None and old is not None:
+        yield from _while_held(before, after, request, now_ms)
+    elif old is None and before.state is not after.state:
+        yield _event(_moved(before, after, now_ms), after, request, now_ms, until_ms=after.not_before_ms)
+    if before.hold != after.hold:
+        why = after.hold.reason if after.hold is not None else None
+        yield _event("held" if after.hold is not None else "lifted", after, request, now_ms, reason=why)
+
+
+def publish(pipe: Pipeline, events: Iterable[Event]) -> None:
+    """Add the commands that write `events` to the stream; none where there are none."""
+    told = list(events)
+    for start in range(0, len(told), ENTRY_EVENTS_MAX):
+        entry = msgspec.json.encode(told[start : start + ENTRY_EVENTS_MAX])
+        # Not pipe.xadd: it builds and checks what is constant here, at twice the cost.
+        pipe.execute_command("XADD", STREAM, "MAXLEN", "~", ENTRIES_MAX, "*", "e", entry)  # type: ignore[no-untyped-call]
+
+
+def publish_changes(pipe: Pipeline, changes: Iterable[Change], *, now_ms: int) -> None:
+    """The same for what time did, without a request."""
+    publish(pipe, chain.from_iterable(of_change(change, now_ms=now_ms) for change in changes))
+
+
+def _while_held(before: Job, after: Job, request: Envelope | None, now_ms: int) -> Iterator[Event]:
+    lease = after.lease
+    assert before.lease is not None and lease is not None, "only for a lease that goes on"  # noqa: PT018
+    if lease.renewals != before.lease.renewals:
+        yield _event(
+            "renewed",
+            after,
+            request,
+            now_ms,
+            holder=lease.factory_id,
+            renewals=lease.renewals,
+            until_ms=lease.expires_ms,
+        )
+    if after.cancel is not None and before.cancel is None:
+        why, until_ms = after.cancel.reason, after.cancel.enforce_ms
+        yield _event("cancel_asked", after, request, now_ms, holder=lease.factory_id, reason=why, until_ms=until_ms)
+
+
+def _moved(before: Job, after: Job, now_ms: int) -> str:
+    if before.state.terminal:
+        return "redriven"
+    if after.state is State.FAILED and after.deadline_ms is not None and now_ms > after.deadline_ms:
+        return Outcome.TIMED_OUT.value
+    return MOVES.get(after.state, after.state.value)
+
+
+def _event(
+    name: str,
+    job: Job,
+    request: Envelope | None,
+    now_ms: int,
+    *,
+    epoch: int | None = None,
+    holder: str | None = None,
+    claim: str | None = None,
+    reason: str | None = None,
+    until_ms: int | None = None,
+    renewals: int | None = None,
+) -> Event:
+    lease_request = job.lease.request_id if job.lease is not None else None
+    who = request.factory_id if request is not None else None
+    return Event(
+        event=name,
+        job_id=job.id,
+        at_ms=now_ms,
+        epoch=job.epoch if epoch is None else epoch,
+        factory_id=holder or who,
+        request_id=request.request_id if request is not None else claim or lease_request,
+        by=who if holder is not None and who != holder else None,
+        state=job.state.value,
+        reason=reason[:REASON_CHARS_MAX] if reason else None,
+        until_ms=until_ms,
+        renewals=renewals,
+    )
+
+
+def _refusal(request: Envelope, answer: Answer, now_ms: int) -> Iterator[Event]:
+    """`refused_stale`: a holder that holds no more. `lost`: a claim of a named job that another holds or has won."""
+    op = getattr(request, "op", None)
+    stale = op in HOLDERS_OPS and (answer.word in STALE_ANSWERS or answer.reason is Reason.EPOCH_FROM_THE_FUTURE)
+    lost = isinstance(request, Claim) and request.body.job_id is not None and answer.word is Word.CONFLICT
+    if not (stale or lost):
+        return
+    body = answer.body
+    yield Event(
+        event="refused_stale" if stale else "lost",
+        job_id=request.body.job_id,  # type: ignore[attr-defined]  # every such body names its job
+        at_ms=now_ms,
+        epoch=request.body.epoch if stale else body.get("epoch"),  # type: ignore[attr-defined]  # as above
+        factory_id=request.factory_id,
+        request_id=request.request_id,
+        holder=body.get("holder"),
+        state=body.get("state") or body.get("outcome"),
+        reason=answer.reason.value if answer.reason is not None else answer.word.value,
+    )
