@@ -60,6 +60,8 @@ class Reason(StrEnum):
     ETAG_MISMATCH = "etag_mismatch"
     EXISTS = "exists"
     NOT_UNIQUE = "not_unique"
+    LEASED = "leased"
+    DRAINING = "draining"
     SCHEDULED = "scheduled"
     BLOCKED = "blocked"
     LOCK_BUSY = "lock_busy"

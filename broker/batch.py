@@ -8,11 +8,12 @@ import structlog
 from redis import Redis
 from redis.client import Pipeline
 
-from broker import claim_next, claiming, families, index, lock_waits, presence, replies, repository, telling
+from broker import claim_next, claiming, demand, families, index, lock_waits, presence, replies, repository, telling
 from broker.answers import Answer, Word, wire
 from broker.claim_next import Asking, Candidate, InHand, NothingFits, Proposal, Remembered
 from broker.clock import Clock
 from broker.controls import Controls
+from broker.demand import Demand
 from broker.documents import Job, State
 from broker.events import Event
 from broker.gathering import another, gathered, wanted, with_earlier
@@ -64,7 +65,7 @@ def settle_batch(
 
     A claim-next whose proposed job had gone tries another, in a further round without the rest.
     """
-    context = replace(context, controls=Controls(context.store))
+    context = replace(context, controls=Controls(context.store), demand=Demand(connection))
     found: list[Settlement | None] = [None] * len(batch)
     pending = list(range(len(batch)))
     for _ in range(CANDIDATES_MAX):
@@ -109,6 +110,7 @@ def deliver(pipe: Pipeline, batch: Sequence[Settled], *, now_ms: int, step_ms: i
     for key, texts in channels.items():
         replies.push(pipe, key, texts)
     telling.publish(pipe, told)
+    demand.note(pipe, (settled.request for settled in batch), now_ms)
 
 
 def follow_up(

@@ -77,6 +77,18 @@ class Slots:
         blocking = [holder for want in self.wanted if want.key == key for holder in in_the_way(slot, want, self.job_id)]
         return len(dead_holders(self.store, self.entropy, blocking, now_ms=now_ms)) == len(blocking)
 
+    def busy(self, *, now_ms: int) -> list[Busy]:
+        """Every slot in which somebody who lives leaves no room. Nothing is taken."""
+        found = []
+        for want in self.wanted:
+            body = shared_document.read_body(self.store, slot_id(want.key))
+            slot = Slot(key=want.key) if body is None else msgspec.convert(body, Slot)
+            dead = dead_holders(self.store, self.entropy, in_the_way(slot, want, self.job_id), now_ms=now_ms)
+            rest = msgspec.structs.replace(slot, holders=_less(slot, dead))
+            if not admits(rest, want, self.job_id):
+                found.append(Busy(want.key, tuple(in_the_way(rest, want, self.job_id))))
+        return found
+
     def take(self, *, now_ms: int) -> Busy | None:
         """Take every slot, in order; on the first that is busy give all back.
 

@@ -191,6 +191,23 @@ class ListBody(Body):
     cursor: Annotated[str, StringConstraints(max_length=4_096)] | None = None
 
 
+class ExplainBody(Body):
+    """A job, a factory, or both: whether this factory could have this job."""
+
+    job_id: JobId | None = None
+    factory: FactoryId | None = None
+    offers: Annotated[tuple[Offer, ...], Field(max_length=64)] | None = None
+    """What the factory offers. None: what its last claim did."""
+    queue: QueueName | None = None
+    """Whose ready jobs are looked at for a factory. None: those of the queues it asked for lately."""
+
+    @model_validator(mode="after")
+    def _names_something(self) -> Self:
+        if self.job_id is None and self.factory is None:
+            raise ValueError("give a job_id, a factory, or both")
+        return self
+
+
 class Envelope(BaseModel):
     """What every request carries."""
 
@@ -348,6 +365,11 @@ class ListSchedules(_Job):
     body: ListSchedulesBody
 
 
+class Explain(_Job):
+    op: Literal["explain"] = "explain"
+    body: ExplainBody
+
+
 Request: TypeAlias = (
     Claim
     | Renew
@@ -374,6 +396,7 @@ Request: TypeAlias = (
     | PutSchedule
     | ChangeSchedule
     | ListSchedules
+    | Explain
 )
 FencedRequest: TypeAlias = Renew | Complete | Fail | Release | Progress
 REQUESTS: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="op")])

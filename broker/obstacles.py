@@ -6,8 +6,11 @@ from typing import Any, TypeAlias
 
 from broker.answers import Answer, Reason, Word
 from broker.controls import UNCONTROLLED, UNREGISTERED, FactoryRecord, QueueControl
-from broker.documents import Job, State
+from broker.documents import Job, RunEnd, State
 from broker.matching import unmet
+
+ERROR_CHARS_MAX = 500
+"""Of the error a job ended with; `broker runs` shows all of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +36,13 @@ class Situation:
 
     job: Job
     state: State
-    offers: tuple[str, ...]
+    offers: tuple[str, ...] | None
+    """None: nobody in particular asks."""
     now_ms: int
     queue: QueueControl = UNCONTROLLED
     factory: FactoryRecord = UNREGISTERED
+    parents: tuple[Mapping[str, Any], ...] = ()
+    """What is known of the jobs it depends on. They are read to explain; a claim does not read them."""
 
 
 Check: TypeAlias = Callable[[Situation], Mapping[str, Any] | None]
@@ -45,9 +51,25 @@ Check: TypeAlias = Callable[[Situation], Mapping[str, Any] | None]
 
 def _terminal(it: Situation) -> Mapping[str, Any] | None:
     if it.state.terminal:
-        return {"state": it.state.value}
+        end = it.job.last_end
+        ended = end is not None and end.epoch == it.job.epoch
+        how = _ending(end) if end is not None and ended else {}
+        return {"state": it.state.value, **how, **_overdue(it)}
+    return _overdue(it) or None
+
+
+def _overdue(it: Situation) -> dict[str, Any]:
     late = it.job.deadline_ms is not None and it.now_ms > it.job.deadline_ms
-    return {"deadline_ms": it.job.deadline_ms} if late else None
+    return {"deadline_ms": it.job.deadline_ms} if late else {}
+
+
+def _ending(end: RunEnd) -> dict[str, Any]:
+    return {
+        "outcome": end.outcome.value,
+        "error": end.error[:ERROR_CHARS_MAX] if end.error else None,
+        "ended_ms": end.ended_ms,
+        "factory": end.factory_id,
+    }
 
 
 def _held(it: Situation) -> Mapping[str, Any] | None:
@@ -56,7 +78,10 @@ def _held(it: Situation) -> Mapping[str, Any] | None:
 
 
 def _blocked(it: Situation) -> Mapping[str, Any] | None:
-    return {"depends_on": list(it.job.depends_on)} if it.state is State.BLOCKED else None
+    if it.state is not State.BLOCKED:
+        return None
+    parents = {"parents": [dict(parent) for parent in it.parents]} if it.parents else {}
+    return {"depends_on": list(it.job.depends_on), **parents}
 
 
 def _scheduled(it: Situation) -> Mapping[str, Any] | None:
@@ -71,7 +96,7 @@ def paused(queue: str, control: QueueControl) -> Mapping[str, Any] | None:
 
 
 def _requirements(it: Situation) -> Mapping[str, Any] | None:
-    missing = unmet(it.offers, it.job.requires)
+    missing = () if it.offers is None else unmet(it.offers, it.job.requires)
     return {"missing": list(missing)} if missing else None
 
 

@@ -5,7 +5,7 @@ from typing import Any, TypeAlias
 
 import structlog
 
-from broker import coordinator, listing, operating, schedules, submission
+from broker import coordinator, explain, listing, operating, schedules, submission
 from broker.answers import Answer, Reason, Word, plain
 from broker.coordinator import Context, Settlement
 from broker.fence import Fence
@@ -15,6 +15,7 @@ from broker.messages import (
     ChangeSchedule,
     Claim,
     Complete,
+    Explain,
     Fail,
     FencedRequest,
     GetJob,
@@ -220,5 +221,6 @@ HANDLERS: Mapping[type, Handler] = {
     PutSchedule: schedules.put,
     ChangeSchedule: schedules.change,
     ListSchedules: schedules.listed,
+    Explain: explain.explain,
 }
 """Every operation of the protocol; a new one is a row here and a model in `messages`."""

@@ -9,6 +9,7 @@ import structlog
 from broker import repository
 from broker.answers import Answer, Reason, Word
 from broker.controls import Controls
+from broker.demand import Demand
 from broker.documents import Job, Lease
 from broker.entropy import Entropy
 from broker.exclusion import Slots
@@ -35,6 +36,8 @@ class Context:
     pause: Callable[[float], None]
     controls: Controls | None = None
     """Shared by the claims of one batch; None: read anew for each claim."""
+    demand: Demand | None = None
+    """Who asks for work, for those who ask why a job waits; None: not known here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +107,8 @@ def judge_and_write(
         job = result.current
         if attempt + 1 < attempts_max:
             context.pause(CAS_PAUSE_MS * context.entropy.jitter())
-    return Settlement(raced(job_id))
+    lost = judge(job) if job is not None else None  # where another has won for good, it is named
+    return Settlement(lost.answer if isinstance(lost, Refuse) else raced(job_id))
 
 
 def _once(context: Context, job: Job, decision: Decision, write: Writer) -> Settlement | Stale:

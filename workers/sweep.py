@@ -15,6 +15,7 @@ from broker import (
     batch,
     claim_next,
     coordinator,
+    demand,
     index,
     lock_waits,
     operating,
@@ -101,6 +102,7 @@ class Sweep:
         self._limits(now_ms, swept)
         self._ready(now_ms, swept)
         index.tidy(self._redis)
+        demand.trim(self._redis, now_ms)
         swept.waits_ended = claim_next.end_waits(self._redis, now_ms)
         swept.woken += batch.on_time(self._redis, now_ms)
         if any(getattr(swept, each.name) for each in fields(swept) if each.name != "indexed"):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from broker.answers import Reason, Word
 from broker.cli.exits import EXITS
 from broker.cli.output import complain, emit, say, span
+from broker.cli.why_text import words
 
 if TYPE_CHECKING:
     from broker.client import Reply
@@ -14,7 +15,7 @@ _NEXT: Mapping[Word, str] = {
     Word.CONFLICT: "ask for another job, or wait until its lease is over",
     Word.LEASE_LOST: "stop this work: whatever it still sends is refused",
     Word.ALREADY_TERMINAL: "nothing; the job is over. `broker redrive JOB_ID` starts a failed one again",
-    Word.NOT_CLAIMABLE: "see `broker job JOB_ID`, or ask for any job that fits: `broker claim` without an id",
+    Word.NOT_CLAIMABLE: "see `broker explain JOB_ID`, or ask for any job that fits: `broker claim` without an id",
     Word.NOT_FOUND: "see `broker jobs` for the jobs there are",
     Word.NONE_AVAILABLE: "ask again later, or wait for one with --wait",
     Word.REQUEST_EXPIRED: "repeat it with the same --request-id and a longer --timeout",
@@ -64,12 +65,18 @@ def _problem(reply: "Reply") -> str:
     facts += [f"{name} {body[name]}" for name in ("state", "outcome", "epoch", "detail") if body.get(name) is not None]
     if body.get("holder"):
         facts.append(f"held by {body['holder']} for another {span(max(0, body.get('remaining_ms') or 0))}")
-    return ": ".join([text, *([", ".join(facts)] if facts else [])])
+    lines = [": ".join([text, *([", ".join(facts)] if facts else [])])]
+    for obstacle in body.get("obstacles") or ():
+        sentence, _ = words(obstacle, job_id=str(body.get("job_id")), now_ms=reply.server_now_ms)
+        lines.append(f"  - {sentence}")
+    return "\n".join(lines)
 
 
 def _next_step(reply: "Reply") -> str:
     step = _NEXT_FOR_REASON.get(reply.reason) if reply.reason is not None else None
-    step = step or _NEXT.get(reply.answer, "see docs/cli.md")
+    step = (step or _NEXT.get(reply.answer, "see docs/cli.md")).replace(
+        "JOB_ID", str(reply.body.get("job_id", "JOB_ID"))
+    )
     if reply.retry_after_ms:
         step += f" (not before {span(reply.retry_after_ms)} from now)"
     return f"{step}; the request id was {reply.request_id}" if "--request-id" in step else step

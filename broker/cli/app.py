@@ -7,6 +7,7 @@ from broker.cli import (
     dead_commands,
     events_command,
     exec_command,
+    explain_command,
     lease_commands,
     limit_commands,
     listing_commands,
@@ -47,6 +48,7 @@ def build_app(*, wrap: exec_command.Wrap = list) -> typer.Typer:
         schedule_commands,
         store_command,
         events_command,
+        explain_command,
         completion_command,
     ):
         group.register(app)

@@ -12,6 +12,7 @@ from broker.messages import (
     Claim,
     Complete,
     Envelope,
+    Explain,
     Fail,
     GetJob,
     Hold,
@@ -353,6 +354,25 @@ class Operations(ABC, Generic[T_co]):
         """One page of schedules, `{schedules, cursor}`; or the one of this name, with its job."""
         body = {"name": name, "limit": limit, "cursor": cursor}
         return self._ask(ListSchedules, body, request_id=request_id, timeout_ms=timeout_ms)
+
+    def explain(
+        self,
+        job_id: str | None = None,
+        *,
+        factory: str | None = None,
+        offers: Sequence[str] | None = None,
+        queue: str | None = None,
+        request_id: str | None = None,
+        timeout_ms: int | None = None,
+    ) -> T_co:
+        """Why a job waits, why a factory has no work, or with both why this factory can't have this job.
+
+        For a job `{claimable, reasons, obstacles, interest}`; for a factory `{reasons, obstacles, offers, holds, fits,
+        refused}`. `offers`: of the factory; None: those of its last claim.
+        """
+        body: dict[str, Any] = {"job_id": job_id, "factory": factory, "queue": queue}
+        body["offers"] = None if offers is None else tuple(offers)
+        return self._ask(Explain, body, request_id=request_id, timeout_ms=timeout_ms)
 
 
 def body_fields(body: SubmitBody) -> dict[str, Any]:

@@ -1,0 +1,191 @@
+"""Why a job waits, and why a factory has no work: every reason, with who and until when. Reads only."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from broker import occupancy, repository
+from broker.answers import Answer, Reason, Word
+from broker.controls import UNREGISTERED, Controls, FactoryRecord
+from broker.demand import Asker
+from broker.documents import Job, State
+from broker.matching import unmet
+from broker.messages import Explain
+from broker.obstacles import Obstacle, Situation, obstacles
+from broker.settlement import Context, Settlement
+from broker.transitions import told
+from broker.transitions.decision import held_by
+from broker.transitions.timer import expire, expired
+from datastore import Corrupt
+
+PARENTS_MAX = 64
+LOOKED_AT_MAX = 200
+"""Ready jobs that are looked at for one factory."""
+REFUSED_MAX = 20
+HELD_MAX = 100
+FITTING_MAX = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """Whom a job is looked at for: a factory with its offers, or nobody in particular."""
+
+    factory_id: str | None = None
+    offers: tuple[str, ...] | None = None
+    record: FactoryRecord = UNREGISTERED
+
+
+def explain(context: Context, request: Explain, now_ms: int) -> Settlement:
+    """Answer for a job, for a factory, or for whether this factory could have this job."""
+    body = request.body
+    asking = Asking() if body.factory is None else _asking(context, body.factory, body.offers)
+    if body.job_id is None:
+        return Settlement(Answer(Word.OK, body=_factory(context, asking, body.queue, now_ms)))
+    job = repository.read_job(context.store, body.job_id)
+    if job is None:
+        return Settlement(Answer(Word.NOT_FOUND, body={"job_id": body.job_id}))
+    return Settlement(Answer(Word.OK, body=_job(context, job, asking, now_ms)))
+
+
+def _job(context: Context, job: Job, asking: Asking, now_ms: int) -> dict[str, Any]:
+    standing = [*_draining(asking, now_ms), *_in_the_way(context, job, asking, now_ms)]
+    about: dict[str, Any] = {**held_by(job, now_ms), "queue": job.queue, "requires": list(job.requires)}
+    if job.state.terminal or job.state is State.LEASED:
+        return {**about, "claimable": not standing, **told(standing)}
+    interest, starving = _interest(context, job)
+    if asking.factory_id is None:
+        standing += starving
+    return {**about, "claimable": not standing, **told(standing), "interest": interest}
+
+
+def _in_the_way(context: Context, job: Job, asking: Asking, now_ms: int) -> list[Obstacle]:
+    """Every obstacle to a claim of `job`; the same table that a claim is refused by, and a look at its slots."""
+    state = job.state
+    leased: list[Obstacle] = []
+    if job.lease is not None:
+        if expired(job.lease, now_ms=now_ms, rules=context.rules):
+            state = State(expire(job, job.lease, now_ms=now_ms)["state"])
+        else:
+            leased = [_leased(job, now_ms)]
+    parents = _parents(context, job, now_ms) if state is State.BLOCKED else ()
+    queue = (context.controls or Controls(context.store)).queue(job.queue)
+    situation = Situation(job, state, asking.offers, now_ms, queue, asking.record, parents)
+    standing = [*leased, *obstacles(situation)]
+    if not state.terminal and not leased:
+        standing += occupancy.standing(context, job, now_ms=now_ms)
+    return standing
+
+
+def _leased(job: Job, now_ms: int) -> Obstacle:
+    lease = job.lease
+    assert lease is not None, "asked of leased jobs only"
+    detail: dict[str, Any] = {"factory": lease.factory_id, "incarnation": lease.incarnation, "epoch": lease.epoch}
+    detail |= {"remaining_ms": max(0, lease.expires_ms - now_ms), "until_ms": lease.expires_ms}
+    detail["renewals"] = lease.renewals
+    if job.cancel is not None:
+        detail["cancel"] = {"why": job.cancel.reason, "enforce_ms": job.cancel.enforce_ms}
+    return Obstacle(Reason.LEASED, detail)
+
+
+def _parents(context: Context, job: Job, now_ms: int) -> tuple[dict[str, Any], ...]:
+    """The parents that have not succeeded, each with its state and who holds it."""
+    found: list[dict[str, Any]] = []
+    for job_id in job.depends_on[:PARENTS_MAX]:
+        try:
+            parent = repository.read_job(context.store, job_id)
+        except Corrupt:
+            found.append({"job_id": job_id, "state": "corrupt"})
+            continue
+        if parent is None:
+            found.append({"job_id": job_id, "state": "missing"})
+        elif parent.state is not State.SUCCEEDED:
+            found.append(held_by(parent, now_ms))
+    return tuple(found)
+
+
+def _draining(asking: Asking, now_ms: int) -> list[Obstacle]:
+    drain = asking.record.drain
+    if drain is None or (drain.until_ms is not None and now_ms >= drain.until_ms):
+        return []
+    detail = {"factory": asking.factory_id, "why": drain.reason, "since_ms": drain.since_ms, "until_ms": drain.until_ms}
+    return [Obstacle(Reason.DRAINING, detail)]
+
+
+def _interest(context: Context, job: Job) -> tuple[dict[str, Any], list[Obstacle]]:
+    """Who has asked for such a job lately; an obstacle where nobody who asks offers what it requires."""
+    if context.demand is None:
+        return {}, []
+    askers = context.demand.askers(queue=job.queue)
+    fitting = [asker for asker in askers if not unmet(asker.offers, job.requires)]
+    parked = context.demand.parked(job.queue, job.requires)
+    interest: dict[str, Any] = {
+        "asked": len(askers),
+        "parked": parked,
+        "fitting": [{"factory": asker.factory_id, "asked_ms": asker.asked_ms} for asker in fitting[:FITTING_MAX]],
+        "last_asked_ms": max((asker.asked_ms for asker in askers), default=None),
+    }
+    if fitting or parked or not job.requires:
+        return interest, []
+    return interest, [_nobody_offers(job, askers)]
+
+
+def _nobody_offers(job: Job, askers: Sequence[Asker]) -> Obstacle:
+    """The job starves. What is missing is told of whoever comes closest."""
+    closest = min(askers, key=lambda asker: len(unmet(asker.offers, job.requires)), default=None)
+    missing = job.requires if closest is None else unmet(closest.offers, job.requires)
+    detail: dict[str, Any] = {"missing": list(missing), "starving": True, "asked": len(askers)}
+    if closest is not None:
+        detail["closest"] = closest.factory_id
+    return Obstacle(Reason.REQUIREMENTS, detail)
+
+
+def _asking(context: Context, factory_id: str, offers: tuple[str, ...] | None) -> Asking:
+    """A factory with what it offers: as told, else as its last claims said."""
+    record = (context.controls or Controls(context.store)).factory(factory_id)
+    if offers is None:
+        asked = context.demand.askers(factory_id=factory_id) if context.demand is not None else []
+        offers = max(asked, key=lambda asker: asker.asked_ms).offers if asked else ()
+    return Asking(factory_id, offers, record)
+
+
+def _factory(context: Context, asking: Asking, queue: str | None, now_ms: int) -> dict[str, Any]:
+    factory_id = asking.factory_id
+    assert factory_id is not None, "the message names a job or a factory"
+    asked = context.demand.askers(factory_id=factory_id) if context.demand is not None else []
+    known = sorted({asker.queue for asker in asked if asker.queue}) if queue is None else [queue]
+    queues: list[str | None] = [*known] or [None]
+    held = context.store.find({"kind": "job", "state": "leased", "lease.factory_id": factory_id}, limit=HELD_MAX)
+    refused, looked_at, more = _refused(context, asking, queues, now_ms)
+    return {
+        "factory_id": factory_id,
+        **told(_draining(asking, now_ms)),
+        "offers": list(asking.offers or ()),
+        "last_asked_ms": max((asker.asked_ms for asker in asked), default=None),
+        "queues": known,
+        "holds": [held_by(Job.from_document(document), now_ms) for document in held.documents],
+        "more_held": held.cursor is not None,
+        "looked_at": looked_at,
+        "fits": looked_at - len(refused),
+        "refused": refused[:REFUSED_MAX],
+        "more": more,
+    }
+
+
+def _refused(
+    context: Context, asking: Asking, queues: Sequence[str | None], now_ms: int
+) -> tuple[list[dict[str, Any]], int, bool]:
+    """Of the ready jobs looked at, those the factory can't have and why; how many were looked at; whether all were."""
+    refused: list[dict[str, Any]] = []
+    looked_at, more = 0, False
+    for queue in queues:
+        of_queue = {} if queue is None else {"queue": queue}
+        page = context.store.find(
+            {"kind": "job", "state": "ready", **of_queue}, limit=max(1, LOOKED_AT_MAX - looked_at)
+        )
+        more = more or page.cursor is not None
+        for document in page.documents:
+            job = Job.from_document(document)
+            looked_at += 1
+            if standing := _in_the_way(context, job, asking, now_ms):
+                refused.append({"job_id": job.id, "queue": job.queue, **told(standing)})
+    return refused, looked_at, more
