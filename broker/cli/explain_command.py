@@ -45,13 +45,13 @@ def explain(
         reply = client.explain(job_id, factory=factory, offers=given, queue=queue)
     if json or not reply.good:
         return finish(reply, json=json, good="")
-    lines = _job if job_id is not None else _factory
+    lines = job_lines if job_id is not None else factory_lines
     for line in lines(reply.body, reply.server_now_ms):
         say(line)
     return 0
 
 
-def _job(body: Mapping[str, Any], now_ms: int) -> Iterable[str]:
+def job_lines(body: Mapping[str, Any], now_ms: int) -> Iterable[str]:
     at_epoch = f", epoch {body['epoch']}" if body["epoch"] else ""
     head = f"job {body['job_id']} is {body['state']} in queue {body['queue']}{at_epoch}"
     if body["claimable"]:
@@ -88,7 +88,7 @@ def _interest(body: Mapping[str, Any], now_ms: int) -> Iterable[str]:
         yield f"      next: start a factory: broker exec --queue {body['queue']} -- CMD"
 
 
-def _factory(body: Mapping[str, Any], now_ms: int) -> Iterable[str]:
+def factory_lines(body: Mapping[str, Any], now_ms: int) -> Iterable[str]:
     name = body["factory_id"]
     offers = ", ".join(body["offers"]) or "nothing in particular"
     asked = body["last_asked_ms"]

@@ -22,10 +22,8 @@ def words(obstacle: Obstacle, *, job_id: str, now_ms: int) -> Words:
 def _leased(it: Obstacle, job_id: str, now_ms: int) -> Words:
     text = f"leased by {it['factory']} at epoch {it['epoch']} until {moment(it['until_ms'])}, {_left(it)}"
     text += f", renewed {it['renewals']} times" if it.get("renewals") else ""
-    if it.get("cancel"):
-        text += (
-            f"; asked to stop{_because(it['cancel'])}, which is enforced {_until(it['cancel'], now_ms, 'enforce_ms')}"
-        )
+    if cancel := it.get("cancel"):
+        text += f"; asked to stop{_because(cancel)}, which is enforced {_until(cancel, now_ms, 'enforce_ms')}"
     return text, f"wait for it, or take the lease away: broker revoke {job_id}"
 
 

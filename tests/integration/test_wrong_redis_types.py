@@ -22,6 +22,8 @@ KEYS = (
     "broker:ready:default:in:[]",
     "broker:parked:default:sets",
     "broker:parked:default:in:[]",
+    "broker:events",
+    "broker:asked",
 )
 
 

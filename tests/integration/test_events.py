@@ -1,0 +1,211 @@
+"""The event stream: what a watcher sees, resumes after, and is told it has missed."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from broker import telling
+from broker.client import AsyncClient, BrokerUnavailable, Client, InvalidRequest
+from broker.events import STREAM, Event
+from datastore import connect
+from tests.in_process import SKEW_MS, TTL_MS, InProcess
+from tests.processes import wait_for
+
+
+@pytest.fixture
+def watcher(redis_url: str) -> Iterator[Client]:
+    """Somebody who only watches."""
+    with Client.connect(redis_url, factory_id="watcher") as client:
+        yield client
+
+
+def _life(broker: InProcess, job_id: str = "job") -> dict[str, Any]:
+    """Submitted, claimed, refused to another, renewed, completed, and a late word of the same holder."""
+    broker.submit(job_id)
+    fence = _claim(broker, job_id)
+    broker.ask(broker.caller.make("claim", job_id=job_id))
+    broker.ask(broker.caller.make("renew", **fence))
+    broker.ask(broker.caller.make("complete", **fence, request_id=f"end-{job_id}"))
+    broker.ask(broker.caller.make("fail", **fence))
+    return fence
+
+
+def _claim(broker: InProcess, job_id: str) -> dict[str, Any]:
+    [grant] = broker.ask(broker.caller.make("claim", job_id=job_id))
+    assert grant["answer"] == "granted"
+    return {name: grant["body"][name] for name in ("job_id", "epoch", "token")}
+
+
+LIFE = ["submitted", "claimed", "lost", "renewed", "completed", "refused_stale"]
+
+
+def _names(events: Any) -> list[str]:
+    return [event.event for event in events]
+
+
+def test_a_life_is_told_in_order_with_who_and_by_which_request(broker: InProcess, watcher: Client) -> None:
+    fence = _life(broker)
+    told = list(watcher.events())
+    assert _names(told) == LIFE
+    assert {(event.job_id, event.factory_id) for event in told} == {("job", "factory")}
+    assert [event.epoch for event in told] == [0, 1, 1, 1, 1, 1]
+    completed = told[LIFE.index("completed")]
+    assert (completed.request_id, completed.state, completed.renewals) == ("end-job", "succeeded", 1)
+    assert told[LIFE.index("lost")].holder == "factory"
+    assert all(event.request_id for event in told)
+    assert fence["token"].encode() not in b"".join(str(entry).encode() for entry in broker.redis.xrange(STREAM))
+
+
+def test_what_time_does_is_told_by_the_sweep(broker: InProcess, watcher: Client) -> None:
+    broker.submit("job")
+    _claim(broker, "job")
+    broker.clock.advance(TTL_MS + SKEW_MS + 1)
+    broker.sweep()
+    expired = list(watcher.events())[-1]
+    assert (expired.event, expired.factory_id, expired.epoch, expired.state) == ("expired", "factory", 1, "ready")
+    assert expired.at_ms == broker.clock.now_ms()
+
+
+def test_a_watcher_goes_on_after_any_event_and_misses_none(broker: InProcess, watcher: Client) -> None:
+    broker.submit(*(f"job-{number}" for number in range(20)))  # several in one entry
+    told = list(watcher.events())
+    assert len(told) == 20
+    for position, event in enumerate(told):
+        assert list(watcher.events(since=event.cursor)) == told[position + 1 :]
+
+
+def test_events_are_chosen_by_job_and_by_factory(broker: InProcess, watcher: Client) -> None:
+    _life(broker, "a")
+    _life(broker, "b")
+    assert {event.job_id for event in watcher.events(job_id="a")} == {"a"}
+    assert len(list(watcher.events(factory_id="factory"))) == 2 * len(LIFE)
+    assert list(watcher.events(factory_id="nobody")) == []
+
+
+def test_a_follower_is_told_as_it_happens(broker: InProcess, watcher: Client) -> None:
+    _life(broker, "before")
+    seen: list[Event] = []
+
+    def follow() -> None:
+        for event in watcher.events(since="now", follow=True):
+            seen.append(event)
+            if event.event == "refused_stale":
+                return
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    _wait_for_reader(broker)
+    _life(broker, "after")
+    thread.join(10)
+    assert _names(seen) == LIFE
+    assert {event.job_id for event in seen} == {"after"}
+
+
+def test_the_asyncio_client_tells_the_same(broker: InProcess, watcher: Client, redis_url: str) -> None:
+    _life(broker)
+
+    async def collect(**options: Any) -> list[Event]:
+        async with AsyncClient.connect(redis_url, factory_id="watcher") as client:
+            found: list[Event] = []
+            async for event in client.events(**options):
+                found.append(event)
+                if len(found) == len(LIFE):
+                    break
+            return found
+
+    assert asyncio.run(collect()) == list(watcher.events())
+    assert asyncio.run(collect(follow=True, job_id="job")) == list(watcher.events())
+
+
+def test_a_cursor_that_the_stream_no_longer_reaches_is_told(broker: InProcess, watcher: Client) -> None:
+    _life(broker, "a")
+    cursor = next(iter(watcher.events())).cursor
+    broker.redis.delete(STREAM)
+    assert _names(watcher.events(since=cursor)) == ["missed"]
+    _life(broker, "b")
+    assert _names(watcher.events(since=cursor)) == ["missed", *LIFE]
+
+
+def test_the_stream_is_bounded(broker: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(telling, "ENTRIES_MAX", 100)
+    broker.submit("job")
+    fence = _claim(broker, "job")
+    for _ in range(600):
+        broker.ask(broker.caller.make("renew", **fence))
+    assert broker.redis.xlen(STREAM) < 400  # about: whole nodes of the stream are dropped
+
+
+def test_what_is_no_event_is_passed_over(broker: InProcess, watcher: Client) -> None:
+    for fields in ({"x": "y"}, {"e": "not JSON"}, {"e": '{"a":1}'}):
+        broker.redis.xadd(STREAM, fields)  # type: ignore[arg-type]  # redis-py narrows dict keys
+    _life(broker)
+    assert _names(watcher.events()) == LIFE
+
+
+def test_a_reader_that_is_refused_is_told_so(broker: InProcess, watcher: Client) -> None:
+    broker.redis.set(STREAM, "x")
+    with pytest.raises(BrokerUnavailable, match="WRONGTYPE"):
+        list(watcher.events())
+
+
+def test_a_cursor_that_is_none_is_refused_at_once(watcher: Client) -> None:
+    with pytest.raises(InvalidRequest, match="not a cursor"):
+        watcher.events(since="yesterday")
+
+
+def test_a_reader_needs_one_right_only(broker: InProcess, redis_client: redis.Redis, redis_url: str) -> None:
+    _life(broker)
+    acl = "ACL SETUSER reader reset on >secret resetchannels +auth +hello +ping +time +client|setname +client|setinfo"
+    channel = "(~broker:reply:reader:* +blpop +lpop)"
+    redis_client.execute_command(*acl.split(), channel, f"(~{STREAM} +xread)")
+    try:
+        with Client.connect(f"{_as(redis_url, 'reader')}", factory_id="reader") as client:
+            told = list(client.events())
+            assert _names(told) == LIFE
+            assert _names(client.events(since=told[2].cursor)) == LIFE[3:]
+    finally:
+        redis_client.execute_command("ACL", "DELUSER", "reader")
+
+
+def _as(url: str, user: str) -> str:
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{user}:secret@{rest.rpartition('@')[2]}"
+
+
+def _wait_for_reader(broker: InProcess) -> None:
+    wait_for(lambda: any(each["cmd"] == "xread" for each in broker.redis.client_list()), "somebody reads the stream")
+
+
+# Run history.
+
+
+@pytest.mark.parametrize("url", ["memory://", "sqlite:///{}/runs.db"])
+def test_a_run_keeps_its_renewals_its_holder_and_its_reason(
+    url: str, redis_client: redis.Redis, tmp_path: Path
+) -> None:
+    store = connect(url.format(tmp_path))
+    broker = InProcess(store, redis_client)
+    broker.submit("job")
+    fence = _claim(broker, "job")
+    broker.ask(broker.caller.make("renew", **fence), broker.caller.make("renew", **fence))
+    [reply] = broker.ask(broker.caller.make("list_runs", job_id="job"))
+    assert (reply["body"]["runs"][0]["renewals"], reply["body"]["runs"][0].get("outcome")) == (2, None)
+    broker.ask(broker.caller.make("release", **fence, reason="low disk"))
+    _claim(broker, "job")
+    broker.clock.advance(TTL_MS + SKEW_MS + 1)
+    broker.sweep()
+    [reply] = broker.ask(broker.caller.make("list_runs", job_id="job"))
+    first, second = reply["body"]["runs"]
+    assert (first["factory_id"], first["renewals"], first["outcome"], first["error"]) == (
+        "factory",
+        2,
+        "released",
+        "low disk",
+    )
+    assert (second["epoch"], second["renewals"], second["outcome"]) == (2, 0, "expired")
+    store.close()

@@ -1,0 +1,89 @@
+"""Explain: each reason is told as it is, in the words of a refusal and in those of a person."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from broker.cli import explain_command
+from datastore import connect
+from tests.in_process import InProcess
+from tests.integration.explained import CASES, Case
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def broker(request: pytest.FixtureRequest, redis_client: redis.Redis, tmp_path: Path) -> Iterator[InProcess]:
+    """On an empty Redis and an empty store of each kind."""
+    store = connect("memory://" if request.param == "memory" else f"sqlite:///{tmp_path}/jobs.db")
+    yield InProcess(store, redis_client)
+    store.close()
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: str(case.name))
+def test_each_reason_is_told_with_who_and_until_when(broker: InProcess, case: Case) -> None:
+    case.arrange(broker)
+    before = broker.store.read("job", "job")
+    [reply] = broker.ask(broker.caller.make("explain", **case.ask))
+    body = reply["body"]
+    assert (reply["answer"], tuple(body["reasons"])) == ("ok", case.reasons)
+    assert body["claimable"] is not bool(case.reasons)
+    first = body["obstacles"][0] if case.reasons else {}
+    assert {name: first.get(name) for name in case.detail} == case.detail
+    lines = "\n".join(explain_command.job_lines(body, reply["server_now_ms"]))
+    assert case.says in lines
+    assert "token" not in str(reply)
+    assert broker.store.read("job", "job") == before, "an explanation changes nothing"
+
+
+@pytest.mark.parametrize("case", [each for each in CASES if each.refused], ids=lambda case: str(case.name))
+def test_a_claim_is_granted_or_refused_as_explained(broker: InProcess, case: Case) -> None:
+    case.arrange(broker)
+    offers = ["os=mac"] if "requirements" not in case.reasons else []
+    [reply] = broker.ask(broker.caller.make("claim", job_id="job", offers=offers))
+    if not case.reasons:
+        assert reply["answer"] in ("granted", "conflict"), reply
+        return
+    assert reply["answer"] == "not_claimable"
+    assert tuple(reply["body"]["reasons"]) == case.reasons
+
+
+def test_a_factory_is_told_what_it_holds_and_which_ready_jobs_it_cannot_have(broker: InProcess) -> None:
+    broker.submit("mine", priority=1)
+    broker.submit("free")
+    broker.submit("gpu", requires=["gpu"])
+    broker.submit("locked", locks=["l"])
+    broker.submit("locker", locks=["l"])
+    broker.submit("elsewhere", queue="other", requires=["gpu"])
+    broker.ask(broker.caller.make("claim", offers=["os=mac"]))
+    broker.clock.advance(1)
+    broker.ask(broker.caller.make("claim", job_id="locker", offers=["os=linux"]))
+    [reply] = broker.ask(broker.caller.make("explain", factory="factory"))
+    body = reply["body"]
+    assert {lease["job_id"] for lease in body["holds"]} == {"mine", "locker"}
+    assert {job["job_id"]: job["reasons"] for job in body["refused"]} == {
+        "gpu": ["requirements"],
+        "locked": ["lock_busy"],
+    }
+    assert (body["looked_at"], body["fits"], body["queues"]) == (3, 1, ["default"])
+    assert body["offers"] == ["os=linux"]
+
+
+def test_what_a_factory_offers_can_be_told(broker: InProcess) -> None:
+    broker.submit("gpu", requires=["gpu"])
+    [reply] = broker.ask(broker.caller.make("explain", factory="new", offers=["gpu"]))
+    assert (reply["body"]["fits"], reply["body"]["refused"]) == (1, [])
+
+
+def test_who_has_not_asked_for_long_does_not_count(broker: InProcess) -> None:
+    broker.ask(broker.caller.make("claim", offers=["gpu"]))
+    broker.clock.advance(900_001)
+    broker.sweep()
+    broker.submit("job", requires=["gpu"])
+    [reply] = broker.ask(broker.caller.make("explain", job_id="job"))
+    assert reply["body"]["obstacles"][0]["starving"] is True
+
+
+def test_a_job_that_is_not_there_is_not_explained(broker: InProcess) -> None:
+    [reply] = broker.ask(broker.caller.make("explain", job_id="nowhere"))
+    assert reply["answer"] == "not_found"

@@ -1,0 +1,80 @@
+"""Events: each transition is told once, in its own word, with who, when and why, and never with a token."""
+
+from typing import Any
+
+import pytest
+
+from broker import telling
+from broker.answers import Answer, Reason, Word
+from broker.documents import Job
+from broker.messages import Submit, SubmitBody
+from broker.settlement import Change
+from tests.unit.jobs import EPOCH, NOW, TOKEN, job, lease
+
+HELD = job("leased")
+
+
+def _ended(state: str, outcome: str, **fields: Any) -> Job:
+    end = {**lease(), "started_ms": NOW, "ended_ms": NOW, "outcome": outcome, "error": fields.pop("error", None)}
+    return job(state, last_end=end, **fields)
+
+
+def _names(before: Job | None, after: Job) -> list[str]:
+    return [event.event for event in telling.of_change(Change(before, after), now_ms=NOW)]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        (None, job("ready"), ["submitted"]),
+        (job("ready", epoch=EPOCH - 1), HELD, ["claimed"]),
+        (HELD, job("leased", lease=lease(renewals=1)), ["renewed"]),
+        (HELD, _ended("succeeded", "succeeded"), ["completed"]),
+        (HELD, _ended("scheduled", "failed", not_before_ms=NOW + 5), ["failed"]),
+        (HELD, _ended("failed", "failed"), ["failed"]),
+        (HELD, _ended("ready", "released"), ["released"]),
+        (HELD, _ended("ready", "expired"), ["expired"]),
+        (HELD, _ended("ready", "revoked"), ["revoked"]),
+        (HELD, _ended("ready", "revoked", hold={"reason": "x", "since_ms": NOW}), ["revoked", "held"]),
+        (HELD, _ended("cancelled", "cancelled"), ["cancelled"]),
+        (HELD, _ended("failed", "timed_out"), ["timed_out"]),
+        (HELD, job("leased", cancel={"asked_ms": NOW, "enforce_ms": NOW + 5}), ["cancel_asked"]),
+        (
+            HELD,
+            _ended("leased", "expired", epoch=EPOCH + 1, lease=lease(epoch=EPOCH + 1, factory_id="next")),
+            ["expired", "claimed"],
+        ),
+        (job("ready"), job("cancelled"), ["cancelled"]),
+        (job("failed"), job("ready"), ["redriven"]),
+        (job("blocked"), job("ready"), ["ready"]),
+        (job("blocked"), job("scheduled"), ["scheduled"]),
+        (job("scheduled"), job("ready"), ["ready"]),
+        (job("scheduled"), job("failed", deadline_ms=NOW - 1), ["timed_out"]),
+        (job("ready", hold={"since_ms": NOW}), job("ready"), ["lifted"]),
+        (HELD, HELD, []),
+    ],
+)
+def test_each_transition_has_its_word(before: Job | None, after: Job, told: list[str]) -> None:
+    assert _names(before, after) == told
+
+
+def test_a_takeover_tells_whose_lease_died_and_who_has_the_job_now() -> None:
+    after = _ended("leased", "expired", epoch=EPOCH + 1, lease=lease(epoch=EPOCH + 1, factory_id="next"))
+    expired, claimed = telling.of_change(Change(HELD, after), now_ms=NOW)
+    assert (expired.epoch, expired.factory_id, expired.request_id) == (EPOCH, "holder", "claim-1")
+    assert (claimed.epoch, claimed.factory_id) == (EPOCH + 1, "next")
+
+
+def test_a_long_reason_is_cut_and_no_token_is_told() -> None:
+    [event] = telling.of_change(Change(HELD, _ended("failed", "failed", error="x" * 16_000)), now_ms=NOW)
+    assert len(event.reason or "") == telling.REASON_CHARS_MAX
+    assert TOKEN not in str(event.plain())
+
+
+def test_what_moves_only_hints_is_not_told_again() -> None:
+    address = {"factory_id": "f", "incarnation": "i", "instance": "x", "request_id": "r"}
+    submit = Submit(**address, body=SubmitBody(job_id="job"))
+    changes = (Change(None, job("ready")),)
+    for answer in (Answer(Word.REPLAYED), Answer(Word.CONFLICT, Reason.EXISTS)):
+        assert list(telling.of_request(submit, answer, changes, now_ms=NOW)) == []
+    assert [event.event for event in telling.of_request(submit, Answer(Word.OK), changes, now_ms=NOW)] == ["submitted"]
