@@ -58,7 +58,7 @@ def test_a_life_is_told_in_order_with_who_and_by_which_request(broker: InProcess
     assert (completed.request_id, completed.state, completed.renewals) == ("end-job", "succeeded", 1)
     assert told[LIFE.index("lost")].holder == "factory"
     assert all(event.request_id for event in told)
-    assert fence["token"].encode() not in b"".join(str(entry).encode() for entry in broker.redis.xrange(STREAM))
+    assert fence["token"].encode() not in b"".join(str(entry).encode() for entry in broker.redis.xrange(STREAM) or ())
 
 
 def test_what_time_does_is_told_by_the_sweep(broker: InProcess, watcher: Client) -> None:
@@ -160,16 +160,22 @@ def test_a_cursor_that_is_none_is_refused_at_once(watcher: Client) -> None:
 
 def test_a_reader_needs_one_right_only(broker: InProcess, redis_client: redis.Redis, redis_url: str) -> None:
     _life(broker)
-    acl = "ACL SETUSER reader reset on >secret resetchannels +auth +hello +ping +time +client|setname +client|setinfo"
-    channel = "(~broker:reply:reader:* +blpop +lpop)"
-    redis_client.execute_command(*acl.split(), channel, f"(~{STREAM} +xread)")
+    rights = ["auth", "hello", "ping", "time", "client|setname", "client|setinfo"]
+    redis_client.acl_setuser(
+        "reader",
+        enabled=True,
+        reset=True,
+        passwords=["+secret"],
+        commands=[f"+{right}" for right in rights],
+        selectors=[("+blpop +lpop", "~broker:reply:reader:*"), ("+xread", f"~{STREAM}")],
+    )
     try:
         with Client.connect(f"{_as(redis_url, 'reader')}", factory_id="reader") as client:
             told = list(client.events())
             assert _names(told) == LIFE
             assert _names(client.events(since=told[2].cursor)) == LIFE[3:]
     finally:
-        redis_client.execute_command("ACL", "DELUSER", "reader")
+        redis_client.acl_deluser("reader")
 
 
 def _as(url: str, user: str) -> str:
