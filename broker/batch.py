@@ -145,6 +145,7 @@ def follow_families(
         with connection.pipeline(transaction=False) as pipe:
             for change in settled:
                 move_hints(pipe, change, step_ms=context.rules.ageing_step_ms)
+            telling.publish_changes(pipe, settled, now_ms=now_ms)
             families.ask(pipe, parents)
             answers = pipe.execute()
         looked_at = families.found(answers[len(answers) - len(parents) :])

@@ -81,7 +81,7 @@ def _leased(job: Job, now_ms: int) -> Obstacle:
     assert lease is not None, "asked of leased jobs only"
     detail: dict[str, Any] = {"factory": lease.factory_id, "incarnation": lease.incarnation, "epoch": lease.epoch}
     detail |= {"remaining_ms": max(0, lease.expires_ms - now_ms), "until_ms": lease.expires_ms}
-    detail["renewals"] = lease.renewals
+    detail |= {"renewals": lease.renewals, "stuck_ms": lease.stuck_ms, "run_deadline_ms": lease.run_deadline_ms}
     if job.cancel is not None:
         detail["cancel"] = {"why": job.cancel.reason, "enforce_ms": job.cancel.enforce_ms}
     return Obstacle(Reason.LEASED, detail)

@@ -54,7 +54,7 @@ def _terminal(it: Situation) -> Mapping[str, Any] | None:
         end = it.job.last_end
         ended = end is not None and end.epoch == it.job.epoch
         how = _ending(end) if end is not None and ended else {}
-        return {"state": it.state.value, **how, **_overdue(it)}
+        return {"state": it.state.value, "why": it.job.why, **how, **_overdue(it)}
     return _overdue(it) or None
 
 

@@ -42,10 +42,14 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One job before and after a write; run records and hints are derived from it. `before` is None for a new job."""
+    """One job before and after a write; run records, hints and events are derived from it.
+
+    Without `before` the job is new, or it was written earlier and only its hints are moved again.
+    """
 
     before: Job | None
     after: Job
+    new: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,7 @@ def submit(context: Context, request: Submit, *, now_ms: int) -> Settlement:
     # The stored spec may be another request's, cut off before its job was made: then that one is finished here.
     job, created = repository.create_job(context.store, job_id, stored.job, write_id=context.entropy.write_id())
     # Not only where it was created here: the worker that did may have died before the job was findable.
-    changes = (*changes, Change(None, job))
+    changes = (*changes, Change(None, job, new=created))
     if job.supersedes is not None:
         changes += keys.supersede(context, job, now_ms=now_ms)
     facts = {"job_id": job_id, "state": job.state.value, "etag": job.document.etag}

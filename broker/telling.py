@@ -38,9 +38,7 @@ STALE_ANSWERS = frozenset({Word.LEASE_LOST, Word.ALREADY_TERMINAL})
 def of_request(request: Envelope, answer: Answer | None, changes: Sequence[Change], *, now_ms: int) -> Iterator[Event]:
     """What one request has led to: its changes, and the refusal of a holder or claimant that came too late."""
     for change in changes:
-        # Without `before` a job is new, or was written earlier and only its hints are moved again.
-        if change.before is not None or (answer is not None and answer.word is Word.OK):
-            yield from of_change(change, request, now_ms=now_ms)
+        yield from of_change(change, request, now_ms=now_ms)
     if answer is not None and not answer.good:
         yield from _refusal(request, answer, now_ms)
 
@@ -49,7 +47,8 @@ def of_change(change: Change, request: Envelope | None = None, *, now_ms: int) -
     """What one write meant. Usually one event; two where a dead lease is taken over."""
     before, after = change.before, change.after
     if before is None:
-        yield _event("submitted", after, request, now_ms, until_ms=after.not_before_ms)
+        if change.new:
+            yield _event("submitted", after, request, now_ms, until_ms=after.not_before_ms)
         return
     old, new = before.lease, after.lease
     changed_hands = (old and old.epoch) != (new and new.epoch)
@@ -73,7 +72,8 @@ def of_change(change: Change, request: Envelope | None = None, *, now_ms: int) -
     elif new is not None and old is not None:
         yield from _while_held(before, after, request, now_ms)
     elif old is None and before.state is not after.state:
-        yield _event(_moved(before, after, now_ms), after, request, now_ms, until_ms=after.not_before_ms)
+        name = _moved(before, after, now_ms)
+        yield _event(name, after, request, now_ms, reason=after.why, until_ms=after.not_before_ms)
     if before.hold != after.hold:
         why = after.hold.reason if after.hold is not None else None
         yield _event("held" if after.hold is not None else "lifted", after, request, now_ms, reason=why)
@@ -106,6 +106,9 @@ def _while_held(before: Job, after: Job, request: Envelope | None, now_ms: int) 
             renewals=lease.renewals,
             until_ms=lease.expires_ms,
         )
+    if lease.stuck_ms != before.lease.stuck_ms:
+        name = "stuck" if lease.stuck_ms is not None else "unstuck"
+        yield _event(name, after, request, now_ms, holder=lease.factory_id, until_ms=lease.expires_ms)
     if after.cancel is not None and before.cancel is None:
         why, until_ms = after.cancel.reason, after.cancel.enforce_ms
         yield _event("cancel_asked", after, request, now_ms, holder=lease.factory_id, reason=why, until_ms=until_ms)

@@ -22,6 +22,7 @@ def words(obstacle: Obstacle, *, job_id: str, now_ms: int) -> Words:
 def _leased(it: Obstacle, job_id: str, now_ms: int) -> Words:
     text = f"leased by {it['factory']} at epoch {it['epoch']} until {moment(it['until_ms'])}, {_left(it)}"
     text += f", renewed {it['renewals']} times" if it.get("renewals") else ""
+    text += f"; stuck: no progress since {moment(it['stuck_ms'])}" if it.get("stuck_ms") else ""
     if cancel := it.get("cancel"):
         text += f"; asked to stop{_because(cancel)}, which is enforced {_until(cancel, now_ms, 'enforce_ms')}"
     return text, f"wait for it, or take the lease away: broker revoke {job_id}"
@@ -35,8 +36,8 @@ def _terminal(it: Obstacle, job_id: str, now_ms: int) -> Words:
     if it.get("ended_ms"):
         how = "" if it["outcome"] == state else f" ({it['outcome']})"
         text += f"{how} on {it['factory']}, {span(now_ms - it['ended_ms'])} ago"
-    elif it.get("deadline_ms"):
-        text += f": its deadline was {moment(it['deadline_ms'])}"
+    elif it.get("why"):
+        text += f": {it['why']}"
     text += f': "{it["error"]}"' if it.get("error") else ""
     return text, None if state == "succeeded" else f"start it again: broker redrive {job_id}"
 

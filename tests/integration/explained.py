@@ -227,7 +227,7 @@ CASES = (
         _then(_submit(timeout_ms=1_000), _pass(1_001), _sweep),
         ("terminal",),
         {"state": "failed"},
-        "over: failed: its deadline was",
+        "over: failed: its deadline was over",
     ),
     Case(
         "failed for good",
@@ -239,10 +239,10 @@ CASES = (
     Case("succeeded", _then(_submit(), _end("complete")), ("terminal",), {"state": "succeeded"}, "over: succeeded"),
     Case(
         "cancelled",
-        _then(_submit(), _ask("cancel", job_id="job")),
+        _then(_submit(), _ask("cancel", job_id="job", reason="typo")),
         ("terminal",),
-        {"state": "cancelled"},
-        "broker redrive job",
+        {"state": "cancelled", "why": "typo"},
+        "over: cancelled: typo",
     ),
     Case(
         "several reasons at once",

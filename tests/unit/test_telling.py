@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from broker import telling
-from broker.answers import Answer, Reason, Word
+from broker.answers import Answer, Word
 from broker.documents import Job
 from broker.messages import Submit, SubmitBody
 from broker.settlement import Change
@@ -26,9 +26,10 @@ def _names(before: Job | None, after: Job) -> list[str]:
 @pytest.mark.parametrize(
     ("before", "after", "told"),
     [
-        (None, job("ready"), ["submitted"]),
         (job("ready", epoch=EPOCH - 1), HELD, ["claimed"]),
         (HELD, job("leased", lease=lease(renewals=1)), ["renewed"]),
+        (HELD, job("leased", lease=lease(stuck_ms=NOW)), ["stuck"]),
+        (job("leased", lease=lease(stuck_ms=NOW)), HELD, ["unstuck"]),
         (HELD, _ended("succeeded", "succeeded"), ["completed"]),
         (HELD, _ended("scheduled", "failed", not_before_ms=NOW + 5), ["failed"]),
         (HELD, _ended("failed", "failed"), ["failed"]),
@@ -74,7 +75,6 @@ def test_a_long_reason_is_cut_and_no_token_is_told() -> None:
 def test_what_moves_only_hints_is_not_told_again() -> None:
     address = {"factory_id": "f", "incarnation": "i", "instance": "x", "request_id": "r"}
     submit = Submit(**address, body=SubmitBody(job_id="job"))
-    changes = (Change(None, job("ready")),)
-    for answer in (Answer(Word.REPLAYED), Answer(Word.CONFLICT, Reason.EXISTS)):
-        assert list(telling.of_request(submit, answer, changes, now_ms=NOW)) == []
-    assert [event.event for event in telling.of_request(submit, Answer(Word.OK), changes, now_ms=NOW)] == ["submitted"]
+    again, new = Change(None, job("ready")), Change(None, job("ready"), new=True)
+    assert list(telling.of_request(submit, Answer(Word.REPLAYED), (again,), now_ms=NOW)) == []
+    assert [event.event for event in telling.of_request(submit, Answer(Word.OK), (new,), now_ms=NOW)] == ["submitted"]
