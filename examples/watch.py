@@ -16,7 +16,9 @@ def main() -> None:
                 print("some events are gone; `broker runs JOB_ID` has the record")
                 continue
             print(event.event, event.job_id, event.epoch, event.factory_id, event.reason or "", flush=True)
-            kept.write_text(event.cursor)
+            new = kept.with_suffix(".new")
+            new.write_text(event.cursor)
+            new.replace(kept)  # in one step: a watcher that is killed leaves a whole cursor
 
 
 if __name__ == "__main__":
