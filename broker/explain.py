@@ -11,9 +11,8 @@ from broker.demand import Asker
 from broker.documents import Job, State
 from broker.matching import unmet
 from broker.messages import Explain
-from broker.obstacles import Obstacle, Situation, obstacles
+from broker.obstacles import Obstacle, Situation, obstacles, told
 from broker.settlement import Context, Settlement
-from broker.transitions import told
 from broker.transitions.decision import held_by
 from broker.transitions.timer import expire, expired
 from datastore import Corrupt
@@ -68,18 +67,19 @@ def _in_the_way(context: Context, job: Job, asking: Asking, now_ms: int) -> list
         else:
             leased = [_leased(job, now_ms)]
     parents = _parents(context, job, now_ms) if state is State.BLOCKED else ()
-    queue = (context.controls or Controls(context.store)).queue(job.queue)
+    controls = context.controls or Controls(context.store)
+    queue = controls.queue(job.queue)
     situation = Situation(job, state, asking.offers, now_ms, queue, asking.record, parents)
     standing = [*leased, *obstacles(situation)]
     if not state.terminal and not leased:
-        standing += occupancy.standing(context, job, now_ms=now_ms)
+        standing += occupancy.standing(context, controls, job, factory_id=asking.factory_id, now_ms=now_ms)
     return standing
 
 
 def _leased(job: Job, now_ms: int) -> Obstacle:
     lease = job.lease
     assert lease is not None, "asked of leased jobs only"
-    detail: dict[str, Any] = {"factory": lease.factory_id, "incarnation": lease.incarnation, "epoch": lease.epoch}
+    detail: dict[str, Any] = {"factory_id": lease.factory_id, "incarnation": lease.incarnation, "epoch": lease.epoch}
     detail |= {"remaining_ms": max(0, lease.expires_ms - now_ms), "until_ms": lease.expires_ms}
     detail |= {"renewals": lease.renewals, "stuck_ms": lease.stuck_ms, "run_deadline_ms": lease.run_deadline_ms}
     if job.cancel is not None:
@@ -107,7 +107,12 @@ def _draining(asking: Asking, now_ms: int) -> list[Obstacle]:
     drain = asking.record.drain
     if drain is None or (drain.until_ms is not None and now_ms >= drain.until_ms):
         return []
-    detail = {"factory": asking.factory_id, "why": drain.reason, "since_ms": drain.since_ms, "until_ms": drain.until_ms}
+    detail = {
+        "factory_id": asking.factory_id,
+        "why": drain.reason,
+        "since_ms": drain.since_ms,
+        "until_ms": drain.until_ms,
+    }
     return [Obstacle(Reason.DRAINING, detail)]
 
 

@@ -68,7 +68,7 @@ def _ending(end: RunEnd) -> dict[str, Any]:
         "outcome": end.outcome.value,
         "error": end.error[:ERROR_CHARS_MAX] if end.error else None,
         "ended_ms": end.ended_ms,
-        "factory": end.factory_id,
+        "factory_id": end.factory_id,
     }
 
 
@@ -116,14 +116,18 @@ def obstacles(situation: Situation) -> list[Obstacle]:
     return [Obstacle(reason, detail) for reason, check in CHECKS if (detail := check(situation)) is not None]
 
 
+def told(standing: Sequence[Obstacle]) -> dict[str, Any]:
+    """What an answer says of the obstacles: their names, and each with its details."""
+    return {
+        "reasons": [obstacle.reason.value for obstacle in standing],
+        "obstacles": [obstacle.plain() for obstacle in standing],
+    }
+
+
 def not_claimable(standing: Sequence[Obstacle], now_ms: int, facts: Mapping[str, Any]) -> Answer:
     """The refusal of a claim: the first reason, every obstacle with details, and when to ask again if it is known."""
     until = [obstacle.until_ms for obstacle in standing]
     known = [moment for moment in until if moment is not None]
-    body = {
-        **facts,
-        "reasons": [obstacle.reason.value for obstacle in standing],
-        "obstacles": [obstacle.plain() for obstacle in standing],
-    }
+    body = {**facts, **told(standing)}
     retry_after_ms = max(known) - now_ms if len(known) == len(until) else None
     return Answer(Word.NOT_CLAIMABLE, standing[0].reason, body, retry_after_ms)

@@ -20,7 +20,7 @@ def words(obstacle: Obstacle, *, job_id: str, now_ms: int) -> Words:
 
 
 def _leased(it: Obstacle, job_id: str, now_ms: int) -> Words:
-    text = f"leased by {it['factory']} at epoch {it['epoch']} until {moment(it['until_ms'])}, {_left(it)}"
+    text = f"leased by {it['factory_id']} at epoch {it['epoch']} until {moment(it['until_ms'])}, {_left(it)}"
     text += f", renewed {it['renewals']} times" if it.get("renewals") else ""
     text += f"; stuck: no progress since {moment(it['stuck_ms'])}" if it.get("stuck_ms") else ""
     if cancel := it.get("cancel"):
@@ -35,7 +35,7 @@ def _terminal(it: Obstacle, job_id: str, now_ms: int) -> Words:
     text = f"over: {state}"
     if it.get("ended_ms"):
         how = "" if it["outcome"] == state else f" ({it['outcome']})"
-        text += f"{how} on {it['factory']}, {span(now_ms - it['ended_ms'])} ago"
+        text += f"{how} on {it['factory_id']}, {span(now_ms - it['ended_ms'])} ago"
     elif it.get("why"):
         text += f": {it['why']}"
     text += f': "{it["error"]}"' if it.get("error") else ""
@@ -91,20 +91,23 @@ def _lock_busy(it: Obstacle, _job_id: str, _now_ms: int) -> Words:
 
 
 def _occupant(holder: Mapping[str, Any]) -> str:
-    where = f"on {holder['factory']}, {_left(holder)}" if holder.get("factory") else "(which is just being claimed)"
-    return f"job {holder['job_id']} {where}"
+    where = f" on {holder['factory_id']}" if holder.get("factory_id") else ""
+    return f"job {holder['job_id']}{where}" + (f", {_left(holder)}" if holder.get("remaining_ms") is not None else "")
 
 
 def _quota(it: Obstacle, _job_id: str, now_ms: int) -> Words:
-    details = ", ".join(f"{name} {value}" for name, value in it.items() if name not in ("reason", "until_ms"))
-    until = f", free {_until(it, now_ms, 'until_ms')}" if it.get("until_ms") else ""
-    return f"a limit is reached: {details}{until}", None
+    step = "see who uses it: broker limit list"
+    if it.get("rate"):
+        allowed = f"{it['rate']['count']} starts in {span(it['rate']['per_ms'])}"
+        return f"limit {it['limit']} allows {allowed}: the next one {_until(it, now_ms, 'until_ms')}", step
+    users = "; ".join(map(_occupant, it.get("holders") or ())) or "nobody"
+    return f"limit {it['limit']} is reached: {it['used']} of {it['capacity']} in use by {users}", step
 
 
 def _draining(it: Obstacle, _job_id: str, _now_ms: int) -> Words:
-    text = f"factory {it['factory']} drains since {moment(it['since_ms'])}{_because(it)}"
+    text = f"factory {it['factory_id']} drains since {moment(it['since_ms'])}{_because(it)}"
     text += f", until {moment(it['until_ms'])}" if it.get("until_ms") else ""
-    return text, f"let it work again: broker factory resume {it['factory']}"
+    return text, f"let it work again: broker factory resume {it['factory_id']}"
 
 
 _WORDS: Mapping[str, Callable[[Obstacle, str, int], Words]] = {

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from broker.controls import factory_doc_id, queue_id
+from broker.controls import factory_doc_id
 from tests.in_process import SKEW_MS, TTL_MS, InProcess
 
 Arrange = Callable[[InProcess], None]
@@ -94,7 +94,7 @@ def _unfindable(broker: InProcess) -> None:
     assert document.body["state"] == "ready"
 
 
-_PAUSE = _say(queue_id("default"), pause={"reason": "deploy", "since_ms": 5})
+_PAUSE = _ask("pause_queue", queue="default", reason="deploy")
 _DRAIN = _say(factory_doc_id("factory"), drain={"reason": "upgrade", "since_ms": 5})
 _CLAIM = _ask("claim", job_id="job")
 _HOLD = _then(_submit(), _CLAIM, _ask("revoke", job_id="job", hold=True, reason="bad disk"))
@@ -113,7 +113,7 @@ CASES = (
         "leased",
         _then(_submit(), _CLAIM, _pass(1_000)),
         ("leased",),
-        {"factory": "factory", "epoch": 1, "remaining_ms": TTL_MS - 1_000},
+        {"factory_id": "factory", "epoch": 1, "remaining_ms": TTL_MS - 1_000},
         "leased by factory at epoch 1",
         refused=False,  # a conflict
     ),
@@ -121,7 +121,7 @@ CASES = (
         "leased and asked to stop",
         _then(_submit(), _CLAIM, _ask("cancel", job_id="job", reason="wrong branch")),
         ("leased",),
-        {"factory": "factory"},
+        {"factory_id": "factory"},
         'asked to stop: "wrong branch", which is enforced in 30 s',
         refused=False,
     ),
@@ -175,6 +175,63 @@ CASES = (
         ("scheduled",),
         {},
         "not due before",
+    ),
+    Case(
+        "held while it waited",
+        _then(_submit(), _ask("hold", job_id="job", reason="not yet")),
+        ("held",),
+        {"why": "not yet"},
+        "lift the hold: broker lift job",
+    ),
+    Case(
+        "its queue's limit is reached",
+        _then(
+            _ask("set_limit", limit="queue:default", capacity=1),
+            _ask("submit", job_id="other"),
+            _ask("claim", job_id="other"),
+            _submit(),
+        ),
+        ("quota",),
+        {"limit": "queue:default", "capacity": 1, "used": 1},
+        "limit queue:default is reached: 1 of 1 in use by job other on factory",
+    ),
+    Case(
+        "a key's limit is reached",
+        _then(
+            _ask("set_limit", limit="key:gpu", capacity=1),
+            _ask("submit", job_id="other", concurrency=["gpu"]),
+            _ask("claim", job_id="other"),
+            _submit(concurrency=["gpu"]),
+        ),
+        ("quota",),
+        {"limit": "key:gpu"},
+        "in use by job other on factory",
+    ),
+    Case(
+        "a factory's limit is reached",
+        _then(
+            _ask("set_limit", limit="factory:factory", capacity=1),
+            _ask("submit", job_id="other"),
+            _ask("claim", job_id="other"),
+            _submit(),
+        ),
+        ("quota",),
+        {"limit": "factory:factory"},
+        "limit factory:factory is reached",
+        ask={"job_id": "job", "factory": "factory"},
+    ),
+    Case(
+        "a rate is used up",
+        _then(
+            _ask("set_limit", limit="queue:default", rate={"count": 1, "per_ms": 60_000}),
+            _ask("submit", job_id="other"),
+            _ask("claim", job_id="other"),
+            _submit(),
+            _pass(15_000),
+        ),
+        ("quota",),
+        {"limit": "queue:default"},
+        "limit queue:default allows 1 starts in 1 min 0 s: the next one in 45 s",
     ),
     Case("held", _HOLD, ("held",), {"why": "bad disk"}, "held by an operator since"),
     Case("its queue is paused", _then(_submit(), _PAUSE), ("paused",), {"queue": "default"}, '"deploy"'),
@@ -233,7 +290,7 @@ CASES = (
         "failed for good",
         _then(_submit(), _end("fail", error="no disk", retryable=False), _pass(5_000)),
         ("terminal",),
-        {"state": "failed", "outcome": "failed", "error": "no disk", "factory": "factory"},
+        {"state": "failed", "outcome": "failed", "error": "no disk", "factory_id": "factory"},
         'over: failed on factory, 5.0 s ago: "no disk"',
     ),
     Case("succeeded", _then(_submit(), _end("complete")), ("terminal",), {"state": "succeeded"}, "over: succeeded"),
@@ -263,7 +320,7 @@ CASES = (
         "a factory that drains",
         _then(_submit(), _DRAIN),
         ("draining",),
-        {"factory": "factory", "why": "upgrade"},
+        {"factory_id": "factory", "why": "upgrade"},
         "factory factory drains since",
         ask={"job_id": "job", "factory": "factory"},
         refused=False,  # the answer is `draining`
