@@ -8,6 +8,7 @@ from redis import Redis
 from redis.client import Pipeline
 
 from broker import index
+from broker.documents import Job
 from broker.messages import Claim, Envelope
 
 ASKED = "broker:asked"
@@ -70,8 +71,9 @@ class Demand:
                 latest.setdefault((factory, asked_queue), asker)
         return list(latest.values())
 
-    def parked(self, queue: str, requires: tuple[str, ...]) -> int:
+    def parked(self, job: Job) -> int:
         """How many claims wait that would fit such a job."""
-        sets = sorted(cast(set[bytes], self._redis.smembers(index.sets_key(index.PARKED, queue))))
-        fitting = [index.members_key(index.PARKED, queue, terms) for terms in index.awaiting(requires, sets)]
+        sets = cast(set[bytes], self._redis.smembers(index.sets_key(index.PARKED, job.queue)))
+        wanted = index.encode_job_terms(job.requires, job.prefers)
+        fitting = [index.members_key(index.PARKED, job.queue, terms) for terms, _ in index.awaiting(wanted, sets)]
         return sum(cast(list[int], [self._redis.zcard(key) for key in fitting]))

@@ -122,7 +122,7 @@ def _interest(context: Context, job: Job) -> tuple[dict[str, Any], list[Obstacle
         return {}, []
     askers = context.demand.askers(queue=job.queue)
     fitting = [asker for asker in askers if not unmet(asker.offers, job.requires)]
-    parked = context.demand.parked(job.queue, job.requires)
+    parked = context.demand.parked(job)
     interest: dict[str, Any] = {
         "asked": len(askers),
         "parked": parked,

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
+from typing import Any
 
 import msgspec
 from redis.client import Pipeline
@@ -9,7 +10,7 @@ from redis.client import Pipeline
 from broker.answers import Answer, Reason, Word
 from broker.documents import Job, Outcome, State
 from broker.events import STREAM, Event
-from broker.messages import Claim, Envelope
+from broker.messages import Claim, Envelope, FencedRequest, RenewMany
 from broker.settlement import Change
 
 ENTRIES_MAX = 20_000
@@ -31,7 +32,6 @@ MOVES: Mapping[State, str] = {
     State.CANCELLED: "cancelled",
 }
 """How a waiting job's move to another state is called."""
-HOLDERS_OPS = frozenset({"renew", "complete", "fail", "release", "progress"})
 STALE_ANSWERS = frozenset({Word.LEASE_LOST, Word.ALREADY_TERMINAL})
 
 
@@ -39,7 +39,12 @@ def of_request(request: Envelope, answer: Answer | None, changes: Sequence[Chang
     """What one request has led to: its changes, and the refusal of a holder or claimant that came too late."""
     for change in changes:
         yield from of_change(change, request, now_ms=now_ms)
-    if answer is not None and not answer.good:
+    if isinstance(request, RenewMany):
+        results = answer.body.get("results", ()) if answer is not None else ()
+        for lease, result in zip(request.body.leases, results, strict=False):
+            if result["answer"] in STALE_ANSWERS:
+                yield _refused("refused_stale", request, lease.job_id, lease.epoch, result, now_ms)
+    elif answer is not None and not answer.good:
         yield from _refusal(request, answer, now_ms)
 
 
@@ -154,20 +159,25 @@ def _event(
 
 def _refusal(request: Envelope, answer: Answer, now_ms: int) -> Iterator[Event]:
     """`refused_stale`: a holder that holds no more. `lost`: a claim of a named job that another holds or has won."""
-    op = getattr(request, "op", None)
-    stale = op in HOLDERS_OPS and (answer.word in STALE_ANSWERS or answer.reason is Reason.EPOCH_FROM_THE_FUTURE)
-    lost = isinstance(request, Claim) and request.body.job_id is not None and answer.word is Word.CONFLICT
-    if not (stale or lost):
-        return
-    body = answer.body
-    yield Event(
-        event="refused_stale" if stale else "lost",
-        job_id=request.body.job_id,  # type: ignore[attr-defined]  # every such body names its job
+    said = {"answer": answer.word.value, "reason": answer.reason and answer.reason.value, **answer.body}
+    stale = answer.word in STALE_ANSWERS or answer.reason is Reason.EPOCH_FROM_THE_FUTURE
+    if stale and isinstance(request, FencedRequest):
+        yield _refused("refused_stale", request, request.body.job_id, request.body.epoch, said, now_ms)
+    elif isinstance(request, Claim) and request.body.job_id is not None and answer.word is Word.CONFLICT:
+        yield _refused("lost", request, request.body.job_id, said.get("epoch"), said, now_ms)
+
+
+def _refused(
+    name: str, request: Envelope, job_id: str, epoch: int | None, said: Mapping[str, Any], now_ms: int
+) -> Event:
+    return Event(
+        event=name,
+        job_id=job_id,
         at_ms=now_ms,
-        epoch=request.body.epoch if stale else body.get("epoch"),  # type: ignore[attr-defined]  # as above
+        epoch=epoch,
         factory_id=request.factory_id,
         request_id=request.request_id,
-        holder=body.get("holder"),
-        state=body.get("state") or body.get("outcome"),
-        reason=answer.reason.value if answer.reason is not None else answer.word.value,
+        holder=said.get("holder"),
+        state=said.get("state") or said.get("outcome"),
+        reason=said["reason"] or said["answer"],
     )

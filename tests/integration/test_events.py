@@ -61,6 +61,16 @@ def test_a_life_is_told_in_order_with_who_and_by_which_request(broker: InProcess
     assert fence["token"].encode() not in b"".join(str(entry).encode() for entry in broker.redis.xrange(STREAM) or ())
 
 
+def test_of_leases_renewed_together_each_is_told_by_itself(broker: InProcess, watcher: Client) -> None:
+    broker.submit("mine", "lost")
+    mine, lost = _claim(broker, "mine"), _claim(broker, "lost")
+    broker.ask(broker.caller.make("revoke", job_id="lost"))
+    broker.ask(broker.caller.make("renew_many", leases=[mine, lost]))
+    renewed, refused = list(watcher.events())[-2:]
+    assert (renewed.event, renewed.job_id, renewed.renewals) == ("renewed", "mine", 1)
+    assert (refused.event, refused.job_id, refused.epoch, refused.reason) == ("refused_stale", "lost", 1, "revoked")
+
+
 def test_what_time_does_is_told_by_the_sweep(broker: InProcess, watcher: Client) -> None:
     broker.submit("job")
     _claim(broker, "job")
