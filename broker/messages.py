@@ -14,6 +14,7 @@ from pydantic import (
 
 from broker import cron
 from broker.documents import PRIORITY_MAX, OnParentFailure, OnStuck, State
+from broker.explain_body import ExplainBody
 from broker.lease_bodies import (
     CompleteBody,
     FailBody,
@@ -189,23 +190,6 @@ class ListBody(Body):
     queue: QueueName | None = None
     limit: Annotated[int, Field(ge=1, le=PAGE_MAX)] = 100
     cursor: Annotated[str, StringConstraints(max_length=4_096)] | None = None
-
-
-class ExplainBody(Body):
-    """A job, a factory, or both: whether this factory could have this job."""
-
-    job_id: JobId | None = None
-    factory: FactoryId | None = None
-    offers: Annotated[tuple[Offer, ...], Field(max_length=64)] | None = None
-    """What the factory offers. None: what its last claim did."""
-    queue: QueueName | None = None
-    """Whose ready jobs are looked at for a factory. None: those of the queues it asked for lately."""
-
-    @model_validator(mode="after")
-    def _names_something(self) -> Self:
-        if self.job_id is None and self.factory is None:
-            raise ValueError("give a job_id, a factory, or both")
-        return self
 
 
 class Envelope(BaseModel):
