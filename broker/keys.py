@@ -118,8 +118,8 @@ def _alive(
 def _made(context: Context, job_id: str, changes: list[Change]) -> Job:
     """The job of a submission that was cut off after it took the key."""
     spec = repository.read_spec(context.store, job_id)
-    job, _ = repository.create_job(context.store, job_id, spec.job, write_id=context.entropy.write_id())
-    changes.append(Change(None, job))
+    job, created = repository.create_job(context.store, job_id, spec.job, write_id=context.entropy.write_id())
+    changes.append(Change(None, job, new=created))
     return job
 
 
