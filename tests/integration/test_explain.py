@@ -12,10 +12,14 @@ from tests.in_process import InProcess
 from tests.integration.explained import CASES, Case
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", pytest.param("cosmos", marks=pytest.mark.cosmos)])
 def broker(request: pytest.FixtureRequest, redis_client: redis.Redis, tmp_path: Path) -> Iterator[InProcess]:
     """On an empty Redis and an empty store of each kind."""
-    store = connect("memory://" if request.param == "memory" else f"sqlite:///{tmp_path}/jobs.db")
+    if request.param == "cosmos":
+        url = str(request.getfixturevalue("cosmos_url"))
+    else:
+        url = "memory://" if request.param == "memory" else f"sqlite:///{tmp_path}/jobs.db"
+    store = connect(url)
     yield InProcess(store, redis_client)
     store.close()
 
