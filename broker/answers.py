@@ -78,6 +78,8 @@ class Reason(StrEnum):
     NOT_CANCELLABLE = "not_cancellable"
     NOT_REDRIVABLE = "not_redrivable"
     NOT_LEASED = "not_leased"
+    RESTARTED = "restarted"
+    RESERVED = "reserved"
     EPOCH_FROM_THE_FUTURE = "epoch_from_the_future"
     MALFORMED = "malformed"
     CORRUPT = "corrupt"
@@ -96,7 +98,7 @@ class Answer:
     @property
     def retry(self) -> Retry:
         """The retry class of the word; a conflict or refusal that can't change is final."""
-        if self.reason in (Reason.TERMINAL, Reason.EXISTS):
+        if self.reason in (Reason.TERMINAL, Reason.EXISTS, Reason.RESTARTED, Reason.DRAINING):
             return Retry.FINAL
         return RETRY.get(self.word, Retry.FINAL)
 

@@ -3,12 +3,27 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import structlog
 from redis import Redis
 from redis.client import Pipeline
 
-from broker import claim_next, claiming, demand, families, index, lock_waits, presence, replies, repository, telling
+from broker import (
+    claim_next,
+    claiming,
+    demand,
+    families,
+    index,
+    lock_waits,
+    notices,
+    presence,
+    registration,
+    replies,
+    repository,
+    seen,
+    telling,
+)
 from broker.answers import Answer, Word, wire
 from broker.claim_next import Asking, Candidate, InHand, NothingFits, Proposal, Remembered
 from broker.clock import Clock
@@ -19,7 +34,8 @@ from broker.events import Event
 from broker.gathering import another, gathered, wanted, with_earlier
 from broker.index import Place
 from broker.limits import limited_queue
-from broker.messages import Claim, Request
+from broker.messages import Claim, DrainFactory, RegisterFactory, RemoveFactory, Request
+from broker.recall import recall
 from broker.settle import failure, settle
 from broker.settlement import Change, Context, Settlement, Wait
 from broker.turned_away import may_wait, turned_away
@@ -65,7 +81,10 @@ def settle_batch(
 
     A claim-next whose proposed job had gone tries another, in a further round without the rest.
     """
-    context = replace(context, controls=Controls(context.store), demand=Demand(connection))
+    controls = Controls(context.store)
+    last_seen = partial(seen.last_seen, connection)
+    context = replace(context, controls=controls, demand=Demand(connection), last_seen=last_seen)
+    batch = [replace(taken, request=registration.with_offers(controls, taken.request)) for taken in batch]
     found: list[Settlement | None] = [None] * len(batch)
     pending = list(range(len(batch)))
     for _ in range(CANDIDATES_MAX):
@@ -91,6 +110,7 @@ def deliver(pipe: Pipeline, batch: Sequence[Settled], *, now_ms: int, step_ms: i
     """Add every command a batch leads to: answers kept, hints moved, claims parked, events told, replies sent."""
     channels: defaultdict[str, list[bytes]] = defaultdict(list)
     told: list[Event] = []
+    seen.note(pipe, (settled.request for settled in batch), now_ms)
     for settled in batch:
         request = settled.request
         for change in settled.changes:
@@ -127,8 +147,15 @@ def follow_up(
     keys = lock_waits.given_up(changes)
     keys += [key for settled in batch for key in settled.freed]
     keys += _now_free(context, batch, now_ms)
-    ready = [Place.of(job, step_ms=context.rules.ageing_step_ms).wants for job in became_ready(changes)]
+    places = [Place.of(job, step_ms=context.rules.ageing_step_ms) for job in became_ready(changes)]
+    ready = [place.wants for place in places if not place.kept_for]
     claim_next.wake(connection, [*ready, *lock_waits.bring_back(connection, keys)])
+    for place in places:
+        if place.kept_for:
+            recall(connection, place.kept_for, queue=place.queue, at_most=1)
+    for settled in batch:
+        if (factory := _unsettled_factory(settled)) is not None:
+            recall(connection, factory)
 
 
 def follow_families(
@@ -197,6 +224,16 @@ def became_ready(changes: Sequence[Change]) -> list[Job]:
         for change in changes
         if index.offered(change.after) and not (change.before and index.offered(change.before))
     ]
+
+
+def _unsettled_factory(settled: Settled) -> str | None:
+    """The factory whose waiting claims are to be judged again."""
+    request = settled.request
+    if settled.answer is None or settled.answer.word is not Word.OK:
+        return None
+    if isinstance(request, RegisterFactory):
+        return request.factory_id
+    return request.body.factory if isinstance(request, DrainFactory | RemoveFactory) else None
 
 
 def _proposals(
@@ -296,10 +333,11 @@ def _settled(request: Request, result: Settlement | None, *, now_ms: int) -> Set
 
 
 def move_hints(pipe: Pipeline, change: Change, *, step_ms: int) -> None:
-    """Keep the hints in step with one job; the same guards for every transition."""
+    """Keep what Redis says of one job in step with it; the same guards for every transition."""
     before, after = change.before, change.after
     if index.offered(after):
         index.offer(pipe, Place.of(after, step_ms=step_ms))
     elif before is not None and index.offered(before):
         index.withdraw(pipe, Place.of(before, step_ms=step_ms))
     families.note(pipe, change)
+    notices.tell_holder(pipe, change)

@@ -81,7 +81,7 @@ return #found > 1 and found or {'nothing'}
 """
 )
 
-_UNPARK = """
+UNPARK = """
 -- Take a waiting claim out: everything that is known of it, and its mark. Returns its record.
 local function unpark(id)
   local record = redis.call('HGET', KEYS[1], id)
@@ -97,7 +97,7 @@ end
 
 _WAKE = Script(
     index.POP_BEST
-    + _UNPARK
+    + UNPARK
     + """
 -- KEYS: 1 waiting, 2 their ends, 3 the intake of claims, 4.. parked sets that fit.  ARGV: the bonus of each set
 local best = pop_best(4, 1)
@@ -110,7 +110,7 @@ return 1
 )
 
 _RECHECK = Script(
-    _UNPARK
+    UNPARK
     + """
 -- KEYS: 1 waiting, 2 their ends, 3 the intake of claims, 4.. ready sets that fit.  ARGV: request id
 for i = 4, #KEYS do
@@ -125,7 +125,7 @@ return 0
 )
 
 _END_WAITS = Script(
-    _UNPARK
+    UNPARK
     + """
 -- KEYS: 1 waiting, 2 their ends.  ARGV: now, at most, reply ttl
 local ended = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', ARGV[1], 'LIMIT', 0, ARGV[2])
@@ -172,6 +172,8 @@ def propose(connection: Redis, asking: Sequence[Asking], *, worker: str, now_ms:
         keys = [index.members_key(index.READY, queue, terms) for terms, _ in fitting]
         arguments: list[Argument] = [worker, claim.request_id, int(each.insist), MARK_TTL_MS, now_ms, step_ms]
         arguments += [each.count, *(step_ms * met // WEIGHT_MAX for _, met in fitting)]
+        keys.append(index.reserved_key(queue, claim.factory_id))
+        arguments.append(0)
         calls.append(([answer_key(claim.request_id), WAITING, WAIT_ENDS, index.served_key(queue), *keys], arguments))
     return [_proposal(result) for result in _PROPOSE.run_many(connection, calls)]
 

@@ -33,6 +33,8 @@ class Drain(Frozen, frozen=True, kw_only=True):
     since_ms: int
     until_ms: int | None = None
     """None: until it is resumed."""
+    incarnation: str | None = None
+    """Only this start of the factory drains, as one that was told to stop does. None: every start."""
 
 
 class QueueControl(Frozen, frozen=True, kw_only=True):
@@ -50,16 +52,42 @@ class FleetControl(Frozen, frozen=True, kw_only=True):
     """By name: `queue:builds`, `key:gpu`, `factory:mac-1`."""
 
 
+REPLACED_MAX = 32
+"""Earlier starts of a factory that are known by name. Leases of older ones are known by their age."""
+
+
 class FactoryRecord(Frozen, frozen=True, kw_only=True):
     """What a factory registered, and what an operator wants of it."""
 
     incarnation: str | None = None
-    """The start that registered last. None: never registered, which is fine."""
+    """The start that registered last. None: never registered, which is fine, or removed."""
+    since_ms: int | None = None
+    """When it registered, or was removed."""
+    replaced: tuple[str, ...] = ()
+    """Starts that are over, the latest last: their leases have ended, and they get no work any more."""
+    capacity: int | None = None
+    """Jobs it runs at once; told, not enforced."""
+    version: str | None = None
+    offers: tuple[str, ...] = ()
+    """What its claims offer that name nothing themselves."""
     drain: Drain | None = None
 
-    def draining(self, now_ms: int) -> bool:
-        """Whether it gets no new work now."""
-        return self.drain is not None and (self.drain.until_ms is None or now_ms < self.drain.until_ms)
+    def draining(self, incarnation: str, now_ms: int) -> Drain | None:
+        """The drain that stands for this start of it, if there is one."""
+        drain = self.drain
+        if drain is None or (drain.until_ms is not None and now_ms >= drain.until_ms):
+            return None
+        return drain if drain.incarnation in (None, incarnation) else None
+
+    def has_replaced(self, incarnation: str) -> bool:
+        """Whether that start is known to be over."""
+        return incarnation in self.replaced
+
+    def outlived(self, incarnation: str, granted_ms: int) -> bool:
+        """Whether a lease that was granted to that start, at that time, is of a start that is over."""
+        if self.since_ms is None or incarnation == self.incarnation:
+            return False
+        return self.has_replaced(incarnation) or granted_ms <= self.since_ms
 
 
 UNCONTROLLED = QueueControl()
@@ -68,9 +96,12 @@ UNREGISTERED = FactoryRecord()
 """A factory that never registered."""
 
 
+FACTORY = "factory:"
+
+
 def factory_doc_id(factory_id: str) -> str:
     """The document of a factory."""
-    return f"factory:{factory_id}"
+    return f"{FACTORY}{factory_id}"
 
 
 class Controls:
@@ -111,14 +142,27 @@ class Controls:
         for limit in limits:
             self._full.pop(limit, None)
 
+    def forget(self, name: str) -> None:
+        """It was changed in this batch: who asks next reads it again."""
+        self._read.pop(name, None)
+
     def _get(self, name: str, kind: type[Kind]) -> Kind:
         known = self._read.get(name)
         if isinstance(known, kind):
             return known
         found = self._store.read(name, name)
-        try:
-            control = msgspec.convert(found.document.body, kind) if isinstance(found, Ok) else kind()
-        except msgspec.ValidationError as error:
-            raise Corrupt(f"{name!r} does not parse: {error}") from error
+        control = parsed(name, found.document.body, kind) if isinstance(found, Ok) else kind()
         self._read[name] = control
         return control
+
+
+def parsed(name: str, body: Mapping[str, Any], kind: type[Kind]) -> Kind:
+    """What the document `name` says.
+
+    Raises:
+      Corrupt: it is not of that kind.
+    """
+    try:
+        return msgspec.convert(body, kind)
+    except msgspec.ValidationError as error:
+        raise Corrupt(f"{name!r} does not parse: {error}") from error

@@ -4,9 +4,12 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import structlog
+
 from broker import keys, repository, transitions
 from broker.answers import Answer, Reason, Word
 from broker.claiming import try_claim_job
+from broker.controls import UNREGISTERED, Controls, FactoryRecord
 from broker.documents import Job, State
 from broker.fence import Fence
 from broker.repository import JobUpdate
@@ -14,13 +17,16 @@ from broker.settlement import Change, Context, Denied, Judge, Settlement, judge_
 from broker.transitions import Decision, Refuse, Write
 from datastore import Datastore, DatastoreError
 
+log = structlog.get_logger(__name__)
+
 
 def renew(context: Context, job_id: str, fence: Fence, *, now_ms: int, ttl_ms: int | None = None) -> Settlement:
     """Extend the caller's lease by its ttl, counted from `now_ms`; end its run where that has taken too long."""
+    factory = _what_is_known(context, fence.factory_id)
 
     def judge(job: Job) -> Decision:
         paused = _is_paused(context, job.queue)
-        extended = transitions.renew(job, fence, now_ms=now_ms, ttl_ms=ttl_ms, paused=paused)
+        extended = transitions.renew(job, fence, now_ms=now_ms, ttl_ms=ttl_ms, paused=paused, factory=factory)
         over = transitions.end_run(job, now_ms=now_ms, rules=context.rules, jitter=context.entropy.jitter())
         if isinstance(extended, Write) and isinstance(over, Write):
             return Write(
@@ -37,6 +43,15 @@ def _is_paused(context: Context, queue: str) -> bool:
         return context.controls is not None and context.controls.queue(queue).pause is not None
     except DatastoreError:
         return False
+
+
+def _what_is_known(context: Context, factory_id: str) -> FactoryRecord:
+    """What the holder's factory is to be told with its renewal. Where it can't be read, the renewal goes on."""
+    try:
+        return (context.controls or Controls(context.store)).factory(factory_id)
+    except DatastoreError as error:
+        log.warning("factory_not_read", factory=factory_id, error=str(error))
+        return UNREGISTERED
 
 
 def complete(context: Context, job_id: str, fence: Fence, *, now_ms: int, result: Any = None) -> Settlement:
@@ -75,6 +90,25 @@ def fail(
 def release(context: Context, job_id: str, fence: Fence, *, now_ms: int, reason: str | None = None) -> Settlement:
     """Give the job back unharmed."""
     return judge_and_write(context, job_id, lambda job: transitions.release(job, fence, now_ms=now_ms, reason=reason))
+
+
+def hand_over(
+    context: Context, job_id: str, fence: Fence, *, now_ms: int, to: str, reason: str | None = None
+) -> Settlement:
+    """Give the job back for factory `to`, unless that one would be turned away: then the lease stands."""
+    factory = (context.controls or Controls(context.store)).factory(to)
+    drain = factory.draining(factory.incarnation or "", now_ms)
+
+    def judge(job: Job) -> Decision:
+        rules = context.rules
+        decision = transitions.hand_over(job, fence, now_ms=now_ms, rules=rules, to=to, reason=reason)
+        if drain is not None and isinstance(decision, Write) and not job.cancel:
+            refusal = transitions.draining(drain, now_ms=now_ms)
+            body = {"job_id": job_id, "factory": to, **refusal.body}
+            return Refuse(Answer(Word.NOT_CLAIMABLE, Reason.DRAINING, body))
+        return decision
+
+    return judge_and_write(context, job_id, judge)
 
 
 def report_progress(context: Context, job_id: str, fence: Fence, *, now_ms: int, progress: Any) -> Settlement:
@@ -180,6 +214,12 @@ def reap(context: Context, job: Job, *, now_ms: int) -> Settlement:
     return judge_and_write(context, job.id, judge, job=job, attempts_max=1)
 
 
+def outlive(context: Context, job: Job, factory: FactoryRecord, *, now_ms: int) -> Settlement:
+    """End the lease of a start of `factory` that is over. The guard is judged anew on each version."""
+    judge: Judge = lambda read: transitions.outlive(read, factory, now_ms=now_ms)  # noqa: E731  # a rule, bound
+    return judge_and_write(context, job.id, judge, job=job)
+
+
 def watch(context: Context, job: Job, *, now_ms: int) -> Settlement:
     """See whether a leased job gets on, by the progress of its run. A lost race is a skip."""
     run = repository.read_run(context.store, job.id, job.epoch)
@@ -224,9 +264,11 @@ __all__ = [
     "cancel",
     "complete",
     "fail",
+    "hand_over",
     "hold",
     "lift",
     "not_unique",
+    "outlive",
     "parent_states",
     "reap",
     "redrive",

@@ -115,6 +115,8 @@ class Lease(Frozen, frozen=True, kw_only=True):
     """Since when it renews without making progress. None: it makes some, or nobody asked."""
     limits: tuple[str, ...] = ()
     """Limits of which this lease holds a unit, to be given back with it."""
+    instance: str | None = None
+    """The holder's client, which is told at once where the job is to be cancelled. None: it is told by its renewal."""
 
 
 class RunEnd(Frozen, frozen=True, kw_only=True):
@@ -131,6 +133,7 @@ class RunEnd(Frozen, frozen=True, kw_only=True):
     """How often the lease was renewed; kept here because the lease is gone."""
     result: Any = None
     error: str | None = None
+    handed_to: str | None = None
 
 
 class Recent(Frozen, frozen=True, kw_only=True):
@@ -148,6 +151,15 @@ class CancelRequest(Frozen, frozen=True, kw_only=True):
     reason: str | None = None
     asked_ms: int
     enforce_ms: int
+
+
+class Reservation(Frozen, frozen=True, kw_only=True):
+    """A holder gave the job to another factory: for a while nobody else gets it."""
+
+    factory_id: str
+    by: str
+    """The factory that handed it over."""
+    until_ms: int
 
 
 class Hold(Frozen, frozen=True, kw_only=True):
@@ -196,6 +208,7 @@ class Job(Frozen, frozen=True, kw_only=True):
     lease: Lease | None = None
     cancel: CancelRequest | None = None
     hold: Hold | None = None
+    reserved: Reservation | None = None
     last_end: RunEnd | None = None
     why: str | None = None
     """Why it ended, where no run of it says so."""
@@ -276,6 +289,8 @@ class Run(Frozen, frozen=True, kw_only=True):
     """Of a run that has ended; until then the lease counts."""
     result: Any = None
     error: str | None = None
+    handed_to: str | None = None
+    """The factory that this holder handed the job over to."""
     progress: Any = None
     progress_ms: int | None = None
 

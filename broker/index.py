@@ -26,6 +26,12 @@ LANE = "broker:lane:"
 """Before the key of a set: the jobs of one lane in it."""
 
 
+_FIRST = 1 << 52
+"""Above every score: what is kept for a factory comes before all else."""
+RESERVED_TTL_MS = 86_400_000
+"""A hint; reservations themselves are shorter."""
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where a ready job stands in the index: what finds it, and what wakes a waiter for it."""
@@ -36,10 +42,16 @@ class Place:
     score: int
     lane: str = ""
     """Jobs of one fairness key and one priority stand in line behind one entry. Empty: the job stands for itself."""
+    kept_for: str = ""
+    """The one factory that may have it. Empty: any that fits."""
 
     @classmethod
-    def of(cls, job: Job, *, step_ms: int) -> Self:
-        """The place of a job. `step_ms`: how much waiting makes up for one priority."""
+    def of(cls, job: Job, *, step_ms: int, now_ms: int | None = None) -> Self:
+        """The place of a job. `step_ms`: what waiting makes up for one priority; `now_ms`: else of its last write."""
+        kept = job.reserved
+        if kept is not None and (job.updated_ms if now_ms is None else now_ms) < kept.until_ms:
+            terms = encode_job_terms(job.requires, job.prefers)
+            return cls(job.id, job.queue, terms, kept.until_ms - _FIRST, kept_for=kept.factory_id)
         lane = "" if job.fairness_key is None else f"~{job.priority}~{job.fairness_key}"
         score = (job.ready_ms or job.created_ms) - job.priority * step_ms
         return cls(job.id, job.queue, encode_job_terms(job.requires, job.prefers), score, lane)
@@ -47,6 +59,8 @@ class Place:
     @property
     def key(self) -> str:
         """The sorted set it is in."""
+        if self.kept_for:
+            return reserved_key(self.queue, self.kept_for)
         return members_key(READY, self.queue, self.terms)
 
     @property
@@ -68,6 +82,11 @@ def members_key(prefix: str, queue: str, terms: str) -> str:
 def served_key(queue: str) -> str:
     """When each lane of a queue was last served: broker time, a little apart where it would be the same."""
     return f"broker:served:{queue}"
+
+
+def reserved_key(queue: str, factory_id: str) -> str:
+    """Jobs kept for one factory, whatever they require."""
+    return f"broker:reserved:{queue}:{factory_id}"
 
 
 def encode_terms(terms: Iterable[str]) -> str:
@@ -93,6 +112,10 @@ def decode_job_terms(text: str) -> tuple[tuple[str, ...], Preferences]:
 
 def offer(pipe: Pipeline, place: Place) -> None:
     """Add the commands that make a job findable. Members first: a pop tidies away sets that look empty."""
+    if place.kept_for:
+        pipe.zadd(place.key, {place.job_id: place.score})
+        pipe.pexpire(place.key, RESERVED_TTL_MS)
+        return
     if place.lane:
         pipe.zadd(LANE + place.key + place.lane, {place.job_id: place.score})
         pipe.zadd(place.key, {place.lane: place.score}, lt=True)  # the pop corrects what is too low

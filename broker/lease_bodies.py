@@ -4,7 +4,17 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, JsonValue, StringConstraints
 
-from broker.wire_types import PROGRESS_BYTES_MAX, RESULT_BYTES_MAX, Body, JobId, JsonAtMost, Result, Token, TtlMs
+from broker.wire_types import (
+    PROGRESS_BYTES_MAX,
+    RESULT_BYTES_MAX,
+    Body,
+    FactoryId,
+    JobId,
+    JsonAtMost,
+    Result,
+    Token,
+    TtlMs,
+)
 
 RENEW_MAX = 256
 """Leases renewed with one message."""
@@ -37,6 +47,11 @@ class FailBody(FencedBody):
 
 class ReleaseBody(FencedBody):
     reason: Annotated[str, StringConstraints(max_length=1_024)] | None = None
+
+
+class HandOverBody(ReleaseBody):
+    to: FactoryId
+    """For a while nobody but this factory gets the job."""
 
 
 class ProgressBody(FencedBody):

@@ -13,16 +13,20 @@ from pydantic import (
 )
 
 from broker import cron
-from broker.documents import PRIORITY_MAX, OnParentFailure, OnStuck, State
+from broker.documents import PRIORITY_MAX, OnParentFailure, OnStuck
 from broker.explain_body import ExplainBody
+from broker.factory_bodies import DrainBody, FactoryBody, ListFactoriesBody, RegisterBody, RemoveBody
 from broker.lease_bodies import (
     CompleteBody,
     FailBody,
+    HandOverBody,
     ProgressBody,
     ReleaseBody,
     RenewBody,
     RenewManyBody,
 )
+from broker.limit_bodies import LimitBody, PauseQueueBody, QueueBody, SetLimitBody
+from broker.operator_bodies import CancelBody, JobIdBody, ListBody, RevokeBody
 from broker.wire_types import (
     PAGE_MAX,
     WAIT_MS_MAX,
@@ -33,7 +37,6 @@ from broker.wire_types import (
     JobId,
     LabelName,
     LabelText,
-    LimitName,
     LockKey,
     Millis,
     Need,
@@ -148,50 +151,6 @@ class ListSchedulesBody(Body):
     cursor: Annotated[str, StringConstraints(max_length=4_096)] | None = None
 
 
-class JobIdBody(Body):
-    job_id: JobId
-
-
-class CancelBody(JobIdBody):
-    reason: Annotated[str, StringConstraints(max_length=1_024)] | None = None
-
-
-class RevokeBody(CancelBody):
-    hold: bool = False
-
-
-class RateBody(Body):
-    count: Annotated[int, Field(ge=1, le=1_000)]
-    """What is kept of each grant bounds it: a higher rate takes a shorter window."""
-    per_ms: Annotated[int, Field(ge=100, le=86_400_000)]
-
-
-class LimitBody(Body):
-    limit: LimitName
-
-
-class SetLimitBody(LimitBody):
-    """What is left out stays as it is; null ends that half of the limit."""
-
-    capacity: Annotated[int, Field(ge=0, le=1_000)] | None = None
-    rate: RateBody | None = None
-
-
-class QueueBody(Body):
-    queue: QueueName
-
-
-class PauseQueueBody(QueueBody):
-    reason: Annotated[str, StringConstraints(max_length=1_024)] | None = None
-
-
-class ListBody(Body):
-    state: State | None = None
-    queue: QueueName | None = None
-    limit: Annotated[int, Field(ge=1, le=PAGE_MAX)] = 100
-    cursor: Annotated[str, StringConstraints(max_length=4_096)] | None = None
-
-
 class Envelope(BaseModel):
     """What every request carries."""
 
@@ -247,6 +206,11 @@ class Fail(_Lease):
 class Release(_Lease):
     op: Literal["release"] = "release"
     body: ReleaseBody
+
+
+class HandOver(_Lease):
+    op: Literal["hand_over"] = "hand_over"
+    body: HandOverBody
 
 
 class Progress(_Lease):
@@ -354,6 +318,38 @@ class Explain(_Job):
     body: ExplainBody
 
 
+class RegisterFactory(_Job):
+    """The sender registers itself, under the incarnation of its envelope."""
+
+    op: Literal["register_factory"] = "register_factory"
+    body: RegisterBody
+
+
+class DrainFactory(_Job):
+    op: Literal["drain_factory"] = "drain_factory"
+    body: DrainBody
+
+
+class ResumeFactory(_Job):
+    op: Literal["resume_factory"] = "resume_factory"
+    body: FactoryBody
+
+
+class RemoveFactory(_Job):
+    op: Literal["remove_factory"] = "remove_factory"
+    body: RemoveBody
+
+
+class GetFactory(_Job):
+    op: Literal["get_factory"] = "get_factory"
+    body: FactoryBody
+
+
+class ListFactories(_Job):
+    op: Literal["list_factories"] = "list_factories"
+    body: ListFactoriesBody
+
+
 Request: TypeAlias = (
     Claim
     | Renew
@@ -381,6 +377,13 @@ Request: TypeAlias = (
     | ChangeSchedule
     | ListSchedules
     | Explain
+    | HandOver
+    | RegisterFactory
+    | DrainFactory
+    | ResumeFactory
+    | RemoveFactory
+    | GetFactory
+    | ListFactories
 )
-FencedRequest: TypeAlias = Renew | Complete | Fail | Release | Progress
+FencedRequest: TypeAlias = Renew | Complete | Fail | Release | HandOver | Progress
 REQUESTS: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="op")])

@@ -43,6 +43,8 @@ class Situation:
     factory: FactoryRecord = UNREGISTERED
     parents: tuple[Mapping[str, Any], ...] = ()
     """What is known of the jobs it depends on. They are read to explain; a claim does not read them."""
+    claimant: str = ""
+    """The factory that asks."""
 
 
 Check: TypeAlias = Callable[[Situation], Mapping[str, Any] | None]
@@ -95,6 +97,13 @@ def paused(queue: str, control: QueueControl) -> Mapping[str, Any] | None:
     return None if pause is None else {"queue": queue, "why": pause.reason, "since_ms": pause.since_ms}
 
 
+def _reserved(it: Situation) -> Mapping[str, Any] | None:
+    kept = it.job.reserved
+    if kept is None or it.now_ms >= kept.until_ms or it.claimant == kept.factory_id:
+        return None
+    return {"factory": kept.factory_id, "by": kept.by, "until_ms": kept.until_ms}
+
+
 def _requirements(it: Situation) -> Mapping[str, Any] | None:
     missing = () if it.offers is None else unmet(it.offers, it.job.requires)
     return {"missing": list(missing)} if missing else None
@@ -106,6 +115,7 @@ CHECKS: tuple[tuple[Reason, Check], ...] = (
     (Reason.BLOCKED, _blocked),
     (Reason.SCHEDULED, _scheduled),
     (Reason.PAUSED, lambda it: paused(it.job.queue, it.queue)),
+    (Reason.RESERVED, _reserved),
     (Reason.REQUIREMENTS, _requirements),
 )
 """The most lasting first. A new obstacle is a row here; locks and quotas, which others race for, are `slots`."""

@@ -5,7 +5,7 @@ from typing import Any, TypeAlias
 
 import structlog
 
-from broker import coordinator, explain, listing, operating, schedules, submission
+from broker import coordinator, explain, factories, listing, operating, schedules, submission
 from broker.answers import Answer, Reason, Word, plain
 from broker.coordinator import Context, Settlement
 from broker.fence import Fence
@@ -15,12 +15,16 @@ from broker.messages import (
     ChangeSchedule,
     Claim,
     Complete,
+    DrainFactory,
     Explain,
     Fail,
     FencedRequest,
+    GetFactory,
     GetJob,
+    HandOver,
     Hold,
     Lift,
+    ListFactories,
     ListJobs,
     ListLimits,
     ListQueues,
@@ -30,11 +34,14 @@ from broker.messages import (
     Progress,
     PutSchedule,
     Redrive,
+    RegisterFactory,
     Release,
+    RemoveFactory,
     RemoveLimit,
     Renew,
     RenewMany,
     Request,
+    ResumeFactory,
     ResumeQueue,
     Revoke,
     SetLimit,
@@ -91,6 +98,7 @@ def claimant(context: Context, request: Claim) -> Claimant:
         incarnation=request.incarnation,
         request_id=request.request_id,
         token=context.entropy.token(),
+        instance=request.instance,
         offers=request.body.offers,
         ttl_ms=request.body.ttl_ms,
     )
@@ -154,6 +162,11 @@ def _fail(context: Context, request: Fail, now_ms: int) -> Settlement:
 def _release(context: Context, request: Release, now_ms: int) -> Settlement:
     body = request.body
     return coordinator.release(context, body.job_id, fence(request), now_ms=now_ms, reason=body.reason)
+
+
+def _hand_over(context: Context, request: HandOver, now_ms: int) -> Settlement:
+    body = request.body
+    return coordinator.hand_over(context, body.job_id, fence(request), now_ms=now_ms, to=body.to, reason=body.reason)
 
 
 def _progress(context: Context, request: Progress, now_ms: int) -> Settlement:
@@ -222,5 +235,12 @@ HANDLERS: Mapping[type, Handler] = {
     ChangeSchedule: schedules.change,
     ListSchedules: schedules.listed,
     Explain: explain.explain,
+    HandOver: _hand_over,
+    RegisterFactory: factories.register,
+    DrainFactory: factories.drain,
+    ResumeFactory: factories.resume,
+    RemoveFactory: factories.remove,
+    GetFactory: factories.show,
+    ListFactories: factories.list_all,
 }
 """Every operation of the protocol; a new one is a row here and a model in `messages`."""

@@ -1,7 +1,7 @@
 """Carries a rule's decision into the store: read, judge, write conditionally; judge again where another came first."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import structlog
@@ -38,6 +38,8 @@ class Context:
     """Shared by the claims of one batch; None: read anew for each claim."""
     demand: Demand | None = None
     """Who asks for work, for those who ask why a job waits; None: not known here."""
+    last_seen: Callable[[Sequence[str]], Mapping[str, int]] = field(default=lambda _factories: {})
+    """When factories were last heard of, as far as Redis knows; only shown."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from broker.entropy import Entropy
 from datastore import Conflict, Datastore, Document, Expected, NotFound, Ok, Unavailable
 from datastore.confirm import confirmed_create, confirmed_update
 
-WRITES_MAX = 16
+WRITES_MAX = 64
 """Tries to change a document that others change too. A lost race costs one read and one write."""
 
 Judge: TypeAlias = Callable[[Mapping[str, Any]], dict[str, Any] | None]

@@ -1,20 +1,23 @@
-"""What a claim-next is told before a job is looked for: its queue is paused, or it or its factory is at a limit.
+"""What a claim-next is told before a job is looked for: its factory drains, its queue is paused, or one is at a limit.
 
 A job popped from the index for nobody would have to be put back; a hundred claims would turn a whole queue over.
 """
 
-from broker import quotas
+from broker import quotas, registration
 from broker.answers import Answer, Reason, Word
 from broker.controls import Controls
 from broker.limits import factory_limit, limit_key, queue_limit
 from broker.messages import Claim
 from broker.obstacles import Obstacle, not_claimable, paused
 from broker.settlement import Context, Settlement, Wait
+from broker.transitions import turned_away as factory_turned_away
 
 
 def turned_away(context: Context, claim: Claim, *, now_ms: int) -> Settlement | None:
     """The refusal, where there is one; with what the claim may wait for."""
     controls = context.controls or Controls(context.store)
+    if away := factory_turned_away(registration.known(controls, claim.factory_id), claim.incarnation, now_ms=now_ms):
+        return Settlement(away)
     queue = claim.body.queue
     if (pause := paused(queue, controls.queue(queue))) is not None:
         return _refused(Obstacle(Reason.PAUSED, pause), now_ms)

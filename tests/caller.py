@@ -18,12 +18,17 @@ Reply = Mapping[str, Any]
 class Caller:
     """A factory with one reply channel. Each request gets an id of its own unless told which."""
 
-    def __init__(self, connection: redis.Redis, factory: str = "factory", *, instance: str = "x") -> None:
+    def __init__(
+        self, connection: redis.Redis, factory: str = "factory", *, instance: str = "x", incarnation: str = "start-1"
+    ) -> None:
         self.redis = connection
         self.factory = factory
         self.instance = instance
+        self.incarnation = incarnation
         self.channel = replies.reply_key(factory, instance)
         self._early: dict[str, Reply] = {}
+        self.notices: list[Reply] = []
+        """What came without having been asked for."""
 
     def make(self, op: str, *, request_id: str | None = None, deadline_ms: int | None = None, attempt: int = 1,
              **body: Any) -> Request:  # fmt: skip
@@ -33,7 +38,7 @@ class Caller:
             "request_id": request_id or uuid4().hex,
             "attempt": attempt,
             "factory_id": self.factory,
-            "incarnation": "start-1",
+            "incarnation": self.incarnation,
             "instance": self.instance,
             "deadline_ms": deadline_ms,
             "body": body,
@@ -66,7 +71,10 @@ class Caller:
         """Read what is on the channel; how many replies are waiting to be asked for."""
         for text in cast(list[bytes], self.redis.lpop(self.channel, 1_000) or []):
             reply = json.loads(text)
-            self._early[reply["request_id"]] = reply
+            if "notice" in reply:
+                self.notices.append(reply)
+            else:
+                self._early[reply["request_id"]] = reply
         return len(self._early)
 
     def forget(self) -> None:

@@ -16,12 +16,14 @@ from broker import (
     claim_next,
     coordinator,
     demand,
+    factories,
     index,
     lock_waits,
     operating,
     quotas,
     repository,
     schedules,
+    seen,
     telling,
 )
 from broker.clock import RedisClock
@@ -95,7 +97,7 @@ class Sweep:
     def pass_over(self, now_ms: int) -> Swept:
         """One sweep at broker time `now_ms`."""
         swept = Swept()
-        steps = (self._schedules, self._timers, self._stuck, self._blocked)
+        steps = (self._schedules, self._timers, self._stuck, self._outlived, self._blocked)
         changes = [change for step in steps for change in step(now_ms, swept)]
         self._mend_runs(now_ms, swept)
         self._send(changes, swept, now_ms)
@@ -103,6 +105,7 @@ class Sweep:
         self._ready(now_ms, swept)
         index.tidy(self._redis)
         demand.trim(self._redis, now_ms)
+        seen.trim(self._redis)
         swept.waits_ended = claim_next.end_waits(self._redis, now_ms)
         swept.woken += batch.on_time(self._redis, now_ms)
         if any(getattr(swept, each.name) for each in fields(swept) if each.name != "indexed"):
@@ -158,6 +161,16 @@ class Sweep:
             changes = self._attempt(partial(coordinator.watch, self._context, job, now_ms=now_ms))
             swept.stuck += len(changes)
             yield from changes
+
+    def _outlived(self, now_ms: int, swept: Swept) -> Iterator[Change]:
+        """Leases of starts that are over: claims that were on their way as the factory registered anew."""
+        over = {name: record for name, record in factories.registered(self._context.store) if record.since_ms}
+        for job in self._jobs({"state": "leased"}) if over else ():
+            record = over.get(job.lease.factory_id) if job.lease is not None else None
+            if record is not None:
+                changes = self._attempt(partial(coordinator.outlive, self._context, job, record, now_ms=now_ms))
+                swept.reaped += len(changes)
+                yield from changes
 
     def _blocked(self, now_ms: int, swept: Swept) -> Iterator[Change]:
         """Jobs whose parents may have ended; where they have not, the hint that they wait is written again."""
@@ -226,7 +239,7 @@ class Sweep:
                 {"kind": "job", "state": "ready"}, limit=repository.PAGE_DOCUMENTS, cursor=self._cursor
             )
             jobs = [job for document in page.documents if (job := self._parse(document))]
-            self._index(jobs, swept)
+            self._index(jobs, now_ms, swept)
             late = [job for job in jobs if job.deadline_ms is not None and now_ms > job.deadline_ms]
             self._send([change for job in late for change in self._reap(job, now_ms, swept)], swept, now_ms)
             self._cursor = page.cursor
@@ -234,19 +247,19 @@ class Sweep:
                 break
         self._redis.set(INDEXED, now_ms)
 
-    def _index(self, jobs: list[Job], swept: Swept) -> None:
-        jobs = list(filter(index.offered, jobs))
+    def _index(self, jobs: list[Job], now_ms: int, swept: Swept) -> None:
+        places = [self._place(job, now_ms) for job in jobs if index.offered(job)]
         with self._redis.pipeline(transaction=False) as pipe:
             firsts = []
-            for job in jobs:
+            for place in places:
                 firsts.append(len(pipe.command_stack))
-                index.offer(pipe, self._place(job))
+                index.offer(pipe, place)
             results = pipe.execute()
         swept.indexed += sum(1 for first in firsts if results[first])
-        swept.woken += claim_next.wake(self._redis, [self._place(job).wants for job in jobs])
+        swept.woken += claim_next.wake(self._redis, [place.wants for place in places if not place.kept_for])
 
-    def _place(self, job: Job) -> Place:
-        return Place.of(job, step_ms=self._context.rules.ageing_step_ms)
+    def _place(self, job: Job, now_ms: int | None = None) -> Place:
+        return Place.of(job, step_ms=self._context.rules.ageing_step_ms, now_ms=now_ms)
 
     def _send(self, changes: list[Change], swept: Swept, now_ms: int) -> None:
         with self._redis.pipeline(transaction=False) as pipe:

@@ -20,7 +20,7 @@ _NEXT: Mapping[Word, str] = {
     Word.NONE_AVAILABLE: "ask again later, or wait for one with --wait",
     Word.REQUEST_EXPIRED: "repeat it with the same --request-id and a longer --timeout",
     Word.THROTTLED: "repeat it with the same --request-id, later",
-    Word.DRAINING: "repeat it with the same --request-id, later",
+    Word.DRAINING: "wait until the drain ends, or see `broker factory resume`",
     Word.UNAUTHORIZED: "check the credentials of this factory",
     Word.INVALID: "correct the request",
     Word.OUTCOME_UNKNOWN: "repeat it with the same --request-id: it may have taken effect",
@@ -29,6 +29,9 @@ _NEXT_FOR_REASON: Mapping[Reason, str] = {
     Reason.EXISTS: "choose another id, or leave it out",
     Reason.NOT_UNIQUE: "wait until the job that has the key is over, cancel it, or submit with another policy",
     Reason.EPOCH_FROM_THE_FUTURE: "check --epoch: this job was never granted at it",
+    Reason.RESTARTED: "stop: another start of this factory has registered, or it was removed; register a new one",
+    Reason.RESERVED: "wait: it was handed over to another factory, or ask for any job that fits",
+    Reason.DRAINING: "choose another factory: `broker factory list`",
     Reason.NOT_LEASED: "see `broker job JOB_ID`: nobody holds it",
     Reason.NOT_REDRIVABLE: "see `broker job JOB_ID`: only a failed or cancelled job is redriven",
     Reason.NOT_CANCELLABLE: "see `broker job JOB_ID`",
@@ -62,7 +65,11 @@ def _problem(reply: "Reply") -> str:
     reasons = body.get("reasons") or ([reply.reason.value] if reply.reason else [])
     text = reply.answer.value + (f" ({', '.join(map(str, reasons))})" if reasons else "")
     facts = [f"job {body['job_id']}"] if "job_id" in body else []
-    facts += [f"{name} {body[name]}" for name in ("state", "outcome", "epoch", "detail") if body.get(name) is not None]
+    facts += [
+        f"{name} {body[name]}"
+        for name in ("factory", "why", "state", "outcome", "epoch", "detail")
+        if body.get(name) is not None
+    ]
     if body.get("holder"):
         facts.append(f"held by {body['holder']} for another {span(max(0, body.get('remaining_ms') or 0))}")
     lines = [": ".join([text, *([", ".join(facts)] if facts else [])])]

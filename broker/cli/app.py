@@ -3,11 +3,13 @@
 import typer
 
 from broker.cli import (
+    agent_command,
     completion_command,
     dead_commands,
     events_command,
     exec_command,
     explain_command,
+    factory_commands,
     lease_commands,
     limit_commands,
     listing_commands,
@@ -39,6 +41,7 @@ def build_app(*, wrap: exec_command.Wrap = list) -> typer.Typer:
 
     lease_commands.register(app)
     exec_command.register(app, wrap)
+    agent_command.register(app, wrap)
     for group in (
         submit_command,
         listing_commands,
@@ -46,6 +49,7 @@ def build_app(*, wrap: exec_command.Wrap = list) -> typer.Typer:
         limit_commands,
         dead_commands,
         schedule_commands,
+        factory_commands,
         store_command,
         events_command,
         explain_command,

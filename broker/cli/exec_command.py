@@ -76,16 +76,13 @@ def register(app: typer.Typer, wrap: Wrap) -> None:
 def _told(result: "ExecResult", *, json: bool) -> int:
     """Say what became of the job, on standard error: standard output is the command's. The exit status."""
     from broker.cli.answers import finish
-    from broker.cli.exits import Exit
     from broker.cli.output import complain, emit, note
     from broker.exec import Ending
 
     if result.ending is Ending.NOT_GRANTED and result.reply is not None:
         return finish(result.reply, json=json, good="")
-    exits = {Ending.COMPLETED: Exit.DONE, Ending.LEASE_LOST: Exit.LOST, Ending.UNKNOWN: Exit.UNKNOWN}
-    status = exits.get(result.ending, Exit.REFUSED)
     if json:
-        emit(_flat(result))
+        emit(shown(result))
     elif result.job_id is None:
         note(result.detail)
     else:
@@ -96,10 +93,20 @@ def _told(result: "ExecResult", *, json: bool) -> int:
             complain(line, f"see `broker job {result.job_id}`: it may be done")
         else:
             note(line)
-    return status
+    return status(result)
 
 
-def _flat(result: "ExecResult") -> dict[str, Any]:
+def status(result: "ExecResult") -> int:
+    """The exit status that tells what became of the job."""
+    from broker.cli.exits import Exit
+    from broker.exec import Ending
+
+    exits = {Ending.COMPLETED: Exit.DONE, Ending.LEASE_LOST: Exit.LOST, Ending.UNKNOWN: Exit.UNKNOWN}
+    return exits.get(result.ending, Exit.REFUSED)
+
+
+def shown(result: "ExecResult") -> dict[str, Any]:
+    """The `--json` shape."""
     reply = result.reply
     return {
         "ending": result.ending.value,

@@ -11,7 +11,7 @@ from broker.cli.session import INCARNATION, Target, connected
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (claim, renew, renew_many, complete, fail, release, progress):
+    for command in (claim, renew, renew_many, complete, fail, release, hand_over, progress):
         app.command(command.__name__.replace("_", "-"), rich_help_panel="Factories")(command)
 
 
@@ -180,6 +180,29 @@ def release(
     with connected(target) as client:
         reply = client.release(job_id, epoch=epoch, token=_token(token), reason=reason, request_id=request_id)
     return _ended(reply, job_id, json=json)
+
+
+def hand_over(
+    job_id: options.LeasedJobId,
+    epoch: options.Epoch,
+    token: options.Token,
+    to: Annotated[str, typer.Option("--to", metavar="F2", help="The factory that is to go on with it.")],
+    reason: options.Why = None,
+    factory: options.Factory = None,
+    request_id: options.RequestId = None,
+    redis: options.RedisUrl = None,
+    state_dir: options.StateFolder = None,
+    timeout: options.Timeout = None,
+    json: options.Json = False,
+) -> int:
+    """Give the job to another factory: for one ttl nobody else gets it. A factory that drains is refused."""
+    from broker.cli.answers import finish
+
+    target = Target(redis, state_dir, timeout, factory, needs_factory=True)
+    with connected(target) as client:
+        reply = client.hand_over(job_id, epoch=epoch, token=_token(token), to=to, reason=reason, request_id=request_id)
+    waits = reply.body.get("state") == "ready"
+    return finish(reply, json=json, good=f"job {job_id} {f'waits for factory {to}' if waits else 'is cancelled'}")
 
 
 def progress(

@@ -123,8 +123,7 @@ def runs(
         return 0
     rows = [
         (run["epoch"], run["factory_id"], moment(run["started_ms"]), took(run), run.get("renewals", 0),
-         run.get("outcome") or "running",
-         run.get("error") or run.get("result") or run.get("progress"))
+         run.get("outcome") or "running", _told(run))
         for run in found
     ]  # fmt: skip
     table(("EPOCH", "FACTORY", "STARTED", "TOOK", "RENEWALS", "OUTCOME", "REASON, RESULT OR PROGRESS"), rows)
@@ -158,6 +157,12 @@ def _holder(job: dict[str, Any]) -> str | None:
 def _lease(job: dict[str, Any], now_ms: int) -> dict[str, Any]:
     lease: dict[str, Any] = job["lease"]
     return {"job_id": job["id"], "queue": job["queue"], **lease, "remaining_ms": lease["expires_ms"] - now_ms}
+
+
+def _told(run: dict[str, Any]) -> Any:
+    handed = f"handed over to {run['handed_to']}" if run.get("handed_to") else None
+    said = run.get("error") or run.get("result") or run.get("progress")
+    return f"{handed}: {said}" if handed and said else handed or said
 
 
 def took(run: dict[str, Any]) -> str | None:

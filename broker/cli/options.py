@@ -29,6 +29,18 @@ def milliseconds(text: str | int) -> int:
     return round(seconds * 1000)
 
 
+def moment(text: str | int) -> int:
+    """Unix milliseconds of a time such as `2026-01-31T18:00:00Z`."""
+    if isinstance(text, int):
+        return text
+    from broker.jobfile import moment_ms
+
+    try:
+        return moment_ms(text, None)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
 def json_value(text: str) -> Any:
     """JSON given as it is, as `@file`, or as `-` for standard input."""
     try:

@@ -30,7 +30,8 @@ class Target:
     state_dir: Path | None = None
     timeout_ms: int | None = None
     factory: str | None = None
-    incarnation: str = INCARNATION
+    incarnation: str | None = INCARNATION
+    """None: a start of its own."""
     needs_factory: bool = False
     only_reads: bool = False
     """Whether a request without an answer can have done nothing."""

@@ -10,7 +10,8 @@ from broker.client.async_lease import AsyncLease
 from broker.client.call import ATTEMPT_MS, Address, Call
 from broker.client.connection_async import AsyncListener, AsyncSender
 from broker.client.exchange_async import AsyncExchange
-from broker.client.operations import Operations, body_fields
+from broker.client.factory_operations import FactoryOperations
+from broker.client.operations import body_fields
 from broker.client.reply import Reply
 from broker.client.sync import TIMEOUT_MS, TOGETHER_MAX, answer_or_unknown
 from broker.client.tail import NOW, Tail, Wanted
@@ -22,7 +23,7 @@ from broker.messages import Envelope, Submit, SubmitBody
 from broker.queues import Wire
 
 
-class AsyncLine(Operations[Coroutine[Any, Any, Reply]]):
+class AsyncLine(FactoryOperations[Coroutine[Any, Any, Reply]]):
     """The operations over one sender. A lease guard renews over a line of its own."""
 
     def __init__(self, exchange: AsyncExchange, sender: AsyncSender, *, timeout_ms: int) -> None:
@@ -202,7 +203,36 @@ class AsyncClient(AsyncLine):
                 timeout_ms=timeout_ms,
             )
 
-        return AsyncLease(claim, self._own_line, on_lost=on_lost, on_cancel=on_cancel, entropy=self._exchange.entropy)
+        return self._guard(claim, on_lost, on_cancel)
+
+    def keep(
+        self,
+        grant: Reply,
+        *,
+        on_lost: Callable[[str], None] | None = None,
+        on_cancel: Callable[[], None] | None = None,
+    ) -> AsyncLease:
+        """The same guard for a lease that `claim` of this client was granted."""
+
+        async def claimed() -> Reply:
+            return grant
+
+        return self._guard(claimed, on_lost, on_cancel)
+
+    def _guard(
+        self,
+        claim: Callable[[], Awaitable[Reply]],
+        on_lost: Callable[[str], None] | None,
+        on_cancel: Callable[[], None] | None,
+    ) -> AsyncLease:
+        return AsyncLease(
+            claim,
+            self._own_line,
+            notices=self._exchange.notices,
+            on_lost=on_lost,
+            on_cancel=on_cancel,
+            entropy=self._exchange.entropy,
+        )
 
     def _own_line(self) -> AsyncLine:
         return AsyncLine(self._exchange, self._sender.another(), timeout_ms=self._timeout_ms)

@@ -20,6 +20,7 @@ from broker.client.errors import (
 )
 from broker.client.held import Held
 from broker.client.lease import ERROR_CHARS_MAX, ON_EXIT_MS, ON_INTERRUPT_MS, OVERDUE_RENEWALS_MAX
+from broker.client.notices import Notices
 from broker.client.reply import Reply
 from broker.client.tenure import LOST, Tenure
 from broker.clock import monotonic_ms
@@ -50,16 +51,19 @@ class AsyncLease(Held):
         claim: Callable[[], Awaitable[Reply]],
         own_line: "Callable[[], AsyncLine]",
         *,
+        notices: Notices,
         on_lost: Callable[[str], None] | None,
         on_cancel: Callable[[], None] | None,
         entropy: Entropy,
     ) -> None:
         self._claim = claim
         self._own_line = own_line
+        self._notices = notices
         self._on_lost = on_lost
         self._on_cancel = on_cancel
         self._entropy = entropy
         self._stop = asyncio.Event()
+        self._nudged = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._loss: str | None = None
         self._ended = False
@@ -145,6 +149,13 @@ class AsyncLease(Held):
         """Give the job back unharmed, or acknowledge that it is cancelled. Raises as `complete`."""
         return await self._end(self._line.release, reason=reason)
 
+    async def hand_over(self, to: str, reason: str | None = None) -> Reply:
+        """Give the job to factory `to`: for one ttl nobody else gets it. Raises as `complete`.
+
+        RequestRefused: that factory takes no work; the lease stands.
+        """
+        return await self._end(self._line.hand_over, to=to, reason=reason)
+
     async def _end(self, ask: Callable[..., Awaitable[Reply]], *, within_ms: int | None = None, **fields: Any) -> Reply:
         if self._ended:
             raise RuntimeError(f"{self.job_id}: the lease was ended before")
@@ -209,14 +220,16 @@ class AsyncLease(Held):
         raise LeaseLost(self.job_id, self.epoch, str(self._loss)) from error
 
     def _keep(self) -> None:
-        """Start the two tasks."""
+        """Start the two tasks. From here on a notice leads to a renewal at once."""
         self._stop.clear()
+        self._nudged.clear()
+        self._notices.watch(self.job_id, self.epoch, self._nudged.set)
         loops: dict[str, Coroutine[Any, Any, None]] = {"renew": self._renew_loop(), "deadline": self._watch()}
         self._tasks = [asyncio.create_task(loop, name=f"broker-{name}-{self.job_id}") for name, loop in loops.items()]
 
     async def _stop_keeping(self) -> None:
         """Wait for the two tasks to end: no renewal runs behind what comes next."""
-        self._stop.set()
+        self._halt()
         if self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -229,19 +242,22 @@ class AsyncLease(Held):
             await self._line.close()
 
     async def _renew_loop(self) -> None:
-        while not await self._stopped_within(self._tenure.renewal_due_ms - monotonic_ms()):
+        while True:
+            await _within(self._tenure.renewal_due_ms - monotonic_ms(), self._nudged)
+            if self._stop.is_set():
+                return
+            self._nudged.clear()
             await self._renew()
 
     async def _watch(self) -> None:
-        while not await self._stopped_within(self._tenure.left_ms(monotonic_ms())):
+        while not await _within(self._tenure.left_ms(monotonic_ms()), self._stop):
             if self._tenure.over(monotonic_ms()):
                 self._lose("deadline")
 
-    async def _stopped_within(self, ms: int) -> bool:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(max(0, ms) / 1000):
-                await self._stop.wait()
-        return self._stop.is_set()
+    def _halt(self) -> None:
+        self._notices.forget(self.job_id, self.epoch)
+        self._stop.set()
+        self._nudged.set()
 
     async def _renew(self) -> None:
         tenure = self._tenure
@@ -265,7 +281,7 @@ class AsyncLease(Held):
         if self._loss is not None:
             return
         self._loss = reason
-        self._stop.set()
+        self._halt()
         self.lost.set()
         log.warning("lease_lost", job=self.job_id, epoch=self.epoch, reason=reason)
         if self._on_lost is not None:
@@ -281,3 +297,11 @@ class AsyncLease(Held):
             callback()
         except Exception:
             log.exception("callback_failed", job=self.job_id)
+
+
+async def _within(ms: int, event: asyncio.Event) -> bool:
+    """Wait for `event`, so many milliseconds at most. Whether it is set."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(max(0, ms) / 1000):
+            await event.wait()
+    return event.is_set()

@@ -34,6 +34,7 @@ class Exchange:
         self.entropy = entropy
         self._attempt_ms = attempt_ms
         self._pending: Pending[Future[Reply]] = Pending(self.broker_time, monotonic_ms)
+        self.notices = self._pending.notices
         self._closed = threading.Event()
         self._pid = os.getpid()
         self._reader = threading.Thread(target=self._read, name="broker-replies", daemon=True)

@@ -34,6 +34,7 @@ class AsyncExchange:
         self._sender = sender
         self._attempt_ms = attempt_ms
         self._pending: Pending[asyncio.Future[Reply]] = Pending(self.broker_time, monotonic_ms)
+        self.notices = self._pending.notices
         self._closed = False
         self._pid = os.getpid()
         self._reader: asyncio.Task[None] | None = None

@@ -18,6 +18,7 @@ from broker.client.errors import (
     RequestRefused,
 )
 from broker.client.held import Held
+from broker.client.notices import Notices
 from broker.client.reply import Reply
 from broker.client.tenure import LOST, Tenure
 from broker.clock import monotonic_ms
@@ -56,17 +57,20 @@ class Lease(Held):
         claim: Callable[[], Reply],
         own_line: "Callable[[], Line]",
         *,
+        notices: Notices,
         on_lost: Callable[[str], None] | None,
         on_cancel: Callable[[], None] | None,
         entropy: Entropy,
     ) -> None:
         self._claim = claim
         self._own_line = own_line
+        self._notices = notices
         self._on_lost = on_lost
         self._on_cancel = on_cancel
         self._entropy = entropy
         self._lock = threading.Lock()
         self._stop = threading.Event()
+        self._nudged = threading.Event()
         self._threads: list[threading.Thread] = []
         self._loss: str | None = None
         self._ended = False
@@ -145,6 +149,13 @@ class Lease(Held):
         """Give the job back unharmed, or acknowledge that it is cancelled. Raises as `complete`."""
         return self._end(self._line.release, reason=reason)
 
+    def hand_over(self, to: str, reason: str | None = None) -> Reply:
+        """Give the job to factory `to`: for one ttl nobody else gets it. Raises as `complete`.
+
+        RequestRefused: that factory takes no work; the lease stands.
+        """
+        return self._end(self._line.hand_over, to=to, reason=reason)
+
     def _end(self, ask: Callable[..., Reply], *, within_ms: int | None = None, **fields: Any) -> Reply:
         if self._ended:
             raise RuntimeError(f"{self.job_id}: the lease was ended before")
@@ -198,8 +209,10 @@ class Lease(Held):
             error.add_note(f"the broker could not be told: {untold}")
 
     def _keep(self) -> None:
-        """Start the two threads."""
+        """Start the two threads. From here on a notice leads to a renewal at once."""
         self._stop.clear()
+        self._nudged.clear()
+        self._notices.watch(self.job_id, self.epoch, self._nudged.set)
         self._threads = [
             threading.Thread(target=target, name=f"broker-{name}-{self.job_id}", daemon=True)
             for name, target in (("renew", self._renew_loop), ("deadline", self._watch))
@@ -209,17 +222,26 @@ class Lease(Held):
 
     def _stop_keeping(self) -> None:
         """Join the two threads: no renewal runs behind what comes next."""
-        self._stop.set()
+        self._halt()
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join()
+
+    def _halt(self) -> None:
+        self._notices.forget(self.job_id, self.epoch)
+        self._stop.set()
+        self._nudged.set()
 
     def _close(self) -> None:
         self._stop_keeping()
         self._line.close()
 
     def _renew_loop(self) -> None:
-        while not self._stop.wait(max(0, self._tenure.renewal_due_ms - monotonic_ms()) / 1000):
+        while True:
+            self._nudged.wait(max(0, self._tenure.renewal_due_ms - monotonic_ms()) / 1000)
+            if self._stop.is_set():
+                return
+            self._nudged.clear()
             self._renew()
 
     def _watch(self) -> None:
@@ -250,7 +272,7 @@ class Lease(Held):
             if self._loss is not None:
                 return
             self._loss = reason
-        self._stop.set()
+        self._halt()
         self.lost.set()
         log.warning("lease_lost", job=self.job_id, epoch=self.epoch, reason=reason)
         if self._on_lost is not None:

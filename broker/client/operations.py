@@ -15,6 +15,7 @@ from broker.messages import (
     Explain,
     Fail,
     GetJob,
+    HandOver,
     Hold,
     Lift,
     ListJobs,
@@ -203,6 +204,21 @@ class Operations(ABC, Generic[T_co]):
         """Give a job back unharmed; where a cancel was asked, this acknowledges it."""
         body = {"job_id": job_id, "epoch": epoch, "token": token, "reason": reason}
         return self._ask(Release, body, request_id=request_id, timeout_ms=timeout_ms)
+
+    def hand_over(
+        self,
+        job_id: str,
+        *,
+        epoch: int,
+        token: str,
+        to: str,
+        reason: str | None = None,
+        request_id: str | None = None,
+        timeout_ms: int | None = None,
+    ) -> T_co:
+        """Give a job back for factory `to`: for one ttl nobody else gets it. `draining`: it takes no work; keep it."""
+        body = {"job_id": job_id, "epoch": epoch, "token": token, "to": to, "reason": reason}
+        return self._ask(HandOver, body, request_id=request_id, timeout_ms=timeout_ms)
 
     def progress(
         self,

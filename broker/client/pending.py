@@ -9,6 +9,7 @@ from typing import Generic, Protocol, TypeVar
 import structlog
 
 from broker.client.call import BrokerTime, Call
+from broker.client.notices import Notices
 from broker.client.reply import Reply, parse_reply
 
 log = structlog.get_logger(__name__)
@@ -37,6 +38,7 @@ class Pending(Generic[W]):
     """Requests without an answer, by request id. Safe under threads; the futures are completed outside the lock."""
 
     def __init__(self, broker_time: BrokerTime, now_ms: Callable[[], int]) -> None:
+        self.notices = Notices()
         self._broker_time = broker_time
         self._now_ms = now_ms
         self._lock = threading.Lock()
@@ -69,7 +71,8 @@ class Pending(Generic[W]):
         try:
             reply = parse_reply(text)
         except ValueError as error:
-            log.warning("reply_not_understood", error=str(error))
+            if not self.notices.deliver(text):
+                log.warning("reply_not_understood", error=str(error))
             return ()
         with self._lock:
             waiting = self._waiting.pop(reply.request_id, [])

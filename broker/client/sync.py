@@ -10,8 +10,9 @@ from broker.client.call import ATTEMPT_MS, Address, Call
 from broker.client.connection import Listener, Sender
 from broker.client.errors import BrokerTimeout
 from broker.client.exchange import Exchange
+from broker.client.factory_operations import FactoryOperations
 from broker.client.lease import Lease
-from broker.client.operations import Operations, body_fields
+from broker.client.operations import body_fields
 from broker.client.reply import Reply
 from broker.client.tail import NOW, Tail, Wanted
 from broker.client.watching import watch
@@ -27,7 +28,7 @@ TIMEOUT_MS = 10_000
 """A sixth of the default ttl (design §9)."""
 
 
-class Line(Operations[Reply]):
+class Line(FactoryOperations[Reply]):
     """The operations over one sender. A lease guard renews over a line of its own."""
 
     def __init__(self, exchange: Exchange, sender: Sender, *, timeout_ms: int) -> None:
@@ -205,7 +206,32 @@ class Client(Line):
                 timeout_ms=timeout_ms,
             )
 
-        return Lease(claim, self._own_line, on_lost=on_lost, on_cancel=on_cancel, entropy=self._exchange.entropy)
+        return self._guard(claim, on_lost, on_cancel)
+
+    def keep(
+        self,
+        grant: Reply,
+        *,
+        on_lost: Callable[[str], None] | None = None,
+        on_cancel: Callable[[], None] | None = None,
+    ) -> Lease:
+        """The same guard for a lease that `claim` of this client was granted."""
+        return self._guard(lambda: grant, on_lost, on_cancel)
+
+    def _guard(
+        self,
+        claim: Callable[[], Reply],
+        on_lost: Callable[[str], None] | None,
+        on_cancel: Callable[[], None] | None,
+    ) -> Lease:
+        return Lease(
+            claim,
+            self._own_line,
+            notices=self._exchange.notices,
+            on_lost=on_lost,
+            on_cancel=on_cancel,
+            entropy=self._exchange.entropy,
+        )
 
     def _own_line(self) -> Line:
         return Line(self._exchange, self._sender.another(), timeout_ms=self._timeout_ms)

@@ -1,6 +1,21 @@
 """Running a command as the work of one leased job: the mechanism behind `broker exec`."""
 
 from broker.exec.command import FINAL_EXIT, GRACE_MS, Command, CommandNotFound, Ending, ExecResult
-from broker.exec.execute import execute
+from broker.exec.events import CancelAsked, Events, Lost, Told
+from broker.exec.execute import execute, require_command, work
 
-__all__ = ["FINAL_EXIT", "GRACE_MS", "Command", "CommandNotFound", "Ending", "ExecResult", "execute"]
+__all__ = [
+    "FINAL_EXIT",
+    "GRACE_MS",
+    "CancelAsked",
+    "Command",
+    "CommandNotFound",
+    "Ending",
+    "Events",
+    "ExecResult",
+    "Lost",
+    "Told",
+    "execute",
+    "require_command",
+    "work",
+]

@@ -38,8 +38,7 @@ def execute(
       CommandNotFound: nothing was claimed.
       ClientError: the claim could not be made, or its outcome is unknown; nothing was run.
     """
-    if shutil.which(command.argv[0], path=command.environ.get("PATH")) is None:
-        raise CommandNotFound(f"{command.argv[0]}: no such command; nothing was claimed")
+    require_command(command)
     events: Events = queue.SimpleQueue()
     guard = client.lease(
         job_id,
@@ -55,7 +54,7 @@ def execute(
         try:
             with guard as lease:
                 claiming.clear()
-                return _work(lease, command, events)
+                return work(lease, command, events)
         except NotGranted as error:
             return ExecResult(Ending.NOT_GRANTED, error.reply.summary, reply=error.reply)
         except LeaseLost as error:
@@ -64,8 +63,18 @@ def execute(
             return ExecResult(Ending.RELEASED, f"stopped by {error.signal.name} before a command was run")
 
 
-def _work(lease: Lease, command: Command, events: Events) -> ExecResult:
-    """Run the command and end the lease.
+def require_command(command: Command) -> None:
+    """Do nothing where this machine has the command.
+
+    Raises:
+      CommandNotFound: it has not.
+    """
+    if shutil.which(command.argv[0], path=command.environ.get("PATH")) is None:
+        raise CommandNotFound(f"{command.argv[0]}: no such command; nothing was claimed")
+
+
+def work(lease: Lease, command: Command, events: Events) -> ExecResult:
+    """Run the command for a lease that is held, and end it by how the command ended. From any thread, which stays.
 
     Raises:
       LeaseLost: nothing was ended.

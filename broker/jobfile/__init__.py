@@ -10,7 +10,7 @@ from broker.jobfile.read import (
     parse_job_text,
     read_job_file,
 )
-from broker.jobfile.values import duration_ms
+from broker.jobfile.values import duration_ms, moment_ms
 
 __all__ = [
     "FieldFaults",
@@ -19,6 +19,7 @@ __all__ = [
     "Problem",
     "Submission",
     "duration_ms",
+    "moment_ms",
     "parse_job_bytes",
     "parse_job_text",
     "read_job_file",

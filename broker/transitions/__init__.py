@@ -4,7 +4,7 @@
 blocked ---------> scheduled ----> ready ------------------> leased ------------------> succeeded
                        ^             ^                        | | |  renew, same epoch
                        |             +--- release, revoke, ---+ | |
-                       |                  reap                  | |
+                       |    hand over, reap, outlive            | |
                        +------------- fail, to be retried ------+ |
                                                                   +-- fail, final or at the cap ---> failed
 cancel, from every state that is not terminal ---> cancelled           (reap at the cap, deadline: failed too)
@@ -13,9 +13,10 @@ redrive: failed, cancelled ---> ready
 
 from broker.transitions.claim import Claimant, Surroundings, claim
 from broker.transitions.decision import Decision, Refuse, Replay, Rules, Write
-from broker.transitions.holder import complete, fail, release, renew, undo
+from broker.transitions.factory import draining, turned_away
+from broker.transitions.holder import complete, fail, hand_over, release, renew, undo
 from broker.transitions.operator import cancel, give_way, hold, lift, redrive, revoke
-from broker.transitions.timer import due, end_run, enforce_cancel, heed_progress, reap, time_out, unblock
+from broker.transitions.timer import due, end_run, enforce_cancel, heed_progress, outlive, reap, time_out, unblock
 
 __all__ = [
     "Claimant",
@@ -28,20 +29,24 @@ __all__ = [
     "cancel",
     "claim",
     "complete",
+    "draining",
     "due",
     "end_run",
     "enforce_cancel",
     "fail",
     "give_way",
+    "hand_over",
     "heed_progress",
     "hold",
     "lift",
+    "outlive",
     "reap",
     "redrive",
     "release",
     "renew",
     "revoke",
     "time_out",
+    "turned_away",
     "unblock",
     "undo",
 ]

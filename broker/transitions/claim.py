@@ -1,6 +1,6 @@
 """Claiming: a free job, or one whose lease has died."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from broker.answers import Answer, Reason, Word
@@ -8,6 +8,7 @@ from broker.controls import UNCONTROLLED, UNREGISTERED, FactoryRecord, QueueCont
 from broker.documents import CLAIM, Job, Lease, State, run_id
 from broker.obstacles import Situation, not_claimable, obstacles
 from broker.transitions.decision import Decision, Refuse, Replay, Rules, Write, held_by, remember
+from broker.transitions.factory import turned_away
 from broker.transitions.timer import expire, expired
 
 
@@ -19,6 +20,7 @@ class Claimant:
     incarnation: str
     request_id: str
     token: str
+    instance: str | None = None
     offers: tuple[str, ...] = ()
     ttl_ms: int | None = None
 
@@ -47,10 +49,12 @@ def claim(job: Job, who: Claimant, *, now_ms: int, rules: Rules, around: Surroun
         return Refuse(Answer(Word.CONFLICT, Reason.HELD, held_by(job, now_ms)))
     changes: dict[str, Any] = {} if lease is None else dict(expire(job, lease, now_ms=now_ms))
     around = around or Surroundings()
-    if around.factory.draining(now_ms):
-        return Refuse(Answer(Word.DRAINING, body=held_by(job, now_ms)))
+    if (away := turned_away(around.factory, who.incarnation, now_ms=now_ms)) is not None:
+        return Refuse(replace(away, body={**held_by(job, now_ms), **away.body}))
     state = State(changes.get("state", job.state))
-    standing = obstacles(Situation(job, state, who.offers, now_ms, around.queue, around.factory))
+    standing = obstacles(
+        Situation(job, state, who.offers, now_ms, around.queue, around.factory, claimant=who.factory_id)
+    )
     if standing:
         refusal = not_claimable(standing, now_ms, held_by(job, now_ms))
         # A lease that died at its cap, or under a cancel, is worth writing down even though this claim loses.
@@ -67,6 +71,8 @@ def claim(job: Job, who: Claimant, *, now_ms: int, rules: Rules, around: Surroun
         "updated_ms": now_ms,
         **_keep_last_claim(job),
     }
+    if job.reserved is not None:
+        changes["reserved"] = None
     return Write(changes, granted(job, taken, now_ms=now_ms, word=Word.GRANTED))
 
 
@@ -118,4 +124,5 @@ def _lease(job: Job, who: Claimant, *, now_ms: int, ttl_ms: int, units: tuple[st
         ttl_ms=ttl_ms,
         run_deadline_ms=None if job.run_timeout_ms is None else now_ms + job.run_timeout_ms,
         limits=units,
+        instance=who.instance,
     )

@@ -3,6 +3,7 @@
 from typing import Any
 
 from broker.answers import Answer, Reason, Word
+from broker.controls import UNREGISTERED, FactoryRecord
 from broker.documents import Job, Lease, Outcome, State
 from broker.fence import Fence
 from broker.transitions.decision import (
@@ -19,7 +20,15 @@ from broker.transitions.decision import (
 )
 
 
-def renew(job: Job, fence: Fence, *, now_ms: int, ttl_ms: int | None = None, paused: bool = False) -> Decision:
+def renew(
+    job: Job,
+    fence: Fence,
+    *,
+    now_ms: int,
+    ttl_ms: int | None = None,
+    paused: bool = False,
+    factory: FactoryRecord = UNREGISTERED,
+) -> Decision:
     """Extend the caller's own lease; never someone else's. `paused`: its queue is, which a holder may heed.
 
     Late is fine while nobody has taken over: the epoch, not the clock, decides.
@@ -33,10 +42,11 @@ def renew(job: Job, fence: Fence, *, now_ms: int, ttl_ms: int | None = None, pau
                 "expires_ms": now_ms + ttl,
                 "renewals": lease.renewals + 1,
             }
-            body = {"job_id": job.id, "epoch": lease.epoch, "ttl_ms": ttl, "expires_ms": now_ms + ttl}
-            asked = {"cancel": job.cancel is not None, "pause": paused}
-            directives = {"directives": [name for name, stands in asked.items() if stands]}
-            return Write({"lease": extended, "updated_ms": now_ms}, Answer(Word.RENEWED, body=body | directives))
+            body: dict[str, Any] = {"job_id": job.id, "epoch": lease.epoch, "ttl_ms": ttl, "expires_ms": now_ms + ttl}
+            drain = factory.draining(lease.incarnation, now_ms)
+            asked = {"cancel": job.cancel is not None, "pause": paused, "drain": drain is not None}
+            body["directives"] = [name for name, stands in asked.items() if stands]
+            return Write({"lease": extended, "updated_ms": now_ms}, Answer(Word.RENEWED, body=body))
         case Refuse(answer) if answer.word is Word.ALREADY_TERMINAL:
             return Refuse(Answer(Word.LEASE_LOST, Reason.TERMINAL, {**held_by(job, now_ms), **answer.body}))
         case refusal:
@@ -78,6 +88,22 @@ def release(job: Job, fence: Fence, *, now_ms: int, reason: str | None = None) -
             state = State.CANCELLED if job.cancel else State.READY
             changes = {**end_lease(lease, now_ms=now_ms, outcome=outcome, error=reason), **counted(job, "releases")}
             return _write(job, fence, "release", state, changes, now_ms)
+        case refusal:
+            return refusal
+
+
+def hand_over(job: Job, fence: Fence, *, now_ms: int, rules: Rules, to: str, reason: str | None = None) -> Decision:
+    """Give the job back for another factory, which alone may claim it for a while: at the next epoch, with a token
+    of its own. Where a cancel was asked, this acknowledges it.
+    """
+    match at_the_fence(job, fence, now_ms):
+        case Lease() as lease:
+            if job.cancel:
+                return release(job, fence, now_ms=now_ms, reason=reason)
+            ended = end_lease(lease, now_ms=now_ms, outcome=Outcome.RELEASED, error=reason)
+            ended["last_end"]["handed_to"] = to
+            ended["reserved"] = {"factory_id": to, "by": lease.factory_id, "until_ms": now_ms + rules.ttl_ms}
+            return _write(job, fence, "hand_over", State.READY, {**ended, **counted(job, "releases")}, now_ms)
         case refusal:
             return refusal
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from broker.answers import Answer, Reason, Word
+from broker.controls import FactoryRecord
 from broker.documents import TERMINAL, Job, Lease, OnParentFailure, OnStuck, Outcome, State
 from broker.transitions.decision import Decision, Refuse, Rules, Write, counted, end_lease, failure, held_by
 
@@ -30,6 +31,14 @@ def reap(job: Job, *, now_ms: int, rules: Rules) -> Decision:
     if job.lease is None or not expired(job.lease, now_ms=now_ms, rules=rules):
         return _nothing_to_do(job, now_ms)
     return _write(expire(job, job.lease, now_ms=now_ms), job, now_ms)
+
+
+def outlive(job: Job, factory: FactoryRecord, *, now_ms: int) -> Decision:
+    """End a lease of a start of its factory that is over, as an expired one, without waiting for its expiry."""
+    lease = job.lease
+    if lease is None or not factory.outlived(lease.incarnation, lease.granted_ms):
+        return _nothing_to_do(job, now_ms)
+    return _write(expire(job, lease, now_ms=now_ms), job, now_ms)
 
 
 def enforce_cancel(job: Job, *, now_ms: int) -> Decision:

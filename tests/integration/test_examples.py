@@ -37,7 +37,7 @@ def states(client: Client) -> set[str]:
     return {job["state"] for job in client.jobs().body["jobs"]}
 
 
-@pytest.mark.parametrize("example", ["factory.py", "async_factory.py", "factory.sh"])
+@pytest.mark.parametrize("example", ["factory.py", "async_factory.py", "factory.sh", "host.sh"])
 def test_a_factory_works_off_its_jobs(fleet: Fleet, example: str) -> None:
     fleet.start_worker()
     with Client.connect(fleet.redis_url, factory_id="f") as client:
@@ -47,7 +47,8 @@ def test_a_factory_works_off_its_jobs(fleet: Fleet, example: str) -> None:
             run(fleet, *argv)
             assert client.runs("j0").body["runs"][0]["result"] == {"words": 2}
         else:
-            output = run(fleet, str(EXAMPLES / example), PATH=PATH, BROKER_FACTORY="example", JOBS="6", WAIT="1")
+            limits = {"JOBS": "6", "WAIT": "1", "IDLE": "1"}
+            output = run(fleet, str(EXAMPLES / example), PATH=PATH, BROKER_FACTORY="example", **limits)
             assert output.count("epoch 1: 19 bytes of payload") == 6, output
         assert states(client) == {"succeeded"}
 

@@ -42,6 +42,13 @@ BODIES: dict[str, tuple[str, dict[str, Any]]] = {
     "put_schedule": ("jobs", {"name": "nightly", "cron": "0 2 * * *", "job": {}}),
     "change_schedule": ("jobs", {"name": "nightly", "to": "paused"}),
     "list_schedules": ("jobs", {}),
+    "hand_over": ("leases", {**LEASE, "to": "f2"}),
+    "register_factory": ("jobs", {"capacity": 4, "version": "1", "offers": ["gpu", "os=linux"]}),
+    "drain_factory": ("jobs", {"factory": "f", "reason": "disk", "for_ms": 1}),
+    "resume_factory": ("jobs", {"factory": "f"}),
+    "remove_factory": ("jobs", {"factory": "f", "force": True}),
+    "get_factory": ("jobs", {"factory": "f"}),
+    "list_factories": ("jobs", {}),
 }
 
 
@@ -73,7 +80,7 @@ def test_a_misspelt_option_is_refused_not_ignored(op: str) -> None:
             parse(wrong)
 
 
-@pytest.mark.parametrize("op", ["renew", "complete", "fail", "release", "progress"])
+@pytest.mark.parametrize("op", ["renew", "complete", "fail", "release", "hand_over", "progress"])
 @pytest.mark.parametrize("lacking", ["job_id", "epoch", "token"])
 def test_a_fenced_operation_without_its_fence_is_refused(op: str, lacking: str) -> None:
     body = {name: value for name, value in BODIES[op][1].items() if name != lacking}

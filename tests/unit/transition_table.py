@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from broker import transitions
+from broker.controls import FactoryRecord
 from broker.documents import Job, State
 from broker.transitions import Decision
 from tests.unit.jobs import EPOCH, NOW, RULES, claimant, fence, job, lease
@@ -24,6 +25,8 @@ ENDED = {
 }
 """The run before, of the holder whose events are tried below."""
 
+KEPT = {"factory_id": "heir", "by": "holder", "until_ms": NOW + 1}
+
 SITUATIONS: Mapping[str, Job] = {
     "blocked": job("blocked", epoch=0, depends_on=["parent"]),
     "blocked, and not before tomorrow": job("blocked", epoch=0, depends_on=["parent"], not_before_ms=NOW + 86_400_000),
@@ -32,6 +35,7 @@ SITUATIONS: Mapping[str, Job] = {
     "ready": job("ready", epoch=0),
     "ready, given back": job("ready", last_end=ENDED),
     "ready, held": job("ready", hold=HELD, last_end=ENDED),
+    "ready, reserved": job("ready", reserved=KEPT, last_end=ENDED),
     "ready, for others": job("ready", epoch=0, requires=["gpu"]),
     "ready, deadline over": job("ready", epoch=0, deadline_ms=NOW - 1),
     "leased": job("leased"),
@@ -55,6 +59,8 @@ SITUATIONS: Mapping[str, Job] = {
     "cancelled": job("cancelled", counters={"failures": 1}),
 }
 
+STARTED_ANEW = FactoryRecord(incarnation="start-2", since_ms=NOW, replaced=("start-1",))
+
 Event = Callable[[Job], Decision]
 EVENTS: Mapping[str, Event] = {
     "claim": lambda job: transitions.claim(job, claimant(), now_ms=NOW, rules=RULES),
@@ -64,6 +70,10 @@ EVENTS: Mapping[str, Event] = {
     "fail": lambda job: _fail(job, retryable=True),
     "fail for good": lambda job: _fail(job, retryable=False),
     "release": lambda job: transitions.release(job, fence(), now_ms=NOW),
+    "hand over": lambda job: transitions.hand_over(job, fence(), now_ms=NOW, rules=RULES, to="heir"),
+    "the heir's claim": lambda job: transitions.claim(job, claimant("heir"), now_ms=NOW, rules=RULES),
+    "its factory starts anew": lambda job: transitions.outlive(job, STARTED_ANEW, now_ms=NOW),
+    "another factory starts anew": lambda job: transitions.outlive(job, FactoryRecord(), now_ms=NOW),
     "reap": lambda job: transitions.reap(job, now_ms=NOW, rules=RULES),
     "cancel": lambda job: transitions.cancel(job, request_id="op", now_ms=NOW, rules=RULES, reason=None),
     "enforce cancel": lambda job: transitions.enforce_cancel(job, now_ms=NOW),
@@ -118,11 +128,21 @@ EXPIRED = ("leased, expired", "leased, expired at the cap", "leased, expired, he
 ASKED_TO_STOP = ("leased, cancel asked", "leased, grace over", "leased, expired, cancel asked")
 LEASED = (*LIVE, *EXPIRED, *ASKED_TO_STOP, "leased, last failure")
 UNDER_THE_CAP = (*LIVE, *EXPIRED)
+STARTED_ANEW_ENDS = tuple(set(LEASED) - set(ASKED_TO_STOP) - {"leased, expired at the cap"})
 WAITING = tuple(name for name in SITUATIONS if name.startswith(("blocked", "scheduled", "ready")))
 BLOCKED = ("blocked", "blocked, cancelled with its parent", "blocked, whatever its parent does")
 EVERY = tuple(SITUATIONS)
 
 ROWS: tuple[tuple[tuple[str, ...], str, Effect], ...] = (
+    # Kept for another factory: nobody but the heir.
+    (
+        ("ready", "ready, reserved", "ready, given back", "scheduled, due"),
+        "the heir's claim",
+        Effect("leased", epoch=+1),
+    ),
+    (("leased, expired",), "the heir's claim", Effect("leased", epoch=+1, counted="expiries", run="expired")),
+    (("leased, expired at the cap",), "the heir's claim", Effect("failed", counted="expiries", run="expired")),
+    (("leased, expired, cancel asked",), "the heir's claim", Effect("cancelled", counted="expiries", run="expired")),
     # ready -> leased. A schedule that is due is claimable before anybody wrote that down.
     (("ready", "ready, given back", "scheduled, due"), "claim", Effect("leased", epoch=+1)),
     (("ready",), "the same claim", Effect("leased", epoch=+1)),  # it has never been granted
@@ -137,10 +157,16 @@ ROWS: tuple[tuple[tuple[str, ...], str, Effect], ...] = (
     (("leased, last failure",), "fail", Effect("failed", counted="failures", run="failed")),
     ((*UNDER_THE_CAP, "leased, last failure"), "fail for good", Effect("failed", counted="failures", run="failed")),
     ((*UNDER_THE_CAP, "leased, last failure"), "release", Effect("ready", counted="releases", run="released")),
+    ((*UNDER_THE_CAP, "leased, last failure"), "hand over", Effect("ready", counted="releases", run="released")),
     # The same as an acknowledgement of a cancel.
+    (ASKED_TO_STOP, "hand over", Effect("cancelled", counted="releases", run="cancelled")),
     (ASKED_TO_STOP, "release", Effect("cancelled", counted="releases", run="cancelled")),
     (ASKED_TO_STOP, "fail", Effect("cancelled", counted="failures", run="cancelled")),
     (ASKED_TO_STOP, "fail for good", Effect("cancelled", counted="failures", run="cancelled")),
+    # A start of the holder's factory: its earlier leases end as if they had expired.
+    (STARTED_ANEW_ENDS, "its factory starts anew", Effect("ready", counted="expiries", run="expired")),
+    (("leased, expired at the cap",), "its factory starts anew", Effect("failed", counted="expiries", run="expired")),
+    (ASKED_TO_STOP, "its factory starts anew", Effect("cancelled", counted="expiries", run="expired")),
     # Time.
     (("leased, expired", "leased, expired, held"), "reap", Effect("ready", counted="expiries", run="expired")),
     (("leased, expired at the cap",), "reap", Effect("failed", counted="expiries", run="expired")),

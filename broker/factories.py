@@ -1,0 +1,219 @@
+"""The life of a factory: each start registers; an operator drains, resumes and removes. One conditional write each."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from broker import coordinator, shared_document
+from broker.answers import Answer, Reason, Word
+from broker.controls import FACTORY, REPLACED_MAX, Drain, FactoryRecord, factory_doc_id, parsed
+from broker.documents import Job, Lease
+from broker.matching import canonical
+from broker.messages import DrainFactory, GetFactory, ListFactories, RegisterFactory, RemoveFactory, ResumeFactory
+from broker.repository import find_documents
+from broker.settlement import Change, Context, Settlement
+from datastore import Datastore, Filter, Ok
+
+LEASES_SHOWN_MAX = 500
+CONTROL_STATE = "control"
+"""The `state` of these documents: searches by state are indexed, and no job has this one."""
+_KIND = "factory"
+_EVERY: Filter = {"kind": _KIND, "state": CONTROL_STATE}
+
+
+def register(context: Context, request: RegisterFactory, now_ms: int) -> Settlement:
+    """Note this start of the factory, and end the leases of every earlier one at once.
+
+    The same start again changes what it registered. A start that another has replaced is refused for good.
+    """
+    name, start, body = request.factory_id, request.incarnation, request.body
+    offered = {"capacity": body.capacity, "version": body.version, "offers": list(canonical(body.offers))}
+    refused = False
+
+    def judge(known: FactoryRecord) -> dict[str, Any] | None:
+        nonlocal refused
+        refused = known.has_replaced(start)
+        if refused:
+            return None
+        if known.incarnation == start:
+            return offered
+        drain = known.drain
+        if drain is not None and drain.incarnation not in (None, start):
+            drain = None  # it was for an earlier start only
+        plain = None if drain is None else drain.plain()
+        return {**offered, "incarnation": start, "since_ms": now_ms, "replaced": _with_last(known), "drain": plain}
+
+    record = _change(context, name, judge)
+    if refused:
+        body_of_now = {"factory": name, "incarnation": record.incarnation, "since_ms": record.since_ms}
+        return Settlement(Answer(Word.CONFLICT, Reason.RESTARTED, body_of_now))
+    ended = _end_outlived(context, name, record, now_ms)
+    facts = {**_facts(name, record, now_ms), "ended": [change.after.id for change in ended]}
+    return Settlement(Answer(Word.OK, body=facts), tuple(ended))
+
+
+def drain(context: Context, request: DrainFactory, now_ms: int) -> Settlement:
+    """Give the factory no new work; what it holds it renews and finishes."""
+    body = request.body
+    until_ms = body.until_ms if body.for_ms is None else now_ms + body.for_ms
+    asked = Drain(reason=body.reason, since_ms=now_ms, until_ms=until_ms, incarnation=body.incarnation)
+
+    def judge(known: FactoryRecord) -> dict[str, Any] | None:
+        # A start that stops must not shorten what an operator asked for.
+        stands = None if asked.incarnation is None else known.draining("", now_ms)
+        return {"drain": asked.plain()} if stands is None else None
+
+    record = _change(context, body.factory, judge)
+    return Settlement(Answer(Word.OK, body=_facts(body.factory, record, now_ms)))
+
+
+def resume(context: Context, request: ResumeFactory, now_ms: int) -> Settlement:
+    """End a drain. Harmless where none stands."""
+    name = request.body.factory
+    if _read(context.store, name) is None:
+        return _unknown(name)
+    record = _change(context, name, lambda known: None if known.drain is None else {"drain": None})
+    return Settlement(Answer(Word.OK, body=_facts(name, record, now_ms)))
+
+
+def remove(context: Context, request: RemoveFactory, now_ms: int) -> Settlement:
+    """Forget a factory: it comes back by registering a new start. With leases only where forced, which end then."""
+    name = request.body.factory
+    if _read(context.store, name) is None:
+        return _unknown(name)
+    held = list(_leased(context.store, name))
+    if held and not request.body.force:
+        body = {"factory": name, "leases": [_shown(job, job.lease, now_ms) for job in held if job.lease]}
+        return Settlement(Answer(Word.CONFLICT, Reason.HELD, body))
+
+    def judge(known: FactoryRecord) -> dict[str, Any]:
+        return {**FactoryRecord(since_ms=now_ms).plain(), "replaced": _with_last(known)}
+
+    record = _change(context, name, judge)
+    ended = _end_outlived(context, name, record, now_ms)
+    return Settlement(Answer(Word.OK, body={"factory": name, "ended": [each.after.id for each in ended]}), tuple(ended))
+
+
+def show(context: Context, request: GetFactory, now_ms: int) -> Settlement:
+    """One factory and the leases it holds. Never a token."""
+    name = request.body.factory
+    record = _read(context.store, name)
+    leases = [_shown(job, job.lease, now_ms) for job in _leased(context.store, name) if job.lease][:LEASES_SHOWN_MAX]
+    seen_ms = context.last_seen([name]).get(name)
+    if record is None and not leases and seen_ms is None:
+        return _unknown(name)
+    facts = _facts(name, record or FactoryRecord(), now_ms)
+    return Settlement(Answer(Word.OK, body={**facts, "last_seen_ms": seen_ms, "leases": leases}))
+
+
+def list_all(context: Context, request: ListFactories, now_ms: int) -> Settlement:
+    """One page of the factories that registered or were drained, each with how many leases it holds."""
+    body = request.body
+    page = context.store.find(_EVERY, limit=body.limit, cursor=body.cursor)
+    found = {
+        document.id.removeprefix(FACTORY): parsed(document.id, document.body, FactoryRecord)
+        for document in page.documents
+    }
+    there = {name: record for name, record in found.items() if not _removed(record)}
+    seen_ms = context.last_seen(list(there))
+    held = _held_by_each(context.store) if there else {}
+    rows = [
+        {**_facts(name, record, now_ms), "last_seen_ms": seen_ms.get(name), "leases": held.get(name, 0)}
+        for name, record in there.items()
+    ]
+    return Settlement(Answer(Word.OK, body={"factories": rows, "cursor": page.cursor}))
+
+
+def registered(store: Datastore) -> Iterator[tuple[str, FactoryRecord]]:
+    """Every factory with a document, also one that was removed.
+
+    Raises:
+      Corrupt: a document is no factory's.
+    """
+    for document in find_documents(store, _EVERY):
+        yield document.id.removeprefix(FACTORY), parsed(document.id, document.body, FactoryRecord)
+
+
+def _change(context: Context, name: str, judge: Callable[[FactoryRecord], Mapping[str, Any] | None]) -> FactoryRecord:
+    """The record once what `judge` made of it was written; `judge` saw the version that was changed last."""
+    id = factory_doc_id(name)
+    record = FactoryRecord()
+
+    def seen(body: Mapping[str, Any]) -> dict[str, Any] | None:
+        nonlocal record
+        record = parsed(id, body, FactoryRecord)
+        changes = judge(record)
+        if changes is None:
+            return None
+        record = parsed(id, {**body, **changes}, FactoryRecord)
+        return dict(changes)
+
+    empty = {"kind": _KIND, "state": CONTROL_STATE, **FactoryRecord().plain()}
+    shared_document.change(context.store, context.entropy, id, seen, empty=empty)
+    if context.controls is not None:
+        context.controls.forget(id)
+    return record
+
+
+def _with_last(known: FactoryRecord) -> list[str]:
+    """The starts that are over once the one that is known is over too."""
+    over = [*known.replaced, *([known.incarnation] if known.incarnation is not None else [])]
+    return over[-REPLACED_MAX:]
+
+
+def _end_outlived(context: Context, name: str, record: FactoryRecord, now_ms: int) -> list[Change]:
+    """End what earlier starts hold. Whatever this misses, because a claim was on its way, the sweep ends."""
+    changes: list[Change] = []
+    for job in _leased(context.store, name):
+        if job.lease is not None and record.outlived(job.lease.incarnation, job.lease.granted_ms):
+            changes += coordinator.outlive(context, job, record, now_ms=now_ms).changes
+    return changes
+
+
+def _leased(store: Datastore, name: str) -> Iterator[Job]:
+    filter = {"kind": "job", "state": "leased", "lease.factory_id": name}
+    return (Job.from_document(document) for document in find_documents(store, filter))
+
+
+def _held_by_each(store: Datastore) -> dict[str, int]:
+    held: dict[str, int] = {}
+    for document in find_documents(store, {"kind": "job", "state": "leased"}):
+        lease = Job.from_document(document).lease
+        if lease is not None:
+            held[lease.factory_id] = held.get(lease.factory_id, 0) + 1
+    return held
+
+
+def _read(store: Datastore, name: str) -> FactoryRecord | None:
+    id = factory_doc_id(name)
+    found = store.read(id, id)
+    record = parsed(id, found.document.body, FactoryRecord) if isinstance(found, Ok) else None
+    return None if record is None or _removed(record) else record
+
+
+def _removed(record: FactoryRecord) -> bool:
+    """Its document stays, so that a late start of it is still known."""
+    return record.incarnation is None and record.since_ms is not None and record.drain is None
+
+
+def _unknown(name: str) -> Settlement:
+    return Settlement(Answer(Word.NOT_FOUND, body={"factory": name}))
+
+
+def _facts(name: str, record: FactoryRecord, now_ms: int) -> dict[str, Any]:
+    drain = record.drain if record.draining(record.incarnation or "", now_ms) else None
+    facts = {"factory": name, **record.plain(), "drain": None if drain is None else drain.plain()}
+    del facts["replaced"]
+    return facts
+
+
+def _shown(job: Job, lease: Lease, now_ms: int) -> dict[str, Any]:
+    return {
+        "job_id": job.id,
+        "queue": job.queue,
+        "epoch": lease.epoch,
+        "incarnation": lease.incarnation,
+        "granted_ms": lease.granted_ms,
+        "remaining_ms": lease.expires_ms - now_ms,
+        "renewals": lease.renewals,
+        "cancel": job.cancel is not None,
+    }

@@ -1,0 +1,38 @@
+"""When each factory was last heard of: a display value in Redis, kept in the pipeline of a batch, never decided by."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from redis import Redis
+from redis.client import Pipeline
+from redis.exceptions import RedisError
+
+from broker.messages import Request
+
+SEEN = "broker:seen"
+"""Sorted set: factory by the broker time of its last request."""
+_OF_FACTORIES = frozenset({"claim", "renew", "complete", "fail", "release", "hand_over", "register_factory"})
+SEEN_MAX = 10_000
+"""Whoever was heard of least recently goes first: anybody may send under any name."""
+
+
+def note(pipe: Pipeline, requests: Iterable[Request], now_ms: int) -> None:
+    """Add the command that keeps when the senders were heard of: of claims, of what holders send, of starts."""
+    heard = {request.factory_id: now_ms for request in requests if request.op in _OF_FACTORIES}
+    if heard:
+        pipe.zadd(SEEN, heard)
+
+
+def trim(connection: Redis) -> None:
+    """Forget all but the latest `SEEN_MAX`."""
+    connection.zremrangebyrank(SEEN, 0, -SEEN_MAX - 1)
+
+
+def last_seen(connection: Redis, factories: Sequence[str]) -> Mapping[str, int]:
+    """Broker time at which each was last heard of; without those nobody knows of."""
+    if not factories:
+        return {}
+    try:
+        scores = connection.zmscore(SEEN, list(factories))
+    except RedisError:
+        return {}
+    return {name: int(score) for name, score in zip(factories, scores, strict=True) if score is not None}

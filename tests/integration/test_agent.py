@@ -1,0 +1,194 @@
+"""`broker agent` on a fleet that `broker up` started: what runs, what ends it, and what it leaves behind."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.test_cli import BROKER, Home
+from tests.processes import end, start, wait_for
+
+pytestmark = pytest.mark.redis
+
+SOON_MS = 30_000
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    home = Home(tmp_path_factory.mktemp("fleet"))
+    assert home.json("up", "--detach", "--workers", "1")[0] == 0
+    yield home
+    assert home.json("down")[0] == 0
+
+
+@pytest.fixture
+def agent(home: Home) -> Iterator[Start]:
+    """Starts `broker agent` with these arguments."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def run(*arguments: str) -> "subprocess.Popen[str]":
+        processes.append(start([*BROKER, "agent", "--state-dir", str(home.path / ".broker"), *arguments]))
+        return processes[-1]
+
+    yield run
+    for process in processes:
+        process.terminate()  # in order, so that no claim of it waits on
+        process.send_signal(signal.SIGINT)
+    for process in processes:
+        wait_for(lambda process=process: process.poll() is not None, "it has ended", deadline_ms=SOON_MS)  # type: ignore[misc]  # bound now
+        end(process)
+
+
+def state(home: Home, job: str) -> str:
+    return str(home.json("job", job)[1]["job"]["state"])
+
+
+def ended(process: "subprocess.Popen[str]") -> int | None:
+    wait_for(lambda: process.poll() is not None, "the agent has ended", deadline_ms=SOON_MS)
+    return process.returncode
+
+
+def script(*lines: str) -> list[str]:
+    return [sys.executable, "-c", "\n".join(lines)]
+
+
+def test_an_agent_runs_several_jobs_at_once_and_ends_when_there_is_nothing_to_do(home: Home, tmp_path: Path) -> None:
+    jobs = [home.submit(queue="many", payload=number) for number in range(6)]
+    # Each waits until three are there: none would end if they ran one after the other.
+    together = script(
+        "import os, pathlib, time",
+        f"here = pathlib.Path({str(tmp_path)!r})",
+        "(here / os.environ['BROKER_JOB_ID']).touch()",
+        "for _ in range(2000):",
+        "    if len(list(here.iterdir())) >= 3: break",
+        "    time.sleep(0.01)",
+        "else: raise SystemExit(1)",
+    )
+    status, out, err = home.run(
+        "agent", "--factory", "many-1", "--queue", "many", "--concurrency", "3", "--idle-exit", "0.5", "--json", "--",
+        *together,
+    )  # fmt: skip
+    assert status == 0, err
+    assert sorted(json.loads(line)["job_id"] for line in out.splitlines()) == sorted(jobs)
+    assert {json.loads(line)["ending"] for line in out.splitlines()} == {"completed"}
+
+
+@pytest.mark.parametrize(("command", "status"), [(["true"], 0), (["false"], 1)])
+def test_once_runs_one_job_and_exits_by_what_became_of_it(home: Home, command: list[str], status: int) -> None:
+    queue = f"once-{command[0]}"
+    home.submit(queue=queue)
+    left = home.submit(queue=queue)
+    assert home.run("agent", "--queue", queue, "--once", "--", *command)[0] == status
+    assert state(home, left) == "ready"
+
+
+def test_an_agent_that_found_nothing_says_so(home: Home) -> None:
+    assert home.run("agent", "--queue", "nothing", "--idle-exit", "0", "--", "true")[0] == 3
+
+
+def test_after_max_jobs_an_agent_ends(home: Home) -> None:
+    jobs = [home.submit(queue="max") for _ in range(4)]
+    assert home.run("agent", "--queue", "max", "--concurrency", "2", "--max-jobs", "3", "--", "true")[0] == 0
+    assert sorted(state(home, job) for job in jobs) == ["ready", *["succeeded"] * 3]
+
+
+def test_a_wrong_command_is_told_before_anything_is_claimed(home: Home) -> None:
+    status, _, err = home.run("agent", "--", "no-such-command")
+    assert (status, "no such command" in err) == (1, True)
+
+
+def test_the_first_signal_lets_the_job_finish_and_takes_no_other(home: Home, agent: Start, tmp_path: Path) -> None:
+    first, second = home.submit(queue="drain"), home.submit(queue="drain")
+    go = tmp_path / "go"
+    wait = script(f"import os, time\nwhile not os.path.exists({str(go)!r}): time.sleep(0.01)")
+    process = agent("--factory", "drain-1", "--queue", "drain", "--", *wait)
+    wait_for(lambda: state(home, first) == "leased", "the job runs", deadline_ms=SOON_MS)
+    process.send_signal(signal.SIGTERM)
+    go.touch()
+    assert ended(process) == 0
+    assert (state(home, first), state(home, second)) == ("succeeded", "ready")
+
+
+def test_the_second_signal_stops_the_command_and_releases_its_job(home: Home, agent: Start) -> None:
+    job = home.submit(queue="twice")
+    process = agent("--factory", "twice-1", "--queue", "twice", "--", "sleep", "600")
+    wait_for(lambda: state(home, job) == "leased", "the job runs", deadline_ms=SOON_MS)
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGINT)
+    assert ended(process) == 0
+    [run] = home.lines("runs", job)
+    assert (run["outcome"], state(home, job)) == ("released", "ready")
+
+
+def test_stop_after_is_the_second_signal(home: Home, agent: Start) -> None:
+    job = home.submit(queue="after")
+    process = agent("--factory", "after-1", "--queue", "after", "--stop-after", "0.1", "--", "sleep", "600")
+    wait_for(lambda: state(home, job) == "leased", "the job runs", deadline_ms=SOON_MS)
+    process.send_signal(signal.SIGTERM)
+    assert ended(process) == 0
+    assert state(home, job) == "ready"
+
+
+def test_an_agent_that_waits_stops_at_once_and_leaves_no_claim_behind(home: Home, agent: Start) -> None:
+    process = agent("--factory", "idle-1", "--queue", "idle", "--", "true")
+    wait_for(lambda: home.json("status")[1]["parked"] == 1, "its claim waits", deadline_ms=SOON_MS)
+    process.send_signal(signal.SIGTERM)
+    assert ended(process) == 0
+    assert home.json("status")[1]["parked"] == 0
+    job = home.submit(queue="idle")
+    assert home.claim("idle", factory="another")["job_id"] == job
+
+
+def test_a_cancel_stops_the_command_long_before_the_next_renewal(home: Home, agent: Start) -> None:
+    job = home.submit(queue="cancel")
+    agent("--factory", "cancel-1", "--queue", "cancel", "--ttl", "10m", "--", "sleep", "600")
+    wait_for(lambda: state(home, job) == "leased", "the job runs", deadline_ms=SOON_MS)
+    assert home.json("cancel", job, "--reason", "enough")[0] == 0
+    wait_for(lambda: state(home, job) == "cancelled", "it is cancelled", deadline_ms=SOON_MS)
+    [run] = home.lines("runs", job)
+    assert run["outcome"] == "cancelled"
+    assert run["ended_ms"] - run["started_ms"] < 60_000, "its first renewal is due after 100 s"
+
+
+def test_an_agent_obeys_an_operators_drain_and_works_again_when_it_is_resumed(home: Home, agent: Start) -> None:
+    agent("--factory", "op-1", "--queue", "op", "--", "true")
+    wait_for(lambda: home.json("status")[1]["parked"] == 1, "its claim waits", deadline_ms=SOON_MS)
+    assert home.run("factory", "drain", "op-1", "--note", "disk", "--for", "1h")[0] == 0
+    wait_for(lambda: home.json("status")[1]["parked"] == 0, "its claim was answered", deadline_ms=SOON_MS)
+    job = home.submit(queue="op")
+    [shown] = [each for each in map(json.loads, home.run("factory", "list", "--json")[1].splitlines())
+               if each["factory"] == "op-1"]  # fmt: skip
+    assert (shown["drain"]["reason"], state(home, job)) == ("disk", "ready")
+    assert home.run("factory", "resume", "op-1")[0] == 0
+    wait_for(lambda: state(home, job) == "succeeded", "it works again", deadline_ms=SOON_MS)
+
+
+def test_a_second_start_of_a_factory_ends_what_the_first_one_held_and_the_first_one_too(
+    home: Home, agent: Start
+) -> None:
+    job = home.submit(queue="start")
+    first = agent("--factory", "start-1", "--queue", "start", "--ttl", "10m", "--", "sleep", "600")
+    wait_for(lambda: state(home, job) == "leased", "the job runs", deadline_ms=SOON_MS)
+    assert home.run("agent", "--factory", "start-1", "--queue", "start", "--once", "--", "true")[0] == 0
+    outcomes: list[Any] = [(run["epoch"], run["outcome"]) for run in home.lines("runs", job)]
+    assert outcomes == [(1, "expired"), (2, "succeeded")]
+    assert ended(first) == 1, "its start is over: it gets no more work"
+
+
+def test_a_lease_is_handed_over_by_command_to_an_agent_that_waits(home: Home, agent: Start) -> None:
+    job = home.submit(queue="hand")
+    grant = home.claim("hand", factory="giver")
+    agent("--factory", "heir", "--queue", "hand", "--", "true")
+    wait_for(lambda: home.json("status")[1]["parked"] == 1, "the heir waits", deadline_ms=SOON_MS)
+    held = [job, "--epoch", "1", "--token", grant["token"], "--factory", "giver"]
+    assert home.json("hand-over", *held, "--to", "heir")[0] == 0
+    wait_for(lambda: state(home, job) == "succeeded", "the heir has done it", deadline_ms=SOON_MS)
+    assert [(run["factory_id"], run["outcome"]) for run in home.lines("runs", job)] == [
+        ("giver", "released"), ("heir", "succeeded"),
+    ]  # fmt: skip

@@ -1,0 +1,330 @@
+"""Factories: starts that replace one another, drains, offers that were registered, leases handed over."""
+
+from typing import Any
+
+import pytest
+
+from broker import claim_next
+from datastore import Expected, Ok
+from datastore.interface import Patch
+from tests.caller import Caller
+from tests.in_process import InProcess
+
+DAY_MS = 86_400_000
+
+
+def start(broker: InProcess, incarnation: str, factory: str = "mac-1") -> Caller:
+    """A caller of one start of a factory, which has not registered yet."""
+    return Caller(broker.redis, factory, instance=f"{factory}-{incarnation}", incarnation=incarnation)
+
+
+def ask(broker: InProcess, caller: Caller, op: str, **body: Any) -> Any:
+    """Send, serve, and read the reply."""
+    request = caller.make(op, **body)
+    caller.send(request)
+    broker.serve()
+    return caller.replies(request, deadline_ms=1_000)[0]
+
+
+def hold(broker: InProcess, caller: Caller, **body: Any) -> dict[str, Any]:
+    """Claim; what the holder proves itself with."""
+    reply = ask(broker, caller, "claim", **body)
+    assert reply["answer"] == "granted", reply
+    return {name: reply["body"][name] for name in ("job_id", "epoch", "token")}
+
+
+def told(reply: Any) -> tuple[str, str | None]:
+    return reply["answer"], reply["reason"]
+
+
+# Starts.
+
+
+def test_a_new_start_ends_the_leases_of_the_one_before_at_once(broker: InProcess) -> None:
+    broker.submit("a", "b")
+    old, new = start(broker, "s1"), start(broker, "s2")
+    ask(broker, old, "register_factory")
+    lease = hold(broker, old, job_id="a")
+    elsewhere = hold(broker, start(broker, "s1", "mac-2"), job_id="b")
+    reply = ask(broker, new, "register_factory")
+    assert (told(reply), reply["body"]["ended"]) == (("ok", None), ["a"])
+    job = broker.ask(broker.caller.make("get_job", job_id="a"))[0]["body"]["job"]
+    assert (job["state"], job["epoch"], job["counters"]["expiries"]) == ("ready", 1, 1)
+    [run] = broker.ask(broker.caller.make("list_runs", job_id="a"))[0]["body"]["runs"]
+    assert (run["outcome"], run["ended_ms"]) == ("expired", broker.clock.now_ms())
+    for op in ("renew", "complete", "release"):
+        assert told(ask(broker, old, op, **lease)) == ("lease_lost", "reclaimed")
+    assert hold(broker, new)["epoch"] == 2
+    assert ask(broker, start(broker, "s1", "mac-2"), "renew", **elsewhere)["answer"] == "renewed"
+
+
+def test_the_same_start_may_register_again_and_keeps_its_leases(broker: InProcess) -> None:
+    broker.submit("a")
+    caller = start(broker, "s1")
+    ask(broker, caller, "register_factory", capacity=1)
+    lease = hold(broker, caller)
+    broker.clock.advance(1_000)
+    reply = ask(broker, caller, "register_factory", capacity=3, version="2")
+    assert (reply["body"]["capacity"], reply["body"]["version"], reply["body"]["ended"]) == (3, "2", [])
+    assert ask(broker, caller, "renew", **lease)["answer"] == "renewed"
+
+
+def test_a_lease_of_a_start_that_never_registered_ends_with_the_next_start_too(broker: InProcess) -> None:
+    broker.submit("a")
+    hold(broker, start(broker, "unregistered"))
+    assert ask(broker, start(broker, "s1"), "register_factory")["body"]["ended"] == ["a"]
+
+
+def test_a_start_that_was_replaced_gets_no_work_and_can_not_register_again(broker: InProcess) -> None:
+    broker.submit("a")
+    old, new = start(broker, "s1"), start(broker, "s2")
+    for caller in (old, new):
+        ask(broker, caller, "register_factory")
+    for body in ({}, {"job_id": "a"}):
+        reply = ask(broker, old, "claim", **body)
+        assert (told(reply), reply["retry"]) == (("not_claimable", "restarted"), "final")
+    assert told(ask(broker, old, "register_factory")) == ("conflict", "restarted")
+    assert hold(broker, new)["job_id"] == "a", "the refused claim took it out of the index"
+
+
+def _fence(grant: Any) -> dict[str, Any]:
+    return {name: grant["body"][name] for name in ("job_id", "epoch", "token")}
+
+
+def test_the_sweep_ends_what_a_crash_in_the_middle_of_a_registration_left(broker: InProcess) -> None:
+    broker.submit("a")
+    old = start(broker, "s1")
+    ask(broker, old, "register_factory")
+    lease = hold(broker, old)
+    # The worker wrote the new start, and died before it ended what the old one holds.
+    found = broker.store.read("factory:mac-1", "factory:mac-1")
+    assert isinstance(found, Ok)
+    changed: Patch = {"incarnation": "s2", "since_ms": broker.clock.now_ms(), "replaced": ["s1"]}
+    broker.store.update_if_match("factory:mac-1", "factory:mac-1", Expected(etag=found.document.etag), changed)
+    assert broker.sweep().reaped == 1
+    assert told(ask(broker, old, "complete", **lease)) == ("lease_lost", "reclaimed")
+    assert broker.sweep().reaped == 0
+
+
+# Drains.
+
+
+def test_a_drained_factory_gets_no_new_work_and_is_told_why_and_until_when(broker: InProcess) -> None:
+    broker.submit(*(f"job-{number}" for number in range(32)))
+    caller = start(broker, "s1")
+    until_ms = broker.clock.now_ms() + DAY_MS
+    broker.ask(broker.caller.make("drain_factory", factory="mac-1", reason="disk", until_ms=until_ms))
+    claims = [caller.make("claim") for _ in range(32)] + [caller.make("claim", job_id="job-3", wait_ms=0)]
+    caller.send(*claims)
+    broker.serve()
+    for reply in caller.replies(*claims):
+        assert (reply["answer"], reply["retry"], reply["retry_after_ms"] > 0) == ("draining", "later", True)
+        assert (reply["body"]["why"], reply["body"]["until_ms"]) == ("disk", until_ms)
+    other = start(broker, "s1", "mac-2")
+    assert len({hold(broker, other)["job_id"] for _ in range(32)}) == 32, "a job left the index with a refused claim"
+
+
+def test_a_drained_factory_keeps_what_it_holds_and_hears_of_the_drain(broker: InProcess) -> None:
+    broker.submit("a")
+    caller = start(broker, "s1")
+    lease = hold(broker, caller)
+    assert ask(broker, caller, "renew", **lease)["body"]["directives"] == []
+    broker.ask(broker.caller.make("drain_factory", factory="mac-1"))
+    assert ask(broker, caller, "renew", **lease)["body"]["directives"] == ["drain"]
+    broker.ask(broker.caller.make("cancel", job_id="a"))
+    assert ask(broker, caller, "renew", **lease)["body"]["directives"] == ["cancel", "drain"]
+    assert ask(broker, caller, "release", **lease)["answer"] == "ok"
+
+
+def test_a_claim_granted_before_the_drain_is_replayed_during_it(broker: InProcess) -> None:
+    broker.submit("a")
+    caller = start(broker, "s1")
+    caller.send(claim := caller.make("claim"))
+    broker.serve()
+    first = caller.replies(claim)[0]
+    broker.ask(broker.caller.make("drain_factory", factory="mac-1"))
+    caller.send(claim.model_copy(update={"attempt": 2}))
+    broker.serve()
+    again = caller.replies(claim)[0]
+    assert (again["answer"], _fence(again)) == ("replayed", _fence(first))
+
+
+def test_a_waiting_claim_is_told_of_the_drain_at_once_and_hides_no_job_from_others(broker: InProcess) -> None:
+    drained, other = start(broker, "s1"), start(broker, "s1", "mac-2")
+    first, second = drained.make("claim", wait_ms=60_000), other.make("claim", wait_ms=60_000)
+    drained.send(first)
+    broker.serve()
+    other.send(second)
+    broker.serve()
+    broker.ask(broker.caller.make("drain_factory", factory="mac-1"))
+    assert drained.replies(first, deadline_ms=1_000)[0]["answer"] == "draining"
+    broker.submit("a")
+    assert other.replies(second, deadline_ms=1_000)[0]["answer"] == "granted"
+    assert not broker.redis.exists(claim_next.WAITING)
+
+
+@pytest.mark.parametrize("ended_by", ["resume", "time"])
+def test_a_drain_ends_when_it_is_resumed_or_by_itself(broker: InProcess, ended_by: str) -> None:
+    broker.submit("a")
+    caller = start(broker, "s1")
+    broker.ask(broker.caller.make("drain_factory", factory="mac-1", for_ms=10_000))
+    broker.clock.advance(9_999)
+    assert ask(broker, caller, "claim")["answer"] == "draining"
+    if ended_by == "resume":
+        broker.ask(broker.caller.make("resume_factory", factory="mac-1"))
+    else:
+        broker.clock.advance(1)
+    assert hold(broker, caller)["job_id"] == "a"
+
+
+def test_a_start_that_stops_drains_itself_alone_and_never_shortens_an_operators_drain(broker: InProcess) -> None:
+    broker.submit("a")
+    old, new = start(broker, "s1"), start(broker, "s2")
+    ask(broker, old, "register_factory")
+    ask(broker, old, "drain_factory", factory="mac-1", incarnation="s1", reason="stopped")
+    assert ask(broker, old, "claim")["answer"] == "draining"
+    assert ask(broker, new, "register_factory")["body"]["drain"] is None
+    broker.ask(broker.caller.make("drain_factory", factory="mac-1", reason="operator"))
+    reply = ask(broker, new, "drain_factory", factory="mac-1", incarnation="s2", reason="stopped")
+    assert reply["body"]["drain"]["reason"] == "operator"
+    newest = start(broker, "s3")
+    assert ask(broker, newest, "register_factory")["body"]["drain"]["reason"] == "operator"
+    assert ask(broker, newest, "claim")["answer"] == "draining"
+
+
+# What is registered and shown.
+
+
+def test_a_claim_that_names_no_offers_makes_those_its_factory_registered(broker: InProcess) -> None:
+    broker.submit("gpu", requires=["gpu"])
+    broker.submit("linux", requires=["os=linux"])
+    caller = start(broker, "s1")
+    ask(broker, caller, "register_factory", offers=["gpu", "mem_gb=64"])
+    assert ask(broker, caller, "claim", offers=["os=mac"])["answer"] == "none_available"
+    assert hold(broker, caller)["job_id"] == "gpu"
+    assert told(ask(broker, caller, "claim", job_id="linux")) == ("not_claimable", "requirements")
+
+
+def test_a_waiting_claim_waits_with_the_offers_that_were_registered(broker: InProcess) -> None:
+    caller = start(broker, "s1")
+    ask(broker, caller, "register_factory", offers=["gpu"])
+    caller.send(claim := caller.make("claim", wait_ms=60_000))
+    broker.serve()
+    broker.submit("a", requires=["gpu"])
+    assert caller.replies(claim, deadline_ms=1_000)[0]["answer"] == "granted"
+
+
+def test_factories_are_shown_with_their_leases_and_when_they_were_last_heard_of_but_no_token(broker: InProcess) -> None:
+    broker.submit("a")
+    caller = start(broker, "s1")
+    ask(broker, caller, "register_factory", offers=["gpu"], capacity=4, version="1.2")
+    broker.clock.advance(5_000)
+    lease = hold(broker, caller)
+    heard_ms = broker.clock.now_ms()
+    broker.clock.advance(7_000)
+    [row] = broker.ask(broker.caller.make("list_factories"))[0]["body"]["factories"]
+    assert (row["factory"], row["leases"], row["last_seen_ms"]) == ("mac-1", 1, heard_ms)
+    shown = broker.ask(broker.caller.make("get_factory", factory="mac-1"))[0]["body"]
+    assert (shown["capacity"], shown["version"], shown["offers"]) == (4, "1.2", ["gpu"])
+    assert [(each["job_id"], each["epoch"], each["remaining_ms"]) for each in shown["leases"]] == [("a", 1, 53_000)]
+    assert lease["token"] not in str(shown)
+    broker.redis.flushall()
+    shown = broker.ask(broker.caller.make("get_factory", factory="mac-1"))[0]["body"]
+    assert (shown["last_seen_ms"], shown["capacity"]) == (None, 4), "Redis only knows when"
+
+
+def test_a_factory_with_leases_is_removed_by_force_only_and_its_starts_get_no_more_work(broker: InProcess) -> None:
+    broker.submit("a", "b")
+    caller = start(broker, "s1")
+    ask(broker, caller, "register_factory")
+    lease = hold(broker, caller)
+    refused = broker.ask(broker.caller.make("remove_factory", factory="mac-1"))[0]
+    assert (told(refused), [each["job_id"] for each in refused["body"]["leases"]]) == (("conflict", "held"), ["a"])
+    assert ask(broker, caller, "renew", **lease)["answer"] == "renewed"
+    done = broker.ask(broker.caller.make("remove_factory", factory="mac-1", force=True))[0]
+    assert (told(done), done["body"]["ended"]) == (("ok", None), ["a"])
+    assert broker.ask(broker.caller.make("list_factories"))[0]["body"]["factories"] == []
+    assert broker.ask(broker.caller.make("resume_factory", factory="mac-1"))[0]["answer"] == "not_found"
+    assert told(ask(broker, caller, "claim")) == ("not_claimable", "restarted")
+    again = start(broker, "s2")
+    ask(broker, again, "register_factory")
+    assert hold(broker, again)["epoch"] >= 1
+
+
+# Leases handed over.
+
+
+def test_a_lease_is_handed_to_one_factory_at_the_next_epoch_with_a_token_of_its_own(broker: InProcess) -> None:
+    broker.submit("a", "z")
+    giver, heir, other = (start(broker, "s1", name) for name in ("mac-1", "mac-2", "mac-3"))
+    lease = hold(broker, giver, job_id="a")
+    assert ask(broker, giver, "hand_over", **lease, to="mac-2", reason="moving")["answer"] == "ok"
+    reply = ask(broker, other, "claim", job_id="a")
+    assert told(reply) == ("not_claimable", "reserved")
+    assert reply["body"]["obstacles"][0]["factory"] == "mac-2"
+    assert hold(broker, other)["job_id"] == "z", "the one that is kept was in the way of another"
+    mine = hold(broker, heir)
+    assert (mine["job_id"], mine["epoch"], mine["token"] == lease["token"]) == ("a", 2, False)
+    first, second = broker.ask(broker.caller.make("list_runs", job_id="a"))[0]["body"]["runs"]
+    assert (first["outcome"], first["handed_to"], first["error"]) == ("released", "mac-2", "moving")
+    assert second["factory_id"] == "mac-2"
+    assert told(ask(broker, giver, "complete", **lease)) == ("lease_lost", "superseded")
+
+
+def test_the_heirs_waiting_claim_is_woken_and_nobody_elses(broker: InProcess) -> None:
+    giver, heir, other = (start(broker, "s1", name) for name in ("mac-1", "mac-2", "mac-3"))
+    broker.submit("a")
+    lease = hold(broker, giver)
+    waiting = {caller: caller.make("claim", wait_ms=60_000) for caller in (other, heir)}
+    for caller, claim in waiting.items():
+        caller.send(claim)
+        broker.serve()
+    ask(broker, giver, "hand_over", **lease, to="mac-2")
+    assert heir.replies(waiting[heir], deadline_ms=1_000)[0]["body"]["job_id"] == "a"
+    assert not other.has_reply(waiting[other])
+
+
+def test_what_nobody_came_for_is_anybodys_after_a_while(broker: InProcess) -> None:
+    giver, other = start(broker, "s1"), start(broker, "s1", "mac-3")
+    broker.submit("a")
+    ask(broker, giver, "hand_over", **hold(broker, giver), to="mac-2")
+    assert ask(broker, other, "claim")["answer"] == "none_available"
+    broker.clock.advance(60_000)
+    broker.sweep()
+    assert hold(broker, other)["epoch"] == 2
+
+
+def test_a_lease_is_not_handed_to_a_factory_that_drains_and_stands(broker: InProcess) -> None:
+    broker.submit("a")
+    caller = start(broker, "s1")
+    lease = hold(broker, caller)
+    broker.ask(broker.caller.make("drain_factory", factory="mac-2", reason="disk"))
+    reply = ask(broker, caller, "hand_over", **lease, to="mac-2")
+    assert (told(reply), reply["body"]["why"]) == (("not_claimable", "draining"), "disk")
+    assert ask(broker, caller, "renew", **lease)["answer"] == "renewed"
+
+
+# Notices.
+
+
+def test_a_holder_is_told_at_once_to_renew_where_its_job_is_cancelled_or_taken(broker: InProcess) -> None:
+    broker.submit("a", "b")
+    caller = start(broker, "s1")
+    first, second = hold(broker, caller, job_id="a"), hold(broker, caller, job_id="b")
+    broker.ask(broker.caller.make("cancel", job_id="a"), broker.caller.make("revoke", job_id="b"))
+    caller.collect()
+    assert [(each["notice"], each["job_id"], each["epoch"]) for each in caller.notices] == [
+        ("renew", "a", 1), ("renew", "b", 1),
+    ]  # fmt: skip
+    assert not any(lease["token"] in str(caller.notices) for lease in (first, second))
+    assert ask(broker, caller, "renew", **first)["body"]["directives"] == ["cancel"]
+    assert told(ask(broker, caller, "renew", **second)) == ("lease_lost", "revoked")
+
+
+def test_no_notice_follows_what_a_holder_does_itself(broker: InProcess) -> None:
+    broker.submit("a", "b", "c")
+    caller = start(broker, "s1")
+    for op in ("complete", "fail", "release"):
+        ask(broker, caller, op, **hold(broker, caller))
+    caller.collect()
+    assert caller.notices == []
