@@ -69,7 +69,8 @@ def _in_the_way(context: Context, job: Job, asking: Asking, now_ms: int) -> list
     parents = _parents(context, job, now_ms) if state is State.BLOCKED else ()
     controls = context.controls or Controls(context.store)
     queue = controls.queue(job.queue)
-    situation = Situation(job, state, asking.offers, now_ms, queue, asking.record, parents)
+    claimant = asking.factory_id or ""
+    situation = Situation(job, state, asking.offers, now_ms, queue, asking.record, parents, claimant)
     standing = [*leased, *obstacles(situation)]
     if not state.terminal and not leased:
         standing += occupancy.standing(context, controls, job, factory_id=asking.factory_id, now_ms=now_ms)
@@ -145,11 +146,11 @@ def _nobody_offers(job: Job, askers: Sequence[Asker]) -> Obstacle:
 
 
 def _asking(context: Context, factory_id: str, offers: tuple[str, ...] | None) -> Asking:
-    """A factory with what it offers: as told, else as its last claims said."""
+    """A factory with what it offers: as told, else as its last claims said, else as it registered."""
     record = (context.controls or Controls(context.store)).factory(factory_id)
     if offers is None:
         asked = context.demand.askers(factory_id=factory_id) if context.demand is not None else []
-        offers = max(asked, key=lambda asker: asker.asked_ms).offers if asked else ()
+        offers = max(asked, key=lambda asker: asker.asked_ms).offers if asked else record.offers
     return Asking(factory_id, offers, record)
 
 

@@ -148,8 +148,10 @@ class Agent:
         if self._end or full or enough or self._asked_ms is not None or now_ms < self._pause_until_ms:
             return
         wait_ms = WAIT_MS_MAX
-        if limits.idle_exit_ms is not None and not self.unfinished:
-            wait_ms = max(0, min(wait_ms, self._idle_since_ms + limits.idle_exit_ms - now_ms))
+        if limits.idle_exit_ms is not None:
+            # While jobs run too: the last may end meanwhile, and then the claim must not outlast the patience.
+            left_ms = limits.idle_exit_ms if self.unfinished else self._idle_since_ms + limits.idle_exit_ms - now_ms
+            wait_ms = max(0, min(wait_ms, left_ms))
         self._asked_ms, self._wait_ms, self._has_asked = now_ms, wait_ms, True
         self._claiming.begin(wait_ms)
 

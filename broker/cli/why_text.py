@@ -74,6 +74,12 @@ def _paused(it: Obstacle, _job_id: str, _now_ms: int) -> Words:
     return text, f"resume it: broker queue resume {it['queue']}"
 
 
+def _reserved(it: Obstacle, _job_id: str, now_ms: int) -> Words:
+    text = f"kept for factory {it['factory']}, to which {it['by']} handed it over; "
+    text += f"anybody's {_until(it, now_ms, 'until_ms')}"
+    return text, f"see whether that factory works: broker factory show {it['factory']}"
+
+
 def _requirements(it: Obstacle, _job_id: str, _now_ms: int) -> Words:
     missing = ", ".join(it["missing"])
     if not it.get("starving"):
@@ -117,6 +123,7 @@ _WORDS: Mapping[str, Callable[[Obstacle, str, int], Words]] = {
     "blocked": _blocked,
     "scheduled": _scheduled,
     "paused": _paused,
+    "reserved": _reserved,
     "requirements": _requirements,
     "lock_busy": _lock_busy,
     "quota": _quota,

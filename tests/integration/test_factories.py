@@ -304,6 +304,22 @@ def test_a_lease_is_not_handed_to_a_factory_that_drains_and_stands(broker: InPro
     assert ask(broker, caller, "renew", **lease)["answer"] == "renewed"
 
 
+def test_explain_knows_what_is_kept_for_whom_and_what_was_registered(broker: InProcess) -> None:
+    broker.submit("a", requires=["gpu"])
+    giver, heir = start(broker, "s1"), start(broker, "s1", "mac-2")
+    for caller in (giver, heir):
+        ask(broker, caller, "register_factory", offers=["gpu"])
+
+    def reasons(**body: Any) -> list[str]:
+        return list(broker.ask(broker.caller.make("explain", **body))[0]["body"]["reasons"])
+
+    assert reasons(job_id="a", factory="mac-2") == []
+    ask(broker, giver, "hand_over", **hold(broker, giver), to="mac-2")
+    assert reasons(job_id="a", factory="mac-1") == ["reserved"]
+    assert reasons(job_id="a", factory="mac-2") == []
+    assert hold(broker, heir)["epoch"] == 2
+
+
 # Notices.
 
 
