@@ -126,6 +126,13 @@ class Call:
             raise self._failure()
         return self.reply
 
+    def is_of_an_earlier_copy(self, reply: Reply, *, now_ms: int) -> bool:
+        """Whether a reply answers a copy that an earlier call left in the queue, and not this one.
+
+        That copy found its own deadline over; this call's is not, so its answer is still to come.
+        """
+        return self._first_attempt > 1 and now_ms < self.until_ms and self._may_have_been_done(reply)
+
     def refused(self, why: str) -> ClientError:
         """The failure to raise where Redis takes no request."""
         if not self._sent:

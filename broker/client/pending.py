@@ -78,6 +78,9 @@ class Pending(Generic[W]):
             waiting = self._waiting.pop(reply.request_id, [])
             if not waiting:
                 return self._surplus(reply)
+            if any(each.call.is_of_an_earlier_copy(reply, now_ms=self._now_ms()) for each in waiting):
+                self._waiting[reply.request_id] = waiting
+                return ()
             if waiting[0].call.is_claim:
                 self._keep(reply.request_id, frozenset(map(_lease_of, reply.grants)))
         sent_ms = min(each.call.first_sent_ms for each in waiting)

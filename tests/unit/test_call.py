@@ -212,3 +212,28 @@ def test_several_callers_of_one_request_id_all_get_its_answer() -> None:
         pending.expect(call(request_id="shared"), future)
     deliver(pending, granted("job"), "shared")
     assert [future.result is not None for future in futures] == [True, True]
+
+
+def test_a_repeated_call_does_not_take_the_expiry_of_an_earlier_copy_for_its_own_answer() -> None:
+    """The copy waited in the queue past its deadline, and is answered just before the repeated one."""
+    clock = [1_000]
+    pending: Pending[Future] = Pending(BrokerTime(), lambda: clock[0])
+    repeated, future = call(request_id="r"), Future()
+    pending.expect(repeated, future)
+    deliver(pending, Answer(Word.REQUEST_EXPIRED), "r")
+    assert not future.done()
+    deliver(pending, granted("job"), "r")
+    assert future.result is not None
+    assert future.result.answer is Word.GRANTED
+
+
+@pytest.mark.parametrize(
+    ("answer", "now_ms"),
+    [(Answer(Word.REQUEST_EXPIRED, Reason.LEASE_OVER), 1_000), (Answer(Word.REQUEST_EXPIRED), 60_000)],
+)
+def test_a_repeated_call_takes_an_expiry_that_is_its_own(answer: Answer, now_ms: int) -> None:
+    pending: Pending[Future] = Pending(BrokerTime(), lambda: now_ms)
+    repeated, future = call(request_id="r"), Future()
+    pending.expect(repeated, future)
+    deliver(pending, answer, "r")
+    assert future.result is not None
