@@ -24,7 +24,7 @@ from broker import (
     seen,
     telling,
 )
-from broker.answers import Answer, Word, wire
+from broker.answers import Answer, Reason, Word, wire
 from broker.claim_next import Asking, Candidate, InHand, NothingFits, Proposal, Remembered
 from broker.clock import Clock
 from broker.controls import Controls
@@ -262,8 +262,8 @@ def _proposals(
         if request.deadline_ms is not None and now_ms > request.deadline_ms:
             continue
         count = wanted(request, earlier)
-        if taken.resend and earlier is None and (jobs := _leased(context, request, at_most=count)):
-            proposals[position] = Remembered(jobs)
+        if taken.resend and earlier is None and (known := _known(context, request, at_most=count)) is not None:
+            proposals[position] = known
         elif (refused := _refusal(context, request, now_ms)) is not None:
             proposals[position] = refused
         elif (sender := (request.factory_id, request.instance, request.request_id)) in senders:
@@ -276,8 +276,14 @@ def _proposals(
     return proposals | dict(zip(asking, found, strict=True))
 
 
-def _leased(context: Context, request: Request, *, at_most: int) -> tuple[str, ...]:
-    return tuple(job.id for job in repository.leased_by_request(context.store, request.request_id, at_most=at_most))
+def _known(context: Context, request: Request, *, at_most: int) -> Proposal | Settlement | None:
+    """What an earlier copy of a claim-next was granted, if anything. Where the store can't say, that is unknown."""
+    try:
+        leased = repository.leased_by_request(context.store, request.request_id, at_most=at_most)
+        jobs = tuple(job.id for job in leased)
+    except DatastoreError:
+        return Settlement(Answer(Word.OUTCOME_UNKNOWN, Reason.STORE))
+    return Remembered(jobs) if jobs else None
 
 
 def _one_round(

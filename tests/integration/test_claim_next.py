@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 
 from broker.messages import Request
+from datastore import Filter, Page, Unavailable
 from tests.in_process import SKEW_MS, TTL_MS, InProcess
+from tests.twins.forwarding import Forwarding
 
 
 def test_the_highest_priority_comes_first_then_the_oldest(broker: InProcess) -> None:
@@ -33,6 +35,21 @@ def test_a_batch_of_claim_nexts_gets_different_jobs(broker: InProcess) -> None:
     granted = [reply["body"]["job_id"] for reply in replies if reply["answer"] == "granted"]
     assert len(set(granted)) == len(granted) == 50
     assert [reply["answer"] for reply in replies].count("none_available") == 14
+
+
+class Unsearchable(Forwarding):
+    """A store whose searches fail."""
+
+    def find(self, filter: Filter, limit: int = 100, cursor: str | None = None) -> Page:
+        raise Unavailable(f"scripted: the search for {limit} of {filter} after {cursor} failed")
+
+
+def test_a_resend_whose_lease_cannot_be_looked_for_is_told_that_its_outcome_is_unknown(broker: InProcess) -> None:
+    broker.submit("job")
+    failing = InProcess(Unsearchable(broker.store), broker.redis)
+    again = failing.caller.make("claim", attempt=2)
+    assert failing.ask(again)[0]["answer"] == "outcome_unknown"
+    assert broker.ask(again)[0]["answer"] == "granted"
 
 
 def test_stale_hints_are_used_up_on_the_way_to_a_job_that_is_there(broker: InProcess) -> None:
