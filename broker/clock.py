@@ -1,12 +1,22 @@
 """The one place that asks for time, so that everything else takes it as an argument."""
 
 import time
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, TypeAlias
 
 from redis import Redis
 
 # Linux's monotonic clock stands still while a machine is suspended, and a holder would trust its lease too long.
 _STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+Steady: TypeAlias = Callable[[], int]
+"""A host's monotonic clock: `monotonic_ms`, or in a simulation one that drifts and stands still when told."""
+
+
+def monotonic_ms() -> int:
+    """This host's monotonic clock, milliseconds from an arbitrary start. Holders count their deadline on it (I9)."""
+    return time.clock_gettime_ns(_STEADY) // 1_000_000
 
 
 class Clock(Protocol):
@@ -35,12 +45,13 @@ class AnchoredClock:
     A process that was stopped between taking a request and settling it must not judge by the old time (I7).
     """
 
-    def __init__(self, now_ms: int) -> None:
-        self._ahead_ms = now_ms - monotonic_ms()
+    def __init__(self, now_ms: int, steady_ms: Steady = monotonic_ms) -> None:
+        self._steady_ms = steady_ms
+        self._ahead_ms = now_ms - steady_ms()
 
     def now_ms(self) -> int:
         """Unix milliseconds of broker time."""
-        return self._ahead_ms + monotonic_ms()
+        return self._ahead_ms + self._steady_ms()
 
 
 class ManualClock:
@@ -62,11 +73,6 @@ class ManualClock:
 def host_now_ms() -> int:
     """This host's wall clock, Unix milliseconds. For display and for a client's first guess; no lease depends on it."""
     return time.time_ns() // 1_000_000
-
-
-def monotonic_ms() -> int:
-    """This host's monotonic clock, milliseconds from an arbitrary start. Holders count their deadline on it (I9)."""
-    return time.clock_gettime_ns(_STEADY) // 1_000_000
 
 
 def sleep_ms(ms: float) -> None:

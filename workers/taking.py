@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 import pydantic_core
 from redis import Redis
 
-from broker.clock import AnchoredClock, Clock
+from broker.clock import AnchoredClock, Clock, Steady, monotonic_ms
 from broker.messages import ENVELOPE_BYTES_MAX, Request
 from broker.parsing import Malformed, parse, without_tokens
 from broker.queues import QUEUES, SETTLE, intake_key, rq_queue_key
@@ -189,27 +189,37 @@ def sources(queues: Iterable[str] = QUEUES) -> list[tuple[Wire, str]]:
     return lists
 
 
-def take(connection: Redis, worker: str, queues: Sequence[str], *, at_most: int, woken: Sequence[Entry] = ()) -> Hand:
+def take(
+    connection: Redis,
+    worker: str,
+    queues: Sequence[str],
+    *,
+    at_most: int,
+    woken: Sequence[Entry] = (),
+    steady_ms: Steady = monotonic_ms,
+) -> Hand:
     """Bring up to `at_most` requests, the `woken` ones (in flight already) included. Also the worker's heartbeat."""
     keys = [WORKERS, inflight_key(worker, "rq"), inflight_key(worker, "intake"), *(key for _, key in sources(queues))]
     rq_ids = [entry.key for entry in woken if entry.wire == "rq"]
     carried = [entry for entry in woken if entry.wire == "intake"]
     now_ms, taken = _TAKE.run(connection, keys, [worker, max(0, at_most - len(carried)), *rq_ids])
-    return Hand((*carried, *_entries(taken, insist=False)), AnchoredClock(int(now_ms)))
+    return Hand((*carried, *_entries(taken, insist=False)), AnchoredClock(int(now_ms), steady_ms))
 
 
-def take_over(connection: Redis, worker: str, *, dead_after_ms: int, at_most: int) -> Hand:
+def take_over(
+    connection: Redis, worker: str, *, dead_after_ms: int, at_most: int, steady_ms: Steady = monotonic_ms
+) -> Hand:
     """Bring what workers unheard of for `dead_after_ms` left behind, into this worker's hands."""
     keys = [WORKERS, inflight_key(worker, "rq"), inflight_key(worker, "intake")]
     now_ms, taken = _TAKE_OVER.run(connection, keys, [worker, dead_after_ms, FORGET_MS, at_most])
-    return Hand(tuple(_entries(taken, insist=True)), AnchoredClock(int(now_ms)))
+    return Hand(tuple(_entries(taken, insist=True)), AnchoredClock(int(now_ms), steady_ms))
 
 
-def own_leftovers(connection: Redis, worker: str) -> Hand:
+def own_leftovers(connection: Redis, worker: str, *, steady_ms: Steady = monotonic_ms) -> Hand:
     """What this worker had in hand when Redis went away under it."""
     keys = [inflight_key(worker, "rq"), inflight_key(worker, "intake")]
     now_ms, taken = _OWN.run(connection, keys, [])
-    return Hand(tuple(_entries(taken, insist=True)), AnchoredClock(int(now_ms)))
+    return Hand(tuple(_entries(taken, insist=True)), AnchoredClock(int(now_ms), steady_ms))
 
 
 def leave(connection: Redis, worker: str) -> None:
