@@ -17,19 +17,15 @@ from rq.serializers import JSONSerializer
 from rq.worker import SimpleWorker
 from tenacity import Retrying, retry_if_exception_type, wait_random_exponential
 
-from broker import claim_next, presence
-from broker.batch import Taken, on_time, settle_batch
 from broker.clock import monotonic_ms, sleep_ms
-from broker.parsing import Malformed
 from broker.queues import QUEUES
 from broker.settings import load
 from workers import taking
-from workers.finishing import Refused, finish
 from workers.heartbeat import Heartbeat
 from workers.logs import configure_logging
 from workers.runtime import Runtime, open_runtime, worker_name
+from workers.shift import Shift
 from workers.sweep import Sweep
-from workers.taking import Entry, Hand, NotOurs
 from workers.waiters import Waiters
 
 log = structlog.get_logger(__name__)
@@ -93,7 +89,7 @@ class ServeLoop:
         self._name = name
         self._queues = list(queues)
         self._stopping = False
-        self._settled = 0
+        self._shift = Shift(runtime.context, runtime.connection, name, self._queues, runtime.settings)
         self._next_tick_ms = 0
         self._heartbeat = Heartbeat(runtime, name)
         self._sweep = None
@@ -119,43 +115,26 @@ class ServeLoop:
         with self._heartbeat, suppress(_Stopped):
             retrying(self._serve, burst)
         _quietly(lambda: taking.leave(self._redis, self._name))
-        log.info("worker_stopped", worker=self._name, settled=self._settled)
-        return self._settled > 0
+        log.info("worker_stopped", worker=self._name, settled=self._shift.settled)
+        return self._shift.settled > 0
 
     def _serve(self, burst: bool) -> None:
         """Serve until told to stop. What an earlier failure left in hand comes first."""
-        self._settle(taking.own_leftovers(self._redis, self._name))
+        self._shift.settle(self._shift.leftovers())
         waiters = Waiters(self._redis, self._name, self._queues)
         try:
             busy = True
             while not self._stopping:
                 woken = waiters.wait(0 if busy or burst else TICK_MS / 1000)
-                hand = self._take(woken)
-                self._settle(hand)
+                hand = self._shift.take(woken)
+                self._shift.settle(hand)
                 busy = bool(hand.entries)
                 if burst and not busy:
                     break
                 self._tick(hand.clock.now_ms())
-            self._settle(self._take(waiters.stop(), only_woken=True))
+            self._shift.settle(self._shift.take(waiters.stop(), only_woken=True))
         finally:
             waiters.close()
-
-    def _take(self, woken: Sequence[Entry], *, only_woken: bool = False) -> Hand:
-        at_most = 0 if only_woken else self._runtime.settings.batch_max
-        return taking.take(self._redis, self._name, self._queues, at_most=at_most, woken=woken)
-
-    def _settle(self, hand: Hand) -> None:
-        """Settle a batch and answer it. Afterwards nothing of it is in flight."""
-        if not hand.entries:
-            return
-        batch, refused = _sorted_out(hand.entries)
-        taken = [request for _, request in batch]
-        results = settle_batch(self._runtime.context, self._redis, taken, clock=hand.clock, worker=self._name)
-        settled = list(zip((entry for entry, _ in batch), results, strict=True))
-        finish(self._runtime.context, self._redis, self._name, settled, refused, now_ms=hand.clock.now_ms())
-        self._settled += len(batch)
-        for each in refused:
-            log.warning("request_refused", worker=self._name, wire=each.entry.wire, reason=str(each.error))
 
     def _tick(self, now_ms: int) -> None:
         """Now and then: requests of dead workers, waits that are over, and the memory store's own sweep."""
@@ -163,14 +142,7 @@ class ServeLoop:
             return
         self._next_tick_ms = monotonic_ms() + TICK_MS
         self._heartbeat.progressed()
-        settings = self._runtime.settings
-        left = taking.take_over(self._redis, self._name, dead_after_ms=settings.takeover_ms, at_most=settings.batch_max)
-        if left.entries:
-            log.warning("requests_taken_over", worker=self._name, count=len(left.entries))
-        self._settle(left)
-        claim_next.end_waits(self._redis, now_ms)
-        on_time(self._redis, now_ms)
-        presence.take_back_unread(self._redis, self._runtime.context.entropy, now_ms=now_ms)
+        self._shift.look_after(now_ms)
         if self._sweep is not None:
             self._sweep.run_if_due(now_ms)
 
@@ -188,21 +160,6 @@ class ServeLoop:
 
 class _Stopped(Exception):
     """Told to stop while Redis is away. What is in flight will be taken over."""
-
-
-def _sorted_out(entries: Sequence[Entry]) -> tuple[list[tuple[Entry, Taken]], list[Refused]]:
-    """Requests to settle, and entries that are none."""
-    batch: list[tuple[Entry, Taken]] = []
-    refused: list[Refused] = []
-    for entry in entries:
-        try:
-            batch.append((entry, Taken(entry.request(), insist=entry.insist)))
-        except (NotOurs, Malformed) as error:
-            refused.append(Refused(entry, error))
-        except Exception as error:  # whatever it is, it must not stop the worker
-            log.exception("entry_failed")
-            refused.append(Refused(entry, NotOurs(f"can't be read: {type(error).__name__}")))
-    return batch, refused
 
 
 def _quietly(act: Any) -> None:

@@ -1,0 +1,99 @@
+"""What a worker does with requests, one step after the other; when, and how it waits between them, is its caller's.
+
+leftovers -> take -> settle (one group of writes, then one pipeline) -> take ... and now and then: look after others
+"""
+
+from collections.abc import Sequence
+
+import structlog
+from redis import Redis
+
+from broker import claim_next, presence
+from broker.batch import Taken, on_time, settle_batch
+from broker.clock import Steady, monotonic_ms
+from broker.coordinator import Context
+from broker.parsing import Malformed
+from broker.settings import Settings
+from workers import taking
+from workers.finishing import Refused, finish
+from workers.taking import Entry, Hand, NotOurs
+
+log = structlog.get_logger(__name__)
+
+
+class Shift:
+    """One worker's part in serving. A RedisError passes through: what was in hand then is among the `leftovers`."""
+
+    def __init__(
+        self,
+        context: Context,
+        connection: Redis,
+        worker: str,
+        queues: Sequence[str],
+        settings: Settings,
+        *,
+        steady_ms: Steady = monotonic_ms,
+    ) -> None:
+        self.settled = 0
+        """Requests settled so far."""
+        self._context = context
+        self._redis = connection
+        self._worker = worker
+        self._queues = queues
+        self._settings = settings
+        self._steady_ms = steady_ms
+
+    def leftovers(self) -> Hand:
+        """What was in hand when Redis went away."""
+        return taking.own_leftovers(self._redis, self._worker, steady_ms=self._steady_ms)
+
+    def take(self, woken: Sequence[Entry] = (), *, only_woken: bool = False) -> Hand:
+        """The `woken` requests, and others up to a batch unless `only_woken`."""
+        at_most = 0 if only_woken else self._settings.batch_max
+        return taking.take(
+            self._redis, self._worker, self._queues, at_most=at_most, woken=woken, steady_ms=self._steady_ms
+        )
+
+    def settle(self, hand: Hand) -> None:
+        """Settle a batch and answer it. Afterwards nothing of it is in flight."""
+        if not hand.entries:
+            return
+        batch, refused = _sorted_out(hand.entries)
+        taken = [request for _, request in batch]
+        results = settle_batch(self._context, self._redis, taken, clock=hand.clock, worker=self._worker)
+        settled = list(zip((entry for entry, _ in batch), results, strict=True))
+        finish(self._context, self._redis, self._worker, settled, refused, now_ms=hand.clock.now_ms())
+        self.settled += len(batch)
+        for each in refused:
+            log.warning("request_refused", worker=self._worker, wire=each.entry.wire, reason=str(each.error))
+
+    def look_after(self, now_ms: int) -> None:
+        """Requests of dead workers, waits that are over, grants that nobody reads."""
+        left = taking.take_over(
+            self._redis,
+            self._worker,
+            dead_after_ms=self._settings.takeover_ms,
+            at_most=self._settings.batch_max,
+            steady_ms=self._steady_ms,
+        )
+        if left.entries:
+            log.warning("requests_taken_over", worker=self._worker, count=len(left.entries))
+        self.settle(left)
+        claim_next.end_waits(self._redis, now_ms)
+        on_time(self._redis, now_ms)
+        presence.take_back_unread(self._redis, self._context.entropy, now_ms=now_ms)
+
+
+def _sorted_out(entries: Sequence[Entry]) -> tuple[list[tuple[Entry, Taken]], list[Refused]]:
+    """Requests to settle, and entries that are none."""
+    batch: list[tuple[Entry, Taken]] = []
+    refused: list[Refused] = []
+    for entry in entries:
+        try:
+            batch.append((entry, Taken(entry.request(), insist=entry.insist)))
+        except (NotOurs, Malformed) as error:
+            refused.append(Refused(entry, error))
+        except Exception as error:  # whatever it is, it must not stop the worker
+            log.exception("entry_failed")
+            refused.append(Refused(entry, NotOurs(f"can't be read: {type(error).__name__}")))
+    return batch, refused
