@@ -16,7 +16,6 @@ from broker.client.reply import Reply
 from broker.client.sync import TIMEOUT_MS, TOGETHER_MAX, answer_or_unknown
 from broker.client.tail import NOW, Tail, Wanted
 from broker.client.watching import watch_async
-from broker.clock import monotonic_ms
 from broker.entropy import Entropy, SystemEntropy
 from broker.events import Event
 from broker.messages import Envelope, Submit, SubmitBody
@@ -52,7 +51,8 @@ class AsyncLine(FactoryOperations[Coroutine[Any, Any, Reply]]):
             self._exchange.address,
             request_id=request_id,
             timeout_ms=self._timeout_ms if timeout_ms is None else timeout_ms,
-            now_ms=monotonic_ms(),
+            now_ms=self._exchange.steady_ms(),
+            entropy=self._exchange.entropy,
         )
 
 
@@ -232,6 +232,7 @@ class AsyncClient(AsyncLine):
             on_lost=on_lost,
             on_cancel=on_cancel,
             entropy=self._exchange.entropy,
+            steady_ms=self._exchange.steady_ms,
         )
 
     def _own_line(self) -> AsyncLine:

@@ -23,7 +23,7 @@ from broker.client.lease import ERROR_CHARS_MAX, ON_EXIT_MS, ON_INTERRUPT_MS, OV
 from broker.client.notices import Notices
 from broker.client.reply import Reply
 from broker.client.tenure import LOST, Tenure
-from broker.clock import monotonic_ms
+from broker.clock import Steady
 from broker.entropy import Entropy
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ class AsyncLease(Held):
         on_lost: Callable[[str], None] | None,
         on_cancel: Callable[[], None] | None,
         entropy: Entropy,
+        steady_ms: Steady,
     ) -> None:
         self._claim = claim
         self._own_line = own_line
@@ -62,6 +63,7 @@ class AsyncLease(Held):
         self._on_lost = on_lost
         self._on_cancel = on_cancel
         self._entropy = entropy
+        self._steady_ms = steady_ms
         self._stop = asyncio.Event()
         self._nudged = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -82,7 +84,7 @@ class AsyncLease(Held):
         try:
             for _ in range(OVERDUE_RENEWALS_MAX):
                 # A claim that waited for work was sent too long ago to count a deadline from.
-                if monotonic_ms() < self._tenure.renewal_due_ms:
+                if self._steady_ms() < self._tenure.renewal_due_ms:
                     break
                 await self._renew()
             self.check()
@@ -116,7 +118,7 @@ class AsyncLease(Held):
         Raises:
           LeaseLost: it was lost, or its deadline has passed without a good renewal.
         """
-        if not self._ended and self._tenure.over(monotonic_ms()):
+        if not self._ended and self._tenure.over(self._steady_ms()):
             self._lose("deadline")
         if self._loss is not None:
             raise LeaseLost(self.job_id, self.epoch, self._loss)
@@ -180,14 +182,14 @@ class AsyncLease(Held):
         self, ask: Callable[..., Awaitable[Reply]], within_ms: int | None, fields: Mapping[str, Any]
     ) -> Reply:
         """Ask; where the broker says "later", ask again while the lease lasts."""
-        until_ms = monotonic_ms() + self._tenure.left_ms(monotonic_ms())
+        until_ms = self._steady_ms() + self._tenure.left_ms(self._steady_ms())
         if within_ms is not None:
-            until_ms = min(until_ms, monotonic_ms() + within_ms)
+            until_ms = min(until_ms, self._steady_ms() + within_ms)
         while True:
-            left_ms = max(1, until_ms - monotonic_ms())
+            left_ms = max(1, until_ms - self._steady_ms())
             reply = await ask(self.job_id, **self._tenure.fence, **fields, timeout_ms=left_ms)
             pause_ms = reply.retry_after_ms or 0
-            if reply.retry is not Retry.LATER or monotonic_ms() + pause_ms >= until_ms:
+            if reply.retry is not Retry.LATER or self._steady_ms() + pause_ms >= until_ms:
                 return reply
             await asyncio.sleep(pause_ms / 1000)
 
@@ -200,7 +202,7 @@ class AsyncLease(Held):
 
     async def _tell(self, error: BaseException) -> None:
         """Tell the broker how the block ended; what hinders that must not hide the error itself."""
-        if self._loss is not None or self._tenure.over(monotonic_ms()):
+        if self._loss is not None or self._tenure.over(self._steady_ms()):
             return
         try:
             if isinstance(error, Exception):
@@ -243,15 +245,15 @@ class AsyncLease(Held):
 
     async def _renew_loop(self) -> None:
         while True:
-            await _within(self._tenure.renewal_due_ms - monotonic_ms(), self._nudged)
+            await _within(self._tenure.renewal_due_ms - self._steady_ms(), self._nudged)
             if self._stop.is_set():
                 return
             self._nudged.clear()
             await self._renew()
 
     async def _watch(self) -> None:
-        while not await _within(self._tenure.left_ms(monotonic_ms()), self._stop):
-            if self._tenure.over(monotonic_ms()):
+        while not await _within(self._tenure.left_ms(self._steady_ms()), self._stop):
+            if self._tenure.over(self._steady_ms()):
                 self._lose("deadline")
 
     def _halt(self) -> None:
@@ -266,12 +268,12 @@ class AsyncLease(Held):
             reply = await self._line.renew(tenure.job_id, **tenure.fence, timeout_ms=tenure.renewal_timeout_ms())
         except (BrokerTimeout, BrokerUnavailable) as error:
             log.warning("renewal_failed", job=tenure.job_id, epoch=tenure.epoch, error=str(error))
-            tenure.renewal_failed(now_ms=monotonic_ms())
+            tenure.renewal_failed(now_ms=self._steady_ms())
             return
         except ClientError as error:
             self._lose(type(error).__name__)
             return
-        if not tenure.renewed(reply, now_ms=monotonic_ms(), jitter=self._entropy.jitter()):
+        if not tenure.renewed(reply, now_ms=self._steady_ms(), jitter=self._entropy.jitter()):
             self._lose(str(reply.reason or reply.answer))
         elif self.cancel_requested and not cancelled_before and self._on_cancel is not None:
             self._report(self._on_cancel)

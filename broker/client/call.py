@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from broker.answers import Reason, Retry, Word
 from broker.client.errors import BrokerTimeout, BrokerUnavailable, ClientError, InvalidRequest
 from broker.client.reply import Reply
+from broker.entropy import Entropy
 from broker.messages import Claim, Envelope, Release
 from broker.wire_types import FactoryId
 
@@ -74,8 +75,9 @@ class Call:
         request_id: str | None,
         timeout_ms: int,
         now_ms: int,
+        entropy: Entropy,
     ) -> None:
-        self.request_id = request_id or secrets.token_hex(16)
+        self.request_id = request_id or entropy.token()
         self.is_claim = kind is Claim
         self._patience_ms = int(body.get("wait_ms", 0)) if self.is_claim else 0
         self.until_ms = now_ms + timeout_ms + self._patience_ms
@@ -153,10 +155,10 @@ class Call:
         return BrokerTimeout(f"{what}; is a broker worker running?", request_id=self.request_id)
 
 
-def release_of(grant: Reply, address: Address, *, now_ms: int) -> Call:
+def release_of(grant: Reply, address: Address, *, now_ms: int, entropy: Entropy) -> Call:
     """A call that gives a granted lease back."""
     body = {name: grant.body[name] for name in ("job_id", "epoch", "token")}
-    return Call(Release, body, address, request_id=None, timeout_ms=ATTEMPT_MS, now_ms=now_ms)
+    return Call(Release, body, address, request_id=None, timeout_ms=ATTEMPT_MS, now_ms=now_ms, entropy=entropy)
 
 
 def _problems(error: ValidationError) -> str:

@@ -146,7 +146,7 @@ class Exchange:
     def _give_back(self, grant: Reply) -> None:
         """Release a lease that nobody waits for any more. Where that fails too, it expires."""
         now_ms = monotonic_ms()
-        release = release_of(grant, self.address, now_ms=now_ms)
+        release = release_of(grant, self.address, now_ms=now_ms, entropy=self.entropy)
         log.info("unwanted_lease_released", job=grant.body["job_id"], epoch=grant.body["epoch"])
         try:
             self._sender.send([release.next_attempt(now_ms, self.broker_time)])

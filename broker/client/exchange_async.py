@@ -13,7 +13,7 @@ from broker.client.connection_async import AsyncListener, AsyncSender
 from broker.client.errors import BrokerUnavailable, ClientClosed
 from broker.client.pending import Pending
 from broker.client.reply import Reply
-from broker.clock import monotonic_ms
+from broker.clock import Steady, monotonic_ms
 from broker.entropy import Entropy
 
 log = structlog.get_logger(__name__)
@@ -25,15 +25,23 @@ class AsyncExchange:
     """The twin of `Exchange`, step for step; a call may be cancelled at any of its awaits."""
 
     def __init__(
-        self, address: Address, listener: AsyncListener, sender: AsyncSender, *, entropy: Entropy, attempt_ms: int
+        self,
+        address: Address,
+        listener: AsyncListener,
+        sender: AsyncSender,
+        *,
+        entropy: Entropy,
+        attempt_ms: int,
+        steady_ms: Steady = monotonic_ms,
     ) -> None:
         self.address = address
+        self.steady_ms = steady_ms
         self.broker_time = BrokerTime()
         self.entropy = entropy
         self._listener = listener
         self._sender = sender
         self._attempt_ms = attempt_ms
-        self._pending: Pending[asyncio.Future[Reply]] = Pending(self.broker_time, monotonic_ms)
+        self._pending: Pending[asyncio.Future[Reply]] = Pending(self.broker_time, steady_ms)
         self.notices = self._pending.notices
         self._closed = False
         self._pid = os.getpid()
@@ -46,13 +54,13 @@ class AsyncExchange:
         Raises:
           BrokerUnavailable: Redis can't be reached, or refuses the password.
         """
-        sent_ms = monotonic_ms()
+        sent_ms = self.steady_ms()
         try:
             server_ms = await self._sender.server_ms()
         except (NotSent, NotAccepted) as error:
             raise BrokerUnavailable(f"Redis is not reachable: {error}; start it, or check its URL") from error
         if server_ms is not None:
-            self.broker_time.learn(server_ms, sent_ms=sent_ms, received_ms=monotonic_ms())
+            self.broker_time.learn(server_ms, sent_ms=sent_ms, received_ms=self.steady_ms())
         self._reader = asyncio.create_task(self._read(), name="broker-replies")
 
     async def close(self) -> None:
@@ -89,16 +97,16 @@ class AsyncExchange:
         backoff = Backoff(self.entropy)
         abandoned = True
         try:
-            while unsettled := [call for call in calls if not call.settled and call.until_ms > monotonic_ms()]:
+            while unsettled := [call for call in calls if not call.settled and call.until_ms > self.steady_ms()]:
                 self.check_open()
                 for call in unsettled:
                     if call not in futures or call.reply is not None:
                         futures[call] = loop.create_future()
                         self._pending.expect(call, futures[call])
                 pause_s = await self._send(unsettled, sender, backoff)
-                sent_ms = monotonic_ms()
+                sent_ms = self.steady_ms()
                 for call in unsettled:
-                    left_ms = call.attempt_ends_ms(sent_ms, self._attempt_ms, pause_s) - monotonic_ms()
+                    left_ms = call.attempt_ends_ms(sent_ms, self._attempt_ms, pause_s) - self.steady_ms()
                     await asyncio.wait([futures[call]], timeout=max(0, left_ms) / 1000)
                     if futures[call].done():
                         call.reply = futures[call].result()
@@ -114,7 +122,7 @@ class AsyncExchange:
 
     async def _send(self, calls: Sequence[Call], sender: AsyncSender, backoff: Backoff) -> float | None:
         """Send what is unsettled. The pause before the next attempt in seconds, or None where it is on its way."""
-        now_ms = monotonic_ms()
+        now_ms = self.steady_ms()
         envelopes = [call.next_attempt(now_ms, self.broker_time) for call in calls]
         try:
             await sender.send(envelopes)
@@ -155,8 +163,8 @@ class AsyncExchange:
         task.add_done_callback(self._giving_back.discard)
 
     async def _release(self, grant: Reply) -> None:
-        now_ms = monotonic_ms()
-        release = release_of(grant, self.address, now_ms=now_ms)
+        now_ms = self.steady_ms()
+        release = release_of(grant, self.address, now_ms=now_ms, entropy=self.entropy)
         log.info("unwanted_lease_released", job=grant.body["job_id"], epoch=grant.body["epoch"])
         try:
             await self._sender.send([release.next_attempt(now_ms, self.broker_time)])

@@ -58,6 +58,7 @@ class Line(FactoryOperations[Reply]):
             request_id=request_id,
             timeout_ms=self._timeout_ms if timeout_ms is None else timeout_ms,
             now_ms=monotonic_ms(),
+            entropy=self._exchange.entropy,
         )
 
 

@@ -11,6 +11,7 @@ from broker.client.call import Address, BrokerTime, Call
 from broker.client.pending import Pending
 from broker.client.reply import parse_reply
 from broker.client.tenure import Tenure
+from broker.entropy import SystemEntropy
 from broker.messages import Claim, Complete, Envelope
 from broker.replies import encode
 
@@ -19,7 +20,7 @@ TOKEN = "0123456789abcdef0123456789abcdef"
 
 
 def call(kind: type[Envelope] = Claim, request_id: str | None = None, **body: Any) -> Call:
-    return Call(kind, body, ADDRESS, request_id=request_id, timeout_ms=10_000, now_ms=1_000)
+    return Call(kind, body, ADDRESS, request_id=request_id, timeout_ms=10_000, now_ms=1_000, entropy=SystemEntropy())
 
 
 def reply(answer: Answer, *, request_id: str = "r", sent_ms: int = 0) -> Reply:
