@@ -72,6 +72,7 @@ class Settled:
     waits: tuple[Wait, ...] = ()
     freed: tuple[str, ...] = ()
     parked: Claim | None = None
+    maybe: tuple[str, ...] = ()
 
 
 def settle_batch(
@@ -92,7 +93,7 @@ def settle_batch(
         proposals = _proposals(context, connection, batch, asked, now_ms=clock.now_ms(), worker=worker)
         results = _one_round(context, batch, pending, proposals, clock=clock)
         for position, result in zip(pending, results, strict=True):
-            found[position] = with_earlier(found[position], result)
+            found[position] = with_earlier(found[position], result, proposed=_jobs(proposals.get(position)))
         pending = [
             position
             for position, result in zip(pending, results, strict=True)
@@ -123,7 +124,7 @@ def deliver(pipe: Pipeline, batch: Sequence[Settled], *, now_ms: int, step_ms: i
         if settled.answer is None:
             continue
         if claim_next.is_claim_next(request):
-            claim_next.remember(pipe, request.request_id, settled.answer)
+            claim_next.remember(pipe, request.request_id, settled.answer, maybe=settled.maybe)
             presence.expect_reader(pipe, request, settled.answer, now_ms=now_ms)
         reply = wire(settled.answer, request_id=request.request_id, now_ms=now_ms)
         channels[replies.reply_key(request.factory_id, request.instance)].append(replies.encode(reply))
@@ -321,6 +322,10 @@ def _one(context: Context, request: Request, proposal: Proposal | Settlement | N
             return None
 
 
+def _jobs(proposal: Proposal | Settlement | None) -> tuple[str, ...]:
+    return proposal.job_ids if isinstance(proposal, Candidate | Remembered) else ()
+
+
 def _gone(proposal: Proposal | Settlement | None, answer: Answer) -> bool:
     return isinstance(proposal, Candidate) and another(answer, proposed=len(proposal.job_ids))
 
@@ -335,7 +340,7 @@ def _settled(request: Request, result: Settlement | None, *, now_ms: int) -> Set
         and claim_next.wait_ends_ms(request, now_ms) > now_ms
     ):
         return Settled(request, changes=result.changes, waits=result.waits, parked=request)
-    return Settled(request, result.answer, result.changes, result.waits, result.freed)
+    return Settled(request, result.answer, result.changes, result.waits, result.freed, maybe=result.maybe)
 
 
 def move_hints(pipe: Pipeline, change: Change, *, step_ms: int) -> None:

@@ -57,23 +57,24 @@ Proposal: TypeAlias = Candidate | Remembered | InHand | NothingFits
 _PROPOSE = Script(
     index.POP_BEST
     + """
--- KEYS: 1 what is remembered, 2 the waiting claims, 3 their ends, 4 lanes as served, 5.. the sets that fit
+-- KEYS: 1 what is remembered, 2 who settles it, 3 the waiting claims, 4 their ends, 5 lanes as served, 6.. the sets
 -- ARGV: worker, request id, insist, mark ttl, now, ageing step, how many jobs, 8.. the bonus of each set
 -- It waits only where it can be woken and ended too; with a part of that lost, a resend begins the wait anew.
 local function waits(id)
-  local record = redis.call('HGET', KEYS[2], id)
-  return record and redis.call('ZSCORE', KEYS[3], id) and redis.call('ZSCORE', cjson.decode(record).parked_in, id)
+  local record = redis.call('HGET', KEYS[3], id)
+  return record and redis.call('ZSCORE', KEYS[4], id) and redis.call('ZSCORE', cjson.decode(record).parked_in, id)
 end
 local known = redis.call('GET', KEYS[1])
-if known and string.sub(known, 1, 1) ~= '@' then return {'remembered', known} end
+if known then return {'remembered', known} end
 if ARGV[3] == '0' then
-  if known and known ~= '@' .. ARGV[1] then return {'in_hand'} end
+  local settler = redis.call('GET', KEYS[2])
+  if settler and settler ~= ARGV[1] then return {'in_hand'} end
   if waits(ARGV[2]) then return {'in_hand'} end
 end
-redis.call('SET', KEYS[1], '@' .. ARGV[1], 'PX', ARGV[4])
+redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[4])
 local found = {'candidate'}
 for _ = 1, ARGV[7] do
-  local best = pop_best(5, 8, KEYS[4], tonumber(ARGV[5]), tonumber(ARGV[6]))
+  local best = pop_best(6, 8, KEYS[5], tonumber(ARGV[5]), tonumber(ARGV[6]))
   if not best then break end
   found[#found + 1] = best
 end
@@ -90,7 +91,7 @@ local function unpark(id)
   if not record then return nil end
   local parked = cjson.decode(record)
   redis.call('ZREM', parked.parked_in, id)
-  redis.call('DEL', parked.answer_key)
+  redis.call('DEL', parked.mark)
   return parked
 end
 """
@@ -142,8 +143,13 @@ return #ended
 
 
 def answer_key(request_id: str) -> str:
-    """Where it is remembered which job a claim-next got; `@worker` while it is being settled."""
+    """Where it is remembered which jobs a claim-next got, or may have got."""
     return f"broker:answer:{request_id}"
+
+
+def mark_key(request_id: str) -> str:
+    """Which worker settles a claim-next right now."""
+    return f"broker:settling:{request_id}"
 
 
 def is_claim_next(request: object) -> bool:
@@ -174,17 +180,21 @@ def propose(connection: Redis, asking: Sequence[Asking], *, worker: str, now_ms:
         arguments += [each.count, *(step_ms * met // WEIGHT_MAX for _, met in fitting)]
         keys.append(index.reserved_key(queue, claim.factory_id))
         arguments.append(0)
-        calls.append(([answer_key(claim.request_id), WAITING, WAIT_ENDS, index.served_key(queue), *keys], arguments))
+        own = [answer_key(claim.request_id), mark_key(claim.request_id)]
+        calls.append(([*own, WAITING, WAIT_ENDS, index.served_key(queue), *keys], arguments))
     return [_proposal(result) for result in _PROPOSE.run_many(connection, calls)]
 
 
-def remember(pipe: Pipeline, request_id: str, answer: Answer) -> None:
-    """Add the command that keeps which jobs a claim-next was granted, or forgets one that got nothing."""
-    if answer.grants:
-        granted = " ".join(grant["job_id"] for grant in answer.grants)
-        pipe.set(answer_key(request_id), granted, px=ANSWER_TTL_MS)
+def remember(pipe: Pipeline, request_id: str, answer: Answer, *, maybe: Sequence[str] = ()) -> None:
+    """Add the command that keeps which jobs a claim-next was granted, or `maybe` was; else it is open to be settled.
+
+    What was remembered before stays: an answer without a grant says nothing of what an earlier copy was granted.
+    """
+    granted = [grant["job_id"] for grant in answer.grants] or maybe
+    if granted:
+        pipe.set(answer_key(request_id), " ".join(granted), px=ANSWER_TTL_MS)
     else:
-        pipe.delete(answer_key(request_id))
+        pipe.delete(mark_key(request_id))
 
 
 def wait_ends_ms(claim: Claim, now_ms: int) -> int:
@@ -202,7 +212,7 @@ def park(pipe: Pipeline, claim: Claim, now_ms: int) -> None:
     record = {
         "envelope": claim.model_copy(update={"body": body}).model_dump_json(exclude_none=True),
         "parked_in": index.members_key(index.PARKED, body.queue, terms),
-        "answer_key": answer_key(claim.request_id),
+        "mark": mark_key(claim.request_id),
         "reply_key": replies.reply_key(claim.factory_id, claim.instance),
         "reply": replies.encode(reply).decode(),
     }

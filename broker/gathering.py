@@ -33,13 +33,22 @@ def gathered(claim: Claim, tries: Sequence[Settlement], *, remembered: bool) -> 
     return Settlement(answer, changes, tuple(wait for settled in tries for wait in settled.waits))
 
 
-def with_earlier(earlier: Settlement | None, later: Settlement | None) -> Settlement | None:
-    """The answer of the last round, with what was granted and changed in those before."""
-    if earlier is None or later is None:
-        return later
-    answer = later.answer
-    if earlier.answer.grants and answer.word is not Word.OUTCOME_UNKNOWN:
+def with_earlier(
+    earlier: Settlement | None, later: Settlement | None, *, proposed: Sequence[str] = ()
+) -> Settlement | None:
+    """The answer of the last round, with what was granted and changed in those before.
+
+    Where nobody knows what became of the jobs it `proposed`, the same request may yet have to answer for them.
+    """
+    if later is None:
+        return None
+    answer, granted = later.answer, () if earlier is None else earlier.answer.grants
+    if answer.word is Word.OUTCOME_UNKNOWN:
+        later = replace(later, maybe=(*(grant["job_id"] for grant in granted), *proposed))
+    elif earlier is not None and granted:
         answer = _several([earlier.answer, answer])
+    if earlier is None:
+        return later
     return replace(later, answer=answer, changes=earlier.changes + later.changes, waits=earlier.waits + later.waits)
 
 

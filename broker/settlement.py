@@ -74,6 +74,8 @@ class Settlement:
     """What this request has met and others may wait for."""
     freed: tuple[str, ...] = ()
     """Keys of slots that an operator's request may have opened, once for each job that may come through now."""
+    maybe: tuple[str, ...] = ()
+    """Jobs that a claim-next may have been granted, where its outcome is unknown."""
 
 
 @dataclass(frozen=True, slots=True)

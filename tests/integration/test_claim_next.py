@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from broker.messages import Request
-from datastore import Filter, Page, Unavailable
+from datastore import Expected, Filter, Page, Patch, ReadResult, Unavailable, UpdateResult
 from tests.in_process import SKEW_MS, TTL_MS, InProcess
 from tests.twins.forwarding import Forwarding
 
@@ -147,6 +147,65 @@ def test_a_request_whose_lease_has_ended_gets_nothing_more(broker: InProcess, en
     assert (again["answer"], again["reason"]) == ("request_expired", "lease_over")
 
 
+class GoesDarkAfterAWrite(Forwarding):
+    """A store that writes once, and then answers nothing any more."""
+
+    dark = False
+
+    def read(self, id: str, partition_key: str) -> ReadResult:
+        if self.dark:
+            raise Unavailable(f"scripted: the read of {id} failed")
+        return super().read(id, partition_key)
+
+    def update_if_match(self, id: str, partition_key: str, expected: Expected, patch: Patch) -> UpdateResult:
+        if self.dark:
+            raise Unavailable(f"scripted: the write of {id} was refused")
+        self.dark = True
+        return super().update_if_match(id, partition_key, expected, patch)
+
+
+@pytest.mark.parametrize("count", [None, 3])
+def test_a_claim_whose_outcome_was_unknown_gets_nothing_more_once_its_lease_has_ended(
+    broker: InProcess, count: int | None
+) -> None:
+    broker.submit("a", "b", "c", "d")
+    claim = broker.caller.make("claim", count=count)
+    assert InProcess(GoesDarkAfterAWrite(broker.store), broker.redis).ask(claim)[0]["answer"] == "outcome_unknown"
+    assert len(_leased(broker)) == 1
+    broker.clock.advance(TTL_MS + SKEW_MS + 1)
+    broker.sweep()
+    broker.ask(broker.caller.make("hold", job_id="a"))
+    again = broker.ask(_again(claim))[0]
+    if count is None:
+        assert (again["answer"], again["reason"], _leased(broker)) == ("request_expired", "lease_over", [])
+    else:
+        assert [grant["job_id"] for grant in again["body"]["grants"]] == ["b", "c"], "what it was proposed, no more"
+
+
+def test_a_claim_that_was_granted_and_then_met_a_failing_store_gets_nothing_more(broker: InProcess) -> None:
+    broker.submit("a", "b")
+    claim = broker.caller.make("claim")
+    broker.ask(broker.caller.make("complete", **_lease(broker.ask(claim)[0])))
+    failing = GoesDarkAfterAWrite(broker.store)
+    failing.dark = True
+    assert InProcess(failing, broker.redis).ask(_again(claim))[0]["answer"] == "throttled"
+    again = broker.ask(_again(claim, attempt=3))[0]
+    assert (again["answer"], again["reason"]) == ("request_expired", "lease_over")
+
+
+def test_a_resend_that_waits_for_a_paused_queue_is_told_of_its_own_lease_when_it_is_resumed(broker: InProcess) -> None:
+    broker.submit("a", "b")
+    claim = broker.caller.make("claim", wait_ms=60_000)
+    broker.ask(broker.caller.make("complete", **_lease(broker.ask(claim)[0])))
+    broker.ask(broker.caller.make("pause_queue", queue="default"))
+    broker.caller.send(_again(claim))
+    broker.serve()
+    assert not broker.caller.has_reply(claim)
+    broker.ask(broker.caller.make("resume_queue", queue="default"))
+    again = broker.caller.replies(claim)[0]
+    assert (again["answer"], again["reason"], _leased(broker)) == ("request_expired", "lease_over", [])
+
+
 def test_a_claim_by_id_whose_lease_has_ended_gets_nothing_more_also_after_others_and_a_flush(
     broker: InProcess,
 ) -> None:
@@ -254,6 +313,10 @@ def _next(broker: InProcess, **body: Any) -> Any:
 
 def _again(request: Request, *, attempt: int = 2) -> Request:
     return request.model_copy(update={"attempt": attempt})
+
+
+def _leased(broker: InProcess) -> list[str]:
+    return [document.id for document in broker.store.find({"kind": "job", "state": "leased"}).documents]
 
 
 def _grant(reply: Any) -> tuple[object, ...]:

@@ -102,9 +102,8 @@ class BusyFleet:
     def _wait_for_time_outs(self) -> None:
         """A client's patience; claims that wait end on the way, and so do marks, which go by the server's own clock."""
         self.broker.clock.advance(MARK_TTL_MS + 1)
-        for key in self.broker.redis.scan_iter(match="broker:answer:*"):
-            if str(self.broker.redis.get(key)).startswith("b'@"):
-                self.broker.redis.delete(key)
+        for key in self.broker.redis.scan_iter(match="broker:settling:*"):
+            self.broker.redis.delete(key)
 
     def finish(self) -> list[str]:
         """Complete what is held, claim and complete the rest; every job there is."""
@@ -171,6 +170,7 @@ def test_the_busy_fleet_has_every_kind_of_key(busy: Callable[[], BusyFleet]) -> 
     keys = b"\n".join(keys_of(busy())).decode()
     for kind in (
         "broker:answer:",
+        "broker:settling:",
         "broker:dead",
         "broker:in:claims",
         "broker:in:jobs",
