@@ -6,6 +6,7 @@ from typing import Any
 import pydantic_core
 from redis.client import Pipeline
 
+REPLY_PREFIX = "broker:reply:"
 REPLY_TTL_MS = 900_000
 """A channel nobody reads is gone after 15 minutes, the time answers are remembered (design §9)."""
 REPLIES_MAX = 4_096
@@ -14,7 +15,7 @@ REPLIES_MAX = 4_096
 
 def reply_key(factory_id: str, instance: str) -> str:
     """The reply channel of one client. Built from a validated envelope, never taken from one."""
-    return f"broker:reply:{factory_id}:{instance}"
+    return f"{REPLY_PREFIX}{factory_id}:{instance}"
 
 
 def encode(reply: Mapping[str, Any]) -> bytes:

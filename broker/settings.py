@@ -52,6 +52,11 @@ class Settings(BaseSettings):
     takeover_ms: Annotated[int, Field(ge=2_000, le=60_000)] = 6_000
     """A worker that has not been heard of for this long loses its in-flight requests to another."""
 
+    faults: str | None = None
+    """For tests: where this process kills itself, `POINT@N` (see `workers/fault_points.py`)."""
+    faults_allowed: bool = False
+    """Whether `faults` is meant; without it a process with `faults` does not start."""
+
     @model_validator(mode="after")
     def _relations(self) -> Self:
         if self.skew_ms >= self.ttl_ms:
@@ -60,6 +65,8 @@ class Settings(BaseSettings):
             raise ValueError("BROKER_BACKOFF_BASE_MS must not be above BROKER_BACKOFF_MAX_MS")
         if self.sweep_every_ms > self.ttl_ms:
             raise ValueError("BROKER_SWEEP_INTERVAL_MS must not be above BROKER_TTL_MS: dead leases would lie about")
+        if self.faults is not None and not self.faults_allowed:
+            raise ValueError("BROKER_FAULTS kills this process: unset it, or for a test set BROKER_FAULTS_ALLOWED=1")
         return self
 
     @property

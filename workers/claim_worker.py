@@ -89,12 +89,12 @@ class ServeLoop:
         self._name = name
         self._queues = list(queues)
         self._stopping = False
-        self._shift = Shift(runtime.context, runtime.connection, name, self._queues, runtime.settings)
+        self._shift = Shift(runtime.context, runtime.connection, name, self._queues, runtime.settings, at=runtime.at)
         self._next_tick_ms = 0
         self._heartbeat = Heartbeat(runtime, name)
         self._sweep = None
         if runtime.memory is not None:  # nobody else can reach this process's memory
-            self._sweep = Sweep(runtime.context, runtime.connection, runtime.settings)
+            self._sweep = Sweep(runtime.context, runtime.connection, runtime.settings, at=runtime.at)
 
     def request_stop(self, number: int, _frame: FrameType | None) -> None:
         """Finish what is in hand, then return. A second signal changes nothing: every batch is short."""

@@ -20,6 +20,7 @@ from broker.settings import Settings
 from broker.transitions import Rules
 from datastore import Datastore, DatastoreError, connect
 from datastore.contract import ContractViolation, require_conditional_writes
+from workers.fault_points import At, FaultsRefused, armed, nowhere
 from workers.logs import configure_logging
 from workers.memory_owner import MemoryOwner, MemoryTaken
 from workers.state_dir import StateDir
@@ -46,6 +47,8 @@ class Runtime:
     clock: RedisClock
     memory: MemoryOwner | None
     """Set where the store is this process's memory: proof that no other process serves jobs from its own."""
+    at: At = nowhere
+    """Called at each fault point; does nothing unless a test has armed one."""
 
     def close(self) -> None:
         """Give back the store and the connection."""
@@ -73,7 +76,8 @@ def open_runtime(settings: Settings, *, connection: Redis | None = None) -> Runt
             raise StartError(str(error)) from error
     store = open_store(settings, url)
     context = Context(store, rules(settings), SystemEntropy(), sleep_ms)
-    return Runtime(settings, redis, store, context, RedisClock(redis), memory)
+    runtime = Runtime(settings, redis, store, context, RedisClock(redis), memory)
+    return runtime if settings.faults is None else _with_faults(runtime, settings.faults)
 
 
 def connect_redis(settings: Settings, **options: Any) -> Redis:
@@ -197,9 +201,20 @@ def run_sweep(settings: Settings, *, once: bool) -> int:
         raise StartError("a memory:// store is swept by its own worker; no sweep process can reach it")
     runtime = open_runtime(settings)
     try:
-        return Sweep(runtime.context, runtime.connection, settings).run(once=once)
+        return Sweep(runtime.context, runtime.connection, settings, at=runtime.at).run(once=once)
     finally:
         runtime.close()
+
+
+def _with_faults(runtime: Runtime, faults: str) -> Runtime:
+    from workers.faulty import with_faults  # only a process that is to be killed loads it
+
+    try:
+        at = armed(faults)
+    except FaultsRefused as error:
+        raise StartError(str(error)) from error
+    log.warning("faults_armed", faults=faults)
+    return with_faults(runtime, at)
 
 
 def _endpoint_redis(settings: Settings) -> str:

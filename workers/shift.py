@@ -15,6 +15,7 @@ from broker.coordinator import Context
 from broker.parsing import Malformed
 from broker.settings import Settings
 from workers import taking
+from workers.fault_points import At, nowhere
 from workers.finishing import Refused, finish
 from workers.taking import Entry, Hand, NotOurs
 
@@ -33,6 +34,7 @@ class Shift:
         settings: Settings,
         *,
         steady_ms: Steady = monotonic_ms,
+        at: At = nowhere,
     ) -> None:
         self.settled = 0
         """Requests settled so far."""
@@ -42,6 +44,7 @@ class Shift:
         self._queues = queues
         self._settings = settings
         self._steady_ms = steady_ms
+        self._at = at
 
     def leftovers(self) -> Hand:
         """What was in hand when Redis went away."""
@@ -49,6 +52,7 @@ class Shift:
 
     def take(self, woken: Sequence[Entry] = (), *, only_woken: bool = False) -> Hand:
         """The `woken` requests, and others up to a batch unless `only_woken`."""
+        self._at("taking")
         at_most = 0 if only_woken else self._settings.batch_max
         return taking.take(
             self._redis, self._worker, self._queues, at_most=at_most, woken=woken, steady_ms=self._steady_ms
@@ -58,11 +62,14 @@ class Shift:
         """Settle a batch and answer it. Afterwards nothing of it is in flight."""
         if not hand.entries:
             return
+        self._at("taken")
         batch, refused = _sorted_out(hand.entries)
         taken = [request for _, request in batch]
         results = settle_batch(self._context, self._redis, taken, clock=hand.clock, worker=self._worker)
+        self._at("settled")
         settled = list(zip((entry for entry, _ in batch), results, strict=True))
         finish(self._context, self._redis, self._worker, settled, refused, now_ms=hand.clock.now_ms())
+        self._at("finished")
         self.settled += len(batch)
         for each in refused:
             log.warning("request_refused", worker=self._worker, wire=each.entry.wire, reason=str(each.error))
@@ -78,6 +85,7 @@ class Shift:
         )
         if left.entries:
             log.warning("requests_taken_over", worker=self._worker, count=len(left.entries))
+            self._at("taken_over")
         self.settle(left)
         claim_next.end_waits(self._redis, now_ms)
         on_time(self._redis, now_ms)

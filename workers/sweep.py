@@ -34,6 +34,7 @@ from broker.index import Place
 from broker.limits import limit_key, units
 from broker.settings import Settings
 from datastore import AtMost, DatastoreError, Document, Filter
+from workers.fault_points import At, nowhere
 
 log = structlog.get_logger(__name__)
 
@@ -64,10 +65,11 @@ class Swept:
 class Sweep:
     """Runs over the datastore, one at a time across the fleet."""
 
-    def __init__(self, context: Context, connection: Redis, settings: Settings) -> None:
+    def __init__(self, context: Context, connection: Redis, settings: Settings, *, at: At = nowhere) -> None:
         self._context = context
         self._redis = connection
         self._settings = settings
+        self._at = at
         self._clock = RedisClock(connection)
         self._due_ms = 0.0
         self._cursor: str | None = None
@@ -100,7 +102,9 @@ class Sweep:
         steps = (self._schedules, self._timers, self._stuck, self._outlived, self._blocked)
         changes = [change for step in steps for change in step(now_ms, swept)]
         self._mend_runs(now_ms, swept)
+        self._at("sweep_changed")
         self._send(changes, swept, now_ms)
+        self._at("sweep_told")
         self._limits(now_ms, swept)
         self._ready(now_ms, swept)
         index.tidy(self._redis)
@@ -116,6 +120,7 @@ class Sweep:
         lock = self._redis.lock(LOCK, timeout=LOCK_TTL_S, blocking=False)
         if not lock.acquire():
             return
+        self._at("sweep_locked")
         try:
             self.pass_over(self._clock.now_ms())
         finally:
