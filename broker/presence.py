@@ -1,7 +1,8 @@
 """A grant to a claim that waited must be read soon: a client that died while it waited must not keep a job for a ttl.
 
 The reply itself is the hint: who waits, blocks on the reply channel and takes it at once. One that still lies there
-after `READ_WITHIN_MS` is taken back, in one step with the look at it, and its leases are released.
+after `READ_WITHIN_MS` is taken back, in one step with the look at it, and its leases are released. The next to get
+them is somebody who reads, however many others have died with this one.
 """
 
 import json
@@ -11,7 +12,7 @@ import pydantic_core
 from redis import Redis
 from redis.client import Pipeline
 
-from broker import queues, replies
+from broker import queues, replies, silent
 from broker.answers import Answer
 from broker.entropy import Entropy
 from broker.messages import Claim, Release, Request
@@ -63,7 +64,9 @@ def take_back_unread(connection: Redis, entropy: Entropy, *, now_ms: int) -> int
     A client that was only slow repeats its request and is told `request_expired {lease_over}`.
     """
     unread = _TAKE_BACK.run(connection, [UNREAD], [now_ms, LOOK_MAX])
-    releases = [release for entry, reply in unread for release in _releases(entry, reply, entropy)]
+    grants = [(json.loads(entry), grant) for entry, reply in unread for grant in _grants(reply)]
+    silent.stand_behind(connection, (grant["queue"] for _, grant in grants))
+    releases = [_release(sender, grant, entropy) for sender, grant in grants]
     with connection.pipeline(transaction=False) as pipe:
         for release in releases:
             queues.enqueue(pipe, release, wire="intake")
@@ -71,18 +74,17 @@ def take_back_unread(connection: Redis, entropy: Entropy, *, now_ms: int) -> int
     return len(releases)
 
 
-def _releases(entry: bytes, reply: bytes, entropy: Entropy) -> list[Release]:
-    sender = json.loads(entry)
+def _grants(reply: bytes) -> list[dict[str, Any]]:
     body: dict[str, Any] = pydantic_core.from_json(reply)["body"]
-    address = {name: sender[name] for name in ("factory_id", "incarnation", "instance")}
-    return [
-        Release.model_validate(
-            {
-                **address,
-                "request_id": entropy.write_id(),
-                "body": {name: grant[name] for name in ("job_id", "epoch", "token")}
-                | {"reason": "nobody read the grant"},
-            }
-        )
-        for grant in body.get("grants") or ([body] if "token" in body else [])
-    ]
+    return body.get("grants") or ([body] if "token" in body else [])
+
+
+def _release(sender: dict[str, str], grant: dict[str, Any], entropy: Entropy) -> Release:
+    lease = {name: grant[name] for name in ("job_id", "epoch", "token")}
+    return Release.model_validate(
+        {
+            **{name: sender[name] for name in ("factory_id", "incarnation", "instance")},
+            "request_id": entropy.write_id(),
+            "body": {**lease, "reason": "nobody read the grant"},
+        }
+    )

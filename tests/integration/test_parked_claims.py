@@ -1,10 +1,16 @@
 """Claims that wait: answered when work appears, told so when it does not, and never forgotten in between."""
 
-from typing import Any
+import json
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, cast
 
 import pytest
 
-from broker import claim_next
+from broker import claim_next, silent
+from broker.client import Client
 from broker.presence import READ_WITHIN_MS, take_back_unread
 from tests.caller import Caller
 from tests.fleet import Fleet
@@ -190,21 +196,109 @@ def test_a_grant_that_was_read_is_never_taken_back(broker: InProcess) -> None:
     assert not broker.redis.exists("broker:unread")
 
 
+DEAD = silent.STEP + 6
+"""More than are looked at together."""
+
+
+def test_however_many_waiters_have_died_the_second_to_get_a_job_is_one_who_reads(broker: InProcess) -> None:
+    with_dead_waiters(broker)
+    claim = broker.caller.make("claim", wait_ms=WAIT_MS)
+    with reading(broker.caller) as read:
+        broker.caller.send(claim)
+        broker.serve()
+        assert unread_job_goes_on(broker) == 1
+        reply = read.reply(claim)
+        assert (reply["answer"], reply["body"]["job_id"], reply["body"]["epoch"]) == ("granted", "a", 2)
+    assert broker.redis.zrange("broker:parked:default:in:[]", 0, 0) == [b"dead-1"], "they stand in their order"
+
+
+def test_without_the_look_at_who_reads_it_goes_to_the_next_dead_one(
+    broker: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The twin of the test above.
+    monkeypatch.setattr(silent, "stand_behind", lambda *_: 0)
+    with_dead_waiters(broker)
+    claim = broker.caller.make("claim", wait_ms=WAIT_MS)
+    with reading(broker.caller) as read:
+        broker.caller.send(claim)
+        broker.serve()
+        unread_job_goes_on(broker)
+        assert not read.has_reply(claim)
+
+
+def test_a_waiter_that_reads_again_comes_back_to_its_place(broker: InProcess) -> None:
+    with_dead_waiters(broker, 2)
+    late = park(broker)
+    assert silent.stand_behind(broker.redis, ["default"]) == 3
+    assert silent.stand_behind(broker.redis, ["default"]) == 0, "they stand behind once"
+    with reading(Caller(broker.redis, "dead-1")):
+        silent.stand_behind(broker.redis, ["default"])
+    line = broker.redis.zrange("broker:parked:default:in:[]", 0, -1)
+    assert line == [b"dead-1", b"dead-0", late.request_id.encode()]
+    assert not broker.redis.exists(broker.caller.channel), "nothing is left on a channel nobody reads"
+
+
+def with_dead_waiters(broker: InProcess, count: int = DEAD) -> None:
+    for number in range(count):
+        dead = Caller(broker.redis, f"dead-{number}")
+        dead.send(dead.make("claim", wait_ms=WAIT_MS, request_id=f"dead-{number}"))
+        broker.serve()
+        broker.clock.advance(1)
+
+
+def unread_job_goes_on(broker: InProcess) -> int:
+    """A job comes, the first who waits does not read its grant, and it is taken back."""
+    broker.caller.send(broker.caller.make("submit", job_id="a"))
+    broker.serve()
+    broker.clock.advance(READ_WITHIN_MS)
+    taken = take_back(broker)
+    broker.serve()
+    return taken
+
+
+class Reader(Caller):
+    """A client that blocks on its reply channel, as clients do. Its thread collects."""
+
+    def collect(self) -> int:
+        return len(self._early)
+
+    def reply(self, request: Any) -> Any:
+        return self.replies(request, deadline_ms=10_000)[0]
+
+    def read(self) -> None:
+        while text := cast(Any, self.redis.blpop([self.channel]))[1]:
+            reply = json.loads(text)
+            if reply["request_id"] is not None:
+                self._early[reply["request_id"]] = reply
+
+
+@contextmanager
+def reading(caller: Caller) -> Iterator[Reader]:
+    reader = Reader(caller.redis, caller.factory)
+    thread = threading.Thread(target=reader.read)
+    thread.start()
+    wait_for(lambda: any(client["cmd"] == "blpop" for client in caller.redis.client_list()), "it blocks")
+    yield reader
+    caller.redis.rpush(caller.channel, "")
+    thread.join()
+
+
 def take_back(broker: InProcess) -> int:
     return take_back_unread(broker.redis, broker.context.entropy, now_ms=broker.clock.now_ms())
 
 
-def test_a_waiter_that_was_killed_does_not_keep_a_job_from_the_next(fleet: Fleet) -> None:
+def test_waiters_that_were_killed_do_not_keep_a_job_from_the_next(fleet: Fleet) -> None:
     fleet.start_worker()
-    dead, living = Caller(fleet.redis, "dead"), Caller(fleet.redis, "living")
-    dead.send(dead.make("claim", wait_ms=WAIT_MS))
-    wait_for(lambda: fleet.redis.hlen("broker:waiting") == 1, "the dead one waits")
-    claim = living.make("claim", wait_ms=WAIT_MS)
-    living.send(claim)
-    wait_for(lambda: fleet.redis.hlen("broker:waiting") == 2, "the living one waits")
-    living.submit("a")
-    reply = living.replies(claim, deadline_ms=20_000)[0]
-    assert (reply["answer"], reply["body"]["epoch"]) == ("granted", 2)
+    for number in range(8):
+        dead = Caller(fleet.redis, f"dead-{number}")
+        dead.send(dead.make("claim", wait_ms=WAIT_MS))
+    wait_for(lambda: fleet.redis.hlen("broker:waiting") == 8, "the dead ones wait")
+    with Client.connect(fleet.redis_url, factory_id="living") as living, ThreadPoolExecutor() as pool:
+        claim = pool.submit(living.claim, wait_ms=WAIT_MS)
+        wait_for(lambda: fleet.redis.hlen("broker:waiting") == 9, "the living one waits")
+        living.submit(job_id="a")
+        grant = claim.result()
+        assert (grant.granted, grant.body["epoch"]) == (True, 2)
 
 
 def test_no_wake_up_is_missed_when_claims_and_jobs_come_at_the_same_moment(fleet: Fleet) -> None:
