@@ -45,8 +45,8 @@ def _one_line(connection: Redis, key: str, reads: dict[str, bool]) -> int:
     for start in range(0, len(line), STEP):
         page = line[start : start + STEP]
         records = cast(list[bytes | None], connection.hmget(WAITING, [request_id.decode() for request_id, _ in page]))
-        channels = [None if record is None else json.loads(record)["reply_key"] for record in records]
-        _look(connection, {channel for channel in channels if channel is not None}, reads)
+        channels = ["" if record is None else json.loads(record)["reply_key"] for record in records]
+        _look(connection, set(channels) - {""}, reads)
         with connection.pipeline(transaction=False) as pipe:
             for (request_id, score), channel in zip(page, channels, strict=True):
                 place = score % BEHIND + (0 if reads.get(channel) else BEHIND)
