@@ -84,6 +84,7 @@ class Reason(StrEnum):
     MALFORMED = "malformed"
     CORRUPT = "corrupt"
     STORE = "store"
+    OVERLOADED = "overloaded"
 
 
 @dataclass(frozen=True, slots=True)

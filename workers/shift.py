@@ -9,17 +9,20 @@ import structlog
 from redis import Redis
 
 from broker import claim_next, presence
-from broker.batch import Taken, on_time, settle_batch
+from broker.batch import Settled, Taken, on_time, settle_batch
 from broker.clock import Steady, monotonic_ms
 from broker.coordinator import Context
 from broker.parsing import Malformed
 from broker.settings import Settings
-from workers import taking
+from workers import shedding, taking
 from workers.fault_points import At, nowhere
 from workers.finishing import Refused, finish
 from workers.taking import Entry, Hand, NotOurs
 
 log = structlog.get_logger(__name__)
+
+TAKE_OVERS_MAX = 16
+"""Batches taken over one after the other: one worker's hands hold nine at most (see `shedding`)."""
 
 
 class Shift:
@@ -54,9 +57,12 @@ class Shift:
         """The `woken` requests, and others up to a batch unless `only_woken`."""
         self._at("taking")
         at_most = 0 if only_woken else self._settings.batch_max
-        return taking.take(
+        hand = taking.take(
             self._redis, self._worker, self._queues, at_most=at_most, woken=woken, steady_ms=self._steady_ms
         )
+        if hand.longest > self._settings.queue_max:
+            self._turn_away()
+        return hand
 
     def settle(self, hand: Hand) -> None:
         """Settle a batch and answer it. Afterwards nothing of it is in flight."""
@@ -74,19 +80,38 @@ class Shift:
         for each in refused:
             log.warning("request_refused", worker=self._worker, wire=each.entry.wire, reason=str(each.error))
 
-    def look_after(self, now_ms: int) -> None:
-        """Requests of dead workers, waits that are over, grants that nobody reads."""
-        left = taking.take_over(
+    def _turn_away(self) -> None:
+        """Answer what the queues can't hold, without a look at the store."""
+        hand = shedding.take_surplus(
             self._redis,
             self._worker,
-            dead_after_ms=self._settings.takeover_ms,
-            at_most=self._settings.batch_max,
+            self._queues,
+            queue_max=self._settings.queue_max,
             steady_ms=self._steady_ms,
         )
-        if left.entries:
+        batch, refused = _sorted_out(hand.entries)
+        entropy = self._context.entropy
+        told = [
+            (entry, Settled(taken.request, shedding.overloaded(entropy, resend=taken.resend))) for entry, taken in batch
+        ]
+        finish(self._context, self._redis, self._worker, told, refused, now_ms=hand.clock.now_ms())
+        log.warning("requests_turned_away", worker=self._worker, count=len(told))
+
+    def look_after(self, now_ms: int) -> None:
+        """Requests of dead workers, waits that are over, grants that nobody reads."""
+        for _ in range(TAKE_OVERS_MAX):
+            left = taking.take_over(
+                self._redis,
+                self._worker,
+                dead_after_ms=self._settings.takeover_ms,
+                at_most=self._settings.batch_max,
+                steady_ms=self._steady_ms,
+            )
+            if not left.entries:
+                break
             log.warning("requests_taken_over", worker=self._worker, count=len(left.entries))
             self._at("taken_over")
-        self.settle(left)
+            self.settle(left)
         claim_next.end_waits(self._redis, now_ms)
         on_time(self._redis, now_ms)
         presence.take_back_unread(self._redis, self._context.entropy, now_ms=now_ms)

@@ -67,6 +67,8 @@ class Hand:
 
     entries: tuple[Entry, ...]
     clock: Clock
+    longest: int = 0
+    """Requests in the longest list that a `take` left behind."""
 
 
 def inflight_key(worker: str, wire: Wire) -> str:
@@ -74,7 +76,8 @@ def inflight_key(worker: str, wire: Wire) -> str:
     return f"broker:inflight:{worker}:{wire}"
 
 
-_COMMON = f"""
+COMMON = f"""
+-- KEYS[2] and KEYS[3]: own in-flight rq and intake. Each further list is rq's if its number is even, else the intake.
 local DATA_MAX, ID_MAX, DEAD, DEAD_MAX = {RQ_DATA_BYTES_MAX}, {ID_BYTES_MAX}, '{DEAD}', {DEAD_MAX}
 local STATUS = {{created=1, queued=1, started=1, deferred=1, scheduled=1, finished=1, failed=1, stopped=1, canceled=1}}
 local t = redis.call('TIME')
@@ -108,38 +111,43 @@ local function rq_entry(id)
   if f[3] and f[3] ~= '' and not STATUS[f[3]] then problem = 'unknown status of the rq job' end
   taken[#taken + 1] = {{'rq', id, f[1] or '', f[2] or '', problem}}
 end
+
+-- Into the in-flight list, and along with the answer.
+local function accept(value, list)
+  local rq = list % 2 == 0
+  if #value > (rq and ID_MAX or DATA_MAX) then
+    bury(value, 'oversized: an entry of ' .. #value .. ' bytes on ' .. KEYS[list])
+    return 0
+  end
+  redis.call('RPUSH', rq and KEYS[2] or KEYS[3], value)
+  if rq then rq_entry(value) else taken[#taken + 1] = {{'intake', value, value, '', ''}} end
+  return 1
+end
 """
 
 _TAKE = Script(
-    _COMMON
+    COMMON
     + """
 -- KEYS: 1 workers, 2 own in-flight rq, 3 own in-flight intake, 4.. rq queue and intake in turn, by priority
 -- ARGV: worker, at most, then rq job ids that are in flight already
 redis.call('ZADD', KEYS[1], now, ARGV[1])
 for i = 3, #ARGV do rq_entry(ARGV[i]) end
 local left = ARGV[2] - (#ARGV - 2)
+local longest = 0
 for i = 4, #KEYS do
-  if left <= 0 then break end
-  local rq = i % 2 == 0
   if redis.call('TYPE', KEYS[i]).ok == 'list' then
-    local values = redis.call('LPOP', KEYS[i], left) or {}
-    for _, value in ipairs(values) do
-      if #value > (rq and ID_MAX or DATA_MAX) then
-        bury(value, 'oversized: an entry of ' .. #value .. ' bytes on ' .. KEYS[i])
-      else
-        redis.call('RPUSH', rq and KEYS[2] or KEYS[3], value)
-        if rq then rq_entry(value) else taken[#taken + 1] = {'intake', value, value, '', ''} end
-        left = left - 1
-      end
+    if left > 0 then
+      for _, value in ipairs(redis.call('LPOP', KEYS[i], left)) do left = left - accept(value, i) end
     end
+    longest = math.max(longest, redis.call('LLEN', KEYS[i]))
   end
 end
-return {now, taken}
+return {now, taken, longest}
 """
 )
 
 _TAKE_OVER = Script(
-    _COMMON
+    COMMON
     + """
 -- KEYS: 1 workers, 2 own in-flight rq, 3 own in-flight intake.  ARGV: worker, dead after ms, forget after ms, at most
 redis.call('ZADD', KEYS[1], now, ARGV[1])
@@ -163,7 +171,7 @@ return {now, taken}
 )
 
 _OWN = Script(
-    _COMMON
+    COMMON
     + """
 -- KEYS: 1 own in-flight rq, 2 own in-flight intake
 for _, id in ipairs(redis.call('LRANGE', KEYS[1], 0, -1)) do rq_entry(id) end
@@ -202,8 +210,8 @@ def take(
     keys = [WORKERS, inflight_key(worker, "rq"), inflight_key(worker, "intake"), *(key for _, key in sources(queues))]
     rq_ids = [entry.key for entry in woken if entry.wire == "rq"]
     carried = [entry for entry in woken if entry.wire == "intake"]
-    now_ms, taken = _TAKE.run(connection, keys, [worker, max(0, at_most - len(carried)), *rq_ids])
-    return Hand((*carried, *_entries(taken, insist=False)), AnchoredClock(int(now_ms), steady_ms))
+    now_ms, taken, longest = _TAKE.run(connection, keys, [worker, max(0, at_most - len(carried)), *rq_ids])
+    return Hand((*carried, *entries(taken, insist=False)), AnchoredClock(int(now_ms), steady_ms), int(longest))
 
 
 def take_over(
@@ -212,14 +220,14 @@ def take_over(
     """Bring what workers unheard of for `dead_after_ms` left behind, into this worker's hands."""
     keys = [WORKERS, inflight_key(worker, "rq"), inflight_key(worker, "intake")]
     now_ms, taken = _TAKE_OVER.run(connection, keys, [worker, dead_after_ms, FORGET_MS, at_most])
-    return Hand(tuple(_entries(taken, insist=True)), AnchoredClock(int(now_ms), steady_ms))
+    return Hand(tuple(entries(taken, insist=True)), AnchoredClock(int(now_ms), steady_ms))
 
 
 def own_leftovers(connection: Redis, worker: str, *, steady_ms: Steady = monotonic_ms) -> Hand:
     """What this worker had in hand when Redis went away under it."""
     keys = [inflight_key(worker, "rq"), inflight_key(worker, "intake")]
     now_ms, taken = _OWN.run(connection, keys, [])
-    return Hand(tuple(_entries(taken, insist=True)), AnchoredClock(int(now_ms), steady_ms))
+    return Hand(tuple(entries(taken, insist=True)), AnchoredClock(int(now_ms), steady_ms))
 
 
 def leave(connection: Redis, worker: str) -> None:
@@ -228,7 +236,8 @@ def leave(connection: Redis, worker: str) -> None:
     _LEAVE.run(connection, keys, [worker])
 
 
-def _entries(taken: Iterable[Sequence[Any]], *, insist: bool) -> list[Entry]:
+def entries(taken: Iterable[Sequence[Any]], *, insist: bool) -> list[Entry]:
+    """What a script has put into `taken`."""
     return [
         Entry(
             wire="rq" if wire == b"rq" else "intake",

@@ -97,7 +97,9 @@ class Call:
     @property
     def settled(self) -> bool:
         """Whether there is nothing left to send: an answer is known, or the time is over."""
-        return self.reply is not None and self.reply.retry is not Retry.SAME_ID
+        return (
+            self.reply is not None and self.reply.retry is not Retry.SAME_ID and not self._turned_away_again(self.reply)
+        )
 
     def next_attempt(self, now_ms: int, broker_time: BrokerTime) -> Envelope:
         """The envelope to send now. Its deadline is the end of the caller's own patience, in broker time."""
@@ -124,7 +126,7 @@ class Call:
           BrokerUnavailable: nothing was sent.
           BrokerTimeout: it may have taken effect.
         """
-        if self.reply is None or self._may_have_been_done(self.reply):
+        if self.reply is None or self._may_have_been_done(self.reply) or self._turned_away_again(self.reply):
             raise self._failure()
         return self.reply
 
@@ -147,6 +149,10 @@ class Call:
         """A late attempt that found its time over says nothing of an earlier one."""
         late = reply.answer is Word.REQUEST_EXPIRED and reply.reason is not Reason.LEASE_OVER
         return late and self._attempt > 1
+
+    def _turned_away_again(self, reply: Reply) -> bool:
+        """One copy of several was not looked at, which says nothing of the others."""
+        return reply.answer is Word.THROTTLED and self._attempt > 1
 
     def _failure(self) -> ClientError:
         what = f"{type(self._envelope).__name__.lower()}: no answer within {self._timeout_ms} ms"

@@ -238,3 +238,16 @@ def test_a_repeated_call_takes_an_expiry_that_is_its_own(answer: Answer, now_ms:
     pending.expect(repeated, future)
     deliver(pending, answer, "r")
     assert future.result is not None
+
+
+def test_a_resend_that_was_turned_away_says_nothing_of_the_first_attempt() -> None:
+    resent = call()
+    resent.next_attempt(1_000, BrokerTime())
+    resent.on_its_way()
+    resent.reply = reply(Answer(Word.THROTTLED, Reason.OVERLOADED))
+    settled = [resent.settled]  # there is one copy, and it was not looked at
+    resent.next_attempt(1_000, BrokerTime())
+    settled.append(resent.settled)
+    assert settled == [True, False]
+    with pytest.raises(BrokerTimeout):
+        resent.answer()

@@ -1,0 +1,57 @@
+"""What a queue can't hold is taken from its end and answered at once: `throttled`, nothing done, come back later."""
+
+from collections.abc import Sequence
+
+from redis import Redis
+
+from broker.answers import Answer, Reason, Word
+from broker.clock import AnchoredClock, Steady
+from broker.entropy import Entropy
+from broker.scripts import Script
+from workers import taking
+from workers.taking import WORKERS, Hand, inflight_key, sources
+
+SHED_MAX = 512
+"""Requests turned away between two batches: eight for each one settled, and renewals wait some 20 ms for it."""
+RETRY_AFTER_MS = 1_000
+RETRY_SPREAD_MS = 4_000
+"""Those turned away together come back over this much time, not together."""
+NEVER_SHED = frozenset({"leases"})
+"""A holder must be heard: there are never more of its requests than leases and their ends."""
+
+_SURPLUS = Script(
+    taking.COMMON
+    + """
+-- KEYS: 1 workers, 2 own in-flight rq, 3 own in-flight intake, 4.. rq queue and intake in turn
+-- ARGV: worker, what a list may hold, at most
+redis.call('ZADD', KEYS[1], now, ARGV[1])
+local left = tonumber(ARGV[3])
+for i = 4, #KEYS do
+  if redis.call('TYPE', KEYS[i]).ok == 'list' then
+    local surplus = math.min(left, redis.call('LLEN', KEYS[i]) - ARGV[2])
+    if surplus > 0 then
+      left = left - surplus
+      for _, value in ipairs(redis.call('RPOP', KEYS[i], surplus)) do accept(value, i) end
+    end
+  end
+end
+return {now, taken}
+"""
+)
+
+
+def take_surplus(connection: Redis, worker: str, queues: Sequence[str], *, queue_max: int, steady_ms: Steady) -> Hand:
+    """Bring what came last to lists of more than `queue_max` into this worker's hands, up to `SHED_MAX`."""
+    lists = sources(queue for queue in queues if queue not in NEVER_SHED)
+    keys = [WORKERS, inflight_key(worker, "rq"), inflight_key(worker, "intake"), *(key for _, key in lists)]
+    now_ms, taken = _SURPLUS.run(connection, keys, [worker, queue_max, SHED_MAX])
+    return Hand(tuple(taking.entries(taken, insist=False)), AnchoredClock(int(now_ms), steady_ms))
+
+
+def overloaded(entropy: Entropy, *, resend: bool) -> Answer:
+    """What a request is told that was not looked at. Of a `resend` nothing is known: its first copy may be settled."""
+    if resend:
+        return Answer(Word.OUTCOME_UNKNOWN, Reason.OVERLOADED)
+    return Answer(
+        Word.THROTTLED, Reason.OVERLOADED, retry_after_ms=RETRY_AFTER_MS + int(RETRY_SPREAD_MS * entropy.jitter())
+    )
