@@ -4,11 +4,12 @@ PY := .venv/bin/python
 UV := $(shell command -v uv 2>/dev/null)
 FLEET_ARGS ?=
 
-.PHONY: demo test lint install install-test emulator clean help
+.PHONY: demo test lint install install-test emulator bench bench-quick clean help
 
 help:
 	@echo "make demo    install, then run the main job on the embedded default (about 30 s)"
 	@echo "make test    install with the test extras, then ruff, mypy and pytest"
+	@echo "make bench-quick  measure it, a few rows, under 3 minutes; make bench: every row and peer (about 35 minutes)"
 	@echo "make clean   remove the virtual environment and caches"
 
 demo: .venv/.installed
@@ -43,6 +44,13 @@ emulator:
 	@if command -v npm >/dev/null 2>&1; then \
 	   [ -d tests/emulator/node_modules ] || npm install --silent --no-audit --no-fund --prefix tests/emulator; \
 	 else echo "npm is missing: the Cosmos tests will be skipped (and fail where CI is set)"; fi
+
+# Each peer's own environment is made under benchmarks/.environments at the first run.
+bench-quick: .venv/.installed-test
+	@$(PY) -m benchmarks.run --quick
+
+bench: .venv/.installed-test
+	@$(PY) -m benchmarks.run
 
 clean:
 	rm -rf .venv .broker .mypy_cache .ruff_cache .pytest_cache tests/emulator/node_modules

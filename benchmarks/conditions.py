@@ -16,11 +16,16 @@ def told(connection: redis.Redis) -> str:
     argv = shlex.join(sys.orig_argv[1:])
     return "\n".join(
         [
-            f"machine:  {_processor()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}, {platform.platform()}",
+            f"machine:  {machine()}",
             f"versions: Python {platform.python_version()}, redis-py {redis.__version__}, {server}",
             f"command:  python {argv}",
         ]
     )
+
+
+def machine() -> str:
+    """Processor, its number, the load there is already, and the system."""
+    return f"{_processor()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}, {platform.platform()}"
 
 
 def _processor() -> str:

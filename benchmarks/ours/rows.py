@@ -1,0 +1,81 @@
+"""Our rows: by wire, by store, by number of workers, and by client."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from benchmarks.contestant import Command, Stage
+from benchmarks.ours.winners import by_client, by_store
+from benchmarks.processes import wait_for
+from broker.queues import Wire
+from datastore import connect
+from workers.taking import WORKERS
+
+
+@dataclass(frozen=True, slots=True)
+class Ours:
+    """The product as a user runs it: `broker worker` processes, and the sweep beside a store of several."""
+
+    name: str
+    store: Literal["memory", "sqlite"]
+    wire: Wire = "rq"
+    workers: int = 1
+    mode: Literal["claim", "mixed", "next"] = "claim"
+    load: str = "benchmarks.ours.load"
+    pooled: bool = True
+
+    def serve(self, stage: Stage) -> None:
+        """Start the workers and the sweep."""
+        for _ in range(self.workers):
+            self.start_worker(stage)
+        if self.store == "sqlite":
+            stage.processes.start("sweep", self._process("sweep"), env=self.environment(stage))
+        with stage.server.connect() as connection:
+            wait_for(lambda: connection.zcard(WORKERS) >= self.workers, "every worker serves")
+
+    def start_worker(self, stage: Stage) -> None:
+        """One more worker process."""
+        stage.processes.start("worker", self._process("worker"), env=self.environment(stage))
+
+    def environment(self, stage: Stage) -> dict[str, str]:
+        """The settings of a broker process."""
+        store = self.datastore_url(stage)
+        return {"BROKER_REDIS_URL": stage.server.url, "BROKER_DATASTORE_URL": store, "BROKER_LOG_LEVEL": "ERROR"}
+
+    def datastore_url(self, stage: Stage) -> str:
+        """Where the jobs are."""
+        return "memory://" if self.store == "memory" else f"sqlite:///{stage.folder / 'jobs.db'}"
+
+    def driver(self, stage: Stage, outstanding: int) -> Command:
+        """The product's client: the one for threads for one claim at a time, else the one for asyncio."""
+        client = "sync" if outstanding == 1 else "async"
+        options = ("--url", stage.server.url, "--wire", self.wire, "--mode", self.mode, "--client", client)
+        return Command((sys.executable, "-m", self.load, *options))
+
+    def told(self, stage: Stage) -> Mapping[str, float]:  # noqa: ARG002 - a hook for rows that count something
+        """Nothing more."""
+        return {}
+
+    def winners(self, stage: Stage) -> int:
+        """Jobs that were granted, as the store has them."""
+        if self.store == "memory":  # nobody but its worker can read it
+            return by_client(stage.server.url)
+        store = connect(self.datastore_url(stage))
+        try:
+            return by_store(store)
+        finally:
+            store.close()
+
+    def _process(self, kind: str) -> tuple[str, ...]:
+        return (sys.executable, "-m", "workers.cli", kind)
+
+
+MEMORY_RQ = Ours("memory-rq", "memory")
+MEMORY_INTAKE = Ours("memory-intake", "memory", wire="intake")
+SQLITE_1 = Ours("sqlite-1", "sqlite")
+SQLITE_2 = Ours("sqlite-2", "sqlite", workers=2)
+MEMORY_MIXED = Ours("memory-mixed", "memory", mode="mixed")
+SQLITE_MIXED = Ours("sqlite-mixed", "sqlite", workers=2, mode="mixed")
+
+__all__ = ["MEMORY_INTAKE", "MEMORY_MIXED", "MEMORY_RQ", "SQLITE_1", "SQLITE_2", "SQLITE_MIXED", "Ours"]

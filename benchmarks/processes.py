@@ -1,0 +1,182 @@
+"""The processes of one row: started under a mark, measured by role, and gone before the next row begins."""
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+from workers.leash import leashed
+
+MARK = "CLAIM_BENCH_ROW"
+ROOT = Path(__file__).parents[1]
+_TICKS = os.sysconf("SC_CLK_TCK")
+_DEADLINE_S = 30
+_POLL_S = 0.02
+
+
+class BenchError(Exception):
+    """A row can't be measured; the message says why."""
+
+
+class Processes:
+    """Each process leads a group of its own, so that the children it forks are counted and ended with it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.mark = secrets.token_hex(8)
+        self._folder = folder
+        self._roles: dict[int, str] = {}
+        self._started: list[subprocess.Popen[str]] = []
+
+    def start(
+        self,
+        role: str,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        talks: bool = False,
+    ) -> "subprocess.Popen[str]":
+        """Run `argv` from the root of the repository. With `talks`, its input and output are pipes."""
+        log = self._log(role)
+        process = subprocess.Popen(
+            leashed(argv),
+            stdin=subprocess.PIPE if talks else subprocess.DEVNULL,
+            stdout=subprocess.PIPE if talks else log,
+            stderr=log,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", MARK: self.mark, **(env or {})},
+            process_group=0,
+        )
+        log.close()
+        self._roles[process.pid] = role
+        self._started.append(process)
+        return process
+
+    def cpu_s(self) -> dict[str, float]:
+        """CPU seconds that each role has used so far, forked children included; a finer name for each of several."""
+        used: dict[str, float] = {}
+        names = _numbered(self._roles)
+        for group, ticks in _ticks_by_group().items():
+            if group in names:
+                used[names[group]] = ticks / _TICKS
+        return used
+
+    def said(self, role: str) -> str:
+        """The end of what processes of a role have written."""
+        path = self._folder / f"{role}.log"
+        return path.read_text(encoding="utf-8", errors="replace")[-2000:] if path.exists() else ""
+
+    def end(self, process: "subprocess.Popen[str]") -> None:
+        """End one process, and count it no more."""
+        end_group(process)
+        self._roles.pop(process.pid, None)
+        self._started.remove(process)
+
+    def of_role(self, role: str) -> "list[subprocess.Popen[str]]":
+        """The processes that were started in a role and not ended since."""
+        return [process for process in self._started if self._roles[process.pid] == role]
+
+    def close(self) -> None:
+        """Kill everything and see that nothing with this mark is left.
+
+        Raises:
+          BenchError: something survives, and would spoil the rows to come.
+        """
+        for process in reversed(self._started):
+            end_group(process)
+        self._started.clear()
+        wait_for(lambda: not marked(self.mark), f"no process of row {self.mark} is left")
+
+    def _log(self, role: str) -> IO[str]:
+        return (self._folder / f"{role}.log").open("a", encoding="utf-8")
+
+
+def end_group(process: "subprocess.Popen[str]") -> None:
+    """Kill a process and the children of its group, and reap it."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with suppress(BrokenPipeError):
+                pipe.close()
+
+
+def marked(mark: str | None = None) -> list[int]:
+    """Processes that a row has started, of the given mark or of any."""
+    sought = f"{MARK}={mark or ''}".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            if sought in (entry / "environ").read_bytes():
+                found.append(int(entry.name))
+        except OSError:
+            continue  # it ended just now, is a zombie, or is another user's
+    return [pid for pid in found if pid != os.getpid()]
+
+
+def wait_for(
+    condition: Callable[[], bool],
+    description: str,
+    *,
+    alive: "subprocess.Popen[str] | None" = None,
+    deadline_s: float = _DEADLINE_S,
+) -> None:
+    """Wait until `condition` holds.
+
+    Raises:
+      BenchError: it does not in time, or the process it depends on has ended.
+    """
+    until = time.monotonic() + deadline_s
+    while not condition():
+        if alive is not None and alive.poll() is not None:
+            raise BenchError(f"{description}: the process ended with status {alive.returncode}")
+        if time.monotonic() > until:
+            raise BenchError(f"after {deadline_s} s still not: {description}")
+        time.sleep(_POLL_S)
+
+
+def free_port() -> int:
+    """A TCP port on loopback that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def scratch() -> "tempfile.TemporaryDirectory[str]":
+    """A folder for the files of one row."""
+    return tempfile.TemporaryDirectory(prefix="claim-bench-", ignore_cleanup_errors=True)
+
+
+def _numbered(roles: Mapping[int, str]) -> dict[int, str]:
+    seen: dict[str, int] = {}
+    names: dict[int, str] = {}
+    several = {role for role in roles.values() if list(roles.values()).count(role) > 1}
+    for pid, role in roles.items():
+        seen[role] = seen.get(role, 0) + 1
+        names[pid] = f"{role} {seen[role]}" if role in several else role
+    return names
+
+
+def _ticks_by_group() -> dict[int, int]:
+    """User and system time of each process group, in clock ticks: fields 14 and 15 of /proc/<pid>/stat."""
+    found: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            fields = (entry / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        except OSError:
+            continue
+        group = int(fields[2])
+        found[group] = found.get(group, 0) + int(fields[11]) + int(fields[12])
+    return found

@@ -1,0 +1,33 @@
+"""Carries out a plan: round by round, row by row, and what fails is told and left out."""
+
+from collections.abc import Callable
+
+from benchmarks.plan import Plan, Row
+from benchmarks.processes import BenchError
+from benchmarks.results import Results
+from benchmarks.visit import Rates, visit
+
+Progress = Callable[[str], None]
+
+
+def run_rounds(plan: Plan, results: Results, *, progress: Progress) -> None:
+    """Measure every row in every round, into `results`. A row that fails once is not tried again."""
+    rates = Rates()
+    broken: set[str] = set()
+    for round in range(plan.rounds):
+        for row in plan.of_round(round):
+            name = row.contestant.name
+            progress(f"round {round + 1} of {plan.rounds}: {name}")
+            if name not in broken and not _visited(row, plan, round, rates, results):
+                broken.add(name)
+
+
+def _visited(row: Row, plan: Plan, round: int, rates: Rates, results: Results) -> bool:
+    try:
+        results.measures += visit(
+            row.contestant, row.levels, round=round, warm_s=plan.warm_s, window_s=plan.window_s, rates=rates
+        )
+    except BenchError as error:
+        results.failures.append(f"round {round + 1}: {error}")
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""Figures that need a set-up of their own: conflicts, renewals, idleness, starts, a million jobs."""

@@ -1,0 +1,1 @@
+"""Stock rq: what the bars are counted from."""

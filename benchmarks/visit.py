@@ -1,0 +1,163 @@
+"""One visit of a row: a fresh server, its workers, its driver, some windows, and a look into the store after each."""
+
+import json
+import subprocess
+import threading
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from benchmarks.contestant import Contestant, Stage
+from benchmarks.measure import Measure
+from benchmarks.processes import BenchError, Processes, marked, scratch
+from benchmarks.server import start_server
+
+POOL_SPARE = 1.35
+"""How many more records are made than the last rate would use."""
+POOL_MIN = 1_000
+FIRST_GUESS_PER_S = 50_000
+"""Of a row that was not measured yet; its driver makes no more than its rate of submissions tells it to."""
+NUMBERS_OF_A_WINDOW = 10_000_000
+PATIENCE_S = 120
+"""For a driver to make its records and drive one window."""
+
+
+class Rates:
+    """How fast each row was so far: how many records its next window needs."""
+
+    def __init__(self) -> None:
+        self._per_s: dict[tuple[str, int], float] = {}
+
+    def pool(self, row: str, outstanding: int, seconds: float) -> int:
+        """Records for a window of this length."""
+        per_s = self._per_s.get((row, outstanding), FIRST_GUESS_PER_S if outstanding > 1 else 3_000)
+        return max(POOL_MIN, round(per_s * seconds * POOL_SPARE) + outstanding)
+
+    def learn(self, measure: Measure) -> None:
+        """Remember what a window showed."""
+        self._per_s[measure.row, measure.outstanding] = measure.per_s
+
+
+def visit(
+    contestant: Contestant,
+    levels: Sequence[int],
+    *,
+    round: int,
+    warm_s: float,
+    window_s: float,
+    rates: Rates,
+) -> list[Measure]:
+    """Measure a row at each number of outstanding requests.
+
+    Raises:
+      BenchError: it can't be measured, a process of an earlier row lives, or a record has no single winner.
+    """
+    if survivors := marked():
+        raise BenchError(f"processes of an earlier row still run: {survivors}")
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(scratch()))
+        processes = Processes(folder)
+        stack.callback(processes.close)
+        server = start_server(folder, processes)
+        if strangers := server.strangers():
+            raise BenchError(f"somebody is connected to the server of {contestant.name} already: {strangers}")
+        stage = Stage(folder, server, processes)
+        try:
+            contestant.serve(stage)
+            return _windows(contestant, stage, levels, round, warm_s, window_s, rates)
+        except BenchError as error:
+            told = "\n".join(processes.said(role) for role in ("worker", "driver", "sweep"))
+            raise BenchError(f"{contestant.name}: {error}\n{told}") from error
+
+
+def _windows(
+    contestant: Contestant,
+    stage: Stage,
+    levels: Sequence[int],
+    round: int,
+    warm_s: float,
+    window_s: float,
+    rates: Rates,
+) -> list[Measure]:
+    measures: list[Measure] = []
+    first = wins = 0
+    for level in levels:
+        command = contestant.driver(stage, level)
+        driver = Driver(stage.processes.start("driver", command.argv, env=command.env, talks=True), stage.processes)
+        pool = rates.pool(contestant.name, level, warm_s + window_s) if contestant.pooled else 0
+        order = {"outstanding": level, "warm_s": warm_s, "window_s": window_s, "first": first, "pool": pool}
+        result, used = driver.window(order)
+        driver.end()
+        first += NUMBERS_OF_A_WINDOW
+        wins += result["wins"]
+        if result["refused"]:
+            raise BenchError(f"{result['refused']} claims were refused; every one should win")
+        measure = measured(contestant.name, round, level, {**result, **contestant.told(stage)}, used)
+        rates.learn(measure)
+        measures.append(measure)
+    if (found := contestant.winners(stage)) not in (wins, None):
+        raise BenchError(f"{wins} claims were granted, but the store shows {found} winners")
+    return measures
+
+
+def measured(row: str, round: int, outstanding: int, result: dict[str, Any], used: dict[str, float]) -> Measure:
+    """A window as it is kept."""
+    known = {"count", "seconds", "wins", "quantiles_us", "p99_us"}
+    count = max(1, result["count"])
+    quantiles = tuple(result["quantiles_us"])
+    return Measure(
+        row=row,
+        round=round,
+        outstanding=outstanding,
+        per_s=result["count"] / result["seconds"],
+        p50_us=quantiles[len(quantiles) // 2] if quantiles else 0.0,
+        p99_us=result["p99_us"],
+        window_s=result["seconds"],
+        cpu_us={role: seconds * 1e6 / count for role, seconds in used.items()},
+        wins=result["wins"],
+        quantiles_us=quantiles,
+        extra={name: value for name, value in result.items() if name not in known},
+    )
+
+
+class Driver:
+    """The harness's side of a driver's pipe."""
+
+    def __init__(self, process: "subprocess.Popen[str]", processes: Processes) -> None:
+        self._process = process
+        self._processes = processes
+        self._expect("ready")
+
+    def window(self, order: dict[str, Any]) -> tuple[dict[str, Any], dict[str, float]]:
+        """Drive one window: the result, and the CPU seconds that each process used in it."""
+        assert self._process.stdin is not None
+        patience = threading.Timer(PATIENCE_S, self._process.kill)
+        patience.start()
+        try:
+            self._process.stdin.write(json.dumps(order) + "\n")
+            self._process.stdin.flush()
+            self._expect("begin")
+            before = self._processes.cpu_s()
+            self._expect("end")
+            after = self._processes.cpu_s()
+            result: dict[str, Any] = json.loads(self._line())
+        finally:
+            patience.cancel()
+        return result, {role: after[role] - before.get(role, 0.0) for role in after}
+
+    def end(self) -> None:
+        """End it."""
+        self._processes.end(self._process)
+
+    def _expect(self, word: str) -> None:
+        line = self._line()
+        if line != word:
+            raise BenchError(f"the driver said {line!r} where {word!r} was due")
+
+    def _line(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise BenchError(f"the driver ended with status {self._process.wait()}")
+        return line.rstrip("\n")

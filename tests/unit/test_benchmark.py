@@ -1,0 +1,83 @@
+"""The benchmark's own judgement: ratios within a round, bars, rotation, and winners that are really single."""
+
+import pytest
+
+from benchmarks.bars import at_least, at_most, last_line
+from benchmarks.measure import Measure
+from benchmarks.ours.rows import MEMORY_RQ
+from benchmarks.ours.winners import by_store
+from benchmarks.plan import Plan, Row
+from benchmarks.processes import BenchError
+from benchmarks.results import Cell, Results, Spread
+from benchmarks.stock.rows import STOCK_RQ
+from datastore import connect
+
+
+def window(row: str, round: int, per_s: float, *, outstanding: int = 256, p50_us: float = 1.0) -> Measure:
+    """A window that showed this."""
+    return Measure(row, round, outstanding, per_s, p50_us, 0.0, 5.0, {"redis": 10.0, "worker": 30.0}, 1)
+
+
+def test_a_ratio_is_taken_within_each_round() -> None:
+    results = Results([window("a", 0, 10), window("b", 0, 1), window("a", 1, 100), window("b", 1, 50)])
+    assert results.ratio(Cell("a", 256), Cell("b", 256)) == Spread(median=6.0, least=2.0, most=10.0, rounds=2)
+
+
+def test_a_round_without_the_other_row_gives_no_ratio() -> None:
+    results = Results([window("a", 0, 10), window("b", 1, 1)])
+    assert results.ratio(Cell("a", 256), Cell("b", 256)) is None
+
+
+def test_the_best_peer_is_the_one_with_the_highest_median() -> None:
+    results = Results(
+        [window("a", 0, 10), window("a", 1, 10), window("b", 0, 100), window("b", 1, 1), window("b", 2, 1)]
+    )
+    assert results.best(["a", "b", "absent"], 256) == "a"
+
+
+def test_a_bar_holds_is_missed_or_was_not_measured() -> None:
+    results = Results(samples={"x": [1.0, 2.0, 9.0]})
+    assert at_least("m", 2, lambda found: found.sampled("x")).verdict(results) == "holds"
+    assert at_least("m", 3, lambda found: found.sampled("x")).verdict(results) == "missed"
+    assert at_most("m", 1.5, lambda found: found.sampled("x")).verdict(results) == "missed"
+    assert at_most("m", 3, lambda found: found.sampled("y")).verdict(results) == "not measured"
+
+
+def test_the_last_line_has_every_figure_and_a_dash_for_what_was_left_out() -> None:
+    results = Results(
+        [
+            window("memory-rq", 0, 1000),
+            window("stock-rq", 0, 10),
+            window("memory-intake", 0, 1200),
+            window("memory-rq", 0, 5, outstanding=1, p50_us=200),
+            window("ping", 0, 5, outstanding=1, p50_us=50),
+        ],
+        samples={"conflicts_percent": [0.25]},
+    )
+    assert last_line(results, ["huey"]) == (
+        "bench: vs_stock_rq memory=100 intake=120 sqlite=- vs_best_python=- vs_bullmq=- "
+        "p50_vs_ping=4 cpu_us=40 conflicts_pct=0.25"
+    )
+
+
+def test_each_round_visits_every_row_and_begins_with_another() -> None:
+    rows = tuple(Row(contestant, (1,)) for contestant in (STOCK_RQ, MEMORY_RQ))
+    plan = Plan(rows, rounds=2, warm_s=0, window_s=1)
+    orders = [[row.contestant.name for row in plan.of_round(round)] for round in range(2)]
+    assert orders == [["stock-rq", "memory-rq"], ["memory-rq", "stock-rq"]]
+
+
+def test_a_job_granted_twice_is_found_in_the_store() -> None:
+    store = connect("memory://")
+    store.create("job-1", "job-1", {"kind": "job", "state": "leased", "epoch": 2})
+    with pytest.raises(BenchError, match="epoch 2"):
+        by_store(store)
+
+
+def test_a_second_run_of_a_job_is_found_in_the_store() -> None:
+    store = connect("memory://")
+    store.create("job-1", "job-1", {"kind": "job", "state": "leased", "epoch": 1})
+    for epoch in (1, 2):
+        store.create(f"job-1:run:{epoch}", "job-1", {"kind": "run"})
+    with pytest.raises(BenchError, match="more than one run"):
+        by_store(store)
