@@ -1,7 +1,9 @@
 """The one place that asks for time, so that everything else takes it as an argument."""
 
+import platform
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol, TypeAlias
 
 from redis import Redis
@@ -73,6 +75,19 @@ class ManualClock:
 def host_now_ms() -> int:
     """This host's wall clock, Unix milliseconds. For display and for a client's first guess; no lease depends on it."""
     return time.time_ns() // 1_000_000
+
+
+def steady_ns() -> int:
+    """The same clock in nanoseconds. All processes of a machine read the same one, until it is started anew."""
+    return time.clock_gettime_ns(_STEADY)
+
+
+def clock_name() -> str:
+    """Names this machine's steady clock: two histories with the same name can be compared moment by moment."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:  # not Linux
+        return platform.node()
 
 
 def sleep_ms(ms: float) -> None:

@@ -1,6 +1,7 @@
 """The client for asyncio: the same operations under the same names, to be awaited."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -12,6 +13,7 @@ from broker.client.connection_async import AsyncListener, AsyncSender
 from broker.client.exchange_async import AsyncExchange
 from broker.client.factory_operations import FactoryOperations
 from broker.client.operations import body_fields
+from broker.client.recording import recorder
 from broker.client.reply import Reply
 from broker.client.sync import TIMEOUT_MS, TOGETHER_MAX, answer_or_unknown
 from broker.client.tail import NOW, Tail, Wanted
@@ -53,6 +55,7 @@ class AsyncLine(FactoryOperations[Coroutine[Any, Any, Reply]]):
             timeout_ms=self._timeout_ms if timeout_ms is None else timeout_ms,
             now_ms=self._exchange.steady_ms(),
             entropy=self._exchange.entropy,
+            history=self._exchange.history,
         )
 
 
@@ -75,6 +78,7 @@ class AsyncClient(AsyncLine):
         attempt_ms: int = ATTEMPT_MS,
         password: str | None = None,
         entropy: Entropy | None = None,
+        history: str | os.PathLike[str] | None = None,
     ) -> Self:
         """A client to enter with `async with`, or to await and `close`. It connects then.
 
@@ -88,7 +92,14 @@ class AsyncClient(AsyncLine):
         address = Address.checked(factory_id, incarnation)
         sender = AsyncSender(redis_url, wire=wire, password=password)
         listener = AsyncListener(redis_url, replies.reply_key(address.factory_id, address.instance), password=password)
-        exchange = AsyncExchange(address, listener, sender, entropy=entropy or SystemEntropy(), attempt_ms=attempt_ms)
+        exchange = AsyncExchange(
+            address,
+            listener,
+            sender,
+            entropy=entropy or SystemEntropy(),
+            attempt_ms=attempt_ms,
+            history=recorder(history, address),
+        )
         return cls(exchange, sender, timeout_ms=timeout_ms)
 
     def __await__(self) -> Generator[Any, None, Self]:

@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -10,8 +10,11 @@ from broker.answers import Reason, Retry, Word
 from broker.client.errors import BrokerTimeout, BrokerUnavailable, ClientError, InvalidRequest
 from broker.client.reply import Reply
 from broker.entropy import Entropy
-from broker.messages import Claim, Envelope, Release
+from broker.messages import Claim, Envelope, Release, Request
 from broker.wire_types import FactoryId
+
+if TYPE_CHECKING:  # a client that records nothing does not load it
+    from broker.history import Record, Recorder
 
 ATTEMPT_MS = 3_000
 """How long one attempt waits for its answer before the request is sent again with the same id."""
@@ -76,6 +79,7 @@ class Call:
         timeout_ms: int,
         now_ms: int,
         entropy: Entropy,
+        history: "Recorder | None" = None,
     ) -> None:
         self.request_id = request_id or entropy.token()
         self.is_claim = kind is Claim
@@ -92,6 +96,8 @@ class Call:
             raise InvalidRequest(_problems(error)) from None  # the error itself shows values, maybe a token
         self.first_sent_ms = now_ms
         self._sent = False
+        self._history = history
+        self._invoked: Record | None = None
         self.reply: Reply | None = None
 
     @property
@@ -103,6 +109,8 @@ class Call:
 
     def next_attempt(self, now_ms: int, broker_time: BrokerTime) -> Envelope:
         """The envelope to send now. Its deadline is the end of the caller's own patience, in broker time."""
+        if self._history is not None and self._invoked is None:
+            self._invoked = self._history.invoked(cast(Request, self._envelope))
         if self._sent:
             self._attempt += 1
         else:
@@ -126,9 +134,12 @@ class Call:
           BrokerUnavailable: nothing was sent.
           BrokerTimeout: it may have taken effect.
         """
-        if self.reply is None or self._may_have_been_done(self.reply) or self._turned_away_again(self.reply):
+        reply = self._known()
+        if self._history is not None and self._invoked is not None:
+            self._history.ended(self._invoked, cast(Request, self._envelope), reply, sent=self._sent)
+        if reply is None:
             raise self._failure()
-        return self.reply
+        return reply
 
     def is_of_an_earlier_copy(self, reply: Reply, *, now_ms: int) -> bool:
         """Whether a reply answers a copy that an earlier call left in the queue, and not this one.
@@ -144,6 +155,11 @@ class Call:
                 f"Redis refused: {why}; nothing was sent; check the user, its rights and its memory"
             )
         return BrokerTimeout(f"Redis refused to take the request again: {why}", request_id=self.request_id)
+
+    def _known(self) -> Reply | None:
+        """The answer, unless it is of one copy alone, and says nothing of the others."""
+        said = self.reply
+        return None if said is None or self._may_have_been_done(said) or self._turned_away_again(said) else said
 
     def _may_have_been_done(self, reply: Reply) -> bool:
         """A late attempt that found its time over says nothing of an earlier one."""

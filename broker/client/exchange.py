@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NoneYet
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import structlog
 from redis.exceptions import RedisError
@@ -18,6 +19,9 @@ from broker.client.reply import Reply
 from broker.clock import monotonic_ms
 from broker.entropy import Entropy
 
+if TYPE_CHECKING:
+    from broker.history import Recorder
+
 log = structlog.get_logger(__name__)
 
 
@@ -25,9 +29,17 @@ class Exchange:
     """The reply channel of one client, and the rounds of sending and waiting that end in an answer."""
 
     def __init__(
-        self, address: Address, listener: Listener, sender: Sender, *, entropy: Entropy, attempt_ms: int
+        self,
+        address: Address,
+        listener: Listener,
+        sender: Sender,
+        *,
+        entropy: Entropy,
+        attempt_ms: int,
+        history: "Recorder | None" = None,
     ) -> None:
         self.address = address
+        self.history = history
         self.broker_time = BrokerTime()
         self._listener = listener
         self._sender = sender
@@ -66,6 +78,8 @@ class Exchange:
             future.set_exception(ClientClosed("the client was closed while the request was on its way"))
         self._listener.close()
         self._sender.close()
+        if self.history is not None:
+            self.history.close()
 
     def check_open(self) -> None:
         """Raises ClientClosed where this client can't be used."""

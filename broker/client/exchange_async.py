@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import structlog
 from redis.exceptions import RedisError
@@ -15,6 +16,9 @@ from broker.client.pending import Pending
 from broker.client.reply import Reply
 from broker.clock import Steady, monotonic_ms
 from broker.entropy import Entropy
+
+if TYPE_CHECKING:
+    from broker.history import Recorder
 
 log = structlog.get_logger(__name__)
 
@@ -33,8 +37,10 @@ class AsyncExchange:
         entropy: Entropy,
         attempt_ms: int,
         steady_ms: Steady = monotonic_ms,
+        history: "Recorder | None" = None,
     ) -> None:
         self.address = address
+        self.history = history
         self.steady_ms = steady_ms
         self.broker_time = BrokerTime()
         self.entropy = entropy
@@ -77,6 +83,8 @@ class AsyncExchange:
             await asyncio.wait(self._giving_back)
         await self._listener.close()
         await self._sender.close()
+        if self.history is not None:
+            self.history.close()
 
     def check_open(self) -> None:
         """Raises ClientClosed where this client can't be used."""

@@ -1,5 +1,6 @@
 """The client for threads: every operation of the protocol as a blocking call."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -13,6 +14,7 @@ from broker.client.exchange import Exchange
 from broker.client.factory_operations import FactoryOperations
 from broker.client.lease import Lease
 from broker.client.operations import body_fields
+from broker.client.recording import recorder
 from broker.client.reply import Reply
 from broker.client.tail import NOW, Tail, Wanted
 from broker.client.watching import watch
@@ -59,6 +61,7 @@ class Line(FactoryOperations[Reply]):
             timeout_ms=self._timeout_ms if timeout_ms is None else timeout_ms,
             now_ms=monotonic_ms(),
             entropy=self._exchange.entropy,
+            history=self._exchange.history,
         )
 
 
@@ -80,11 +83,13 @@ class Client(Line):
         attempt_ms: int = ATTEMPT_MS,
         password: str | None = None,
         entropy: Entropy | None = None,
+        history: str | os.PathLike[str] | None = None,
     ) -> Self:
         """A client that is connected and reads its replies. Use it as a context manager, or `close` it.
 
         `incarnation` names this start of the factory (None: a random one); requests are repeated under the same one.
         `timeout_ms` bounds an operation, `attempt_ms` one attempt of it. `password` is used where the URL has none.
+        `history`: a file, or a folder of files, to record every call in (None: what BROKER_HISTORY names, if anything).
 
         Raises:
           InvalidRequest: an id that the protocol does not allow.
@@ -94,7 +99,14 @@ class Client(Line):
         address = Address.checked(factory_id, incarnation)
         sender = Sender(redis_url, wire=wire, password=password)
         listener = Listener(redis_url, replies.reply_key(address.factory_id, address.instance), password=password)
-        exchange = Exchange(address, listener, sender, entropy=entropy or SystemEntropy(), attempt_ms=attempt_ms)
+        exchange = Exchange(
+            address,
+            listener,
+            sender,
+            entropy=entropy or SystemEntropy(),
+            attempt_ms=attempt_ms,
+            history=recorder(history, address),
+        )
         client = cls(exchange, sender, timeout_ms=timeout_ms)
         try:
             exchange.open()

@@ -1,0 +1,154 @@
+"""Decides whether a history can have happened on a broker that keeps its promises.
+
+What is decided, exactly, is in docs/checking.md; in short: a history is clean if moments can be chosen, one for each
+effect that was answered, between the first sending of its request and its answer, at which the effects follow each
+other as the state machine of the design demands, job by job. Whatever the broker does by itself (an expiry, a
+deadline, a claim nobody was told of) may happen at any time. A call that is unknown, or was refused, may have had its
+effect at any time after it was sent, or never. What was merely seen in a refusal or a listing may be stale.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from broker.history.effects import ALWAYS, HOLDERS
+from broker.history.evidence import Evidence, gather
+from broker.history.job_rules import judge
+from broker.history.record import Record
+from broker.history.report import Report, Rule, Totals, Violation
+from broker.history.totals import count
+
+
+class Log:
+    """Records on their way into a verdict, fed one by one: an `invoke` is kept only until its call has ended."""
+
+    def __init__(self) -> None:
+        self.jobs: defaultdict[str, list[Record]] = defaultdict(list)
+        self.first_sent: dict[str, int] = {}
+        self.calls = 0
+        self.unknown = 0
+        self._open: dict[str, dict[int, Record]] = defaultdict(dict)
+        self._clocks: set[str | None] = set()
+
+    def feed(self, records: Iterable[Record]) -> None:
+        """Take records in. Those of one client in their order; those of several in any."""
+        jobs, first_sent = self.jobs, self.first_sent
+        for record in records:
+            kind = record.type
+            if kind == "invoke":
+                self._open[record.client][record.call] = record
+                self.calls += 1
+                continue
+            if kind == "start":
+                self._clocks.add(record.clock)
+                continue
+            self._open[record.client].pop(record.call, None)
+            if kind == "unknown":
+                self.unknown += 1
+            sent = record.at if record.sent is None else record.sent
+            request = record.request
+            if first_sent.setdefault(request, sent) > sent:
+                first_sent[request] = sent
+            if record.job is not None:
+                jobs[record.job].append(record)
+
+    def close(self) -> None:
+        """No more records: calls that have not ended are unknown."""
+        for calls in self._open.values():
+            for record in calls.values():
+                self.unknown += 1
+                if self.first_sent.setdefault(record.request, record.at) > record.at:
+                    self.first_sent[record.request] = record.at
+                if record.job is not None:
+                    self.jobs[record.job].append(record)
+        self._open.clear()
+
+    @property
+    def timed(self) -> bool:
+        """Whether the times of all records can be compared."""
+        return len(self._clocks) <= 1
+
+
+def check(records: Iterable[Record], *, drained: bool = False) -> Report:
+    """The verdict on a history. `drained`: every job was to end, so that one that did not is lost.
+
+    Each client's records must be in their order. A client's record may be missing behind its last one, never before:
+    a redrive nobody wrote down makes what follows look wrong.
+    """
+    log = Log()
+    log.feed(records)
+    return verdict(log, drained=drained)
+
+
+def verdict(log: Log, *, drained: bool = False) -> Report:
+    """The verdict on the records in a log, which is closed by this."""
+    log.close()
+    timed = log.timed
+    first_sent: Mapping[str, int] = log.first_sent if timed else defaultdict(lambda: ALWAYS)
+    totals = Totals()
+    violations: list[Violation] = []
+    grants = _Grants()
+    for job, records in log.jobs.items():
+        evidence = gather(records, first_sent)
+        violations += judge(job, evidence)
+        violations += count(job, records, evidence, totals, drained=drained)
+        grants.note(evidence)
+    if timed:
+        violations += grants.answered_twice(log.jobs, first_sent)
+    return Report(
+        violations=tuple(violations),
+        totals=totals,
+        calls=log.calls,
+        unknown=log.unknown,
+        jobs=len(log.jobs),
+        grants=grants.number,
+        drained=drained,
+        timed=timed,
+    )
+
+
+class _Grants:
+    """Which claim got which jobs: a claim for any job that is repeated gets the same one, while its lease stands."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._first: dict[str, Record] = {}
+        self._several: dict[str, list[Record]] = {}
+
+    def note(self, evidence: Evidence) -> None:
+        for effect in evidence.effects:
+            record = effect.record
+            if record.op != "claim" or record.type != "ok":
+                continue
+            self.number += 1
+            first = self._first.setdefault(record.request, record)
+            if first.job != record.job:
+                self._several.setdefault(record.request, [first]).append(record)
+
+    def answered_twice(
+        self, jobs: Mapping[str, Sequence[Record]], first_sent: Mapping[str, int]
+    ) -> Iterator[Violation]:
+        for request, grants in self._several.items():
+            calls = {(record.client, record.call) for record in grants}
+            if len(calls) < len(grants):
+                continue  # it asked for several jobs at once, and may get more of them
+            for first in grants:
+                for second in grants:
+                    if _is_another_answer(first, second, jobs, first_sent):
+                        why = f"claim {request} was granted another job while its lease on {first.job} stood"
+                        yield Violation(Rule.ANSWERED_TWICE, str(second.job), second.epoch, why, first, second)
+
+
+def _is_another_answer(
+    first: Record, second: Record, jobs: Mapping[str, Sequence[Record]], first_sent: Mapping[str, int]
+) -> bool:
+    """Two copies settled at the same moment may be granted two jobs; one that is sent after the answer may not."""
+    same = (first.factory, first.incarnation) == (second.factory, second.incarnation)
+    if first.job == second.job or not same or second.sent is None or first.at >= second.sent:
+        return False
+    return any(
+        record.type == "ok"
+        and record.op in HOLDERS
+        and (record.epoch, record.token) == (first.epoch, first.token)
+        and first_sent[record.request] > second.at
+        for record in jobs[str(first.job)]
+    )
