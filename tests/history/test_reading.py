@@ -1,0 +1,92 @@
+"""Histories in files: what a SIGKILL leaves, and what is no history at all."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from broker.cli import build_app
+from broker.cli import run as run_command
+from broker.history import check
+from broker.history.reading import NotAHistory, read
+from tests.history.telling import Story
+
+
+def written(path: Path, story: Story) -> Path:
+    path.write_bytes(b"".join(msgspec.json.encode(record) + b"\n" for record in story.records))
+    return path
+
+
+def forked() -> Story:
+    story = Story()
+    story.submit(0, 1)
+    story.grant(1, 2, 3)
+    story.grant(1, 2, 3, by="b", token="other")
+    return story
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    status = run_command(build_app(), ["check-history", *arguments])
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def test_a_line_that_a_sigkill_cut_off_is_a_call_without_an_answer(tmp_path: Path) -> None:
+    story = Story()
+    story.submit(0, 1)
+    story.grant(1, 2, 3)
+    path = written(tmp_path / "h.jsonl", story)
+    path.write_bytes(path.read_bytes()[:-20])
+    report = check(record for records in read([path]) for record in records)
+    assert (report.violations, report.calls, report.unknown, report.grants) == ((), 2, 1, 0)
+
+
+def test_a_broken_line_before_the_last_is_told_with_its_place(tmp_path: Path) -> None:
+    path = written(tmp_path / "h.jsonl", forked())
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[2] = b'{"type": "what", "at": 1}\n'
+    path.write_bytes(b"".join(lines))
+    with pytest.raises(NotAHistory, match=r"h\.jsonl:3 is not a record"):
+        list(read([path]))
+
+
+def test_a_sound_history_exits_0_and_ends_with_the_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    story = Story()
+    story.submit(0, 1)
+    story.grant(1, 2, 3)
+    story.hold("complete", 1, 4, 5)
+    written(tmp_path / "h.jsonl", story)
+    status, out, err = run(capsys, "--drained", str(tmp_path))
+    assert (status, err) == (0, "")
+    assert out.startswith("history: ok violations=0 calls=3 unknown=0 jobs=1 grants=1 submitted=1 completed=1 ")
+
+
+def test_a_violation_exits_1_and_names_the_job_the_epoch_and_both_lines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written(tmp_path / "h.jsonl", forked())
+    status, out, _ = run(capsys, str(path))
+    assert status == 1
+    first, *places, last = out.splitlines()
+    assert first == "two_holders: job j epoch 1: the epoch was granted twice"
+    assert [place.split()[0] for place in places] == [f"{path}:4", f"{path}:6"]
+    assert last.startswith("history: broken violations=1 ")
+
+
+def test_json_gives_a_violation_a_line_and_then_the_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = written(tmp_path / "h.jsonl", forked())
+    status, out, _ = run(capsys, "--json", str(path))
+    violation, counts = (msgspec.json.decode(line) for line in out.splitlines())
+    assert (status, violation["rule"], violation["job"], violation["epoch"]) == (1, "two_holders", "j", 1)
+    assert [(record["file"], record["line"]) for record in violation["records"]] == [(str(path), 4), (str(path), 6)]
+    assert (counts["ok"], counts["violations"], counts["grants"]) == (False, 1, 2)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no json\n"])
+def test_what_is_no_history_exits_2(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None) -> None:
+    path = tmp_path / "h.jsonl"
+    if content is not None:
+        path.write_bytes(content)
+    status, out, err = run(capsys, str(path))
+    assert (status, out) == (2, "")
+    assert "next: " in err
