@@ -4,12 +4,13 @@ PY := .venv/bin/python
 UV := $(shell command -v uv 2>/dev/null)
 FLEET_ARGS ?=
 
-.PHONY: demo test lint install install-test emulator bench bench-quick clean help
+.PHONY: demo test lint install install-test emulator bench bench-quick soak-faults clean help
 
 help:
 	@echo "make demo    install, then run the main job on the embedded default (about 30 s)"
 	@echo "make test    install with the test extras, then ruff, mypy and pytest"
 	@echo "make bench-quick  measure it, a few rows, under 3 minutes; make bench: every row and peer (about 35 minutes)"
+	@echo "make soak-faults  kill at every step, TIMES=200 each, on every store (hours); TIMES=1 takes some minutes"
 	@echo "make clean   remove the virtual environment and caches"
 
 demo: .venv/.installed
@@ -17,6 +18,10 @@ demo: .venv/.installed
 
 test: .venv/.installed-test emulator lint
 	$(PY) -m pytest
+
+# A kill at every point of a worker and a sweep, on every store, TIMES times (about a second each).
+soak-faults: .venv/.installed-test emulator
+	$(PY) -m tests.faults.soak --times $(or $(TIMES),200) --seed $(or $(SEED),1)
 
 lint: .venv/.installed-test
 	$(PY) -m ruff check .

@@ -67,7 +67,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if "--watch" in options:
             return _watch(command, parent, death_signal)
-        _tie_to_parent(death_signal)
+        tie_to_parent(death_signal)
         if os.getppid() != parent:  # it died before the prctl above, so no signal will come
             return PARENT_GONE_EXIT
         os.execvp(command[0], command)  # noqa: S606 - an argument list; no shell is wanted
@@ -93,7 +93,8 @@ def _take_lock(path: str, parent: int) -> bool:
     return True
 
 
-def _tie_to_parent(death_signal: signal.Signals) -> None:
+def tie_to_parent(death_signal: signal.Signals) -> None:
+    """End this process with the one that started it. Linux only."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
