@@ -85,6 +85,14 @@ class Reason(StrEnum):
     CORRUPT = "corrupt"
     STORE = "store"
     OVERLOADED = "overloaded"
+    UNSIGNED = "unsigned"
+    BAD_SIGNATURE = "bad_signature"
+    UNKNOWN_KEY = "unknown_key"
+    KEY_REVOKED = "key_revoked"
+    FOREIGN_FACTORY = "foreign_factory"
+    NOT_PERMITTED = "not_permitted"
+    OUTSIDE_WINDOW = "outside_window"
+    REPEATED = "repeated"
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ from broker.clock import Clock
 from broker.controls import Controls
 from broker.demand import Demand
 from broker.documents import Job, State
+from broker.door import Taken as Taken
 from broker.events import Event
 from broker.gathering import another, gathered, wanted, with_earlier
 from broker.index import Place
@@ -38,6 +39,7 @@ from broker.messages import Claim, DrainFactory, RegisterFactory, RemoveFactory,
 from broker.recall import recall
 from broker.settle import failure, settle
 from broker.settlement import Change, Context, Settlement, Wait
+from broker.signing import UNSEALED, Seal
 from broker.turned_away import may_wait, turned_away
 from datastore import DatastoreError
 
@@ -47,19 +49,6 @@ CANDIDATES_MAX = 16
 """Jobs a claim-next tries before it is told that nothing is available; each it can't have leaves the index."""
 GENERATIONS_MAX = 16
 """Of children cancelled with their parents, at once; deeper ones are the sweep's."""
-
-
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """A request in hand. `insist`: taken over from a dead worker, so its mark in Redis does not count."""
-
-    request: Request
-    insist: bool = False
-
-    @property
-    def resend(self) -> bool:
-        """Whether it may have been settled before."""
-        return self.insist or self.request.attempt > 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +62,8 @@ class Settled:
     freed: tuple[str, ...] = ()
     parked: Claim | None = None
     maybe: tuple[str, ...] = ()
+    seal: Seal = UNSEALED
+    """How to write back to its sender."""
 
 
 def settle_batch(
@@ -104,7 +95,7 @@ def settle_batch(
     for position in pending:
         found[position] = with_earlier(found[position], Settlement(Answer(Word.NONE_AVAILABLE)))
     now_ms = clock.now_ms()
-    return [_settled(taken.request, result, now_ms=now_ms) for taken, result in zip(batch, found, strict=True)]
+    return [_settled(taken, result, now_ms=now_ms) for taken, result in zip(batch, found, strict=True)]
 
 
 def deliver(pipe: Pipeline, batch: Sequence[Settled], *, now_ms: int, step_ms: int) -> None:
@@ -120,14 +111,15 @@ def deliver(pipe: Pipeline, batch: Sequence[Settled], *, now_ms: int, step_ms: i
         for met in settled.waits:
             lock_waits.wait(pipe, met, step_ms=step_ms)
         if settled.parked is not None:
-            claim_next.park(pipe, settled.parked, now_ms)
+            claim_next.park(pipe, settled.parked, now_ms, seal=settled.seal)
         if settled.answer is None:
             continue
         if claim_next.is_claim_next(request):
             claim_next.remember(pipe, request.request_id, settled.answer, maybe=settled.maybe)
-            presence.expect_reader(pipe, request, settled.answer, now_ms=now_ms)
+            presence.expect_reader(pipe, request, settled.answer, key_id=settled.seal.key_id, now_ms=now_ms)
         reply = wire(settled.answer, request_id=request.request_id, now_ms=now_ms)
-        channels[replies.reply_key(request.factory_id, request.instance)].append(replies.encode(reply))
+        channel = replies.reply_key(request.factory_id, request.instance)
+        channels[channel].append(settled.seal.reply(channel, replies.encode(reply)))
     for key, texts in channels.items():
         replies.push(pipe, key, texts)
     telling.publish(pipe, told)
@@ -330,7 +322,8 @@ def _gone(proposal: Proposal | Settlement | None, answer: Answer) -> bool:
     return isinstance(proposal, Candidate) and another(answer, proposed=len(proposal.job_ids))
 
 
-def _settled(request: Request, result: Settlement | None, *, now_ms: int) -> Settled:
+def _settled(taken: Taken, result: Settlement | None, *, now_ms: int) -> Settled:
+    request, seal = taken.request, taken.seal
     if result is None:
         return Settled(request)
     if (
@@ -339,8 +332,8 @@ def _settled(request: Request, result: Settlement | None, *, now_ms: int) -> Set
         and may_wait(result.answer)
         and claim_next.wait_ends_ms(request, now_ms) > now_ms
     ):
-        return Settled(request, changes=result.changes, waits=result.waits, parked=request)
-    return Settled(request, result.answer, result.changes, result.waits, result.freed, maybe=result.maybe)
+        return Settled(request, changes=result.changes, waits=result.waits, parked=request, seal=seal)
+    return Settled(request, result.answer, result.changes, result.waits, result.freed, maybe=result.maybe, seal=seal)
 
 
 def move_hints(pipe: Pipeline, change: Change, *, step_ms: int) -> None:

@@ -14,6 +14,7 @@ from broker.matching import WEIGHT_MAX, canonical
 from broker.messages import Claim
 from broker.queues import intake_key
 from broker.scripts import Argument, Script
+from broker.signing import UNSEALED, Seal
 from broker.wire_types import WAIT_MS_MAX
 
 ANSWER_TTL_MS = 900_000
@@ -203,18 +204,19 @@ def wait_ends_ms(claim: Claim, now_ms: int) -> int:
     return min(latest, claim.body.wait_until_ms or latest)
 
 
-def park(pipe: Pipeline, claim: Claim, now_ms: int) -> None:
+def park(pipe: Pipeline, claim: Claim, now_ms: int, *, seal: Seal = UNSEALED) -> None:
     """Add the commands that keep a claim waiting. What it is told at the end of its wait is prepared here."""
     ends_ms = wait_ends_ms(claim, now_ms)
     body = claim.body.model_copy(update={"wait_until_ms": ends_ms})  # our own value, within the field's limits
     terms = index.encode_terms(body.offers)
     reply = wire(Answer(Word.NONE_AVAILABLE), request_id=claim.request_id, now_ms=ends_ms)
+    channel = replies.reply_key(claim.factory_id, claim.instance)
     record = {
-        "envelope": claim.model_copy(update={"body": body}).model_dump_json(exclude_none=True),
+        "envelope": seal.again(claim.model_copy(update={"body": body}).model_dump_json(exclude_none=True)),
         "parked_in": index.members_key(index.PARKED, body.queue, terms),
         "mark": mark_key(claim.request_id),
-        "reply_key": replies.reply_key(claim.factory_id, claim.instance),
-        "reply": replies.encode(reply).decode(),
+        "reply_key": channel,
+        "reply": seal.reply(channel, replies.encode(reply)).decode(),
     }
     pipe.hset(WAITING, claim.request_id, json.dumps(record))
     pipe.zadd(WAIT_ENDS, {claim.request_id: ends_ms})

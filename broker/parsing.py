@@ -6,16 +6,26 @@ from typing import Any
 import pydantic_core
 from pydantic import BaseModel, ValidationError
 
+from broker.answers import Answer, Reason, Word
 from broker.messages import ENVELOPE_BYTES_MAX, REQUESTS, Request
+from broker.signing import UNSEALED, Seal
 from broker.wire_types import FactoryId, RequestId
 
 
 class Malformed(Exception):
     """A request that can't be understood. `sender` holds what of its address could still be read, for a typed reply."""
 
+    seal: Seal = UNSEALED
+    """How to write back: the sender of a signed request is answered under its key."""
+
     def __init__(self, message: str, *, sender: dict[str, Any]) -> None:
         super().__init__(message)
         self.sender = sender
+
+    @property
+    def answer(self) -> Answer:
+        """What its sender is told."""
+        return Answer(Word.INVALID, Reason.MALFORMED, {"detail": str(self)})
 
 
 def parse(raw: bytes | str) -> Request:
@@ -29,7 +39,7 @@ def parse(raw: bytes | str) -> Request:
     try:
         return REQUESTS.validate_json(raw)
     except ValidationError as error:
-        raise Malformed(_why(error), sender=_sender(raw)) from error
+        raise Malformed(_why(error), sender=sender_of(raw)) from error
 
 
 def _why(error: ValidationError) -> str:
@@ -55,7 +65,8 @@ class _Sender(BaseModel):
     instance: FactoryId
 
 
-def _sender(raw: bytes | str) -> dict[str, Any]:
+def sender_of(raw: bytes | str) -> dict[str, Any]:
+    """The address in a request, where it can be read; else nothing."""
     try:
         return _Sender.model_validate(pydantic_core.from_json(raw)).model_dump()
     except ValueError:

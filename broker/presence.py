@@ -14,6 +14,7 @@ from redis.client import Pipeline
 
 from broker import queues, replies, silent
 from broker.answers import Answer
+from broker.door import OPEN_DOOR, Door
 from broker.entropy import Entropy
 from broker.messages import Claim, Release, Request
 from broker.scripts import Script
@@ -33,9 +34,10 @@ for _, entry in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'LI
   local known = cjson.decode(entry)
   local start = '{"v":1,"request_id":"' .. known.request_id .. '",'
   for _, reply in ipairs(redis.call('LRANGE', known.channel, 0, -1)) do
-    if string.sub(reply, 1, #start) == start then
+    local at = string.find(reply, '{', 1, true)  -- behind the signature, where there is one
+    if at and string.sub(reply, at, at + #start - 1) == start then
       redis.call('LREM', known.channel, 1, reply)
-      unread[#unread + 1] = {entry, reply}
+      unread[#unread + 1] = {entry, string.sub(reply, at)}
     end
   end
 end
@@ -44,7 +46,7 @@ return unread
 )
 
 
-def expect_reader(pipe: Pipeline, request: Request, answer: Answer, *, now_ms: int) -> None:
+def expect_reader(pipe: Pipeline, request: Request, answer: Answer, *, key_id: str | None, now_ms: int) -> None:
     """Add the command that has a grant looked after, where its claim waited."""
     if not isinstance(request, Claim) or request.body.wait_until_ms is None or not answer.grants:
         return
@@ -54,11 +56,12 @@ def expect_reader(pipe: Pipeline, request: Request, answer: Answer, *, now_ms: i
         "factory_id": request.factory_id,
         "incarnation": request.incarnation,
         "instance": request.instance,
+        "key_id": key_id,
     }
     pipe.zadd(UNREAD, {json.dumps(entry): now_ms + READ_WITHIN_MS})
 
 
-def take_back_unread(connection: Redis, entropy: Entropy, *, now_ms: int) -> int:
+def take_back_unread(connection: Redis, entropy: Entropy, *, now_ms: int, door: Door = OPEN_DOOR) -> int:
     """Release the leases of grants that nobody has read in time. Returns how many there were.
 
     A client that was only slow repeats its request and is told `request_expired {lease_over}`.
@@ -66,10 +69,10 @@ def take_back_unread(connection: Redis, entropy: Entropy, *, now_ms: int) -> int
     unread = _TAKE_BACK.run(connection, [UNREAD], [now_ms, LOOK_MAX])
     grants = [(json.loads(entry), grant) for entry, reply in unread for grant in _grants(reply)]
     silent.stand_behind(connection, (grant["queue"] for _, grant in grants))
-    releases = [_release(sender, grant, entropy) for sender, grant in grants]
+    releases = [(_release(sender, grant, entropy), door.forward(sender["key_id"])) for sender, grant in grants]
     with connection.pipeline(transaction=False) as pipe:
-        for release in releases:
-            queues.enqueue(pipe, release, wire="intake")
+        for release, seal in releases:
+            queues.enqueue(pipe, release, wire="intake", sign=seal.again)
         pipe.execute()
     return len(releases)
 
@@ -79,7 +82,7 @@ def _grants(reply: bytes) -> list[dict[str, Any]]:
     return body.get("grants") or ([body] if "token" in body else [])
 
 
-def _release(sender: dict[str, str], grant: dict[str, Any], entropy: Entropy) -> Release:
+def _release(sender: dict[str, Any], grant: dict[str, Any], entropy: Entropy) -> Release:
     lease = {name: grant[name] for name in ("job_id", "epoch", "token")}
     return Release.model_validate(
         {

@@ -1,5 +1,7 @@
 """How a request travels: as an rq job on rq's wire, or as plain JSON on the intake. Both name the same three queues."""
 
+import json
+from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 from redis.asyncio.client import Pipeline as AsyncPipeline
@@ -38,9 +40,10 @@ def rq_job_id(request_id: str, attempt: int) -> str:
 
 
 def rq_job_hash(envelope: str, *, queue: str) -> dict[RedisValue, RedisValue]:
-    """The fields rq needs to run `SETTLE` on an envelope (JSON text): uncompressed JSON, and no result kept."""
+    """The fields rq needs to run `SETTLE` on an envelope (JSON text, or signed): uncompressed JSON, no result kept."""
+    argument = envelope if envelope.startswith("{") else json.dumps(envelope, ensure_ascii=False)
     return {
-        "data": f'["{SETTLE}",null,[{envelope}],{{}}]',
+        "data": f'["{SETTLE}",null,[{argument}],{{}}]',
         "origin": queue,
         "status": "queued",
         "timeout": str(JOB_TIMEOUT_S),
@@ -49,9 +52,11 @@ def rq_job_hash(envelope: str, *, queue: str) -> dict[RedisValue, RedisValue]:
     }
 
 
-def enqueue(pipe: "Pipeline | AsyncPipeline", request: Envelope, *, wire: Wire) -> None:
-    """Add the commands that put a request on its queue; the caller executes the pipeline."""
-    envelope = request.model_dump_json(exclude_none=True)
+def enqueue(
+    pipe: "Pipeline | AsyncPipeline", request: Envelope, *, wire: Wire, sign: Callable[[str], str] = str
+) -> None:
+    """Add the commands that put a request on its queue; the caller executes the pipeline. `sign`s its text first."""
+    envelope = sign(request.model_dump_json(exclude_none=True))
     queue = request.queue_name
     if wire == "intake":
         pipe.rpush(intake_key(queue), envelope)

@@ -30,6 +30,12 @@ class Settings(BaseSettings):
     """None: SQLite in the state folder."""
     cosmos_key: SecretStr | None = None
     """None: Microsoft Entra through azure-identity."""
+    signing: Annotated[str, Field(pattern="^(off|optional|required)$")] = "off"
+    """Whether workers take signed requests: none, beside unsigned ones (while keys are handed out), or no others."""
+    signing_secret: SecretStr | None = None
+    """What every key is derived from, for broker processes and `broker key` alone. None: the state folder's."""
+    key: SecretStr | None = None
+    """A factory's own key, one line, as `broker key new` wrote it. None: nothing is signed."""
     state_dir: Path = Path(".broker")
     log_level: str = "INFO"
 

@@ -11,6 +11,7 @@ from broker.answers import Answer, Reason, Word
 from broker.controls import Controls
 from broker.demand import Demand
 from broker.documents import Job, Lease
+from broker.door import OPEN_DOOR, Door
 from broker.entropy import Entropy
 from broker.exclusion import Slots
 from broker.limits import unit_wants
@@ -40,6 +41,8 @@ class Context:
     """Who asks for work, for those who ask why a job waits; None: not known here."""
     last_seen: Callable[[Sequence[str]], Mapping[str, int]] = field(default=lambda _factories: {})
     """When factories were last heard of, as far as Redis knows; only shown."""
+    door: Door = OPEN_DOOR
+    """What requests come in by, and replies go out by."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,21 +5,21 @@ from typing import Any
 
 import redis
 
-from broker.batch import Settled, Taken, settle_batch
+from broker.batch import Settled, settle_batch
 from broker.clock import ManualClock
 from broker.coordinator import Context
 from broker.entropy import SystemEntropy
 from broker.messages import Envelope
-from broker.parsing import Malformed
 from broker.queues import QUEUES
 from broker.settings import load
 from broker.transitions import Rules
 from datastore import Datastore
 from tests.caller import Caller, Reply
 from workers import taking
+from workers.admission import admitted
 from workers.finishing import Refused, finish
 from workers.sweep import Sweep, Swept
-from workers.taking import WORKERS, Entry, Hand, NotOurs
+from workers.taking import WORKERS, Entry, Hand
 
 TTL_MS = 60_000
 SKEW_MS = 2_000
@@ -43,12 +43,8 @@ class InProcess:
 
     def settle(self, entries: Sequence[Entry], worker: str = "w1") -> list[tuple[Entry, Settled]]:
         """Into the store; nothing is answered yet."""
-        batch: list[tuple[Entry, Taken]] = []
-        for entry in entries:
-            try:
-                batch.append((entry, Taken(entry.request(), insist=entry.insist)))
-            except (NotOurs, Malformed) as error:
-                self._refused.append(Refused(entry, error))
+        batch, refused = admitted(self.context, self.redis, entries, now_ms=self.clock.now_ms())
+        self._refused += refused
         taken = [request for _, request in batch]
         settled = settle_batch(self.context, self.redis, taken, clock=self.clock, worker=worker)
         return list(zip((entry for entry, _ in batch), settled, strict=True))

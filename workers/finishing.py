@@ -10,7 +10,7 @@ from redis import Redis
 from redis.client import Pipeline
 
 from broker import batch, families, replies
-from broker.answers import Answer, Reason, Word, wire
+from broker.answers import Answer, wire
 from broker.batch import Settled
 from broker.parsing import Malformed, without_tokens
 from broker.queues import rq_job_key
@@ -73,10 +73,9 @@ def bury(pipe: Pipeline, refused: Refused, *, now_ms: int) -> None:
     pipe.lpush(DEAD, json.dumps(letter, ensure_ascii=False))
     pipe.ltrim(DEAD, 0, DEAD_MAX - 1)
     if isinstance(error, Malformed) and error.sender:
-        answer = Answer(Word.INVALID, Reason.MALFORMED, {"detail": str(error)})
-        reply = wire(answer, request_id=error.sender["request_id"], now_ms=now_ms)
+        reply = wire(error.answer, request_id=error.sender["request_id"], now_ms=now_ms)
         key = replies.reply_key(error.sender["factory_id"], error.sender["instance"])
-        replies.push(pipe, key, [replies.encode(reply)])
+        replies.push(pipe, key, [error.seal.reply(key, replies.encode(reply))])
 
 
 def read_letters(connection: Redis, limit: int) -> list[dict[str, Any]]:

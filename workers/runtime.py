@@ -12,9 +12,11 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 from redis.retry import Retry
 
-from broker.clock import RedisClock, sleep_ms
+from broker.clock import RedisClock, monotonic_ms, sleep_ms
 from broker.coordinator import Context
+from broker.door import OPEN_DOOR, Door, GuardedDoor
 from broker.entropy import SystemEntropy
+from broker.keyring import BadMaster, Keyring, Masters
 from broker.repository import INDEXES
 from broker.settings import Settings
 from broker.transitions import Rules
@@ -27,6 +29,8 @@ from workers.state_dir import StateDir
 
 log = structlog.get_logger(__name__)
 
+SIGNING_FILE = "signing.secret"
+"""In the state folder: what every key is derived from, where no setting says otherwise."""
 SOCKET_TIMEOUT_S = 10
 """Above every blocking call a worker makes, so that only a dead server runs into it."""
 REDIS_VERSION_MIN = (6, 2)
@@ -75,7 +79,7 @@ def open_runtime(settings: Settings, *, connection: Redis | None = None) -> Runt
         except MemoryTaken as error:
             raise StartError(str(error)) from error
     store = open_store(settings, url)
-    context = Context(store, rules(settings), SystemEntropy(), sleep_ms)
+    context = Context(store, rules(settings), SystemEntropy(), sleep_ms, door=open_door(settings, store))
     runtime = Runtime(settings, redis, store, context, RedisClock(redis), memory)
     return runtime if settings.faults is None else _with_faults(runtime, settings.faults)
 
@@ -141,6 +145,38 @@ def open_store(settings: Settings, url: str) -> Datastore:
     except (DatastoreError, ContractViolation, ValueError) as error:
         raise StartError(f"datastore {url}: {error}") from error
     return store
+
+
+def open_door(settings: Settings, store: Datastore) -> Door:
+    """What requests come in by, as `BROKER_SIGNING` says.
+
+    Raises:
+      StartError: requests are to be signed, and there is no secret to check them with.
+    """
+    if settings.signing == "off":
+        return OPEN_DOOR
+    masters = signing_masters(settings)
+    if masters is None:
+        raise StartError(
+            f"BROKER_SIGNING={settings.signing}, but there is no signing secret; `broker key new` makes one in the "
+            "state folder, or set BROKER_SIGNING_SECRET_FILE"
+        )
+    return GuardedDoor(Keyring(masters, store, monotonic_ms), required=settings.signing == "required")
+
+
+def signing_masters(settings: Settings) -> Masters | None:
+    """The secrets that keys are derived from: as set, else what the state folder holds; None where there is neither.
+
+    Raises:
+      StartError: what there is can't be used.
+    """
+    try:
+        if settings.signing_secret is not None:
+            return Masters.parse(settings.signing_secret.get_secret_value())
+        path = StateDir.at(settings.state_dir).path / SIGNING_FILE
+        return Masters.parse(path.read_text(encoding="ascii")) if path.exists() else None
+    except (BadMaster, OSError, UnicodeDecodeError) as error:
+        raise StartError(f"signing secret: {error}") from error
 
 
 def datastore_url(settings: Settings) -> str:

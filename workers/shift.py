@@ -9,15 +9,15 @@ import structlog
 from redis import Redis
 
 from broker import claim_next, presence
-from broker.batch import Settled, Taken, on_time, settle_batch
+from broker.batch import Settled, on_time, settle_batch
 from broker.clock import Steady, monotonic_ms
 from broker.coordinator import Context
-from broker.parsing import Malformed
 from broker.settings import Settings
 from workers import shedding, taking
+from workers.admission import admitted
 from workers.fault_points import At, nowhere
-from workers.finishing import Refused, finish
-from workers.taking import Entry, Hand, NotOurs
+from workers.finishing import finish
+from workers.taking import Entry, Hand
 
 log = structlog.get_logger(__name__)
 
@@ -69,7 +69,7 @@ class Shift:
         if not hand.entries:
             return
         self._at("taken")
-        batch, refused = _sorted_out(hand.entries)
+        batch, refused = admitted(self._context, self._redis, hand.entries, now_ms=hand.clock.now_ms())
         taken = [request for _, request in batch]
         results = settle_batch(self._context, self._redis, taken, clock=hand.clock, worker=self._worker)
         self._at("settled")
@@ -89,10 +89,11 @@ class Shift:
             queue_max=self._settings.queue_max,
             steady_ms=self._steady_ms,
         )
-        batch, refused = _sorted_out(hand.entries)
+        batch, refused = admitted(self._context, self._redis, hand.entries, now_ms=hand.clock.now_ms())
         entropy = self._context.entropy
         told = [
-            (entry, Settled(taken.request, shedding.overloaded(entropy, resend=taken.resend))) for entry, taken in batch
+            (entry, Settled(taken.request, shedding.overloaded(entropy, resend=taken.resend), seal=taken.seal))
+            for entry, taken in batch
         ]
         finish(self._context, self._redis, self._worker, told, refused, now_ms=hand.clock.now_ms())
         log.warning("requests_turned_away", worker=self._worker, count=len(told))
@@ -114,19 +115,4 @@ class Shift:
             self.settle(left)
         claim_next.end_waits(self._redis, now_ms)
         on_time(self._redis, now_ms)
-        presence.take_back_unread(self._redis, self._context.entropy, now_ms=now_ms)
-
-
-def _sorted_out(entries: Sequence[Entry]) -> tuple[list[tuple[Entry, Taken]], list[Refused]]:
-    """Requests to settle, and entries that are none."""
-    batch: list[tuple[Entry, Taken]] = []
-    refused: list[Refused] = []
-    for entry in entries:
-        try:
-            batch.append((entry, Taken(entry.request(), insist=entry.insist)))
-        except (NotOurs, Malformed) as error:
-            refused.append(Refused(entry, error))
-        except Exception as error:  # whatever it is, it must not stop the worker
-            log.exception("entry_failed")
-            refused.append(Refused(entry, NotOurs(f"can't be read: {type(error).__name__}")))
-    return batch, refused
+        presence.take_back_unread(self._redis, self._context.entropy, now_ms=now_ms, door=self._context.door)

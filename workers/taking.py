@@ -10,8 +10,8 @@ import pydantic_core
 from redis import Redis
 
 from broker.clock import AnchoredClock, Clock, Steady, monotonic_ms
-from broker.messages import ENVELOPE_BYTES_MAX, Request
-from broker.parsing import Malformed, parse, without_tokens
+from broker.messages import ENVELOPE_BYTES_MAX
+from broker.parsing import without_tokens
 from broker.queues import QUEUES, SETTLE, intake_key, rq_queue_key
 from broker.scripts import Script
 
@@ -49,16 +49,15 @@ class Entry:
     insist: bool = False
     """Taken over from a dead worker, or from this one's own past."""
 
-    def request(self) -> Request:
-        """The request in it.
+    def envelope(self) -> bytes:
+        """The text of the request in it, for the door.
 
         Raises:
           NotOurs: another function, a callback, a compressed bomb: nothing for this broker.
-          Malformed: an envelope that can't be understood.
         """
         if self.problem:
             raise NotOurs(self.problem)
-        return parse(self.data if self.wire == "intake" else _argument(self.data))
+        return self.data if self.wire == "intake" else _argument(self.data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,4 +295,4 @@ def _inflated(data: bytes) -> bytes:
     return text
 
 
-__all__ = ["Entry", "Hand", "Malformed", "NotOurs", "inflight_key", "own_leftovers", "sources", "take", "take_over"]
+__all__ = ["Entry", "Hand", "NotOurs", "inflight_key", "own_leftovers", "sources", "take", "take_over"]

@@ -2,23 +2,24 @@
 
 import json
 import os
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 from rq import get_current_job
 
-from broker.batch import Taken, settle_batch
+from broker.batch import settle_batch
 from broker.clock import AnchoredClock
 from broker.messages import Claim, Request
-from broker.parsing import Malformed, parse
 from broker.settings import load
-from workers.finishing import Refused, finish
+from workers.admission import admitted
+from workers.finishing import finish
 from workers.memory_owner import in_forked_horse
 from workers.runtime import Runtime, StartError, datastore_url, open_runtime, worker_name
 from workers.taking import Entry
 
 
-def settle(envelope: dict[str, Any]) -> str:
+def settle(envelope: dict[str, Any] | str) -> str:
     """Settle one request and reply on its channel; the word of the answer.
 
     Raises:
@@ -32,14 +33,13 @@ def settle(envelope: dict[str, Any]) -> str:
         runtime.memory.keep(runtime.connection)
     entry = Entry(wire="intake", key=text, data=text)
     clock = AnchoredClock(runtime.clock.now_ms())
-    try:
-        request = _without_wait(parse(text))
-    except Malformed as error:
-        finish(runtime.context, runtime.connection, worker, [], [Refused(entry, error)], now_ms=clock.now_ms())
-        return "invalid"
-    [settled] = settle_batch(runtime.context, runtime.connection, [Taken(request)], clock=clock, worker=worker)
-    finish(runtime.context, runtime.connection, worker, [(entry, settled)], [], now_ms=clock.now_ms())
-    return settled.answer.word.value if settled.answer is not None else "waiting"
+    batch, refused = admitted(runtime.context, runtime.connection, [entry], now_ms=clock.now_ms())
+    taken = [replace(each, request=_without_wait(each.request)) for _, each in batch]
+    results = settle_batch(runtime.context, runtime.connection, taken, clock=clock, worker=worker)
+    settled = [(entry, result) for result in results]
+    finish(runtime.context, runtime.connection, worker, settled, refused, now_ms=clock.now_ms())
+    answers = [result.answer for result in results]
+    return "invalid" if refused else answers[0].word.value if answers[0] is not None else "waiting"
 
 
 def _without_wait(request: Request) -> Request:

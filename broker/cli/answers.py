@@ -21,7 +21,7 @@ _NEXT: Mapping[Word, str] = {
     Word.REQUEST_EXPIRED: "repeat it with the same --request-id and a longer --timeout",
     Word.THROTTLED: "repeat it with the same --request-id, later",
     Word.DRAINING: "wait until the drain ends, or see `broker factory resume`",
-    Word.UNAUTHORIZED: "check the credentials of this factory",
+    Word.UNAUTHORIZED: "give it the key of this factory with BROKER_KEY_FILE; see `broker key list`",
     Word.INVALID: "correct the request",
     Word.OUTCOME_UNKNOWN: "repeat it with the same --request-id: it may have taken effect",
 }
@@ -34,6 +34,7 @@ _NEXT_FOR_REASON: Mapping[Reason, str] = {
     Reason.DRAINING: "choose another factory: `broker factory list`",
     Reason.NOT_LEASED: "see `broker job JOB_ID`: nobody holds it",
     Reason.NOT_REDRIVABLE: "see `broker job JOB_ID`: only a failed or cancelled job is redriven",
+    Reason.NOT_PERMITTED: "ask whoever has a key with another role: `broker key new --role operator`",
     Reason.NOT_CANCELLABLE: "see `broker job JOB_ID`",
 }
 

@@ -1,6 +1,7 @@
 """What a factory does with a job: claim it, renew the lease, and end it."""
 
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -230,6 +231,11 @@ def progress(
 
 def _token(token: str) -> str:
     """The token itself: in an argument list every user of the machine could read it."""
+    if token.startswith("@"):
+        try:
+            return Path(token[1:]).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise typer.BadParameter(f"can't read {token}: {error}", param_hint="--token") from error
     return sys.stdin.readline().strip() if token == "-" else token  # noqa: S105  # not a token: standard input
 
 

@@ -116,7 +116,7 @@ Token = Annotated[
         "--token",
         metavar="T",
         envvar="BROKER_LEASE_TOKEN",
-        help="Token of the lease; `-` reads it from standard input.",
+        help="Token of the lease: better `@file`, `-` for standard input, or the variable; others see arguments.",
     ),
 ]
 Result = Annotated[

@@ -53,14 +53,16 @@ def connected(target: Target) -> Iterator["Client"]:
         raise CommandError("a lease needs a factory", "add --factory NAME, or set BROKER_FACTORY", exit=Exit.USAGE)
     url = settings.redis_url or fleet_redis(settings.state_dir)
     password = settings.redis_password
+    key = None if settings.key is None else settings.key.get_secret_value()
     try:
         client = Client.connect(
             url,
-            factory_id=settings.factory or ANONYMOUS,
+            factory_id=settings.factory or _owner(key) or ANONYMOUS,
             incarnation=target.incarnation,
             wire="intake" if settings.wire == "intake" else "rq",
             timeout_ms=TIMEOUT_MS if target.timeout_ms is None else target.timeout_ms,
             password=None if password is None else password.get_secret_value(),
+            key=key,
         )
     except InvalidRequest:
         raise
@@ -74,6 +76,11 @@ def connected(target: Target) -> Iterator["Client"]:
                 raise
             problem = str(error).partition("; ")[0]
             raise CommandError(problem, "does a worker serve? see `broker status`", exit=Exit.UNKNOWN) from error
+
+
+def _owner(key: str | None) -> str | None:
+    """Whose key this is: commands that hold no lease ask in that name."""
+    return None if key is None else key.partition(":")[0]
 
 
 def fleet_redis(state_dir: Path) -> str:

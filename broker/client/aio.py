@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Gener
 from types import TracebackType
 from typing import Any, Self
 
-from broker import replies
 from broker.client.async_lease import AsyncLease
 from broker.client.call import ATTEMPT_MS, Address, Call
 from broker.client.connection_async import AsyncListener, AsyncSender
@@ -17,6 +16,7 @@ from broker.client.recording import recorder
 from broker.client.reply import Reply
 from broker.client.sync import TIMEOUT_MS, TOGETHER_MAX, answer_or_unknown
 from broker.client.tail import NOW, Tail, Wanted
+from broker.client.trust import Trust
 from broker.client.watching import watch_async
 from broker.entropy import Entropy, SystemEntropy
 from broker.events import Event
@@ -77,6 +77,7 @@ class AsyncClient(AsyncLine):
         timeout_ms: int = TIMEOUT_MS,
         attempt_ms: int = ATTEMPT_MS,
         password: str | None = None,
+        key: str | None = None,
         entropy: Entropy | None = None,
         history: str | os.PathLike[str] | None = None,
     ) -> Self:
@@ -85,19 +86,21 @@ class AsyncClient(AsyncLine):
         The arguments are those of `Client.connect`.
 
         Raises:
-          InvalidRequest: an id that the protocol does not allow.
+          InvalidRequest: an id that the protocol does not allow, or not a key of this factory.
           ValueError: not a redis://, rediss:// or unix:// URL.
           BrokerUnavailable: (on entering) Redis can't be reached, or refuses the password.
         """
         address = Address.checked(factory_id, incarnation)
-        sender = AsyncSender(redis_url, wire=wire, password=password)
-        listener = AsyncListener(redis_url, replies.reply_key(address.factory_id, address.instance), password=password)
+        trust = Trust.of(key, address)
+        sender = AsyncSender(redis_url, wire=wire, password=password, sign=trust.sign)
+        listener = AsyncListener(redis_url, trust.channel, password=password)
         exchange = AsyncExchange(
             address,
             listener,
             sender,
             entropy=entropy or SystemEntropy(),
             attempt_ms=attempt_ms,
+            read=trust.read,
             history=recorder(history, address),
         )
         return cls(exchange, sender, timeout_ms=timeout_ms)

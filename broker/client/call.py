@@ -18,6 +18,8 @@ if TYPE_CHECKING:  # a client that records nothing does not load it
 
 ATTEMPT_MS = 3_000
 """How long one attempt waits for its answer before the request is sent again with the same id."""
+DEADLINE_AHEAD_MAX_MS = 840_000
+"""Less than the fifteen minutes that a broker takes in a signed request: the rest is for clocks."""
 
 
 class Address(BaseModel):
@@ -108,14 +110,15 @@ class Call:
         )
 
     def next_attempt(self, now_ms: int, broker_time: BrokerTime) -> Envelope:
-        """The envelope to send now. Its deadline is the end of the caller's own patience, in broker time."""
+        """The envelope to send now. Its deadline is the end of the caller's own patience, in broker time, or sooner."""
         if self._history is not None and self._invoked is None:
             self._invoked = self._history.invoked(cast(Request, self._envelope))
         if self._sent:
             self._attempt += 1
         else:
             self.first_sent_ms = now_ms
-        update = {"attempt": self._attempt, "deadline_ms": broker_time.at(self.until_ms)}
+        ends_ms = min(self.until_ms, now_ms + DEADLINE_AHEAD_MAX_MS)
+        update = {"attempt": self._attempt, "deadline_ms": broker_time.at(ends_ms)}
         return self._envelope.model_copy(update=update)  # our own values, within the fields' limits
 
     def on_its_way(self) -> None:

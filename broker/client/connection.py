@@ -2,7 +2,7 @@
 
 import selectors
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from redis import BlockingConnectionPool, ConnectionPool, Redis
@@ -74,8 +74,16 @@ def check_accepted(results: Sequence[Any], requests: int) -> None:
 class Sender:
     """Puts requests on their queues, one round trip at a time. Safe under threads."""
 
-    def __init__(self, url: str, *, wire: Wire, password: str | None, connections_max: int = SENDERS_MAX) -> None:
-        self._url, self._wire, self._password = url, wire, password
+    def __init__(
+        self,
+        url: str,
+        *,
+        wire: Wire,
+        password: str | None,
+        sign: Callable[[str], str] = str,
+        connections_max: int = SENDERS_MAX,
+    ) -> None:
+        self._url, self._wire, self._password, self._sign = url, wire, password, sign
         self._pool = BlockingConnectionPool.from_url(
             url,
             max_connections=connections_max,
@@ -92,7 +100,7 @@ class Sender:
 
     def another(self) -> "Sender":
         """A sender with one connection of its own, to the same server."""
-        return Sender(self._url, wire=self._wire, password=self._password, connections_max=1)
+        return Sender(self._url, wire=self._wire, password=self._password, sign=self._sign, connections_max=1)
 
     def send(self, requests: Sequence[Envelope]) -> None:
         """Put all of `requests` on their queues, in one round trip.
@@ -110,7 +118,7 @@ class Sender:
         with self._redis.pipeline(transaction=False) as pipe:
             pipe.connection = connection  # given back to the pool as the block ends
             for request in requests:
-                queues.enqueue(pipe, request, wire=self._wire)
+                queues.enqueue(pipe, request, wire=self._wire, sign=self._sign)
             try:
                 check_accepted(pipe.execute(raise_on_error=False), len(requests))
             except RedisError as error:

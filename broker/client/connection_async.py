@@ -1,7 +1,7 @@
 """redis-py at the client's edge, for asyncio: one connection that reads replies, one that sends requests."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from redis.asyncio import Redis
@@ -33,8 +33,8 @@ class AsyncSender:
     `asyncio.wait_for`, which in Python 3.11 can swallow one.
     """
 
-    def __init__(self, url: str, *, wire: Wire, password: str | None) -> None:
-        self._url, self._wire, self._password = url, wire, password
+    def __init__(self, url: str, *, wire: Wire, password: str | None, sign: Callable[[str], str] = str) -> None:
+        self._url, self._wire, self._password, self._sign = url, wire, password, sign
         self._pool: ConnectionPool = ConnectionPool.from_url(
             url, retry=Retry(NoBackoff(), 0), **options(password, SEND_TIMEOUT_S)
         )
@@ -49,7 +49,7 @@ class AsyncSender:
 
     def another(self) -> "AsyncSender":
         """A sender with a connection of its own, to the same server."""
-        return AsyncSender(self._url, wire=self._wire, password=self._password)
+        return AsyncSender(self._url, wire=self._wire, password=self._password, sign=self._sign)
 
     async def send(self, requests: Sequence[Envelope]) -> None:
         """Put all of `requests` on their queues, in one round trip. A caller that is cancelled may have sent them.
@@ -94,7 +94,7 @@ class AsyncSender:
         async with self._redis.pipeline(transaction=False) as pipe:
             pipe.connection = connection  # given back to the pool as the block ends
             for request in requests:
-                queues.enqueue(pipe, request, wire=self._wire)
+                queues.enqueue(pipe, request, wire=self._wire, sign=self._sign)
             try:
                 check_accepted(await pipe.execute(raise_on_error=False), len(requests))
             except RedisError as error:

@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NoneYet
 from contextlib import suppress
@@ -15,7 +15,7 @@ from broker.client.call import Address, BrokerTime, Call, release_of
 from broker.client.connection import Backoff, Listener, MaybeSent, NotAccepted, NotSent, Sender
 from broker.client.errors import BrokerUnavailable, ClientClosed
 from broker.client.pending import Pending
-from broker.client.reply import Reply
+from broker.client.reply import Reply, parse_reply
 from broker.clock import monotonic_ms
 from broker.entropy import Entropy
 
@@ -37,6 +37,7 @@ class Exchange:
         entropy: Entropy,
         attempt_ms: int,
         history: "Recorder | None" = None,
+        read: Callable[[bytes], Reply] = parse_reply,
     ) -> None:
         self.address = address
         self.history = history
@@ -45,7 +46,7 @@ class Exchange:
         self._sender = sender
         self.entropy = entropy
         self._attempt_ms = attempt_ms
-        self._pending: Pending[Future[Reply]] = Pending(self.broker_time, monotonic_ms)
+        self._pending: Pending[Future[Reply]] = Pending(self.broker_time, monotonic_ms, read=read)
         self.notices = self._pending.notices
         self._closed = threading.Event()
         self._pid = os.getpid()

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import structlog
@@ -13,7 +13,7 @@ from broker.client.connection import Backoff, MaybeSent, NotAccepted, NotSent
 from broker.client.connection_async import AsyncListener, AsyncSender
 from broker.client.errors import BrokerUnavailable, ClientClosed
 from broker.client.pending import Pending
-from broker.client.reply import Reply
+from broker.client.reply import Reply, parse_reply
 from broker.clock import Steady, monotonic_ms
 from broker.entropy import Entropy
 
@@ -37,6 +37,7 @@ class AsyncExchange:
         entropy: Entropy,
         attempt_ms: int,
         steady_ms: Steady = monotonic_ms,
+        read: Callable[[bytes], Reply] = parse_reply,
         history: "Recorder | None" = None,
     ) -> None:
         self.address = address
@@ -47,7 +48,7 @@ class AsyncExchange:
         self._listener = listener
         self._sender = sender
         self._attempt_ms = attempt_ms
-        self._pending: Pending[asyncio.Future[Reply]] = Pending(self.broker_time, steady_ms)
+        self._pending: Pending[asyncio.Future[Reply]] = Pending(self.broker_time, steady_ms, read=read)
         self.notices = self._pending.notices
         self._closed = False
         self._pid = os.getpid()

@@ -37,8 +37,11 @@ class _Waiting(Generic[W]):
 class Pending(Generic[W]):
     """Requests without an answer, by request id. Safe under threads; the futures are completed outside the lock."""
 
-    def __init__(self, broker_time: BrokerTime, now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self, broker_time: BrokerTime, now_ms: Callable[[], int], *, read: Callable[[bytes], Reply] = parse_reply
+    ) -> None:
         self.notices = Notices()
+        self._read = read
         self._broker_time = broker_time
         self._now_ms = now_ms
         self._lock = threading.Lock()
@@ -69,7 +72,7 @@ class Pending(Generic[W]):
     def deliver(self, text: bytes) -> Sequence[Reply]:
         """Hand a reply to whoever waits for it. Returns grants that nobody wants: to be released at once."""
         try:
-            reply = parse_reply(text)
+            reply = self._read(text)
         except ValueError as error:
             if not self.notices.deliver(text):
                 log.warning("reply_not_understood", error=str(error))

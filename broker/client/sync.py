@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from broker import replies
 from broker.answers import Retry, Word
 from broker.client.call import ATTEMPT_MS, Address, Call
 from broker.client.connection import Listener, Sender
@@ -17,6 +16,7 @@ from broker.client.operations import body_fields
 from broker.client.recording import recorder
 from broker.client.reply import Reply
 from broker.client.tail import NOW, Tail, Wanted
+from broker.client.trust import Trust
 from broker.client.watching import watch
 from broker.clock import monotonic_ms, sleep_ms
 from broker.entropy import Entropy, SystemEntropy
@@ -82,6 +82,7 @@ class Client(Line):
         timeout_ms: int = TIMEOUT_MS,
         attempt_ms: int = ATTEMPT_MS,
         password: str | None = None,
+        key: str | None = None,
         entropy: Entropy | None = None,
         history: str | os.PathLike[str] | None = None,
     ) -> Self:
@@ -90,21 +91,24 @@ class Client(Line):
         `incarnation` names this start of the factory (None: a random one); requests are repeated under the same one.
         `timeout_ms` bounds an operation, `attempt_ms` one attempt of it. `password` is used where the URL has none.
         `history`: a file, or a folder of files, to record every call in (None: what BROKER_HISTORY names, if anything).
+        `key`, the line of a key file (`broker key new`): requests are signed, and only signed replies are believed.
 
         Raises:
-          InvalidRequest: an id that the protocol does not allow.
+          InvalidRequest: an id that the protocol does not allow, or not a key of this factory.
           ValueError: not a redis://, rediss:// or unix:// URL.
           BrokerUnavailable: Redis can't be reached, or refuses the password.
         """
         address = Address.checked(factory_id, incarnation)
-        sender = Sender(redis_url, wire=wire, password=password)
-        listener = Listener(redis_url, replies.reply_key(address.factory_id, address.instance), password=password)
+        trust = Trust.of(key, address)
+        sender = Sender(redis_url, wire=wire, password=password, sign=trust.sign)
+        listener = Listener(redis_url, trust.channel, password=password)
         exchange = Exchange(
             address,
             listener,
             sender,
             entropy=entropy or SystemEntropy(),
             attempt_ms=attempt_ms,
+            read=trust.read,
             history=recorder(history, address),
         )
         client = cls(exchange, sender, timeout_ms=timeout_ms)

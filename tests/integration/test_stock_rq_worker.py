@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from broker.queues import QUEUES, SETTLE
 from tests.caller import Caller
 from tests.fleet import Fleet
 from tests.processes import wait_for
+from tests.signed_fleet import Signed
 
 
 def rq_worker(fleet: Fleet, *queues: str, options: tuple[str, ...] = (), **env: str) -> "subprocess.Popen[str]":
@@ -175,3 +177,14 @@ def test_a_second_process_on_memory_is_refused_and_may_come_when_the_first_has_g
 def _finished(rq_job: RqJob) -> object:
     wait_for(lambda: rq_job.get_status() is JobStatus.FINISHED, f"rq job {rq_job.id} is finished")
     return rq_job.return_value()
+
+
+def test_a_stock_rq_worker_looks_at_signatures_too(fleet: Fleet, tmp_path: Path) -> None:
+    made = Signed(fleet, tmp_path)
+    stock = rq_worker(fleet, "jobs", options=("-w", "rq.SimpleWorker"), **made.env)
+    with made.client(made.key("mac-1")) as client:
+        assert client.submit(job_id="job").good
+    caller = Caller(fleet.redis, "mac-2")
+    assert caller.ask("submit", job_id="job-2")["answer"] == "unauthorized"
+    assert stock.poll() is None
+    made.store.close()

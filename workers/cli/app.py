@@ -9,6 +9,7 @@ from workers.cli import (
     demo_command,
     doctor_command,
     fleet_commands,
+    key_commands,
     process_commands,
     refused_command,
     status_command,
@@ -25,6 +26,7 @@ def build_app() -> typer.Typer:
         refused_command,
         process_commands,
         doctor_command,
+        key_commands,
         demo_command,
     ):
         group.register(app)

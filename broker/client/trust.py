@@ -1,0 +1,68 @@
+"""What a client does with its key: sign what it sends, and believe only what the broker signed for its channel."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any, Self
+
+import structlog
+
+from broker import replies, signing
+from broker.answers import Retry, Word
+from broker.client.call import Address
+from broker.client.errors import InvalidRequest
+from broker.client.reply import Reply, parse_reply
+from broker.signing import BadKey, Key
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """Without a key: nothing is signed and everything believed."""
+
+    channel: str
+    """The reply channel of the client."""
+    key: Key | None
+
+    @classmethod
+    def of(cls, key: str | None, address: Address) -> Self:
+        """The trust of a client with this key, or with none.
+
+        Raises:
+          InvalidRequest: not a key, or another factory's.
+        """
+        channel = replies.reply_key(address.factory_id, address.instance)
+        if key is None:
+            return cls(channel, None)
+        try:
+            parsed = Key.parse(key)
+        except BadKey as error:
+            raise InvalidRequest(f"key: {error}") from None
+        if parsed.factory != address.factory_id:
+            raise InvalidRequest(f"key: it is {parsed.factory}'s, and this client asks for {address.factory_id}")
+        return cls(channel, parsed)
+
+    def sign(self, envelope: str) -> str:
+        """The envelope as it travels."""
+        return envelope if self.key is None else self.key.signed(signing.REQUEST, envelope.encode()).decode()
+
+    def read(self, message: bytes) -> Reply:
+        """The reply in a message.
+
+        Unsigned, it decides nothing: the call goes on under the same request id, and at its end says what was told.
+
+        Raises:
+          ValueError: not a reply, or signed for somebody else.
+        """
+        if self.key is None:
+            return parse_reply(message)
+        if message.startswith(signing.MARK):
+            return parse_reply(self.key.opened(self.channel, message))
+        reply = parse_reply(message)
+        log.warning("reply_not_signed", answer=reply.answer, detail=reply.body.get("detail"))
+        told = f"a reply without a signature said {reply.answer}: {reply.body.get('detail', reply.reason)}"
+        detail: Mapping[str, Any] = MappingProxyType({"detail": told})
+        return replace(
+            reply, answer=Word.OUTCOME_UNKNOWN, reason=None, retry=Retry.SAME_ID, retry_after_ms=None, body=detail
+        )

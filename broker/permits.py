@@ -1,0 +1,29 @@
+"""Which operations the owner of a key may ask for. Redis can only limit lists; this limits what stands on them."""
+
+from collections.abc import Mapping
+
+from broker.messages import Request
+from broker.signing import KeyId, Role
+
+_READS = frozenset(
+    {"get_job", "list_jobs", "list_runs", "explain", "list_limits", "list_queues", "list_schedules"}
+    | {"get_factory", "list_factories"}
+)
+_HOLDS = frozenset({"claim", "renew", "renew_many", "complete", "fail", "release", "hand_over", "progress"})
+_OF_ITSELF = frozenset({"drain_factory", "resume_factory"})
+"""What a factory may ask for where the body names itself."""
+
+PERMITS: Mapping[Role, frozenset[str]] = {
+    Role.READER: _READS,
+    Role.SUBMITTER: _READS | {"submit", "cancel"},
+    Role.FACTORY: _READS | _HOLDS | {"submit", "register_factory"},
+}
+"""Operations by role; the operator may ask for all of them."""
+
+
+def permitted(key_id: KeyId, request: Request) -> bool:
+    """Whether the owner of this key may ask for this."""
+    if key_id.role is Role.OPERATOR or request.op in PERMITS[key_id.role]:
+        return True
+    own = key_id.role is Role.FACTORY and request.op in _OF_ITSELF
+    return own and getattr(request.body, "factory", None) == key_id.factory

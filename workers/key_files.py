@@ -1,0 +1,41 @@
+"""The secrets of signing as files: readable by their owner only, and never written over."""
+
+import os
+import secrets
+from pathlib import Path
+
+from broker.keyring import Masters
+from broker.settings import Settings
+from workers.runtime import SIGNING_FILE, StartError, signing_masters
+from workers.state_dir import StateDir
+
+
+def masters_made(settings: Settings) -> Masters:
+    """The signing secret; where none is set and none is in the state folder, one is made there.
+
+    Raises:
+      StartError: what there is can't be used, or none can be written.
+    """
+    masters = signing_masters(settings)
+    if masters is None:
+        _write_new(StateDir.at(settings.state_dir).path / SIGNING_FILE, f"{secrets.token_hex(32)}\n")
+        masters = signing_masters(settings)
+        assert masters is not None, "it was written just now"
+    return masters
+
+
+def write_key(path: str, text: str) -> None:
+    """Write a key file.
+
+    Raises:
+      StartError: it exists, or can't be written.
+    """
+    _write_new(Path(path).expanduser(), text)
+
+
+def _write_new(path: Path, text: str) -> None:
+    try:
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
+            file.write(text)
+    except OSError as error:
+        raise StartError(f"{path}: {error.strerror}; name a file that does not exist yet") from error
