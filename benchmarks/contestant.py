@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from benchmarks.processes import Processes
 from benchmarks.server import Server
@@ -47,7 +47,7 @@ class Contestant(Protocol):
         """What asks. It speaks the lines of `benchmarks.load.driver`."""
         ...
 
-    def told(self, stage: Stage) -> Mapping[str, float]:
+    def told(self, stage: Stage) -> Mapping[str, Any]:
         """Further figures after a window."""
         ...
 

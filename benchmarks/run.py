@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,14 +10,16 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from benchmarks.bars import bars, last_line
+from benchmarks.bars import MANY, bars, last_line
 from benchmarks.conditions import machine
 from benchmarks.keep import document, write
-from benchmarks.plan import Plan
+from benchmarks.peers.rows import peer
+from benchmarks.plan import Plan, Row
 from benchmarks.results import Results
 from benchmarks.rounds import run_rounds
-from benchmarks.rows import FULL, QUICK
+from benchmarks.rows import FULL, LEVELS, NODE_PEERS, PYTHON_PEERS, QUICK, QUICK_PEERS
 from benchmarks.show import show_bars, show_rows
+from benchmarks.sweep import available, peer_rows, sweep
 
 RESULTS = Path(__file__).parent / ".results"
 WIDTH = 180
@@ -32,21 +34,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not console.is_terminal:
         console = Console(width=WIDTH)
     at = datetime.now(UTC)
-    plan = _plan(options)
-    peers: list[str] = []
     results = Results()
     console.print(f"machine: {machine()}")
     with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console) as progress:
         task = progress.add_task("starting", total=None)
-        run_rounds(plan, results, progress=lambda text: progress.update(task, description=text))
+
+        def tell(text: str) -> None:
+            progress.update(task, description=text)
+
+        plan = _plan(options, results, tell)
+        run_rounds(plan, results, progress=tell)
     sample_extras(results)
     show_rows(console, results, baseline=BASELINE)
-    promised = bars(peers)
+    promised = bars(PYTHON_PEERS)
     show_bars(console, results, promised)
     for failure in results.failures:
         console.print(f"[red]not measured:[/red] {failure}", highlight=False)
-    line = last_line(results, peers)
-    kept = document(results, plan, promised, last_line=line, at=at, peers={})
+    line = last_line(results, PYTHON_PEERS)
+    kept = document(results, plan, promised, last_line=line, at=at)
     console.print(f"kept in {write(options.results, 'quick' if options.quick else 'full', kept)}")
     print(line)
     return 1 if results.failures else 0
@@ -63,20 +68,34 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few rows, short windows")
     parser.add_argument("--rows", type=lambda text: text.split(","), help="only these, by name")
+    parser.add_argument("--levels", type=_numbers, metavar="N,N", help="outstanding requests, for every row")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--window", type=float, metavar="S")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR")
     return parser
 
 
-def _plan(options: argparse.Namespace) -> Plan:
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
+
+
+def _plan(options: argparse.Namespace, results: Results, tell: Callable[[str], None]) -> Plan:
     plan = QUICK if options.quick else FULL
+    peers = available(QUICK_PEERS if options.quick else (*PYTHON_PEERS, *NODE_PEERS), results)
+    known = {row.contestant.name: row for row in (*FULL.rows, *plan.rows)}
+    known |= {name: Row(peer(name), (MANY,)) for name in (*PYTHON_PEERS, *NODE_PEERS)}
     if options.rows:
-        known = {row.contestant.name: row for row in (*FULL.rows, *plan.rows)}
         if unknown := [name for name in options.rows if name not in known]:
             raise SystemExit(f"no row {', '.join(unknown)}; there are {', '.join(known)}")
-        plan = replace(plan, rows=tuple(known[name] for name in options.rows))
-    return replace(plan, rounds=options.rounds or plan.rounds, window_s=options.window or plan.window_s)
+        rows = tuple(known[name] for name in options.rows)
+    elif options.quick:
+        rows = (*plan.rows, *(known[name] for name in peers))
+    else:
+        sweep(peers, LEVELS, results, progress=tell)
+        rows = (*plan.rows, *peer_rows(results.swept, LEVELS))
+    if options.levels:
+        rows = tuple(replace(row, levels=options.levels) for row in rows)
+    return replace(plan, rows=rows, rounds=options.rounds or plan.rounds, window_s=options.window or plan.window_s)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,124 @@
+"""What every peer's driver shares. It runs in the peer's environment: standard library and redis-py only."""
+
+import asyncio
+import itertools
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from typing import Any
+
+from redis import Redis
+from redis import asyncio as redis_asyncio
+
+from benchmarks.load.driver import Order, Tally, serve
+from benchmarks.load.lists import AsyncReplyList, ReplyList
+from benchmarks.load.loops import drive_async_calls, drive_async_lines, drive_calls, drive_lines
+from benchmarks.load.record import CLAIM, claim_arguments, record_key
+
+REDIS_URL = "BENCH_REDIS_URL"
+ANSWERS = "BENCH_ANSWERS"
+PROBE = -1
+"""A request before the first window shows that a worker serves; its record is taken away again."""
+
+
+def redis_url() -> str:
+    """The server of this row."""
+    return os.environ[REDIS_URL]
+
+
+def answers_on_list() -> bool:
+    """Whether the worker is to answer on the list; else the peer's own results carry the answer."""
+    return os.environ.get(ANSWERS, "list") == "list"
+
+
+class Claimer:
+    """The work, for a worker that blocks."""
+
+    def __init__(self) -> None:
+        self._script = Redis.from_url(redis_url()).register_script(CLAIM)
+        self._on_list = answers_on_list()
+
+    def claim(self, number: int) -> int:
+        """Take the record of a number: 1 where it was free."""
+        keys, arguments = claim_arguments(number, reply=self._on_list)
+        return int(self._script(keys=keys, args=arguments))
+
+
+class AsyncClaimer:
+    """The work, for a worker in asyncio."""
+
+    def __init__(self) -> None:
+        self._script = redis_asyncio.Redis.from_url(redis_url()).register_script(CLAIM)
+        self._on_list = answers_on_list()
+
+    async def claim(self, number: int) -> int:
+        """Take the record of a number: 1 where it was free."""
+        keys, arguments = claim_arguments(number, reply=self._on_list)
+        return int(await self._script(keys=keys, args=arguments))
+
+
+def drive(enqueue: Callable[[int], Any], result: Callable[[Any], Any]) -> None:
+    """Drive a peer whose client blocks. `result` waits for what `enqueue` returned."""
+    redis = Redis.from_url(redis_url(), socket_timeout=60)
+
+    def send(numbers: Sequence[int]) -> None:
+        for number in numbers:
+            enqueue(number)
+
+    def call(number: int) -> bool:
+        return int(result(enqueue(number))) == 1
+
+    def run(order: Order, tally: Tally) -> None:
+        if answers_on_list():
+            drive_lines(order, tally, ReplyList(redis, send))
+        else:
+            drive_calls(order, tally, map(partial(partial, call), itertools.count(order.first)))
+
+    if answers_on_list():
+        send([PROBE])
+        ReplyList(redis, send).receive()
+    else:
+        call(PROBE)
+    redis.delete(record_key(PROBE))
+    serve(run)
+
+
+Opened = tuple[Callable[[int], Awaitable[Any]], Callable[[Any], Awaitable[Any]]]
+
+
+def drive_async(open_client: Callable[[], AbstractAsyncContextManager[Opened]]) -> None:
+    """Drive a peer whose client is for asyncio: the context gives what enqueues, and what waits for a result."""
+
+    async def windows(act: Callable[[Any, Any, Any], Awaitable[None]]) -> None:
+        redis = redis_asyncio.Redis.from_url(redis_url(), socket_timeout=60)
+        async with open_client() as (enqueue, result):
+
+            async def send(numbers: Sequence[int]) -> None:
+                await asyncio.gather(*(enqueue(number) for number in numbers))
+
+            async def call(number: int) -> bool:
+                return int(await result(await enqueue(number))) == 1
+
+            await act(AsyncReplyList(redis, send), call, redis)
+        await redis.aclose()
+
+    async def probe(lines: AsyncReplyList, call: Callable[[int], Awaitable[bool]], redis: Any) -> None:
+        if answers_on_list():
+            await lines.send([PROBE])
+            await lines.receive()
+        else:
+            await call(PROBE)
+        await redis.delete(record_key(PROBE))
+
+    def run(order: Order, tally: Tally) -> None:
+        async def window(lines: AsyncReplyList, call: Callable[[int], Awaitable[bool]], _redis: Any) -> None:
+            if answers_on_list():
+                await drive_async_lines(order, tally, lines)
+            else:
+                await drive_async_calls(order, tally, map(partial(partial, call), itertools.count(order.first)))
+
+        asyncio.run(windows(window))
+
+    asyncio.run(windows(probe))
+    serve(run)

@@ -1,0 +1,61 @@
+"""Finds each peer's best setting for each number of outstanding requests, before its ratio is quoted."""
+
+from collections.abc import Callable, Sequence
+
+from benchmarks import environments
+from benchmarks.measure import Measure
+from benchmarks.peers.rows import Peer
+from benchmarks.peers.settings import SETTINGS
+from benchmarks.plan import Row
+from benchmarks.processes import BenchError
+from benchmarks.results import Results
+from benchmarks.visit import Rates, visit
+
+WARM_S = 0.4
+WINDOW_S = 1.2
+CLOSE = 0.5
+"""A Python peer with less than this share of the best is measured again at the highest level only."""
+
+
+def sweep(peers: Sequence[str], levels: Sequence[int], results: Results, *, progress: Callable[[str], None]) -> None:
+    """One short window for each peer, setting and level, into `results.swept`."""
+    rates = Rates()
+    for name in peers:
+        for setting in SETTINGS[name]:
+            progress(f"sweep: {name}, {setting.name}")
+            try:
+                results.swept += visit(
+                    Peer(name, setting), levels, round=0, warm_s=WARM_S, window_s=WINDOW_S, rates=rates
+                )
+            except BenchError as error:
+                results.failures.append(f"sweep, {setting.name}: {error}")
+
+
+def peer_rows(swept: Sequence[Measure], levels: Sequence[int]) -> tuple[Row, ...]:
+    """The peers as rows, each level in its best setting; those that are far behind at the highest level only."""
+    rows: list[Row] = []
+    for name in dict.fromkeys(measure.row for measure in swept):
+        by_setting: dict[str, list[int]] = {}
+        for level in levels:
+            found = [each for each in swept if each.row == name and each.outstanding == level]
+            if found and (level == max(levels) or _matters(name, level, swept)):
+                best = max(found, key=lambda each: each.per_s)
+                by_setting.setdefault(best.extra["setting"], []).append(level)
+        known = {setting.name: setting for setting in SETTINGS[name]}
+        rows += [Row(Peer(name, known[setting]), tuple(at)) for setting, at in by_setting.items()]
+    return tuple(rows)
+
+
+def available(names: Sequence[str], results: Results) -> list[str]:
+    """The peers whose environment is there, or could be made."""
+    there = [name for name in names if environments.made(name)]
+    results.failures += [f"{name}: its environment could not be made" for name in names if name not in there]
+    return there
+
+
+def _matters(name: str, level: int, swept: Sequence[Measure]) -> bool:
+    if name in environments.NODE_PEERS:
+        return True
+    at_level = [each for each in swept if each.outstanding == level and each.row in environments.PYTHON_PEERS]
+    best = max(each.per_s for each in at_level)
+    return max(each.per_s for each in at_level if each.row == name) >= CLOSE * best
