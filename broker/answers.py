@@ -1,9 +1,12 @@
 """The closed vocabulary of answers (design §7), each with its retry class."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
+
+from msgspec import field
+
+from datastore.value import Value
 
 
 class Word(StrEnum):
@@ -95,8 +98,7 @@ class Reason(StrEnum):
     REPEATED = "repeated"
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Value, frozen=True):
     """One reply before it is addressed. `body` holds the fields that belong to the word."""
 
     word: Word

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import structlog
@@ -42,6 +42,7 @@ from broker.settlement import Change, Context, Settlement, Wait
 from broker.signing import UNSEALED, Seal
 from broker.turned_away import may_wait, turned_away
 from datastore import DatastoreError
+from datastore.value import Value
 
 log = structlog.get_logger(__name__)
 
@@ -51,8 +52,7 @@ GENERATIONS_MAX = 16
 """Of children cancelled with their parents, at once; deeper ones are the sweep's."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(Value, frozen=True):
     """What became of a request. Without `answer` nothing is sent: it waits `parked`, or another copy is answered."""
 
     request: Request
@@ -76,7 +76,7 @@ def settle_batch(
     controls = Controls(context.store)
     last_seen = partial(seen.last_seen, connection)
     context = replace(context, controls=controls, demand=Demand(connection), last_seen=last_seen)
-    batch = [replace(taken, request=registration.with_offers(controls, taken.request)) for taken in batch]
+    batch = [_with_offers(controls, taken) for taken in batch]
     found: list[Settlement | None] = [None] * len(batch)
     pending = list(range(len(batch)))
     for _ in range(CANDIDATES_MAX):
@@ -96,6 +96,11 @@ def settle_batch(
         found[position] = with_earlier(found[position], Settlement(Answer(Word.NONE_AVAILABLE)))
     now_ms = clock.now_ms()
     return [_settled(taken, result, now_ms=now_ms) for taken, result in zip(batch, found, strict=True)]
+
+
+def _with_offers(controls: Controls, taken: Taken) -> Taken:
+    request = registration.with_offers(controls, taken.request)
+    return taken if request is taken.request else Taken(request, insist=taken.insist)
 
 
 def deliver(pipe: Pipeline, batch: Sequence[Settled], *, now_ms: int, step_ms: int) -> None:
@@ -250,7 +255,7 @@ def _proposals(
     for position, earlier in asked.items():
         taken = batch[position]
         request = taken.request
-        if not isinstance(request, Claim) or request.body.job_id is not None:
+        if type(request) is not Claim or request.body.job_id is not None:
             continue
         if request.deadline_ms is not None and now_ms > request.deadline_ms:
             continue
@@ -305,7 +310,7 @@ def _one(context: Context, request: Request, proposal: Proposal | Settlement | N
         case Settlement():
             return proposal
         case Candidate(job_ids) | Remembered(job_ids):
-            assert isinstance(request, Claim), "only claims have proposals"
+            assert type(request) is Claim, "only claims have proposals"
             tries = [settle(context, request, now_ms=now_ms, candidate=job_id) for job_id in job_ids]
             return gathered(request, tries, remembered=isinstance(proposal, Remembered))
         case NothingFits():
@@ -327,7 +332,7 @@ def _settled(taken: Taken, result: Settlement | None, *, now_ms: int) -> Settled
     if result is None:
         return Settled(request)
     if (
-        isinstance(request, Claim)
+        type(request) is Claim
         and claim_next.is_claim_next(request)
         and may_wait(result.answer)
         and claim_next.wait_ends_ms(request, now_ms) > now_ms

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
 from redis import Redis
@@ -16,6 +15,7 @@ from broker.queues import intake_key
 from broker.scripts import Argument, Script
 from broker.signing import UNSEALED, Seal
 from broker.wire_types import WAIT_MS_MAX
+from datastore.value import Value
 
 ANSWER_TTL_MS = 900_000
 """How long the answer to a claim-next is remembered (design §8)."""
@@ -29,27 +29,23 @@ EXPIRE_MAX = 256
 """Waits ended in one call."""
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(Value, frozen=True):
     """Try these jobs. They have been taken out of the index."""
 
     job_ids: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Remembered:
+class Remembered(Value, frozen=True):
     """This request id was granted these jobs before. Each says whether the lease still stands."""
 
     job_ids: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class InHand:
+class InHand(Value, frozen=True):
     """Another worker settles this very request now, or it is parked: its answer serves this copy too."""
 
 
-@dataclass(frozen=True, slots=True)
-class NothingFits:
+class NothingFits(Value, frozen=True):
     """No ready job fits."""
 
 
@@ -155,11 +151,10 @@ def mark_key(request_id: str) -> str:
 
 def is_claim_next(request: object) -> bool:
     """Whether a request asks for any job that fits."""
-    return isinstance(request, Claim) and request.body.job_id is None
+    return type(request) is Claim and request.body.job_id is None
 
 
-@dataclass(frozen=True, slots=True)
-class Asking:
+class Asking(Value, frozen=True):
     """A claim-next that wants `count` (more) jobs proposed. `insist`: taken over from a dead worker."""
 
     claim: Claim

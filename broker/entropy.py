@@ -1,7 +1,7 @@
 """Randomness as an argument: tokens, write ids and jitter."""
 
+import os
 import random
-import secrets
 from typing import Protocol
 
 
@@ -25,10 +25,10 @@ class SystemEntropy:
     """The operating system's randomness. Safe after a fork, since nothing is kept."""
 
     def token(self) -> str:
-        return secrets.token_hex(16)
+        return os.urandom(16).hex()
 
     def write_id(self) -> str:
-        return secrets.token_hex(8)
+        return os.urandom(8).hex()
 
     def jitter(self) -> float:
         return random.random()  # noqa: S311  # spreads retries; nobody gains by guessing it

@@ -1,15 +1,14 @@
 """The one check that stands before everything a holder asks for: does the caller still hold the lease?"""
 
 import hmac
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeAlias
 
 from broker.documents import Job, Outcome
+from datastore.value import Value
 
 
-@dataclass(frozen=True, slots=True)
-class Fence:
+class Fence(Value, frozen=True):
     """What a caller says about itself. Never filled from a value that was just re-read."""
 
     factory_id: str
@@ -29,25 +28,21 @@ class Loss(StrEnum):
     TERMINAL = "terminal"
 
 
-@dataclass(frozen=True, slots=True)
-class FenceOk:
+class FenceOk(Value, frozen=True):
     """The caller holds the lease."""
 
 
-@dataclass(frozen=True, slots=True)
-class Replayed:
+class Replayed(Value, frozen=True):
     """The caller's request has been carried out already."""
 
 
-@dataclass(frozen=True, slots=True)
-class FenceLost:
+class FenceLost(Value, frozen=True):
     """The caller holds nothing. Its request must not change the job."""
 
     loss: Loss
 
 
-@dataclass(frozen=True, slots=True)
-class Impossible:
+class Impossible(Value, frozen=True):
     """An epoch this job has not reached: a forgery, or a store that lost writes. An alarm, not a conflict."""
 
 

@@ -1,7 +1,8 @@
 """One claim, several tries: what became of each job it was proposed, gathered into one answer."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+
+from msgspec import structs
 
 from broker.answers import Answer, Reason, Word
 from broker.messages import Claim
@@ -44,12 +45,14 @@ def with_earlier(
         return None
     answer, granted = later.answer, () if earlier is None else earlier.answer.grants
     if answer.word is Word.OUTCOME_UNKNOWN:
-        later = replace(later, maybe=(*(grant["job_id"] for grant in granted), *proposed))
+        later = structs.replace(later, maybe=(*(grant["job_id"] for grant in granted), *proposed))
     elif earlier is not None and granted:
         answer = _several([earlier.answer, answer])
     if earlier is None:
         return later
-    return replace(later, answer=answer, changes=earlier.changes + later.changes, waits=earlier.waits + later.waits)
+    return structs.replace(
+        later, answer=answer, changes=earlier.changes + later.changes, waits=earlier.waits + later.waits
+    )
 
 
 def another(answer: Answer, *, proposed: int) -> bool:

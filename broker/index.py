@@ -7,7 +7,6 @@ docs/matching.md says what the order is.
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Self, cast
 
@@ -17,6 +16,7 @@ from redis.client import Pipeline
 from broker.documents import Job, State
 from broker.matching import Preferences, canonical, meets, preference
 from broker.scripts import Script
+from datastore.value import Value
 
 READY = "broker:ready"
 """Jobs: terms are requirements and preferences, the score is when they came, less what their priority is worth."""
@@ -32,8 +32,7 @@ RESERVED_TTL_MS = 86_400_000
 """A hint; reservations themselves are shorter."""
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Value, frozen=True):
     """Where a ready job stands in the index: what finds it, and what wakes a waiter for it."""
 
     job_id: str

@@ -7,7 +7,6 @@ race, one finds its version gone. A named job that was never made (its submissio
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, cast
 
 from broker import repository, transitions
@@ -15,6 +14,7 @@ from broker.documents import WAITING, Job
 from broker.settlement import Change, Context, judge_and_write
 from datastore import Conflict, Document, Expected, NotFound, Ok, Unavailable
 from datastore.confirm import confirmed_create, confirmed_update
+from datastore.value import Value
 
 KEY_WRITES_MAX = 16
 """Tries to change a key that others change too."""
@@ -22,16 +22,14 @@ KEY_PAUSE_MS = 20
 """Bound of the jittered pause between them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Owned:
+class Owned(Value, frozen=True):
     """The key is the asker's."""
 
     changes: tuple[Change, ...]
     """Jobs that were cancelled for it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Busy:
+class Busy(Value, frozen=True):
     """The key is another job's, which is not terminal."""
 
     owner: Job

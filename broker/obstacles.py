@@ -1,20 +1,21 @@
 """Everything that can stand between a claim and a job: one table, which refusals and explanations are read from."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, TypeAlias
+
+from msgspec import field
 
 from broker.answers import Answer, Reason, Word
 from broker.controls import UNCONTROLLED, UNREGISTERED, FactoryRecord, QueueControl
 from broker.documents import Job, RunEnd, State
 from broker.matching import unmet
+from datastore.value import Value
 
 ERROR_CHARS_MAX = 500
 """Of the error a job ended with; `broker runs` shows all of it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Obstacle:
+class Obstacle(Value, frozen=True):
     """One reason why a claim can't have a job now, with who and until when, where that is known."""
 
     reason: Reason
@@ -30,8 +31,7 @@ class Obstacle:
         return {"reason": self.reason.value, **self.detail}
 
 
-@dataclass(frozen=True, slots=True)
-class Situation:
+class Situation(Value, frozen=True):
     """A job as it would be claimed: the job, its state once a dead lease is gone, and what holds around it."""
 
     job: Job

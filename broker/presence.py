@@ -48,7 +48,7 @@ return unread
 
 def expect_reader(pipe: Pipeline, request: Request, answer: Answer, *, key_id: str | None, now_ms: int) -> None:
     """Add the command that has a grant looked after, where its claim waited."""
-    if not isinstance(request, Claim) or request.body.wait_until_ms is None or not answer.grants:
+    if type(request) is not Claim or request.body.wait_until_ms is None or not answer.grants:
         return
     entry = {
         "channel": replies.reply_key(request.factory_id, request.instance),

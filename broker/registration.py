@@ -11,7 +11,7 @@ log = structlog.get_logger(__name__)
 
 def with_offers(controls: Controls, request: Request) -> Request:
     """A claim that names no offers, with those its factory registered."""
-    if not isinstance(request, Claim) or request.body.offers:
+    if type(request) is not Claim or request.body.offers:
         return request
     offers = known(controls, request.factory_id).offers
     if not offers:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from broker.documents import Job, Lease, Outcome, Run, RunEnd, Spec, run_id, spec_id
@@ -18,6 +17,7 @@ from datastore import (
     OutcomeUnknown,
 )
 from datastore.confirm import confirmed_create, confirmed_update
+from datastore.value import Value
 
 INDEXES = ("state", "open")
 """Fields the sweep and the listings search by: a job's state, and whether a run has no end yet."""
@@ -25,22 +25,19 @@ RUN_WRITES_MAX = 4
 """Tries to end a run against its own holder's progress reports."""
 
 
-@dataclass(frozen=True, slots=True)
-class Updated:
+class Updated(Value, frozen=True):
     """Written: the job as it stands now."""
 
     job: Job
 
 
-@dataclass(frozen=True, slots=True)
-class Stale:
+class Stale(Value, frozen=True):
     """Another write came first; nothing was written. `current` is None where it could not be read."""
 
     current: Job | None
 
 
-@dataclass(frozen=True, slots=True)
-class Missing:
+class Missing(Value, frozen=True):
     """There is no such job."""
 
 

@@ -18,6 +18,7 @@ from broker.limits import unit_wants
 from broker.repository import JobUpdate, Missing, Stale, Updated
 from broker.transitions import Decision, Refuse, Replay, Rules, Write
 from datastore import Datastore, DatastoreError
+from datastore.value import Value
 
 log = structlog.get_logger(__name__)
 
@@ -45,8 +46,7 @@ class Context:
     """What requests come in by, and replies go out by."""
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Value, frozen=True):
     """One job before and after a write; run records, hints and events are derived from it.
 
     Without `before` the job is new, or it was written earlier and only its hints are moved again.
@@ -57,8 +57,7 @@ class Change:
     new: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(Value, frozen=True):
     """A slot that admits nobody now. Whoever frees it, or the time `until_ms`, lets through what waits for it."""
 
     key: str
@@ -67,8 +66,7 @@ class Wait:
     until_ms: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
+class Settlement(Value, frozen=True):
     """The answer to a request, and what it changed."""
 
     answer: Answer
@@ -81,8 +79,7 @@ class Settlement:
     """Jobs that a claim-next may have been granted, where its outcome is unknown."""
 
 
-@dataclass(frozen=True, slots=True)
-class Denied:
+class Denied(Value, frozen=True):
     """A claim that was not written, or was undone before anybody was told. `wait`: the slot that was busy."""
 
     answer: Answer

@@ -39,7 +39,7 @@ def of_request(request: Envelope, answer: Answer | None, changes: Sequence[Chang
     """What one request has led to: its changes, and the refusal of a holder or claimant that came too late."""
     for change in changes:
         yield from of_change(change, request, now_ms=now_ms)
-    if isinstance(request, RenewMany):
+    if type(request) is RenewMany:
         results = answer.body.get("results", ()) if answer is not None else ()
         for lease, result in zip(request.body.leases, results, strict=False):
             if result["answer"] in STALE_ANSWERS:

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final, NewType, Protocol, TypeAlias
+
+from datastore.value import Value
 
 JsonValue: TypeAlias = "str | int | float | bool | Sequence[JsonValue] | Mapping[str, JsonValue] | None"
 Body: TypeAlias = Mapping[str, JsonValue]
@@ -33,8 +34,7 @@ RESERVED_FIELDS: Final = frozenset({"id", "partition_key", "rev", "etag"})
 """Fields that belong to the store. A body or a patch that names one is a `ValueError`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(Value, frozen=True):
     """One stored version. `rev` starts at 1 and rises by one with each write; `etag` is new with each write."""
 
     id: str
@@ -44,8 +44,7 @@ class Document:
     body: Body
 
 
-@dataclass(frozen=True, slots=True)
-class Expected:
+class Expected(Value, frozen=True):
     """The version a write insists on: an etag, a rev, or both (then both must match).
 
     `known` may carry the document the version was read from; a provider that replaces whole
@@ -68,22 +67,19 @@ class Expected:
         return (self.etag is None or self.etag == document.etag) and (self.rev is None or self.rev == document.rev)
 
 
-@dataclass(frozen=True, slots=True)
-class Ok:
+class Ok(Value, frozen=True):
     """Read, created or written: the document as it stands now."""
 
     document: Document
 
 
-@dataclass(frozen=True, slots=True)
-class Conflict:
+class Conflict(Value, frozen=True):
     """Another version is stored. Nothing was written. `current` is None where it could not be read in the same step."""
 
     current: Document | None
 
 
-@dataclass(frozen=True, slots=True)
-class NotFound:
+class NotFound(Value, frozen=True):
     """There is no such document. Nothing was written."""
 
 
@@ -92,15 +88,13 @@ CreateResult: TypeAlias = Ok | Conflict
 UpdateResult: TypeAlias = Ok | Conflict | NotFound
 
 
-@dataclass(frozen=True, slots=True)
-class AtMost:
+class AtMost(Value, frozen=True):
     """Filter condition: a number that is not above `limit`. A missing or null field does not match."""
 
     limit: int | float
 
 
-@dataclass(frozen=True, slots=True)
-class AnyOf:
+class AnyOf(Value, frozen=True):
     """Filter condition: one of these values."""
 
     values: tuple[str | int | bool, ...]
@@ -112,8 +106,7 @@ Filter: TypeAlias = Mapping[str, Condition]
 A plain value means equality. The key `partition_key` restricts the search to one partition."""
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
+class Page(Value, frozen=True):
     """Documents that matched, in order of (partition key, id). `cursor` is None on the last page."""
 
     documents: tuple[Document, ...]

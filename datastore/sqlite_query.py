@@ -56,7 +56,7 @@ def _leader(filter: Filter, indexes: Collection[str]) -> str | None:
     if "partition_key" in filter:
         return "partition_key"
     indexed = [field for field in filter if field in indexes]
-    rank = {AtMost: 0, AnyOf: 2}
+    rank: dict[type, int] = {AtMost: 0, AnyOf: 2}
     return min(indexed, key=lambda field: rank.get(type(filter[field]), 1), default=None)
 
 

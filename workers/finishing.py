@@ -3,7 +3,6 @@
 import json
 from base64 import b64encode
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 from redis import Redis
@@ -15,14 +14,14 @@ from broker.batch import Settled
 from broker.parsing import Malformed, without_tokens
 from broker.queues import rq_job_key
 from broker.settlement import Context
+from datastore.value import Value
 from workers.taking import DEAD, DEAD_MAX, ID_BYTES_MAX, Entry, NotOurs, inflight_key
 
 ENTRY_CHARS_MAX = 2_048
 """What the dead-letter list keeps of an entry."""
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(Value, frozen=True):
     """An entry that could not be settled, and why."""
 
     entry: Entry

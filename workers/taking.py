@@ -3,7 +3,6 @@
 import re
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import pydantic_core
@@ -14,6 +13,7 @@ from broker.messages import ENVELOPE_BYTES_MAX
 from broker.parsing import without_tokens
 from broker.queues import QUEUES, SETTLE, intake_key, rq_queue_key
 from broker.scripts import Script
+from datastore.value import Value
 
 WORKERS = "broker:workers"
 """Sorted set: worker by its last heartbeat, broker time."""
@@ -33,8 +33,7 @@ class NotOurs(Exception):
     """An entry that is not a request this broker settles. It goes to the dead-letter list."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Value, frozen=True):
     """One entry of an in-flight list, as taken."""
 
     wire: Wire
@@ -60,8 +59,7 @@ class Entry:
         return self.data if self.wire == "intake" else _argument(self.data)
 
 
-@dataclass(frozen=True, slots=True)
-class Hand:
+class Hand(Value, frozen=True):
     """What one call brought, and broker time, as of that call."""
 
     entries: tuple[Entry, ...]

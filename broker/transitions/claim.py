@@ -1,7 +1,8 @@
 """Claiming: a free job, or one whose lease has died."""
 
-from dataclasses import dataclass, replace
 from typing import Any
+
+from msgspec import structs
 
 from broker.answers import Answer, Reason, Word
 from broker.controls import UNCONTROLLED, UNREGISTERED, FactoryRecord, QueueControl
@@ -10,10 +11,10 @@ from broker.obstacles import Situation, not_claimable, obstacles
 from broker.transitions.decision import Decision, Refuse, Replay, Rules, Write, held_by, remember
 from broker.transitions.factory import turned_away
 from broker.transitions.timer import expire, expired
+from datastore.value import Value
 
 
-@dataclass(frozen=True, slots=True)
-class Claimant:
+class Claimant(Value, frozen=True):
     """Who asks, under which request, and the token to hand out if it wins."""
 
     factory_id: str
@@ -25,8 +26,7 @@ class Claimant:
     ttl_ms: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Surroundings:
+class Surroundings(Value, frozen=True):
     """What operators and factories have said that this claim must heed."""
 
     queue: QueueControl = UNCONTROLLED
@@ -50,7 +50,7 @@ def claim(job: Job, who: Claimant, *, now_ms: int, rules: Rules, around: Surroun
     changes: dict[str, Any] = {} if lease is None else dict(expire(job, lease, now_ms=now_ms))
     around = around or Surroundings()
     if (away := turned_away(around.factory, who.incarnation, now_ms=now_ms)) is not None:
-        return Refuse(replace(away, body={**held_by(job, now_ms), **away.body}))
+        return Refuse(structs.replace(away, body={**held_by(job, now_ms), **away.body}))
     state = State(changes.get("state", job.state))
     standing = obstacles(
         Situation(job, state, who.offers, now_ms, around.queue, around.factory, claimant=who.factory_id)

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 from broker.answers import Answer, Reason, Word
 from broker.documents import RECENT_REQUESTS_MAX, Job, Lease, Outcome, State
 from broker.fence import Fence, FenceLost, FenceOk, Impossible, Loss, Replayed, check
+from datastore.value import Value
 
 BACKOFF_DOUBLINGS_MAX = 16
 """Beyond this the cap of every sensible setting is long reached."""
@@ -26,23 +27,20 @@ class Rules:
     """How long a job waits to count as one priority higher."""
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Write(Value, frozen=True):
     """Store `changes` with a conditional write on the version judged; `answer` holds if it lands."""
 
     changes: Mapping[str, Any]
     answer: Answer
 
 
-@dataclass(frozen=True, slots=True)
-class Refuse:
+class Refuse(Value, frozen=True):
     """Change nothing."""
 
     answer: Answer
 
 
-@dataclass(frozen=True, slots=True)
-class Replay:
+class Replay(Value, frozen=True):
     """The request had its effect before; change nothing and say so again."""
 
     answer: Answer
