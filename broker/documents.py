@@ -118,6 +118,10 @@ class Lease(Frozen, frozen=True, kw_only=True):
     instance: str | None = None
     """The holder's client, which is told at once where the job is to be cancelled. None: it is told by its renewal."""
 
+    def plain(self) -> dict[str, Any]:
+        """As JSON values. Flat, so that no generic conversion is needed: it is written at every grant and renewal."""
+        return {**msgspec.structs.asdict(self), "limits": list(self.limits)}
+
 
 class RunEnd(Frozen, frozen=True, kw_only=True):
     """The end of the last run, kept in the job so that the run record can be rebuilt after a crash."""
@@ -222,7 +226,8 @@ class Job(Frozen, frozen=True, kw_only=True):
     @property
     def id(self) -> str:
         """The job id, which is its partition key too."""
-        return cast(Document, self.document).id
+        job_id: str = self.document.id
+        return job_id
 
     @classmethod
     def from_document(cls, document: Document) -> Self:
