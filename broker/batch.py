@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 
 import structlog
+from msgspec import structs
 from redis import Redis
 from redis.client import Pipeline
 
@@ -100,7 +101,7 @@ def settle_batch(
 
 def _with_offers(controls: Controls, taken: Taken) -> Taken:
     request = registration.with_offers(controls, taken.request)
-    return taken if request is taken.request else Taken(request, insist=taken.insist)
+    return taken if request is taken.request else structs.replace(taken, request=request)
 
 
 def deliver(pipe: Pipeline, batch: Sequence[Settled], *, now_ms: int, step_ms: int) -> None:

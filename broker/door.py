@@ -17,6 +17,7 @@ from broker.parsing import Malformed, parse, sender_of
 from broker.permits import permitted
 from broker.signing import UNSEALED, Key, KeyId, NotSigned, Seal
 from datastore import DatastoreError
+from datastore.value import Value
 
 WINDOW_MS = 900_000
 """How far ahead the deadline of a signed request may lie. As long as answers are remembered (design §9), so that a copy
@@ -36,8 +37,7 @@ class Unauthorized(Malformed):
         return self._answer
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
+class Taken(Value, frozen=True):
     """A request in hand. `insist`: taken over from a dead worker, so its mark in Redis does not count."""
 
     request: Request
