@@ -2,30 +2,35 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 from broker.client.async_lease import AsyncLease
-from broker.client.call import ATTEMPT_MS, Address, Call
+from broker.client.call import ATTEMPT_MS, Address
 from broker.client.connection_async import AsyncListener, AsyncSender
 from broker.client.exchange_async import AsyncExchange
-from broker.client.factory_operations import FactoryOperations
-from broker.client.operations import body_fields
+from broker.client.guard import Wiring
+from broker.client.keeper_async import AsyncKeeper
+from broker.client.leasing import Calling, Leasing
 from broker.client.recording import recorder
 from broker.client.reply import Reply
-from broker.client.sync import TIMEOUT_MS, TOGETHER_MAX, answer_or_unknown
+from broker.client.steps import Step, drive_async
+from broker.client.sync import TIMEOUT_MS
 from broker.client.tail import NOW, Tail, Wanted
 from broker.client.trust import Trust
 from broker.client.watching import watch_async
 from broker.entropy import Entropy, SystemEntropy
 from broker.events import Event
-from broker.messages import Envelope, Submit, SubmitBody
+from broker.messages import Envelope, SubmitBody
 from broker.queues import Wire
 
 
-class AsyncLine(FactoryOperations[Coroutine[Any, Any, Reply]]):
-    """The operations over one sender. A lease guard renews over a line of its own."""
+class AsyncLine(Calling[Coroutine[Any, Any, Reply]]):
+    """The operations over one sender. Leases are renewed over a line of their own."""
+
+    _exchange: AsyncExchange
+    _sender: AsyncSender
 
     def __init__(self, exchange: AsyncExchange, sender: AsyncSender, *, timeout_ms: int) -> None:
         self._exchange = exchange
@@ -43,28 +48,25 @@ class AsyncLine(FactoryOperations[Coroutine[Any, Any, Reply]]):
         """Give back the connection that sends."""
         await self._sender.close()
 
-    def _call(
-        self, kind: type[Envelope], body: Mapping[str, Any], *, request_id: str | None, timeout_ms: int | None
-    ) -> Call:
-        self._exchange.check_open()
-        return Call(
-            kind,
-            body,
-            self._exchange.address,
-            request_id=request_id,
-            timeout_ms=self._timeout_ms if timeout_ms is None else timeout_ms,
-            now_ms=self._exchange.steady_ms(),
-            entropy=self._exchange.entropy,
-            history=self._exchange.history,
-        )
+    def _now_ms(self) -> int:
+        return self._exchange.steady_ms()
 
 
-class AsyncClient(AsyncLine):
+class AsyncClient(AsyncLine, Leasing[Coroutine[Any, Any, Reply], AsyncLease]):
     """A factory's connection to the broker, for one event loop, with any number of requests outstanding.
 
     One connection reads the replies, one sends. A cancelled await forgets its request; a grant that comes for it
     all the same is released. After a fork the client refuses: the child opens its own.
     """
+
+    def __init__(self, exchange: AsyncExchange, sender: AsyncSender, *, timeout_ms: int) -> None:
+        super().__init__(exchange, sender, timeout_ms=timeout_ms)
+        self._keeper = AsyncKeeper(
+            lambda: AsyncLine(exchange, sender.another(), timeout_ms=timeout_ms),
+            notices=exchange.notices,
+            entropy=exchange.entropy,
+            steady_ms=self._now_ms,
+        )
 
     @classmethod
     def connect(
@@ -134,6 +136,7 @@ class AsyncClient(AsyncLine):
     async def close(self) -> None:
         """Give back the connections. Whoever still waits gets ClientClosed; closing twice is harmless."""
         await self._exchange.close()
+        await self._keeper.close()
 
     async def submit_many(
         self, bodies: Sequence[SubmitBody], *, request_ids: Sequence[str] | None = None, timeout_ms: int | None = None
@@ -142,17 +145,7 @@ class AsyncClient(AsyncLine):
 
         One that got no answer in time has `outcome_unknown` in its place: repeat it with the reply's request id.
         """
-        ids: Sequence[str | None] = [None] * len(bodies) if request_ids is None else request_ids
-        given = list(zip(bodies, ids, strict=True))
-        answers: list[Reply] = []
-        for start in range(0, len(given), TOGETHER_MAX):
-            calls = [
-                self._call(Submit, body_fields(body), request_id=request_id, timeout_ms=timeout_ms)
-                for body, request_id in given[start : start + TOGETHER_MAX]
-            ]
-            await self._exchange.carry_out(calls, self._sender)
-            answers += [answer_or_unknown(call) for call in calls]
-        return answers
+        return await drive_async(self._submitting(bodies, request_ids, timeout_ms))
 
     def events(
         self,
@@ -185,69 +178,10 @@ class AsyncClient(AsyncLine):
             pause=asyncio.sleep,
         )
 
-    def lease(
-        self,
-        job_id: str | None = None,
-        *,
-        queue: str = "default",
-        offers: Sequence[str] = (),
-        wait_ms: int = 0,
-        ttl_ms: int | None = None,
-        expected_etag: str | None = None,
-        on_lost: Callable[[str], None] | None = None,
-        on_cancel: Callable[[], None] | None = None,
-        request_id: str | None = None,
-        timeout_ms: int | None = None,
-    ) -> AsyncLease:
-        """An async context manager that claims a job, renews the lease while its body runs, and ends it.
-
-        `on_lost(reason)` is called once if the lease is lost, just before the task that runs the body is cancelled;
-        `on_cancel()` once if the job is to be cancelled. Entering raises NotGranted where there is no lease to be had.
-        """
-
-        def claim() -> Awaitable[Reply]:
-            return self.claim(
-                job_id,
-                queue=queue,
-                offers=offers,
-                wait_ms=wait_ms,
-                ttl_ms=ttl_ms,
-                expected_etag=expected_etag,
-                request_id=request_id,
-                timeout_ms=timeout_ms,
-            )
-
-        return self._guard(claim, on_lost, on_cancel)
-
-    def keep(
-        self,
-        grant: Reply,
-        *,
-        on_lost: Callable[[str], None] | None = None,
-        on_cancel: Callable[[], None] | None = None,
-    ) -> AsyncLease:
-        """The same guard for a lease that `claim` of this client was granted."""
-
-        async def claimed() -> Reply:
-            return grant
-
-        return self._guard(claimed, on_lost, on_cancel)
-
     def _guard(
         self,
-        claim: Callable[[], Awaitable[Reply]],
+        claim: Step | Reply,
         on_lost: Callable[[str], None] | None,
         on_cancel: Callable[[], None] | None,
     ) -> AsyncLease:
-        return AsyncLease(
-            claim,
-            self._own_line,
-            notices=self._exchange.notices,
-            on_lost=on_lost,
-            on_cancel=on_cancel,
-            entropy=self._exchange.entropy,
-            steady_ms=self._exchange.steady_ms,
-        )
-
-    def _own_line(self) -> AsyncLine:
-        return AsyncLine(self._exchange, self._sender.another(), timeout_ms=self._timeout_ms)
+        return AsyncLease(Wiring(self, self._keeper, claim, on_lost, on_cancel, self._exchange.entropy, self._now_ms))

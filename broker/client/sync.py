@@ -5,33 +5,34 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from broker.answers import Retry, Word
-from broker.client.call import ATTEMPT_MS, Address, Call
+from broker.client.call import ATTEMPT_MS, Address
 from broker.client.connection import Listener, Sender
-from broker.client.errors import BrokerTimeout
 from broker.client.exchange import Exchange
-from broker.client.factory_operations import FactoryOperations
+from broker.client.guard import Wiring
+from broker.client.keeper import Keeper
 from broker.client.lease import Lease
-from broker.client.operations import body_fields
+from broker.client.leasing import Calling, Leasing
 from broker.client.recording import recorder
 from broker.client.reply import Reply
+from broker.client.steps import Step, drive
 from broker.client.tail import NOW, Tail, Wanted
 from broker.client.trust import Trust
 from broker.client.watching import watch
 from broker.clock import monotonic_ms, sleep_ms
 from broker.entropy import Entropy, SystemEntropy
 from broker.events import Event
-from broker.messages import Envelope, Submit, SubmitBody
+from broker.messages import Envelope, SubmitBody
 from broker.queues import Wire
 
-TOGETHER_MAX = 512
-"""Submissions on their way at once; well below what a reply channel holds."""
 TIMEOUT_MS = 10_000
 """A sixth of the default ttl (design §9)."""
 
 
-class Line(FactoryOperations[Reply]):
-    """The operations over one sender. A lease guard renews over a line of its own."""
+class Line(Calling[Reply]):
+    """The operations over one sender. Leases are renewed over a line of their own."""
+
+    _exchange: Exchange
+    _sender: Sender
 
     def __init__(self, exchange: Exchange, sender: Sender, *, timeout_ms: int) -> None:
         self._exchange = exchange
@@ -49,27 +50,24 @@ class Line(FactoryOperations[Reply]):
         """Give back the connection that sends."""
         self._sender.close()
 
-    def _call(
-        self, kind: type[Envelope], body: Mapping[str, Any], *, request_id: str | None, timeout_ms: int | None
-    ) -> Call:
-        self._exchange.check_open()
-        return Call(
-            kind,
-            body,
-            self._exchange.address,
-            request_id=request_id,
-            timeout_ms=self._timeout_ms if timeout_ms is None else timeout_ms,
-            now_ms=monotonic_ms(),
-            entropy=self._exchange.entropy,
-            history=self._exchange.history,
-        )
+    def _now_ms(self) -> int:
+        return monotonic_ms()
 
 
-class Client(Line):
+class Client(Line, Leasing[Reply, Lease]):
     """A factory's connection to the broker. Safe under threads, with any number of requests outstanding.
 
     One connection reads the replies, up to eight send. After a fork it refuses: the child opens its own.
     """
+
+    def __init__(self, exchange: Exchange, sender: Sender, *, timeout_ms: int) -> None:
+        super().__init__(exchange, sender, timeout_ms=timeout_ms)
+        self._keeper = Keeper(
+            lambda: Line(exchange, sender.another(), timeout_ms=timeout_ms),
+            notices=exchange.notices,
+            entropy=exchange.entropy,
+            steady_ms=self._now_ms,
+        )
 
     @classmethod
     def connect(
@@ -140,6 +138,7 @@ class Client(Line):
     def close(self) -> None:
         """Give back the connections. Whoever still waits gets ClientClosed; closing twice is harmless."""
         self._exchange.close()
+        self._keeper.close()
 
     def submit_many(
         self, bodies: Sequence[SubmitBody], *, request_ids: Sequence[str] | None = None, timeout_ms: int | None = None
@@ -148,17 +147,7 @@ class Client(Line):
 
         One that got no answer in time has `outcome_unknown` in its place: repeat it with the reply's request id.
         """
-        ids: Sequence[str | None] = [None] * len(bodies) if request_ids is None else request_ids
-        given = list(zip(bodies, ids, strict=True))
-        answers: list[Reply] = []
-        for start in range(0, len(given), TOGETHER_MAX):
-            calls = [
-                self._call(Submit, body_fields(body), request_id=request_id, timeout_ms=timeout_ms)
-                for body, request_id in given[start : start + TOGETHER_MAX]
-            ]
-            self._exchange.carry_out(calls, self._sender)
-            answers += [answer_or_unknown(call) for call in calls]
-        return answers
+        return drive(self._submitting(bodies, request_ids, timeout_ms))
 
     def events(
         self,
@@ -191,72 +180,10 @@ class Client(Line):
             pause=lambda seconds: sleep_ms(seconds * 1000),
         )
 
-    def lease(
-        self,
-        job_id: str | None = None,
-        *,
-        queue: str = "default",
-        offers: Sequence[str] = (),
-        wait_ms: int = 0,
-        ttl_ms: int | None = None,
-        expected_etag: str | None = None,
-        on_lost: Callable[[str], None] | None = None,
-        on_cancel: Callable[[], None] | None = None,
-        request_id: str | None = None,
-        timeout_ms: int | None = None,
-    ) -> Lease:
-        """A context manager that claims a job, renews the lease while its body runs, and ends it.
-
-        `on_lost(reason)` is called once if the lease is lost, `on_cancel()` once if the job is to be cancelled,
-        both on another thread. Entering raises NotGranted where there is no lease to be had.
-        """
-
-        def claim() -> Reply:
-            return self.claim(
-                job_id,
-                queue=queue,
-                offers=offers,
-                wait_ms=wait_ms,
-                ttl_ms=ttl_ms,
-                expected_etag=expected_etag,
-                request_id=request_id,
-                timeout_ms=timeout_ms,
-            )
-
-        return self._guard(claim, on_lost, on_cancel)
-
-    def keep(
-        self,
-        grant: Reply,
-        *,
-        on_lost: Callable[[str], None] | None = None,
-        on_cancel: Callable[[], None] | None = None,
-    ) -> Lease:
-        """The same guard for a lease that `claim` of this client was granted."""
-        return self._guard(lambda: grant, on_lost, on_cancel)
-
     def _guard(
         self,
-        claim: Callable[[], Reply],
+        claim: Step | Reply,
         on_lost: Callable[[str], None] | None,
         on_cancel: Callable[[], None] | None,
     ) -> Lease:
-        return Lease(
-            claim,
-            self._own_line,
-            notices=self._exchange.notices,
-            on_lost=on_lost,
-            on_cancel=on_cancel,
-            entropy=self._exchange.entropy,
-        )
-
-    def _own_line(self) -> Line:
-        return Line(self._exchange, self._sender.another(), timeout_ms=self._timeout_ms)
-
-
-def answer_or_unknown(call: Call) -> Reply:
-    """The answer; a reply made here where there is none, so that the others of its group are not lost with it."""
-    try:
-        return call.answer()
-    except BrokerTimeout:
-        return Reply(call.request_id, Word.OUTCOME_UNKNOWN, None, Retry.SAME_ID, None, 0, {}, call.first_sent_ms)
+        return Lease(Wiring(self, self._keeper, claim, on_lost, on_cancel, self._exchange.entropy, self._now_ms))

@@ -1,0 +1,246 @@
+"""The lease guard without its I/O: what is asked when, what an answer means, when the lease counts as lost.
+
+`Lease` and `AsyncLease` add nothing but their way to wait.
+"""
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+import structlog
+
+from broker.answers import Retry, Word
+from broker.client.errors import (
+    BrokerTimeout,
+    BrokerUnavailable,
+    ClientError,
+    InvalidRequest,
+    LeaseLost,
+    NotGranted,
+    RequestRefused,
+)
+from broker.client.held import Held
+from broker.client.reply import Reply
+from broker.client.steps import Step, Steps
+from broker.client.tenure import LOST, Tenure
+from broker.clock import Steady
+from broker.entropy import Entropy
+
+if TYPE_CHECKING:
+    from broker.client.factory_operations import FactoryOperations
+
+log = structlog.get_logger(__name__)
+
+ERROR_CHARS_MAX = 4_000
+"""How much of an exception's text is reported."""
+ON_EXIT_MS = 10_000
+"""How long the end of a block tries to tell the broker; a lease that nobody ends expires."""
+ON_INTERRUPT_MS = 2_000
+OVERDUE_RENEWALS_MAX = 3
+
+
+class Keeping(Protocol):
+    """What renews the leases of a client's guards and watches their deadlines."""
+
+    def keep(self, guard: "Guard[Any]", /) -> None:
+        """Renew it until it is dropped or lost."""
+
+    def drop(self, guard: "Guard[Any]", /) -> None:
+        """Renew it no more."""
+
+    def let_go(self, guard: "Guard[Any]", /) -> Any:
+        """Drop it, and wait until no renewal of it is on its way. To be awaited in the async client."""
+
+
+K = TypeVar("K", bound=Keeping)
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring(Generic[K]):
+    """What a guard is made of."""
+
+    operations: "FactoryOperations[Any]"
+    keeper: K
+    claim: Step | Reply
+    """How to claim the job, or the grant of a claim that was made."""
+    on_lost: Callable[[str], None] | None
+    on_cancel: Callable[[], None] | None
+    entropy: Entropy
+    steady_ms: Steady
+
+
+class Guard(Held, ABC, Generic[K]):
+    """One lease from its claim to its end."""
+
+    def __init__(self, wiring: Wiring[K]) -> None:
+        self._operations, self._keeper = wiring.operations, wiring.keeper
+        self._claim = wiring.claim
+        self._on_lost, self._on_cancel = wiring.on_lost, wiring.on_cancel
+        self._entropy, self._steady_ms = wiring.entropy, wiring.steady_ms
+        self._lock = threading.Lock()
+        self._loss: str | None = None
+        self._ended = False
+
+    @abstractmethod
+    def _lost(self, reason: str) -> None:
+        """The lease has just been lost: tell everybody who waits. Called once, from whoever found out."""
+
+    @abstractmethod
+    def _pause(self, ms: int) -> Any:
+        """Wait, unless the lease is lost meanwhile."""
+
+    @abstractmethod
+    def _report(self, callback: Callable[[], None]) -> None:
+        """Call back; whatever it does must not hinder those who keep leases."""
+
+    @property
+    def tenure(self) -> Tenure:
+        """What is known of the lease."""
+        return self._tenure
+
+    def check(self) -> None:
+        """Do nothing while the lease is held. Cheap; call it before every step that others will see.
+
+        Raises:
+          LeaseLost: it was lost, or its deadline has passed without a good renewal.
+        """
+        if not self._ended and self._tenure.over(self._steady_ms()):
+            self.lose("deadline")
+        if self._loss is not None:
+            raise LeaseLost(self.job_id, self.epoch, self._loss)
+
+    def renewed(self, answer: Reply | ClientError, *, jitter: float) -> None:
+        """A renewal was answered, or was not. `jitter`, in [0, 1), spreads the next one over ±10 %."""
+        tenure, now_ms = self._tenure, self._steady_ms()
+        cancelled_before = self.cancel_requested
+        match answer:
+            case BrokerTimeout() | BrokerUnavailable():
+                log.warning("renewal_failed", job=tenure.job_id, epoch=tenure.epoch, error=str(answer))
+                tenure.renewal_failed(now_ms=now_ms)
+            case ClientError():
+                self.lose(type(answer).__name__)
+            case Reply():
+                if not tenure.renewed(answer, now_ms=now_ms, jitter=jitter):
+                    self.lose(str(answer.reason or answer.answer))
+                elif self.cancel_requested and not cancelled_before and self._on_cancel is not None:
+                    self._report(self._on_cancel)
+
+    def lose(self, reason: str) -> None:
+        """The lease is over; report that once. An end of our own making is none."""
+        with self._lock:
+            if self._loss is not None or self._ended:
+                return
+            self._loss = reason
+        self._keeper.drop(self)
+        log.warning("lease_lost", job=self.job_id, epoch=self.epoch, reason=reason)
+        self._lost(reason)
+        if self._on_lost is not None:
+            self._report(partial(self._on_lost, reason))
+
+    def _entering(self) -> Steps[None]:
+        grant: Reply = self._claim if isinstance(self._claim, Reply) else (yield self._claim)
+        if not grant.granted:
+            raise NotGranted(grant)
+        self._tenure = Tenure(grant)
+        try:
+            for _ in range(OVERDUE_RENEWALS_MAX):
+                # A claim that waited for work was sent too long ago to count a deadline from.
+                if self._steady_ms() < self._tenure.renewal_due_ms:
+                    break
+                yield from self._renewing()
+            self.check()
+            self._keeper.keep(self)
+        except BaseException as error:
+            yield from self._leaving(error)
+            raise
+
+    def _leaving(self, error: BaseException | None) -> Steps[None]:
+        """End the lease as the block has ended. What hinders that must not hide the block's own error."""
+        try:
+            if error is None and not self._ended:
+                yield from self._ending(self._operations.release, within_ms=ON_EXIT_MS)
+            elif error is not None:
+                yield from self._telling(error)
+        finally:
+            yield partial(self._keeper.let_go, self)
+
+    def _telling(self, error: BaseException) -> Steps[None]:
+        if self._ended or self._loss is not None or self._tenure.over(self._steady_ms()):
+            return
+        try:
+            if isinstance(error, Exception):
+                text = f"{type(error).__name__}: {error}"[:ERROR_CHARS_MAX]
+                yield from self._ending(self._operations.fail, error=text, within_ms=ON_EXIT_MS)
+            else:
+                yield from self._ending(
+                    self._operations.release, reason=type(error).__name__, within_ms=ON_INTERRUPT_MS
+                )
+        except ClientError as untold:
+            error.add_note(f"the broker could not be told: {untold}")
+
+    def _progressing(self, progress: Any) -> Steps[None]:
+        self.check()
+        reply = yield partial(self._operations.progress, self.job_id, **self._tenure.fence, progress=progress)
+        self._judge(reply)
+
+    def _renewing(self) -> Steps[None]:
+        tenure = self._tenure
+        answer: Reply | ClientError
+        try:
+            answer = yield partial(
+                self._operations.renew, tenure.job_id, **tenure.fence, timeout_ms=tenure.renewal_timeout_ms()
+            )
+        except ClientError as error:
+            answer = error
+        self.renewed(answer, jitter=self._entropy.jitter())
+
+    def _ending(self, ask: Callable[..., Any], *, within_ms: int | None = None, **fields: Any) -> Steps[Reply]:
+        """Ask for the end of the lease, once no renewal is on its way: none runs behind what comes next."""
+        if self._ended:
+            raise RuntimeError(f"{self.job_id}: the lease was ended before")
+        self.check()
+        yield partial(self._keeper.let_go, self)
+        self.check()
+        try:
+            reply = yield from self._asking(partial(ask, self.job_id, **self._tenure.fence, **fields), within_ms)
+            if reply.answer is Word.OUTCOME_UNKNOWN:
+                raise BrokerTimeout("the outcome is unknown", request_id=reply.request_id)
+            self._judge(reply)
+        except BrokerTimeout:
+            self._ended = True
+            raise
+        except (InvalidRequest, BrokerUnavailable, RequestRefused):
+            self._keeper.keep(self)
+            raise
+        self._ended = True
+        return reply
+
+    def _asking(self, ask: Callable[..., Any], within_ms: int | None) -> Steps[Reply]:
+        """Ask; where the broker says "later", ask again while the lease lasts."""
+        now_ms = self._steady_ms()
+        left_ms = self._tenure.left_ms(now_ms)
+        until_ms = now_ms + (left_ms if within_ms is None else min(left_ms, within_ms))
+        while True:
+            reply: Reply = yield partial(ask, timeout_ms=max(1, until_ms - self._steady_ms()))
+            pause_ms = reply.retry_after_ms or 0
+            if reply.retry is not Retry.LATER or self._steady_ms() + pause_ms >= until_ms:
+                return reply
+            yield partial(self._pause, pause_ms)
+
+    def _judge(self, reply: Reply) -> None:
+        if reply.answer in LOST and reply.answer is not Word.INVALID:
+            self.lose(str(reply.reason or reply.answer))
+            raise LeaseLost(self.job_id, self.epoch, str(reply.reason or reply.answer))
+        if not reply.good:
+            raise RequestRefused(reply)
+
+
+def call_back(callback: Callable[[], None], job_id: str) -> None:
+    """Call a holder's own function. What it raises is logged: it must not end what keeps the lease."""
+    try:
+        callback()
+    except Exception:
+        log.exception("callback_failed", job=job_id)

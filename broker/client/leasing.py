@@ -1,0 +1,141 @@
+"""What both clients build out of the operations: guards, and many submissions in one go."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+from broker.answers import Retry, Word
+from broker.client.call import Address, Call
+from broker.client.errors import BrokerTimeout
+from broker.client.factory_operations import FactoryOperations
+from broker.client.operations import body_fields
+from broker.client.reply import Reply
+from broker.client.steps import Step, Steps
+from broker.entropy import Entropy
+from broker.messages import Envelope, Submit, SubmitBody
+
+if TYPE_CHECKING:  # a client that records nothing does not load it
+    from broker.history import Recorder
+
+TOGETHER_MAX = 512
+"""Submissions on their way at once; well below what a reply channel holds."""
+
+T_co = TypeVar("T_co", covariant=True)
+G = TypeVar("G")
+
+
+class Carrier(Protocol):
+    """An exchange, of threads or of asyncio."""
+
+    address: Address
+    entropy: Entropy
+    history: "Recorder | None"
+
+    def check_open(self) -> None: ...
+    def carry_out(self, calls: Sequence[Call], sender: Any, /) -> Any: ...
+
+
+class Calling(FactoryOperations[T_co]):
+    """Puts calls together; how they are carried out is the client's own."""
+
+    _exchange: Carrier
+    _sender: Any
+    _timeout_ms: int
+
+    @abstractmethod
+    def _now_ms(self) -> int:
+        """This host's monotonic clock."""
+
+    def _call(
+        self, kind: type[Envelope], body: Mapping[str, Any], *, request_id: str | None, timeout_ms: int | None
+    ) -> Call:
+        self._exchange.check_open()
+        return Call(
+            kind,
+            body,
+            self._exchange.address,
+            request_id=request_id,
+            timeout_ms=self._timeout_ms if timeout_ms is None else timeout_ms,
+            now_ms=self._now_ms(),
+            entropy=self._exchange.entropy,
+            history=self._exchange.history,
+        )
+
+    def _submitting(
+        self, bodies: Sequence[SubmitBody], request_ids: Sequence[str] | None, timeout_ms: int | None
+    ) -> Steps[list[Reply]]:
+        ids: Sequence[str | None] = [None] * len(bodies) if request_ids is None else request_ids
+        given = list(zip(bodies, ids, strict=True))
+        answers: list[Reply] = []
+        for start in range(0, len(given), TOGETHER_MAX):
+            calls = [
+                self._call(Submit, body_fields(body), request_id=request_id, timeout_ms=timeout_ms)
+                for body, request_id in given[start : start + TOGETHER_MAX]
+            ]
+            yield partial(self._exchange.carry_out, calls, self._sender)
+            answers += [_answer_or_unknown(call) for call in calls]
+        return answers
+
+
+class Leasing(Calling[T_co], Generic[T_co, G]):
+    """Guards, for a client whose guards are `G`."""
+
+    @abstractmethod
+    def _guard(
+        self,
+        claim: Step | Reply,
+        on_lost: Callable[[str], None] | None,
+        on_cancel: Callable[[], None] | None,
+    ) -> G: ...
+
+    def lease(
+        self,
+        job_id: str | None = None,
+        *,
+        queue: str = "default",
+        offers: Sequence[str] = (),
+        wait_ms: int = 0,
+        ttl_ms: int | None = None,
+        expected_etag: str | None = None,
+        on_lost: Callable[[str], None] | None = None,
+        on_cancel: Callable[[], None] | None = None,
+        request_id: str | None = None,
+        timeout_ms: int | None = None,
+    ) -> G:
+        """A context manager that claims a job, renews the lease while its body runs, and ends it.
+
+        `on_lost(reason)` is called once if the lease is lost, `on_cancel()` once if the job is to be cancelled: in
+        `Client` on another thread, in `AsyncClient` just before the task that runs the body is cancelled. Entering
+        raises NotGranted where there is no lease to be had.
+        """
+        claim = partial(
+            self.claim,
+            job_id,
+            queue=queue,
+            offers=offers,
+            wait_ms=wait_ms,
+            ttl_ms=ttl_ms,
+            expected_etag=expected_etag,
+            request_id=request_id,
+            timeout_ms=timeout_ms,
+        )
+        return self._guard(claim, on_lost, on_cancel)
+
+    def keep(
+        self,
+        grant: Reply,
+        *,
+        on_lost: Callable[[str], None] | None = None,
+        on_cancel: Callable[[], None] | None = None,
+    ) -> G:
+        """The same guard for a lease that `claim` of this client was granted."""
+        return self._guard(grant, on_lost, on_cancel)
+
+
+def _answer_or_unknown(call: Call) -> Reply:
+    """The answer; a reply made here where there is none, so that the others of its group are not lost with it."""
+    try:
+        return call.answer()
+    except BrokerTimeout:
+        return Reply(call.request_id, Word.OUTCOME_UNKNOWN, None, Retry.SAME_ID, None, 0, {}, call.first_sent_ms)
