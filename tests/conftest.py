@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from tests.commands import Commands, running_commands
 from tests.fleet import Fleet
 from workers.embedded import EmbeddedServer, start_embedded
 from workers.state_dir import StateDir
@@ -15,6 +16,15 @@ from workers.state_dir import StateDir
 StartValkey = Callable[..., EmbeddedServer]
 
 pytest_plugins = ["tests.cosmos.fixtures"]
+
+TESTERS_MAX = 8
+"""More test processes than this only start more servers."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """What `-n auto` means: two test processes for each core, as most tests wait for processes of their own."""
+    return min(2 * (os.cpu_count() or 1), TESTERS_MAX)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -41,6 +51,13 @@ def valkey_server(
     server = start_embedded(StateDir.at(tmp_path_factory.mktemp("valkey")))
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def commands(tmp_path_factory: pytest.TempPathFactory, _no_settings_from_outside: None) -> Iterator[Commands]:
+    """Runs `broker` commands."""
+    with running_commands(tmp_path_factory.mktemp("commands")) as commands:
+        yield commands
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.integration.test_cli import BROKER, Home
+from tests.commands import BROKER, Commands
+from tests.integration.test_cli import Home
 from tests.processes import end, start, wait_for
 
 pytestmark = pytest.mark.redis
@@ -20,8 +21,8 @@ Start = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
-    home = Home(tmp_path_factory.mktemp("fleet"))
+def home(commands: Commands, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    home = Home(tmp_path_factory.mktemp("fleet"), run=commands.run)
     assert home.json("up", "--detach", "--workers", "1")[0] == 0
     yield home
     assert home.json("down")[0] == 0

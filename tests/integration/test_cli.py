@@ -12,34 +12,27 @@ from typing import Any
 
 import pytest
 
+from tests.commands import BROKER, Commands, Run, fresh
 from tests.processes import alive, end, start, wait_for
 from workers.state_dir import StateDir
 
 pytestmark = pytest.mark.redis
 
-BROKER = (sys.executable, "-m", "workers.cli")
-
 
 class Home:
-    """A folder that commands are run in."""
+    """A folder that commands are run in, each in a fresh interpreter unless told otherwise."""
 
-    def __init__(self, path: Path, env: Mapping[str, str] | None = None) -> None:
+    def __init__(self, path: Path, env: Mapping[str, str] | None = None, *, run: Run = fresh) -> None:
         self.path = path
+        self._run = run
         self.env = {"BROKER_FACTORY": "f1", **(env or {})}
 
     def run(self, *arguments: str, input: str = "", env: Mapping[str, str] | None = None) -> tuple[int, str, str]:
         """Exit status, standard output, standard error."""
-        done = subprocess.run(
-            [*BROKER, *arguments],
-            cwd=self.path,
-            env={**os.environ, **self.env, **(env or {})},
-            input=input,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        assert "Traceback" not in done.stderr, done.stderr
-        return done.returncode, done.stdout, done.stderr
+        environment = {**os.environ, **self.env, **(env or {})}
+        done = self._run(arguments, cwd=self.path, env=environment, input=input)
+        assert "Traceback" not in done.err, done.err
+        return done.status, done.out, done.err
 
     def json(self, *arguments: str, input: str = "", env: Mapping[str, str] | None = None) -> tuple[int, Any]:
         """Exit status and the one object that the command printed."""
@@ -72,9 +65,9 @@ def fence(grant: Any) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+def home(commands: Commands, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     """A folder in which a broker runs."""
-    home = Home(tmp_path_factory.mktemp("a home"))
+    home = Home(tmp_path_factory.mktemp("a home"), run=commands.run)
     status, shown = home.json("up", "--detach")
     assert (status, shown["up"], shown["workers"]) == (0, True, 2)
     yield home
@@ -392,8 +385,8 @@ def test_a_healthy_machine_passes_the_doctor(home: Home) -> None:
     assert [each["check"] for each in found] == ["python", "state folder", "server", "redis", "datastore", "clock"]
 
 
-def test_the_doctor_names_what_is_missing(tmp_path: Path, redis_url: str) -> None:
-    home = Home(tmp_path, {"BROKER_REDIS_URL": f"unix://{tmp_path}/nobody.sock"})
+def test_the_doctor_names_what_is_missing(commands: Commands, tmp_path: Path, redis_url: str) -> None:
+    home = Home(tmp_path, {"BROKER_REDIS_URL": f"unix://{tmp_path}/nobody.sock"}, run=commands.run)
     status, out, _ = home.run("doctor")
     assert status == 1
     assert "problem  redis" in out
@@ -405,8 +398,8 @@ def test_the_doctor_names_what_is_missing(tmp_path: Path, redis_url: str) -> Non
     assert (tmp_path / "shared").stat().st_mode & 0o777 == 0o755
 
 
-def test_a_broker_without_workers_is_not_up_and_times_out(tmp_path: Path, redis_url: str) -> None:
-    home = Home(tmp_path, {"BROKER_REDIS_URL": redis_url})
+def test_a_broker_without_workers_is_not_up_and_times_out(commands: Commands, tmp_path: Path, redis_url: str) -> None:
+    home = Home(tmp_path, {"BROKER_REDIS_URL": redis_url}, run=commands.run)
     status, shown = home.json("status")
     assert (status, shown["up"], shown["problem"]) == (1, False, "no worker serves")
     status, shown = home.json("submit", "-", "--timeout", "0.5", input='{"payload": 1}')
@@ -420,8 +413,10 @@ def test_a_broker_without_workers_is_not_up_and_times_out(tmp_path: Path, redis_
     assert "broker status" in shown["next"]
 
 
-def test_a_fleet_in_the_foreground_serves_from_memory_and_drains_on_a_signal(tmp_path: Path) -> None:
-    home = Home(tmp_path)
+def test_a_fleet_in_the_foreground_serves_from_memory_and_drains_on_a_signal(
+    commands: Commands, tmp_path: Path
+) -> None:
+    home = Home(tmp_path, run=commands.run)
     up = start([*BROKER, "up", "--workers", "3", "--datastore", "memory://", "--state-dir", str(tmp_path / "state")])
     try:
         state = StateDir(tmp_path / "state")
@@ -439,11 +434,11 @@ def test_a_fleet_in_the_foreground_serves_from_memory_and_drains_on_a_signal(tmp
         end(up)
 
 
-def test_a_second_worker_may_not_serve_from_memory(tmp_path: Path, redis_url: str) -> None:
+def test_a_second_worker_may_not_serve_from_memory(commands: Commands, tmp_path: Path, redis_url: str) -> None:
     env = {"BROKER_REDIS_URL": redis_url, "BROKER_DATASTORE_URL": "memory://"}
     first = start([*BROKER, "worker", "--state-dir", str(tmp_path / "one")], env=env)
     try:
-        home = Home(tmp_path, env)
+        home = Home(tmp_path, env, run=commands.run)
         wait_for(lambda: home.json("status")[0] == 0, "the first serves", deadline_ms=20_000)
         status, _, err = home.run("worker")
         assert status == 1

@@ -4,14 +4,15 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.commands import Commands
 from tests.integration.test_cli import Home
 
 pytestmark = pytest.mark.redis
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
-    home = Home(tmp_path_factory.mktemp("limits"))
+def home(commands: Commands, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    home = Home(tmp_path_factory.mktemp("limits"), run=commands.run)
     assert home.json("up", "--workers", "2", "--detach")[0] == 0
     yield home
     home.run("down")

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import redis
 
+from tests.commands import Commands
 from tests.integration.test_cli import Home, fence
 from tests.processes import wait_for
 
@@ -14,9 +15,13 @@ pytestmark = pytest.mark.redis
 
 
 @pytest.fixture(scope="module")
-def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+def fleet(commands: Commands, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     """A folder in which a broker runs that sweeps often."""
-    home = Home(tmp_path_factory.mktemp("lives"), {"BROKER_SWEEP_INTERVAL_MS": "300", "BROKER_BACKOFF_MAX_MS": "1000"})
+    home = Home(
+        tmp_path_factory.mktemp("lives"),
+        {"BROKER_SWEEP_INTERVAL_MS": "300", "BROKER_BACKOFF_MAX_MS": "1000"},
+        run=commands.run,
+    )
     assert home.json("up", "--detach")[0] == 0
     yield home
     assert home.json("down")[0] == 0

@@ -10,16 +10,17 @@ from typing import Any
 
 import pytest
 
-from tests.integration.test_cli import BROKER, Home, fence
+from tests.commands import BROKER, Commands
+from tests.integration.test_cli import Home, fence
 from tests.processes import end, start, wait_for
 
 pytestmark = pytest.mark.redis
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+def home(commands: Commands, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     """A folder in which a broker runs."""
-    home = Home(tmp_path_factory.mktemp("knowing"))
+    home = Home(tmp_path_factory.mktemp("knowing"), run=commands.run)
     assert home.json("up", "--detach")[0] == 0
     yield home
     assert home.json("down")[0] == 0
