@@ -17,7 +17,7 @@ demo: .venv/.installed
 	@$(PY) -m workers.cli demo $(FLEET_ARGS)
 
 test: .venv/.installed-test emulator lint
-	$(PY) -m pytest
+	$(PY) -m pytest -n auto --dist worksteal
 
 # A kill at every point of a worker and a sweep, on every store, TIMES times (about a second each).
 soak-faults: .venv/.installed-test emulator
