@@ -109,12 +109,14 @@ def admits(slot: Slot, want: Want, job_id: str) -> bool:
     return not in_the_way(slot, want, job_id) and (want.mode is not Mode.UNIT or want.capacity > 0)
 
 
-def removable(holder: Holder, *, leased_epoch: int | None, now_ms: int) -> bool:
+def removable(holder: Holder, *, epoch: int, leased_epoch: int | None, now_ms: int) -> bool:
     """Whether another claimer may take an entry out: its job is not leased at that epoch, and never will be.
 
-    An unconfirmed entry may belong to a claim that is just being written, and is left alone for a while.
+    `epoch`: of its job, as read. The job of a confirmed entry has reached that entry's epoch, so a read that shows an
+    earlier one is stale, and shows nothing. An unconfirmed entry may belong to a claim that is just being written, and
+    is left alone for a while.
     """
-    settled = holder.confirmed or now_ms - holder.taken_ms > CONFIRM_WITHIN_MS
+    settled = epoch >= holder.epoch if holder.confirmed else now_ms - holder.taken_ms > CONFIRM_WITHIN_MS
     return settled and leased_epoch != holder.epoch
 
 

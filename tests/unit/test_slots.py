@@ -1,0 +1,41 @@
+"""When an entry of a slot may be taken out, by what a read of its job shows."""
+
+import pytest
+
+from broker.slots import CONFIRM_WITHIN_MS, Holder, Mode, removable
+
+NOW = 1_700_000_000_000
+
+
+def entry(*, confirmed: bool, age_ms: int = 0) -> Holder:
+    """Of epoch 4 of its job."""
+    return Holder(
+        job_id="job", epoch=4, request_id="r", mode=Mode.EXCLUSIVE, taken_ms=NOW - age_ms, confirmed=confirmed
+    )
+
+
+@pytest.mark.parametrize(
+    ("epoch", "leased_epoch", "goes"),
+    [
+        pytest.param(4, 4, False, id="its lease stands"),
+        pytest.param(4, None, True, id="its lease has ended"),
+        pytest.param(5, 5, True, id="another lease followed"),
+        pytest.param(3, 3, False, id="a stale read shows the lease before"),
+        pytest.param(3, None, False, id="a stale read shows the job before its lease"),
+        pytest.param(0, None, False, id="a stale read shows no job"),
+    ],
+)
+def test_a_confirmed_entry_goes_only_where_its_lease_is_seen_to_be_over(
+    epoch: int, leased_epoch: int | None, goes: bool
+) -> None:
+    assert removable(entry(confirmed=True), epoch=epoch, leased_epoch=leased_epoch, now_ms=NOW) is goes
+
+
+@pytest.mark.parametrize(("age_ms", "goes"), [(CONFIRM_WITHIN_MS, False), (CONFIRM_WITHIN_MS + 1, True)])
+def test_an_unconfirmed_entry_goes_once_its_claim_must_have_been_written(age_ms: int, goes: bool) -> None:
+    assert removable(entry(confirmed=False, age_ms=age_ms), epoch=3, leased_epoch=None, now_ms=NOW) is goes
+
+
+def test_an_unconfirmed_entry_of_a_lease_that_stands_stays() -> None:
+    old = entry(confirmed=False, age_ms=CONFIRM_WITHIN_MS * 2)
+    assert not removable(old, epoch=4, leased_epoch=4, now_ms=NOW)
