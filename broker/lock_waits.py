@@ -6,9 +6,9 @@ Without this a hundred jobs of one lock would stand at the head of the index and
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from typing import cast
 
+import msgspec
 from redis import Redis
 from redis.client import Pipeline
 
@@ -41,7 +41,7 @@ def wait(pipe: Pipeline, met: Wait, *, step_ms: int) -> None:
         return
     place = Place.of(met.job, step_ms=step_ms)
     index.withdraw(pipe, place)
-    pipe.zadd(waits_key(met.key), {json.dumps(asdict(place)): place.score})
+    pipe.zadd(waits_key(met.key), {json.dumps(msgspec.structs.asdict(place)): place.score})
 
 
 def given_up(changes: Iterable[Change]) -> list[str]:
