@@ -209,7 +209,8 @@ def test_a_health_check_fails_where_nothing_answers(tmp_path: Path) -> None:
 
 def test_a_factory_that_is_stopped_gives_its_job_back(compose: LocalCompose) -> None:
     compose.start(SERVICES["worker"], host="worker-0")
-    busy = {**SERVICES["factory"], "environment": {**SERVICES["factory"]["environment"], "AGENT": "exec sleep 600"}}
+    variables = {**SERVICES["factory"]["environment"], "AGENT": "exec sleep 600", "STOP_AFTER": "1"}
+    busy = {**SERVICES["factory"], "environment": variables}
     factory = compose.start(busy, host="factory-0")
     cli = SERVICES["cli"]
     (compose.folder / "job.json").write_text('{"id": "long"}')
