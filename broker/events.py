@@ -1,4 +1,4 @@
-"""What happened to jobs, as whoever watches reads it: one event, and where events are found.
+"""What happened to jobs, and to the fleet, as whoever watches reads it: one event, and where events are found.
 
 A hint like all of Redis: an event may be missing after a crash, or be trimmed. The record is the datastore's runs.
 """
@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Struct
 
 STREAM = "broker:events"
+REASON_CHARS_MAX = 200
 
 
 class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -16,6 +17,7 @@ class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     event: str
     job_id: str
+    """Empty where it concerns no job: then `subject` says what."""
     at_ms: int
     """Broker time, Unix milliseconds."""
     epoch: int | None = None
@@ -33,6 +35,8 @@ class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
     until_ms: int | None = None
     """A lease's expiry, or when a scheduled job is due."""
     renewals: int | None = None
+    subject: str | None = None
+    """What an operator changed, such as `queue builds` or `factory mac-1`."""
     cursor: str = ""
     """Where to go on after this event. Filled as it is read."""
 

@@ -9,15 +9,15 @@ from redis.client import Pipeline
 
 from broker.answers import Answer, Reason, Word
 from broker.documents import Job, Outcome, State
-from broker.events import STREAM, Event
+from broker.events import REASON_CHARS_MAX, STREAM, Event
 from broker.messages import Claim, Envelope, FencedRequest, RenewMany
 from broker.settlement import Change
+from broker.telling_controls import of_control
 
 ENTRIES_MAX = 20_000
 """Entries kept, about; an entry holds the events of one batch, at most `ENTRY_EVENTS_MAX`. Some 30 MB at the most."""
 ENTRY_EVENTS_MAX = 8
 """Several in one entry: the command costs a worker more than what it carries."""
-REASON_CHARS_MAX = 200
 ENDINGS: Mapping[Outcome, str] = {
     Outcome.SUCCEEDED: "completed",
     **{outcome: outcome.value for outcome in Outcome if outcome is not Outcome.SUCCEEDED},
@@ -46,6 +46,8 @@ def of_request(request: Envelope, answer: Answer | None, changes: Sequence[Chang
                 yield _refused("refused_stale", request, lease.job_id, lease.epoch, result, now_ms)
     elif answer is not None and not answer.good:
         yield from _refusal(request, answer, now_ms)
+    elif answer is not None and (changed := of_control(request, answer, now_ms)) is not None:
+        yield changed
 
 
 def of_change(change: Change, request: Envelope | None = None, *, now_ms: int) -> Iterator[Event]:

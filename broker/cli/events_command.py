@@ -46,7 +46,8 @@ def events(
 
 
 def _line(event: "Event") -> str:
-    if not event.job_id:
+    about = event.job_id or event.subject
+    if not about:
         return f"{event.event}: {event.reason}"
     facts = [
         f"epoch {event.epoch}" if event.epoch else None,
@@ -58,4 +59,4 @@ def _line(event: "Event") -> str:
         f"{event.renewals} renewals" if event.renewals else None,
         event.reason,
     ]
-    return f"{moment(event.at_ms)}  {event.event:<13} {event.job_id}  {', '.join(fact for fact in facts if fact)}"
+    return f"{moment(event.at_ms)}  {event.event:<13} {about}  {', '.join(fact for fact in facts if fact)}"

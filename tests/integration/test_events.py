@@ -71,6 +71,44 @@ def test_of_leases_renewed_together_each_is_told_by_itself(broker: InProcess, wa
     assert (refused.event, refused.job_id, refused.epoch, refused.reason) == ("refused_stale", "lost", 1, "revoked")
 
 
+def test_what_an_operator_changes_for_the_fleet_is_told_with_who_and_why(broker: InProcess, watcher: Client) -> None:
+    schedule = {"name": "nightly", "cron": "0 2 * * *", "job": {}}
+    until_ms = broker.clock.now_ms() + 60_000
+    asked: list[tuple[str, dict[str, Any]]] = [
+        ("pause_queue", {"queue": "builds", "reason": "deploy"}),
+        ("resume_queue", {"queue": "builds"}),
+        ("set_limit", {"limit": "key:db", "capacity": 3, "rate": {"count": 30, "per_ms": 60_000}}),
+        ("remove_limit", {"limit": "key:db"}),
+        ("register_factory", {"capacity": 4}),
+        ("drain_factory", {"factory": "mac-1", "reason": "update", "until_ms": until_ms}),
+        ("resume_factory", {"factory": "mac-1"}),
+        ("put_schedule", schedule),
+        ("put_schedule", schedule),  # it exists: nothing was changed
+        ("change_schedule", {"name": "nightly", "to": "paused"}),
+        ("change_schedule", {"name": "nightly", "to": "removed"}),
+        ("remove_factory", {"factory": "mac-1"}),
+    ]
+    for op, body in asked:
+        broker.ask(broker.caller.make(op, **body))
+    told = [event for event in watcher.events() if not event.job_id]
+    assert [(event.event, event.subject, event.reason) for event in told] == [
+        ("queue_paused", "queue builds", "deploy"),
+        ("queue_resumed", "queue builds", None),
+        ("limit_set", "limit key:db", "3 at once, 30 per 60000 ms"),
+        ("limit_removed", "limit key:db", None),
+        ("factory_registered", "factory factory", None),
+        ("factory_draining", "factory mac-1", "update"),
+        ("factory_resumed", "factory mac-1", None),
+        ("schedule_set", "schedule nightly", None),
+        ("schedule_paused", "schedule nightly", None),
+        ("schedule_removed", "schedule nightly", None),
+        ("factory_removed", "factory mac-1", None),
+    ]
+    [draining] = [event for event in watcher.events(factory_id="mac-1") if event.event == "factory_draining"]
+    assert (draining.by, draining.until_ms) == ("factory", until_ms)
+    assert not [event for event in watcher.events(job_id="job") if event.subject]
+
+
 def test_what_time_does_is_told_by_the_sweep(broker: InProcess, watcher: Client) -> None:
     broker.submit("job")
     _claim(broker, "job")

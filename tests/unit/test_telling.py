@@ -7,6 +7,7 @@ import pytest
 from broker import telling
 from broker.answers import Answer, Word
 from broker.documents import Job
+from broker.events import REASON_CHARS_MAX
 from broker.messages import Submit, SubmitBody
 from broker.settlement import Change
 from tests.unit.jobs import EPOCH, NOW, TOKEN, job, lease
@@ -68,7 +69,7 @@ def test_a_takeover_tells_whose_lease_died_and_who_has_the_job_now() -> None:
 
 def test_a_long_reason_is_cut_and_no_token_is_told() -> None:
     [event] = telling.of_change(Change(HELD, _ended("failed", "failed", error="x" * 16_000)), now_ms=NOW)
-    assert len(event.reason or "") == telling.REASON_CHARS_MAX
+    assert len(event.reason or "") == REASON_CHARS_MAX
     assert TOKEN not in str(event.plain())
 
 
