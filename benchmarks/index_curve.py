@@ -9,6 +9,8 @@ import statistics
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
@@ -26,30 +28,51 @@ SETS = 50
 TENANTS = 1_000
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 IN_A_ROUND = 50
+ROUNDS = 20
 NOW_MS = 1_700_000_000_000
 STEP_MS = 600_000
 OFFERS = tuple(f"tool-{number}" for number in range(0, SETS, 2))
 """Half of the sets fit."""
 
 
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One size of the index, with or without fairness keys, and how long each proposal took, in microseconds."""
+
+    jobs: int
+    keyed: bool
+    took_us: tuple[float, ...]
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", default=",".join(map(str, SIZES)))
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
     options = parser.parse_args()
     sizes = [int(size) for size in options.sizes.split(",")]
+    points = measure_curve(sizes, rounds=options.rounds, tell=print)
+    print(f"{options.rounds} interleaved rounds of {IN_A_ROUND} proposals, {SETS} sets, {len(OFFERS)} of which fit")
+    print(f"{'jobs':>9}  {'fairness keys':>13}  {'median µs':>9}  {'p99 µs':>8}")
+    for point in points:
+        percents = statistics.quantiles(point.took_us, n=100)
+        keys = TENANTS if point.keyed else "none"
+        print(f"{point.jobs:>9,}  {keys:>13}  {percents[49]:>9.0f}  {percents[98]:>8.0f}")
+
+
+def measure_curve(sizes: Sequence[int], *, rounds: int, tell: Callable[[str], None]) -> list[Point]:
+    """Proposals at each size on a server of its own, in interleaved rounds; `tell` hears what it was measured on."""
     with tempfile.TemporaryDirectory() as folder:
         server = start_embedded(StateDir.at(Path(folder) / "state"))
         try:
             with redis.Redis.from_url(server.url) as connection:
-                print(told(connection))
-                _measure(connection, sizes, rounds=options.rounds)
+                tell(told(connection))
+                return _measure(connection, sizes, rounds=rounds)
         finally:
             server.stop()
 
 
-def _measure(connection: redis.Redis, sizes: list[int], *, rounds: int) -> None:
+def _measure(connection: redis.Redis, sizes: Sequence[int], *, rounds: int) -> list[Point]:
     queues = [(size, keyed, f"q{size}{'k' if keyed else ''}") for size in sizes for keyed in (False, True)]
     for size, keyed, queue in queues:
         fill(connection, queue, size, keyed=keyed)
@@ -62,11 +85,7 @@ def _measure(connection: redis.Redis, sizes: list[int], *, rounds: int) -> None:
                 for number in (number for _, number in found):
                     index.offer(pipe, place(queue, number, score=NOW_MS + turn, keyed=keyed))
                 pipe.execute()
-    print(f"{rounds} interleaved rounds of {IN_A_ROUND} proposals, {SETS} sets, {len(OFFERS)} of which fit")
-    print(f"{'jobs':>9}  {'fairness keys':>13}  {'median µs':>9}  {'p99 µs':>8}")
-    for size, keyed, queue in queues:
-        percents = statistics.quantiles(took[queue], n=100)
-        print(f"{size:>9,}  {TENANTS if keyed else 'none':>13}  {percents[49]:>9.0f}  {percents[98]:>8.0f}")
+    return [Point(size, keyed, tuple(took[queue])) for size, keyed, queue in queues]
 
 
 def fill(connection: redis.Redis, queue: str, jobs: int, *, keyed: bool) -> None:

@@ -12,6 +12,8 @@ class Row:
 
     contestant: Contestant
     levels: tuple[int, ...]
+    rounds: int | None = None
+    """How many rounds visit it; None: all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,4 +28,5 @@ class Plan:
     def of_round(self, round: int) -> Sequence[Row]:
         """The rows of a round: each round begins with another one, so that no row always follows the same."""
         at = round * max(1, len(self.rows) // max(1, self.rounds)) % max(1, len(self.rows))
-        return self.rows[at:] + self.rows[:at]
+        rotated = self.rows[at:] + self.rows[:at]
+        return [row for row in rotated if row.rounds is None or round < row.rounds]

@@ -46,6 +46,11 @@ def p50_us(measure: Measure) -> float:
     return measure.p50_us
 
 
+def p99_us(measure: Measure) -> float:
+    """The time that one answer in a hundred takes longer than."""
+    return measure.p99_us
+
+
 def cpu_us(measure: Measure) -> float:
     """CPU time of all processes for one answer."""
     return measure.cpu_total_us

@@ -1,6 +1,6 @@
 """Carries out a plan: round by round, row by row, and what fails is told and left out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from benchmarks.plan import Plan, Row
 from benchmarks.processes import BenchError
@@ -8,6 +8,7 @@ from benchmarks.results import Results
 from benchmarks.visit import Rates, visit
 
 Progress = Callable[[str], None]
+Special = Callable[[], dict[str, list[float]]]
 
 
 def run_rounds(plan: Plan, results: Results, *, progress: Progress) -> None:
@@ -20,6 +21,16 @@ def run_rounds(plan: Plan, results: Results, *, progress: Progress) -> None:
             progress(f"round {round + 1} of {plan.rounds}: {name}")
             if name not in broken and not _visited(row, plan, round, rates, results):
                 broken.add(name)
+
+
+def run_specials(specials: Mapping[str, Special], results: Results, *, progress: Progress) -> None:
+    """Take the figures that are no rows."""
+    for name, measure in specials.items():
+        progress(name)
+        try:
+            results.samples |= measure()
+        except BenchError as error:
+            results.failures.append(f"{name}: {error}")
 
 
 def _visited(row: Row, plan: Plan, round: int, rates: Rates, results: Results) -> bool:

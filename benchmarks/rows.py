@@ -1,14 +1,25 @@
 """Every row there is, and those of the two plans."""
 
+from collections.abc import Mapping
+
 from benchmarks import environments
 from benchmarks.bars import MANY, ONE, SOME
 from benchmarks.ceilings.rows import LUA, PING
 from benchmarks.ours.rows import MEMORY_INTAKE, MEMORY_MIXED, MEMORY_RQ, SQLITE_1, SQLITE_2, SQLITE_MIXED
 from benchmarks.plan import Plan, Row
-from benchmarks.special import conflicts
+from benchmarks.rounds import Special
+from benchmarks.special import conflicts, curve, disk, idle, renewals, start
+from benchmarks.special.kill import KILLED
 from benchmarks.stock.rows import RQ_CLIENT, STOCK_RQ
 
 LEVELS = (ONE, SOME, MANY)
+SPECIALS: Mapping[str, Special] = {
+    "fsync of a page": disk.measure,
+    "start of a worker": start.measure,
+    "an idle fleet": idle.measure,
+    "a million ready jobs": curve.measure,
+}
+"""Figures that are no row, in the order they are taken."""
 PYTHON_PEERS = tuple(environments.PYTHON_PEERS)
 NODE_PEERS = tuple(environments.NODE_PEERS)
 QUICK_PEERS = ("huey", "bullmq")
@@ -41,6 +52,10 @@ FULL = Plan(
         Row(MEMORY_MIXED, (MANY,)),
         Row(SQLITE_MIXED, (MANY,)),
         Row(conflicts.CONFLICTS, (conflicts.OUTSTANDING,)),
+        Row(renewals.SINGLE, (SOME, MANY)),
+        Row(renewals.BATCHED, (SOME,)),
+        Row(renewals.CROWDED, (SOME,)),
+        Row(KILLED, (MANY,), rounds=1),
     ),
     rounds=5,
     warm_s=0.7,

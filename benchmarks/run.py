@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,8 +16,8 @@ from benchmarks.keep import document, write
 from benchmarks.peers.rows import peer
 from benchmarks.plan import Plan, Row
 from benchmarks.results import Results
-from benchmarks.rounds import run_rounds
-from benchmarks.rows import FULL, LEVELS, NODE_PEERS, PYTHON_PEERS, QUICK, QUICK_PEERS
+from benchmarks.rounds import Special, run_rounds, run_specials
+from benchmarks.rows import FULL, LEVELS, NODE_PEERS, PYTHON_PEERS, QUICK, QUICK_PEERS, SPECIALS
 from benchmarks.show import show_bars, show_rows
 from benchmarks.sweep import available, peer_rows, sweep
 
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         plan = _plan(options, results, tell)
         run_rounds(plan, results, progress=tell)
-    sample_extras(results)
+        run_specials(_specials(options), results, progress=tell)
     show_rows(console, results, baseline=BASELINE)
     promised = bars(PYTHON_PEERS)
     show_bars(console, results, promised)
@@ -57,11 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if results.failures else 0
 
 
-def sample_extras(results: Results) -> None:
-    """Figures that rows told beside their speed."""
-    for measure in results.measures:
-        if "conflicts_percent" in measure.extra:
-            results.samples.setdefault("conflicts_percent", []).append(measure.extra["conflicts_percent"])
+def _specials(options: argparse.Namespace) -> Mapping[str, Special]:
+    if options.quick or options.rows:
+        return {}
+    return SPECIALS
 
 
 def _parser() -> argparse.ArgumentParser:

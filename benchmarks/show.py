@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from benchmarks.bars import Bar
-from benchmarks.results import Cell, Results, Spread, cpu_us, p50_us
+from benchmarks.results import Cell, Results, Spread, cpu_us, p50_us, p99_us
 
 COLOURS = {"holds": "green", "missed": "red", "not measured": "yellow"}
 
@@ -18,14 +18,13 @@ def show_rows(console: Console, results: Results, *, baseline: str) -> None:
     for heading in ("row", "outstanding", "answers/s", f"x {baseline}", "p50 ms", "p99 ms", "CPU us", "CPU by process"):
         table.add_column(heading, justify="left" if heading in {"row", "CPU by process"} else "right")
     for cell in sorted(results.cells(), key=lambda cell: (-cell.outstanding, _rate(results, cell))):
-        p99 = results.spread(cell, lambda measure: measure.p99_us)
         table.add_row(
             cell.row,
             str(cell.outstanding),
             spread(results.spread(cell), "{:,.0f}"),
             spread(results.ratio(cell, Cell(baseline, cell.outstanding)), "{:.3g}"),
             _ms(results.spread(cell, p50_us)),
-            _ms(p99),
+            _ms(results.spread(cell, p99_us)),
             spread(results.spread(cell, cpu_us), "{:,.0f}"),
             _split(results, cell),
         )

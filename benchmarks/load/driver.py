@@ -35,6 +35,8 @@ class Tally:
         self.wins = 0
         """Of the whole window, warm-up and end included: what the store must show afterwards."""
         self.refused = 0
+        self.weight = 1
+        """How much one answer counts, such as the leases of one message."""
         self.longest_gap_s = 0.0
         self.extra: dict[str, Any] = {}
         self._took = array("d")
@@ -43,6 +45,11 @@ class Tally:
         self._end = float("inf")
         self._closed = 0.0
         self._last = 0.0
+
+    @property
+    def begun(self) -> bool:
+        """Whether the window has begun, after its warm-up."""
+        return self._last > 0
 
     def open(self) -> None:
         """The first request goes out now."""
@@ -90,7 +97,7 @@ class Tally:
         count = len(took)
         at = [took[min(count - 1, count * number // QUANTILES)] * 1e6 for number in range(QUANTILES)] if count else []
         return {
-            "count": count,
+            "count": count * self.weight,
             "seconds": self._closed - self._begin,
             "wins": self.wins,
             "refused": self.refused,

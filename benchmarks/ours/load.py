@@ -3,6 +3,8 @@
 import argparse
 import asyncio
 import gc
+import os
+import signal
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
@@ -35,7 +37,11 @@ def main() -> None:
     parser.add_argument("--wire", choices=get_args(Wire), default="rq")
     parser.add_argument("--mode", choices=get_args(Mode), default="claim")
     parser.add_argument("--client", choices=("sync", "async"), default="async")
+    parser.add_argument("--kill", type=int, metavar="PID", help="kill this worker in the middle of the window")
     options = parser.parse_args()
+    if options.kill:
+        serve(lambda order, tally: asyncio.run(_drive_and_kill(options, order, tally)))
+        return
     run = _run_sync if options.client == "sync" else _run_async
     serve(lambda order, tally: run(options.url, options.wire, options.mode, order, tally))
 
@@ -47,8 +53,21 @@ def _run_async(url: str, wire: Wire, mode: Mode, order: Order, tally: Tally) -> 
 async def _drive_async(url: str, wire: Wire, mode: Mode, order: Order, tally: Tally) -> None:
     async with AsyncClient.connect(url, factory_id="bench", wire=wire, timeout_ms=TIMEOUT_MS) as client:
         jobs = await submit(client, order)
-        _settle_memory()
+        freeze()
         await drive_async_calls(order, tally, _async_calls(client, mode, jobs))
+
+
+async def _drive_and_kill(options: argparse.Namespace, order: Order, tally: Tally) -> None:
+    async def kill() -> None:
+        while not tally.begun:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(order.window_s / 3)
+        os.kill(options.kill, signal.SIGKILL)
+        tally.extra["killed"] = 1
+
+    killing = asyncio.create_task(kill())
+    await _drive_async(options.url, options.wire, options.mode, order, tally)
+    await killing
 
 
 def _run_sync(url: str, wire: Wire, mode: Mode, order: Order, tally: Tally) -> None:
@@ -58,19 +77,20 @@ def _run_sync(url: str, wire: Wire, mode: Mode, order: Order, tally: Tally) -> N
 
     jobs = asyncio.run(prepare())
     with Client.connect(url, factory_id="bench", wire=wire, timeout_ms=TIMEOUT_MS) as client:
-        _settle_memory()
+        freeze()
         drive_calls(order, tally, _sync_calls(client, mode, jobs))
 
 
-async def submit(client: AsyncClient, order: Order) -> deque[str]:
+async def submit(client: AsyncClient, order: Order, *, at_most: int | None = None) -> deque[str]:
     """Submit the pool of an order; the ids of its jobs."""
+    pool = order.pool if at_most is None else min(at_most, order.pool)
     jobs: deque[str] = deque()
     begin = time.perf_counter()
-    while len(jobs) < order.pool:
+    while len(jobs) < pool:
         spent_s = time.perf_counter() - begin
         if spent_s > SUBMIT_SPANS_MAX * (order.warm_s + order.window_s):
             break  # claims are not that much faster than submissions; if they are, the window is a little shorter
-        slice = [f"job-{order.first + len(jobs) + number}" for number in range(min(SLICE, order.pool - len(jobs)))]
+        slice = [f"job-{order.first + len(jobs) + number}" for number in range(min(SLICE, pool - len(jobs)))]
         bodies = [SubmitBody(job_id=job, payload=PAYLOAD, ttl_ms=TTL_MS, queue=f"w{order.first}") for job in slice]
         answers = await client.submit_many(bodies)
         if refused := [answer.summary for answer in answers if not answer.good]:
@@ -122,7 +142,7 @@ def _won(grant: Reply, job: str) -> bool:
     return grant.granted and grant.body["job_id"] == job and grant.body["epoch"] == 1 and "payload" in grant.body
 
 
-def _settle_memory() -> None:
+def freeze() -> None:
     """What was made so far stays: collections in the window look at requests only."""
     gc.collect()
     gc.freeze()

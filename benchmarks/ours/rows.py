@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from benchmarks.contestant import Command, Stage
+from benchmarks.ours.shares import lesser_share_percent
 from benchmarks.ours.winners import by_client, by_store
 from benchmarks.processes import wait_for
 from broker.queues import Wire
@@ -53,11 +54,14 @@ class Ours:
         options = ("--url", stage.server.url, "--wire", self.wire, "--mode", self.mode, "--client", client)
         return Command((sys.executable, "-m", self.load, *options))
 
-    def told(self, stage: Stage) -> Mapping[str, float]:  # noqa: ARG002 - a hook for rows that count something
-        """Nothing more."""
-        return {}
+    def told(self, stage: Stage) -> Mapping[str, float]:
+        """With several workers, how much of the work the least busy one did."""
+        if self.workers == 1:
+            return {}
+        workers = [process.pid for process in stage.processes.of_role("worker")]
+        return {"lesser_worker_percent": lesser_share_percent(stage.server, workers)}
 
-    def winners(self, stage: Stage) -> int:
+    def winners(self, stage: Stage) -> int | None:
         """Jobs that were granted, as the store has them."""
         if self.store == "memory":  # nobody but its worker can read it
             return by_client(stage.server.url)

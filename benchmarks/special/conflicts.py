@@ -26,7 +26,7 @@ class CountedConflicts(Ours):
         written, late = counted(stage.folder)
         if not written:
             raise BenchError("the store counted no conditional write: the workers write past it")
-        return {"conflicts_percent": 100 * late / (written + late)}
+        return {**Ours.told(self, stage), "conflicts_percent": 100 * late / (written + late)}
 
 
 CONFLICTS = CountedConflicts("sqlite-next", "sqlite", workers=2, mode="next")

@@ -1,5 +1,7 @@
 """The benchmark's own judgement: ratios within a round, bars, rotation, and winners that are really single."""
 
+from dataclasses import replace
+
 import pytest
 
 from benchmarks.bars import at_least, at_most, last_line
@@ -51,8 +53,8 @@ def test_the_last_line_has_every_figure_and_a_dash_for_what_was_left_out() -> No
             window("memory-intake", 0, 1200),
             window("memory-rq", 0, 5, outstanding=1, p50_us=200),
             window("ping", 0, 5, outstanding=1, p50_us=50),
+            replace(window("sqlite-next", 0, 5, outstanding=64), extra={"conflicts_percent": 0.25}),
         ],
-        samples={"conflicts_percent": [0.25]},
     )
     assert last_line(results, ["huey"]) == (
         "bench: vs_stock_rq memory=100 intake=120 sqlite=- vs_best_python=- vs_bullmq=- "
@@ -65,6 +67,11 @@ def test_each_round_visits_every_row_and_begins_with_another() -> None:
     plan = Plan(rows, rounds=2, warm_s=0, window_s=1)
     orders = [[row.contestant.name for row in plan.of_round(round)] for round in range(2)]
     assert orders == [["stock-rq", "memory-rq"], ["memory-rq", "stock-rq"]]
+
+
+def test_a_row_of_few_rounds_is_left_out_of_the_others() -> None:
+    plan = Plan((Row(STOCK_RQ, (1,)), Row(MEMORY_RQ, (1,), rounds=1)), rounds=2, warm_s=0, window_s=1)
+    assert [len(plan.of_round(round)) for round in range(2)] == [2, 1]
 
 
 def test_a_job_granted_twice_is_found_in_the_store() -> None:
