@@ -40,7 +40,7 @@ def document(results: Results, plan: Plan, bars: Sequence[Bar], *, last_line: st
         ],
         "last_line": last_line,
         "failures": results.failures,
-        "samples": results.samples,
+        "samples": {name: _rounded(values) for name, values in results.samples.items()},
         "swept": [
             {"peer": each.row, "setting": each.extra["setting"], "outstanding": each.outstanding, "per_s": each.per_s}
             for each in results.swept
@@ -49,9 +49,21 @@ def document(results: Results, plan: Plan, bars: Sequence[Bar], *, last_line: st
     }
 
 
+def _rounded(values: Sequence[float]) -> list[float]:
+    return [round(value, 3) for value in values]
+
+
 def write(folder: Path, name: str, told: Mapping[str, Any]) -> Path:
     """Write it, and say where."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
-    path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    lines = (f"{json.dumps(key)}: {_value(value)}" for key, value in told.items())
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
     return path
+
+
+def _value(value: Any) -> str:
+    """JSON, a list an element a line: a difference between two runs can be read."""
+    if isinstance(value, list) and value:
+        return "[\n" + ",\n".join(json.dumps(each) for each in value) + "\n]"
+    return json.dumps(value)

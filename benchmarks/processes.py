@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from workers.leash import leashed
+from workers.process_identity import ProcessIdentity
 
 MARK = "CLAIM_BENCH_ROW"
 ROOT = Path(__file__).parents[1]
@@ -29,7 +30,7 @@ class Processes:
     """Each process leads a group of its own, so that the children it forks are counted and ended with it."""
 
     def __init__(self, folder: Path) -> None:
-        self.mark = secrets.token_hex(8)
+        self.mark = f"{os.getpid()}-{secrets.token_hex(8)}"
         self._folder = folder
         self._roles: dict[int, str] = {}
         self._started: list[subprocess.Popen[str]] = []
@@ -110,18 +111,42 @@ def end_group(process: "subprocess.Popen[str]") -> None:
 
 
 def marked(mark: str | None = None) -> list[int]:
-    """Processes that a row has started, of the given mark or of any."""
-    sought = f"{MARK}={mark or ''}".encode()
-    found = []
+    """Processes that a row has started: of the given mark; or of any row of this run, or of a run that has ended.
+
+    Those of another run that goes on are its own; it spoils the figures all the same, and `other_runs` tells of it.
+    """
+    return [pid for pid, found in _marks().items() if (found == mark if mark else _ended_or_own(found))]
+
+
+def other_runs() -> set[int]:
+    """Benchmarks that run beside this one."""
+    return {_run(mark) for mark in _marks().values() if not _ended_or_own(mark)}
+
+
+def _run(mark: str) -> int:
+    run = mark.partition("-")[0]
+    return int(run) if run.isdigit() else 0
+
+
+def _ended_or_own(mark: str) -> bool:
+    run = _run(mark)
+    return run == os.getpid() or ProcessIdentity.of(run) is None
+
+
+def _marks() -> dict[int, str]:
+    """The mark of each process that has one."""
+    found: dict[int, str] = {}
     for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         try:
-            if sought in (entry / "environ").read_bytes():
-                found.append(int(entry.name))
+            variables = (entry / "environ").read_bytes().split(b"\0")
         except OSError:
             continue  # it ended just now, is a zombie, or is another user's
-    return [pid for pid in found if pid != os.getpid()]
+        for variable in variables:
+            if variable.startswith(f"{MARK}=".encode()):
+                found[int(entry.name)] = variable.partition(b"=")[2].decode()
+    return found
 
 
 def wait_for(

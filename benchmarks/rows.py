@@ -7,6 +7,7 @@ from benchmarks.bars import MANY, ONE, SOME
 from benchmarks.ceilings.rows import LUA, PING
 from benchmarks.ours.rows import MEMORY_INTAKE, MEMORY_MIXED, MEMORY_RQ, SQLITE_1, SQLITE_2, SQLITE_MIXED
 from benchmarks.plan import Plan, Row
+from benchmarks.replay.rows import MEMORY_INTAKE_REPLAYED, MEMORY_RQ_REPLAYED
 from benchmarks.rounds import Special
 from benchmarks.special import conflicts, curve, disk, idle, renewals, start
 from benchmarks.special.kill import KILLED
@@ -24,6 +25,9 @@ PYTHON_PEERS = tuple(environments.PYTHON_PEERS)
 NODE_PEERS = tuple(environments.NODE_PEERS)
 QUICK_PEERS = ("huey", "bullmq")
 """The best Python peer of the last sweep, and BullMQ, each in the setting its table names first."""
+
+REPLAYED_ROUNDS = 3
+"""The same client for both sides needs each request recorded first; so many rounds show the gain of the worker."""
 
 QUICK = Plan(
     rows=(
@@ -56,6 +60,8 @@ FULL = Plan(
         Row(renewals.BATCHED, (SOME,)),
         Row(renewals.CROWDED, (SOME,)),
         Row(KILLED, (MANY,), rounds=1),
+        Row(MEMORY_RQ_REPLAYED, (MANY,), rounds=REPLAYED_ROUNDS),
+        Row(MEMORY_INTAKE_REPLAYED, (MANY,), rounds=REPLAYED_ROUNDS),
     ),
     rounds=5,
     warm_s=0.7,

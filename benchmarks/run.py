@@ -15,11 +15,12 @@ from benchmarks.conditions import machine
 from benchmarks.keep import document, write
 from benchmarks.peers.rows import peer
 from benchmarks.plan import Plan, Row
+from benchmarks.processes import other_runs
 from benchmarks.results import Results
 from benchmarks.rounds import Special, run_rounds, run_specials
-from benchmarks.rows import FULL, LEVELS, NODE_PEERS, PYTHON_PEERS, QUICK, QUICK_PEERS, SPECIALS
+from benchmarks.rows import FULL, LEVELS, NODE_PEERS, PYTHON_PEERS, QUICK, QUICK_PEERS, REPLAYED_ROUNDS, SPECIALS
 from benchmarks.show import show_bars, show_rows
-from benchmarks.sweep import available, peer_rows, sweep
+from benchmarks.sweep import available, peer_rows, replayed_rows, sweep
 
 RESULTS = Path(__file__).parent / ".results"
 WIDTH = 180
@@ -45,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         plan = _plan(options, results, tell)
         run_rounds(plan, results, progress=tell)
         run_specials(_specials(options), results, progress=tell)
+    if beside := other_runs():
+        results.failures.append(f"another benchmark runs beside this one (process {beside}): it is in these figures")
     show_rows(console, results, baseline=BASELINE)
     promised = bars(PYTHON_PEERS)
     show_bars(console, results, promised)
@@ -91,7 +94,8 @@ def _plan(options: argparse.Namespace, results: Results, tell: Callable[[str], N
         rows = (*plan.rows, *(known[name] for name in peers))
     else:
         sweep(peers, LEVELS, results, progress=tell)
-        rows = (*plan.rows, *peer_rows(results.swept, LEVELS))
+        replayed = replayed_rows(results.swept, MANY, rounds=REPLAYED_ROUNDS)
+        rows = (*plan.rows, *peer_rows(results.swept, LEVELS), *replayed)
     if options.levels:
         rows = tuple(replace(row, levels=options.levels) for row in rows)
     return replace(plan, rows=rows, rounds=options.rounds or plan.rounds, window_s=options.window or plan.window_s)

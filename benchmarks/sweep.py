@@ -5,9 +5,10 @@ from collections.abc import Callable, Sequence
 from benchmarks import environments
 from benchmarks.measure import Measure
 from benchmarks.peers.rows import Peer
-from benchmarks.peers.settings import SETTINGS
+from benchmarks.peers.settings import SETTINGS, Setting
 from benchmarks.plan import Row
 from benchmarks.processes import BenchError
+from benchmarks.replay.rows import PeerReplayed
 from benchmarks.results import Results
 from benchmarks.visit import Rates, visit
 
@@ -35,15 +36,32 @@ def peer_rows(swept: Sequence[Measure], levels: Sequence[int]) -> tuple[Row, ...
     """The peers as rows, each level in its best setting; those that are far behind at the highest level only."""
     rows: list[Row] = []
     for name in dict.fromkeys(measure.row for measure in swept):
-        by_setting: dict[str, list[int]] = {}
+        by_setting: dict[Setting, list[int]] = {}
         for level in levels:
             found = [each for each in swept if each.row == name and each.outstanding == level]
             if found and (level == max(levels) or _matters(name, level, swept)):
                 best = max(found, key=lambda each: each.per_s)
-                by_setting.setdefault(best.extra["setting"], []).append(level)
-        known = {setting.name: setting for setting in SETTINGS[name]}
-        rows += [Row(Peer(name, known[setting]), tuple(at)) for setting, at in by_setting.items()]
+                by_setting.setdefault(_setting(best), []).append(level)
+        rows += [Row(Peer(name, setting), tuple(at)) for setting, at in by_setting.items()]
     return tuple(rows)
+
+
+def replayed_rows(swept: Sequence[Measure], level: int, *, rounds: int) -> tuple[Row, ...]:
+    """The best Python peer and each of the others under Node, asked by the same client as ours.
+
+    In their best setting that answers on the list, since that is where this client reads.
+    """
+    on_list = [each for each in swept if each.outstanding == level and _setting(each).answers == "list"]
+    python = [each for each in on_list if each.row in environments.PYTHON_PEERS]
+    best = [max(python, key=lambda each: each.per_s)] if python else []
+    for name in environments.NODE_PEERS:
+        found = [each for each in on_list if each.row == name]
+        best += [max(found, key=lambda each: each.per_s)] if found else []
+    return tuple(Row(PeerReplayed(Peer(each.row, _setting(each))), (level,), rounds) for each in best)
+
+
+def _setting(measure: Measure) -> Setting:
+    return next(setting for setting in SETTINGS[measure.row] if setting.name == measure.extra["setting"])
 
 
 def available(names: Sequence[str], results: Results) -> list[str]:

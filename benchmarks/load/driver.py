@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-QUANTILES = 200
+QUANTILES = 100
 
 
 @dataclass(frozen=True, slots=True)

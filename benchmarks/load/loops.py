@@ -42,14 +42,17 @@ class AsyncLines(Protocol):
 class _Book:
     """When each outstanding request was sent."""
 
-    def __init__(self, order: Order, tally: Tally) -> None:
-        self._numbers = itertools.count(order.first)
+    def __init__(self, order: Order, tally: Tally, at_most: int | None = None) -> None:
+        numbers = itertools.count(order.first)
+        self._numbers = numbers if at_most is None else itertools.islice(numbers, at_most)
         self._sent: dict[int, float] = {}
         self._tally = tally
 
     def next(self, count: int) -> list[int]:
         numbers = list(itertools.islice(self._numbers, count))
         now = time.perf_counter()
+        if len(numbers) < count:
+            self._tally.close(now)
         self._sent.update(dict.fromkeys(numbers, now))
         return numbers
 
@@ -71,14 +74,15 @@ class _Book:
         return bool(self._sent)
 
 
-def drive_lines(order: Order, tally: Tally, lines: Lines) -> None:
-    """Run one window over a list of answers."""
-    book = _Book(order, tally)
+def drive_lines(order: Order, tally: Tally, lines: Lines, *, at_most: int | None = None) -> None:
+    """Run one window over a list of answers; it ends early after `at_most` requests."""
+    book = _Book(order, tally, at_most)
     tally.open()
     lines.send(book.next(order.outstanding))
     while book.outstanding:
-        if free := book.settle(lines.receive()):
-            lines.send(book.next(free))
+        free = book.settle(lines.receive())
+        if numbers := book.next(free):
+            lines.send(numbers)
 
 
 async def drive_async_lines(order: Order, tally: Tally, lines: AsyncLines) -> None:
@@ -87,8 +91,9 @@ async def drive_async_lines(order: Order, tally: Tally, lines: AsyncLines) -> No
     tally.open()
     await lines.send(book.next(order.outstanding))
     while book.outstanding:
-        if free := book.settle(await lines.receive()):
-            await lines.send(book.next(free))
+        free = book.settle(await lines.receive())
+        if numbers := book.next(free):
+            await lines.send(numbers)
 
 
 async def drive_async_calls(order: Order, tally: Tally, calls: Iterable[Callable[[], Awaitable[bool]]]) -> None:

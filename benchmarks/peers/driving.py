@@ -3,8 +3,9 @@
 import asyncio
 import itertools
 import os
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -75,6 +76,11 @@ def drive(enqueue: Callable[[int], Any], result: Callable[[Any], Any]) -> None:
         else:
             drive_calls(order, tally, map(partial(partial, call), itertools.count(order.first)))
 
+    if (count := recorded()) is not None:
+        enqueue(PROBE)  # connects, and loads scripts
+        say_warm()
+        send(range(count))
+        return
     if answers_on_list():
         send([PROBE])
         ReplyList(redis, send).receive()
@@ -84,41 +90,70 @@ def drive(enqueue: Callable[[int], Any], result: Callable[[Any], Any]) -> None:
     serve(run)
 
 
+def recorded() -> int | None:
+    """How many requests are to be sent for a recorder; None: none, they are to be answered."""
+    count = os.environ.get("BENCH_RECORD")
+    return None if count is None else int(count)
+
+
+def say_warm() -> None:
+    """Tell the recorder that what comes now counts, and wait for its word."""
+    print("warm", flush=True)
+    sys.stdin.readline()
+
+
 Opened = tuple[Callable[[int], Awaitable[Any]], Callable[[Any], Awaitable[Any]]]
+Opener = Callable[[], AbstractAsyncContextManager[Opened]]
+Lines = tuple[AsyncReplyList, Callable[[int], Awaitable[bool]]]
 
 
-def drive_async(open_client: Callable[[], AbstractAsyncContextManager[Opened]]) -> None:
+def drive_async(open_client: Opener) -> None:
     """Drive a peer whose client is for asyncio: the context gives what enqueues, and what waits for a result."""
 
-    async def windows(act: Callable[[Any, Any, Any], Awaitable[None]]) -> None:
-        redis = redis_asyncio.Redis.from_url(redis_url(), socket_timeout=60)
-        async with open_client() as (enqueue, result):
-
-            async def send(numbers: Sequence[int]) -> None:
-                await asyncio.gather(*(enqueue(number) for number in numbers))
-
-            async def call(number: int) -> bool:
-                return int(await result(await enqueue(number))) == 1
-
-            await act(AsyncReplyList(redis, send), call, redis)
-        await redis.aclose()
-
-    async def probe(lines: AsyncReplyList, call: Callable[[int], Awaitable[bool]], redis: Any) -> None:
-        if answers_on_list():
-            await lines.send([PROBE])
-            await lines.receive()
-        else:
-            await call(PROBE)
-        await redis.delete(record_key(PROBE))
-
-    def run(order: Order, tally: Tally) -> None:
-        async def window(lines: AsyncReplyList, call: Callable[[int], Awaitable[bool]], _redis: Any) -> None:
+    async def window(order: Order, tally: Tally) -> None:
+        async with _lines(open_client) as (lines, call):
             if answers_on_list():
                 await drive_async_lines(order, tally, lines)
             else:
                 await drive_async_calls(order, tally, map(partial(partial, call), itertools.count(order.first)))
 
-        asyncio.run(windows(window))
+    if (count := recorded()) is not None:
+        asyncio.run(_enqueue_all(open_client, count))
+        return
+    asyncio.run(_probe(open_client))
+    Redis.from_url(redis_url()).delete(record_key(PROBE))
+    serve(lambda order, tally: asyncio.run(window(order, tally)))
 
-    asyncio.run(windows(probe))
-    serve(run)
+
+@asynccontextmanager
+async def _lines(open_client: Opener) -> AsyncIterator[Lines]:
+    """A client, and both ways to wait for answers."""
+    async with (
+        redis_asyncio.Redis.from_url(redis_url(), socket_timeout=60) as redis,
+        open_client() as (enqueue, result),
+    ):
+
+        async def send(numbers: Sequence[int]) -> None:
+            await asyncio.gather(*(enqueue(number) for number in numbers))
+
+        async def call(number: int) -> bool:
+            return int(await result(await enqueue(number))) == 1
+
+        yield AsyncReplyList(redis, send), call
+
+
+async def _probe(open_client: Opener) -> None:
+    async with _lines(open_client) as (lines, call):
+        if answers_on_list():
+            await lines.send([PROBE])
+            await lines.receive()
+        else:
+            await call(PROBE)
+
+
+async def _enqueue_all(open_client: Opener, count: int) -> None:
+    async with open_client() as (enqueue, _):
+        await enqueue(PROBE)  # connects, and loads scripts
+        say_warm()
+        for number in range(count):
+            await enqueue(number)

@@ -19,7 +19,7 @@ class Setting:
     copies: int = 1
     answers: Literal["list", "result"] = "list"
     """On a list, as ours; or by the peer's own results."""
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 def _huey(workers: int, kind: str, answers: Literal["list", "result"] = "list") -> Setting:

@@ -4,6 +4,7 @@ import typer
 
 from broker.cli import (
     agent_command,
+    bench_command,
     completion_command,
     dead_commands,
     events_command,
@@ -52,6 +53,7 @@ def build_app(*, wrap: exec_command.Wrap = list) -> typer.Typer:
         schedule_commands,
         factory_commands,
         store_command,
+        bench_command,
         history_command,
         events_command,
         explain_command,

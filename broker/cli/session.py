@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from broker.cli.errors import CommandError
 from broker.cli.exits import Exit
 
 if TYPE_CHECKING:  # loaded by the commands that connect, when they do
-    from broker.client import Client
+    from broker.client import AsyncClient, Client
 
 INCARNATION = "cli"
 """The same for every call: a resend from another call, under its request id, must be a replay."""
@@ -44,7 +44,36 @@ def connected(target: Target) -> Iterator["Client"]:
     Raises:
       CommandError: no Redis is known, or no factory was named.
     """
-    from broker.client import BrokerTimeout, Client, InvalidRequest
+    from broker.client import BrokerTimeout, Client
+
+    url, arguments = _arguments(target)
+    with _usage_told():
+        client = Client.connect(url, **arguments)
+    with client:
+        try:
+            yield client
+        except BrokerTimeout as error:
+            if not target.only_reads:
+                raise
+            problem = str(error).partition("; ")[0]
+            raise CommandError(problem, "does a worker serve? see `broker status`", exit=Exit.UNKNOWN) from error
+
+
+def async_client(target: Target) -> "AsyncClient":
+    """A client for asyncio that is not connected yet.
+
+    Raises:
+      CommandError: no Redis is known, or no factory was named.
+    """
+    from broker.client import AsyncClient
+
+    url, arguments = _arguments(target)
+    with _usage_told():
+        return AsyncClient.connect(url, **arguments)
+
+
+def _arguments(target: Target) -> tuple[str, dict[str, Any]]:
+    """What a client of either kind is made with."""
     from broker.settings import load
 
     _quiet_logs()
@@ -54,28 +83,26 @@ def connected(target: Target) -> Iterator["Client"]:
     url = settings.redis_url or fleet_redis(settings.state_dir)
     password = settings.redis_password
     key = None if settings.key is None else settings.key.get_secret_value()
+    return url, {
+        "factory_id": settings.factory or _owner(key) or ANONYMOUS,
+        "incarnation": target.incarnation,
+        "wire": "intake" if settings.wire == "intake" else "rq",
+        "timeout_ms": TIMEOUT_MS if target.timeout_ms is None else target.timeout_ms,
+        "password": None if password is None else password.get_secret_value(),
+        "key": key,
+    }
+
+
+@contextmanager
+def _usage_told() -> Iterator[None]:
+    from broker.client import InvalidRequest
+
     try:
-        client = Client.connect(
-            url,
-            factory_id=settings.factory or _owner(key) or ANONYMOUS,
-            incarnation=target.incarnation,
-            wire="intake" if settings.wire == "intake" else "rq",
-            timeout_ms=TIMEOUT_MS if target.timeout_ms is None else target.timeout_ms,
-            password=None if password is None else password.get_secret_value(),
-            key=key,
-        )
+        yield
     except InvalidRequest:
         raise
     except ValueError as error:
         raise CommandError(str(error), "use redis://, rediss:// or unix://", exit=Exit.USAGE) from error
-    with client:
-        try:
-            yield client
-        except BrokerTimeout as error:
-            if not target.only_reads:
-                raise
-            problem = str(error).partition("; ")[0]
-            raise CommandError(problem, "does a worker serve? see `broker status`", exit=Exit.UNKNOWN) from error
 
 
 def _owner(key: str | None) -> str | None:

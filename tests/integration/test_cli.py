@@ -97,6 +97,15 @@ def test_a_job_goes_from_a_file_to_completed(home: Home) -> None:
     assert (status, shown["job"]["state"], shown["spec"]["payload"]["body"]) == (0, "succeeded", "Do it.\n")
 
 
+def test_bench_puts_jobs_of_its_own_through_the_broker(home: Home) -> None:
+    status, found = home.json("bench", "--jobs", "40", "--outstanding", "8")
+    steps = [(step["what"], step["outstanding"]) for step in found["steps"]]
+    assert (status, steps[0]) == (0, ("submit", 40))
+    assert steps[1:] == [(what, count) for count in (1, 8) for what in ("claim", "renew", "complete")]
+    assert all(0 < step["p50_ms"] <= step["p99_ms"] and step["per_s"] > 0 for step in found["steps"])
+    assert len(home.lines("jobs", "--queue", found["queue"], "--state", "succeeded")) == 40
+
+
 def test_requires_is_understood_on_a_claim_too(home: Home) -> None:
     home.submit(queue="pair", requires=["gpu"])
     assert home.claim("pair", "--requires", "gpu")["epoch"] == 1

@@ -1,0 +1,56 @@
+"""Measures the broker that runs, on the user's own Redis and store: nothing but what a factory would do."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from broker.cli import options
+
+if TYPE_CHECKING:  # loaded when the command runs
+    from broker.cli.bench_load import Figures
+
+JOBS_MAX = 200_000
+FIRST_STEP = "see that a worker serves (`broker status`), and try again with fewer --jobs"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(rich_help_panel="Operation")(bench)
+
+
+def bench(
+    jobs: Annotated[int, typer.Option("--jobs", min=10, max=JOBS_MAX, help="How many jobs to put through.")] = 2_000,
+    outstanding: Annotated[int, typer.Option("--outstanding", min=1, max=1_024, help="Lives at the same time.")] = 64,
+    redis: options.RedisUrl = None,
+    state_dir: options.StateFolder = None,
+    json: options.Json = False,
+) -> int:
+    """Put jobs of its own through the running broker: submit, claim, renew, complete. They stay, succeeded."""
+    import asyncio
+
+    from broker.cli.bench_load import measure
+    from broker.cli.errors import CommandError
+    from broker.cli.exits import Exit
+    from broker.cli.output import emit
+    from broker.cli.session import Target, async_client
+
+    target = Target(redis=redis, state_dir=state_dir, incarnation=None)
+    figures = asyncio.run(measure(lambda: async_client(target), jobs=jobs, outstanding=outstanding))
+    if figures.wrong:
+        raise CommandError(f"{figures.wrong} of {jobs} jobs did not go as they should: {figures.first}", FIRST_STEP)
+    if json:
+        emit(figures.shown())
+    else:
+        _tell(figures)
+    return Exit.DONE
+
+
+def _tell(figures: "Figures") -> None:
+    from broker.cli.output import say, table
+
+    rows = [
+        (each.what, each.outstanding, f"{each.per_s:,.0f}", f"{each.p50_ms:.2f}", f"{each.p99_ms:.2f}")
+        for each in figures.steps
+    ]
+    table(("STEP", "OUTSTANDING", "A SECOND", "P50 MS", "P99 MS"), rows)
+    say(f"every job of queue {figures.queue} was granted once, at epoch 1, and is succeeded")
