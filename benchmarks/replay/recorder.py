@@ -1,14 +1,16 @@
 """Records what a client says to Redis: a proxy between them, which knows just enough of the protocol to count commands.
 
-The client enqueues one request after the other, so that the commands of each stand together; those by which a
-connection introduces itself are left out, and scripts that it loads stay loaded in the server.
+The client enqueues one request after the other, so that the commands of each stand together; those that belong
+to a connection are left out, and scripts that it loads stay loaded in the server.
 """
 
 import socket
 import threading
 from collections.abc import Iterator
 
-INTRODUCTIONS = frozenset({b"HELLO", b"CLIENT", b"AUTH", b"SELECT", b"INFO", b"COMMAND", b"PING", b"SCRIPT"})
+OF_CONNECTIONS = frozenset(
+    b"HELLO CLIENT AUTH SELECT INFO COMMAND PING SCRIPT QUIT SUBSCRIBE PSUBSCRIBE UNSUBSCRIBE PUNSUBSCRIBE".split()
+)
 CHUNK = 65_536
 
 
@@ -43,7 +45,7 @@ class Recorder:
                 server.sendall(chunk)
                 pending += chunk
                 for command, name in (whole := Commands(pending)):
-                    if name not in INTRODUCTIONS:
+                    if name not in OF_CONNECTIONS:
                         self.commands.append(command)
                 pending = whole.rest
         except OSError:

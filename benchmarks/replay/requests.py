@@ -13,7 +13,6 @@ from broker.queues import Wire, intake_key, rq_job_hash, rq_job_key, rq_queue_ke
 
 FACTORY = "bench"
 INSTANCE = "replay"
-ONCE_MAX = 3
 _LENGTH = struct.Struct("<I")
 
 
@@ -26,15 +25,15 @@ class Requests:
 
 
 def group(commands: Sequence[bytes], count: int) -> Requests:
-    """Recorded commands as `count` requests. What a client said once, before the first, is left out.
+    """Recorded commands as `count` requests.
 
     Raises:
       ValueError: they don't come in equal parts.
     """
     each, rest = divmod(len(commands), count)
-    if rest > ONCE_MAX or not each:
+    if rest or not each:
         raise ValueError(f"{len(commands)} commands were recorded for {count} requests: not as many for each")
-    return Requests([b"".join(commands[at : at + each]) for at in range(rest, len(commands), each)], each)
+    return Requests([b"".join(commands[at : at + each]) for at in range(0, len(commands), each)], each)
 
 
 def write_requests(path: Path, requests: Requests) -> None:
