@@ -44,6 +44,7 @@ class Effect(NamedTuple):
     number: int
     """Tells effects apart where all else is equal, so that they can be sorted."""
     state: str | None
+    """Of the job; None while it is leased."""
     record: Record
 
 
@@ -55,6 +56,7 @@ HOLDERS = frozenset({"renew", "renew_many", "progress", "complete", "fail", "rel
 _OPERATORS = frozenset({"cancel", "redrive", "revoke", "hold", "lift"})
 REMEMBERED = _OPERATORS | {"claim", "complete", "fail", "release", "hand_over"}
 """Operations that a job remembers by request id: a resend is answered as the first was."""
+ANSWERED_ONCE = REMEMBERED | {"submit"}
 REMEMBERED_MAX = 8
 """How many of them (`recent_requests` of the job document)."""
 READS = frozenset({"get_job", "list_jobs"})
@@ -90,12 +92,14 @@ def effect_of(record: Record, start: int, number: int) -> Effect | None:
         if op not in _BY_STATE:
             return None
         stage = Stage.HELD if record.state == LEASED else Stage.AFTER
-    return Effect(record.epoch, stage, start, record.at, number, record.state, record)
+    state = record.state if stage >= Stage.ENDED else None
+    return Effect(record.epoch, stage, start, record.at, number, state, record)
 
 
 def seen_in(record: Record, number: int) -> Effect | None:
     """What the broker saw of the job when it refused something, or was asked for it; perhaps of an earlier time."""
     if record.seen is None or record.state is None:
         return None
-    stage = Stage.HELD if record.state == LEASED else Stage.AFTER
-    return Effect(record.seen, stage, ALWAYS, record.at, number, record.state, record)
+    if record.state == LEASED:
+        return Effect(record.seen, Stage.HELD, ALWAYS, record.at, number, None, record)
+    return Effect(record.seen, Stage.AFTER, ALWAYS, record.at, number, record.state, record)

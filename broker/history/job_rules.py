@@ -16,6 +16,41 @@ from broker.history.report import Rule, Violation
 
 def judge(job: str, evidence: Evidence) -> Iterator[Violation]:
     """Every violation on one job."""
+    if evidence.disagreements or not _is_plain(evidence.effects):
+        yield from _closely(job, evidence)
+
+
+def _is_plain(effects: Sequence[Effect]) -> bool:
+    """Whether nothing can be wrong, seen at a glance: most jobs of a history are like that, and need no second look.
+
+    Moments in order even within a stage, each stage once where it may be once, one holder an epoch, and nothing after
+    a terminal state but that state again.
+    """
+    latest, epoch, stage, holder = ALWAYS, BEFORE_ALL, None, None
+    over: str | None = None
+    for effect in effects:
+        if effect.end < latest or (over is not None and (effect.epoch, effect.state) != (epoch, over)):
+            return False
+        if effect.start > latest:
+            latest = effect.start
+        if effect.epoch > epoch:
+            epoch, stage, holder = effect.epoch, None, None
+        elif effect.stage is stage and (stage is Stage.GRANTED or stage is Stage.ENDED):
+            return False
+        record = effect.record
+        if effect.stage < Stage.AFTER and record.token is not None and record.type == "ok":
+            if holder is not None and (record.token, record.factory) != holder:
+                return False
+            holder = (record.token, record.factory)
+        if over is None and effect.state in TERMINAL:
+            if stage is not None and stage >= Stage.ENDED:
+                return False
+            over = effect.state
+        stage = effect.stage
+    return True
+
+
+def _closely(job: str, evidence: Evidence) -> Iterator[Violation]:
     for one, other in evidence.disagreements:
         why = f"request {one.record.request} was answered twice, and differently"
         yield _violation(Rule.ANSWERED_TWICE, job, other.epoch, why, one.record, other.record)

@@ -1,0 +1,200 @@
+"""The same verdict, found the slow way: try every order of what happened against a little state machine of one job.
+
+Independent of the checker on purpose: it knows no epochs in order and no stages, only what each operation needs and
+does, when it can have happened, and what a broker may do unseen.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import permutations
+
+from broker.history import Record
+
+FOREVER = 1 << 60
+TERMINAL = {"failed", "cancelled", "succeeded"}
+HOLDERS = {"renew", "progress", "complete", "fail", "release", "hand_over"}
+
+
+@dataclass(frozen=True)
+class Job:
+    """`phase`: none (not submitted), waiting, leased, over (failed or cancelled), succeeded."""
+
+    phase: str = "none"
+    epoch: int = 0
+    holder: tuple[str, str | None] | None = None
+    """None: somebody nobody has heard of yet."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """Something that must have happened (or, if `optional`, may have) at one moment from `start` to `end`."""
+
+    what: str
+    start: int
+    end: int
+    epoch: int = 0
+    holder: tuple[str, str | None] | None = None
+    state: str | None = None
+    optional: bool = False
+    number: int = 0
+    """Tells steps apart that are alike."""
+
+
+def possible(records: Sequence[Record]) -> bool:
+    """Whether a sound broker can have answered like that."""
+    jobs: dict[str, list[Record]] = defaultdict(list)
+    calls = _calls(records)
+    for record in calls:
+        if record.job is not None:
+            jobs[record.job].append(record)
+    first = {record.request: FOREVER for record in calls}
+    for record in calls:
+        first[record.request] = min(first[record.request], record.at if record.sent is None else record.sent)
+    for job in jobs.values():
+        steps = _steps(job, first)
+        if steps is None or not _search(_start(steps), -1, frozenset(steps), set()):
+            return False
+    return not any(_second_answer(one, other, calls, first) for one, other in permutations(_grants(calls), 2))
+
+
+def _calls(records: Iterable[Record]) -> list[Record]:
+    """The ends of calls, and the calls without one."""
+    records = list(records)
+    ended = {(record.client, record.call) for record in records if record.type not in ("invoke", "start")}
+    return [
+        record
+        for record in records
+        if record.type not in ("invoke", "start")
+        or (record.type == "invoke" and (record.client, record.call) not in ended)
+    ]
+
+
+def _steps(records: Sequence[Record], first: dict[str, int]) -> list[Step] | None:
+    """What must have happened to one job; None where two answers to one request contradict each other."""
+    steps: list[Step] = []
+    answers: dict[tuple[str, ...], list[Record]] = defaultdict(list)
+    for record in records:
+        if record.type == "ok" and record.op in ("renew", "progress"):
+            fence = (record.factory, record.token)
+            steps.append(Step("held", first[record.request], record.at, record.epoch or 0, fence))
+        elif record.type == "ok" and record.op != "get_job":
+            if not record.joined and record.did in (None, record.op):
+                who = (record.factory, record.incarnation) if record.op == "claim" else ()
+                answers[record.op, record.request, *who].append(record)
+        elif record.seen is not None and record.state is not None:
+            steps.append(Step("seen", -1, record.at, record.seen, state=record.state))
+    for (op, request, *_), same in answers.items():
+        for facts in {_said(record) for record in same}:
+            agreeing = [record for record in same if _said(record) == facts]
+            record, end = agreeing[0], min(each.at for each in agreeing)
+            if record is not same[0] and _knows(records, same[0], record):
+                return None
+            holder = (record.factory, record.token) if op in HOLDERS | {"claim"} else None
+            steps.append(Step(op, first[request], end, record.epoch or 0, holder, record.state))
+    told = {request for op, request, *_ in answers if op == "redrive"}
+    for request in {record.request for record in records if record.op == "redrive"} - told:
+        steps.append(Step("redrive", first[request], FOREVER, optional=True))
+    return [replace(step, number=number) for number, step in enumerate(steps)]
+
+
+def _said(record: Record) -> tuple[object, ...]:
+    if record.op == "submit":
+        return ()
+    return (record.epoch, record.token) if record.op == "claim" else (record.epoch, record.state)
+
+
+def _knows(records: Sequence[Record], one: Record, other: Record) -> bool:
+    """Whether a job still knows a request when it comes again: it keeps the last eight."""
+    kept = HOLDERS - {"renew", "progress"} | {"claim", "cancel", "redrive", "revoke", "hold", "lift"}
+    between = [record for record in records if record.op in kept and record.request != one.request]
+    return len(between) + abs((one.epoch or 0) - (other.epoch or 0)) < 8
+
+
+def _start(steps: Sequence[Step]) -> Job:
+    """Not there yet, where somebody was told that the job was made."""
+    return Job("none" if any(step.what == "submit" for step in steps) else "waiting")
+
+
+def _search(job: Job, now: int, left: frozenset[Step], vain: set[tuple[Job, int, frozenset[Step]]]) -> bool:
+    """Whether what is left can happen from here on. `vain`: where that was tried before."""
+    if all(step.optional for step in left):
+        return True
+    if (job, now, left) in vain or any(step.end < now and not step.optional for step in left):
+        return False
+    vain.add((job, now, left))
+    for step in left:
+        moment = max(now, step.start)
+        if moment <= step.end and any(_search(after, moment, left - {step}, vain) for after in _outcomes(job, step)):
+            return True
+    return False
+
+
+def _outcomes(job: Job, step: Step) -> list[Job]:
+    """The job after a step, for each way there is; none where the step is impossible now."""
+    if step.what == "submit":
+        return [Job("waiting")] if job.phase == "none" else []
+    if step.optional:
+        return [replace(job, phase="waiting")] if job.phase == "over" else []
+    before = [known for known in _unseen(job, step.epoch) if known.epoch == step.epoch]
+    if step.what == "claim":
+        free = [known for known in _unseen(job, step.epoch - 1) if known.epoch == step.epoch - 1]
+        return [Job("leased", step.epoch, step.holder) for known in free if known.phase == "waiting"]
+    if step.what in ("held", "seen", "cancel", "hold", "lift") and step.state in (None, "leased"):
+        return _as_holder(before, step)
+    if step.what == "revoke" or step.what in HOLDERS:
+        return [replace(known, phase=_phase(step.state), holder=None) for known in _as_holder(before, step)]
+    if step.what == "redrive":
+        return [replace(known, phase="waiting") for known in before if known.phase == "over"]
+    if step.state == "succeeded":
+        return [known for known in before if known.phase == "succeeded"]
+    # Whether a job that is over already can be ended again, or still be seen waiting, is not judged.
+    idle = [known for known in before if known.phase in ("waiting", "over")]
+    return [replace(known, phase="over") for known in idle] if step.state in TERMINAL else idle
+
+
+def _as_holder(jobs: Iterable[Job], step: Step) -> list[Job]:
+    leased = [job for job in jobs if job.phase == "leased" and step.holder in (None, job.holder or step.holder)]
+    return [replace(job, holder=job.holder or step.holder) for job in leased]
+
+
+def _phase(state: str | None) -> str:
+    return "succeeded" if state == "succeeded" else "over" if state in TERMINAL else "waiting"
+
+
+def _unseen(job: Job, epoch_max: int) -> list[Job]:
+    """Where a broker can get by itself: leases expire, jobs fail at their cap, claims are granted to nobody's knowledge."""
+    found = [job]
+    for each in found:
+        ways: list[Job] = []
+        if each.phase == "leased":
+            ways = [replace(each, phase=phase, holder=None) for phase in ("waiting", "over", "succeeded")]
+        elif each.phase == "waiting":
+            ways = [replace(each, phase="over")]
+            if each.epoch < epoch_max:
+                ways.append(Job("leased", each.epoch + 1))
+        found += [way for way in ways if way not in found]
+    return found
+
+
+def _grants(calls: Iterable[Record]) -> list[Record]:
+    """The first answer of each grant."""
+    grants: dict[tuple[object, ...], Record] = {}
+    for record in sorted(calls, key=lambda record: record.at):
+        if record.type == "ok" and record.op == "claim":
+            who = (record.request, record.factory, record.incarnation)
+            grants.setdefault((*who, record.job, record.epoch, record.token), record)
+    return list(grants.values())
+
+
+def _second_answer(one: Record, other: Record, calls: Sequence[Record], first: dict[str, int]) -> bool:
+    """Whether a claim was granted another job after its answer, while the first lease was still to be used."""
+    same = (one.request, one.factory, one.incarnation) == (other.request, other.factory, other.incarnation)
+    if not same or one.job == other.job or other.sent is None or other.sent <= one.at:
+        return False
+    for record in calls:
+        of_the_lease = record.type == "ok" and record.op in HOLDERS and record.job == one.job
+        if of_the_lease and (record.epoch, record.token) == (one.epoch, one.token):
+            if first[record.request] > other.at:
+                return True
+    return False

@@ -1,0 +1,347 @@
+"""Small random histories: of a sound broker under a bad network, and the same with a lie in them."""
+
+import random
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from broker.history import Record
+
+OPS = ("claim", "claim", "claim", "renew", "complete", "fail", "release", "progress", "hand_over")
+OPERATORS = ("cancel", "redrive", "revoke", "hold", "lift", "get_job")
+RUNNING = 4
+"""Calls on their way at once, at most."""
+AFTER = {
+    "complete": ("succeeded",),
+    "fail": ("scheduled", "scheduled", "failed", "cancelled"),
+    "release": ("ready", "ready", "cancelled"),
+}
+WAITING = ("ready", "scheduled")
+TERMINAL = ("succeeded", "failed", "cancelled")
+
+
+@dataclass
+class Job:
+    """The truth about a job."""
+
+    state: str | None = None
+    epoch: int = 0
+    lease: tuple[str, str, str, str] | None = None
+    """Factory, incarnation, request, token."""
+    recent: dict[str, tuple[str, int, str]] = field(default_factory=dict)
+    claimed: set[str] = field(default_factory=set)
+
+
+@dataclass
+class Copy:
+    """A request on its way."""
+
+    invoked: Record
+    answer: dict[str, Any] | None = None
+
+
+class Broker:
+    """Settles requests as the design says; now and then it refuses by a stale read, or does something unseen."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self.jobs = {"j": Job(), "k": Job()}
+        self._chance = chance
+        self._past: list[tuple[str, int, str]] = []
+
+    def settle(self, asked: Record) -> dict[str, Any]:
+        job_id = asked.job or self._any_job((asked.factory, asked.incarnation, asked.request))
+        if job_id is None:
+            return {"type": "refused", "answer": "none_available"}
+        job = self.jobs[job_id]
+        answer = self._settle(job, asked)
+        self._past.append((job_id, job.epoch, job.state or "ready"))
+        if answer["type"] == "refused" and job.state is not None:
+            seen = [known for known in self._past if known[0] == job_id]
+            _, epoch, state = self._chance.choice(seen) if self._chance.random() < 0.2 else seen[-1]
+            answer |= {"seen": epoch, "state": state}
+        return {"job": job_id, **answer}
+
+    def unseen(self) -> None:
+        """An expiry, perhaps at the cap."""
+        job = self.jobs[self._chance.choice(["j", "j", "k"])]
+        if job.state == "leased":
+            self._end(job, "failed" if self._chance.random() < 0.15 else "ready")
+        elif job.state in WAITING and self._chance.random() < 0.05:
+            job.state = "failed"
+
+    def _any_job(self, who: tuple[str, str, str]) -> str | None:
+        """Of a claim that names none: the one it has already, or one that is free."""
+        for name, job in self.jobs.items():
+            if job.lease is not None and job.lease[:3] == who:
+                return name
+        free = [name for name, job in self.jobs.items() if job.state in WAITING]
+        return self._chance.choice(free) if free else None
+
+    def _settle(self, job: Job, asked: Record) -> dict[str, Any]:
+        if asked.op == "submit":
+            return self._submit(job, asked)
+        if job.state is None:
+            return {"type": "refused", "answer": "not_found"}
+        if asked.op == "get_job":
+            return {"type": "ok", "answer": "ok", "seen": job.epoch, "state": job.state}
+        if asked.op == "claim":
+            return self._claim(job, asked)
+        if asked.request in job.recent:
+            did, epoch, state = job.recent[asked.request]
+            return {"type": "ok", "answer": "replayed", "did": did, "epoch": epoch, "state": state}
+        return self._operate(job, asked) if asked.op in OPERATORS else self._hold(job, asked)
+
+    def _submit(self, job: Job, asked: Record) -> dict[str, Any]:
+        if job.state is None:
+            job.state, job.recent[asked.request] = "ready", ("submit", 0, "ready")
+            return {"type": "ok", "answer": "ok", "state": "ready"}
+        if asked.request in job.recent:
+            return {"type": "ok", "answer": "replayed", "state": job.state}
+        return {"type": "refused", "answer": "conflict", "reason": "exists"}
+
+    def _claim(self, job: Job, asked: Record) -> dict[str, Any]:
+        who = (asked.factory, asked.incarnation, asked.request)
+        if job.lease is not None and job.lease[:3] == who:
+            return {"type": "ok", "answer": "replayed", "epoch": job.epoch, "token": job.lease[3]}
+        if job.state not in WAITING or asked.request in job.claimed:
+            return {"type": "refused", "answer": "conflict"}
+        job.epoch += 1
+        job.state, job.lease = "leased", (*who, f"t{self._chance.getrandbits(24)}")
+        job.claimed.add(asked.request)
+        return {"type": "ok", "answer": "granted", "epoch": job.epoch, "token": job.lease[3]}
+
+    def _hold(self, job: Job, asked: Record) -> dict[str, Any]:
+        held = job.lease is not None and (job.epoch, job.lease[0], job.lease[3]) == (
+            asked.epoch,
+            asked.factory,
+            asked.token,
+        )
+        if not held:
+            return {"type": "refused", "answer": "lease_lost"}
+        if asked.op in ("renew", "progress"):
+            return {"type": "ok", "answer": "renewed"}
+        return self._done(job, asked, self._chance.choice(AFTER.get(asked.op, ("ready",))))
+
+    def _operate(self, job: Job, asked: Record) -> dict[str, Any]:
+        if asked.op == "cancel" and job.state not in TERMINAL:
+            return self._done(job, asked, "leased" if job.state == "leased" else "cancelled")
+        if asked.op == "redrive" and job.state in ("failed", "cancelled"):
+            return self._done(job, asked, "ready")
+        if asked.op == "revoke" and job.state == "leased":
+            return self._done(job, asked, "ready")
+        if asked.op in ("hold", "lift"):
+            return self._done(job, asked, str(job.state))
+        return {"type": "refused", "answer": "conflict"}
+
+    def _done(self, job: Job, asked: Record, state: str) -> dict[str, Any]:
+        job.recent[asked.request] = (asked.op, job.epoch, state)
+        if state != "leased":
+            self._end(job, state)
+        return {"type": "ok", "answer": "ok", "epoch": job.epoch, "state": state}
+
+    def _end(self, job: Job, state: str) -> None:
+        job.state, job.lease = state, None
+
+
+class Clients:
+    """Two factories and an operator, whose requests and answers are late, doubled and lost."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self.records: list[Record] = []
+        self._chance = chance
+        self._broker = Broker(chance)
+        self._running: list[Copy] = []
+        self._asked: list[Record] = []
+        self._grants: list[Record] = []
+        self._now = 0
+        self._numbers = 0
+
+    def run(self, calls: int) -> list[Record]:
+        """A history of so many calls."""
+        self._begin("submit", job="j")
+        if self._chance.random() < 0.3:
+            self._begin("submit", job="k")
+        while self._numbers < calls or (self._running and self._chance.random() < 0.9):
+            self._now += self._chance.randrange(2)
+            self._step(calls)
+        return self.records
+
+    def _step(self, calls: int) -> None:
+        dice = self._chance.random()
+        if dice < 0.3 and self._numbers < calls and len(self._running) < RUNNING:
+            self._ask()
+        elif dice < 0.35:
+            self._broker.unseen()
+        elif self._running:
+            copy = self._chance.choice(self._running)
+            if copy.answer is None:
+                copy.answer = self._broker.settle(copy.invoked)
+                if self._chance.random() < 0.1:
+                    copy.answer = self._broker.settle(copy.invoked)  # settled twice: the worker died before it replied
+            else:
+                self._running.remove(copy)
+                self._learn(copy)
+
+    def _ask(self) -> None:
+        if self._chance.random() < 0.15:
+            again = self._chance.choice(self._asked)
+            self._begin(again.op, again.factory, again=again, job=again.job, epoch=again.epoch, token=again.token)
+            return
+        op = self._chance.choice(OPS if self._chance.random() < 0.8 else OPERATORS)
+        if op in OPERATORS:
+            self._begin(op, job=self._chance.choice("jjjjk"))
+        elif op != "claim" and self._grants and self._chance.random() < 0.8:
+            grant = self._chance.choice(self._grants[-2:])
+            self._begin(op, grant.factory, job=grant.job, epoch=grant.epoch, token=grant.token)
+        elif self._chance.random() < 0.1:
+            self._begin("submit", job="k")
+        else:
+            self._begin("claim", self._chance.choice("ab"), job=self._chance.choice(["j", "j", None]))
+
+    def _begin(self, op: str, by: str = "o", *, again: Record | None = None, **fields: Any) -> None:
+        self._numbers += 1
+        invoked = Record(
+            type="invoke",
+            at=self._now,
+            client=f"client-{by}",
+            call=self._numbers,
+            op=op,
+            request=again.request if again else f"r{self._numbers}",
+            factory=by,
+            incarnation=f"{by}-1",
+            **fields,
+        )
+        self.records.append(invoked)
+        self._asked.append(invoked)
+        self._running.append(Copy(invoked))
+
+    def _learn(self, copy: Copy) -> None:
+        if self._chance.random() < 0.12:
+            if self._chance.random() < 0.5:  # otherwise the client is gone, and its call just has no end
+                self.records.append(_ended(copy.invoked, self._now, {"type": "unknown"}))
+            return
+        assert copy.answer is not None
+        record = _ended(copy.invoked, self._now, copy.answer)
+        self.records.append(record)
+        if record.op == "claim" and record.type == "ok":
+            self._grants.append(record)
+
+
+def wild(seed: int) -> list[Record]:
+    """A few answers at random moments, as no broker would ever give them, or perhaps one would."""
+    chance = random.Random(seed)
+    if chance.random() < 0.1:
+        return _wandering(chance)
+    records = []
+    for number in range(chance.randint(2, 6)):
+        op = chance.choice(["claim", "claim", "claim", "submit", *AFTER, *OPS, *OPERATORS])
+        sent = chance.randrange(12)
+        epoch = chance.randint(1, 3)
+        holder = chance.choice("ab") if chance.random() < 0.1 else "a" if epoch == 2 else "b"
+        asked = Record(
+            type="invoke",
+            at=sent,
+            client="c",
+            call=number,
+            op=op,
+            request=f"r{number}" if chance.random() < 0.8 else "r",
+            factory=holder,
+            incarnation=holder,
+            job="j",
+        )
+        ended = _effect(asked, chance, epoch, f"t{epoch}" if chance.random() < 0.9 else "t1")
+        if op in ("redrive", "get_job") and chance.random() < 0.5:
+            ended = {"type": "refused", "seen": epoch, "state": chance.choice((*WAITING, "leased", "failed"))}
+        dead = chance.random() < 0.1
+        records += [asked] if dead else [asked, _ended(asked, sent + chance.randrange(8), ended)]
+    return records
+
+
+def _wandering(chance: random.Random) -> list[Record]:
+    """A claim for any job that is repeated, and perhaps gets another one."""
+    records = []
+    for number in range(chance.randint(2, 4)):
+        job, sent, op = chance.choice("jk"), chance.randrange(8), chance.choice(["claim", "claim", "renew"])
+        request = "r" if op == "claim" else f"r{number}"
+        fields: dict[str, Any] = {"op": op, "request": request, "factory": "a", "incarnation": "a", "job": job}
+        asked = Record(type="invoke", at=sent, client="c", call=number, **fields)
+        answer = {"type": "ok", "epoch": 1, "token": f"t-{job}"}
+        records += [asked, _ended(asked, sent + chance.randrange(4), answer)]
+    return records
+
+
+def _ended(invoked: Record, now: int, answer: dict[str, Any]) -> Record:
+    return msgspec.structs.replace(invoked, at=now, sent=invoked.at, **answer)
+
+
+def sound(seed: int, *, calls: int = 14) -> list[Record]:
+    """A history of a sound broker."""
+    chance = random.Random(seed)
+    return Clients(chance).run(chance.randint(4, calls))
+
+
+def corrupted(records: list[Record], seed: int) -> list[Record]:
+    """The same history with one to three lies in it."""
+    chance = random.Random(seed)
+    records = list(records)
+    for _ in range(chance.randint(1, 3)):
+        ended = [place for place, record in enumerate(records) if record.type in ("ok", "refused", "unknown")]
+        good = [place for place in ended if records[place].type == "ok" and records[place].op != "submit"]
+        if not ended:
+            break
+        place = chance.choice(good if good and chance.random() < 0.7 else ended)
+        records[place] = _lie(records[place], chance)
+    return records
+
+
+def _lie(record: Record, chance: random.Random) -> Record:
+    """Another epoch, token, state, time, request or job; or an effect where there was none."""
+    sent = record.sent if record.sent is not None else record.at
+    match chance.randrange(9):
+        case 0 | 1:
+            epoch = max(1, (record.epoch or 1) + chance.choice([-1, 1]))
+            return msgspec.structs.replace(record, epoch=epoch)
+        case 2:
+            return msgspec.structs.replace(record, token=chance.choice(["t1", "t2"]))
+        case 3:
+            if record.op == "redrive":
+                return record  # it leaves a job ready, whatever it says
+            never_leased = 0 in (record.seen, record.epoch)
+            states = (*WAITING, "failed") if never_leased else (*WAITING, *TERMINAL, "leased")
+            return msgspec.structs.replace(record, state=chance.choice(states))
+        case 4:
+            later = sent + chance.randrange(4)
+            return msgspec.structs.replace(record, sent=later, at=later + chance.randrange(3))
+        case 5:
+            return msgspec.structs.replace(record, at=sent)
+        case 6:
+            return msgspec.structs.replace(record, request=chance.choice(["r1", "r2", "r3"]))
+        case 7:
+            return msgspec.structs.replace(record, job="k" if record.job == "j" else "j")
+        case _:
+            epoch, token = record.epoch or chance.randint(1, 3), record.token or "t1"
+            return msgspec.structs.replace(record, **_effect(record, chance, epoch, token))
+
+
+def _effect(asked: Record, chance: random.Random, epoch: int, token: str) -> dict[str, Any]:
+    """A good answer to a call of this kind."""
+    fields: dict[str, Any] = {"type": "ok", "answer": "ok", "seen": None, "epoch": epoch, "job": asked.job or "j"}
+    match asked.op:
+        case "claim" | "renew" | "progress":
+            return {**fields, "token": token}
+        case "complete" | "fail" | "release" | "hand_over":
+            return {**fields, "token": token, "state": chance.choice(AFTER.get(asked.op, ("ready",)))}
+        case "submit":
+            return {**fields, "epoch": None}
+        case "get_job":
+            return {**fields, "epoch": None, "seen": epoch, "state": chance.choice((*WAITING, "leased", *TERMINAL))}
+        case "cancel":
+            return {**fields, "state": chance.choice(("leased", "cancelled"))}
+        case "hold" | "lift":
+            return {**fields, "state": chance.choice((*WAITING, "leased", *TERMINAL))}
+        case _:
+            return {**fields, "state": "ready"}
+
+
+__all__ = ["corrupted", "sound", "wild"]

@@ -1,0 +1,45 @@
+"""The checker, checked: a brute-force search comes to the same verdicts, and notices where a rule is left out."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from broker.history import checker, evidence, job_rules
+from tests.history.agreement import Disagreement, compare
+
+
+def test_checker_and_search_agree_on_sound_broken_and_wild_histories() -> None:
+    counts = compare(range(500))
+    assert counts["grants"] > 500, "the sound histories grant next to nothing: they test nothing"
+    assert counts["lies_caught"] > 80
+    assert counts["wild_caught"] > 200
+    assert counts["wild"] > 80
+
+
+def _nothing(*_: Any) -> Iterator[Any]:
+    return iter(())
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "instead"),
+    [
+        (job_rules, "_order", _nothing),
+        (job_rules, "_one_holder", _nothing),
+        (job_rules, "_one_end", _nothing),
+        (job_rules, "_created_once", _nothing),
+        (job_rules, "_left", _nothing),
+        (job_rules, "_succeeded", lambda _effects: None),
+        (evidence, "_is_remembered", lambda *_: False),
+        (evidence, "_silent_redrives", lambda *_: []),
+        (evidence, "seen_in", lambda *_: None),
+        (checker, "_is_another_answer", lambda *_: False),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_the_search_notices_a_checker_that_leaves_out(
+    monkeypatch: pytest.MonkeyPatch, module: Any, name: str, instead: Callable[..., Any]
+) -> None:
+    monkeypatch.setattr(module, name, instead)
+    with pytest.raises(Disagreement):
+        compare(range(2_000))
