@@ -4,13 +4,14 @@ PY := .venv/bin/python
 UV := $(shell command -v uv 2>/dev/null)
 FLEET_ARGS ?=
 
-.PHONY: demo test lint install install-test emulator bench bench-quick soak-faults clean help
+.PHONY: demo test lint install install-test emulator bench bench-quick soak-faults soak-checker clean help
 
 help:
 	@echo "make demo    install, then run the main job on the embedded default (about 30 s)"
 	@echo "make test    install with the test extras, then ruff, mypy and pytest"
 	@echo "make bench-quick  measure it, a few rows, under 3 minutes; make bench: every row and peer (about 35 minutes)"
 	@echo "make soak-faults  kill at every step, TIMES=200 each, on every store (hours); TIMES=1 takes some minutes"
+	@echo "make soak-checker hold the checker of histories against a brute-force search, 100,000 times (about 2 minutes)"
 	@echo "make clean   remove the virtual environment and caches"
 
 demo: .venv/.installed
@@ -22,6 +23,10 @@ test: .venv/.installed-test emulator lint
 # A kill at every point of a worker and a sweep, on every store, TIMES times (about a second each).
 soak-faults: .venv/.installed-test emulator
 	$(PY) -m tests.faults.soak --times $(or $(TIMES),200) --seed $(or $(SEED),1)
+
+# The checker of histories and a brute-force search must come to the same verdict on random histories.
+soak-checker: .venv/.installed-test
+	$(PY) -m tests.history.agreement --histories $(or $(HISTORIES),100000) --first-seed $(or $(SEED),0)
 
 lint: .venv/.installed-test
 	$(PY) -m ruff check .

@@ -33,7 +33,7 @@ def judge(records: list[Record], name: str) -> bool:
 
 
 def compare(seeds: range) -> Counter[str]:
-    """Judge three histories for each seed: a sound one, the same with lies in it, and a wild one; how many were what."""
+    """Judge three histories for each seed: a sound one, the same with lies in it, a wild one; how many were what."""
     counts: Counter[str] = Counter()
     for seed in seeds:
         history = sound(seed)

@@ -93,8 +93,8 @@ def _steps(records: Sequence[Record], first: dict[str, int]) -> list[Step] | Non
             holder = (record.factory, record.token) if op in HOLDERS | {"claim"} else None
             steps.append(Step(op, first[request], end, record.epoch or 0, holder, record.state))
     told = {request for op, request, *_ in answers if op == "redrive"}
-    for request in {record.request for record in records if record.op == "redrive"} - told:
-        steps.append(Step("redrive", first[request], FOREVER, optional=True))
+    silent = {record.request for record in records if record.op == "redrive"} - told
+    steps += [Step("redrive", first[request], FOREVER, optional=True) for request in silent]
     return [replace(step, number=number) for number, step in enumerate(steps)]
 
 
@@ -163,7 +163,7 @@ def _phase(state: str | None) -> str:
 
 
 def _unseen(job: Job, epoch_max: int) -> list[Job]:
-    """Where a broker can get by itself: leases expire, jobs fail at their cap, claims are granted to nobody's knowledge."""
+    """Where a broker can get by itself: leases expire, jobs fail at their cap, and claims are granted unheard."""
     found = [job]
     for each in found:
         ways: list[Job] = []
@@ -192,9 +192,7 @@ def _second_answer(one: Record, other: Record, calls: Sequence[Record], first: d
     same = (one.request, one.factory, one.incarnation) == (other.request, other.factory, other.incarnation)
     if not same or one.job == other.job or other.sent is None or other.sent <= one.at:
         return False
-    for record in calls:
-        of_the_lease = record.type == "ok" and record.op in HOLDERS and record.job == one.job
-        if of_the_lease and (record.epoch, record.token) == (one.epoch, one.token):
-            if first[record.request] > other.at:
-                return True
-    return False
+    lease = (one.job, one.epoch, one.token)
+    effects = [record for record in calls if record.type == "ok" and record.op in HOLDERS]
+    used = [record for record in effects if (record.job, record.epoch, record.token) == lease]
+    return any(first[record.request] > other.at for record in used)
