@@ -49,6 +49,11 @@ install-test: .venv/.installed-test
 	 else $(PY) -m pip install --quiet --disable-pip-version-check -e '.[test]'; fi
 	@touch .venv/.installed $@
 
+.venv/.installed-bench: .venv/.installed-test
+	@if [ -n "$(UV)" ]; then uv pip install --quiet --python $(PY) -e '.[test,bench]'; \
+	 else $(PY) -m pip install --quiet --disable-pip-version-check -e '.[test,bench]'; fi
+	@touch $@
+
 # The Cosmos emulator for the tests. Without npm the Cosmos tests skip at home and fail in CI.
 emulator:
 	@if command -v npm >/dev/null 2>&1; then \
@@ -59,7 +64,7 @@ emulator:
 bench-quick: .venv/.installed-test
 	@$(PY) -m benchmarks.run --quick
 
-bench: .venv/.installed-test
+bench: .venv/.installed-bench
 	@$(PY) -m benchmarks.run
 
 clean:

@@ -53,10 +53,10 @@ def _rounded(values: Sequence[float]) -> list[float]:
     return [round(value, 3) for value in values]
 
 
-def write(folder: Path, name: str, told: Mapping[str, Any]) -> Path:
+def write(folder: Path, told: Mapping[str, Any]) -> Path:
     """Write it, and say where."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.json"
+    path = folder / "results.json"
     lines = (f"{json.dumps(key)}: {_value(value)}" for key, value in told.items())
     path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
     return path

@@ -16,6 +16,7 @@ from benchmarks.keep import document, write
 from benchmarks.peers.rows import peer
 from benchmarks.plan import Plan, Row
 from benchmarks.processes import other_runs
+from benchmarks.report import page
 from benchmarks.results import Results
 from benchmarks.rounds import Special, run_rounds, run_specials
 from benchmarks.rows import FULL, LEVELS, NODE_PEERS, PYTHON_PEERS, QUICK, QUICK_PEERS, REPLAYED_ROUNDS, SPECIALS
@@ -23,6 +24,8 @@ from benchmarks.show import show_bars, show_rows
 from benchmarks.sweep import available, peer_rows, replayed_rows, sweep
 
 RESULTS = Path(__file__).parent / ".results"
+"""Of quick runs and of single rows; git ignores it."""
+PUBLISHED = Path(__file__).parents[1] / "docs" / "benchmarks"
 WIDTH = 180
 """Of the tables in a file or a pipe."""
 BASELINE = "stock-rq"
@@ -37,11 +40,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     at = datetime.now(UTC)
     results = Results()
     console.print(f"machine: {machine()}")
-    with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console) as progress:
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, refresh_per_second=1) as progress:  # a livelier one costs what is measured
         task = progress.add_task("starting", total=None)
 
         def tell(text: str) -> None:
             progress.update(task, description=text)
+            if not console.is_terminal:
+                console.print(f"{datetime.now(UTC):%H:%M:%S} {text}", highlight=False)
 
         plan = _plan(options, results, tell)
         run_rounds(plan, results, progress=tell)
@@ -55,9 +61,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(f"[red]not measured:[/red] {failure}", highlight=False)
     line = last_line(results, PYTHON_PEERS)
     kept = document(results, plan, promised, last_line=line, at=at)
-    console.print(f"kept in {write(options.results, 'quick' if options.quick else 'full', kept)}")
+    folder = _folder(options, at)
+    path = write(folder, kept)
+    plots = [] if options.quick else _drawn(path, results)
+    (folder / "README.md").write_text(page(results, promised, kept, plots, baseline=BASELINE), encoding="utf-8")
+    console.print(f"kept in {folder}")
     print(line)
     return 1 if results.failures else 0
+
+
+def _folder(options: argparse.Namespace, at: datetime) -> Path:
+    if options.results:
+        return Path(options.results)
+    return RESULTS if options.quick or options.rows else PUBLISHED / f"{at:%Y-%m-%d}"
+
+
+def _drawn(path: Path, results: Results) -> list[Path]:
+    try:
+        from benchmarks.plots import draw  # an extra: whoever has no matplotlib gets the tables
+    except ImportError as error:
+        results.failures.append(f"no plots: {error}; pip install -e '.[bench]', then python -m benchmarks.plots {path}")
+        return []
+    return draw(path)
 
 
 def _specials(options: argparse.Namespace) -> Mapping[str, Special]:
@@ -73,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--levels", type=_numbers, metavar="N,N", help="outstanding requests, for every row")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--window", type=float, metavar="S")
-    parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR")
+    parser.add_argument("--results", type=Path, metavar="DIR", help="where to keep what was found")
     return parser
 
 

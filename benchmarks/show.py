@@ -26,7 +26,7 @@ def show_rows(console: Console, results: Results, *, baseline: str) -> None:
             _ms(results.spread(cell, p50_us)),
             _ms(results.spread(cell, p99_us)),
             spread(results.spread(cell, cpu_us), "{:,.0f}"),
-            _split(results, cell),
+            split(results, cell),
         )
     console.print(table)
 
@@ -59,7 +59,8 @@ def _ms(found: Spread | None) -> str:
     return "-" if found is None else f"{found.median / 1000:.3g}"
 
 
-def _split(results: Results, cell: Cell) -> str:
+def split(results: Results, cell: Cell) -> str:
+    """CPU microseconds of each process, in words."""
     roles = dict.fromkeys(role for measure in results.at(cell) for role in measure.cpu_us)
     shares = {role: results.spread(cell, lambda measure, role=role: measure.cpu_us.get(role, 0.0)) for role in roles}  # type: ignore[misc]  # a default binds the role
     return ", ".join(f"{role} {found.median:,.0f}" for role, found in shares.items() if found)

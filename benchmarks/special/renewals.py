@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from benchmarks.contestant import Command, Stage
 from benchmarks.ours.rows import Ours
+from benchmarks.special.crowd import QUEUED
 
 BATCH = 100
 
@@ -15,6 +16,10 @@ class Renewals(Ours):
 
     batch: int = 1
     crowded: bool = False
+
+    def environment(self, stage: Stage) -> dict[str, str]:
+        """The crowd is to stand in the queue, not to be turned away from it."""
+        return {**Ours.environment(self, stage), "BROKER_QUEUE_MAX": str(2 * QUEUED)}
 
     def driver(self, stage: Stage, outstanding: int) -> Command:  # noqa: ARG002 - the same for any number
         """Renewals in a closed loop; a crowd waits for the leases to be held."""
