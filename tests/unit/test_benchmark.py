@@ -1,15 +1,20 @@
 """The benchmark's own judgement: ratios within a round, bars, rotation, and winners that are really single."""
 
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from benchmarks.bars import at_least, at_most, last_line
+from benchmarks.load.driver import Order, Tally
 from benchmarks.measure import Measure
 from benchmarks.ours.rows import MEMORY_RQ
 from benchmarks.ours.winners import by_store
 from benchmarks.plan import Plan, Row
 from benchmarks.processes import BenchError
+from benchmarks.replay.recorder import Commands
+from benchmarks.replay.requests import Requests, group, read_requests, write_requests
 from benchmarks.results import Cell, Results, Spread
 from benchmarks.stock.rows import STOCK_RQ
 from datastore import connect
@@ -72,6 +77,43 @@ def test_each_round_visits_every_row_and_begins_with_another() -> None:
 def test_a_row_of_few_rounds_is_left_out_of_the_others() -> None:
     plan = Plan((Row(STOCK_RQ, (1,)), Row(MEMORY_RQ, (1,), rounds=1)), rounds=2, warm_s=0, window_s=1)
     assert [len(plan.of_round(round)) for round in range(2)] == [2, 1]
+
+
+def test_only_answers_within_the_window_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    tally = Tally(Order(outstanding=1, warm_s=0.0, window_s=10.0, first=0, pool=0))
+    tally.open()
+    start = time.perf_counter()
+    tally.note(start, start, won=True)  # before the window has begun
+    assert tally.going(start + 1)
+    tally.note(start + 1, start + 3, won=True)
+    tally.note(start + 1, start + 5, won=False)
+    assert not tally.going(start + 11)
+    tally.note(start + 1, start + 12, won=True)  # after its end
+    told = tally.told()
+    assert (told["count"], told["wins"], told["refused"]) == (2, 3, 1)
+    assert (round(told["seconds"], 6), round(told["p99_us"])) == (10.0, 4_000_000)
+    assert capsys.readouterr().out == "begin\nend\n"
+
+
+def test_recorded_bytes_are_cut_into_whole_commands() -> None:
+    push, ping = b"*3\r\n$5\r\nRPUSH\r\n$1\r\nq\r\n$4\r\na\r\nb\r\n", b"*1\r\n$4\r\nping\r\n"
+    for end in range(len(ping)):
+        commands = Commands(push + push + ping[:end])
+        assert list(commands) == [(push, b"RPUSH"), (push, b"RPUSH")]
+        assert commands.rest == ping[:end]
+    assert list(Commands(ping)) == [(ping, b"PING")]
+
+
+def test_a_recording_that_is_no_multiple_of_its_requests_is_refused() -> None:
+    assert group([b"a", b"b", b"c", b"d"], 2) == Requests([b"ab", b"cd"], commands=2)
+    with pytest.raises(ValueError, match="5 commands"):
+        group([b"a"] * 5, 2)
+
+
+def test_recorded_requests_are_read_as_they_were_written(tmp_path: Path) -> None:
+    requests = Requests([b"one", b"", b"three\r\n"], commands=3)
+    write_requests(tmp_path / "requests", requests)
+    assert read_requests(tmp_path / "requests") == requests
 
 
 def test_a_job_granted_twice_is_found_in_the_store() -> None:
