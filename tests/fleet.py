@@ -6,7 +6,7 @@ from pathlib import Path
 
 import redis
 
-from tests.processes import end, start, start_python, wait_for
+from tests.processes import DEADLINE_MS, end, start, start_python, wait_for
 from workers.taking import WORKERS
 
 _WORKER = (
@@ -35,7 +35,11 @@ class Fleet:
         """A ClaimWorker in a process of its own, once it serves."""
         before = self.redis.zcard(WORKERS)
         worker = self._keep(start_python(_WORKER, env=self.environment(env)))
-        wait_for(lambda: self.redis.zcard(WORKERS) > before or worker.poll() is not None, "a worker serves")
+        wait_for(
+            lambda: self.redis.zcard(WORKERS) > before or worker.poll() is not None,
+            "a worker serves",
+            deadline_ms=2 * DEADLINE_MS,
+        )
         assert worker.poll() is None, worker.stdout.read() if worker.stdout else "the worker ended"
         return worker
 

@@ -15,9 +15,11 @@ from workers.process_identity import ProcessIdentity
 
 _T = TypeVar("_T")
 _POLL_MS = 10
+DEADLINE_MS = 30_000
+"""What a busy machine may need for a process to start. It says when to give up, not how fast anything should be."""
 
 
-def wait_for(condition: Callable[[], _T | None], description: str, *, deadline_ms: int = 10_000) -> _T:
+def wait_for(condition: Callable[[], _T | None], description: str, *, deadline_ms: int = DEADLINE_MS) -> _T:
     """The first true value of `condition`; fails with `description` if there is none within `deadline_ms`."""
     until_ms = monotonic_ms() + deadline_ms
     while not (value := condition()):

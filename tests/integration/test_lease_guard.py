@@ -226,8 +226,10 @@ def test_an_unknown_completion_is_not_failed_and_its_id_tells_the_truth(fleet: F
             worker.wait()
             lease.complete({"done": 1})
         fleet.start_worker()
-        request_id = unknown.value.request_id
-        again = client.complete("j", epoch=lease.epoch, token=lease.token, result={"done": 1}, request_id=request_id)
+        again = client.complete(
+            "j", epoch=lease.epoch, token=lease.token, result={"done": 1}, request_id=unknown.value.request_id,
+            timeout_ms=60_000,
+        )  # fmt: skip
         assert again.good
         assert (job(client)["state"], last_run(client)["error"]) == ("succeeded", None)
 
