@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from datastore import Datastore, connect
 from tests.commands import Commands, running_commands
 from tests.fleet import Fleet
 from workers.embedded import EmbeddedServer, start_embedded
@@ -76,6 +77,18 @@ def redis_client(redis_url: str) -> Iterator[redis.Redis]:
     client = redis.Redis.from_url(redis_url)
     yield client
     client.close()
+
+
+@pytest.fixture(params=["memory", "sqlite", pytest.param("cosmos", marks=pytest.mark.cosmos)])
+def each_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Datastore]:
+    """An empty store of each kind, one after the other."""
+    if request.param == "cosmos":
+        url = str(request.getfixturevalue("cosmos_url"))
+    else:
+        url = "memory://" if request.param == "memory" else f"sqlite:///{tmp_path}/jobs.db"
+    store = connect(url)
+    yield store
+    store.close()
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from datastore import connect
+from datastore import Datastore, connect
 from tests.in_process import InProcess
 
 
@@ -16,3 +16,9 @@ def broker(redis_client: redis.Redis, tmp_path: Path) -> Iterator[InProcess]:
     store = connect(f"sqlite:///{tmp_path}/jobs.db")
     yield InProcess(store, redis_client)
     store.close()
+
+
+@pytest.fixture
+def anywhere(each_store: Datastore, redis_client: redis.Redis) -> InProcess:
+    """On an empty Redis and an empty store of each kind."""
+    return InProcess(each_store, redis_client)

@@ -1,29 +1,13 @@
 """Several jobs with one claim, several leases renewed with one message: each by itself, once for each request id."""
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 
 from broker.messages import Request
 from broker.parsing import Malformed, parse
-from datastore import connect
 from tests.in_process import SKEW_MS, TTL_MS, InProcess
-
-
-@pytest.fixture(params=["memory", "sqlite", pytest.param("cosmos", marks=pytest.mark.cosmos)])
-def anywhere(request: pytest.FixtureRequest, redis_client: redis.Redis, tmp_path: Path) -> Iterator[InProcess]:
-    """A broker on each store."""
-    if request.param == "cosmos":
-        url = str(request.getfixturevalue("cosmos_url"))
-    else:
-        url = "memory://" if request.param == "memory" else f"sqlite:///{tmp_path}/jobs.db"
-    store = connect(url)
-    yield InProcess(store, redis_client)
-    store.close()
 
 
 def several(broker: InProcess, count: int, **fields: Any) -> Request:

@@ -1,27 +1,16 @@
 """Explain: each reason is told as it is, in the words of a refusal and in those of a person."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
-import redis
 
 from broker.cli import explain_command
-from datastore import connect
 from tests.in_process import InProcess
 from tests.integration.explained import CASES, Case
 
 
-@pytest.fixture(params=["memory", "sqlite", pytest.param("cosmos", marks=pytest.mark.cosmos)])
-def broker(request: pytest.FixtureRequest, redis_client: redis.Redis, tmp_path: Path) -> Iterator[InProcess]:
-    """On an empty Redis and an empty store of each kind."""
-    if request.param == "cosmos":
-        url = str(request.getfixturevalue("cosmos_url"))
-    else:
-        url = "memory://" if request.param == "memory" else f"sqlite:///{tmp_path}/jobs.db"
-    store = connect(url)
-    yield InProcess(store, redis_client)
-    store.close()
+@pytest.fixture
+def broker(anywhere: InProcess) -> InProcess:
+    """Every test here is for each of the stores."""
+    return anywhere
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: str(case.name))

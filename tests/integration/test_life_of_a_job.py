@@ -4,9 +4,17 @@ from typing import Any
 
 import pytest
 
+from broker import batch
+from broker.documents import State
 from tests.caller import Reply
 from tests.concurrency.race import read, runs_of
 from tests.in_process import TTL_MS, InProcess
+
+
+@pytest.fixture
+def broker(anywhere: InProcess) -> InProcess:
+    """Every test here is for each of the stores."""
+    return anywhere
 
 
 def hold(broker: InProcess, job: str) -> dict[str, Any]:
@@ -52,6 +60,23 @@ def test_a_parent_that_ends_between_the_write_and_the_hint_of_its_child_frees_it
     assert state(broker, "child") == "blocked"  # nobody knew of it yet
     broker.finish(half_done, "w1")
     assert state(broker, "child") == "ready"
+
+
+def test_without_the_look_at_new_children_such_a_child_stays_blocked(
+    broker: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The twin of the test above: only children that were known as their parent ended are looked at.
+    follow = batch.follow_families
+    monkeypatch.setattr(
+        batch,
+        "follow_families",
+        lambda context, connection, changes, **told: follow(
+            context, connection, [each for each in changes if each.after.state is not State.BLOCKED], **told
+        ),
+    )
+    with pytest.raises(AssertionError):
+        test_a_parent_that_ends_between_the_write_and_the_hint_of_its_child_frees_it(broker)
+    assert state(broker, "child") == "blocked"
 
 
 def test_a_child_waits_for_a_parent_that_is_submitted_later(broker: InProcess) -> None:

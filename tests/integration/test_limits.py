@@ -1,7 +1,6 @@
 """Limits, rates, pauses and holds as factories meet them: what they are told, what waits, and what comes back."""
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ from broker.batch import on_time
 from broker.limits import limit_key
 from broker.quotas import holders_of
 from broker.slots import slot_id
-from datastore import Expected, Ok, Unavailable, connect
+from datastore import Expected, Ok, Unavailable
 from datastore.interface import ReadResult
 from tests.in_process import SKEW_MS, TTL_MS, InProcess
 from tests.twins.forwarding import Forwarding
@@ -19,15 +18,10 @@ from tests.twins.forwarding import Forwarding
 WAIT_MS = 60_000
 
 
-@pytest.fixture(params=["memory", "sqlite", pytest.param("cosmos", marks=pytest.mark.cosmos)])
-def broker(request: pytest.FixtureRequest, redis_client: redis.Redis, tmp_path: Path) -> Iterator[InProcess]:
-    """A broker in the test's hand, on each of the stores."""
-    if request.param == "cosmos":
-        store = connect(request.getfixturevalue("cosmos_url"))
-    else:
-        store = connect("memory://" if request.param == "memory" else f"sqlite:///{tmp_path}/jobs.db")
-    yield InProcess(store, redis_client)
-    store.close()
+@pytest.fixture
+def broker(anywhere: InProcess) -> InProcess:
+    """Every test here is for each of the stores."""
+    return anywhere
 
 
 def ask(broker: InProcess, op: str, **body: Any) -> Mapping[str, Any]:
