@@ -23,7 +23,7 @@ from broker.settings import load
 from workers import taking
 from workers.heartbeat import Heartbeat
 from workers.logs import configure_logging
-from workers.runtime import Runtime, open_runtime, worker_name
+from workers.runtime import SOCKET_TIMEOUT_S, Runtime, open_runtime, worker_name
 from workers.shift import Shift
 from workers.sweep import Sweep
 from workers.waiters import Waiters
@@ -50,6 +50,11 @@ class ClaimWorker(SimpleWorker):
         worker = cls(list(queues), name=name, connection=runtime.connection, serializer=JSONSerializer)
         worker.runtime = runtime
         return worker
+
+    def _set_connection(self, connection: Redis) -> Redis:
+        """Keep our time-out: rq would wait 415 s for any answer, so that a half-open connection hung the worker."""
+        connection.connection_pool.connection_kwargs["socket_timeout"] = SOCKET_TIMEOUT_S
+        return connection
 
     def _set_ip_address(self, connection: Redis) -> None:
         try:

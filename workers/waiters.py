@@ -6,11 +6,15 @@ from typing import Any, cast
 
 from redis import Redis
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as NoAnswer
 
+from broker.clock import monotonic_ms
 from workers.taking import Entry, Wire, inflight_key, sources
 
 BLOCK_S = 5
-"""How long the server blocks one BLMOVE. Below the time-out of the sockets, so that a dead server is noticed."""
+"""How long the server blocks one BLMOVE."""
+SILENT_MS = 8_000
+"""A BLMOVE that is not answered for this long stands on a dead connection."""
 
 
 class _Waiter:
@@ -22,6 +26,7 @@ class _Waiter:
         self.wire: Wire = wire
         self._command = ("BLMOVE", source, target, "LEFT", "RIGHT", BLOCK_S)
         self.armed = False
+        self.armed_ms = 0
         self.client_id = 0
 
     def open(self) -> None:
@@ -33,6 +38,7 @@ class _Waiter:
         if not self.armed:
             self.connection.send_command(*self._command)
             self.armed = True
+            self.armed_ms = monotonic_ms()
 
     def collect(self) -> Entry | None:
         """The request that was moved, or None where the wait ended without one."""
@@ -77,6 +83,9 @@ class Waiters:
             for waiter in self._waiters:
                 waiter.arm()
         ready = {key.data for key, _ in self._selector.select(timeout_s)}
+        silent_ms = monotonic_ms() - SILENT_MS
+        if any(waiter.armed and waiter.armed_ms < silent_ms and waiter not in ready for waiter in self._waiters):
+            raise NoAnswer(f"a blocked wait was not answered for {SILENT_MS} ms")
         entries = [waiter.collect() for waiter in self._waiters if waiter in ready and waiter.armed]
         return [entry for entry in entries if entry is not None]
 

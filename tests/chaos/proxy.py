@@ -1,0 +1,111 @@
+"""A TCP proxy before Redis: it drops connections, leaves them half-open, and leads to another server."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+CHUNK_BYTES = 65_536
+
+
+class Proxy:
+    """Forwards every connection to the server at `target`, a unix socket. Runs on a thread of its own."""
+
+    def __init__(self, target: Path) -> None:
+        self._target = target
+        self._connections: set[_Connection] = set()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
+        self._server: asyncio.Server | None = None
+        self.port = 0
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        serving = asyncio.run_coroutine_threadsafe(asyncio.start_server(self._accept, "127.0.0.1", 0), self._loop)
+        self._server = serving.result()
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
+        self._do(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    @property
+    def url(self) -> str:
+        """Where clients connect."""
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def lead_to(self, target: Path) -> None:
+        """New connections go to another server; those there are stay."""
+        self._target = target
+
+    def drop(self) -> int:
+        """Close every connection at once, on both sides; how many there were."""
+        return self._each(_Connection.close)
+
+    def half_open(self) -> int:
+        """Forward nothing on the connections there are, and tell nobody: as if a firewall had forgotten them."""
+        return self._each(_Connection.silence)
+
+    def _each(self, act: "Callable[[_Connection], None]") -> int:
+        connections = list(self._connections)
+        for connection in connections:
+            self._do(partial(act, connection))
+        return len(connections)
+
+    def _do(self, act: Callable[[], None]) -> None:
+        self._loop.call_soon_threadsafe(act)
+
+    async def _end(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            inner_reader, inner_writer = await asyncio.open_unix_connection(str(self._target))
+        except OSError:
+            writer.transport.abort()
+            return
+        connection = _Connection(writer, inner_writer)
+        self._connections.add(connection)
+        try:
+            with suppress(asyncio.CancelledError):  # of `_end`
+                await asyncio.gather(connection.pump(reader, inner_writer), connection.pump(inner_reader, writer))
+        finally:
+            self._connections.discard(connection)
+            connection.close()
+
+
+class _Connection:
+    def __init__(self, *writers: asyncio.StreamWriter) -> None:
+        self._writers = writers
+        self._silent = False
+
+    def silence(self) -> None:
+        self._silent = True
+
+    def close(self) -> None:
+        for writer in self._writers:
+            writer.transport.abort()
+
+    async def pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        """Forward one direction until an end closes; nothing once silenced, and no end is told of then."""
+        with suppress(OSError):
+            while data := await source.read(CHUNK_BYTES):
+                if not self._silent:
+                    sink.write(data)
+                    await sink.drain()
+        if not self._silent:
+            self.close()

@@ -1,0 +1,58 @@
+"""A connection that nobody tells is dead costs a worker seconds, not minutes."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from redis.exceptions import TimeoutError as NoAnswer
+
+from broker.queues import QUEUES
+from broker.settings import load
+from tests.chaos.proxy import Proxy
+from tests.processes import wait_for
+from workers import waiters as waiting
+from workers.claim_worker import ClaimWorker
+from workers.runtime import SOCKET_TIMEOUT_S, connect_redis, open_runtime
+from workers.waiters import Waiters
+
+
+@pytest.fixture
+def proxy(redis_url: str) -> Iterator[Proxy]:
+    with Proxy(Path(redis_url.removeprefix("unix://"))) as running:
+        yield running
+
+
+def test_a_worker_keeps_the_time_out_of_its_connections(redis_url: str) -> None:
+    # rq sets that of a worker's connections to 415 s: so long a half-open one hung the whole worker.
+    runtime = open_runtime(load(redis_url=redis_url, datastore_url="memory://"))
+    worker = ClaimWorker.for_runtime(runtime, name="w1")
+    assert worker.connection.connection_pool.connection_kwargs["socket_timeout"] == SOCKET_TIMEOUT_S
+    runtime.close()
+
+
+def test_a_worker_that_rq_starts_has_that_time_out_too(redis_url: str) -> None:
+    with redis.Redis.from_url(redis_url) as connection:
+        ClaimWorker(list(QUEUES), connection=connection)
+        assert connection.connection_pool.connection_kwargs["socket_timeout"] == SOCKET_TIMEOUT_S
+
+
+def test_a_wait_on_half_open_connections_ends(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "SILENT_MS", 100)
+    connection = connect_redis(load(redis_url=proxy.url))
+    waiters = Waiters(connection, "w1", QUEUES)
+    try:
+        assert waiters.wait(0.01) == []
+        proxy.half_open()
+
+        def ended() -> bool:
+            try:
+                waiters.wait(0.01)
+            except NoAnswer:
+                return True
+            return False
+
+        wait_for(ended, "the wait is given up")
+    finally:
+        waiters.close()
+        connection.close()
