@@ -19,8 +19,9 @@ class Fault:
     """What happens to one request. `apply` says whether the emulator sees it before the client is lied to.
 
     `status` answers with that status, `drop` closes the connection without an answer, `hold` answers nothing
-    until `FaultProxy.release`; a held request that was not applied is applied then. `stale` answers a read
-    with the first version of the document that was ever read through this proxy.
+    until `FaultProxy.release`; a held request that was not applied is applied then. `stale` answers a read or a
+    search with what the same one was answered first through this proxy. With `apply` alone nothing is wrong: it
+    lets a request by, so that the next fault meets the one after it.
     """
 
     name: str
@@ -43,7 +44,7 @@ class _Answer:
 class _Plan:
     faults: list[tuple[str, Fault]] = field(default_factory=list)
     requests: list[tuple[str, str]] = field(default_factory=list)
-    first_read: dict[str, _Answer] = field(default_factory=dict)
+    first_read: dict[tuple[str, str, bytes], _Answer] = field(default_factory=dict)
 
 
 class FaultProxy:
@@ -94,9 +95,18 @@ class FaultProxy:
         with self._lock:
             return len(self._plan.faults)
 
+    def forget(self) -> None:
+        """Drop the faults that no request has met."""
+        with self._lock:
+            self._plan.faults.clear()
+
     def release(self) -> None:
-        """Let held requests go on, and never hold one again."""
+        """Let held requests go on, and hold none until `hold_again`."""
         self._released.set()
+
+    def hold_again(self) -> None:
+        """Hold what is to be held."""
+        self._released.clear()
 
     def take_requests(self) -> list[tuple[str, str]]:
         """(method, path) of each request since the last call, account documents left out."""
@@ -114,9 +124,9 @@ class FaultProxy:
             self._plan.requests.append((kind, path))
             fault = self._take_fault(kind) if is_item else None
         if fault is None:
-            return self._remembered(kind, path, self._forward(method, path, headers, body))
+            return self._remembered((kind, path, body), self._forward(method, path, headers, body))
         if fault.stale:
-            return self._plan.first_read[path]
+            return self._plan.first_read[kind, path, body]
         answer = self._forward(method, path, headers, body) if fault.apply else None
         if fault.hold:
             self._released.wait(HOLD_S_MAX)
@@ -126,7 +136,9 @@ class FaultProxy:
             return answer
         if fault.drop:
             return None
-        assert fault.status is not None, f"{fault.name} does nothing"
+        if fault.status is None:
+            assert answer is not None, f"{fault.name} does nothing"
+            return answer
         return _Answer(fault.status, list(fault.headers), b'{"code":"Fault","message":"scripted"}')
 
     def _take_fault(self, kind: str) -> Fault | None:
@@ -136,10 +148,10 @@ class FaultProxy:
                 return fault
         return None
 
-    def _remembered(self, kind: str, path: str, answer: _Answer) -> _Answer:
-        if kind == "GET" and answer.status == 200:
+    def _remembered(self, request: tuple[str, str, bytes], answer: _Answer) -> _Answer:
+        if request[0] in ("GET", "QUERY") and answer.status == 200:
             with self._lock:
-                self._plan.first_read.setdefault(path, answer)
+                self._plan.first_read.setdefault(request, answer)
         return answer
 
     def _forward(self, method: str, path: str, headers: dict[str, str], body: bytes) -> _Answer:
