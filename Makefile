@@ -4,12 +4,13 @@ PY := .venv/bin/python
 UV := $(shell command -v uv 2>/dev/null)
 FLEET_ARGS ?=
 
-.PHONY: demo test lint install install-test emulator bench bench-quick soak-faults soak-checker clean help
+.PHONY: demo test lint install install-test emulator bench bench-quick chaos soak-faults soak-checker clean help
 
 help:
 	@echo "make demo    install, then run the main job on the embedded default (about 30 s)"
 	@echo "make test    install with the test extras, then ruff, mypy and pytest"
 	@echo "make bench-quick  measure it, a few rows, under 3 minutes; make bench: every row and peer (about 35 minutes)"
+	@echo "make chaos   kill, stop and cut off a fleet under load for DURATION=60 seconds, then judge what clients saw"
 	@echo "make soak-faults  kill at every step, TIMES=200 each, on every store (hours); TIMES=1 takes some minutes"
 	@echo "make soak-checker hold the checker of histories against a brute-force search, 100,000 times (about 2 minutes)"
 	@echo "make clean   remove the virtual environment and caches"
@@ -19,6 +20,10 @@ demo: .venv/.installed
 
 test: .venv/.installed-test emulator lint
 	$(PY) -m pytest -n auto --dist worksteal
+
+# Faults on a local fleet for DURATION seconds; SEED=N replays a schedule, TWIN=no-fence or read-check-write fails.
+chaos: .venv/.installed-test
+	@$(PY) -m tests.chaos --duration $(or $(DURATION),60) $(if $(SEED),--seed $(SEED)) $(if $(TWIN),--twin $(TWIN))
 
 # A kill at every point of a worker and a sweep, on every store, TIMES times (about a second each).
 soak-faults: .venv/.installed-test emulator

@@ -1,7 +1,7 @@
 """What must be true of a store and of what clients were told, whatever was killed (design §2)."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,12 +29,33 @@ def faults_of(store: Datastore, told: Told, *, stored: bool = True) -> list[str]
 
     `stored`: whether what was acknowledged has outlived the kill; a store in a killed process's memory has not.
     """
-    jobs = dict(_found(store, "job"))
-    runs = defaultdict(list)
-    for _, run in _found(store, "run"):
-        runs[run["job_id"]].append(run)
-    wrong = [*_leases(jobs), *_runs(jobs, runs), *_answers(told)]
-    return [*wrong, *_lost(jobs, told), *_grants(runs, told), *_taken_back(told)] if stored else wrong
+    jobs = dict(found(store, "job"))
+    runs = [run for _, run in found(store, "run")]
+    wrong = [*faults_of_the_store(jobs, runs), *_answers(told)]
+    return [*wrong, *_lost(jobs, told), *_grants(_by_job(runs), told), *_taken_back(told)] if stored else wrong
+
+
+def faults_of_the_store(jobs: Mapping[str, Mapping[str, Any]], runs: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What is wrong with the documents alone."""
+    return [*_leases(jobs), *_runs(jobs, _by_job(runs))]
+
+
+def found(store: Datastore, kind: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every document of a kind, by its id."""
+    cursor = None
+    while True:
+        page = store.find({"kind": kind}, limit=PAGE, cursor=cursor)
+        yield from ((document.id, document.body) for document in page.documents)
+        cursor = page.cursor
+        if cursor is None:
+            return
+
+
+def _by_job(runs: Iterable[Mapping[str, Any]]) -> Mapping[str, list[Mapping[str, Any]]]:
+    found: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for run in runs:
+        found[run["job_id"]].append(run)
+    return found
 
 
 def _leases(jobs: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
@@ -104,13 +125,3 @@ def _taken_back(told: Told) -> Iterator[str]:
             yield f"I6: {request.op} {request.request_id} was {known}, and then {answer} {reply['reason']}"
         if answer in GOOD:
             good[request.request_id] = answer
-
-
-def _found(store: Datastore, kind: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    cursor = None
-    while True:
-        page = store.find({"kind": kind}, limit=PAGE, cursor=cursor)
-        yield from ((document.id, document.body) for document in page.documents)
-        cursor = page.cursor
-        if cursor is None:
-            return
