@@ -63,6 +63,9 @@ def _write_with_slots(
     write_id: str,
 ) -> JobUpdate | Denied:
     """The conditional write of a claim, between taking its slots and confirming them (design §8, steps 5 to 8)."""
+    if job.epoch and changes.get("lease") is not None:
+        # The job is about to forget how its lease before the last one ended: first the last one's run is on record.
+        repository.record_latest_run(store, job, write_id=context.entropy.write_id())
     limits = controls.limits()
     names = applying(limits, job, who.factory_id)
     if changes.get("lease") is None or not (job.locks or names):

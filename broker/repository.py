@@ -151,6 +151,17 @@ def end_run(store: Datastore, job_id: str, end: RunEnd, *, write_id: str) -> Non
         confirmed_create(store, run_id(job_id, end.epoch), job_id, body, write_id=write_id)
 
 
+def record_latest_run(store: Datastore, job: Job, *, write_id: str) -> None:
+    """Make up for the run of the job's latest lease, where a crash or a failing store left it out (I3)."""
+    if job.lease is not None:
+        if read_run(store, job.id, job.lease.epoch) is None:
+            start_run(store, job.id, job.lease, write_id=write_id)
+    elif job.last_end is not None:
+        run = read_run(store, job.id, job.last_end.epoch)
+        if run is None or run.ended_ms is None:
+            end_run(store, job.id, job.last_end, write_id=write_id)
+
+
 def update_open_run(store: Datastore, job_id: str, epoch: int, changes: Mapping[str, Any], *, write_id: str) -> bool:
     """Change a run that has no end yet. False: it is missing, or has ended."""
     run = run_id(job_id, epoch)

@@ -124,13 +124,16 @@ def _once(context: Context, job: Job, decision: Decision, write: Writer) -> Sett
         case Refuse(answer):
             return Settlement(answer)
         case Replay(answer):
-            # Written before, perhaps by a worker that died before it moved the hints: they are moved again.
+            # Written before, perhaps by a worker that died before it wrote the run and moved the hints.
+            _make_up(context, job)
             return Settlement(answer, (Change(None, job),))
         case Write(changes, answer):
             update = write(context.store, job, changes, write_id=context.entropy.write_id())
     match update:
         case Updated(after):
-            _follow_up(context, job, after)
+            if not _follow_up(context, job, after) and after.state.terminal:
+                # No later grant will make up for its run: whoever asked repeats the request, and that does.
+                answer = Answer(Word.OUTCOME_UNKNOWN, Reason.STORE)
             return Settlement(answer, (Change(job, after),))
         case Denied(refusal, wait):
             # A job that does not stand aside is offered again: whoever proposed it has taken it out of the index.
@@ -148,17 +151,33 @@ def raced(job_id: str) -> Answer:
     return Answer(Word.CONFLICT, Reason.RACED, {"job_id": job_id})
 
 
-def _follow_up(context: Context, before: Job, after: Job) -> None:
-    """Write what the job says onto its runs.
+def _follow_up(context: Context, before: Job, after: Job) -> bool:
+    """Write what the job says onto its runs. Whether they were written.
 
-    The job is written and decides; where a run can't be, or a crash comes in between, the sweep does the same.
+    The job is written and decides; where a run can't be, or a crash comes in between, the sweep, the next claim or a
+    resend does the same.
     """
+    written = True
     try:
         _write_runs(context, before, after)
     except DatastoreError as error:
-        log.warning("run_not_recorded", job=after.id, epoch=after.epoch, error=str(error))
+        written = _not_recorded(after, error)
     if before.lease is not None and (after.lease is None or after.epoch != before.epoch):
         _free_slots(context, before, before.lease)
+    return written
+
+
+def _make_up(context: Context, job: Job) -> None:
+    """Write the run again of a request that was carried out before."""
+    try:
+        repository.record_latest_run(context.store, job, write_id=context.entropy.write_id())
+    except DatastoreError as error:
+        _not_recorded(job, error)
+
+
+def _not_recorded(job: Job, error: DatastoreError) -> bool:
+    log.warning("run_not_recorded", job=job.id, epoch=job.epoch, error=str(error))
+    return False
 
 
 def _free_slots(context: Context, job: Job, lease: Lease) -> None:

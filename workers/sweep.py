@@ -34,6 +34,7 @@ from broker.index import Place
 from broker.limits import limit_key, units
 from broker.settings import Settings
 from datastore import AtMost, DatastoreError, Document, Filter
+from workers import taking
 from workers.fault_points import At, nowhere
 
 log = structlog.get_logger(__name__)
@@ -43,6 +44,9 @@ LOCK_TTL_S = 15
 """A sweep that was killed is followed by another after this. Where a pass takes longer, two at once cost time only."""
 INDEXED = "broker:indexed"
 """When the ready index was last gone over; gone together with the index when Redis loses everything."""
+LOST = "broker:lost"
+"""Stands for a minute after Redis was found empty: by then every worker that lives has been heard of again."""
+LOST_MS = 60_000
 READY_PAGES = 40
 """Pages of ready jobs gone over in one sweep: 20,000 jobs."""
 
@@ -239,6 +243,10 @@ class Sweep:
         After Redis has lost everything, all at once.
         """
         everything = not self._redis.exists(INDEXED)
+        if everything:
+            self._redis.set(LOST, now_ms, px=LOST_MS)
+        if self._redis.exists(LOST):
+            taking.adopt(self._redis, now_ms)
         for _ in range(READY_PAGES if not everything else sys.maxsize):
             page = self._context.store.find(
                 {"kind": "job", "state": "ready"}, limit=repository.PAGE_DOCUMENTS, cursor=self._cursor

@@ -3,7 +3,7 @@
 import re
 import zlib
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 import pydantic_core
 from redis import Redis
@@ -225,6 +225,17 @@ def own_leftovers(connection: Redis, worker: str, *, steady_ms: Steady = monoton
     keys = [inflight_key(worker, "rq"), inflight_key(worker, "intake")]
     now_ms, taken = _OWN.run(connection, keys, [])
     return Hand(tuple(entries(taken, insist=True)), AnchoredClock(int(now_ms), steady_ms))
+
+
+def adopt(connection: Redis, now_ms: int) -> None:
+    """Have the requests of workers that nobody knows of taken over.
+
+    Redis had lost everything, a request was moved into a worker's hands, and that one died before it was heard of
+    again. A worker that lives is heard of before it is taken for dead.
+    """
+    for key in connection.scan_iter(match="broker:inflight:*", count=1_000):
+        worker = cast(bytes, key).removeprefix(b"broker:inflight:").rpartition(b":")[0]
+        connection.zadd(WORKERS, {worker: now_ms}, nx=True)
 
 
 def leave(connection: Redis, worker: str) -> None:

@@ -19,6 +19,7 @@ from tests.in_process import SKEW_MS, TTL_MS, InProcess
 from tests.processes import wait_for
 from tests.twins.forwarding import Forwarding
 from workers.sweep import LOCK, Sweep
+from workers.taking import WORKERS
 
 
 class NoRuns(Forwarding):
@@ -253,3 +254,18 @@ def test_a_sweep_killed_half_way_leaves_the_rest_to_the_next_and_nothing_twice(f
         assert [run.outcome for run in runs_of(store, job)] == ["expired"]
     assert fleet.redis.zcard("broker:ready:default:in:[]") == len(jobs)
     store.close()
+
+
+def test_requests_of_a_worker_that_died_before_a_redis_that_lost_everything_knew_it_are_taken_over(
+    broker: InProcess,
+) -> None:
+    broker.submit("a")
+    broker.redis.flushall()
+    claim = broker.caller.make("claim", job_id="a")
+    broker.caller.send(claim)
+    broker.take("w1")
+    broker.redis.delete(WORKERS)  # as if the server had moved the request, and its worker died before it said a word
+    broker.sweep()
+    broker.take_over("w2")
+    assert broker.caller.replies(claim, deadline_ms=1_000)[0]["answer"] == "granted"
+    assert broker.redis.keys("broker:inflight:*") == []
