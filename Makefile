@@ -4,7 +4,7 @@ PY := .venv/bin/python
 UV := $(shell command -v uv 2>/dev/null)
 FLEET_ARGS ?=
 
-.PHONY: demo test lint install install-test emulator bench bench-quick chaos soak-faults soak-checker clean help
+.PHONY: demo test lint install install-test emulator bench bench-quick chaos soak-faults soak-checker mutants clean help
 
 help:
 	@echo "make demo    install, then run the main job on the embedded default (about 30 s)"
@@ -12,6 +12,7 @@ help:
 	@echo "make bench-quick  measure it, a few rows, under 3 minutes; make bench: every row and peer (about 35 minutes)"
 	@echo "make chaos   kill, stop and cut off a fleet under load for DURATION=60 seconds, then judge what clients saw"
 	@echo "make soak-faults  kill at every step, TIMES=200 each, on every store (hours); TIMES=1 takes some minutes"
+	@echo "make mutants  nine broken brokers, and the test that notices each (a part of make test)"
 	@echo "make soak-checker hold the checker of histories against a brute-force search, 100,000 times (about 2 minutes)"
 	@echo "make clean   remove the virtual environment and caches"
 
@@ -28,6 +29,10 @@ chaos: .venv/.installed-test
 # A kill at every point of a worker and a sweep, on every store, TIMES times (about a second each).
 soak-faults: .venv/.installed-test emulator
 	$(PY) -m tests.faults.soak --times $(or $(TIMES),200) --seed $(or $(SEED),1)
+
+# Each named mutant of the broker against the tests that must notice it.
+mutants: .venv/.installed-test
+	$(PY) -m tests.mutants
 
 # The checker of histories and a brute-force search must come to the same verdict on random histories.
 soak-checker: .venv/.installed-test

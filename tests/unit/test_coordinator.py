@@ -265,3 +265,16 @@ def test_a_mistake_of_ours_is_answered_unknown_and_stops_nobody(store: MemoryDat
             raise ZeroDivisionError(f"{partition_key}/{id}")
 
     assert sent(Broken(store), CLAIM).answer.word == "outcome_unknown"
+
+
+def test_a_sweep_that_lost_its_race_to_a_renewal_leaves_the_lease_alone(store: MemoryDatastore) -> None:
+    lease = sent(store, CLAIM).answer.body
+    dead_ms = NOW + lease["ttl_ms"] + 10_000
+    found = read_job(store, "job")
+    assert found is not None
+    fence = Fence("f", lease["epoch"], lease["token"], "n1")
+    assert coordinator.renew(on(store), "job", fence, now_ms=dead_ms).answer.word == "renewed"
+    assert coordinator.reap(on(store), found, now_ms=dead_ms).changes == ()
+    after = read_job(store, "job")
+    assert after is not None
+    assert (after.state, after.epoch, after.counters.expiries) == ("leased", 1, 0)
