@@ -2,10 +2,10 @@
 
 import json
 import os
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
+from msgspec import structs
 from rq import get_current_job
 
 from broker.batch import settle_batch
@@ -34,7 +34,7 @@ def settle(envelope: dict[str, Any] | str) -> str:
     entry = Entry(wire="intake", key=text, data=text)
     clock = AnchoredClock(runtime.clock.now_ms())
     batch, refused = admitted(runtime.context, runtime.connection, [entry], now_ms=clock.now_ms())
-    taken = [replace(each, request=_without_wait(each.request)) for _, each in batch]
+    taken = [structs.replace(each, request=_without_wait(each.request)) for _, each in batch]
     results = settle_batch(runtime.context, runtime.connection, taken, clock=clock, worker=worker)
     settled = [(entry, result) for result in results]
     finish(runtime.context, runtime.connection, worker, settled, refused, now_ms=clock.now_ms())
