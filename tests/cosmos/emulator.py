@@ -14,7 +14,7 @@ import pytest
 from workers.leash import leashed
 
 SERVER: Final = Path(__file__).parent.parent / "emulator/node_modules/@vercel/cosmosdb-server/lib/cli.js"
-START_DEADLINE_S: Final = 30
+START_DEADLINE_S: Final = 90
 
 
 @contextmanager
