@@ -15,8 +15,9 @@ from redis import Redis
 from redis.exceptions import RedisError
 from rq.serializers import JSONSerializer
 from rq.worker import SimpleWorker
-from tenacity import Retrying, retry_if_exception_type, wait_random_exponential
+from tenacity import RetryCallState, Retrying, retry_if_exception_type
 
+from broker.client.connection import Backoff
 from broker.clock import monotonic_ms, sleep_ms
 from broker.queues import QUEUES
 from broker.settings import load
@@ -32,7 +33,6 @@ log = structlog.get_logger(__name__)
 
 TICK_MS = 1_000
 """How often an idle worker looks after dead workers and ended waits."""
-RECONNECT_MAX_S = 5.0
 
 
 class ClaimWorker(SimpleWorker):
@@ -96,6 +96,7 @@ class ServeLoop:
         self._stopping = False
         self._shift = Shift(runtime.context, runtime.connection, name, self._queues, runtime.settings, at=runtime.at)
         self._next_tick_ms = 0
+        self._backoff = Backoff(runtime.context.entropy)
         self._heartbeat = Heartbeat(runtime, name)
         self._sweep = None
         if runtime.memory is not None:  # nobody else can reach this process's memory
@@ -113,8 +114,8 @@ class ServeLoop:
         gc.freeze()  # what is loaded stays; collections then look at requests only
         retrying = Retrying(
             retry=retry_if_exception_type(RedisError),
-            wait=wait_random_exponential(multiplier=0.1, max=RECONNECT_MAX_S),
-            before_sleep=lambda state: self._report(state.outcome.exception() if state.outcome else None),
+            wait=lambda _: self._backoff.next_s(),
+            before_sleep=self._report,
             sleep=self._pause,
         )
         with self._heartbeat, suppress(_Stopped):
@@ -125,6 +126,7 @@ class ServeLoop:
 
     def _serve(self, burst: bool) -> None:
         """Serve until told to stop. What an earlier failure left in hand comes first."""
+        self._redis.connection_pool.disconnect(inuse_connections=False)  # what failed one may have cut off all of them
         self._shift.settle(self._shift.leftovers())
         waiters = Waiters(self._redis, self._name, self._queues)
         try:
@@ -132,6 +134,7 @@ class ServeLoop:
             while not self._stopping:
                 woken = waiters.wait(0 if busy or burst else TICK_MS / 1000)
                 hand = self._shift.take(woken)
+                self._backoff.reset()
                 self._shift.settle(hand)
                 busy = bool(hand.entries)
                 if burst and not busy:
@@ -151,8 +154,10 @@ class ServeLoop:
         if self._sweep is not None:
             self._sweep.run_if_due(now_ms)
 
-    def _report(self, error: BaseException | None) -> None:
-        log.warning("redis_lost", worker=self._name, error=str(error))
+    def _report(self, state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        pause_s = state.next_action.sleep if state.next_action else 0.0
+        log.warning("redis_lost", worker=self._name, error=str(error), retry_in_s=round(pause_s, 3))
 
     def _pause(self, seconds: float) -> None:
         """Wait before Redis is tried again, in slices, so that a stop is heard."""

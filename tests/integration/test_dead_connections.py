@@ -1,5 +1,6 @@
 """A connection that nobody tells is dead costs a worker seconds, not minutes."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,9 +8,12 @@ import pytest
 import redis
 from redis.exceptions import TimeoutError as NoAnswer
 
+from broker.client.connection import BACKOFF_MIN_S
 from broker.queues import QUEUES
 from broker.settings import load
+from tests.caller import Caller
 from tests.chaos.proxy import Proxy
+from tests.fleet import Fleet
 from tests.processes import wait_for
 from workers import waiters as waiting
 from workers.claim_worker import ClaimWorker
@@ -56,3 +60,17 @@ def test_a_wait_on_half_open_connections_ends(proxy: Proxy, monkeypatch: pytest.
     finally:
         waiters.close()
         connection.close()
+
+
+def test_a_worker_that_has_lost_redis_often_comes_back_as_quickly_as_the_first_time(fleet: Fleet) -> None:
+    # The pauses doubled with each loss in the life of a worker: after seven of them, weeks apart, up to 5 s each.
+    worker = fleet.start_worker()
+    caller = Caller(fleet.redis)
+    for number in range(12):
+        fleet.redis.client_kill_filter(_type="normal", skipme=True)
+        assert caller.ask("submit", job_id=f"job-{number}")["answer"] == "ok"
+    worker.terminate()
+    output, _ = worker.communicate(timeout=20)
+    losses = [json.loads(line) for line in output.splitlines() if "redis_lost" in line]
+    assert len(losses) >= 4, "hardly one of its connections was in use"
+    assert max(loss["retry_in_s"] for loss in losses) <= 3 * BACKOFF_MIN_S, losses
