@@ -272,9 +272,9 @@ def test_a_sweep_that_lost_its_race_to_a_renewal_leaves_the_lease_alone(store: M
     dead_ms = NOW + lease["ttl_ms"] + 10_000
     found = read_job(store, "job")
     assert found is not None
-    fence = Fence("f", lease["epoch"], lease["token"], "n1")
-    assert coordinator.renew(on(store), "job", fence, now_ms=dead_ms).answer.word == "renewed"
-    assert coordinator.reap(on(store), found, now_ms=dead_ms).changes == ()
+    fence, context = Fence("f", lease["epoch"], lease["token"], "n1"), on(store)
+    assert coordinator.renew(context, "job", fence, now_ms=dead_ms).answer.word == "renewed"
+    assert coordinator.reap(context, found, now_ms=dead_ms).changes == ()
     after = read_job(store, "job")
     assert after is not None
     assert (after.state, after.epoch, after.counters.expiries) == ("leased", 1, 0)
