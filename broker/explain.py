@@ -23,6 +23,8 @@ LOOKED_AT_MAX = 200
 REFUSED_MAX = 20
 HELD_MAX = 100
 FITTING_MAX = 8
+DRAINING_LOOK_MAX = 32
+"""Of factories that fit, those whose own document is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +50,11 @@ def explain(context: Context, request: Explain, now_ms: int) -> Settlement:
 
 def _job(context: Context, job: Job, asking: Asking, now_ms: int) -> dict[str, Any]:
     standing = [*_draining(asking, now_ms), *_in_the_way(context, job, asking, now_ms)]
+    standing = [_with_heir(context, met, now_ms) for met in standing]
     about: dict[str, Any] = {**held_by(job, now_ms), "queue": job.queue, "requires": list(job.requires)}
     if job.state.terminal or job.state is State.LEASED:
         return {**about, "claimable": not standing, **told(standing)}
-    interest, starving = _interest(context, job)
+    interest, starving = _interest(context, job, now_ms)
     if asking.factory_id is None:
         standing += starving
     return {**about, "claimable": not standing, **told(standing), "interest": interest}
@@ -105,8 +108,8 @@ def _parents(context: Context, job: Job, now_ms: int) -> tuple[dict[str, Any], .
 
 
 def _draining(asking: Asking, now_ms: int) -> list[Obstacle]:
-    drain = asking.record.drain
-    if drain is None or (drain.until_ms is not None and now_ms >= drain.until_ms):
+    drain = asking.record.draining(asking.record.incarnation or "", now_ms)
+    if drain is None:
         return []
     detail = {
         "factory_id": asking.factory_id,
@@ -117,22 +120,40 @@ def _draining(asking: Asking, now_ms: int) -> list[Obstacle]:
     return [Obstacle(Reason.DRAINING, detail)]
 
 
-def _interest(context: Context, job: Job) -> tuple[dict[str, Any], list[Obstacle]]:
-    """Who has asked for such a job lately; an obstacle where nobody who asks offers what it requires."""
+def _with_heir(context: Context, met: Obstacle, now_ms: int) -> Obstacle:
+    """Of a job that was handed over: whether the factory it is kept for works at all."""
+    if met.reason is not Reason.RESERVED:
+        return met
+    return Obstacle(met.reason, {**met.detail, "draining": _drains(context, met.detail["factory"], now_ms)})
+
+
+def _interest(context: Context, job: Job, now_ms: int) -> tuple[dict[str, Any], list[Obstacle]]:
+    """Who has asked for such a job lately; an obstacle where nobody who asks, and works, offers what it requires."""
     if context.demand is None:
         return {}, []
     askers = context.demand.askers(queue=job.queue)
-    fitting = [asker for asker in askers if not unmet(asker.offers, job.requires)]
+    able = [asker for asker in askers if not unmet(asker.offers, job.requires)]
+    draining = [asker.factory_id for asker in able[:DRAINING_LOOK_MAX] if _drains(context, asker.factory_id, now_ms)]
+    fitting = [asker for asker in able if asker.factory_id not in draining]
     parked = context.demand.parked(job)
     interest: dict[str, Any] = {
         "asked": len(askers),
         "parked": parked,
         "fitting": [{"factory": asker.factory_id, "asked_ms": asker.asked_ms} for asker in fitting[:FITTING_MAX]],
+        "draining": draining[:FITTING_MAX],
         "last_asked_ms": max((asker.asked_ms for asker in askers), default=None),
     }
     if fitting or parked or not job.requires:
         return interest, []
+    if draining:
+        detail: dict[str, Any] = {"missing": list(job.requires), "starving": True, "asked": len(askers)}
+        return interest, [Obstacle(Reason.REQUIREMENTS, detail | {"draining": draining[:FITTING_MAX]})]
     return interest, [_nobody_offers(job, askers)]
+
+
+def _drains(context: Context, factory_id: str, now_ms: int) -> bool:
+    record = (context.controls or Controls(context.store)).factory(factory_id)
+    return record.draining(record.incarnation or "", now_ms) is not None
 
 
 def _nobody_offers(job: Job, askers: Sequence[Asker]) -> Obstacle:

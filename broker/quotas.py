@@ -41,12 +41,14 @@ def too_often(name: str, rate: Rate, until_ms: int) -> Obstacle:
     return Obstacle(Reason.QUOTA, {"limit": name, "rate": rate.plain(), "until_ms": until_ms})
 
 
-def standing(store: Datastore, entropy: Entropy, name: str, limit: Limit, *, now_ms: int) -> Obstacle | None:
-    """What a claim would meet at a limit now. Nothing is taken."""
+def standing(
+    store: Datastore, entropy: Entropy, name: str, limit: Limit, *, now_ms: int, job_id: str = ""
+) -> Obstacle | None:
+    """What a claim, of this job if it is named, would meet at a limit now. Nothing is taken."""
     if limit.capacity is not None:
         holders = holders_of(store, name)
         want = unit_want(limit_key(name), limit.capacity)
-        blocking = in_the_way(Slot(key=want.key, holders=holders), want, "")
+        blocking = in_the_way(Slot(key=want.key, holders=holders), want, job_id)
         dead = dead_holders(store, entropy, blocking, now_ms=now_ms, probes_max=PROBES_MAX)
         if len(blocking) - len(dead) >= limit.capacity:
             return full(name, limit, blocking)

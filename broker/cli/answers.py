@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from broker.answers import Reason, Word
 from broker.cli.exits import EXITS
-from broker.cli.output import complain, emit, say, span
+from broker.cli.output import complain, emit, moment, say, span
 from broker.cli.why_text import words
 
 if TYPE_CHECKING:
@@ -68,9 +68,13 @@ def _problem(reply: "Reply") -> str:
     facts = [f"job {body['job_id']}"] if "job_id" in body else []
     facts += [
         f"{name} {body[name]}"
-        for name in ("factory", "why", "state", "outcome", "epoch", "detail")
+        for name in ("factory", "state", "outcome", "epoch", "detail")
         if body.get(name) is not None
     ]
+    if body.get("why"):
+        facts.append(f'because "{body["why"]}"')
+    if reply.answer is Word.DRAINING and body.get("until_ms"):
+        facts.append(f"until {moment(body['until_ms'])}")
     if body.get("holder"):
         facts.append(f"held by {body['holder']} for another {span(max(0, body.get('remaining_ms') or 0))}")
     lines = [": ".join([text, *([", ".join(facts)] if facts else [])])]

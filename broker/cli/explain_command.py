@@ -81,6 +81,9 @@ def _interest(body: Mapping[str, Any], now_ms: int) -> Iterable[str]:
         latest = max(interest["fitting"], key=lambda each: each["asked_ms"])
         yield f"  - {latest['factory']} fits, and last asked {span(now_ms - latest['asked_ms'])} ago; nobody waits now"
         yield f"      next: broker claim --queue {body['queue']}, or wait for its next claim"
+    elif interest.get("draining"):
+        yield f"  - {', '.join(interest['draining'])} would fit, and drains; nobody else asks"
+        yield f"      next: let it work again: broker factory resume {interest['draining'][0]}"
     elif interest.get("asked"):
         yield f"  - {interest['asked']} factories asked for work of queue {body['queue']} lately; none of them fits"
     else:

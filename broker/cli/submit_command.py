@@ -64,6 +64,7 @@ def submit(
     with connected(Target(redis, state_dir, timeout, factory)) as client:
         for reply in client.submit_many(bodies, request_ids=ids):
             good = f"{reply.body.get('job_id')}  {reply.body.get('state')}"
+            good += ", joined: it has the unique key" if reply.body.get("joined") else ""
             status = finish(reply, json=json, good=good) or status
     return status
 

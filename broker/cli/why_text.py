@@ -75,8 +75,11 @@ def _paused(it: Obstacle, _job_id: str, _now_ms: int) -> Words:
 
 
 def _reserved(it: Obstacle, _job_id: str, now_ms: int) -> Words:
-    text = f"kept for factory {it['factory']}, to which {it['by']} handed it over; "
-    text += f"anybody's {_until(it, now_ms, 'until_ms')}"
+    text = f"kept for factory {it['factory']}, to which {it['by']} handed it over"
+    text += ", and which drains" if it.get("draining") else ""
+    text += f"; anybody's {_until(it, now_ms, 'until_ms')}"
+    if it.get("draining"):
+        return text, f"wait for that, or let it work again: broker factory resume {it['factory']}"
     return text, f"see whether that factory works: broker factory show {it['factory']}"
 
 
@@ -84,6 +87,9 @@ def _requirements(it: Obstacle, _job_id: str, _now_ms: int) -> Words:
     missing = ", ".join(it["missing"])
     if not it.get("starving"):
         return f"requires {missing}, which this factory does not offer", "claim with --offers, if the factory has it"
+    if draining := it.get("draining"):
+        step = f"let it work again: broker factory resume {draining[0]}"
+        return f"starving: requires {missing}, which only factories that drain offer: {', '.join(draining)}", step
     if not it["asked"]:
         return f"starving: requires {missing}, and nobody asks for work of its queue", "start a factory that offers it"
     told = f"none of the {it['asked']} factories that ask offers it; {it['closest']} comes closest"
