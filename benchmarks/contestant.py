@@ -55,6 +55,6 @@ class Contestant(Protocol):
         """Read the store: how many records have a winner; None where there is nothing to win.
 
         Raises:
-          BenchError: a record has two.
+          Violation: a record has two.
         """
         ...

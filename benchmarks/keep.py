@@ -40,6 +40,7 @@ def document(results: Results, plan: Plan, bars: Sequence[Bar], *, last_line: st
         ],
         "last_line": last_line,
         "failures": results.failures,
+        "violations": results.violations,
         "samples": {name: _rounded(values) for name, values in results.samples.items()},
         "swept": [
             {"peer": each.row, "setting": each.extra["setting"], "outstanding": each.outstanding, "per_s": each.per_s}

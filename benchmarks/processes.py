@@ -26,6 +26,10 @@ class BenchError(Exception):
     """A row can't be measured; the message says why."""
 
 
+class Violation(BenchError):
+    """A record has no single winner. Not a row that is left out: the run fails."""
+
+
 class Processes:
     """Each process leads a group of its own, so that the children it forks are counted and ended with it."""
 

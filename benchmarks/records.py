@@ -1,7 +1,7 @@
 """Reads the records of a row that is not ours: each was taken once."""
 
 from benchmarks.load.record import RECORDS
-from benchmarks.processes import BenchError
+from benchmarks.processes import Violation
 from benchmarks.server import Server
 
 PAGE = 1_000
@@ -11,7 +11,7 @@ def count_winners(server: Server) -> int:
     """How many records have a winner.
 
     Raises:
-      BenchError: one was taken twice.
+      Violation: one was taken twice.
     """
     found = 0
     with server.connect() as connection:
@@ -22,6 +22,6 @@ def count_winners(server: Server) -> int:
                     pipe.hget(name, "epoch")
                 epochs = pipe.execute()
             if any(epoch != b"1" for epoch in epochs):
-                raise BenchError(f"a record of {len(names)} was taken more than once")
+                raise Violation(f"a record of {len(names)} was taken more than once")
             found += len(epochs)
     return found

@@ -33,6 +33,7 @@ def page(
         "",
         *_samples(results),
         *(f"- not measured: {failure.splitlines()[0]}" for failure in results.failures),
+        *(f"- **no single winner**: {violation.splitlines()[0]}" for violation in results.violations),
         "",
         f"`{told['last_line']}`",
     ]

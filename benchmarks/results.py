@@ -63,6 +63,8 @@ class Results:
     measures: list[Measure] = field(default_factory=list)
     samples: dict[str, list[float]] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
+    violations: list[str] = field(default_factory=list)
+    """Records without a single winner."""
     swept: list[Measure] = field(default_factory=list)
     """Short windows of every setting of every peer: what the settings of their rows were chosen by."""
 

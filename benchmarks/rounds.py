@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from benchmarks.plan import Plan, Row
-from benchmarks.processes import BenchError
+from benchmarks.processes import BenchError, Violation
 from benchmarks.results import Results
 from benchmarks.visit import Rates, visit
 
@@ -38,6 +38,9 @@ def _visited(row: Row, plan: Plan, round: int, rates: Rates, results: Results) -
         results.measures += visit(
             row.contestant, row.levels, round=round, warm_s=plan.warm_s, window_s=plan.window_s, rates=rates
         )
+    except Violation as error:
+        results.violations.append(f"round {round + 1}: {error}")
+        return False
     except BenchError as error:
         results.failures.append(f"round {round + 1}: {error}")
         return False

@@ -12,10 +12,10 @@ from benchmarks.replay.rows import PeerReplayed
 from benchmarks.results import Results
 from benchmarks.visit import Rates, visit
 
-WARM_S = 0.4
-WINDOW_S = 1.2
+WARM_S = 0.3
+WINDOW_S = 1.0
 CLOSE = 0.5
-"""A Python peer with less than this share of the best is measured again at the highest level only."""
+"""A Python peer with less than this share of the best is visited in few rounds, and at the highest level only."""
 
 
 def sweep(peers: Sequence[str], levels: Sequence[int], results: Results, *, progress: Callable[[str], None]) -> None:
@@ -32,8 +32,8 @@ def sweep(peers: Sequence[str], levels: Sequence[int], results: Results, *, prog
                 results.failures.append(f"sweep, {setting.name}: {error}")
 
 
-def peer_rows(swept: Sequence[Measure], levels: Sequence[int]) -> tuple[Row, ...]:
-    """The peers as rows, each level in its best setting; those that are far behind at the highest level only."""
+def peer_rows(swept: Sequence[Measure], levels: Sequence[int], *, few: int) -> tuple[Row, ...]:
+    """The peers as rows, each level in its best setting; `few` rounds at the highest level for those far behind."""
     rows: list[Row] = []
     for name in dict.fromkeys(measure.row for measure in swept):
         by_setting: dict[Setting, list[int]] = {}
@@ -42,7 +42,8 @@ def peer_rows(swept: Sequence[Measure], levels: Sequence[int]) -> tuple[Row, ...
             if found and (level == max(levels) or _matters(name, level, swept)):
                 best = max(found, key=lambda each: each.per_s)
                 by_setting.setdefault(_setting(best), []).append(level)
-        rows += [Row(Peer(name, setting), tuple(at)) for setting, at in by_setting.items()]
+        rounds = None if _matters(name, max(levels), swept) else few
+        rows += [Row(Peer(name, setting), tuple(at), rounds) for setting, at in by_setting.items()]
     return tuple(rows)
 
 

@@ -1,19 +1,18 @@
 """One visit of a row: a fresh server, its workers, its driver, some windows, and a look into the store after each."""
 
 import json
-import subprocess
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contestant import Contestant, Stage
+from benchmarks.contestant import Command, Contestant, Stage
 from benchmarks.measure import Measure
-from benchmarks.processes import BenchError, Processes, marked, scratch
+from benchmarks.processes import BenchError, Processes, Violation, marked, scratch
 from benchmarks.server import start_server
 
-POOL_SPARE = 1.35
+POOL_SPARE = 1.25
 """How many more records are made than the last rate would use."""
 POOL_MIN = 1_000
 FIRST_GUESS_PER_S = 50_000
@@ -68,7 +67,7 @@ def visit(
             return _windows(contestant, stage, levels, round, warm_s, window_s, rates)
         except BenchError as error:
             told = "\n".join(processes.said(role) for role in ("worker", "driver", "sweep"))
-            raise BenchError(f"{contestant.name}: {error}\n{told}") from error
+            raise type(error)(f"{contestant.name}: {error}\n{told}") from error
 
 
 def _windows(
@@ -82,13 +81,16 @@ def _windows(
 ) -> list[Measure]:
     measures: list[Measure] = []
     first = wins = 0
+    driver: Driver | None = None
     for level in levels:
         command = contestant.driver(stage, level)
-        driver = Driver(stage.processes.start("driver", command.argv, env=command.env, talks=True), stage.processes)
+        if driver is None or driver.command != command:
+            if driver is not None:
+                driver.end()
+            driver = Driver(command, stage.processes)
         pool = rates.pool(contestant.name, level, warm_s + window_s) if contestant.pooled else 0
         order = {"outstanding": level, "warm_s": warm_s, "window_s": window_s, "first": first, "pool": pool}
         result, used = driver.window(order)
-        driver.end()
         first += NUMBERS_OF_A_WINDOW
         wins += result["wins"]
         if result["refused"]:
@@ -97,7 +99,7 @@ def _windows(
         rates.learn(measure)
         measures.append(measure)
     if (found := contestant.winners(stage)) not in (wins, None):
-        raise BenchError(f"{wins} claims were granted, but the store shows {found} winners")
+        raise Violation(f"{wins} claims were granted, but the store shows {found} winners")
     return measures
 
 
@@ -124,9 +126,10 @@ def measured(row: str, round: int, outstanding: int, result: dict[str, Any], use
 class Driver:
     """The harness's side of a driver's pipe."""
 
-    def __init__(self, process: "subprocess.Popen[str]", processes: Processes) -> None:
-        self._process = process
+    def __init__(self, command: Command, processes: Processes) -> None:
+        self.command = command
         self._processes = processes
+        self._process = processes.start("driver", command.argv, env=command.env, talks=True)
         self._expect("ready")
 
     def window(self, order: dict[str, Any]) -> tuple[dict[str, Any], dict[str, float]]:

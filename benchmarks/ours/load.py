@@ -25,7 +25,7 @@ TTL_MS = 600_000
 """No lease ends while a row is measured."""
 TIMEOUT_MS = 30_000
 SLICE = 512
-SUBMIT_SPANS_MAX = 2.0
+SUBMIT_SPANS_MAX = 2.5
 """How many times as long as the window the making of its jobs may take."""
 PAYLOAD = {"repository": "git@example.org:team/project.git", "commit": "0123456789abcdef", "steps": ["build", "test"]}
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from benchmarks.processes import BenchError
+from benchmarks.processes import Violation
 from broker.client import Client
 from datastore import Datastore
 
@@ -19,9 +19,9 @@ def by_store(store: Datastore) -> int:
     for body in _documents(store, {"kind": "run"}):
         runs[body["job_id"]] = runs.get(body["job_id"], 0) + 1
     if several := [job for job, count in runs.items() if count != 1]:
-        raise BenchError(f"{len(several)} jobs have more than one run, such as {several[0]}")
+        raise Violation(f"{len(several)} jobs have more than one run, such as {several[0]}")
     if len(runs) != jobs:
-        raise BenchError(f"{jobs} jobs were granted, but {len(runs)} runs are recorded")
+        raise Violation(f"{jobs} jobs were granted, but {len(runs)} runs are recorded")
     return jobs
 
 
@@ -32,13 +32,13 @@ def by_client(url: str) -> int:
         for job in found[:: max(1, len(found) // SAMPLES_MAX)]:
             runs = client.runs(job["id"]).body["runs"]
             if len(runs) != 1:
-                raise BenchError(f"{job['id']} was granted once and has {len(runs)} runs")
+                raise Violation(f"{job['id']} was granted once and has {len(runs)} runs")
         return sum(map(_single, found))
 
 
 def _single(job: Mapping[str, Any]) -> int:
     if job["epoch"] != 1:
-        raise BenchError(f"{job.get('id')} was asked for once and is at epoch {job['epoch']}")
+        raise Violation(f"{job.get('id')} was asked for once and is at epoch {job['epoch']}")
     return 1
 
 

@@ -12,7 +12,7 @@ from benchmarks.measure import Measure
 from benchmarks.ours.rows import MEMORY_RQ
 from benchmarks.ours.winners import by_store
 from benchmarks.plan import Plan, Row
-from benchmarks.processes import BenchError
+from benchmarks.processes import Violation
 from benchmarks.replay.recorder import Commands
 from benchmarks.replay.requests import Requests, group, read_requests, write_requests
 from benchmarks.results import Cell, Results, Spread
@@ -119,7 +119,7 @@ def test_recorded_requests_are_read_as_they_were_written(tmp_path: Path) -> None
 def test_a_job_granted_twice_is_found_in_the_store() -> None:
     store = connect("memory://")
     store.create("job-1", "job-1", {"kind": "job", "state": "leased", "epoch": 2})
-    with pytest.raises(BenchError, match="epoch 2"):
+    with pytest.raises(Violation, match="epoch 2"):
         by_store(store)
 
 
@@ -128,5 +128,5 @@ def test_a_second_run_of_a_job_is_found_in_the_store() -> None:
     store.create("job-1", "job-1", {"kind": "job", "state": "leased", "epoch": 1})
     for epoch in (1, 2):
         store.create(f"job-1:run:{epoch}", "job-1", {"kind": "run"})
-    with pytest.raises(BenchError, match="more than one run"):
+    with pytest.raises(Violation, match="more than one run"):
         by_store(store)
