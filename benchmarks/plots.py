@@ -23,6 +23,9 @@ OURS = ("memory-rq", "memory-intake", "sqlite-1", "sqlite-2")
 CEILINGS = ("ping", "lua-claim")
 PEERS = ("huey", "dramatiq", "saq", "taskiq", "celery", "arq", "streaq", "bullmq")
 COMPARED = (*OURS, *PEERS, "stock-rq")
+COLOURS = {row: f"C{number}" for number, row in enumerate(OURS)} | {
+    row: mpl.colormaps["tab20b"](number * 2 % 19) for number, row in enumerate((*PEERS, "stock-rq", *CEILINGS))
+}
 CURVE = "claim_next_us"
 SIZE = (9, 5.5)
 
@@ -66,7 +69,7 @@ def throughput(figure: Any, cells: Cells, _told: Told) -> bool:
             [max(each) - m for m, each in zip(middle, rates, strict=True)],
         ]
         style = {"linewidth": 2.2} if row in OURS else {"linewidth": 1, "linestyle": "--"}
-        axes.errorbar(levels, middle, yerr=reach, marker="o", capsize=2, label=row, **style)
+        axes.errorbar(levels, middle, yerr=reach, marker="o", capsize=2, label=row, color=COLOURS[row], **style)
     axes.set(xscale="log", yscale="log", xlabel="outstanding requests", ylabel="answers a second")
     axes.set_title("Throughput (median, least and most of the rounds)")
     axes.set_xticks([1, 16, 256], ["1", "16", "256"])
@@ -84,7 +87,7 @@ def latency(figure: Any, cells: Cells, _told: Told) -> bool:
             if windows:
                 ms = [statistics.median(at) / 1000 for at in zip(*windows, strict=True)]
                 shares = [100 * number / len(ms) for number in range(len(ms))]
-                axes.plot(ms, shares, linewidth=2.2 if row in OURS else 1, label=row)
+                axes.plot(ms, shares, linewidth=2.2 if row in OURS else 1, label=row, color=COLOURS[row])
         axes.set(xscale="log", xlabel="ms", title=f"{level} outstanding")
         axes.legend(fontsize=7, loc="upper left")
     panels[0].set_ylabel("% of answers that took no longer")
@@ -102,7 +105,7 @@ def cpu(figure: Any, cells: Cells, _told: Told) -> bool:
         left = dict.fromkeys(rows, 0.0)
         for role in ("redis", "worker", "sweep", "driver"):
             widths = [_cpu_us(cells[row, 256], role) for row in rows]
-            axes.barh(rows, widths, left=list(left.values()), label=role)
+            axes.barh(rows, widths, left=list(left.values()), label="client" if role == "driver" else role)
             left = {row: left[row] + width for row, width in zip(rows, widths, strict=True)}
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
@@ -126,7 +129,7 @@ def curve(figure: Any, _cells: Cells, told: Told) -> bool:
             axes.plot(jobs, [statistics.median(sizes[size]) for size in jobs], marker="o", label=f"{label}, median")
             p99 = [sorted(sizes[size])[len(sizes[size]) * 99 // 100] for size in jobs]
             axes.plot(jobs, p99, marker=".", linestyle=":", label=f"{label}, p99")
-    axes.set(xscale="log", xlabel="ready jobs", ylabel="microseconds to find one", ylim=(0, None))
+    axes.set(xscale="log", xlabel="ready jobs", yscale="log", ylabel="microseconds to find one")
     axes.set_title("claim-next over the number of ready jobs")
     if axes.has_data():
         axes.legend()

@@ -58,9 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     promised = bars(PYTHON_PEERS)
     show_bars(console, results, promised)
     for failure in results.failures:
-        console.print(f"[yellow]not measured:[/yellow] {failure}", highlight=False)
+        console.print(f"[yellow]not measured:[/yellow] {failure.splitlines()[0]}", highlight=False)
     for violation in results.violations:
-        console.print(f"[red]no single winner:[/red] {violation}", highlight=False)
+        console.print(f"[red]no single winner:[/red] {violation.splitlines()[0]}", highlight=False)
     line = last_line(results, PYTHON_PEERS)
     kept = document(results, plan, promised, last_line=line, at=at)
     folder = _folder(options, at)

@@ -3,7 +3,7 @@
 import argparse
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from redis import Redis
 
@@ -19,15 +19,13 @@ def main() -> None:
     options = parser.parse_args()
     redis = Redis.from_url(options.url)
     script = redis.register_script(CLAIM)
-    numbers = itertools.count()
 
-    def ping(count: int) -> list[bool]:
-        assert count == 1, "PING is measured one at a time"
-        return [bool(redis.ping())]
+    def ping(numbers: Sequence[int]) -> list[bool]:
+        return [bool(redis.ping()) for _ in numbers]
 
-    def claim(count: int) -> list[bool]:
+    def claim(numbers: Sequence[int]) -> list[bool]:
         with redis.pipeline(transaction=False) as pipe:
-            for number in itertools.islice(numbers, count):
+            for number in numbers:
                 keys, arguments = claim_arguments(number, reply=False)
                 script(keys=keys, args=arguments, client=pipe)
             return [won == 1 for won in pipe.execute()]
@@ -35,10 +33,11 @@ def main() -> None:
     serve(lambda order, tally: _drive(order, tally, ping if options.what == "ping" else claim))
 
 
-def _drive(order: Order, tally: Tally, act: Callable[[int], list[bool]]) -> None:
+def _drive(order: Order, tally: Tally, act: Callable[[Sequence[int]], list[bool]]) -> None:
+    numbers = itertools.count(order.first)
     tally.open()
     while tally.going(sent := time.perf_counter()):
-        answers = act(order.outstanding)
+        answers = act(list(itertools.islice(numbers, order.outstanding)))
         now = time.perf_counter()
         for won in answers:
             tally.note(sent, now, won=won)

@@ -116,30 +116,50 @@ async def drive_async_calls(order: Order, tally: Tally, calls: Iterable[Callable
 
 def drive_calls(order: Order, tally: Tally, calls: Iterable[Callable[[], bool]]) -> None:
     """The same with a thread for each outstanding request (none for a single one)."""
-    source = iter(calls)
-    taking = threading.Lock()
-
-    def one_after_the_other() -> None:
-        while True:
-            with taking:
-                if not tally.going(time.perf_counter()):
-                    return
-                call = next(source, None)
-                if call is None:
-                    tally.close(time.perf_counter())
-                    return
-            sent = time.perf_counter()
-            won = call()
-            now = time.perf_counter()
-            with taking:
-                tally.note(sent, now, won=won)
-
+    turns = _Turns(tally, iter(calls))
     tally.open()
     if order.outstanding == 1:
-        one_after_the_other()
+        turns.take()
         return
-    threads = [threading.Thread(target=one_after_the_other, daemon=True) for _ in range(order.outstanding)]
+    threads = [threading.Thread(target=turns.take_or_fail, daemon=True) for _ in range(order.outstanding)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    if turns.failures:
+        raise turns.failures[0]
+
+
+class _Turns:
+    """Calls for threads to make, one after the other."""
+
+    def __init__(self, tally: Tally, source: Iterator[Callable[[], bool]]) -> None:
+        self.failures: list[Exception] = []
+        self._tally = tally
+        self._source = source
+        self._taking = threading.Lock()
+
+    def take_or_fail(self) -> None:
+        """Make calls; a failure is kept, since a thread's own would only be printed."""
+        try:
+            self.take()
+        except Exception as error:
+            self.failures.append(error)
+
+    def take(self) -> None:
+        """Make calls until the window is over."""
+        while (call := self._next()) is not None:
+            sent = time.perf_counter()
+            won = call()
+            now = time.perf_counter()
+            with self._taking:
+                self._tally.note(sent, now, won=won)
+
+    def _next(self) -> Callable[[], bool] | None:
+        with self._taking:
+            if not self._tally.going(time.perf_counter()):
+                return None
+            call = next(self._source, None)
+            if call is None:
+                self._tally.close(time.perf_counter())
+            return call

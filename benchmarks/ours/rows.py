@@ -13,6 +13,9 @@ from broker.queues import Wire
 from datastore import connect
 from workers.taking import WORKERS
 
+START_S = 120
+"""For ten workers on a machine that is busy."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ours:
@@ -33,7 +36,8 @@ class Ours:
         if self.store == "sqlite":
             stage.processes.start("sweep", self._process("sweep"), env=self.environment(stage))
         with stage.server.connect() as connection:
-            wait_for(lambda: connection.zcard(WORKERS) >= self.workers, "every worker serves")
+            serving = f"{self.workers} workers serve"
+            wait_for(lambda: connection.zcard(WORKERS) >= self.workers, serving, deadline_s=START_S)
 
     def start_worker(self, stage: Stage) -> None:
         """One more worker process."""

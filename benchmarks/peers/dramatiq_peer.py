@@ -8,13 +8,13 @@ from dramatiq.brokers.redis import RedisBroker
 from dramatiq.results import Results
 from dramatiq.results.backends import RedisBackend
 
-from benchmarks.peers.driving import Claimer, answers_on_list, drive, redis_url
+from benchmarks.peers.driving import Claimer, answers_on_list, drive, pooled_url
 
 LEAN = "BENCH_DRAMATIQ_LEAN"
 
-broker = RedisBroker(url=redis_url(), **({"middleware": []} if os.environ.get(LEAN) else {}))
+broker = RedisBroker(url=pooled_url(), **({"middleware": []} if os.environ.get(LEAN) else {}))
 if not answers_on_list():
-    broker.add_middleware(Results(backend=RedisBackend(url=redis_url())))
+    broker.add_middleware(Results(backend=RedisBackend(url=pooled_url())))
 dramatiq.set_broker(broker)
 
 

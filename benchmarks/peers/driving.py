@@ -28,6 +28,11 @@ def redis_url() -> str:
     return os.environ[REDIS_URL]
 
 
+def pooled_url() -> str:
+    """The same for a client that blocks: room for a connection to each thread that waits for a result."""
+    return f"{redis_url()}?max_connections=1024"
+
+
 def answers_on_list() -> bool:
     """Whether the worker is to answer on the list; else the peer's own results carry the answer."""
     return os.environ.get(ANSWERS, "list") == "list"

@@ -4,9 +4,9 @@ from functools import lru_cache
 
 from huey import RedisHuey
 
-from benchmarks.peers.driving import Claimer, answers_on_list, drive, redis_url
+from benchmarks.peers.driving import Claimer, answers_on_list, drive, pooled_url
 
-huey = RedisHuey("bench", url=redis_url(), results=not answers_on_list())
+huey = RedisHuey("bench", url=pooled_url(), results=not answers_on_list())
 
 
 @lru_cache(maxsize=1)
