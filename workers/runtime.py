@@ -5,6 +5,7 @@ import secrets
 import socket
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import structlog
 from redis import ConnectionPool, Redis
@@ -90,7 +91,7 @@ def connect_redis(settings: Settings, **options: Any) -> Redis:
     It never re-sends a command by itself: a `take` whose answer was lost must be looked for, not repeated.
     """
     url = settings.redis_url or _endpoint_redis(settings)
-    if settings.redis_password is not None and "@" not in url:
+    if settings.redis_password is not None and urlsplit(url).password is None:
         options["password"] = settings.redis_password.get_secret_value()
     try:
         return Redis.from_url(

@@ -3,6 +3,7 @@
 import typer
 
 from broker.cli import (
+    acl_command,
     agent_command,
     bench_command,
     completion_command,
@@ -54,6 +55,7 @@ def build_app(*, wrap: exec_command.Wrap = list) -> typer.Typer:
         factory_commands,
         store_command,
         bench_command,
+        acl_command,
         history_command,
         events_command,
         explain_command,

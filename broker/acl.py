@@ -1,0 +1,91 @@
+"""What each role may do on Redis, as rules for `ACL SETUSER`: its own work and nothing else.
+
+Commands and keys are tied together by selectors, which Redis has since 7.0 and every Valkey has: a factory may push on
+the intake and pop from its own channel, but neither read requests nor write replies.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
+
+from broker.events import STREAM
+from broker.queues import QUEUES, intake_key, rq_queue_key
+from broker.replies import reply_key
+
+
+class RedisRole(StrEnum):
+    """Whose connection it is."""
+
+    FACTORY = "factory"
+    SUBMITTER = "submitter"
+    READER = "reader"
+    WORKER = "worker"
+    SWEEP = "sweep"
+
+
+_CONNECT = "+auth +hello +ping +time +client|setname +client|setinfo"
+"""Not +@connection: it allows CLIENT PAUSE, which stops the whole broker."""
+_DATA = "+@read +@write +eval +evalsha +script|load -@dangerous"
+"""Commands on keys. KEYS, FLUSHALL, SWAPDB, MIGRATE, RESTORE and SORT are among the dangerous ones."""
+_SERVE = "+info +client|id +client|unblock"
+_RQ = "+multi +exec +client|info"
+"""What rq itself does where a worker begins and ends."""
+_RQ_KEYS = (*(rq_queue_key(queue) for queue in QUEUES), "rq:job:*", "rq:results:*", "rq:worker*", "rq:queues")
+_HINTS = (
+    *("sweep", "indexed", "asked", "asked:*", "seen", "ready", "ready:*", "parked", "parked:*", "lane:*", "served:*"),
+    *("reserved:*", "waiting", "waiting:*", "waits:*", "children:*", "settling:*", "answer:*", "silent*", "reply:*"),
+)
+"""Of the broker's keys those that the sweep mends. Not what workers have in hand, nor the dead letters."""
+
+
+def rules(role: RedisRole, *, factory: str | None = None) -> str:
+    """The rules of a role, to follow the user's name and password. `factory`: under which name its clients ask."""
+    return " ".join(["resetchannels", _CONNECT, *_OWN[role](factory or role.value)])
+
+
+def user_line(name: str, role: RedisRole, *, factory: str | None = None, password: str | None = None) -> str:
+    """The whole command. Without a password there is a placeholder in it; with one, only its digest."""
+    secret = ">PASSWORD" if password is None else f"#{hashlib.sha256(password.encode()).hexdigest()}"
+    return f"ACL SETUSER {name} reset on {secret} {rules(role, factory=factory)}"
+
+
+def _asks(factory: str, queues: Sequence[str]) -> list[str]:
+    """Push requests, pop the replies to them."""
+    return [f"({' '.join('~' + intake_key(queue) for queue in queues)} +rpush)", _listens(factory)]
+
+
+def _listens(factory: str) -> str:
+    """Every client waits on its own channel, also one that only reads."""
+    return f"(~{reply_key(factory, '*')} +blpop +lpop)"
+
+
+def _looks(factory: str) -> list[str]:
+    """Read the events; count what waits, without a look at it."""
+    lists = [*map(rq_queue_key, QUEUES), *map(intake_key, QUEUES), "broker:inflight:*", "broker:dead"]
+    return [
+        f"(~{STREAM} +xread)",
+        f"({' '.join('~' + key for key in lists)} +llen)",
+        "(~broker:waiting +hlen)",
+        "(~broker:workers +zrange)",
+        _listens(factory),
+    ]
+
+
+def _serves(_factory: str) -> list[str]:
+    """Everything of the broker's, and what rq keeps of its requests and its workers."""
+    return [*(f"~{key}" for key in ("broker:*", *_RQ_KEYS)), _DATA, _SERVE, _RQ]
+
+
+def _mends(_factory: str) -> list[str]:
+    """Write hints again, wake claims and answer those whose wait is over."""
+    keys = [*(f"broker:{key}" for key in _HINTS), intake_key("claims"), STREAM]
+    return [*(f"~{key}" for key in keys), _DATA, "+info"]
+
+
+_OWN: Mapping[RedisRole, Callable[[str], list[str]]] = {
+    RedisRole.FACTORY: lambda factory: _asks(factory, QUEUES),
+    RedisRole.SUBMITTER: lambda factory: _asks(factory, ["jobs"]),
+    RedisRole.READER: _looks,
+    RedisRole.WORKER: _serves,
+    RedisRole.SWEEP: _mends,
+}
