@@ -4,7 +4,7 @@ PY := .venv/bin/python
 UV := $(shell command -v uv 2>/dev/null)
 FLEET_ARGS ?=
 
-.PHONY: demo test lint install install-test emulator bench bench-quick chaos soak-faults soak-checker mutants clean help
+.PHONY: demo test lint install install-test emulator bench bench-quick chaos soak-faults soak-checker mutants fuzz clean help
 
 help:
 	@echo "make demo    install, then run the main job on the embedded default (about 30 s)"
@@ -14,6 +14,7 @@ help:
 	@echo "make soak-faults  kill at every step, TIMES=200 each, on every store (hours); TIMES=1 takes some minutes"
 	@echo "make mutants  nine broken brokers, and the test that notices each (a part of make test)"
 	@echo "make soak-checker hold the checker of histories against a brute-force search, 100,000 times (about 2 minutes)"
+	@echo "make fuzz    a million wrong inputs to whatever reads requests (about two minutes)"
 	@echo "make clean   remove the virtual environment and caches"
 
 demo: .venv/.installed
@@ -37,6 +38,10 @@ mutants: .venv/.installed-test
 # The checker of histories and a brute-force search must come to the same verdict on random histories.
 soak-checker: .venv/.installed-test
 	$(PY) -m tests.history.agreement --histories $(or $(HISTORIES),100000) --first-seed $(or $(SEED),0)
+
+# Inputs that nobody foresaw: a million take some two minutes; INPUTS and SEED may be given.
+fuzz: .venv/.installed-test
+	@$(PY) -m tests.fuzz.campaign $(or $(INPUTS),1000000) $(or $(SEED),1)
 
 lint: .venv/.installed-test
 	$(PY) -m ruff check .

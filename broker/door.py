@@ -130,6 +130,7 @@ class GuardedDoor:
             request = parse(text)
         except Malformed as error:
             error.seal = seal
+            error.sender |= {"factory_id": key_id.factory} if error.sender else {}
             raise
         _check_owner(key_id, request, seal)
         if owner != id:  # the broker's own copy: it may come again, and was within the window when it came first

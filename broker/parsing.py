@@ -7,6 +7,7 @@ import pydantic_core
 from pydantic import BaseModel, ValidationError
 
 from broker.answers import Answer, Reason, Word
+from broker.json_names import stands_twice
 from broker.messages import ENVELOPE_BYTES_MAX, REQUESTS, Request
 from broker.signing import UNSEALED, Seal
 from broker.wire_types import FactoryId, RequestId
@@ -32,14 +33,17 @@ def parse(raw: bytes | str) -> Request:
     """The request in a JSON text.
 
     Raises:
-      Malformed: too long, not JSON, an unknown operation, or a field outside its limits. Nothing was done.
+      Malformed: too long, not JSON, a name twice, an unknown operation, a field outside its limits. Nothing was done.
     """
     if len(raw) > ENVELOPE_BYTES_MAX:
         raise Malformed(f"an envelope of {len(raw)} bytes; at most {ENVELOPE_BYTES_MAX} are taken", sender={})
     try:
-        return REQUESTS.validate_json(raw)
+        request = REQUESTS.validate_json(raw)
     except ValidationError as error:
         raise Malformed(_why(error), sender=sender_of(raw)) from error
+    if stands_twice(raw, names=len(request.model_fields_set) + len(request.body.model_fields_set)):
+        raise Malformed("a name stands twice in one object", sender=sender_of(raw))
+    return request
 
 
 def _why(error: ValidationError) -> str:

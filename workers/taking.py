@@ -9,6 +9,7 @@ import pydantic_core
 from redis import Redis
 
 from broker.clock import AnchoredClock, Clock, Steady, monotonic_ms
+from broker.json_names import stands_twice
 from broker.messages import ENVELOPE_BYTES_MAX
 from broker.parsing import without_tokens
 from broker.queues import QUEUES, SETTLE, intake_key, rq_queue_key
@@ -283,6 +284,8 @@ def _argument(data: bytes) -> bytes:
         call = pydantic_core.from_json(data)
     except ValueError as error:
         raise NotOurs("the data of the rq job is not JSON: use serializer=JSONSerializer") from error
+    if stands_twice(data, names=0):
+        raise NotOurs("a name stands twice in one object of the data of the rq job")
     match call:
         case [str(function), None, [argument], dict(options)] if function == SETTLE and not options:
             return pydantic_core.to_json(argument)

@@ -4,6 +4,7 @@ import json
 import pickle
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 from uuid import uuid4
@@ -202,19 +203,38 @@ def test_json_that_only_looks_odd_survives_unchanged(prey: Prey, payload: Any) -
     assert prey.holder.ask("get_job", job_id=job_id)["body"]["spec"]["payload"] == payload
 
 
-def test_of_duplicate_keys_one_counts_and_the_fence_still_stands(prey: Prey) -> None:
-    forged = {**prey.lease, "token": "f" * 32}
-    valid = json.dumps(prey.envelope())
-    doubled = [
-        valid[:-1] + ', "body": ' + json.dumps(forged) + "}",
-        '{"body": ' + json.dumps(forged) + ', "op": "release", ' + valid.replace(prey.lease["token"], "f" * 32)[1:],
-        '{"request_id": "bad id", ' + valid.replace(prey.lease["token"], "f" * 32)[1:],
-    ]
-    request_id = json.loads(valid)["request_id"]
-    for text in doubled:
-        intake(prey, text, "leases")
-        [reply] = prey.holder.replies_to([request_id])
-        assert reply["answer"] in ("lease_lost", "invalid")
+TWICE: Mapping[str, Callable[[str, str], str]] = {
+    "a body": lambda valid, forged: valid[:-1] + f', "body": {forged}}}',
+    "a body, the right one last": lambda valid, forged: f'{{"body": {forged}, {valid[1:]}',
+    "an operation": lambda valid, _: f'{{"op": "release", {valid[1:]}',
+    "an operation, its name in an escape": lambda valid, _: f'{{"\\u006fp": "release", {valid[1:]}',
+    "an operation, spaces before the colon": lambda valid, _: f'{{"op" \n:"release", {valid[1:]}',
+    "a token": lambda valid, _: valid.replace('"token"', '"token": "x", "token"'),
+    "something in a result": lambda valid, _: valid.replace('"token"', '"result": [{"a": {"b": 1, "b": 1}}], "token"'),
+}
+
+
+@pytest.mark.parametrize("case", TWICE)
+def test_what_says_a_thing_twice_is_refused_whichever_would_count(prey: Prey, case: str) -> None:
+    # The victim's own fence, so that it would be completed if this were read.
+    envelope = prey.envelope()
+    forged = json.dumps({**prey.lease, "token": "f" * 32})
+    letter = prey.buried(lambda: intake(prey, TWICE[case](json.dumps(envelope), forged), "leases"))
+    assert letter["reason"] == "a name stands twice in one object"
+    assert prey.holder.replies_to([envelope["request_id"]])[0]["answer"] == "invalid"
+
+
+def test_what_says_a_thing_twice_is_refused_on_rqs_wire_too(prey: Prey) -> None:
+    text = TWICE["a token"](json.dumps(prey.envelope()), "")
+    for data in (f'["{SETTLE}",null,[{text}],{{}}]', f'[ "{SETTLE}", null, [ {text} ], {{}} ]'):
+        assert prey.buried(partial(rq_job, prey, data))["reason"].startswith("a name stands twice in one object")
+
+
+def test_the_same_name_in_two_objects_is_no_repetition(prey: Prey) -> None:
+    job_id = f"fine-{uuid4().hex}"
+    payload = [{"op": 1}, {"op": {"op": ":"}}, '"op":"op":']
+    assert prey.holder.ask("submit", job_id=job_id, payload=payload, wire="intake")["answer"] == "ok"
+    assert prey.holder.ask("get_job", job_id=job_id)["body"]["spec"]["payload"] == payload
 
 
 # What is no envelope at all: nobody to reply to, so a dead letter only.
@@ -238,6 +258,7 @@ NO_ENVELOPE: Mapping[str, Callable[[Prey], bytes]] = {
     "a factory with a colon": lambda prey: json.dumps(prey.envelope(factory_id="a:b")).encode(),
     "a factory with a wildcard": lambda prey: json.dumps(prey.envelope(factory_id="*")).encode(),
     "a channel that is somebody else's key": lambda prey: json.dumps(prey.envelope(instance="x\n:y")).encode(),
+    "an id of 100,000 letters": lambda prey: json.dumps(prey.envelope(request_id="r" * 100_000)).encode(),
     "an id rq would not take": lambda prey: json.dumps(prey.envelope(request_id="a/b")).encode(),
     "an oversized envelope, its token at the front": lambda prey: json.dumps(
         {"token": prey.lease["token"], **prey.envelope(), "pad": "x" * 140_000}

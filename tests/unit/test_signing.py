@@ -222,6 +222,9 @@ def test_a_signed_request_that_is_malformed_is_told_so_under_its_key() -> None:
         gate.admit(signed(key, envelope(deadline_ms="tomorrow")))
     assert not isinstance(refused.value, Unauthorized)
     assert key.opened("c", refused.value.seal.reply("c", b"{}"))
+    with pytest.raises(Malformed) as foreign:
+        gate.admit(signed(key, envelope(factory="mac-2", deadline_ms="tomorrow")))
+    assert foreign.value.sender["factory_id"] == "mac-1", "on the channel of the key's owner, whatever else it says"
 
 
 def test_what_the_broker_sends_on_comes_in_again_and_no_factory_can_make_it() -> None:

@@ -1,0 +1,1 @@
+"""Inputs that nobody foresaw, for whatever reads what others have written."""
