@@ -1,0 +1,132 @@
+"""`broker key`, a fleet that asks for signatures, and the commands that sign: as an operator meets them."""
+
+import json
+import stat
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from broker import cli, signing
+from broker.clock import host_now_ms
+from broker.signing import Key
+from tests.fleet import Fleet
+from tests.processes import wait_for
+from workers.cli import build_app
+
+pytestmark = pytest.mark.redis
+SIGN = Path(__file__).parent.parent.parent / "examples" / "signed.sh"
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command printed, and its exit status."""
+
+    status: int
+    out: str
+    err: str
+
+
+class Desk:
+    """The command line on a host of the broker, with the settings of its fleet. Runs in this process: it is quicker."""
+
+    def __init__(
+        self, fleet: Fleet, folder: Path, patch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        self.fleet = fleet
+        self.folder = folder
+        self._patch = patch
+        self._capsys = capsys
+        self.env = fleet.environment({"BROKER_STATE_DIR": str(folder / "state"), "BROKER_SIGNING": "required"})
+
+    def run(self, *arguments: str, key: str | None = None, **env: str) -> Said:
+        keyed = {} if key is None else {"BROKER_KEY_FILE": str(self.folder / key)}
+        with self._patch.context() as patch:
+            for name, value in {**self.env, **keyed, **env}.items():
+                patch.setenv(name, value)
+            status = cli.run(build_app(), arguments)
+        captured = self._capsys.readouterr()
+        return Said(status, captured.out, captured.err)
+
+    def key(self, name: str, *arguments: str) -> str:
+        made = self.run("key", "new", "--out", str(self.folder / name), "--json", *arguments)
+        assert made.status == 0, made.err
+        return str(json.loads(made.out)["key_id"])
+
+
+@pytest.fixture
+def desk(fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Desk:
+    return Desk(fleet, tmp_path, monkeypatch, capsys)
+
+
+def test_the_life_of_keys(desk: Desk) -> None:
+    old = desk.key("mac.key", "--factory", "mac-1")
+    desk.key("ops.key", "--factory", "ops", "--role", "operator")
+    desk.fleet.start_worker(desk.env)
+    for secret in (desk.folder / "mac.key", desk.folder / "state" / "signing.secret"):
+        assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+    assert stat.S_IMODE((desk.folder / "state").stat().st_mode) == 0o700
+    job = desk.folder / "job.json"
+    job.write_text('{"id": "job", "payload": 1}')
+    assert desk.run("submit", str(job), key="mac.key").status == 0
+    nobody = desk.run("jobs", "--timeout", "1")
+    assert (nobody.status, "unauthorized" in nobody.err) == (1, True), nobody.err
+    assert "BROKER_KEY_FILE" in nobody.err
+    assert "operator" in desk.run("queue", "pause", "default", key="mac.key").err
+    assert desk.run("queue", "pause", "default", key="ops.key").status == 0
+
+    desk.key("new.key", "--factory", "mac-1")
+    assert desk.run("key", "revoke", old).status == 0
+    wait_for(lambda: "is revoked" in desk.run("jobs", "--timeout", "0.3", key="mac.key").err, "the key is out")
+    assert desk.run("jobs", key="new.key").status == 0
+
+    listed = desk.run("key", "list", "--json")
+    keys = {each["key_id"]: each for each in map(json.loads, listed.out.splitlines())}
+    assert len(keys) == 3
+    assert keys[old]["revoked_ms"] is not None
+    secrets = [(desk.folder / name).read_text().split()[1] for name in ("mac.key", "new.key", "ops.key")]
+    assert not any(secret in listed.out for secret in secrets)
+    again = desk.run("key", "new", "--factory", "mac-1", "--out", str(desk.folder / "mac.key"))
+    assert (again.status, "does not exist yet" in again.err) == (1, True), again.err
+    assert desk.run("key", "revoke", "nobody").status == 1
+
+
+def test_a_shell_signs_with_openssl_and_opens_its_reply(desk: Desk) -> None:
+    desk.key("mac.key", "--factory", "mac-1")
+    desk.fleet.start_worker(desk.env)
+    deadline_ms = host_now_ms() + 60_000
+    envelope = (
+        f'{{"op":"submit","request_id":"r-1","factory_id":"mac-1","incarnation":"b","instance":"x",'
+        f'"deadline_ms":{deadline_ms},"body":{{"job_id":"job","payload":"ü % \\\\ \\" $(x)"}}}}'
+    )
+    channel = "broker:reply:mac-1:x"
+    message = _shell(desk, "sign", stdin=envelope.encode())
+    assert message == Key.parse((desk.folder / "mac.key").read_text()).signed(signing.REQUEST, envelope.encode())
+    desk.fleet.redis.rpush("broker:in:jobs", message)
+    wait_for(lambda: desk.fleet.redis.llen(channel), "the reply")
+    reply = desk.fleet.redis.lpop(channel)
+    assert isinstance(reply, bytes)
+    assert json.loads(_shell(desk, "open", channel, stdin=reply))["answer"] == "ok"
+    with pytest.raises(subprocess.CalledProcessError):
+        _shell(desk, "open", channel, stdin=reply.replace(b'"ok"', b'"OK"'))
+    with pytest.raises(subprocess.CalledProcessError):
+        _shell(desk, "open", "broker:reply:mac-1:y", stdin=reply)
+
+
+def _shell(desk: Desk, mode: str, *arguments: str, stdin: bytes) -> bytes:
+    argv = ["sh", str(SIGN), mode, str(desk.folder / "mac.key"), *arguments]
+    return subprocess.run(argv, input=stdin, capture_output=True, check=True, timeout=30).stdout
+
+
+def test_signing_without_a_secret_does_not_start(desk: Desk) -> None:
+    worker = desk.run("worker", "--burst")
+    assert worker.status == 1
+    assert "broker key new" in worker.err
+    short = desk.folder / "short"
+    short.write_text("short")
+    assert "at least 32" in desk.run("worker", "--burst", BROKER_SIGNING_SECRET_FILE=str(short)).err
+
+
+def test_keys_of_a_memory_store_are_refused(desk: Desk) -> None:
+    assert "use sqlite:///path" in desk.run("key", "list", "--datastore", "memory://").err
