@@ -16,7 +16,7 @@ from workers.state_dir import StateDir
 
 StartValkey = Callable[..., EmbeddedServer]
 
-pytest_plugins = ["tests.cosmos.fixtures"]
+pytest_plugins = ["tests.cosmos.fixtures", "tests.live.reporting"]
 
 TESTERS_MAX = 8
 """More test processes than this only start more servers."""

@@ -19,6 +19,7 @@ TOP_LEVEL = {
     "Dockerfile",
     "Makefile",
     "README.md",
+    "SECURITY.md",
     "benchmarks",
     "broker",
     "datastore",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 KeyId = Annotated[str, typer.Argument(metavar="KEY_ID", help="As `broker key list` shows it.")]
 Owner = Annotated[str, typer.Option("--factory", metavar="F", help="Who is to sign with it.")]
-Purpose = Annotated[Role, typer.Option("--role", help="What its owner may ask for; see docs/security.md.")]
+Purpose = Annotated[Role, typer.Option("--role", help="What its owner may ask for; see SECURITY.md.")]
 Out = Annotated[
     str, typer.Option("--out", metavar="FILE", help="Where it is written, for its owner only; `-` shows it.")
 ]
