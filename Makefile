@@ -4,13 +4,14 @@ PY := .venv/bin/python
 UV := $(shell command -v uv 2>/dev/null)
 FLEET_ARGS ?=
 
-.PHONY: demo test lint install install-test emulator bench bench-quick chaos soak-faults soak-checker mutants fuzz clean help
+.PHONY: demo test lint install install-test emulator bench bench-quick chaos bounds soak-faults soak-checker mutants fuzz clean help
 
 help:
 	@echo "make demo    install, then run the main job on the embedded default (about 30 s)"
 	@echo "make test    install with the test extras, then ruff, mypy and pytest"
 	@echo "make bench-quick  measure it, a few rows, under 3 minutes; make bench: every row and peer (about 35 minutes)"
 	@echo "make chaos   kill, stop and cut off a fleet under load for DURATION=60 seconds, then judge what clients saw"
+	@echo "make bounds  memory over many requests, unread replies, poison, a backlog, overload; SCALE=0.02, SCALE=1 for all"
 	@echo "make soak-faults  kill at every step, TIMES=200 each, on every store (hours); TIMES=1 takes some minutes"
 	@echo "make mutants  nine broken brokers, and the test that notices each (a part of make test)"
 	@echo "make soak-checker hold the checker of histories against a brute-force search, 100,000 times (about 2 minutes)"
@@ -26,6 +27,10 @@ test: .venv/.installed-test emulator lint
 # Faults on a local fleet for DURATION seconds; SEED=N replays a schedule, TWIN=no-fence or read-check-write fails.
 chaos: .venv/.installed-test
 	@$(PY) -m tests.chaos --duration $(or $(DURATION),60) $(if $(SEED),--seed $(SEED)) $(if $(TWIN),--twin $(TWIN))
+
+# Memory and queues under load; SCALE=1: a million requests and a million jobs, some ten minutes on an idle machine.
+bounds: .venv/.installed-test
+	@$(PY) -m tests.bounds --scale $(or $(SCALE),0.02) $(if $(ONLY),--only $(ONLY))
 
 # A kill at every point of a worker and a sweep, on every store, TIMES times (about a second each).
 soak-faults: .venv/.installed-test emulator

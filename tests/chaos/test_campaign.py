@@ -4,8 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from broker.history import Record
+from broker.history.record import VERSION
+from datastore.memory import MemoryDatastore
+from tests.chaos.judge import judge
 from tests.chaos.measure import baseline, percentile, recovered_after_ms
 from tests.chaos.plan import schedule
 
@@ -73,3 +78,15 @@ def test_recovery_is_the_first_good_second_after_the_end() -> None:
 
 def test_a_percentile_is_one_of_the_values() -> None:
     assert [percentile([30, 10, 20], share) for share in (0.5, 0.99, 1.0)] == [20, 30, 30]
+
+
+def test_a_job_that_was_acknowledged_and_is_gone_is_lost(tmp_path: Path) -> None:
+    store = MemoryDatastore()
+    written = [
+        Record(type="start", at=1, client="c", factory="f", incarnation="i", v=VERSION),
+        Record(type="invoke", at=2, client="c", call=1, op="submit", request="r", job="gone"),
+        Record(type="ok", at=3, sent=2, client="c", call=1, op="submit", request="r", job="gone", answer="ok"),
+    ]
+    (tmp_path / "c.jsonl").write_bytes(b"".join(msgspec.json.encode(record) + b"\n" for record in written))
+    verdict = judge(store, tmp_path)
+    assert (verdict.submitted, verdict.lost, verdict.holds) == (1, 1, False)
