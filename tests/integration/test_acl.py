@@ -264,7 +264,6 @@ ONLY_FOR_WORKERS: Sequence[Sequence[str | int]] = (
     ("LPOP", "broker:in:jobs"),
     ("LRANGE", "broker:dead", 0, -1),
     ("SET", "broker:once:x", 1),
-    ("ZADD", "broker:workers", 1, "x"),
 )
 
 
