@@ -24,6 +24,8 @@ class Plan:
     rounds: int
     warm_s: float
     window_s: float
+    budget_s: float | None = None
+    """No further round begins that would not end within it, counted from the first; None: all of them."""
 
     def of_round(self, round: int) -> Sequence[Row]:
         """The rows of a round: each round begins with another one, so that no row always follows the same."""

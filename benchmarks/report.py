@@ -5,12 +5,19 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bars import Bar
+from benchmarks.gains import HEADINGS, OURS, gains
 from benchmarks.results import Cell, Results, cpu_us, p50_us, p99_us
 from benchmarks.show import split, spread
 
 
 def page(
-    results: Results, bars: Sequence[Bar], told: Mapping[str, Any], plots: Sequence[Path], *, baseline: str
+    results: Results,
+    bars: Sequence[Bar],
+    told: Mapping[str, Any],
+    plots: Sequence[Path],
+    *,
+    baseline: str,
+    compared: Sequence[str],
 ) -> str:
     """The page. Every figure in it is in `results.json` too."""
     versions = ", ".join(f"{name} {version}" for name, version in told["versions"].items())
@@ -25,6 +32,10 @@ def page(
         *_table(("measure", "bar", "measured", "stands"), [_bar(bar, results) for bar in bars]),
         "",
         *(f"![{plot.stem}]({plot.name})" for plot in plots),
+        "",
+        f"{OURS} by each peer, same-round ratios:",
+        "",
+        *_table(HEADINGS, gains(results, compared)),
         "",
         *_table(
             ("row", "outstanding", "answers/s", f"x {baseline}", "p50 ms", "p99 ms", "CPU us", "by process", "setting"),

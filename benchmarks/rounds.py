@@ -1,5 +1,6 @@
 """Carries out a plan: round by round, row by row, and what fails is told and left out."""
 
+import time
 from collections.abc import Callable, Mapping
 
 from benchmarks.plan import Plan, Row
@@ -15,7 +16,11 @@ def run_rounds(plan: Plan, results: Results, *, progress: Progress) -> None:
     """Measure every row in every round, into `results`. A row that fails once is not tried again."""
     rates = Rates()
     broken: set[str] = set()
+    begin = time.monotonic()
     for round in range(plan.rounds):
+        spent_s = time.monotonic() - begin
+        if plan.budget_s is not None and spent_s + spent_s / max(1, round) > plan.budget_s:
+            return
         for row in plan.of_round(round):
             name = row.contestant.name
             progress(f"round {round + 1} of {plan.rounds}: {name}")

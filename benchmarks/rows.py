@@ -41,6 +41,7 @@ QUICK = Plan(
     rounds=3,
     warm_s=0.3,
     window_s=1.5,
+    budget_s=165,
 )
 
 FULL = Plan(

@@ -12,6 +12,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from benchmarks.bars import MANY, bars, last_line
 from benchmarks.conditions import machine
+from benchmarks.gains import HEADINGS, OURS, gains
 from benchmarks.keep import document, write
 from benchmarks.peers.rows import peer
 from benchmarks.plan import Plan, Row
@@ -20,7 +21,7 @@ from benchmarks.report import page
 from benchmarks.results import Results
 from benchmarks.rounds import Special, run_rounds, run_specials
 from benchmarks.rows import FEW_ROUNDS, FULL, LEVELS, NODE_PEERS, PYTHON_PEERS, QUICK, QUICK_PEERS, SPECIALS
-from benchmarks.show import show_bars, show_rows
+from benchmarks.show import show_bars, show_rows, show_table
 from benchmarks.sweep import available, peer_rows, replayed_rows, sweep
 
 RESULTS = Path(__file__).parent / ".results"
@@ -29,6 +30,7 @@ PUBLISHED = Path(__file__).parents[1] / "docs" / "benchmarks"
 WIDTH = 180
 """Of the tables in a file or a pipe."""
 BASELINE = "stock-rq"
+COMPARED = (*PYTHON_PEERS, *NODE_PEERS, BASELINE)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if beside := other_runs():
         results.failures.append(f"another benchmark runs beside this one (process {beside}): it is in these figures")
     show_rows(console, results, baseline=BASELINE)
+    show_table(console, f"{OURS} by each peer, same-round ratios", HEADINGS, gains(results, COMPARED))
     promised = bars(PYTHON_PEERS)
     show_bars(console, results, promised)
     for failure in results.failures:
@@ -66,7 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = _folder(options, at)
     path = write(folder, kept)
     plots = [] if options.quick else _drawn(path, results)
-    (folder / "README.md").write_text(page(results, promised, kept, plots, baseline=BASELINE), encoding="utf-8")
+    text = page(results, promised, kept, plots, baseline=BASELINE, compared=COMPARED)
+    (folder / "README.md").write_text(text, encoding="utf-8")
     console.print(f"kept in {folder}")
     print(line)
     return 1 if results.violations or ("=-" in line and not options.rows) else 0

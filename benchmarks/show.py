@@ -42,6 +42,18 @@ def show_bars(console: Console, results: Results, bars: Sequence[Bar]) -> None:
     console.print(table)
 
 
+def show_table(console: Console, title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Words in columns; nothing where there are no rows."""
+    if not rows:
+        return
+    table = Table(title=title)
+    for heading in headings:
+        table.add_column(heading)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
 def spread(found: Spread | None, form: str) -> str:
     """Median, and least to most where there are several rounds."""
     if found is None:
