@@ -60,7 +60,7 @@ def of_control(request: Envelope, answer: Answer, now_ms: int) -> Event | None:
         by=request.factory_id if factory not in (None, request.factory_id) else None,
         request_id=request.request_id,
         reason=_why({**said, **drain}),
-        until_ms=drain.get("until_ms") or said.get("next_ms"),
+        until_ms=drain.get("until_ms"),
     )
 
 

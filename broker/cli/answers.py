@@ -25,6 +25,13 @@ _NEXT: Mapping[Word, str] = {
     Word.INVALID: "correct the request",
     Word.OUTCOME_UNKNOWN: "repeat it with the same --request-id: it may have taken effect",
 }
+_LISTS: Mapping[str, tuple[str, str]] = {
+    "job_id": ("job", "broker jobs"),
+    "name": ("schedule", "broker schedule list"),
+    "factory": ("factory", "broker factory list"),
+    "limit": ("limit", "broker limit list"),
+}
+"""What an answer is about, by the field that names it, and what lists those there are."""
 _NEXT_FOR_REASON: Mapping[Reason, str] = {
     Reason.EXISTS: "choose another id, or leave it out",
     Reason.NOT_UNIQUE: "wait until the job that has the key is over, cancel it, or submit with another policy",
@@ -65,12 +72,8 @@ def _problem(reply: "Reply") -> str:
     body = reply.body
     reasons = body.get("reasons") or ([reply.reason.value] if reply.reason else [])
     text = reply.answer.value + (f" ({', '.join(map(str, reasons))})" if reasons else "")
-    facts = [f"job {body['job_id']}"] if "job_id" in body else []
-    facts += [
-        f"{name} {body[name]}"
-        for name in ("factory", "state", "outcome", "epoch", "detail")
-        if body.get(name) is not None
-    ]
+    facts = [f"{kind} {body[field]}" for field, (kind, _) in _LISTS.items() if body.get(field) is not None]
+    facts += [f"{name} {body[name]}" for name in ("state", "outcome", "epoch", "detail") if body.get(name) is not None]
     if body.get("why"):
         facts.append(f'because "{body["why"]}"')
     if reply.answer is Word.DRAINING and body.get("until_ms"):
@@ -86,6 +89,10 @@ def _problem(reply: "Reply") -> str:
 
 def _next_step(reply: "Reply") -> str:
     step = _NEXT_FOR_REASON.get(reply.reason) if reply.reason is not None else None
+    if reply.answer is Word.NOT_FOUND:
+        step = next(
+            (f"see `{lists}` for those there are" for field, (_, lists) in _LISTS.items() if field in reply.body), None
+        )
     step = (step or _NEXT.get(reply.answer, "see docs/cli.md")).replace(
         "JOB_ID", str(reply.body.get("job_id", "JOB_ID"))
     )

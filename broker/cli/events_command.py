@@ -59,4 +59,4 @@ def _line(event: "Event") -> str:
         f"{event.renewals} renewals" if event.renewals else None,
         event.reason,
     ]
-    return f"{moment(event.at_ms)}  {event.event:<13} {about}  {', '.join(fact for fact in facts if fact)}"
+    return f"{moment(event.at_ms)}  {event.event:<16} {about}  {', '.join(fact for fact in facts if fact)}"

@@ -81,12 +81,13 @@ def fail(
 
 
 def release(job: Job, fence: Fence, *, now_ms: int, reason: str | None = None) -> Decision:
-    """Give the job back unharmed; where a cancel was asked, this acknowledges it."""
+    """Give the job back unharmed; where a cancel was asked, this acknowledges it, and the reason is that cancel's."""
     match at_the_fence(job, fence, now_ms):
         case Lease() as lease:
             outcome = Outcome.CANCELLED if job.cancel else Outcome.RELEASED
             state = State.CANCELLED if job.cancel else State.READY
-            changes = {**end_lease(lease, now_ms=now_ms, outcome=outcome, error=reason), **counted(job, "releases")}
+            why = (job.cancel.reason if job.cancel else None) or reason
+            changes = {**end_lease(lease, now_ms=now_ms, outcome=outcome, error=why), **counted(job, "releases")}
             return _write(job, fence, "release", state, changes, now_ms)
         case refusal:
             return refusal

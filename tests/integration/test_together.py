@@ -227,8 +227,9 @@ def test_a_running_job_with_everything_on_it_is_cancelled_and_leaves_nothing_beh
     assert 'asked to stop: "typo", which is enforced in 30 s' in lines
     assert mac.ask("renew", **fence)["body"]["directives"] == ["cancel"]
     assert why(broker, "child")[0][0] == "blocked"
-    mac.ask("release", **fence)
+    mac.ask("release", **fence, reason="stopped as asked")
     assert state(broker, "job") == "cancelled"
+    assert 'over: cancelled on mac-1, 0.0 s ago: "typo"' in why(broker, "job")[1]
     assert state(broker, "child") == "ready", "it runs whatever its parent does"
     assert why(broker, "rival")[0] == ()
     first = other.hold("rival")
