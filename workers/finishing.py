@@ -21,8 +21,11 @@ ENTRY_CHARS_MAX = 2_048
 """What the dead-letter list keeps of an entry."""
 
 
-class Refused(Value, frozen=True):
-    """An entry that could not be settled, and why."""
+class Refused(Value, frozen=True, gc=True):
+    """An entry that could not be settled, and why.
+
+    Looked at by the collector: the error leads to the frame that caught it, and that to the list of these.
+    """
 
     entry: Entry
     error: NotOurs | Malformed

@@ -1,10 +1,12 @@
 """A queue holds so much; what comes on top is told so at once, nothing of it is done, and holders are heard."""
 
+import gc
 from collections import Counter
 
 import pytest
 import redis
 
+from broker.parsing import Malformed
 from broker.queues import QUEUES, Wire
 from broker.settings import load
 from datastore.memory import MemoryDatastore
@@ -101,3 +103,12 @@ def test_poison_at_the_end_of_a_long_queue_is_buried_and_stops_nobody(broker: In
     shift.settle(shift.take())
     assert broker.redis.llen("broker:dead") == 2
     assert broker.redis.llen(inflight_key("w1", "intake")) == 0
+
+
+def test_nothing_of_a_refused_entry_stays_in_memory(broker: InProcess) -> None:
+    # A value that the collector did not look at held the error, its frame, and so itself: 5 kB an entry, for ever.
+    broker.redis.rpush("broker:in:jobs", *["not json"] * 50)
+    broker.serve()
+    assert broker.redis.llen("broker:dead") == 50
+    gc.collect()
+    assert [each for each in gc.get_objects() if isinstance(each, Malformed)] == []
