@@ -47,7 +47,7 @@ def requests(rig: Rig, total: int) -> Finding:
     for chunk in range(max(5, total // CHUNK)):
         if chunk == max(1, total // CHUNK // 5):
             before = rig.memory()  # by now what is cached is cached
-        lives = [f"life-{chunk}-{number}" for number in range(CHUNK // 10)]
+        lives = [f"life-{began_ms}-{chunk}-{number}" for number in range(CHUNK // 10)]
         rig.ask("jobs", "x", [submit(job, "x") for job in lives])
         grants = [json.loads(text)["body"] for text in rig.ask("claims", "x", [claim(job, "x") for job in lives])]
         stale = [fenced("renew", grant["job_id"], grant["epoch"], "0" * 32, "x") for grant in grants]
