@@ -121,7 +121,7 @@ def deliver(pipe: Pipeline, batch: Sequence[Settled], *, now_ms: int, step_ms: i
         if settled.answer is None:
             continue
         if claim_next.is_claim_next(request):
-            claim_next.remember(pipe, request.request_id, settled.answer, maybe=settled.maybe)
+            claim_next.remember(pipe, request, settled.answer, maybe=settled.maybe)
             presence.expect_reader(pipe, request, settled.answer, key_id=settled.seal.key_id, now_ms=now_ms)
         reply = wire(settled.answer, request_id=request.request_id, now_ms=now_ms)
         channel = replies.reply_key(request.factory_id, request.instance)
@@ -278,7 +278,7 @@ def _proposals(
 def _known(context: Context, request: Request, *, at_most: int) -> Proposal | Settlement | None:
     """What an earlier copy of a claim-next was granted, if anything. Where the store can't say, that is unknown."""
     try:
-        leased = repository.leased_by_request(context.store, request.request_id, at_most=at_most)
+        leased = repository.leased_by_request(context.store, request.factory_id, request.request_id, at_most=at_most)
         jobs = tuple(job.id for job in leased)
     except DatastoreError:
         return Settlement(Answer(Word.OUTCOME_UNKNOWN, Reason.STORE))

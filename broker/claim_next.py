@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias, TypeGuard, cast
 
 from redis import Redis
 from redis.client import Pipeline
@@ -139,17 +139,22 @@ return #ended
 )
 
 
-def answer_key(request_id: str) -> str:
+def claim_id(claim: Claim) -> str:
+    """What a claim-next is known by here. Two factories may use one request id, and neither gets the other's answer."""
+    return f"{claim.factory_id}:{claim.request_id}"
+
+
+def answer_key(claim_id: str) -> str:
     """Where it is remembered which jobs a claim-next got, or may have got."""
-    return f"broker:answer:{request_id}"
+    return f"broker:answer:{claim_id}"
 
 
-def mark_key(request_id: str) -> str:
+def mark_key(claim_id: str) -> str:
     """Which worker settles a claim-next right now."""
-    return f"broker:settling:{request_id}"
+    return f"broker:settling:{claim_id}"
 
 
-def is_claim_next(request: object) -> bool:
+def is_claim_next(request: object) -> TypeGuard[Claim]:
     """Whether a request asks for any job that fits."""
     return type(request) is Claim and request.body.job_id is None
 
@@ -172,25 +177,25 @@ def propose(connection: Redis, asking: Sequence[Asking], *, worker: str, now_ms:
         claim, queue = each.claim, each.claim.body.queue
         fitting = index.serving(canonical(claim.body.offers), sets[queue])
         keys = [index.members_key(index.READY, queue, terms) for terms, _ in fitting]
-        arguments: list[Argument] = [worker, claim.request_id, int(each.insist), MARK_TTL_MS, now_ms, step_ms]
+        arguments: list[Argument] = [worker, claim_id(claim), int(each.insist), MARK_TTL_MS, now_ms, step_ms]
         arguments += [each.count, *(step_ms * met // WEIGHT_MAX for _, met in fitting)]
         keys.append(index.reserved_key(queue, claim.factory_id))
         arguments.append(0)
-        own = [answer_key(claim.request_id), mark_key(claim.request_id)]
+        own = [answer_key(claim_id(claim)), mark_key(claim_id(claim))]
         calls.append(([*own, WAITING, WAIT_ENDS, index.served_key(queue), *keys], arguments))
     return [_proposal(result) for result in _PROPOSE.run_many(connection, calls)]
 
 
-def remember(pipe: Pipeline, request_id: str, answer: Answer, *, maybe: Sequence[str] = ()) -> None:
+def remember(pipe: Pipeline, claim: Claim, answer: Answer, *, maybe: Sequence[str] = ()) -> None:
     """Add the command that keeps which jobs a claim-next was granted, or `maybe` was; else it is open to be settled.
 
     What was remembered before stays: an answer without a grant says nothing of what an earlier copy was granted.
     """
     granted = [grant["job_id"] for grant in answer.grants] or maybe
     if granted:
-        pipe.set(answer_key(request_id), " ".join(granted), px=ANSWER_TTL_MS)
+        pipe.set(answer_key(claim_id(claim)), " ".join(granted), px=ANSWER_TTL_MS)
     else:
-        pipe.delete(mark_key(request_id))
+        pipe.delete(mark_key(claim_id(claim)))
 
 
 def wait_ends_ms(claim: Claim, now_ms: int) -> int:
@@ -209,13 +214,15 @@ def park(pipe: Pipeline, claim: Claim, now_ms: int, *, seal: Seal = UNSEALED) ->
     record = {
         "envelope": seal.again(claim.model_copy(update={"body": body}).model_dump_json(exclude_none=True)),
         "parked_in": index.members_key(index.PARKED, body.queue, terms),
-        "mark": mark_key(claim.request_id),
+        "mark": mark_key(claim_id(claim)),
+        "factory_id": claim.factory_id,
+        "queue": body.queue,
         "reply_key": channel,
         "reply": seal.reply(channel, replies.encode(reply)).decode(),
     }
-    pipe.hset(WAITING, claim.request_id, json.dumps(record))
-    pipe.zadd(WAIT_ENDS, {claim.request_id: ends_ms})
-    index.park(pipe, body.queue, body.offers, claim.request_id, ends_ms - body.wait_ms)
+    pipe.hset(WAITING, claim_id(claim), json.dumps(record))
+    pipe.zadd(WAIT_ENDS, {claim_id(claim): ends_ms})
+    index.park(pipe, body.queue, body.offers, claim_id(claim), ends_ms - body.wait_ms)
 
 
 def wake(connection: Redis, ready: Sequence[tuple[str, str]]) -> int:
@@ -247,7 +254,7 @@ def recheck(connection: Redis, parked: Sequence[Claim]) -> None:
         fitting = index.serving(canonical(claim.body.offers), sets[claim.body.queue])
         if fitting:
             keys = [index.members_key(index.READY, claim.body.queue, terms) for terms, _ in fitting]
-            calls.append(([WAITING, WAIT_ENDS, intake_key("claims"), *keys], [claim.request_id]))
+            calls.append(([WAITING, WAIT_ENDS, intake_key("claims"), *keys], [claim_id(claim)]))
     if calls:
         _RECHECK.run_many(connection, calls)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from broker.messages import Request
+from broker.messages import Request, Submit
 from broker.signing import KeyId, Role
 
 _READS = frozenset(
@@ -23,7 +23,17 @@ PERMITS: Mapping[Role, frozenset[str]] = {
 
 def permitted(key_id: KeyId, request: Request) -> bool:
     """Whether the owner of this key may ask for this."""
-    if key_id.role is Role.OPERATOR or request.op in PERMITS[key_id.role]:
+    if key_id.role is Role.OPERATOR:
+        return True
+    if isinstance(request, Submit) and _cancels(request):
+        return "cancel" in PERMITS[key_id.role]
+    if request.op in PERMITS[key_id.role]:
         return True
     own = key_id.role is Role.FACTORY and request.op in _OF_ITSELF
     return own and getattr(request.body, "factory", None) == key_id.factory
+
+
+def _cancels(request: Submit) -> bool:
+    """Whether a submission cancels jobs of others that wait."""
+    body = request.body
+    return body.supersedes is not None or (body.unique is not None and body.unique.policy == "replace")

@@ -29,11 +29,11 @@ def recall(connection: Redis, factory_id: str, *, queue: str | None = None, at_m
     Goes through all waiting claims: for what an operator does now and then, not for every claim.
     """
     recalled = 0
-    for request_id, record in connection.hscan_iter(WAITING, count=_SCAN_COUNT):
-        envelope = json.loads(json.loads(cast(bytes, record))["envelope"])
-        if envelope["factory_id"] != factory_id or queue not in (None, envelope["body"]["queue"]):
+    for claim_id, record in connection.hscan_iter(WAITING, count=_SCAN_COUNT):
+        parked = json.loads(cast(bytes, record))
+        if parked["factory_id"] != factory_id or queue not in (None, parked["queue"]):
             continue
-        recalled += int(_RECALL.run(connection, [WAITING, WAIT_ENDS, intake_key("claims")], [request_id]))
+        recalled += int(_RECALL.run(connection, [WAITING, WAIT_ENDS, intake_key("claims")], [claim_id]))
         if recalled == at_most:
             break
     return recalled

@@ -196,9 +196,10 @@ def find_documents(store: Datastore, filter: Filter) -> Iterator[Document]:
             return
 
 
-def leased_by_request(store: Datastore, request_id: str, *, at_most: int) -> list[Job]:
-    """The jobs whose leases were granted to this request id: one, or up to `at_most` where it asked for several."""
-    page = store.find({"state": "leased", "lease.request_id": request_id}, limit=at_most)
+def leased_by_request(store: Datastore, factory_id: str, request_id: str, *, at_most: int) -> list[Job]:
+    """The jobs whose leases were granted to this request: one, or up to `at_most` where it asked for several."""
+    search: Filter = {"state": "leased", "lease.request_id": request_id, "lease.factory_id": factory_id}
+    page = store.find(search, limit=at_most)
     return [Job.from_document(document) for document in page.documents]
 
 

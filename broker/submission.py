@@ -16,7 +16,8 @@ RARELY_SAID = {"run_timeout_ms", "stuck_after_ms", "on_stuck", "on_parent_failur
 def submit(context: Context, request: Submit, *, now_ms: int) -> Settlement:
     """Create a job once. Acknowledged means: it stays claimable until it is terminal (I5).
 
-    The same request id again is a replay; another request for the same job id is `conflict {exists}`.
+    The same request id from the same factory again is a replay; another request for the same job id is
+    `conflict {exists}`: who guesses the id of a request must not have another job taken for the one it names.
 
     Raises:
       NotApplied: the job was not created; the same request may be sent again.
@@ -54,7 +55,7 @@ def submit(context: Context, request: Submit, *, now_ms: int) -> Settlement:
     if job.supersedes is not None:
         changes += keys.supersede(context, job, now_ms=now_ms)
     facts = {"job_id": job_id, "state": job.state.value, "etag": job.document.etag}
-    if stored.request_id != request.request_id:
+    if (stored.request_id, stored.submitted_by) != (request.request_id, request.factory_id):
         return Settlement(Answer(Word.CONFLICT, Reason.EXISTS, facts), changes)
     return Settlement(Answer(Word.OK if created else Word.REPLAYED, body=facts), changes)
 

@@ -12,9 +12,9 @@ from typing import Any, Final
 import pytest
 import redis
 
-from broker.claim_next import answer_key
+from broker.claim_next import answer_key, claim_id
 from broker.documents import Job
-from broker.messages import Request
+from broker.messages import Claim, Request
 from broker.repository import read_job, read_run
 from datastore import Expected, OutcomeUnknown, Unavailable
 from datastore.cosmos import CosmosDatastore
@@ -231,7 +231,8 @@ def test_a_resent_claim_next_never_gets_another_job_because_a_search_failed(
         claim = calm.caller.make("claim", queue=cell.job)
         [first] = calm.ask(claim)
         calm.submit(cell.new, queue=cell.job)
-        calm.redis.delete(answer_key(claim.request_id))  # as if Redis had lost it, so that the store has to be searched
+        assert isinstance(claim, Claim)
+        calm.redis.delete(answer_key(claim_id(claim)))  # as if lost by Redis, so that the store has to be searched
         cosmos_proxy.hold_again()
         cosmos_proxy.script("QUERY", *faults)
         planned = cosmos_proxy.unused()

@@ -99,7 +99,9 @@ def test_a_waiter_is_woken_however_a_job_becomes_ready(broker: InProcess, how: s
     if how == "fail":
         broker.clock.advance(1_000)  # its backoff
     if how in ("fail", "reap", "schedule"):
-        broker.redis.zadd("broker:waiting:ends", {claim.request_id: broker.clock.now_ms() + 1})  # it waits a bit longer
+        broker.redis.zadd(
+            "broker:waiting:ends", {claim_next.claim_id(claim): broker.clock.now_ms() + 1}
+        )  # it waits a bit longer
         broker.sweep()
     assert answer(broker, claim)["body"]["job_id"] == "a"
 
@@ -209,7 +211,7 @@ def test_however_many_waiters_have_died_the_second_to_get_a_job_is_one_who_reads
         assert unread_job_goes_on(broker) == 1
         reply = read.reply(claim)
         assert (reply["answer"], reply["body"]["job_id"], reply["body"]["epoch"]) == ("granted", "a", 2)
-    assert broker.redis.zrange("broker:parked:default:in:[]", 0, 0) == [b"dead-1"], "they stand in their order"
+    assert broker.redis.zrange("broker:parked:default:in:[]", 0, 0) == [b"dead-1:dead-1"], "they stand in their order"
 
 
 def test_without_the_look_at_who_reads_it_goes_to_the_next_dead_one(
@@ -234,7 +236,7 @@ def test_a_waiter_that_reads_again_comes_back_to_its_place(broker: InProcess) ->
     with reading(Caller(broker.redis, "dead-1")):
         silent.stand_behind(broker.redis, ["default"])
     line = broker.redis.zrange("broker:parked:default:in:[]", 0, -1)
-    assert line == [b"dead-1", b"dead-0", late.request_id.encode()]
+    assert line == [b"dead-1:dead-1", b"dead-0:dead-0", claim_next.claim_id(late).encode()]
     assert not broker.redis.exists(broker.caller.channel), "nothing is left on a channel nobody reads"
 
 

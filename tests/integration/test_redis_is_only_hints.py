@@ -260,7 +260,7 @@ def test_what_redis_makes_up_is_not_believed(redis_client: redis.Redis) -> None:
     for key in ("broker:ready:default:in:[]", 'broker:ready:default:in:["gpu"]'):
         redis_client.zadd(key, {"a": 0, "b": 1, "never-was": 2, "a:spec": 3, "\x00": 4})
     redis_client.sadd("broker:ready:default:sets", "[]", '["gpu"]')
-    redis_client.set("broker:answer:forged", "a")
+    redis_client.set(f"broker:answer:{broker.caller.factory}:forged", "a")
     for request in (broker.caller.make("claim"), broker.caller.make("claim", request_id="forged", attempt=2)):
         [reply] = broker.ask(request)
         assert reply["answer"] in ("none_available", "request_expired")
