@@ -1,13 +1,14 @@
 """How a request travels: as an rq job on rq's wire, or as plain JSON on the intake. Both name the same three queues."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import Literal, TypeAlias
 
-from redis.asyncio.client import Pipeline as AsyncPipeline
 from redis.client import Pipeline
 
 from broker.messages import Envelope
+from datastore.value import Value
 
 QUEUES = ("leases", "claims", "jobs")
 """Served in this order, so that a herd of claims never starves the holders (design §6)."""
@@ -52,15 +53,38 @@ def rq_job_hash(envelope: str, *, queue: str) -> dict[RedisValue, RedisValue]:
     }
 
 
-def enqueue(
-    pipe: "Pipeline | AsyncPipeline", request: Envelope, *, wire: Wire, sign: Callable[[str], str] = str
-) -> None:
+class Message(Value, frozen=True):
+    """A request as it goes to its queue."""
+
+    queue: str
+    rq_job: str
+    """The id of its rq job; unused on the intake."""
+    text: str
+    """The envelope, JSON or signed."""
+
+    def signed(self, sign: Callable[[str], str]) -> "Message":
+        """The same, signed."""
+        text = sign(self.text)
+        return self if text is self.text else Message(self.queue, self.rq_job, text)
+
+
+def commands(messages: Iterable[Message], wire: Wire) -> list[tuple[RedisValue, ...]]:
+    """The Redis commands that put `messages` on their queues: one push for each queue, however many there are."""
+    made: list[tuple[RedisValue, ...]] = []
+    pushed: dict[str, list[RedisValue]] = {}
+    for message in messages:
+        if wire == "intake":
+            pushed.setdefault(intake_key(message.queue), []).append(message.text)
+            continue
+        fields = rq_job_hash(message.text, queue=message.queue)
+        made.append(("HSET", rq_job_key(message.rq_job), *chain.from_iterable(fields.items())))
+        pushed.setdefault(rq_queue_key(message.queue), []).append(message.rq_job)
+    return made + [("RPUSH", key, *values) for key, values in pushed.items()]
+
+
+def enqueue(pipe: Pipeline, request: Envelope, *, wire: Wire, sign: Callable[[str], str] = str) -> None:
     """Add the commands that put a request on its queue; the caller executes the pipeline. `sign`s its text first."""
-    envelope = sign(request.model_dump_json(exclude_none=True))
-    queue = request.queue_name
-    if wire == "intake":
-        pipe.rpush(intake_key(queue), envelope)
-        return
-    rq_job = rq_job_id(request.request_id, request.attempt)
-    pipe.hset(rq_job_key(rq_job), mapping=rq_job_hash(envelope, queue=queue))
-    pipe.rpush(rq_queue_key(queue), rq_job)
+    text = sign(request.model_dump_json(exclude_none=True))
+    message = Message(request.queue_name, rq_job_id(request.request_id, request.attempt), text)
+    for command in commands([message], wire):
+        pipe.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py leaves it untyped

@@ -41,7 +41,7 @@ class AsyncLine(Calling[Coroutine[Any, Any, Reply]]):
         self, kind: type[Envelope], body: Mapping[str, Any], *, request_id: str | None, timeout_ms: int | None
     ) -> Reply:
         call = self._call(kind, body, request_id=request_id, timeout_ms=timeout_ms)
-        await self._exchange.carry_out([call], self._sender)
+        await self._exchange.carry(call, self._sender)
         return call.answer()
 
     async def close(self) -> None:

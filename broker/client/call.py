@@ -2,15 +2,18 @@
 
 import secrets
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from broker.answers import Reason, Retry, Word
 from broker.client.errors import BrokerTimeout, BrokerUnavailable, ClientError, InvalidRequest
 from broker.client.reply import Reply
+from broker.client.wording import check_request_id, form, problems
 from broker.entropy import Entropy
-from broker.messages import Claim, Envelope, Release, Request
+from broker.messages import Claim, Envelope, Release
+from broker.parsing import parse
+from broker.queues import Message, rq_job_id
 from broker.wire_types import FactoryId
 
 if TYPE_CHECKING:  # a client that records nothing does not load it
@@ -44,7 +47,7 @@ class Address(BaseModel):
         try:
             return cls.model_validate(fields | {"instance": secrets.token_hex(8)})
         except ValidationError as error:
-            raise InvalidRequest(_problems(error)) from None
+            raise InvalidRequest(problems(error)) from None
 
 
 class BrokerTime:
@@ -83,24 +86,28 @@ class Call:
         entropy: Entropy,
         history: "Recorder | None" = None,
     ) -> None:
-        self.request_id = request_id or entropy.token()
+        if request_id is None:
+            self.request_id, self._attempt = entropy.token(), 1
+        else:
+            check_request_id(request_id)
+            self.request_id, self._attempt = request_id, 2
         self.is_claim = kind is Claim
+        self._kind = kind
+        self._form = form(kind)
+        self._body = self._form.body(body)
+        self._address = address
         self._patience_ms = int(body.get("wait_ms", 0)) if self.is_claim else 0
-        self.until_ms = now_ms + timeout_ms + self._patience_ms
         self._timeout_ms = timeout_ms + self._patience_ms
-        self._attempt = 1 if request_id is None else 2
+        self.until_ms = now_ms + self._timeout_ms
         self._first_attempt = self._attempt
-        try:
-            self._envelope = kind.model_validate(
-                {**address.model_dump(), "request_id": self.request_id, "attempt": self._attempt, "body": dict(body)}
-            )
-        except ValidationError as error:
-            raise InvalidRequest(_problems(error)) from None  # the error itself shows values, maybe a token
         self.first_sent_ms = now_ms
-        self._sent = False
+        self._out = 0
+        """Attempts that were sent, or may have been."""
         self._history = history
         self._invoked: Record | None = None
         self.reply: Reply | None = None
+        self.trouble: Exception | None = None
+        """Why the last attempt did not get to its queue, or may not have. Read and cleared by whoever waits."""
 
     @property
     def settled(self) -> bool:
@@ -109,21 +116,35 @@ class Call:
             self.reply is not None and self.reply.retry is not Retry.SAME_ID and not self._turned_away_again(self.reply)
         )
 
-    def next_attempt(self, now_ms: int, broker_time: BrokerTime) -> Envelope:
-        """The envelope to send now. Its deadline is the end of the caller's own patience, in broker time, or sooner."""
-        if self._history is not None and self._invoked is None:
-            self._invoked = self._history.invoked(cast(Request, self._envelope))
-        if self._sent:
+    def next_attempt(self, now_ms: int, broker_time: BrokerTime) -> Message:
+        """What to send now. Its deadline is the end of the caller's own patience, in broker time, or sooner."""
+        if self._out:
             self._attempt += 1
         else:
             self.first_sent_ms = now_ms
-        ends_ms = min(self.until_ms, now_ms + DEADLINE_AHEAD_MAX_MS)
-        update = {"attempt": self._attempt, "deadline_ms": broker_time.at(ends_ms)}
-        return self._envelope.model_copy(update=update)  # our own values, within the fields' limits
+        text = self._text(broker_time.at(min(self.until_ms, now_ms + DEADLINE_AHEAD_MAX_MS)))
+        if self._history is not None and self._invoked is None:
+            self._request = parse(text)
+            self._invoked = self._history.invoked(self._request)
+        return Message(self._form.queue, rq_job_id(self.request_id, self._attempt), text)
+
+    def _text(self, deadline_ms: int | None) -> str:
+        """The envelope. Ids have been validated: they need no quoting."""
+        who = self._address
+        deadline = "" if deadline_ms is None else f'"deadline_ms":{deadline_ms},'
+        return (
+            f'{{"v":1,"request_id":"{self.request_id}","op":"{self._form.op}","attempt":{self._attempt},'
+            f'"factory_id":"{who.factory_id}","incarnation":"{who.incarnation}","instance":"{who.instance}",'
+            f'{deadline}"body":{self._body}}}'
+        )
 
     def on_its_way(self) -> None:
         """An attempt was sent, or may have been."""
-        self._sent = True
+        self._out += 1
+
+    def never_left(self) -> None:
+        """An attempt that was on its way turned out not to have been sent."""
+        self._out -= 1
 
     def attempt_ends_ms(self, now_ms: int, attempt_ms: int, pause_s: float | None) -> int:
         """When this attempt is given up: after `pause_s` where it failed, and not while a claim waits for work."""
@@ -139,7 +160,7 @@ class Call:
         """
         reply = self._known()
         if self._history is not None and self._invoked is not None:
-            self._history.ended(self._invoked, cast(Request, self._envelope), reply, sent=self._sent)
+            self._history.ended(self._invoked, self._request, reply, sent=self._out > 0)
         if reply is None:
             raise self._failure()
         return reply
@@ -153,7 +174,7 @@ class Call:
 
     def refused(self, why: str) -> ClientError:
         """The failure to raise where Redis takes no request."""
-        if not self._sent:
+        if not self._out:
             return BrokerUnavailable(
                 f"Redis refused: {why}; nothing was sent; check the user, its rights and its memory"
             )
@@ -174,8 +195,8 @@ class Call:
         return reply.answer is Word.THROTTLED and self._attempt > 1
 
     def _failure(self) -> ClientError:
-        what = f"{type(self._envelope).__name__.lower()}: no answer within {self._timeout_ms} ms"
-        if not self._sent and self._first_attempt == 1:
+        what = f"{self._kind.__name__.lower()}: no answer within {self._timeout_ms} ms"
+        if not self._out and self._first_attempt == 1:
             return BrokerUnavailable(f"{what}: Redis can't be reached; nothing was sent; is it running?")
         return BrokerTimeout(f"{what}; is a broker worker running?", request_id=self.request_id)
 
@@ -184,9 +205,3 @@ def release_of(grant: Reply, address: Address, *, now_ms: int, entropy: Entropy)
     """A call that gives a granted lease back."""
     body = {name: grant.body[name] for name in ("job_id", "epoch", "token")}
     return Call(Release, body, address, request_id=None, timeout_ms=ATTEMPT_MS, now_ms=now_ms, entropy=entropy)
-
-
-def _problems(error: ValidationError) -> str:
-    """What is wrong, without the values."""
-    found = error.errors(include_url=False, include_context=False, include_input=False)
-    return "; ".join(f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in found[:5])

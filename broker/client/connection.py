@@ -12,8 +12,7 @@ from redis.retry import Retry
 
 from broker import queues
 from broker.entropy import Entropy
-from broker.messages import Envelope
-from broker.queues import Wire
+from broker.queues import Message, Wire
 
 BLOCK_S = 5
 """How long the server blocks one BLPOP."""
@@ -102,8 +101,8 @@ class Sender:
         """A sender with one connection of its own, to the same server."""
         return Sender(self._url, wire=self._wire, password=self._password, sign=self._sign, connections_max=1)
 
-    def send(self, requests: Sequence[Envelope]) -> None:
-        """Put all of `requests` on their queues, in one round trip.
+    def send(self, messages: Sequence[Message]) -> None:
+        """Put all of `messages` on their queues, in one round trip.
 
         Raises:
           NotSent, NotAccepted: none of them was sent.
@@ -117,10 +116,10 @@ class Sender:
             raise NotSent(str(error)) from error
         with self._redis.pipeline(transaction=False) as pipe:
             pipe.connection = connection  # given back to the pool as the block ends
-            for request in requests:
-                queues.enqueue(pipe, request, wire=self._wire, sign=self._sign)
+            for command in queues.commands([message.signed(self._sign) for message in messages], self._wire):
+                pipe.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
             try:
-                check_accepted(pipe.execute(raise_on_error=False), len(requests))
+                check_accepted(pipe.execute(raise_on_error=False), len(messages))
             except RedisError as error:
                 raise MaybeSent(str(error)) from error
 

@@ -1,16 +1,17 @@
-"""redis-py at the client's edge, for asyncio: one connection that reads replies, one that sends requests."""
+"""The client's edge for asyncio: one connection that reads replies, one that sends requests."""
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from redis.asyncio import Redis
 from redis.asyncio.connection import ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from broker import queues
+from broker.client.call import Call
 from broker.client.connection import (
     BLOCK_S,
     DEAD_AFTER_S,
@@ -22,15 +23,17 @@ from broker.client.connection import (
     check_accepted,
     options,
 )
-from broker.messages import Envelope
-from broker.queues import Wire
+from broker.client.stream import Stream
+from broker.queues import Message, Wire
+
+Posted = tuple[Message, Call, "asyncio.Future[None]"]
+"""What is to be sent, the call it belongs to, and what wakes that call where it could not be."""
 
 
 class AsyncSender:
-    """Puts requests on their queues over one connection; those that come while it is busy go together.
+    """Puts requests on their queues over one connection: those of one turn of the event loop with one write.
 
-    The connection belongs to a task of its own, which no caller's cancellation reaches: redis-py waits with
-    `asyncio.wait_for`, which in Python 3.11 can swallow one.
+    Nobody waits for a request to be sent. Where it was not, or may not have been, its call is told why and woken.
     """
 
     def __init__(self, url: str, *, wire: Wire, password: str | None, sign: Callable[[str], str] = str) -> None:
@@ -39,8 +42,10 @@ class AsyncSender:
             url, retry=Retry(NoBackoff(), 0), **options(password, SEND_TIMEOUT_S)
         )
         self._redis = Redis(connection_pool=self._pool)
-        self._outbox: list[tuple[Sequence[Envelope], asyncio.Future[None]]] = []
-        self._flushing: asyncio.Task[None] | None = None
+        self._stream: Stream | None = None
+        self._outbox: list[Posted] = []
+        self._due = False
+        self._sending: set[asyncio.Task[None]] = set()
 
     @property
     def server(self) -> tuple[str, str | None]:
@@ -51,54 +56,72 @@ class AsyncSender:
         """A sender with a connection of its own, to the same server."""
         return AsyncSender(self._url, wire=self._wire, password=self._password, sign=self._sign)
 
-    async def send(self, requests: Sequence[Envelope]) -> None:
-        """Put all of `requests` on their queues, in one round trip. A caller that is cancelled may have sent them.
+    def post(self, message: Message, call: Call, wake: "asyncio.Future[None]") -> None:
+        """Send `message` at the end of this turn of the event loop. `wake` is completed only where that fails."""
+        self._outbox.append((message, call, wake))
+        if not self._due:
+            self._due = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    async def sent(self) -> None:
+        """Wait until all that was posted is sent, or has failed."""
+        if self._due:
+            self._flush()
+        if self._sending:
+            await asyncio.wait(self._sending)
+
+    def _flush(self) -> None:
+        """Send what has gathered; in a task, which no caller's cancellation reaches."""
+        self._due = False
+        batch, self._outbox = self._outbox, []
+        for _, call, _ in batch:
+            call.on_its_way()
+        task = asyncio.create_task(self._send(batch), name="broker-send")
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
+
+    async def _send(self, batch: Sequence[Posted]) -> None:
+        trouble: Exception
+        try:
+            await self._put([message for message, _, _ in batch])
+        except (NotSent, NotAccepted) as error:
+            trouble = error
+            for _, call, _ in batch:
+                call.never_left()
+        except Exception as error:  # whatever it is, it belongs to those who wait
+            trouble = error
+        else:
+            return
+        for _, call, wake in batch:
+            call.trouble = trouble
+            if not wake.done():
+                wake.set_result(None)
+
+    async def _put(self, messages: Sequence[Message]) -> None:
+        """Put `messages` on their queues.
 
         Raises:
           NotSent, NotAccepted: none of them was sent.
           MaybeSent: each of them may have been.
         """
-        sent: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._outbox.append((requests, sent))
-        if self._flushing is None:
-            self._flushing = asyncio.create_task(self._flush(), name="broker-send")
-        await sent
-
-    async def _flush(self) -> None:
-        """Send what has gathered, until nothing has."""
-        try:
-            while self._outbox:
-                batch, self._outbox = self._outbox, []
-                failure: Exception | None = None
-                try:
-                    await self._put([request for requests, _ in batch for request in requests])
-                except Exception as error:  # whatever it is, it belongs to those who wait
-                    failure = error
-                for _, sent in batch:
-                    if sent.done():
-                        continue  # its caller was cancelled
-                    if failure is None:
-                        sent.set_result(None)
-                    else:
-                        sent.set_exception(failure)
-        finally:
-            self._flushing = None
-
-    async def _put(self, requests: Sequence[Envelope]) -> None:
-        try:
-            connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]  # redis-py's own
-        except AuthenticationError as error:
-            raise NotAccepted(str(error)) from error
-        except RedisError as error:
-            raise NotSent(str(error)) from error
-        async with self._redis.pipeline(transaction=False) as pipe:
-            pipe.connection = connection  # given back to the pool as the block ends
-            for request in requests:
-                queues.enqueue(pipe, request, wire=self._wire, sign=self._sign)
+        stream = self._stream
+        if stream is None or stream.lost:
             try:
-                check_accepted(await pipe.execute(raise_on_error=False), len(requests))
-            except RedisError as error:
-                raise MaybeSent(str(error)) from error
+                self._stream = stream = await Stream.open(self._pool)
+            except AuthenticationError as error:
+                raise NotAccepted(str(error)) from error
+            except (RedisError, OSError) as error:
+                raise NotSent(str(error)) from error
+        signed = [message.signed(self._sign) for message in messages]
+        sent = stream.call(queues.commands(signed, self._wire))
+        await asyncio.wait([sent], timeout=SEND_TIMEOUT_S)
+        try:
+            if not sent.done():
+                stream.close()
+                raise RedisTimeoutError(f"Redis did not answer within {SEND_TIMEOUT_S} s")
+            check_accepted(sent.result(), len(messages))
+        except RedisError as error:
+            raise MaybeSent(str(error)) from error
 
     async def server_ms(self) -> int | None:
         """Broker time, Unix milliseconds; None where this user may not ask.
@@ -118,8 +141,9 @@ class AsyncSender:
 
     async def close(self) -> None:
         """Give back the connection, once what was asked for is sent."""
-        if self._flushing is not None:
-            await asyncio.wait([self._flushing])
+        await self.sent()
+        if self._stream is not None:
+            self._stream.close()
         await self._redis.aclose()
         await self._pool.disconnect()
 
@@ -131,7 +155,7 @@ class AsyncListener:
         self._pool: ConnectionPool = ConnectionPool.from_url(
             url, retry=Retry(NoBackoff(), 0), **options(password, DEAD_AFTER_S)
         )
-        self._connection: Any = None  # redis-py leaves the methods of a connection untyped
+        self._stream: Stream | None = None
         self._key = key
 
     async def receive(self) -> list[bytes]:
@@ -140,21 +164,25 @@ class AsyncListener:
         Raises:
           RedisError, OSError: the connection is lost; the next call makes a new one.
         """
+        if self._stream is None:
+            self._stream = await Stream.open(self._pool)
+        commands = [("BLPOP", self._key, BLOCK_S), ("LPOP", self._key, DRAIN_MAX)]
+        arrived = self._stream.call(commands)
         try:
-            if self._connection is None:
-                self._connection = self._pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py's own
-                await self._connection.connect()
-            commands = [("BLPOP", self._key, BLOCK_S), ("LPOP", self._key, DRAIN_MAX)]
-            await self._connection.send_packed_command(self._connection.pack_commands(commands))
-            first = await self._connection.read_response(disable_decoding=True)
-            rest = await self._connection.read_response(disable_decoding=True)
+            await asyncio.wait([arrived], timeout=DEAD_AFTER_S)
+            if not arrived.done():
+                raise RedisTimeoutError(f"the reply channel was silent for {DEAD_AFTER_S} s")
+            first, rest = arrived.result()
+            for reply in (first, rest):
+                if isinstance(reply, ResponseError):
+                    raise reply
         except BaseException:  # also where the task is cancelled: an answer half read is no use to the next call
             await self.close()
             raise
-        return ([] if first is None else [bytes(first[1])]) + [bytes(text) for text in rest or ()]
+        return ([] if first is None else [first[1]]) + (rest or [])
 
     async def close(self) -> None:
         """Drop the connection."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.disconnect(nowait=True)
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.close()

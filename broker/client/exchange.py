@@ -46,7 +46,7 @@ class Exchange:
         self._sender = sender
         self.entropy = entropy
         self._attempt_ms = attempt_ms
-        self._pending: Pending[Future[Reply]] = Pending(self.broker_time, monotonic_ms, read=read)
+        self._pending: Pending[Future[None]] = Pending(self.broker_time, monotonic_ms, read=read)
         self.notices = self._pending.notices
         self._closed = threading.Event()
         self._pid = os.getpid()
@@ -96,7 +96,7 @@ class Exchange:
           BrokerUnavailable: Redis refuses requests. Nothing was sent.
           ClientClosed: the client was closed.
         """
-        futures: dict[Call, Future[Reply]] = {}
+        futures: dict[Call, Future[None]] = {}
         backoff = Backoff(self.entropy)
         abandoned = True
         try:
@@ -111,23 +111,23 @@ class Exchange:
                 for call in unsettled:
                     ends_ms = call.attempt_ends_ms(sent_ms, self._attempt_ms, pause_s)
                     with suppress(NoneYet):
-                        call.reply = futures[call].result(max(0, ends_ms - monotonic_ms()) / 1000)
+                        futures[call].result(max(0, ends_ms - monotonic_ms()) / 1000)
                 if any(call.reply is not None and not call.settled for call in unsettled):
                     self._closed.wait(backoff.next_s())  # an unknown outcome: ask again, but not at once
             abandoned = False
         finally:
-            for call, future in futures.items():
+            for call in futures:
                 self._pending.forget(call, abandoned=abandoned)
-                if abandoned and future.done() and future.exception() is None:
-                    for grant in future.result().grants:
+                if abandoned and call.reply is not None:
+                    for grant in call.reply.grants:
                         self._give_back(grant)
 
     def _send(self, calls: Sequence[Call], sender: Sender, backoff: Backoff) -> float | None:
         """Send what is unsettled. The pause before the next attempt in seconds, or None where it is on its way."""
         now_ms = monotonic_ms()
-        envelopes = [call.next_attempt(now_ms, self.broker_time) for call in calls]
+        messages = [call.next_attempt(now_ms, self.broker_time) for call in calls]
         try:
-            sender.send(envelopes)
+            sender.send(messages)
         except NotSent:
             return backoff.next_s()
         except MaybeSent:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import structlog
 from redis.exceptions import RedisError
 
+from broker.client.alarm import Alarm
 from broker.client.call import Address, BrokerTime, Call, release_of
 from broker.client.connection import Backoff, MaybeSent, NotAccepted, NotSent
 from broker.client.connection_async import AsyncListener, AsyncSender
@@ -48,8 +49,9 @@ class AsyncExchange:
         self._listener = listener
         self._sender = sender
         self._attempt_ms = attempt_ms
-        self._pending: Pending[asyncio.Future[Reply]] = Pending(self.broker_time, steady_ms, read=read)
+        self._pending: Pending[asyncio.Future[None]] = Pending(self.broker_time, steady_ms, read=read)
         self.notices = self._pending.notices
+        self._alarm = Alarm()
         self._closed = False
         self._pid = os.getpid()
         self._reader: asyncio.Task[None] | None = None
@@ -101,51 +103,58 @@ class AsyncExchange:
           BrokerUnavailable: Redis refuses requests. Nothing was sent.
           ClientClosed: the client was closed.
         """
-        loop = asyncio.get_running_loop()
-        futures: dict[Call, asyncio.Future[Reply]] = {}
-        backoff = Backoff(self.entropy)
+        ended = await asyncio.gather(*(self.carry(call, sender) for call in calls), return_exceptions=True)
+        for outcome in ended:
+            if outcome is not None:
+                raise outcome
+
+    async def carry(self, call: Call, sender: AsyncSender) -> None:
+        """The same for one call."""
+        backoff: Backoff | None = None
         abandoned = True
         try:
-            while unsettled := [call for call in calls if not call.settled and call.until_ms > self.steady_ms()]:
+            while (now_ms := self.steady_ms()) < call.until_ms:
                 self.check_open()
-                for call in unsettled:
-                    if call not in futures or call.reply is not None:
-                        futures[call] = loop.create_future()
-                        self._pending.expect(call, futures[call])
-                pause_s = await self._send(unsettled, sender, backoff)
-                sent_ms = self.steady_ms()
-                for call in unsettled:
-                    left_ms = call.attempt_ends_ms(sent_ms, self._attempt_ms, pause_s) - self.steady_ms()
-                    await asyncio.wait([futures[call]], timeout=max(0, left_ms) / 1000)
-                    if futures[call].done():
-                        call.reply = futures[call].result()
-                if any(call.reply is not None and not call.settled for call in unsettled):
+                wake = self._expect(call)
+                sender.post(call.next_attempt(now_ms, self.broker_time), call, wake)
+                await self._within(call.attempt_ends_ms(now_ms, self._attempt_ms, None), now_ms, wake)
+                if call.settled:
+                    break
+                backoff = backoff or Backoff(self.entropy)
+                if (trouble := call.trouble) is not None:
+                    call.trouble = None
+                    await self._after(trouble, call, backoff.next_s())
+                elif call.reply is not None:
                     await asyncio.sleep(backoff.next_s())  # an unknown outcome: ask again, but not at once
             abandoned = False
         finally:
-            for call, future in futures.items():
-                self._pending.forget(call, abandoned=abandoned)
-                if abandoned and future.done() and future.exception() is None:
-                    for grant in future.result().grants:
-                        self._give_back(grant)
+            self._pending.forget(call, abandoned=abandoned)
+            if abandoned and call.reply is not None:
+                for grant in call.reply.grants:
+                    self._give_back(grant)
 
-    async def _send(self, calls: Sequence[Call], sender: AsyncSender, backoff: Backoff) -> float | None:
-        """Send what is unsettled. The pause before the next attempt in seconds, or None where it is on its way."""
+    def _expect(self, call: Call) -> "asyncio.Future[None]":
+        wake: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._pending.expect(call, wake)
+        return wake
+
+    async def _within(self, ends_ms: int, now_ms: int, wake: "asyncio.Future[None]") -> None:
+        """Wait for `wake`, which is completed at `ends_ms` if nothing else does."""
+        self._alarm.at(ends_ms, now_ms, wake)
+        await wake
+
+    async def _after(self, trouble: Exception, call: Call, pause_s: float) -> None:
+        """Pause before the next attempt; an answer to an earlier one ends the pause.
+
+        Raises:
+          BrokerUnavailable, BrokerTimeout: Redis does not take requests, and would not take the next one.
+        """
+        if isinstance(trouble, NotAccepted):
+            raise call.refused(str(trouble)) from trouble
+        if not isinstance(trouble, NotSent | MaybeSent):
+            raise trouble
         now_ms = self.steady_ms()
-        envelopes = [call.next_attempt(now_ms, self.broker_time) for call in calls]
-        try:
-            await sender.send(envelopes)
-        except NotSent:
-            return backoff.next_s()
-        except MaybeSent:
-            for call in calls:
-                call.on_its_way()
-            return backoff.next_s()
-        except NotAccepted as error:
-            raise calls[0].refused(str(error)) from error
-        for call in calls:
-            call.on_its_way()
-        return None
+        await self._within(call.attempt_ends_ms(now_ms, self._attempt_ms, pause_s), now_ms, self._expect(call))
 
     async def _read(self) -> None:
         """The reader task: until closed, whatever happens."""
@@ -175,7 +184,8 @@ class AsyncExchange:
         now_ms = self.steady_ms()
         release = release_of(grant, self.address, now_ms=now_ms, entropy=self.entropy)
         log.info("unwanted_lease_released", job=grant.body["job_id"], epoch=grant.body["epoch"])
-        try:
-            await self._sender.send([release.next_attempt(now_ms, self.broker_time)])
-        except (NotSent, NotAccepted, MaybeSent) as error:
-            log.warning("unwanted_lease_not_released", job=grant.body["job_id"], error=str(error))
+        failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._sender.post(release.next_attempt(now_ms, self.broker_time), release, failed)
+        await self._sender.sent()
+        if release.trouble is not None:
+            log.warning("unwanted_lease_not_released", job=grant.body["job_id"], error=str(release.trouble))

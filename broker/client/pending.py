@@ -3,10 +3,11 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 import structlog
+from msgspec.structs import replace
 
 from broker.client.call import BrokerTime, Call
 from broker.client.notices import Notices
@@ -19,10 +20,10 @@ REMEMBERED_MAX = 4_096
 
 
 class Waiter(Protocol):
-    """A future, of threads or of asyncio."""
+    """A future, of threads or of asyncio. It wakes its caller; what there is to know is in the call."""
 
     def done(self) -> bool: ...
-    def set_result(self, result: Reply, /) -> None: ...
+    def set_result(self, result: None, /) -> None: ...
 
 
 W = TypeVar("W", bound=Waiter)
@@ -49,9 +50,17 @@ class Pending(Generic[W]):
         self._kept: OrderedDict[str, frozenset[tuple[str, int]]] = OrderedDict()
 
     def expect(self, call: Call, future: W) -> None:
-        """Complete `future` with the next reply to `call`. Several callers may wait for one request id."""
+        """Complete `future` once `call` has its next reply. Several callers may wait for one request id.
+
+        A further future for the same call takes the place of the one before.
+        """
         with self._lock:
-            self._waiting.setdefault(call.request_id, []).append(_Waiting(call, future))
+            others = self._waiting.setdefault(call.request_id, [])
+            for waiting in others:
+                if waiting.call is call:
+                    waiting.future = future
+                    return
+            others.append(_Waiting(call, future))
 
     def forget(self, call: Call, *, abandoned: bool) -> None:
         """Nobody waits for `call` any more. `abandoned`: nobody will repeat it, so a late grant is given back."""
@@ -81,15 +90,17 @@ class Pending(Generic[W]):
             waiting = self._waiting.pop(reply.request_id, [])
             if not waiting:
                 return self._surplus(reply)
-            if any(each.call.is_of_an_earlier_copy(reply, now_ms=self._now_ms()) for each in waiting):
+            if any([each.call.is_of_an_earlier_copy(reply, now_ms=self._now_ms()) for each in waiting]):
                 self._waiting[reply.request_id] = waiting
                 return ()
             if waiting[0].call.is_claim:
                 self._keep(reply.request_id, frozenset(map(_lease_of, reply.grants)))
-        sent_ms = min(each.call.first_sent_ms for each in waiting)
+        sent_ms = min([each.call.first_sent_ms for each in waiting])
         self._broker_time.learn(reply.server_now_ms, sent_ms=sent_ms, received_ms=self._now_ms())
         for each in waiting:
-            each.future.set_result(replace(reply, sent_monotonic_ms=each.call.first_sent_ms))
+            each.call.reply = replace(reply, sent_monotonic_ms=each.call.first_sent_ms)
+            if not each.future.done():  # it may have been woken just now, for its time
+                each.future.set_result(None)
         return ()
 
     def _surplus(self, reply: Reply) -> Sequence[Reply]:

@@ -1,20 +1,21 @@
 """A reply as a value: the answer in the words of the protocol, and when its request went out."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
-import pydantic_core
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
 
 from broker.answers import Reason, Retry, Word
+from datastore.value import Value
 
 GOOD = frozenset({Word.OK, Word.GRANTED, Word.RENEWED, Word.REPLAYED})
 _SAID = frozenset({"answer", "reason", "retry", "retry_after_ms"})
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(Value, frozen=True):
     """The broker's answer to one request. A refusal is an answer too: look at `good`, or at `answer`."""
 
     request_id: str
@@ -25,10 +26,13 @@ class Reply:
     """With `retry` later: how long to wait before a new request."""
     server_now_ms: int
     """Broker time of the answer, Unix milliseconds."""
-    body: Mapping[str, Any] = field(repr=False)
+    body: Mapping[str, Any]
     """What belongs to the word; a grant's holds the token, so it is not shown."""
     sent_monotonic_ms: int
     """This host's monotonic clock as the first attempt was sent: what a holder counts its deadline from (I9)."""
+
+    def __repr__(self) -> str:
+        return f"<Reply {self.request_id}: {self.summary}>"
 
     @property
     def good(self) -> bool:
@@ -71,23 +75,38 @@ class Reply:
         return f"{self.answer}{reason}" + (f": {details}" if details else "")
 
 
+class _Wire(Struct):
+    """A reply as it travels (docs/protocol/reply.schema.json)."""
+
+    request_id: str
+    answer: Word
+    reason: Reason | None
+    retry: Retry
+    server_now_ms: int
+    body: dict[str, Any]
+    retry_after_ms: int | None = None
+
+
+_decode = msgspec.json.Decoder(_Wire).decode
+
+
 def parse_reply(text: bytes, *, sent_monotonic_ms: int = 0) -> Reply:
     """The reply in a JSON text.
 
     Raises:
       ValueError: not a reply of this version of the protocol.
     """
-    wire = pydantic_core.from_json(text)
     try:
-        return Reply(
-            request_id=str(wire["request_id"]),
-            answer=Word(wire["answer"]),
-            reason=None if wire["reason"] is None else Reason(wire["reason"]),
-            retry=Retry(wire["retry"]),
-            retry_after_ms=wire.get("retry_after_ms"),
-            server_now_ms=int(wire["server_now_ms"]),
-            body=MappingProxyType(dict(wire["body"])),
-            sent_monotonic_ms=sent_monotonic_ms,
-        )
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"not a reply: {error!r}") from error
+        wire = _decode(text)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"not a reply: {error}") from error
+    return Reply(
+        wire.request_id,
+        wire.answer,
+        wire.reason,
+        wire.retry,
+        wire.retry_after_ms,
+        wire.server_now_ms,
+        MappingProxyType(wire.body),
+        sent_monotonic_ms,
+    )

@@ -1,11 +1,12 @@
 """What a client does with its key: sign what it sends, and believe only what the broker signed for its channel."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Self
 
 import structlog
+from msgspec.structs import replace
 
 from broker import replies, signing
 from broker.answers import Retry, Word

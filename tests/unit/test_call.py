@@ -13,6 +13,7 @@ from broker.client.reply import parse_reply
 from broker.client.tenure import Tenure
 from broker.entropy import SystemEntropy
 from broker.messages import Claim, Complete, Envelope
+from broker.parsing import parse
 from broker.replies import encode
 
 ADDRESS = Address(factory_id="f", incarnation="i", instance="x")
@@ -47,16 +48,16 @@ def test_after_an_attempt_the_outcome_is_unknown_and_the_request_id_is_told() ->
 
 def test_a_request_id_of_the_callers_own_may_have_been_sent_before() -> None:
     repeated = call(request_id="mine")
-    assert repeated.next_attempt(1_000, BrokerTime()).attempt == 2
+    assert parse(repeated.next_attempt(1_000, BrokerTime()).text).attempt == 2
     with pytest.raises(BrokerTimeout):
         repeated.answer()
 
 
 def test_an_attempt_that_was_never_sent_is_not_counted() -> None:
     retried = call()
-    assert [retried.next_attempt(1_000, BrokerTime()).attempt for _ in range(3)] == [1, 1, 1]
+    assert [parse(retried.next_attempt(1_000, BrokerTime()).text).attempt for _ in range(3)] == [1, 1, 1]
     retried.on_its_way()
-    assert retried.next_attempt(1_000, BrokerTime()).attempt == 2
+    assert parse(retried.next_attempt(1_000, BrokerTime()).text).attempt == 2
 
 
 @pytest.mark.parametrize("reason", [None, Reason.LEASE_OVER])
@@ -82,10 +83,10 @@ def test_an_unknown_outcome_is_asked_again_and_told_in_the_end() -> None:
 
 def test_the_deadline_of_a_request_is_broker_time_and_includes_the_wait() -> None:
     time = BrokerTime()
-    assert call().next_attempt(1_000, time).deadline_ms is None
+    assert parse(call().next_attempt(1_000, time).text).deadline_ms is None
     time.learn(1_000_000, sent_ms=990, received_ms=1_010)
-    assert call().next_attempt(1_000, time).deadline_ms == 1_010_000
-    assert call(wait_ms=5_000).next_attempt(1_000, time).deadline_ms == 1_015_000
+    assert parse(call().next_attempt(1_000, time).text).deadline_ms == 1_010_000
+    assert parse(call(wait_ms=5_000).next_attempt(1_000, time).text).deadline_ms == 1_015_000
 
 
 def test_broker_time_follows_a_clock_that_was_set() -> None:
@@ -136,13 +137,14 @@ class Future:
     """The least that counts as one."""
 
     def __init__(self) -> None:
-        self.result: Reply | None = None
+        self.woken = False
 
     def done(self) -> bool:
-        return self.result is not None
+        return self.woken
 
-    def set_result(self, result: Reply, /) -> None:
-        self.result = result
+    def set_result(self, result: None, /) -> None:  # noqa: ARG002  # what there is to know is in the call
+        assert not self.woken, "a future is completed once"
+        self.woken = True
 
 
 def deliver(pending: Pending[Future], answer: Answer, request_id: str) -> Sequence[Reply]:
@@ -164,8 +166,9 @@ def test_the_first_grant_is_kept_and_a_second_one_of_another_job_given_back() ->
     pending.expect(asked, future)
     assert deliver(pending, granted("first"), asked.request_id) == ()
     pending.forget(asked, abandoned=False)
-    assert future.result is not None
-    assert future.result.body["job_id"] == "first"
+    assert future.woken
+    assert asked.reply is not None
+    assert asked.reply.body["job_id"] == "first"
     assert not deliver(pending, granted("first"), asked.request_id), "the answer to a resend"
     [surplus] = deliver(pending, granted("second"), asked.request_id)
     assert surplus.body["job_id"] == "second"
@@ -177,18 +180,20 @@ def test_of_a_second_set_of_grants_those_not_kept_are_given_back() -> None:
     pending.expect(asked, future)
     assert deliver(pending, several("a", "b"), asked.request_id) == ()
     pending.forget(asked, abandoned=False)
-    assert future.result is not None
-    assert [grant.body["job_id"] for grant in future.result.grants] == ["a", "b"]
+    assert future.woken
+    assert asked.reply is not None
+    assert [grant.body["job_id"] for grant in asked.reply.grants] == ["a", "b"]
     assert [grant.body["job_id"] for grant in deliver(pending, several("b", "c"), asked.request_id)] == ["c"]
 
 
 def test_no_grant_of_several_shows_its_token() -> None:
     future = Future()
     pending: Pending[Future] = Pending(BrokerTime(), lambda: 0)
-    pending.expect(call(request_id="r"), future)
+    asked = call(request_id="r")
+    pending.expect(asked, future)
     deliver(pending, several("a", "b"), "r")
-    assert future.result is not None
-    assert TOKEN not in repr(future.result) + future.result.summary + repr(future.result.grants)
+    assert asked.reply is not None
+    assert TOKEN not in repr(asked.reply) + asked.reply.summary + repr(asked.reply.grants)
 
 
 def test_a_grant_nobody_will_ask_for_is_given_back_and_one_that_may_be_repeated_is_not() -> None:
@@ -208,11 +213,11 @@ def test_what_is_no_reply_is_passed_over(text: bytes) -> None:
 
 def test_several_callers_of_one_request_id_all_get_its_answer() -> None:
     pending: Pending[Future] = Pending(BrokerTime(), lambda: 0)
-    futures = [Future(), Future()]
-    for future in futures:
-        pending.expect(call(request_id="shared"), future)
+    calls = [(call(request_id="shared"), Future()) for _ in range(2)]
+    for asked, future in calls:
+        pending.expect(asked, future)
     deliver(pending, granted("job"), "shared")
-    assert [future.result is not None for future in futures] == [True, True]
+    assert [(asked.reply is not None, future.woken) for asked, future in calls] == [(True, True)] * 2
 
 
 def test_a_repeated_call_does_not_take_the_expiry_of_an_earlier_copy_for_its_own_answer() -> None:
@@ -224,8 +229,9 @@ def test_a_repeated_call_does_not_take_the_expiry_of_an_earlier_copy_for_its_own
     deliver(pending, Answer(Word.REQUEST_EXPIRED), "r")
     assert not future.done()
     deliver(pending, granted("job"), "r")
-    assert future.result is not None
-    assert future.result.answer is Word.GRANTED
+    assert future.woken
+    assert repeated.reply is not None
+    assert repeated.reply.answer is Word.GRANTED
 
 
 @pytest.mark.parametrize(
@@ -237,7 +243,8 @@ def test_a_repeated_call_takes_an_expiry_that_is_its_own(answer: Answer, now_ms:
     repeated, future = call(request_id="r"), Future()
     pending.expect(repeated, future)
     deliver(pending, answer, "r")
-    assert future.result is not None
+    assert future.woken
+    assert repeated.reply is not None
 
 
 def test_a_resend_that_was_turned_away_says_nothing_of_the_first_attempt() -> None:

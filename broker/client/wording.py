@@ -1,0 +1,58 @@
+"""Turns a request's arguments into its text. Validated once, for the body; what surrounds it was validated before."""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from broker.client.errors import InvalidRequest
+from broker.messages import Envelope
+from broker.wire_types import RequestId
+
+_REQUEST_ID = TypeAdapter(RequestId)
+
+
+class Form:
+    """How one kind of request is written down."""
+
+    def __init__(self, kind: type[Envelope]) -> None:
+        body = kind.model_fields["body"].annotation
+        assert body is not None, "every request has a body"
+        self._check = body.__pydantic_validator__.validate_python
+        self._write = body.__pydantic_serializer__.to_json
+        self.op: str = kind.model_fields["op"].default
+        self.queue = kind.queue_name
+
+    def body(self, given: Mapping[str, Any]) -> str:
+        """The body as JSON, without what stands for its default.
+
+        Raises:
+          InvalidRequest: a field outside its limits; the message shows no value of it.
+        """
+        try:
+            checked = self._check(given)
+        except ValidationError as error:
+            raise InvalidRequest(problems(error)) from None  # the error itself shows values, maybe a token
+        text: bytes = self._write(checked, exclude_none=True, exclude_defaults=True)
+        return text.decode()
+
+
+@lru_cache(maxsize=128)
+def form(kind: type[Envelope]) -> Form:
+    """The form for this kind of request."""
+    return Form(kind)
+
+
+def check_request_id(request_id: str) -> None:
+    """Raise InvalidRequest where a caller's own request id is outside its limits."""
+    try:
+        _REQUEST_ID.validate_python(request_id)
+    except ValidationError as error:
+        raise InvalidRequest(f"request_id: {problems(error)}") from None
+
+
+def problems(error: ValidationError) -> str:
+    """What is wrong, without the values."""
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    return "; ".join(f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in found[:5])
