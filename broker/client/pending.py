@@ -90,7 +90,7 @@ class Pending(Generic[W]):
             waiting = self._waiting.pop(reply.request_id, [])
             if not waiting:
                 return self._surplus(reply)
-            if any([each.call.is_of_an_earlier_copy(reply, now_ms=self._now_ms()) for each in waiting]):
+            if any(each.call.is_of_an_earlier_copy(reply, now_ms=self._now_ms()) for each in waiting):
                 self._waiting[reply.request_id] = waiting
                 return ()
             if waiting[0].call.is_claim:
