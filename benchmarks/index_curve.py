@@ -99,7 +99,7 @@ def fill(connection: redis.Redis, queue: str, jobs: int, *, keyed: bool) -> None
 
 def place(queue: str, number: int, *, score: int, keyed: bool) -> Place:
     """Where a job stands. Neighbours differ in their key and in their set, so that every key is in every set."""
-    terms = index.encode_job_terms([f"tool-{number % SETS}"], ())
+    terms = index.encode_job_terms((f"tool-{number % SETS}",), ())
     return Place(f"job-{number:07}", queue, terms, score, f"~0~tenant-{number // SETS % TENANTS}" if keyed else "")
 
 

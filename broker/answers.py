@@ -136,10 +136,10 @@ def plain(answer: Answer) -> dict[str, Any]:
 
 def _said(answer: Answer) -> dict[str, Any]:
     said: dict[str, Any] = {
-        "answer": answer.word.value,
-        "reason": answer.reason.value if answer.reason else None,
-        "retry": answer.retry.value,
+        "answer": answer.word,
+        "reason": answer.reason,
+        "retry": (retry := answer.retry),
     }
-    if answer.retry is Retry.LATER:
+    if retry is Retry.LATER:
         said["retry_after_ms"] = RETRY_AFTER_MS if answer.retry_after_ms is None else answer.retry_after_ms
     return said

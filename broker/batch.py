@@ -1,9 +1,10 @@
 """Settles a batch of requests: proposals, one group of conditional writes, then replies and hints in one pipeline."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 
 import structlog
 from msgspec import structs
@@ -108,11 +109,10 @@ def deliver(pipe: Pipeline, batch: Sequence[Settled], *, now_ms: int, step_ms: i
     """Add every command a batch leads to: answers kept, hints moved, claims parked, events told, replies sent."""
     channels: defaultdict[str, list[bytes]] = defaultdict(list)
     told: list[Event] = []
+    move_hints(pipe, chain.from_iterable([settled.changes for settled in batch]), step_ms=step_ms)
     seen.note(pipe, (settled.request for settled in batch), now_ms)
     for settled in batch:
         request = settled.request
-        for change in settled.changes:
-            move_hints(pipe, change, step_ms=step_ms)
         told += telling.of_request(request, settled.answer, settled.changes, now_ms=now_ms)
         for met in settled.waits:
             lock_waits.wait(pipe, met, step_ms=step_ms)
@@ -169,8 +169,7 @@ def follow_families(
         settled = families.look(context, looked_at, now_ms=now_ms)
         parents = families.ended(settled)
         with connection.pipeline(transaction=False) as pipe:
-            for change in settled:
-                move_hints(pipe, change, step_ms=context.rules.ageing_step_ms)
+            move_hints(pipe, settled, step_ms=context.rules.ageing_step_ms)
             telling.publish_changes(pipe, settled, now_ms=now_ms)
             families.ask(pipe, parents)
             answers = pipe.execute()
@@ -342,12 +341,15 @@ def _settled(taken: Taken, result: Settlement | None, *, now_ms: int) -> Settled
     return Settled(request, result.answer, result.changes, result.waits, result.freed, maybe=result.maybe, seal=seal)
 
 
-def move_hints(pipe: Pipeline, change: Change, *, step_ms: int) -> None:
-    """Keep what Redis says of one job in step with it; the same guards for every transition."""
-    before, after = change.before, change.after
-    if index.offered(after):
-        index.offer(pipe, Place.of(after, step_ms=step_ms))
-    elif before is not None and index.offered(before):
-        index.withdraw(pipe, Place.of(before, step_ms=step_ms))
-    families.note(pipe, change)
-    notices.tell_holder(pipe, change)
+def move_hints(pipe: Pipeline, changes: Iterable[Change], *, step_ms: int) -> None:
+    """Keep what Redis says of jobs in step with them; the same guards for every transition."""
+    moves: list[tuple[Place, bool]] = []
+    for change in changes:
+        before, after = change.before, change.after
+        if index.offered(after):
+            moves.append((Place.of(after, step_ms=step_ms), True))
+        elif before is not None and index.offered(before):
+            moves.append((Place.of(before, step_ms=step_ms), False))
+        families.note(pipe, change)
+        notices.tell_holder(pipe, change)
+    index.move(pipe, moves)

@@ -172,7 +172,7 @@ def _with_spec(context: Context, settled: Settlement) -> Settlement:
     if "token" not in answer.body:
         return settled
     try:
-        spec = repository.read_spec(context.store, answer.body["job_id"])
+        spec = repository.read_submitted(context.store, answer.body["job_id"])
     except NotApplied as error:
         # The grant stands; only its answer can't be given. The same request id will get it.
         raise OutcomeUnknown(f"{answer.body['job_id']}: granted, but its spec can't be read now") from error

@@ -93,7 +93,8 @@ def encode_terms(terms: Iterable[str]) -> str:
     return json.dumps(canonical(terms), separators=(",", ":"))
 
 
-def encode_job_terms(requires: Iterable[str], prefers: Preferences) -> str:
+@lru_cache(maxsize=16_384)
+def encode_job_terms(requires: tuple[str, ...], prefers: Preferences) -> str:
     """Requirements and preferences as one text; without preferences as `encode_terms` has it."""
     if not prefers:
         return encode_terms(requires)
@@ -109,22 +110,53 @@ def decode_job_terms(text: str) -> tuple[tuple[str, ...], Preferences]:
     return tuple(found), ()
 
 
+def move(pipe: Pipeline, moves: Iterable[tuple[Place, bool]]) -> None:
+    """Add the commands that make jobs findable (True) or take them out (False); of one job the last move counts.
+
+    Jobs that stand for themselves go with one command for each set, however many there are.
+    """
+    scores: dict[str, dict[str, int | None]] = {}
+    terms: dict[str, set[str]] = {}
+    for place, offered_now in moves:
+        if place.kept_for or place.lane:
+            (_offer_apart if offered_now else _withdraw_apart)(pipe, place)
+            continue
+        scores.setdefault(place.key, {})[place.job_id] = place.score if offered_now else None
+        if offered_now:
+            terms.setdefault(sets_key(READY, place.queue), set()).add(place.terms)
+    for key, members in scores.items():
+        there = {job_id: score for job_id, score in members.items() if score is not None}
+        gone = [job_id for job_id, score in members.items() if score is None]
+        if there:
+            pipe.zadd(key, there)
+        if gone:
+            pipe.zrem(key, *gone)
+    for key, names in terms.items():  # after their members: a pop tidies away sets that look empty
+        pipe.sadd(key, *names)
+
+
 def offer(pipe: Pipeline, place: Place) -> None:
-    """Add the commands that make a job findable. Members first: a pop tidies away sets that look empty."""
-    if place.kept_for:
-        pipe.zadd(place.key, {place.job_id: place.score})
-        pipe.pexpire(place.key, RESERVED_TTL_MS)
-        return
-    if place.lane:
-        pipe.zadd(LANE + place.key + place.lane, {place.job_id: place.score})
-        pipe.zadd(place.key, {place.lane: place.score}, lt=True)  # the pop corrects what is too low
-    else:
-        pipe.zadd(place.key, {place.job_id: place.score})
-    pipe.sadd(sets_key(READY, place.queue), place.terms)
+    """Add the commands that make a job findable."""
+    move(pipe, [(place, True)])
 
 
 def withdraw(pipe: Pipeline, place: Place) -> None:
     """Add the command that takes a job out."""
+    move(pipe, [(place, False)])
+
+
+def _offer_apart(pipe: Pipeline, place: Place) -> None:
+    """A job that is kept for a factory, or stands in a lane behind others."""
+    if place.kept_for:
+        pipe.zadd(place.key, {place.job_id: place.score})
+        pipe.pexpire(place.key, RESERVED_TTL_MS)
+        return
+    pipe.zadd(LANE + place.key + place.lane, {place.job_id: place.score})
+    pipe.zadd(place.key, {place.lane: place.score}, lt=True)  # the pop corrects what is too low
+    pipe.sadd(sets_key(READY, place.queue), place.terms)
+
+
+def _withdraw_apart(pipe: Pipeline, place: Place) -> None:
     pipe.zrem(LANE + place.key + place.lane if place.lane else place.key, place.job_id)
 
 

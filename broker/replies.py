@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import pydantic_core
+import msgspec
 from redis.client import Pipeline
 
 REPLY_PREFIX = "broker:reply:"
@@ -18,9 +18,12 @@ def reply_key(factory_id: str, instance: str) -> str:
     return f"{REPLY_PREFIX}{factory_id}:{instance}"
 
 
+_encode = msgspec.json.Encoder().encode
+
+
 def encode(reply: Mapping[str, Any]) -> bytes:
     """A reply as it goes over the channel: JSON."""
-    return pydantic_core.to_json(reply)
+    return _encode(reply)
 
 
 def push(pipe: Pipeline, key: str, replies: Iterable[bytes]) -> None:

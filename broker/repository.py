@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any, TypeAlias
 
-from broker.documents import Job, Lease, Outcome, Run, RunEnd, Spec, run_id, spec_id
+from broker.documents import Job, Lease, Outcome, Run, RunEnd, Spec, Submitted, run_id, spec_id
 from datastore import (
     Conflict,
     Corrupt,
@@ -100,10 +100,23 @@ def read_spec(store: Datastore, job_id: str) -> Spec:
     Raises:
       Corrupt: the job has no spec; it was not created by a broker.
     """
+    return Spec.from_document(_spec_document(store, job_id))
+
+
+def read_submitted(store: Datastore, job_id: str) -> Submitted:
+    """The payload and labels of what was submitted.
+
+    Raises:
+      Corrupt: as `read_spec`.
+    """
+    return Submitted.from_document(_spec_document(store, job_id))
+
+
+def _spec_document(store: Datastore, job_id: str) -> Document:
     found = store.read(spec_id(job_id), job_id)
     if isinstance(found, NotFound):
         raise Corrupt(f"{job_id!r} has no spec document")
-    return Spec.from_document(found.document)
+    return found.document
 
 
 def create_job(store: Datastore, job_id: str, body: Mapping[str, Any], *, write_id: str) -> tuple[Job, bool]:

@@ -15,8 +15,8 @@ from broker.settlement import Change
 from broker.telling_controls import of_control
 
 ENTRIES_MAX = 20_000
-"""Entries kept, about; an entry holds the events of one batch, at most `ENTRY_EVENTS_MAX`. Some 30 MB at the most."""
-ENTRY_EVENTS_MAX = 8
+"""Entries kept, about; an entry holds the events of one batch, at most `ENTRY_EVENTS_MAX`. Some 60 MB at the most."""
+ENTRY_EVENTS_MAX = 16
 """Several in one entry: the command costs a worker more than what it carries."""
 ENDINGS: Mapping[Outcome, str] = {
     Outcome.SUCCEEDED: "completed",

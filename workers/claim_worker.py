@@ -33,6 +33,8 @@ log = structlog.get_logger(__name__)
 
 TICK_MS = 1_000
 """How often an idle worker looks after dead workers and ended waits."""
+GC_THRESHOLD = 50_000
+"""Containers made before the collector looks: a batch makes some thousands that outlive it, and no cycles."""
 
 
 class ClaimWorker(SimpleWorker):
@@ -111,7 +113,8 @@ class ServeLoop:
         """Serve; whether anything was settled."""
         log.info("worker_started", worker=self._name, queues=self._queues)
         gc.collect()
-        gc.freeze()  # what is loaded stays; collections then look at requests only
+        gc.freeze()  # what is loaded stays; collections then look at requests only, of many batches together
+        gc.set_threshold(GC_THRESHOLD, *gc.get_threshold()[1:])
         retrying = Retrying(
             retry=retry_if_exception_type(RedisError),
             wait=lambda _: self._backoff.next_s(),

@@ -15,7 +15,7 @@ from broker.parsing import Malformed, without_tokens
 from broker.queues import rq_job_key
 from broker.settlement import Context
 from datastore.value import Value
-from workers.taking import DEAD, DEAD_MAX, ID_BYTES_MAX, Entry, NotOurs, inflight_key
+from workers.taking import DEAD, DEAD_MAX, ID_BYTES_MAX, Entry, NotOurs, Wire, inflight_key
 
 ENTRY_CHARS_MAX = 2_048
 """What the dead-letter list keeps of an entry."""
@@ -50,10 +50,9 @@ def finish(
         batch.deliver(pipe, results, now_ms=now_ms, step_ms=context.rules.ageing_step_ms)
         for each in refused:
             bury(pipe, each, now_ms=now_ms)
-        for entry, result in settled:
-            _tidy(pipe, worker, entry, result.answer)
-        for each in refused:
-            _tidy(pipe, worker, each.entry, None)
+        entries = [(entry, result.answer) for entry, result in settled] + [(each.entry, None) for each in refused]
+        _end_rq_jobs(pipe, worker, entries)
+        _tidy(pipe, worker, [entry for entry, _ in entries])
         families.ask(pipe, parents)
         answers = pipe.execute()
     children = families.found(answers[len(answers) - len(parents) :])
@@ -86,19 +85,35 @@ def read_letters(connection: Redis, limit: int) -> list[dict[str, Any]]:
     return [json.loads(text) for text in texts]
 
 
-def _tidy(pipe: Pipeline, worker: str, entry: Entry, answer: Answer | None) -> None:
-    # Not pipe.lrem: the entry is bytes, and its types know text only.
-    pipe.execute_command("LREM", inflight_key(worker, entry.wire), 1, entry.key)  # type: ignore[no-untyped-call]
-    if entry.wire == "intake":
-        return
-    rq_job = entry.key.decode("utf-8", "replace")
-    if entry.result_ttl_s == 0 or answer is None:
-        pipe.delete(rq_job_key(rq_job))
-        return
-    # What a plain rq client reads with `rq_job.return_value()`: the word, never a token.
-    value = b64encode(json.dumps(answer.word.value).encode()).decode()
-    pipe.xadd(f"rq:results:{rq_job}", {"type": 1, "worker_name": worker, "return_value": value}, maxlen=10)
-    pipe.hset(rq_job_key(rq_job), "status", "finished")
-    if entry.result_ttl_s > 0:
-        pipe.expire(f"rq:results:{rq_job}", entry.result_ttl_s)
-        pipe.expire(rq_job_key(rq_job), entry.result_ttl_s)
+_TIDY = "for i = 1, #ARGV do redis.call('LREM', KEYS[1], 1, ARGV[i]) end"
+"""As text, not by its digest: a server that has forgotten it must not break a pipeline that has been carried out."""
+
+
+def _tidy(pipe: Pipeline, worker: str, entries: Sequence[Entry]) -> None:
+    """Add the commands that take entries out of the in-flight lists; they were taken in that order, and stand there."""
+    lists: tuple[Wire, ...] = ("rq", "intake")
+    for kind in lists:
+        keys = [entry.key for entry in entries if entry.wire == kind]
+        if keys:
+            pipe.execute_command("EVAL", _TIDY, 1, inflight_key(worker, kind), *keys)  # type: ignore[no-untyped-call]
+
+
+def _end_rq_jobs(pipe: Pipeline, worker: str, settled: Sequence[tuple[Entry, Answer | None]]) -> None:
+    """Add the commands that end the rq jobs: gone, or with a result where a plain rq client wants one."""
+    gone: list[str] = []
+    for entry, answer in settled:
+        if entry.wire == "intake":
+            continue
+        rq_job = entry.key.decode("utf-8", "replace")
+        if entry.result_ttl_s == 0 or answer is None:
+            gone.append(rq_job_key(rq_job))
+            continue
+        # What a plain rq client reads with `rq_job.return_value()`: the word, never a token.
+        value = b64encode(json.dumps(answer.word.value).encode()).decode()
+        pipe.xadd(f"rq:results:{rq_job}", {"type": 1, "worker_name": worker, "return_value": value}, maxlen=10)
+        pipe.hset(rq_job_key(rq_job), "status", "finished")
+        if entry.result_ttl_s > 0:
+            pipe.expire(f"rq:results:{rq_job}", entry.result_ttl_s)
+            pipe.expire(rq_job_key(rq_job), entry.result_ttl_s)
+    if gone:
+        pipe.delete(*gone)

@@ -276,8 +276,7 @@ class Sweep:
 
     def _send(self, changes: list[Change], swept: Swept, now_ms: int) -> None:
         with self._redis.pipeline(transaction=False) as pipe:
-            for change in changes:
-                batch.move_hints(pipe, change, step_ms=self._context.rules.ageing_step_ms)
+            batch.move_hints(pipe, changes, step_ms=self._context.rules.ageing_step_ms)
             telling.publish_changes(pipe, changes, now_ms=now_ms)
             pipe.execute()
         ready = [self._place(change.after).wants for change in changes if index.offered(change.after)]
