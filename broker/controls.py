@@ -12,6 +12,7 @@ import msgspec
 from broker.documents import Frozen
 from broker.limits import Limit, Limits
 from datastore import Corrupt, Datastore, Ok
+from datastore.json_body import decoded
 
 Kind = TypeVar("Kind", bound=Frozen)
 
@@ -163,6 +164,6 @@ def parsed(name: str, body: Mapping[str, Any], kind: type[Kind]) -> Kind:
       Corrupt: it is not of that kind.
     """
     try:
-        return msgspec.convert(body, kind)
-    except msgspec.ValidationError as error:
+        return decoded(body, kind)
+    except msgspec.DecodeError as error:
         raise Corrupt(f"{name!r} does not parse: {error}") from error

@@ -7,6 +7,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from datastore import Corrupt, Document
+from datastore.json_body import decoded
 
 Kind = TypeVar("Kind", bound=Struct)
 Count = Annotated[int, Meta(ge=0)]
@@ -327,8 +328,8 @@ class Run(Frozen, frozen=True, kw_only=True):
 
 def _convert(document: Document, kind: type[Kind]) -> Kind:
     try:
-        return msgspec.convert(document.body, kind)
-    except msgspec.ValidationError as error:
+        return decoded(document.body, kind)
+    except msgspec.DecodeError as error:
         raise Corrupt(f"{document.id!r} is not a {kind.__name__.lower()}: {error}") from error
 
 

@@ -19,6 +19,7 @@ from broker.messages import CatchUp, ChangeSchedule, ListSchedules, PutSchedule,
 from broker.settlement import Change, Context, Settlement
 from datastore import AnyOf, Corrupt, Document, Expected, NotFound, Ok, Unavailable
 from datastore.confirm import confirmed_create, confirmed_update
+from datastore.json_body import decoded
 
 FIRES_MAX = 100
 """Jobs of one schedule that one sweep makes; what is left of a long outage, the next ones do."""
@@ -191,8 +192,8 @@ def _update(context: Context, document: Document, patch: Mapping[str, Any]) -> D
 
 def _schedule(document: Document) -> Schedule:
     try:
-        return msgspec.convert(document.body, Schedule)
-    except msgspec.ValidationError as error:
+        return decoded(document.body, Schedule)
+    except msgspec.DecodeError as error:
         raise Corrupt(f"{document.id!r} is not a schedule: {error}") from error
 
 

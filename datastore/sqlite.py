@@ -1,15 +1,15 @@
 """A store in one SQLite file: durable, for many processes and threads of one machine, nothing to install."""
 
-import json
 import os
-import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
+import msgspec
+
 from datastore.cursor import decode_cursor, encode_cursor
 from datastore.errors import Corrupt, Rejected
-from datastore.frozen import FrozenDict, freeze, freeze_body, freeze_patch, merge
+from datastore.frozen import FrozenDict, freeze_body, freeze_patch
 from datastore.interface import (
     Body,
     Conflict,
@@ -25,6 +25,7 @@ from datastore.interface import (
     ReadResult,
     UpdateResult,
 )
+from datastore.json_body import JsonBody, encode
 from datastore.matching import check_query, matches
 from datastore.sqlite_file import prepare
 from datastore.sqlite_query import page_query
@@ -37,12 +38,10 @@ _SELECT: Final = "SELECT partition_key, id, rev, etag, body FROM documents WHERE
 _INSERT: Final = "INSERT INTO documents (partition_key, id, rev, etag, body) VALUES (?, ?, ?, ?, ?)"
 _UPDATE: Final = "UPDATE documents SET rev = ?, etag = ?, body = ? WHERE partition_key = ? AND id = ? AND etag = ?"
 
-_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
-
 
 def random_etag() -> str:
     """Sixteen hex digits of the system's randomness, so that no two processes and no two files share one."""
-    return secrets.token_hex(8)
+    return os.urandom(8).hex()
 
 
 class SqliteDatastore:
@@ -90,31 +89,20 @@ class SqliteDatastore:
     def create(self, id: str, partition_key: str, body: Body) -> CreateResult:
         """See `Datastore.create`."""
         frozen = freeze_body(body)
-        text = _to_json(frozen)
-        with self._writing() as batch:
-            current = self._load(batch, partition_key, id)
-            if current is not None:
-                return Conflict(current)
-            document = Document(id, partition_key, 1, Etag(self._etag_source()), frozen)
-            batch.write(_INSERT, (partition_key, id, 1, document.etag, text))
-            batch.documents[partition_key, id] = document
-        return Ok(document)
+        batch = self._session.own_batch()
+        if batch is not None:
+            return self._create(batch, partition_key, id, frozen)
+        with self._session.transaction() as batch:
+            return self._create(batch, partition_key, id, frozen)
 
     def update_if_match(self, id: str, partition_key: str, expected: Expected, patch: Patch) -> UpdateResult:
         """See `Datastore.update_if_match`. Compare and set stand in one transaction that holds the write lock."""
         fields, removed = freeze_patch(patch)
-        with self._writing() as batch:
-            current = self._load(batch, partition_key, id)
-            if current is None:
-                return NotFound()
-            if not expected.matches(current):
-                return Conflict(current)
-            body = merge(current.body, fields, removed)
-            document = Document(id, partition_key, current.rev + 1, Etag(self._etag_source()), body)
-            text = _to_json(body)
-            batch.write(_UPDATE, (document.rev, document.etag, text, partition_key, id, current.etag))
-            batch.documents[partition_key, id] = document
-        return Ok(document)
+        batch = self._session.own_batch()
+        if batch is not None:
+            return self._update(batch, partition_key, id, expected, fields, removed)
+        with self._session.transaction() as batch:
+            return self._update(batch, partition_key, id, expected, fields, removed)
 
     def find(self, filter: Filter, limit: int = 100, cursor: str | None = None) -> Page:
         """See `Datastore.find`. Fields named in `indexes` are searched through their index."""
@@ -148,14 +136,38 @@ class SqliteDatastore:
         """See `Datastore.close`."""
         self._session.close()
 
-    @contextmanager
-    def _writing(self) -> Iterator[Batch]:
-        batch = self._session.own_batch()
-        if batch is not None:
-            yield batch
-        else:
-            with self._session.transaction() as batch:
-                yield batch
+    def _create(self, batch: Batch, partition_key: str, id: str, frozen: FrozenDict) -> CreateResult:
+        current = self._load(batch, partition_key, id)
+        if current is not None:
+            return Conflict(current)
+        with _written_as_json():
+            text = encode(frozen)
+        document = Document(id, partition_key, 1, Etag(self._etag_source()), frozen)
+        batch.write(_INSERT, (partition_key, id, 1, document.etag, text))
+        batch.documents[partition_key, id] = document
+        return Ok(document)
+
+    def _update(
+        self,
+        batch: Batch,
+        partition_key: str,
+        id: str,
+        expected: Expected,
+        fields: Mapping[str, Any],
+        removed: tuple[str, ...],
+    ) -> UpdateResult:
+        current = self._load(batch, partition_key, id)
+        if current is None:
+            return NotFound()
+        if not expected.matches(current):
+            return Conflict(current)
+        with _written_as_json():
+            stored = current.body if type(current.body) is JsonBody else JsonBody(encode(current.body))
+            body = stored.merged(fields, removed)
+        document = Document(id, partition_key, current.rev + 1, Etag(self._etag_source()), body)
+        batch.write(_UPDATE, (document.rev, document.etag, body.text, partition_key, id, current.etag))
+        batch.documents[partition_key, id] = document
+        return Ok(document)
 
     def _load(self, batch: Batch, partition_key: str, id: str) -> Document | None:
         """The document as this transaction sees it; parsed once, since nobody else can write meanwhile."""
@@ -177,19 +189,18 @@ class SqliteDatastore:
     def _parse(self, row: Any) -> Document:
         partition_key, id_, rev, etag, text = row
         try:
-            body = freeze(json.loads(text))
-        except (TypeError, ValueError, RecursionError, Rejected) as error:
+            body = JsonBody.checked(text)
+        except (TypeError, ValueError, RecursionError, msgspec.DecodeError) as error:
             raise self._unreadable(partition_key, id_, str(error)) from error
-        if type(body) is not FrozenDict:
-            raise self._unreadable(partition_key, id_, "not a JSON object")
         return Document(id_, partition_key, rev, Etag(etag), body)
 
     def _unreadable(self, partition_key: str, id: str, reason: str) -> Corrupt:
         return Corrupt(f"{self._path}: document {id!r} of {partition_key!r} does not parse ({reason}); left as it is")
 
 
-def _to_json(body: FrozenDict) -> str:
+@contextmanager
+def _written_as_json() -> Iterator[None]:
     try:
-        return _encode(body)
-    except ValueError as error:  # an integer with more digits than Python writes
+        yield
+    except (ValueError, OverflowError) as error:  # an integer with more digits than Python writes
         raise Rejected(f"the body can't be written as JSON: {error}") from error

@@ -1,0 +1,94 @@
+"""A stored JSON text that is read as a document's body, field by field as they are asked for.
+
+A claim reads a document and changes a few of its fields: so the others are neither decoded nor encoded again.
+"""
+
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from functools import lru_cache
+from typing import Any, TypeVar, cast
+
+import msgspec
+from msgspec import Raw
+
+from datastore.frozen import FrozenDict, freeze
+from datastore.interface import Body, JsonValue
+
+Kind = TypeVar("Kind")
+
+_fields = msgspec.json.Decoder(dict[str, Raw]).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class JsonBody(Mapping[str, JsonValue]):
+    """Equal to the mapping it is the text of. What it gives is frozen, and decoded anew each time."""
+
+    __slots__ = ("_raw", "text")
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._raw: dict[str, Raw] | None = None
+
+    @classmethod
+    def checked(cls, text: str) -> "JsonBody":
+        """A body that somebody else has written.
+
+        Raises:
+          msgspec.DecodeError, TypeError: that is no JSON object.
+        """
+        body = cls(text)
+        body._raw = _fields(text)
+        return body
+
+    def merged(self, fields: Mapping[str, Any], removed: tuple[str, ...]) -> "JsonBody":
+        """With `fields` set (frozen ones) and `removed` gone.
+
+        Raises:
+          ValueError, OverflowError: an integer with more digits than Python writes.
+        """
+        whole: dict[str, Any] = {**self._top(), **fields}
+        for name in removed:
+            whole.pop(name, None)
+        return JsonBody(encode(whole))
+
+    def __getitem__(self, name: str) -> JsonValue:
+        return cast(JsonValue, freeze(msgspec.json.decode(self._top()[name])))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._top())
+
+    def __len__(self) -> int:
+        return len(self._top())
+
+    def __repr__(self) -> str:
+        return f"JsonBody({self.text!r})"
+
+    def _top(self) -> dict[str, Raw]:
+        if self._raw is None:
+            self._raw = _fields(self.text)
+        return self._raw
+
+
+def encode(body: Mapping[str, Any]) -> str:
+    """The JSON text of a body."""
+    return _encode(body).decode()
+
+
+def whole(body: Body) -> FrozenDict:
+    """All of a body, decoded at once."""
+    return cast(FrozenDict, freeze(msgspec.json.decode(body.text) if isinstance(body, JsonBody) else dict(body)))
+
+
+def decoded(body: Body, kind: type[Kind]) -> Kind:
+    """A body as a value of `kind`, a msgspec struct or another type that msgspec knows.
+
+    Raises:
+      msgspec.DecodeError: it is none.
+    """
+    if type(body) is JsonBody:
+        return cast(Kind, _decoder(kind)(body.text))
+    return msgspec.convert(body, kind)
+
+
+@lru_cache(maxsize=256)
+def _decoder(kind: Hashable) -> Callable[[str], Any]:
+    return msgspec.json.Decoder(cast(type[Any], kind)).decode
