@@ -85,7 +85,7 @@ def decoded(body: Body, kind: type[Kind]) -> Kind:
       msgspec.DecodeError: it is none.
     """
     if type(body) is JsonBody:
-        return cast(Kind, _decoder(kind)(body.text))
+        return cast(Kind, _decoder(cast(Hashable, kind))(body.text))
     return msgspec.convert(body, kind)
 
 
