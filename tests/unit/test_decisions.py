@@ -1,0 +1,401 @@
+"""What each rule writes and answers, whole: a field that is missing or misspelt breaks the wire or the store."""
+
+from typing import Any
+
+import pytest
+
+from broker import transitions
+from broker.answers import Answer, Reason, Word
+from broker.controls import Drain, FactoryRecord
+from broker.documents import Job, State
+from broker.transitions import Refuse, Replay, Write
+from broker.transitions.factory import draining, turned_away
+from tests.unit.jobs import EPOCH, HOLDER, NOW, RULES, TOKEN, fence, job, lease
+
+STARTED = NOW - 59_000
+CANCEL = {"reason": "stop", "asked_ms": NOW - 5, "enforce_ms": NOW - 1}
+
+
+def told(**fields: Any) -> Answer:
+    """The answer of a rule that carried something out."""
+    return Answer(Word.OK, body={"job_id": "job", **fields})
+
+
+def raced(state: str, **fields: Any) -> Refuse:
+    """The answer of a rule for which there is nothing to do."""
+    return Refuse(Answer(Word.CONFLICT, Reason.RACED, facts(state, **fields)))
+
+
+def facts(state: str, **fields: Any) -> dict[str, Any]:
+    """What every refusal says of a job."""
+    held = {"holder": "holder", "remaining_ms": 1_000} if state == "leased" else {}
+    return {"job_id": "job", "state": state, "epoch": EPOCH, **held, **fields}
+
+
+def ended(outcome: str, **fields: Any) -> dict[str, Any]:
+    """The changes that end the holder's lease."""
+    end = {"epoch": EPOCH, **HOLDER, "request_id": "claim-1", "started_ms": STARTED, "ended_ms": NOW}
+    end |= {"outcome": outcome, "renewals": 0, "result": None, "error": None}
+    return {"lease": None, "cancel": None, "last_end": {**end, **fields}}
+
+
+def remembered(op: str, state: str) -> dict[str, Any]:
+    """The change that makes a resend a replay, beside the new state."""
+    entry = {"request_id": "request-1", "op": op, "epoch": EPOCH, "state": state}
+    return {"recent_requests": [entry], "state": state, "updated_ms": NOW}
+
+
+def counters(failures: int = 0, expiries: int = 0, releases: int = 0) -> dict[str, Any]:
+    return {"counters": {"failures": failures, "expiries": expiries, "releases": releases}}
+
+
+def fail(found: Job, *, retryable: bool = True) -> transitions.Decision:
+    options: dict[str, Any] = {"error": "broke", "result": {"n": 1}, "retryable": retryable, "jitter": 0.5}
+    return transitions.fail(found, fence(), now_ms=NOW, rules=RULES, **options)
+
+
+def test_complete() -> None:
+    decision = transitions.complete(job("leased"), fence(), now_ms=NOW, result={"n": 1})
+    changes = ended("succeeded", result={"n": 1}) | remembered("complete", "succeeded")
+    assert decision == Write(changes, told(epoch=EPOCH, state="succeeded"))
+
+
+def test_a_failed_try_is_tried_again_until_its_cap() -> None:
+    due_ms = NOW + RULES.backoff_base_ms
+    changes = ended("failed", error="broke", result={"n": 1}) | counters(failures=2) | remembered("fail", "scheduled")
+    assert fail(job("leased", **counters(failures=1), max_failures=3)) == Write(
+        {**changes, "not_before_ms": due_ms}, told(epoch=EPOCH, state="scheduled", not_before_ms=due_ms)
+    )
+
+
+@pytest.mark.parametrize(("failures", "retryable"), [(2, True), (0, False)])
+def test_a_failure_at_the_cap_and_a_final_one_end_the_job(failures: int, retryable: bool) -> None:
+    changes = ended("failed", error="broke", result={"n": 1}) | counters(failures=failures + 1)
+    assert fail(job("leased", **counters(failures=failures)), retryable=retryable) == Write(
+        changes | remembered("fail", "failed"), told(epoch=EPOCH, state="failed")
+    )
+
+
+def test_a_failure_under_a_cancel_acknowledges_it() -> None:
+    changes = ended("cancelled", error="broke", result={"n": 1}) | counters(failures=1)
+    assert fail(job("leased", cancel=CANCEL)) == Write(
+        changes | remembered("fail", "cancelled"), told(epoch=EPOCH, state="cancelled")
+    )
+
+
+def test_release() -> None:
+    decision = transitions.release(job("leased"), fence(), now_ms=NOW, reason="later")
+    changes = ended("released", error="later") | counters(releases=1) | remembered("release", "ready")
+    assert decision == Write(changes, told(epoch=EPOCH, state="ready"))
+
+
+def test_hand_over_reserves_the_job_for_a_ttl() -> None:
+    decision = transitions.hand_over(job("leased"), fence(), now_ms=NOW, rules=RULES, to="mac-2", reason="yours")
+    changes = ended("released", error="yours", handed_to="mac-2") | counters(releases=1)
+    reserved = {"factory_id": "mac-2", "by": "holder", "until_ms": NOW + RULES.ttl_ms}
+    assert decision == Write(
+        {**changes, "reserved": reserved} | remembered("hand_over", "ready"), told(epoch=EPOCH, state="ready")
+    )
+
+
+@pytest.mark.parametrize("op", ["release", "hand_over"])
+def test_giving_a_job_back_under_a_cancel_acknowledges_it(op: str) -> None:
+    found = job("leased", cancel=CANCEL)
+    decision = (
+        transitions.release(found, fence(), now_ms=NOW, reason="later")
+        if op == "release"
+        else transitions.hand_over(found, fence(), now_ms=NOW, rules=RULES, to="mac-2", reason="later")
+    )
+    changes = ended("cancelled", error="later") | counters(releases=1) | remembered("release", "cancelled")
+    assert decision == Write(changes, told(epoch=EPOCH, state="cancelled"))
+
+
+def test_a_renewal_says_everything_a_holder_is_to_heed() -> None:
+    factory = FactoryRecord(drain=Drain(since_ms=NOW, until_ms=NOW + 1, incarnation="start-1"))
+    found = job("leased", cancel=CANCEL)
+    decision = transitions.renew(found, fence(), now_ms=NOW, ttl_ms=5_000, paused=True, factory=factory)
+    kept = found.lease
+    assert kept is not None
+    extended = {**kept.plain(), "ttl_ms": 5_000, "expires_ms": NOW + 5_000, "renewals": 1}
+    body = {"job_id": "job", "epoch": EPOCH, "ttl_ms": 5_000, "expires_ms": NOW + 5_000}
+    answer = Answer(Word.RENEWED, body={**body, "directives": ["cancel", "pause", "drain"]})
+    assert decision == Write({"lease": extended, "updated_ms": NOW}, answer)
+
+
+def test_a_renewal_of_a_job_that_is_over_says_how_it_ended() -> None:
+    decision = transitions.renew(job("succeeded"), fence(), now_ms=NOW)
+    body = facts("succeeded", outcome="succeeded")
+    assert decision == Refuse(Answer(Word.LEASE_LOST, Reason.TERMINAL, body))
+
+
+@pytest.mark.parametrize("op", ["complete", "fail", "release", "hand_over"])
+def test_whoever_ends_a_job_that_is_over_is_told_so(op: str) -> None:
+    found = job("failed")
+    decision = {
+        "complete": lambda: transitions.complete(found, fence(), now_ms=NOW, result=None),
+        "fail": lambda: fail(found),
+        "release": lambda: transitions.release(found, fence(), now_ms=NOW),
+        "hand_over": lambda: transitions.hand_over(found, fence(), now_ms=NOW, rules=RULES, to="mac-2"),
+    }[op]()
+    assert decision == Refuse(Answer(Word.ALREADY_TERMINAL, body={"job_id": "job", "outcome": "failed"}))
+
+
+def test_who_was_superseded_is_told_who_holds_the_job_and_for_how_long() -> None:
+    decision = transitions.hand_over(job("leased"), fence(epoch=EPOCH - 1), now_ms=NOW, rules=RULES, to="mac-2")
+    assert decision == Refuse(Answer(Word.LEASE_LOST, Reason.SUPERSEDED, facts("leased")))
+
+
+def test_an_epoch_from_the_future_is_invalid() -> None:
+    decision = transitions.release(job("leased"), fence(epoch=EPOCH + 1), now_ms=NOW)
+    assert decision == Refuse(Answer(Word.INVALID, Reason.EPOCH_FROM_THE_FUTURE, facts("leased")))
+
+
+def test_a_replay_says_what_the_request_had_done() -> None:
+    entry = {"request_id": "request-1", "op": "release", "epoch": 2, "state": "ready"}
+    decision = transitions.release(job("ready", recent_requests=[entry]), fence(), now_ms=NOW)
+    body = {"job_id": "job", "op": "release", "epoch": 2, "state": "ready"}
+    assert decision == Replay(Answer(Word.REPLAYED, body=body))
+
+
+def test_undo_takes_back_its_own_grant_only() -> None:
+    found = job("leased")
+    decision = transitions.undo(found, epoch=EPOCH, request_id="claim-1", now_ms=NOW)
+    answer = Answer(Word.CONFLICT, Reason.RACED, {"job_id": "job"})
+    assert decision == Write(ended("released") | {"state": "ready", "updated_ms": NOW}, answer)
+    for own in ({"epoch": EPOCH - 1, "request_id": "claim-1"}, {"epoch": EPOCH, "request_id": "claim-2"}):
+        assert transitions.undo(found, now_ms=NOW, **own) == raced("leased")
+    assert transitions.undo(job("ready"), epoch=EPOCH, request_id="claim-1", now_ms=NOW) == raced("ready")
+
+
+def cancel(found: Job) -> transitions.Decision:
+    return transitions.cancel(found, request_id="request-1", now_ms=NOW, rules=RULES, reason="stop")
+
+
+@pytest.mark.parametrize("state", ["blocked", "scheduled", "ready"])
+def test_cancel_ends_a_waiting_job(state: str) -> None:
+    changes = {"why": "stop"} | remembered("cancel", "cancelled")
+    assert cancel(job(state)) == Write(changes, told(epoch=EPOCH, state="cancelled"))
+
+
+def test_cancel_asks_a_holder_to_stop_within_the_grace() -> None:
+    asked = {"reason": "stop", "asked_ms": NOW, "enforce_ms": NOW + RULES.cancel_grace_ms}
+    changes = {"cancel": asked} | remembered("cancel", "leased")
+    assert cancel(job("leased")) == Write(changes, told(epoch=EPOCH, state="leased"))
+
+
+def test_cancel_of_a_job_that_is_over_says_how_it_ended() -> None:
+    assert cancel(job("failed")) == Refuse(Answer(Word.ALREADY_TERMINAL, body={"job_id": "job", "outcome": "failed"}))
+
+
+def test_a_waiting_job_gives_way_and_a_running_one_does_not() -> None:
+    changes = {"state": "cancelled", "why": "newer", "updated_ms": NOW}
+    assert transitions.give_way(job("ready"), why="newer", now_ms=NOW) == Write(changes, told(state="cancelled"))
+    refusal = Refuse(Answer(Word.CONFLICT, Reason.NOT_CANCELLABLE, facts("leased")))
+    assert transitions.give_way(job("leased"), why="newer", now_ms=NOW) == refusal
+
+
+def test_redrive_makes_a_job_new_but_for_its_epoch_and_releases() -> None:
+    found = job("failed", **counters(3, 2, 1), timeout_ms=500, deadline_ms=NOW - 1, not_before_ms=NOW + 5, why="x")
+    changes = counters(releases=1) | {"deadline_ms": NOW + 500, "not_before_ms": None, "why": None, "ready_ms": NOW}
+    decision = transitions.redrive(found, request_id="request-1", now_ms=NOW)
+    assert decision == Write(changes | remembered("redrive", "ready"), told(epoch=EPOCH, state="ready"))
+
+
+@pytest.mark.parametrize("state", ["succeeded", "ready", "leased"])
+def test_redrive_of_anything_but_a_failed_or_cancelled_job_is_refused(state: str) -> None:
+    decision = transitions.redrive(job(state), request_id="request-1", now_ms=NOW)
+    assert decision == Refuse(Answer(Word.CONFLICT, Reason.NOT_REDRIVABLE, facts(state)))
+
+
+@pytest.mark.parametrize("and_hold", [False, True])
+@pytest.mark.parametrize("asked", [None, CANCEL])
+def test_revoke_takes_the_lease(and_hold: bool, asked: dict[str, Any] | None) -> None:
+    found = job("leased", cancel=asked)
+    decision = transitions.revoke(found, request_id="request-1", now_ms=NOW, reason="mine", and_hold=and_hold)
+    state = "ready" if asked is None else "cancelled"
+    hold = {"hold": {"reason": "mine", "since_ms": NOW}} if and_hold else {}
+    changes = ended("revoked", error="mine") | counters(releases=1) | hold | remembered("revoke", state)
+    assert decision == Write(changes, told(epoch=EPOCH, state=state))
+
+
+def test_revoke_of_a_job_nobody_holds_is_refused() -> None:
+    decision = transitions.revoke(job("ready"), request_id="request-1", now_ms=NOW, reason=None)
+    assert decision == Refuse(Answer(Word.CONFLICT, Reason.NOT_LEASED, facts("ready")))
+
+
+def test_hold_and_lift() -> None:
+    held = transitions.hold(job("ready"), request_id="request-1", now_ms=NOW, reason="wait")
+    changes = {"hold": {"reason": "wait", "since_ms": NOW}} | remembered("hold", "ready")
+    assert held == Write(changes, told(epoch=EPOCH, state="ready"))
+    lifted = transitions.lift(job("leased"), request_id="request-1", now_ms=NOW)
+    assert lifted == Write({"hold": None} | remembered("lift", "leased"), told(epoch=EPOCH, state="leased"))
+
+
+def by_itself(changes: dict[str, Any], state: str) -> Write:
+    """What time does to a job."""
+    return Write({**changes, "state": state, "updated_ms": NOW}, told(state=state))
+
+
+DEAD = {"expires_ms": NOW - RULES.skew_ms - 1}
+
+
+@pytest.mark.parametrize(
+    ("fields", "state", "why"),
+    [
+        ({"max_expiries": 3}, "ready", {}),
+        ({"max_expiries": 2}, "failed", {"why": "leases expired: 2"}),
+        ({"max_expiries": 2, "cancel": CANCEL}, "cancelled", {}),
+    ],
+)
+def test_a_dead_lease_is_reaped(fields: dict[str, Any], state: str, why: dict[str, Any]) -> None:
+    found = job("leased", lease=lease(**DEAD), **counters(expiries=1), **fields)
+    expected = by_itself(ended("expired") | counters(expiries=2) | why, state)
+    assert transitions.reap(found, now_ms=NOW, rules=RULES) == expected
+
+
+def test_a_lease_that_may_still_be_believed_in_is_not_reaped() -> None:
+    believed = job("leased", lease=lease(expires_ms=NOW - RULES.skew_ms))
+    assert transitions.reap(believed, now_ms=NOW, rules=RULES) == raced("leased", remaining_ms=0)
+    assert transitions.reap(job("ready"), now_ms=NOW, rules=RULES) == raced("ready")
+
+
+def test_a_lease_of_a_start_that_is_over_is_ended_and_one_of_the_present_start_is_not() -> None:
+    later = FactoryRecord(incarnation="start-2", since_ms=NOW, replaced=("start-1",))
+    assert transitions.outlive(job("leased"), later, now_ms=NOW) == by_itself(
+        ended("expired") | counters(expiries=1), "ready"
+    )
+    same = FactoryRecord(incarnation="start-1", since_ms=NOW)
+    assert transitions.outlive(job("leased"), same, now_ms=NOW) == raced("leased")
+    younger = FactoryRecord(incarnation="start-2", since_ms=STARTED - 1)
+    assert transitions.outlive(job("leased"), younger, now_ms=NOW) == raced("leased")
+    assert transitions.outlive(job("ready"), later, now_ms=NOW) == raced("ready")
+
+
+def test_a_cancel_is_enforced_once_its_grace_is_over() -> None:
+    over, last = job("leased", cancel=CANCEL), job("leased", cancel={**CANCEL, "enforce_ms": NOW})
+    assert transitions.enforce_cancel(over, now_ms=NOW) == by_itself(ended("cancelled", error="stop"), "cancelled")
+    assert transitions.enforce_cancel(last, now_ms=NOW) == raced("leased")
+    assert transitions.enforce_cancel(job("leased"), now_ms=NOW) == raced("leased")
+
+
+def test_a_job_fails_once_its_deadline_is_over_whether_it_runs_or_waits() -> None:
+    over = {"deadline_ms": NOW - 1}
+    why = {"why": "its deadline was over"}
+    running = by_itself(why | ended("timed_out") | counters(failures=1), "failed")
+    assert transitions.time_out(job("leased", **over), now_ms=NOW) == running
+    assert transitions.time_out(job("ready", **over), now_ms=NOW) == by_itself(why, "failed")
+    assert transitions.time_out(job("ready", deadline_ms=NOW), now_ms=NOW) == raced("ready")
+    assert transitions.time_out(job("succeeded", **over), now_ms=NOW) == raced("succeeded")
+
+
+def end_run(found: Job) -> transitions.Decision:
+    return transitions.end_run(found, now_ms=NOW, rules=RULES, jitter=0.5)
+
+
+def test_a_run_that_takes_too_long_is_a_failed_try() -> None:
+    due_ms = NOW + RULES.backoff_base_ms // 2
+    long = ended("timed_out", error="its run took more than 58999 ms") | counters(failures=1)
+    assert end_run(job("leased", lease=lease(run_deadline_ms=NOW - 1))) == by_itself(
+        long | {"not_before_ms": due_ms}, "scheduled"
+    )
+    assert end_run(job("leased", lease=lease(run_deadline_ms=NOW))) == raced("leased")
+    assert end_run(job("leased")) == raced("leased")
+
+
+def heed(found: Job, progress_ms: int | None = None) -> transitions.Decision:
+    return transitions.heed_progress(found, progress_ms=progress_ms, now_ms=NOW, rules=RULES, jitter=0.5)
+
+
+def test_a_run_without_progress_is_flagged_and_unflagged_when_it_makes_some() -> None:
+    patient = {"stuck_after_ms": 1_000}
+    quiet, flagged = job("leased", **patient), job("leased", lease=lease(stuck_ms=NOW - 5_000), **patient)
+    assert quiet.lease is not None
+    assert flagged.lease is not None
+    assert heed(quiet) == by_itself({"lease": {**quiet.lease.plain(), "stuck_ms": STARTED}}, "leased")
+    assert heed(quiet, NOW - 1_001) == by_itself({"lease": {**quiet.lease.plain(), "stuck_ms": NOW - 1_001}}, "leased")
+    assert heed(quiet, NOW - 1_000) == raced("leased")
+    assert heed(flagged) == raced("leased"), "it is known"
+    assert heed(flagged, NOW - 1) == by_itself({"lease": {**flagged.lease.plain(), "stuck_ms": None}}, "leased")
+    assert heed(job("leased")) == raced("leased")
+    assert heed(job("ready", **patient)) == raced("ready")
+
+
+def test_a_run_without_progress_is_ended_where_the_job_says_so() -> None:
+    found = job("leased", stuck_after_ms=1_000, on_stuck="revoke")
+    changes = ended("revoked", error="stuck: no progress for 5000 ms") | counters(failures=1)
+    due_ms = NOW + RULES.backoff_base_ms // 2
+    assert heed(found, NOW - 5_000) == by_itself({**changes, "not_before_ms": due_ms}, "scheduled")
+
+
+def test_a_scheduled_job_is_ready_once_it_is_due() -> None:
+    due = by_itself({"not_before_ms": None, "ready_ms": NOW}, "ready")
+    assert transitions.due(job("scheduled", not_before_ms=NOW), now_ms=NOW) == due
+    assert transitions.due(job("scheduled"), now_ms=NOW) == due
+    assert transitions.due(job("scheduled", not_before_ms=NOW + 1), now_ms=NOW) == raced("scheduled")
+    assert transitions.due(job("ready"), now_ms=NOW) == raced("ready")
+
+
+def unblock(parents: dict[str, State], **fields: Any) -> transitions.Decision:
+    return transitions.unblock(job("blocked", depends_on=["a", "b"], **fields), parents=parents, now_ms=NOW)
+
+
+SUCCEEDED = {"a": State.SUCCEEDED, "b": State.SUCCEEDED}
+
+
+def test_a_blocked_job_is_freed_by_its_last_parent() -> None:
+    freed = by_itself({"ready_ms": NOW}, "ready")
+    assert unblock(SUCCEEDED) == freed
+    assert unblock(SUCCEEDED, not_before_ms=NOW) == freed
+    assert unblock(SUCCEEDED, not_before_ms=NOW + 1) == by_itself({}, "scheduled")
+    assert unblock({"a": State.SUCCEEDED}) == raced("blocked")
+    assert unblock({**SUCCEEDED, "b": State.FAILED}) == raced("blocked")
+    assert transitions.unblock(job("ready"), parents={}, now_ms=NOW) == raced("ready")
+
+
+@pytest.mark.parametrize(
+    ("state", "why"), [(State.FAILED, "its parent b failed"), (State.CANCELLED, "its parent b was cancelled")]
+)
+def test_a_parent_that_fails_is_ignored_or_ends_its_children_where_they_say_so(state: State, why: str) -> None:
+    parents = {**SUCCEEDED, "b": state}
+    assert unblock(parents, on_parent_failure="cancel") == by_itself({"why": why}, "cancelled")
+    assert unblock(parents, on_parent_failure="ignore") == by_itself({"ready_ms": NOW}, "ready")
+    assert unblock({"a": State.SUCCEEDED}, on_parent_failure="cancel") == raced("blocked")
+
+
+def test_a_factory_that_drains_is_told_why_and_until_when() -> None:
+    drain = Drain(reason="night", since_ms=NOW - 1, until_ms=NOW + 2_000)
+    body = {"why": "night", "since_ms": NOW - 1, "until_ms": NOW + 2_000}
+    answer = Answer(Word.DRAINING, body=body, retry_after_ms=2_000)
+    assert draining(drain, now_ms=NOW) == answer
+    assert turned_away(FactoryRecord(drain=drain), "start-1", now_ms=NOW) == answer
+    for_good = Drain(since_ms=NOW - 1)
+    assert draining(for_good, now_ms=NOW).retry_after_ms == 5_000
+
+
+def test_a_start_that_was_replaced_is_told_by_which() -> None:
+    record = FactoryRecord(incarnation="start-2", since_ms=NOW, replaced=("start-1",))
+    body = {"incarnation": "start-2", "since_ms": NOW, "reasons": ["restarted"]}
+    assert turned_away(record, "start-1", now_ms=NOW) == Answer(Word.NOT_CLAIMABLE, Reason.RESTARTED, body)
+    assert turned_away(record, "start-2", now_ms=NOW) is None
+
+
+def test_a_grant_says_everything_its_holder_needs() -> None:
+    found = job("ready", run_timeout_ms=700, deadline_ms=NOW + 900, ttl_ms=5_000, **counters(failures=2))
+    who = transitions.Claimant("f", "i", "claim-9", TOKEN, instance="x")
+    around = transitions.Surroundings(units=("key:gpu",))
+    decision = transitions.claim(found, who, now_ms=NOW, rules=RULES, around=around)
+    assert isinstance(decision, Write)
+    granted = {"job_id": "job", "queue": "default", "epoch": EPOCH + 1, "token": TOKEN, "ttl_ms": 5_000}
+    granted |= {"remaining_ms": 5_000, "expires_ms": NOW + 5_000, "deadline_ms": NOW + 900}
+    assert decision.answer == Answer(Word.GRANTED, body={**granted, "run_deadline_ms": NOW + 700, "failures": 2})
+    taken = {"factory_id": "f", "incarnation": "i", "epoch": EPOCH + 1, "token": TOKEN, "request_id": "claim-9"}
+    taken |= {"granted_ms": NOW, "expires_ms": NOW + 5_000, "ttl_ms": 5_000, "renewals": 0, "stuck_ms": None}
+    taken |= {"run_deadline_ms": NOW + 700, "limits": ["key:gpu"], "instance": "x"}
+    assert decision.changes == {
+        "state": "leased",
+        "epoch": EPOCH + 1,
+        "lease": taken,
+        "not_before_ms": None,
+        "last_run_id": f"job:run:{EPOCH + 1}",
+        "updated_ms": NOW,
+    }
