@@ -162,8 +162,8 @@ def test_undo_takes_back_its_own_grant_only() -> None:
     decision = transitions.undo(found, epoch=EPOCH, request_id="claim-1", now_ms=NOW)
     answer = Answer(Word.CONFLICT, Reason.RACED, {"job_id": "job"})
     assert decision == Write(ended("released") | {"state": "ready", "updated_ms": NOW}, answer)
-    for own in ({"epoch": EPOCH - 1, "request_id": "claim-1"}, {"epoch": EPOCH, "request_id": "claim-2"}):
-        assert transitions.undo(found, now_ms=NOW, **own) == raced("leased")
+    for epoch, request_id in ((EPOCH - 1, "claim-1"), (EPOCH, "claim-2")):
+        assert transitions.undo(found, epoch=epoch, request_id=request_id, now_ms=NOW) == raced("leased")
     assert transitions.undo(job("ready"), epoch=EPOCH, request_id="claim-1", now_ms=NOW) == raced("ready")
 
 

@@ -1,0 +1,381 @@
+"""Each operation on a store: what it reads beside the job, what it hands to its rule, and what is stored afterwards."""
+
+from typing import Any
+
+import pytest
+
+from broker import coordinator
+from broker.answers import Answer, Reason, Word
+from broker.claiming import now_free
+from broker.controls import Controls, FactoryRecord
+from broker.coordinator import Context, Settlement
+from broker.documents import Job, Run, State
+from broker.entropy import SeededEntropy
+from broker.fence import Fence
+from broker.messages import REQUESTS
+from broker.repository import read_job, read_run
+from broker.settle import settle
+from broker.transitions import Claimant, Rules
+from datastore import Unavailable
+from datastore.interface import ReadResult
+from datastore.memory import MemoryDatastore
+from tests.twins.forwarding import Forwarding
+
+NOW = 1_700_000_000_000
+TTL = Rules().ttl_ms
+
+
+class Unreadable(Forwarding):
+    """Fails to read one document."""
+
+    def __init__(self, inner: MemoryDatastore, unreadable: str) -> None:
+        super().__init__(inner)
+        self._unreadable = unreadable
+
+    def read(self, id: str, partition_key: str) -> ReadResult:
+        if id == self._unreadable:
+            raise Unavailable("scripted")
+        return super().read(id, partition_key)
+
+
+class Desk:
+    """A broker of one store, asked by several factories."""
+
+    def __init__(self) -> None:
+        self.store = MemoryDatastore()
+        self.context = Context(self.store, Rules(), SeededEntropy(7), lambda _ms: None)
+        self._requests = 0
+
+    def ask(self, op: str, *, by: str = "f", start: str = "start-1", now_ms: int = NOW, **body: Any) -> Settlement:
+        """One request, settled."""
+        self._requests += 1
+        address = {"factory_id": by, "incarnation": start, "instance": "x"}
+        request = {"op": op, "request_id": f"r{self._requests}", **address, "body": body}
+        return settle(self.context, REQUESTS.validate_python(request), now_ms=now_ms)
+
+    def submit(self, job_id: str = "job", **body: Any) -> None:
+        assert self.ask("submit", job_id=job_id, **body).answer.good
+
+    def claim(self, job_id: str = "job", *, by: str = "f", now_ms: int = NOW) -> Fence:
+        """The fence of the grant."""
+        granted = self.ask("claim", job_id=job_id, by=by, now_ms=now_ms).answer
+        assert granted.word is Word.GRANTED, granted
+        return Fence(by, granted.body["epoch"], granted.body["token"], f"fenced-{self._requests}")
+
+    def job(self, job_id: str = "job") -> Job:
+        found = read_job(self.store, job_id)
+        assert found is not None
+        return found
+
+    def run(self, epoch: int = 1, job_id: str = "job") -> Run:
+        found = read_run(self.store, job_id, epoch)
+        assert found is not None
+        return found
+
+    def with_controls(self) -> Context:
+        """The context of a batch, which reads controls once."""
+        return Context(self.store, Rules(), SeededEntropy(9), lambda _ms: None, controls=Controls(self.store))
+
+    def on(self, store: Any) -> Context:
+        return Context(store, Rules(), SeededEntropy(11), lambda _ms: None)
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+def test_a_renewal_hands_on_ttl_pause_and_drain(desk: Desk) -> None:
+    desk.submit(queue="builds")
+    fence = desk.claim()
+    desk.ask("pause_queue", queue="builds")
+    desk.ask("drain_factory", factory="f")
+    answer = coordinator.renew(desk.with_controls(), "job", fence, now_ms=NOW + 5, ttl_ms=9_000).answer
+    assert (answer.word, answer.body["ttl_ms"], answer.body["directives"]) == ("renewed", 9_000, ["pause", "drain"])
+    plain = coordinator.renew(desk.context, "job", fence, now_ms=NOW + 6).answer
+    assert plain.body["directives"] == ["drain"], "outside a batch nobody reads the queue's control"
+
+
+@pytest.mark.parametrize("unreadable", ["controls", "factory:f"])
+def test_a_renewal_goes_on_where_what_it_would_be_told_cannot_be_read(desk: Desk, unreadable: str) -> None:
+    desk.submit()
+    fence = desk.claim()
+    store = Unreadable(desk.store, unreadable)
+    context = Context(store, Rules(), SeededEntropy(9), lambda _ms: None, controls=Controls(store))
+    answer = coordinator.renew(context, "job", fence, now_ms=NOW).answer
+    assert (answer.word, answer.body["directives"]) == ("renewed", [])
+
+
+def test_a_renewal_of_a_run_that_took_too_long_ends_it(desk: Desk) -> None:
+    desk.submit(run_timeout_ms=1_000)
+    fence = desk.claim()
+    settled = coordinator.renew(desk.context, "job", fence, now_ms=NOW + 1_001)
+    assert settled.answer == Answer(Word.LEASE_LOST, Reason.TIMED_OUT, {"job_id": "job", "epoch": 1})
+    assert desk.job().state is State.SCHEDULED
+    assert NOW + 1_001 <= (desk.job().not_before_ms or 0) < NOW + 1_001 + Rules().backoff_base_ms
+    assert desk.run().outcome == "timed_out"
+    assert [change.after.state for change in settled.changes] == ["scheduled"]
+
+
+def test_a_stranger_learns_nothing_of_a_run_that_took_too_long(desk: Desk) -> None:
+    desk.submit(run_timeout_ms=1_000)
+    desk.claim()
+    stranger = Fence("g", 1, "b" * 32, "x")
+    assert coordinator.renew(desk.context, "job", stranger, now_ms=NOW + 1_001).answer.reason == "superseded"
+    assert desk.job().state is State.LEASED
+
+
+def test_fail_hands_on_error_result_and_whether_to_try_again(desk: Desk) -> None:
+    desk.submit()
+    fence = desk.claim()
+    answer = coordinator.fail(desk.context, "job", fence, now_ms=NOW, error="broke", result={"n": 1}).answer
+    assert (answer.word, answer.body["state"]) == ("ok", "scheduled")
+    assert (desk.run().error, desk.run().result) == ("broke", {"n": 1})
+    again = desk.claim(now_ms=NOW + Rules().backoff_base_ms)
+    coordinator.fail(desk.context, "job", again, now_ms=NOW, retryable=False)
+    assert (desk.job().state, desk.run(2).error) == ("failed", "")
+
+
+def test_release_revoke_and_cancel_hand_on_the_reason(desk: Desk) -> None:
+    desk.submit()
+    coordinator.release(desk.context, "job", desk.claim(), now_ms=NOW, reason="later")
+    assert desk.run(1).error == "later"
+    desk.claim()
+    coordinator.revoke(desk.context, "job", request_id="v", now_ms=NOW, reason="mine")
+    assert (desk.run(2).error, desk.run(2).outcome, desk.job().hold) == ("mine", "revoked", None)
+    desk.claim()
+    coordinator.revoke(desk.context, "job", request_id="w", now_ms=NOW, and_hold=True)
+    assert desk.job().hold is not None
+    coordinator.cancel(desk.context, "job", request_id="c", now_ms=NOW, reason="never mind")
+    assert (desk.job().state, desk.job().why) == ("cancelled", "never mind")
+
+
+def test_hold_and_lift_are_each_done_once(desk: Desk) -> None:
+    desk.submit()
+    for word in ("ok", "replayed"):
+        assert coordinator.hold(desk.context, "job", request_id="h", now_ms=NOW, reason="wait").answer.word == word
+    hold = desk.job().hold
+    assert hold is not None
+    assert (hold.reason, hold.since_ms) == ("wait", NOW)
+    for word in ("ok", "replayed"):
+        assert coordinator.lift(desk.context, "job", request_id="l", now_ms=NOW).answer.word == word
+    assert desk.job().hold is None
+
+
+def test_redrive_makes_a_job_ready_once(desk: Desk) -> None:
+    desk.submit()
+    coordinator.cancel(desk.context, "job", request_id="c", now_ms=NOW)
+    for word in ("ok", "replayed"):
+        assert coordinator.redrive(desk.context, "job", request_id="d", now_ms=NOW + 1).answer.word == word
+    assert (desk.job().state, desk.job().ready_ms) == ("ready", NOW + 1)
+
+
+def test_a_unique_job_is_redriven_only_while_its_key_is_free(desk: Desk) -> None:
+    desk.submit("one", unique={"key": "k"})
+    coordinator.cancel(desk.context, "one", request_id="c", now_ms=NOW)
+    desk.submit("two", unique={"key": "k"})
+    refused = coordinator.redrive(desk.context, "one", request_id="d", now_ms=NOW).answer
+    body = {"job_id": "two", "state": "ready", "key": "k"}
+    assert refused == Answer(Word.CONFLICT, Reason.NOT_UNIQUE, body)
+    assert desk.job("one").state is State.CANCELLED
+    coordinator.cancel(desk.context, "two", request_id="c", now_ms=NOW)
+    assert coordinator.redrive(desk.context, "one", request_id="e", now_ms=NOW).answer.word == "ok"
+    other = desk.ask("submit", job_id="three", unique={"key": "k"}).answer
+    assert (other.word, other.body["job_id"]) == ("conflict", "one"), "it has its key again"
+
+
+def test_a_hand_over_to_a_factory_that_drains_leaves_the_lease(desk: Desk) -> None:
+    desk.submit()
+    fence = desk.claim()
+    desk.ask("drain_factory", factory="g", reason="night")
+    answer = coordinator.hand_over(desk.context, "job", fence, now_ms=NOW, to="g").answer
+    assert (answer.word, answer.reason) == ("not_claimable", "draining")
+    facts = {"job_id": "job", "factory": "g", "why": "night", "since_ms": NOW, "until_ms": None}
+    assert answer.body == facts
+    assert desk.job().state is State.LEASED
+
+
+def test_a_hand_over_reserves_the_job_and_a_cancel_goes_before_a_drain(desk: Desk) -> None:
+    desk.submit()
+    fence = desk.claim()
+    assert coordinator.hand_over(desk.context, "job", fence, now_ms=NOW, to="g", reason="yours").answer.word == "ok"
+    reserved = desk.job().reserved
+    assert reserved is not None
+    assert (reserved.factory_id, reserved.by, reserved.until_ms) == ("g", "f", NOW + TTL)
+    assert (desk.run().error, desk.run().handed_to) == ("yours", "g")
+    desk.ask("drain_factory", factory="h")
+    mine = desk.claim(by="g")
+    coordinator.cancel(desk.context, "job", request_id="c", now_ms=NOW)
+    assert coordinator.hand_over(desk.context, "job", mine, now_ms=NOW, to="h").answer.body["state"] == "cancelled"
+
+
+def test_a_hand_over_heeds_the_drain_of_the_start_that_registered(desk: Desk) -> None:
+    desk.ask("register_factory", by="g", start="start-2")
+    desk.ask("drain_factory", factory="g", incarnation="start-2")
+    desk.submit()
+    answer = coordinator.hand_over(desk.context, "job", desk.claim(), now_ms=NOW, to="g").answer
+    assert answer.reason == "draining"
+
+
+def test_progress_goes_to_the_run_of_its_epoch(desk: Desk) -> None:
+    desk.submit()
+    fence = desk.claim()
+    settled = coordinator.report_progress(desk.context, "job", fence, now_ms=NOW + 7, progress={"half": True})
+    assert settled == Settlement(Answer(Word.OK, body={"job_id": "job"}))
+    assert (desk.run().progress, desk.run().progress_ms) == ({"half": True}, NOW + 7)
+    assert desk.job().document.rev == 2
+    written = desk.store.read("job:run:1", "job")
+    coordinator.report_progress(desk.context, "job", fence, now_ms=NOW + 8, progress={"half": False})
+    assert desk.store.read("job:run:1", "job") != written
+
+
+def test_progress_of_somebody_else_is_refused_and_written_nowhere(desk: Desk) -> None:
+    desk.submit()
+    desk.claim()
+    stranger = Fence("g", 1, "b" * 32, "x")
+    assert (
+        coordinator.report_progress(desk.context, "job", stranger, now_ms=NOW, progress=1).answer.word == "lease_lost"
+    )
+    assert desk.run().progress is None
+
+
+def test_a_run_that_is_stuck_is_flagged_by_a_watch_and_unflagged_by_progress(desk: Desk) -> None:
+    desk.submit(stuck_after_ms=1_000)
+    fence = desk.claim()
+    settled = coordinator.watch(desk.context, desk.job(), now_ms=NOW + 1_001)
+    assert [change.after.lease and change.after.lease.stuck_ms for change in settled.changes] == [NOW]
+    told = coordinator.report_progress(desk.context, "job", fence, now_ms=NOW + 1_002, progress=1)
+    assert told.answer == Answer(Word.OK, body={"job_id": "job"})
+    assert [change.after.lease and change.after.lease.stuck_ms for change in told.changes] == [None]
+    assert coordinator.watch(desk.context, desk.job(), now_ms=NOW + 2_002).changes == (), "its progress counts"
+    assert coordinator.watch(desk.context, desk.job(), now_ms=NOW + 2_003).changes != ()
+
+
+def test_a_watch_that_lost_its_race_changes_nothing(desk: Desk) -> None:
+    desk.submit(stuck_after_ms=1_000)
+    fence = desk.claim()
+    found = desk.job()
+    coordinator.renew(desk.context, "job", fence, now_ms=NOW + 1)
+    lost = coordinator.watch(desk.context, found, now_ms=NOW + 1_001)
+    assert (lost.answer.reason, lost.changes) == ("raced", ())
+
+
+def test_a_stuck_run_is_ended_where_its_job_says_so(desk: Desk) -> None:
+    desk.submit(stuck_after_ms=1_000, on_stuck="revoke")
+    desk.claim()
+    coordinator.watch(desk.context, desk.job(), now_ms=NOW + 1_001)
+    assert (desk.job().state, desk.run().outcome) == ("scheduled", "revoked")
+    assert NOW + 1_001 <= (desk.job().not_before_ms or 0) < NOW + 1_001 + Rules().backoff_base_ms
+
+
+@pytest.mark.parametrize(
+    ("body", "now_ms", "state"),
+    [
+        pytest.param({"run_timeout_ms": 5}, NOW + 6, "scheduled", id="a run is over"),
+        pytest.param({"timeout_ms": 5}, NOW + 6, "failed", id="a deadline is over"),
+        pytest.param({}, NOW + TTL + Rules().skew_ms + 1, "ready", id="a lease is dead"),
+        pytest.param({}, NOW + TTL + Rules().skew_ms, "leased", id="a lease may be believed in"),
+    ],
+)
+def test_a_reap_does_what_time_demands(desk: Desk, body: dict[str, Any], now_ms: int, state: str) -> None:
+    desk.submit(**body)
+    desk.claim()
+    coordinator.reap(desk.context, desk.job(), now_ms=now_ms)
+    assert desk.job().state == state
+
+
+def test_a_reap_enforces_a_cancel_before_a_deadline_and_starts_what_is_due(desk: Desk) -> None:
+    desk.submit(timeout_ms=5)
+    desk.claim()
+    coordinator.cancel(desk.context, "job", request_id="c", now_ms=NOW)
+    coordinator.reap(desk.context, desk.job(), now_ms=NOW + Rules().cancel_grace_ms + 1)
+    assert desk.job().state is State.CANCELLED
+    desk.submit("later", not_before_ms=NOW + 10)
+    coordinator.reap(desk.context, desk.job("later"), now_ms=NOW + 9)
+    assert desk.job("later").state is State.SCHEDULED
+    coordinator.reap(desk.context, desk.job("later"), now_ms=NOW + 10)
+    assert desk.job("later").state is State.READY
+
+
+def test_a_lease_of_a_start_that_is_over_is_ended_on_whatever_version_the_job_is(desk: Desk) -> None:
+    desk.submit()
+    fence = desk.claim()
+    found = desk.job()
+    coordinator.renew(desk.context, "job", fence, now_ms=NOW + 1)
+    assert coordinator.outlive(desk.context, found, FactoryRecord(), now_ms=NOW + 2).changes == ()
+    over = FactoryRecord(incarnation="start-2", since_ms=NOW, replaced=("start-1",))
+    settled = coordinator.outlive(desk.context, found, over, now_ms=NOW + 2)
+    assert [change.after.state for change in settled.changes] == ["ready"]
+    assert (desk.job().counters.expiries, desk.run().ended_ms) == (1, NOW + 2)
+
+
+def test_a_blocked_job_is_freed_by_its_parents_as_they_stand(desk: Desk) -> None:
+    desk.submit("parent")
+    desk.submit("child", depends_on=["parent", "missing"])
+    assert coordinator.parent_states(desk.context, desk.job("child")) == {"parent": State.READY}
+    desk.submit("missing")
+    for parent in ("parent", "missing"):
+        assert coordinator.unblock(desk.context, "child", now_ms=NOW).changes == ()
+        coordinator.complete(desk.context, parent, desk.claim(parent), now_ms=NOW, result=parent)
+        assert desk.run(1, parent).result == parent
+    settled = coordinator.unblock(desk.context, "child", now_ms=NOW + 3, job=desk.job("child"))
+    assert [change.after.state for change in settled.changes] == ["ready"]
+    assert desk.job("child").ready_ms == NOW + 3
+    assert coordinator.unblock(desk.context, "child", now_ms=NOW).changes == (), "it is free already"
+
+
+def test_a_claim_under_a_lock_names_its_holder_and_waits_for_its_key(desk: Desk) -> None:
+    desk.submit("one", locks=["repo:web"])
+    desk.submit("two", locks=["repo:web"])
+    fence = desk.claim("one")
+    who = Claimant("g", "start-1", "w1", "b" * 32)
+    refused = coordinator.try_claim_job(desk.context, "two", who, now_ms=NOW)
+    assert (refused.answer.word, refused.answer.reason) == ("not_claimable", "lock_busy")
+    assert refused.answer.body["job_id"] == "two"
+    [wait] = refused.waits
+    assert wait.job is not None
+    assert wait.job.id == "two"
+    assert now_free(desk.context, [wait], now_ms=NOW) == []
+    coordinator.release(desk.context, "one", fence, now_ms=NOW)
+    assert now_free(desk.context, [wait], now_ms=NOW) == [wait.key]
+    assert coordinator.try_claim_job(desk.context, "two", who, now_ms=NOW).answer.word == "granted"
+    again = coordinator.try_claim_job(desk.context, "two", who, now_ms=NOW).answer
+    assert (again.word, again.body["token"], again.body["payload"]) == ("replayed", "b" * 32, None)
+
+
+def test_a_claim_above_a_limit_names_it_and_waits_for_its_units(desk: Desk) -> None:
+    desk.ask("set_limit", limit="queue:builds", capacity=1)
+    desk.submit("one", queue="builds")
+    desk.submit("two", queue="builds")
+    fence = desk.claim("one")
+    refused = desk.ask("claim", job_id="two", by="g")
+    assert (refused.answer.word, refused.answer.reason) == ("not_claimable", "quota")
+    [wait] = refused.waits
+    assert now_free(desk.context, [wait], now_ms=NOW) == []
+    coordinator.complete(desk.context, "one", fence, now_ms=NOW)
+    assert now_free(desk.context, [wait], now_ms=NOW) == [wait.key]
+    assert desk.claim("two", by="g").epoch == 1
+    assert now_free(desk.context, [wait], now_ms=NOW) == []
+    desk.ask("remove_limit", limit="queue:builds")
+    assert now_free(desk.context, [wait], now_ms=NOW) == [wait.key], "no limit, no wait"
+    assert now_free(desk.context, [], now_ms=NOW) == []
+
+
+def test_in_one_batch_a_limit_that_was_found_full_is_not_looked_at_again_until_a_unit_is_given_back(
+    desk: Desk,
+) -> None:
+    desk.ask("set_limit", limit="queue:builds", capacity=1)
+    for name in ("one", "two"):
+        desk.submit(name, queue="builds")
+    fence = desk.claim("one")
+    batch = desk.with_controls()
+    who = Claimant("g", "start-1", "w1", "b" * 32)
+    first = coordinator.try_claim_job(batch, "two", who, now_ms=NOW).answer
+    coordinator.complete(desk.context, "one", fence, now_ms=NOW)
+    assert coordinator.try_claim_job(batch, "two", who, now_ms=NOW).answer == first, "as the batch knows it"
+    desk.submit("three", queue="builds")
+    other = Fence("f", 1, desk.claim("three").token, "z")
+    fresh = desk.with_controls()
+    assert coordinator.try_claim_job(fresh, "two", who, now_ms=NOW).answer.reason == "quota"
+    coordinator.release(fresh, "three", other, now_ms=NOW)
+    assert coordinator.try_claim_job(fresh, "two", who, now_ms=NOW).answer.word == "granted"
