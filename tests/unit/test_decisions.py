@@ -98,15 +98,16 @@ def test_hand_over_reserves_the_job_for_a_ttl() -> None:
     )
 
 
+@pytest.mark.parametrize(("asked", "why"), [("stop", "stop"), (None, "later")])
 @pytest.mark.parametrize("op", ["release", "hand_over"])
-def test_giving_a_job_back_under_a_cancel_acknowledges_it(op: str) -> None:
-    found = job("leased", cancel=CANCEL)
+def test_giving_a_job_back_under_a_cancel_acknowledges_it(op: str, asked: str | None, why: str) -> None:
+    found = job("leased", cancel={**CANCEL, "reason": asked})
     decision = (
         transitions.release(found, fence(), now_ms=NOW, reason="later")
         if op == "release"
         else transitions.hand_over(found, fence(), now_ms=NOW, rules=RULES, to="mac-2", reason="later")
     )
-    changes = ended("cancelled", error="later") | counters(releases=1) | remembered("release", "cancelled")
+    changes = ended("cancelled", error=why) | counters(releases=1) | remembered("release", "cancelled")
     assert decision == Write(changes, told(epoch=EPOCH, state="cancelled"))
 
 
