@@ -4,7 +4,7 @@ PY := .venv/bin/python
 UV := $(shell command -v uv 2>/dev/null)
 FLEET_ARGS ?=
 
-.PHONY: demo test lint install install-test emulator bench bench-quick chaos bounds soak-faults soak-checker mutants fuzz clean help
+.PHONY: demo test lint install install-test emulator bench bench-quick chaos bounds simulate soak soak-faults soak-checker mutants fuzz clean help
 
 help:
 	@echo "make demo    install, then run the main job on the embedded default (about 30 s)"
@@ -12,6 +12,8 @@ help:
 	@echo "make bench-quick  measure it, a few rows, under 3 minutes; make bench: every row and peer (about 35 minutes)"
 	@echo "make chaos   kill, stop and cut off a fleet under load for DURATION=60 seconds, then judge what clients saw"
 	@echo "make bounds  memory over many requests, unread replies, poison, a backlog, overload; SCALE=0.02, SCALE=1 for all"
+	@echo "make simulate  2,000 seeded worlds of the production code under faults (about a minute); SEED=N tells one"
+	@echo "make soak    100,000 of them (about an hour)"
 	@echo "make soak-faults  kill at every step, TIMES=200 each, on every store (hours); TIMES=1 takes some minutes"
 	@echo "make mutants  nine broken brokers, and the test that notices each (a part of make test)"
 	@echo "make soak-checker hold the checker of histories against a brute-force search, 100,000 times (about 2 minutes)"
@@ -31,6 +33,13 @@ chaos: .venv/.installed-test
 # Memory and queues under load; SCALE=1: a million requests and a million jobs, some ten minutes on an idle machine.
 bounds: .venv/.installed-test
 	@$(PY) -m tests.bounds --scale $(or $(SCALE),0.02) $(if $(ONLY),--only $(ONLY))
+
+# The production code in simulated worlds, one for each seed; SEED=N tells one step by step, SEEDS=FROM:TO judges others.
+simulate: .venv/.installed-test
+	@$(PY) -m tests.simulation $(if $(SEED),$(SEED),--seeds $(or $(SEEDS),0:2000))
+
+soak: .venv/.installed-test
+	@$(PY) -m tests.simulation --seeds $(or $(SEEDS),0:100000)
 
 # A kill at every point of a worker and a sweep, on every store, TIMES times (about a second each).
 soak-faults: .venv/.installed-test emulator

@@ -1,0 +1,61 @@
+"""`python -m tests.simulation SEED` tells one world step by step; `--seeds FROM:TO` judges many."""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+
+from tests.simulation.run import Summary, run, trace
+
+CHUNK = 50
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit status: 0 where nothing was wrong, and enough happened."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
+    parser.add_argument("seed", nargs="?", type=int, help="tell this world step by step")
+    parser.add_argument("--seeds", default="0:2000", metavar="FROM:TO", help="judge these worlds (default %(default)s)")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    options = parser.parse_args(arguments)
+    if options.seed is not None:
+        wrong = trace(options.seed, _say)
+        _say(f"simulation: {'failed' if wrong else 'ok'} seed={options.seed} wrong={len(wrong)}")
+        return bool(wrong)
+    first, last = (int(part) for part in options.seeds.split(":"))
+    return _many(range(first, last), options.processes)
+
+
+def _many(seeds: range, processes: int) -> int:
+    began = time.monotonic()
+    summary = Summary()
+    chunks = [seeds[at : at + CHUNK] for at in range(0, len(seeds), CHUNK)]
+    with ProcessPoolExecutor(processes) as pool:
+        for found in pool.map(run, chunks):
+            for seed, wrong in found.wrong.items():
+                _say(f"seed {seed}: {'; '.join(wrong[:3])}\n  replay it with: make simulate SEED={seed}")
+            summary.add(found)
+    missing = summary.missing()
+    _say(f"faults: {' '.join(f'{kind}={count}' for kind, count in sorted(summary.struck.items()))}")
+    for rare in missing:
+        _say(f"too rare: {rare}")
+    ok = not summary.wrong and not missing
+    counts = " ".join(
+        f"{name}={summary.counts[name]}"
+        for name in ("requests", "grants", "completions", "expiries", "stale_tried", "stale_refused")
+    )
+    _say(
+        f"simulation: {'ok' if ok else 'failed'} seeds={summary.worlds} failing={len(summary.wrong)} {counts} "
+        f"faults={summary.struck.total()} seconds={time.monotonic() - began:.0f}"
+    )
+    return not ok
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,196 @@
+"""What must hold, looked at after every write and every reply. It knows the truth; nobody in the world asks it."""
+
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from broker.documents import RECENT_REQUESTS_MAX, Job, Lease, Outcome, State
+from broker.messages import Claim, Complete, Envelope, Fail, HandOver, Release
+from broker.slots import Mode, wants
+from datastore import Corrupt, Document, Ok
+from datastore.interface import Datastore
+
+_REPLIES = b"broker:reply:"
+_LOST = frozenset({"lease_lost", "already_terminal", "conflict"})
+"""Answers that say to the one who asks that it has no effect."""
+
+
+class Judge:
+    """Collects what was wrong, and counts what happened, so that a run in which nothing did proves nothing."""
+
+    def __init__(self, told: Callable[[str], None] | None = None) -> None:
+        self.wrong: list[str] = []
+        self.counts: Counter[str] = Counter()
+        self.digest = 0
+        """Of every write of a job, in order: two runs of one seed have the same."""
+        self.taken_over: Callable[[Job], None] = lambda _job: None
+        """Called where a lease ends because it was not renewed, with the job as it was."""
+        self.store: Datastore | None = None
+        self._told = told
+        self._jobs: dict[str, Job] = {}
+        self._tokens: dict[tuple[str, int], str] = {}
+        self._asked: dict[str, Envelope] = {}
+        self._deadlines_ms: dict[str, int | None] = {}
+        self._told_of: defaultdict[str, set[tuple[str, int, str]]] = defaultdict(set)
+        self._good: dict[str, int] = {}
+        self._holders: set[tuple[str, int]] = set()
+
+    def accuse(self, what: str) -> None:
+        """Something was wrong."""
+        self.wrong.append(what)
+        if self._told is not None:
+            self._told(f"WRONG   {what}")
+
+    def sent(self, request: Envelope) -> None:
+        """A client sends this, or may have."""
+        self._asked[request.request_id] = request
+        self._deadlines_ms[request.request_id] = request.deadline_ms
+        self.counts["requests"] += 1
+
+    def wrote(self, before: Document | None, after: Document) -> None:
+        """A document was written."""
+        if self._told is not None:
+            self._told(f"stored  {after.id} rev {after.rev} {msgspec.json.encode(after.body).decode()}")
+        if after.body.get("kind") != "job":
+            return
+        try:
+            job = Job.from_document(after)
+            was = None if before is None else Job.from_document(before)
+        except Corrupt as error:
+            self.accuse(f"I2 {error}")
+            return
+        self.digest = zlib.crc32(f"{job.id} {after.rev} {job.epoch} {job.state}".encode(), self.digest)
+        self._jobs[job.id] = job
+        if was is not None:
+            self._changed(was, job)
+
+    def pushed(self, key: bytes, values: Sequence[bytes]) -> None:
+        """Something was pushed onto a list of Redis; replies are what the broker says."""
+        if key.startswith(_REPLIES):
+            for text in values:
+                self._replied(msgspec.json.decode(text))
+
+    def job(self, job_id: str) -> Job | None:
+        """As it stands."""
+        return self._jobs.get(job_id)
+
+    def jobs(self) -> list[Job]:
+        """All there are."""
+        return list(self._jobs.values())
+
+    def _changed(self, was: Job, job: Job) -> None:
+        name = f"{job.id} rev {job.document.rev}"
+        if job.epoch not in (was.epoch, was.epoch + 1):
+            self.accuse(f"I1 {name}: the epoch went from {was.epoch} to {job.epoch}")
+        if (
+            was.state.terminal
+            and job.state is not was.state
+            and not (job.state is State.READY and job.epoch == was.epoch)
+        ):
+            self.accuse(f"I4 {name}: {was.state} became {job.state}")
+        lease, had = job.lease, was.lease
+        if lease is not None and (had is None or had.epoch != lease.epoch or had.token != lease.token):
+            self._granted(was, job)
+        if had is not None and (lease is None or lease.epoch != had.epoch):
+            end = job.last_end
+            self._fenced(name, had, job)
+            if end is not None and end.epoch == had.epoch and end.outcome is Outcome.EXPIRED:
+                self.counts["expiries"] += 1
+                self.taken_over(was)
+        if job.state is State.SUCCEEDED and was.state is not State.SUCCEEDED:
+            self.counts["completions"] += 1
+            if had is None or job.epoch != had.epoch:
+                self.accuse(f"I4 {name}: completed without its lease")
+
+    def _fenced(self, name: str, had: Lease, job: Job) -> None:
+        """Where a holder ended a lease, it was its own."""
+        request = self._asked.get(job.recent_requests[-1].request_id) if job.recent_requests else None
+        if (
+            isinstance(request, Complete | Fail | Release | HandOver)
+            and job.last_end
+            and job.last_end.epoch == had.epoch
+        ):
+            newest = job.recent_requests[-1]
+            if newest.epoch == had.epoch and request.body.epoch != had.epoch:
+                self.accuse(f"I4 {name}: {request.op} of epoch {request.body.epoch} ended epoch {had.epoch}")
+
+    def _granted(self, was: Job, job: Job) -> None:
+        lease = job.lease
+        assert lease is not None
+        name = f"{job.id} epoch {job.epoch}"
+        self.counts["grants"] += 1
+        self.counts["takeovers"] += was.lease is not None
+        if job.epoch != was.epoch + 1 or lease.epoch != job.epoch:
+            self.accuse(f"I1 {name}: granted from epoch {was.epoch}, the lease says {lease.epoch}")
+        known = self._tokens.setdefault((job.id, job.epoch), lease.token)
+        if known != lease.token:
+            self.accuse(f"I1 {name}: a second holder")
+        deadline_ms = self._deadlines_ms.get(lease.request_id)
+        if deadline_ms is not None and lease.granted_ms > deadline_ms:
+            self.accuse(f"I7 {name}: granted {lease.granted_ms - deadline_ms} ms after its deadline")
+
+    def _replied(self, reply: dict[str, Any]) -> None:
+        if "answer" not in reply:
+            return
+        answer, request_id = reply["answer"], reply["request_id"]
+        self.counts[answer] += 1
+        request = self._asked.get(request_id)
+        grants = reply["body"].get("grants") or ([reply["body"]] if "token" in reply["body"] else [])
+        for grant in grants:
+            self._told_of_a_grant(request_id, request, grant)
+        if isinstance(request, Complete | Fail | Release | HandOver):
+            self._told_a_holder(request, answer, str(reply["reason"]))
+
+    def _told_a_holder(self, request: Complete | Fail | Release | HandOver, answer: str, reason: str) -> None:
+        job, request_id = self._jobs.get(request.body.job_id), request.request_id
+        if job is None:
+            return
+        if answer in ("ok", "replayed"):
+            self._good[request_id] = job.document.rev
+        elif answer in _LOST:
+            self.counts["stale_refused"] += 1
+            remembered = job.document.rev - self._good.get(request_id, -RECENT_REQUESTS_MAX) < RECENT_REQUESTS_MAX
+            if remembered or job.recent(request_id) is not None:
+                self.accuse(f"I6 {request.op} {request_id} had its effect, and is told {answer} ({reason})")
+
+    def _told_of_a_grant(self, request_id: str, request: Envelope | None, grant: dict[str, Any]) -> None:
+        lease = (grant["job_id"], grant["epoch"])
+        if self._tokens.get(lease) != grant["token"]:
+            self.accuse(f"I1 {request_id} is told of {lease}, which was never granted so")
+        self._told_of[request_id].add((*lease, grant["token"]))
+        if isinstance(request, Claim) and request.body.job_id is not None and len(self._told_of[request_id]) > 1:
+            self.accuse(f"I6 {request_id} was granted {request.body.job_id} twice")
+        self._holders.add(lease)
+        self._exclusive(lease)
+
+    def _exclusive(self, lease: tuple[str, int]) -> None:
+        """No two jobs of one exclusive lock are leased to holders that were told."""
+        job = self._jobs[lease[0]]
+        if not job.locks or job.lease is None or job.lease.epoch != lease[1]:
+            return
+        keys = {want.key for want in wants(job.locks) if want.mode is Mode.EXCLUSIVE}
+        for other in self._jobs.values():
+            if other.id == job.id or other.lease is None or (other.id, other.epoch) not in self._holders:
+                continue
+            both = keys & {want.key for want in wants(other.locks) if want.mode is Mode.EXCLUSIVE}
+            if both:
+                self.accuse(f"slots: {job.id} and {other.id} are both leased under {sorted(both)}")
+
+    def check_the_end(self, acknowledged: Sequence[str]) -> None:
+        """What must be true once the faults are over and everything has settled."""
+        assert self.store is not None
+        for job_id in acknowledged:
+            job = self._jobs.get(job_id)
+            if job is None or not job.state.terminal:
+                self.accuse(f"I5 {job_id} was acknowledged and is {'gone' if job is None else job.state}")
+        for job in self._jobs.values():
+            runs = self.store.find({"partition_key": job.id, "kind": "run"}, limit=500).documents
+            epochs = sorted(int(str(run.body["epoch"])) for run in runs)
+            open_runs = [run.id for run in runs if run.body.get("ended_ms") is None]
+            if job.state.terminal and (epochs != list(range(1, job.epoch + 1)) or open_runs):
+                self.accuse(f"I3 {job.id} at epoch {job.epoch} has runs {epochs}, open {open_runs}")
+            if not isinstance(self.store.read(job.id, job.id), Ok):
+                self.accuse(f"I5 {job.id} is gone from the store")

@@ -1,0 +1,226 @@
+"""Connections to Redis that lose, delay, double and reorder: a broker process's, and a client's in both directions."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
+
+from broker import queues
+from broker.client.connection import DRAIN_MAX, MaybeSent, NotSent
+from broker.client.connection_async import AsyncListener, AsyncSender
+from broker.messages import Envelope
+from broker.queues import Wire
+from tests.simulation.faults import Dice
+from tests.simulation.loop import SimulatedLoop
+from tests.simulation.process import Process
+from tests.simulation.redis_side.client import SimulatedRedis
+from tests.simulation.redis_side.server import Server
+from tests.simulation.timeline import Timeline
+
+SLOW_MS = 8_000
+LATE_MS = 9_000
+BLOCK_MS = 5_000
+
+
+class RedisHost:
+    """The machine that Redis runs on; now and then it can't be reached."""
+
+    def __init__(self, server: Server, timeline: Timeline, dice: Dice) -> None:
+        self.server = server
+        self.timeline = timeline
+        self.dice = dice
+        self.commands = SimulatedRedis(self.pipeline)
+        self.life = 1
+        """Which of its lives this is: connections of an earlier one are broken."""
+        self._down_until_ms = 0.0
+
+    def go_down(self, ms: float) -> None:
+        """Break every connection, and refuse new ones for a while."""
+        self.life += 1
+        self._down_until_ms = self.timeline.now_ms + ms
+
+    @property
+    def down(self) -> bool:
+        """Whether nobody reaches it now."""
+        return self.timeline.now_ms < self._down_until_ms
+
+    def execute(self, command: Sequence[Any]) -> Any:
+        """One command's reply; an error as a value, as in a pipeline."""
+        try:
+            return self.server.execute(command)
+        except ResponseError as error:
+            return error
+
+    def pipeline(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
+        """Replies to commands that nobody comes in between of."""
+        return [self.execute(command) for command in commands]
+
+
+class BrokerLine:
+    """How a worker or a sweep reaches Redis."""
+
+    def __init__(self, host: RedisHost, process: Process) -> None:
+        self._host = host
+        self._process = process
+        self._life = host.life
+
+    def carry(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
+        """Replies to `commands`.
+
+        Raises:
+          RedisConnectionError: the line broke. Of the commands all, none, or the first few were carried out.
+        """
+        host, random = self._host, self._host.dice.random
+        fault = host.dice.roll("redis")
+        self._process.wait(random.uniform(0, SLOW_MS) if fault == "redis_slow" else random.uniform(0.1, 2))
+        if self._broken() or fault == "redis_refused":
+            raise RedisConnectionError("simulated: connection refused")
+        at = random.randrange(len(commands) + 1) if fault == "redis_cut" or random.random() < 0.1 else 0
+        replies = host.pipeline(commands[:at])
+        if fault == "redis_cut":
+            raise RedisConnectionError("simulated: the line broke in a pipeline")
+        if at:  # others come in between: a pipeline is no transaction
+            self._process.wait(random.uniform(0.1, 20))
+            if self._broken():
+                raise RedisConnectionError("simulated: the line broke in a pipeline")
+        replies += host.pipeline(commands[at:])
+        if fault == "redis_reply_lost":
+            raise RedisConnectionError("simulated: the reply was lost")
+        return replies
+
+    def _broken(self) -> bool:
+        life, self._life = self._life, self._host.life
+        return self._host.down or life != self._life
+
+
+class ClientSender(AsyncSender):
+    """Production's sender, whose connection leads into the simulation."""
+
+    def __init__(self, host: RedisHost, loop: SimulatedLoop, wire: Wire, sent: Callable[[Envelope], None]) -> None:
+        # Not AsyncSender's own: that makes a pool of connections.
+        self._outbox = []
+        self._flushing = None
+        self._host = host
+        self._loop = loop
+        self._wire = wire
+        self._sent = sent
+
+    def another(self) -> "ClientSender":
+        return ClientSender(self._host, self._loop, self._wire, self._sent)
+
+    async def server_ms(self) -> int | None:
+        await self._reach()
+        return self._host.server.keys.now_ms()
+
+    async def close(self) -> None:
+        if self._flushing is not None:
+            await asyncio.wait([self._flushing])
+
+    async def _put(self, requests: Sequence[Envelope]) -> None:
+        await self._reach()
+        for request in requests:
+            self._sent(request)
+        random, timeline = self._host.dice.random, self._host.timeline
+        match self._host.dice.roll("send"):
+            case "send_refused":
+                raise NotSent("simulated: connection refused")
+            case "request_lost":
+                raise MaybeSent("simulated: the connection broke on the way there")
+            case "request_late":
+                timeline.after(random.uniform(1, LATE_MS), lambda: self._push(requests))
+                raise MaybeSent("simulated: still on its way")
+            case "request_doubled":
+                timeline.after(random.uniform(0, LATE_MS), lambda: self._push(requests))
+        self._push(requests)
+
+    async def _reach(self) -> None:
+        await asyncio.sleep(self._host.dice.random.uniform(0.0002, 0.003))
+        if self._host.down or not self._loop.alive:
+            raise NotSent("simulated: Redis can't be reached")
+
+    def _push(self, requests: Sequence[Envelope]) -> None:
+        pipe = self._host.commands.pipeline(transaction=False)
+        for request in requests:
+            queues.enqueue(pipe, request, wire=self._wire)
+        pipe.execute()
+
+
+class ClientListener(AsyncListener):
+    """Production's listener, whose connection leads into the simulation."""
+
+    def __init__(self, host: RedisHost, loop: SimulatedLoop, key: str) -> None:
+        self._host = host
+        self._loop = loop
+        self._name = key.encode()
+        self._arrived: list[bytes] = []
+        self._waiting: asyncio.Future[None] | None = None
+        self._blocking = False
+        self._life = host.life
+
+    async def receive(self) -> list[bytes]:
+        life, self._life = self._life, self._host.life
+        if self._host.down or life != self._life:
+            self._blocking = False
+            await asyncio.sleep(0.05)
+            raise RedisConnectionError("simulated: Redis can't be reached")
+        if not self._blocking:
+            self._pop()
+        if not self._arrived:
+            self._block()
+            self._waiting = asyncio.get_running_loop().create_future()
+            await asyncio.wait([self._waiting], timeout=BLOCK_MS / 1000)
+            self._waiting = None
+        return self._through_the_net()
+
+    async def close(self) -> None:
+        self._arrived = []
+
+    def _block(self) -> None:
+        """As BLPOP: the server takes replies off the list as they come, whether anybody still listens or not."""
+        if not self._blocking:
+            self._blocking = True
+            life = self._host.life
+            self._host.server.watch(self._name, lambda: self._served(life))
+
+    def _served(self, life: int) -> None:
+        if life != self._host.life:
+            return  # of a connection that is gone
+        self._blocking = False
+        self._pop()
+        self._wake()
+
+    def _pop(self) -> None:
+        self._arrived += self._host.execute(("LPOP", self._name, DRAIN_MAX)) or []
+
+    def _wake(self) -> None:
+        if self._waiting is not None and not self._waiting.done() and self._loop.alive:
+            self._waiting.set_result(None)
+
+    def _through_the_net(self) -> list[bytes]:
+        arrived, self._arrived = self._arrived, []
+        dice = self._host.dice
+        through: list[bytes] = []
+        for text in arrived:
+            match dice.roll("receive"):
+                case "reply_lost":
+                    continue
+                case "reply_late":
+                    self._later(text)
+                    continue
+                case "reply_doubled":
+                    self._later(text)
+                case "channel_broken":
+                    raise RedisConnectionError("simulated: the channel broke")
+            through.append(text)
+        if len(through) > 1 and dice.random.random() < 0.3:
+            dice.random.shuffle(through)
+        return through
+
+    def _later(self, text: bytes) -> None:
+        def arrive() -> None:
+            self._arrived.append(text)
+            self._wake()
+
+        self._host.timeline.after(self._host.dice.random.uniform(1, LATE_MS), arrive)

@@ -1,0 +1,68 @@
+"""redis-py's own client and pipeline on top of a simulated server: it makes the commands and reads the replies."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+from redis import ConnectionPool, Redis
+from redis.client import Pipeline
+from redis.exceptions import ResponseError
+
+from tests.simulation.redis_side.sorted_commands import Scored
+
+Carry: TypeAlias = Callable[[Sequence[Sequence[Any]]], list[Any]]
+"""Sends commands and brings a reply, or a ResponseError, for each; raises a ConnectionError where the line breaks."""
+
+
+class SimulatedRedis(Redis):
+    """A client whose commands are carried to the server by `carry`, which may lose them, or their replies."""
+
+    def __init__(self, carry: Carry) -> None:
+        super().__init__(connection_pool=ConnectionPool())  # never connected
+        self._carry = carry
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        """One command, one round trip."""
+        [reply] = self._carry([args])
+        if isinstance(reply, Exception):
+            raise reply
+        return self._read(args[0], reply, options)
+
+    def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> Pipeline:
+        """Commands to be sent together; never as a transaction, which the broker does not use."""
+        assert not transaction, "the broker sends no transactions"
+        assert shard_hint is None
+        return SimulatedPipeline(self)
+
+    def _read(self, command: Any, reply: Any, options: Any) -> Any:
+        reply = as_client_sees(reply)
+        options.pop("keys", None)
+        callback = self.response_callbacks.get(command)  # type: ignore[no-untyped-call]  # redis-py's own
+        return reply if callback is None else callback(reply, **options)
+
+
+class SimulatedPipeline(Pipeline):
+    """Collects commands as redis-py's does."""
+
+    def __init__(self, redis: SimulatedRedis) -> None:
+        super().__init__(redis.connection_pool, redis.response_callbacks, False, None)
+        self._redis = redis
+
+    def execute(self, raise_on_error: bool = True) -> list[Any]:
+        """Send what was collected. The first error is raised once every reply is there."""
+        stack, self.command_stack = self.command_stack, []
+        if not stack:
+            return []
+        replies = self._redis._carry([args for args, _ in stack])
+        if raise_on_error:
+            self.raise_first_error(stack, replies)  # type: ignore[no-untyped-call]  # redis-py's own
+        return [
+            reply if isinstance(reply, ResponseError) else self._redis._read(args[0], reply, options)
+            for (args, options), reply in zip(stack, replies, strict=True)
+        ]
+
+
+def as_client_sees(reply: Any) -> Any:
+    """Pairs as the third version of the protocol has them."""
+    if isinstance(reply, list):
+        return [[each.member, each.score] if type(each) is Scored else each for each in reply]
+    return reply

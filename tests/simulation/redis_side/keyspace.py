@@ -1,0 +1,116 @@
+"""Keys with their values and times to live, and the errors a server answers with."""
+
+import pickle
+from collections.abc import Callable
+from typing import Any, TypeAlias, TypeVar
+
+from redis.exceptions import ResponseError
+
+Value: TypeAlias = "bytes | list[bytes] | dict[bytes, bytes] | SetOf | Sorted | Stream"
+T = TypeVar("T", bytes, "list[bytes]", "dict[bytes, bytes]", "SetOf", "Sorted", "Stream")
+
+
+class SetOf(dict[bytes, None]):
+    """A set of members; in the order they came, which no caller may rely on."""
+
+
+class Sorted(dict[bytes, float]):
+    """A sorted set: member to score."""
+
+    def ordered(self) -> list[tuple[bytes, float]]:
+        """By score, then by member."""
+        return sorted(self.items(), key=lambda item: (item[1], item[0]))
+
+
+class Stream(list[tuple[bytes, dict[bytes, bytes]]]):
+    """Entries with their ids."""
+
+
+class Status(bytes):
+    """A status reply, which Lua sees as a table with `ok`."""
+
+
+OK = Status(b"OK")
+TYPES: dict[type, bytes] = {
+    bytes: b"string",
+    list: b"list",
+    dict: b"hash",
+    SetOf: b"set",
+    Sorted: b"zset",
+    Stream: b"stream",
+}
+
+
+class Keyspace:
+    """One database. A key whose time is over is gone when it is next looked at."""
+
+    def __init__(self, now_ms: Callable[[], int]) -> None:
+        self.now_ms = now_ms
+        self._values: dict[bytes, Any] = {}
+        self._ends_ms: dict[bytes, int] = {}
+
+    def get(self, key: bytes, kind: type[T]) -> T | None:
+        """The value of this kind, or None.
+
+        Raises:
+          ResponseError: there is one of another kind.
+        """
+        value = self.peek(key)
+        if value is not None and type(value) is not kind:
+            raise ResponseError("WRONGTYPE Operation against a key holding the wrong kind of value")
+        return value
+
+    def made(self, key: bytes, kind: type[T]) -> T:
+        """The value of this kind; an empty one where there was none."""
+        value = self.get(key, kind)
+        if value is None:
+            value = self._values[key] = kind()
+        return value
+
+    def peek(self, key: bytes) -> Any:
+        """Whatever there is, or None."""
+        ends_ms = self._ends_ms.get(key)
+        if ends_ms is not None and self.now_ms() >= ends_ms:
+            self.drop(key)
+        return self._values.get(key)
+
+    def put(self, key: bytes, value: Any, *, ends_ms: int | None = None) -> None:
+        """Replace a value, and when it ends."""
+        self._values[key] = value
+        self._ends_ms.pop(key, None)
+        if ends_ms is not None:
+            self._ends_ms[key] = ends_ms
+
+    def expire(self, key: bytes, after_ms: int) -> bool:
+        """Let a key end later. False: there is none."""
+        if self.peek(key) is None:
+            return False
+        self._ends_ms[key] = self.now_ms() + after_ms
+        return True
+
+    def drop(self, key: bytes) -> bool:
+        """Remove a key. False: there was none."""
+        self._ends_ms.pop(key, None)
+        return self._values.pop(key, None) is not None
+
+    def tidy(self, key: bytes) -> None:
+        """A collection without members is no key."""
+        if not self._values.get(key, True):
+            self.drop(key)
+
+    def names(self) -> list[bytes]:
+        """All that stand now."""
+        return [key for key in list(self._values) if self.peek(key) is not None]
+
+    def clear(self) -> None:
+        """Lose everything."""
+        self._values.clear()
+        self._ends_ms.clear()
+
+    def snapshot(self) -> bytes:
+        """What a replica has got so far."""
+        return pickle.dumps((self._values, self._ends_ms))
+
+    def restore(self, snapshot: bytes) -> None:
+        """Continue from what a replica had."""
+        self._values, self._ends_ms = pickle.loads(snapshot)  # noqa: S301  # our own, from this process

@@ -1,0 +1,259 @@
+"""Commands on keys, strings, lists, hashes, sets and streams, as far as the broker uses them."""
+
+from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any, TypeAlias
+
+from redis.exceptions import ResponseError
+
+from tests.simulation.redis_side.keyspace import OK, TYPES, Keyspace, SetOf, Status, Stream
+
+Command: TypeAlias = Callable[[Keyspace, list[bytes]], Any]
+
+
+def _set(keys: Keyspace, args: list[bytes]) -> Any:
+    key, value, *options = args
+    names = [option.upper() for option in options]
+    if b"NX" in names and keys.peek(key) is not None:
+        return None
+    ends_ms = None
+    for unit, factor in ((b"PX", 1), (b"EX", 1000)):
+        if unit in names:
+            ends_ms = keys.now_ms() + int(options[names.index(unit) + 1]) * factor
+    keys.put(key, value, ends_ms=ends_ms)
+    return OK
+
+
+def _get(keys: Keyspace, args: list[bytes]) -> Any:
+    return keys.get(args[0], bytes)
+
+
+def _del(keys: Keyspace, args: list[bytes]) -> Any:
+    return sum(1 for key in args if keys.peek(key) is not None and keys.drop(key))
+
+
+def _exists(keys: Keyspace, args: list[bytes]) -> Any:
+    return sum(1 for key in args if keys.peek(key) is not None)
+
+
+def _type(keys: Keyspace, args: list[bytes]) -> Any:
+    value = keys.peek(args[0])
+    return Status(b"none" if value is None else TYPES[type(value)])
+
+
+def _expire(keys: Keyspace, args: list[bytes]) -> Any:
+    return int(keys.expire(args[0], int(args[1]) * 1000))
+
+
+def _pexpire(keys: Keyspace, args: list[bytes]) -> Any:
+    return int(keys.expire(args[0], int(args[1])))
+
+
+def _time(keys: Keyspace, _args: list[bytes]) -> Any:
+    now_ms = keys.now_ms()
+    return [str(now_ms // 1000).encode(), str(now_ms % 1000 * 1000).encode()]
+
+
+def _scan(keys: Keyspace, args: list[bytes]) -> Any:
+    names = [name.upper() for name in args]
+    pattern = args[names.index(b"MATCH") + 1].decode() if b"MATCH" in names else "*"
+    return [b"0", sorted(key for key in keys.names() if fnmatchcase(key.decode(), pattern))]
+
+
+def _flushall(keys: Keyspace, _args: list[bytes]) -> Any:
+    keys.clear()
+    return OK
+
+
+def _push(keys: Keyspace, args: list[bytes], *, left: bool) -> Any:
+    key, *values = args
+    found = keys.made(key, list)
+    for value in values:
+        found.insert(0 if left else len(found), value)
+    return len(found)
+
+
+def _lpop(keys: Keyspace, args: list[bytes]) -> Any:
+    found = keys.get(args[0], list)
+    if not found:
+        return None
+    count = int(args[1]) if len(args) > 1 else 1
+    popped = found[:count]
+    del found[:count]
+    keys.tidy(args[0])
+    return popped if len(args) > 1 else popped[0]
+
+
+def _lmove(keys: Keyspace, args: list[bytes]) -> Any:
+    source, target, take, give = args[0], args[1], args[2].upper(), args[3].upper()
+    found = keys.get(source, list)
+    if not found:
+        return None
+    keys.get(target, list)  # of the wrong kind: nothing is moved
+    value = found.pop(0 if take == b"LEFT" else -1)
+    keys.tidy(source)
+    into = keys.made(target, list)
+    into.insert(0 if give == b"LEFT" else len(into), value)
+    return value
+
+
+def span(length: int, first: bytes, last: bytes) -> slice:
+    """What a first and a last index, which may count from the end, name of a list."""
+    start, stop = int(first), int(last)
+    start = max(0, start + length) if start < 0 else start
+    stop = stop + length if stop < 0 else stop
+    return slice(start, max(start, stop + 1))
+
+
+def _lrange(keys: Keyspace, args: list[bytes]) -> Any:
+    found = keys.get(args[0], list) or []
+    return found[span(len(found), args[1], args[2])]
+
+
+def _ltrim(keys: Keyspace, args: list[bytes]) -> Any:
+    found = keys.get(args[0], list)
+    if found is not None:
+        found[:] = found[span(len(found), args[1], args[2])]
+        keys.tidy(args[0])
+    return OK
+
+
+def _lrem(keys: Keyspace, args: list[bytes]) -> Any:
+    key, count, value = args[0], int(args[1]), args[2]
+    if count < 0:
+        raise ResponseError("the simulation knows no negative count of LREM")
+    found = keys.get(key, list) or []
+    removed = 0
+    while value in found and (count == 0 or removed < count):
+        found.remove(value)
+        removed += 1
+    keys.tidy(key)
+    return removed
+
+
+def _llen(keys: Keyspace, args: list[bytes]) -> Any:
+    return len(keys.get(args[0], list) or ())
+
+
+def _hset(keys: Keyspace, args: list[bytes]) -> Any:
+    found = keys.made(args[0], dict)
+    before = len(found)
+    found.update(zip(args[1::2], args[2::2], strict=True))
+    return len(found) - before
+
+
+def _hget(keys: Keyspace, args: list[bytes]) -> Any:
+    return (keys.get(args[0], dict) or {}).get(args[1])
+
+
+def _hmget(keys: Keyspace, args: list[bytes]) -> Any:
+    found = keys.get(args[0], dict) or {}
+    return [found.get(field) for field in args[1:]]
+
+
+def _hdel(keys: Keyspace, args: list[bytes]) -> Any:
+    found = keys.get(args[0], dict) or {}
+    gone = sum(1 for field in args[1:] if found.pop(field, None) is not None)
+    keys.tidy(args[0])
+    return gone
+
+
+def _hlen(keys: Keyspace, args: list[bytes]) -> Any:
+    return len(keys.get(args[0], dict) or ())
+
+
+def _hstrlen(keys: Keyspace, args: list[bytes]) -> Any:
+    return len((keys.get(args[0], dict) or {}).get(args[1], b""))
+
+
+def _hscan(keys: Keyspace, args: list[bytes]) -> Any:
+    found = keys.get(args[0], dict) or {}
+    return [b"0", [part for item in found.items() for part in item]]
+
+
+def _sadd(keys: Keyspace, args: list[bytes]) -> Any:
+    found = keys.made(args[0], SetOf)
+    before = len(found)
+    found.update(dict.fromkeys(args[1:]))
+    return len(found) - before
+
+
+def _srem(keys: Keyspace, args: list[bytes]) -> Any:
+    found = keys.get(args[0], SetOf)
+    if found is None:
+        return 0
+    gone = [member for member in args[1:] if member in found]
+    for member in gone:
+        found.pop(member, None)
+    keys.tidy(args[0])
+    return len(gone)
+
+
+def _smembers(keys: Keyspace, args: list[bytes]) -> Any:
+    return list(keys.get(args[0], SetOf) or ())
+
+
+def _scard(keys: Keyspace, args: list[bytes]) -> Any:
+    return len(keys.get(args[0], SetOf) or ())
+
+
+def _srandmember(keys: Keyspace, args: list[bytes]) -> Any:
+    return list(keys.get(args[0], SetOf) or ())[: int(args[1])]
+
+
+def _xadd(keys: Keyspace, args: list[bytes]) -> Any:
+    """Trimmed exactly, whatever is said; an id is never the same twice."""
+    key, rest = args[0], list(args[1:])
+    most = None
+    if rest[0].upper() == b"MAXLEN":
+        at = 2 if rest[1] in (b"~", b"=") else 1
+        most, rest = int(rest[at]), rest[at + 1 :]
+    found = keys.made(key, Stream)
+    last_ms, _, last = (found[-1][0] if found else b"0-0").partition(b"-")
+    now_ms = max(keys.now_ms(), int(last_ms))
+    id = b"%d-%d" % (now_ms, int(last) + 1 if now_ms == int(last_ms) else 0)
+    found.append((id, dict(zip(rest[1::2], rest[2::2], strict=True))))
+    if most is not None:
+        del found[:-most]
+    return id
+
+
+def _xlen(keys: Keyspace, args: list[bytes]) -> Any:
+    return len(keys.get(args[0], Stream) or ())
+
+
+COMMANDS: Mapping[bytes, Command] = {
+    b"SET": _set,
+    b"GET": _get,
+    b"DEL": _del,
+    b"UNLINK": _del,
+    b"EXISTS": _exists,
+    b"TYPE": _type,
+    b"EXPIRE": _expire,
+    b"PEXPIRE": _pexpire,
+    b"TIME": _time,
+    b"SCAN": _scan,
+    b"FLUSHALL": _flushall,
+    b"LPUSH": lambda keys, args: _push(keys, args, left=True),
+    b"RPUSH": lambda keys, args: _push(keys, args, left=False),
+    b"LPOP": _lpop,
+    b"LMOVE": _lmove,
+    b"LRANGE": _lrange,
+    b"LTRIM": _ltrim,
+    b"LREM": _lrem,
+    b"LLEN": _llen,
+    b"HSET": _hset,
+    b"HGET": _hget,
+    b"HMGET": _hmget,
+    b"HDEL": _hdel,
+    b"HLEN": _hlen,
+    b"HSTRLEN": _hstrlen,
+    b"HSCAN": _hscan,
+    b"SADD": _sadd,
+    b"SREM": _srem,
+    b"SMEMBERS": _smembers,
+    b"SCARD": _scard,
+    b"SRANDMEMBER": _srandmember,
+    b"XADD": _xadd,
+    b"XLEN": _xlen,
+}

@@ -1,0 +1,105 @@
+"""Runs many seeds, adds up what happened in them, and says where too little did: such a run proves nothing."""
+
+import gc
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import structlog
+
+from tests.simulation.faults import EVENTS, SITES
+from tests.simulation.redis_side.lua import Lua
+from tests.simulation.world import Timing, Twin, World, sound
+
+COLLECT_EVERY = 25
+"""Worlds between two garbage collections; within a world they cost a third of the time."""
+
+ENOUGH: Mapping[str, float] = {
+    "requests": 40,
+    "grants": 4,
+    "completions": 2,
+    "expiries": 0.4,
+    "replayed": 1,
+    "stale_tried": 1,
+    "stale_refused": 0.5,
+    "renewed": 1,
+}
+"""What a world must have seen on the average, or the seeds test nothing."""
+
+
+@dataclass(slots=True)
+class Summary:
+    """What many worlds saw."""
+
+    worlds: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    struck: Counter[str] = field(default_factory=Counter)
+    wrong: dict[int, list[str]] = field(default_factory=dict)
+    """By seed, what was wrong there."""
+
+    def add(self, other: "Summary") -> None:
+        """Take in what other worlds saw."""
+        self.worlds += other.worlds
+        self.counts += other.counts
+        self.struck += other.struck
+        self.wrong |= other.wrong
+
+    def missing(self) -> list[str]:
+        """What happened too rarely, and faults that never struck. Asked of a few dozen worlds or more."""
+        rare = [
+            f"{name}: {self.counts[name]}" for name, least in ENOUGH.items() if self.counts[name] < least * self.worlds
+        ]
+        kinds = [*EVENTS, *(fault for faults in SITES.values() for fault in faults)]
+        return rare + [f"{kind} never struck" for kind in kinds if not self.struck[kind]]
+
+
+def run(seeds: Iterable[int], *, twin: Twin = sound, until_wrong: bool = False) -> Summary:
+    """One world for each seed; with `until_wrong` no more of them than it takes."""
+    summary, lua, timing = Summary(), Lua(), Timing.short()
+    with _undisturbed():
+        for seed in seeds:
+            world = World(seed, lua=lua, timing=timing, twin=twin)
+            judge = world.run()
+            wrong = {seed: judge.wrong} if judge.wrong else {}
+            summary.add(Summary(1, judge.counts, world.dice.struck, wrong))
+            if summary.worlds % COLLECT_EVERY == 0:
+                gc.collect()
+            if wrong and until_wrong:
+                break
+    return summary
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Without log lines, and without garbage collections in the midst of a world."""
+    before, enabled = structlog.get_config(), gc.isenabled()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50), processors=[_drop])
+    gc.disable()
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
+        if enabled:
+            gc.enable()
+
+
+def _drop(*_: object) -> Mapping[str, object]:
+    raise structlog.DropEvent
+
+
+def trace(seed: int, tell: Callable[[str], None], *, twin: Twin = sound) -> list[str]:
+    """Run one world and tell every step of it. What was wrong."""
+    world = World(seed, lua=Lua(), timing=Timing.short(), twin=twin, told=tell)
+
+    def log(_logger: object, _method: str, event: Mapping[str, object]) -> Mapping[str, object]:
+        fields = " ".join(f"{name}={value}" for name, value in event.items() if name != "event")
+        world.tell(f"log     {event['event']} {fields}")
+        raise structlog.DropEvent
+
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(10), processors=[log])
+    try:
+        return world.run().wrong
+    finally:
+        structlog.configure(**before)

@@ -1,0 +1,135 @@
+"""The broker's processes: production's worker steps and sweep, driven as their loops in production drive them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import structlog
+from redis.exceptions import RedisError
+
+from broker.coordinator import Context
+from broker.queues import QUEUES
+from broker.settings import Settings
+from datastore import DatastoreError
+from tests.simulation.lines import BrokerLine, RedisHost
+from tests.simulation.process import Process
+from tests.simulation.redis_side.client import SimulatedRedis
+from workers.shift import Shift
+from workers.sweep import Sweep
+from workers.taking import WORKERS, Entry, Wire, inflight_key, sources
+
+log = structlog.get_logger(__name__)
+
+TICK_MS = 2_500
+BEAT_MS = 2_000
+IDLE_MAX_MS = 3_500
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What every process of the broker works with."""
+
+    host: RedisHost
+    settings: Settings
+    context: Callable[[Process], Context]
+    """The store and the rules, over a connection of the process's own."""
+
+
+class Worker:
+    """A worker: wait, take, settle, and now and then look after others (workers/claim_worker.py, without sockets)."""
+
+    def __init__(self, process: Process, desk: Desk) -> None:
+        self._process = process
+        self._host = desk.host
+        self._name = process.name
+        redis = SimulatedRedis(BrokerLine(desk.host, process).carry)
+        self._shift = Shift(
+            desk.context(process), redis, self._name, QUEUES, desk.settings, steady_ms=process.clock.steady_ms
+        )
+        self._moved: list[Entry] = []
+        self._armed: set[str] = set()
+        self._waiting = False
+
+    def run(self) -> None:
+        """Until it is killed. After each failure of Redis it comes back to what it had in hand."""
+        self._beat()
+        while True:
+            try:
+                self._serve()
+            except RedisError as error:
+                log.debug("redis_lost", worker=self._name, error=str(error))
+                self._moved = []
+                self._armed = set()
+                self._process.wait(self._host.dice.random.uniform(50, 1_500))
+
+    def _serve(self) -> None:
+        self._shift.settle(self._shift.leftovers())
+        tick_at_ms = 0
+        busy = True
+        while True:
+            woken = [] if busy else self._wait()
+            hand = self._shift.take(woken)
+            self._shift.settle(hand)
+            busy = bool(hand.entries)
+            if self._process.clock.steady_ms() >= tick_at_ms:
+                tick_at_ms = self._process.clock.steady_ms() + TICK_MS
+                self._shift.look_after(hand.clock.now_ms())
+
+    def _wait(self) -> Sequence[Entry]:
+        """As one blocked BLMOVE for each list: the server moves a request as it comes, whoever still listens."""
+        for wire, source in sources():
+            self._arm(wire, source)
+        if not self._moved:
+            self._waiting = True
+            self._process.wait(IDLE_MAX_MS)
+            self._waiting = False
+        moved, self._moved = self._moved, []
+        return moved
+
+    def _arm(self, wire: Wire, source: str) -> None:
+        if source in self._armed:
+            return
+        self._armed.add(source)
+        armed = self._armed
+
+        life = self._host.life
+
+        def served() -> None:
+            if armed is not self._armed or life != self._host.life or not self._process.alive:
+                return  # of a connection that is gone
+            armed.discard(source)
+            value = self._host.execute(("LMOVE", source, inflight_key(self._name, wire), "LEFT", "RIGHT"))
+            if isinstance(value, bytes):
+                self._moved.append(Entry(wire=wire, key=value, data=b"" if wire == "rq" else value))
+                if self._waiting:
+                    self._waiting = False
+                    self._process.wake()
+
+        self._host.server.watch(source.encode(), served)
+
+    def _beat(self) -> None:
+        """Production's heartbeat is a thread of its own."""
+        if not self._process.alive:
+            return
+        if not self._process.paused and not self._host.down:
+            self._host.execute(("ZADD", WORKERS, self._host.server.keys.now_ms(), self._name))
+        self._host.timeline.after(BEAT_MS, self._beat)
+
+
+class Sweeper:
+    """A sweep process: a pass under the lock, a pause, and again, whatever happens (workers/sweep.py)."""
+
+    def __init__(self, process: Process, desk: Desk) -> None:
+        self._process = process
+        self._pause_ms = desk.settings.sweep_every_ms
+        self._random = desk.host.dice.random
+        redis = SimulatedRedis(BrokerLine(desk.host, process).carry)
+        self._sweep = Sweep(desk.context(process), redis, desk.settings)
+
+    def run(self) -> None:
+        """Until it is killed."""
+        while True:
+            try:
+                self._sweep.run(once=True)
+            except (RedisError, DatastoreError) as error:
+                log.debug("sweep_failed", error=str(error))
+            self._process.wait(self._pause_ms * self._random.uniform(0.9, 1.1))

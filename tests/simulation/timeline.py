@@ -1,0 +1,73 @@
+"""Simulated time: what happens next, in an order that the seed decides."""
+
+from collections.abc import Callable
+from heapq import heappop, heappush
+from random import Random
+from typing import TypeAlias
+
+Action: TypeAlias = Callable[[], None]
+
+
+class Timeline:
+    """A queue of actions by time, in milliseconds. Of two at one time the seed says which comes first."""
+
+    def __init__(self, random: Random) -> None:
+        self.now_ms = 0.0
+        self.steps = 0
+        self._random = random
+        self._queue: list[tuple[float, float, int, Action]] = []
+        self._added = 0
+
+    def after(self, ms: float, action: Action) -> None:
+        """Do `action` in `ms` milliseconds."""
+        self._added += 1
+        heappush(self._queue, (self.now_ms + ms, self._random.random(), self._added, action))
+
+    def run(self, *, until_ms: float, done: Callable[[], bool] = lambda: False) -> None:
+        """Let time pass until then, or until something is `done`."""
+        while self._queue and self._queue[0][0] <= until_ms:
+            if done():
+                return
+            self.now_ms, _, _, action = heappop(self._queue)
+            self.steps += 1
+            action()
+        self.now_ms = max(self.now_ms, until_ms)
+
+
+class BrokerClock:
+    """The clock of the machine that Redis runs on: broker time. It may jump."""
+
+    START_MS = 1_700_000_000_000
+
+    def __init__(self, timeline: Timeline) -> None:
+        self._timeline = timeline
+        self._ahead_ms = self.START_MS
+        self.jumps: list[float] = []
+        """When it jumped, in time of the timeline. Leases end before their holders expect it where it jumps forwards,
+        and where a worker still goes by the time before it jumped back."""
+
+    def now_ms(self) -> int:
+        """Unix milliseconds."""
+        return self._ahead_ms + int(self._timeline.now_ms)
+
+    def jump(self, ms: int) -> None:
+        """Be `ms` milliseconds ahead of before, or behind."""
+        self._ahead_ms += ms
+        self.jumps.append(self._timeline.now_ms)
+
+
+class HostClock:
+    """A host's monotonic clock, running at a rate of its own."""
+
+    def __init__(self, timeline: Timeline, *, start_ms: int, rate: float) -> None:
+        self._timeline = timeline
+        self._start_ms = start_ms
+        self.rate = rate
+
+    def steady_ms(self) -> int:
+        """Milliseconds since some moment that no other host knows."""
+        return self._start_ms + int(self._timeline.now_ms * self.rate)
+
+    def lasts_ms(self, steady_ms: float) -> float:
+        """How long a span of this clock takes on the timeline."""
+        return steady_ms / self.rate

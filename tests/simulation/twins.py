@@ -1,0 +1,137 @@
+"""Brokers that are broken on purpose: the simulation counts only because it catches each of them."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
+
+from greenlet import getcurrent
+
+from broker import exclusion, repository, settlement
+from broker.documents import Job
+from broker.fence import Fence, FenceLost, FenceOk, FenceResult, Loss
+from broker.fence import check as sound_check
+from broker.repository import Stale
+from broker.settlement import Context, Settlement, Writer, raced
+from broker.settlement import _once as sound_once
+from broker.transitions import Decision, decision
+from datastore import Datastore
+from datastore.confirm import WRITE_ID
+from datastore.interface import Expected, Patch, UpdateResult
+from tests.simulation.process import Process
+from tests.simulation.world import Twin, sound
+from tests.twins.forwarding import Forwarding, write_anyway
+from tests.twins.ignores_etag import IgnoresEtag
+from tests.twins.read_check_write import ReadCheckWrite
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """One broken broker: what stands between its processes and the store, or what is put in place of a rule."""
+
+    twin: Twin = sound
+    rule: Callable[[], AbstractContextManager[object]] = nullcontext
+
+
+class Patched(Forwarding):
+    """A store that changes what it is told to write."""
+
+    def __init__(self, inner: Datastore, change: Callable[[Patch], Patch]) -> None:
+        super().__init__(inner)
+        self._change = change
+
+    def update_if_match(self, id: str, partition_key: str, expected: Expected, patch: Patch) -> UpdateResult:
+        return super().update_if_match(id, partition_key, expected, self._change(patch))
+
+
+def _read_check_write(store: Datastore, process: Process) -> Datastore:
+    def gap(_version: object) -> None:
+        if getcurrent().parent is not None:  # not a late write, which no process waits for
+            process.wait(30)
+
+    return ReadCheckWrite(store, gap=gap)
+
+
+def _ignores_etag(store: Datastore, _process: Process) -> Datastore:
+    return IgnoresEtag(store)
+
+
+class Unconditional(Forwarding):
+    """Looks, takes its time, and writes whatever has happened meanwhile."""
+
+    def __init__(self, inner: Datastore, process: Process) -> None:
+        super().__init__(inner)
+        self._process = process
+
+    def update_if_match(self, id: str, partition_key: str, expected: Expected, patch: Patch) -> UpdateResult:
+        del expected  # the bug
+        if getcurrent().parent is not None:
+            self._process.wait(1_000)
+        return write_anyway(self.inner, id, partition_key, patch)
+
+
+def _reaps_anything(store: Datastore, process: Process) -> Datastore:
+    return Unconditional(store, process) if process.name.startswith("s") else store
+
+
+def _resets_the_epoch(store: Datastore, _process: Process) -> Datastore:
+    return Patched(store, lambda patch: {**patch, "epoch": 0} if patch.get("lease", 0) is None else patch)
+
+
+def _forgets_requests(store: Datastore, _process: Process) -> Datastore:
+    return Patched(store, lambda patch: {**patch, "recent_requests": []} if "recent_requests" in patch else patch)
+
+
+def _name_only(job: Job, fence: Fence) -> FenceResult:
+    if job.lease is None or job.recent(fence.request_id) is not None:
+        return sound_check(job, fence)
+    return FenceOk() if job.lease.factory_id == fence.factory_id else FenceLost(Loss.SUPERSEDED)
+
+
+def _unconfirmed(
+    store: Datastore, id: str, partition_key: str, expected: Expected, patch: Patch, *, write_id: str
+) -> UpdateResult:
+    """Whatever the store says is believed."""
+    return store.update_if_match(id, partition_key, expected, {**patch, WRITE_ID: write_id})
+
+
+def _once(context: Context, job: Job, judged: Decision, write: Writer) -> Settlement | Stale:
+    """A conflict is a lost race; nobody looks who wrote the version it met."""
+    result = sound_once(context, job, judged, write)
+    return Settlement(raced(job.id)) if isinstance(result, Stale) else result
+
+
+@contextmanager
+def _conflict_is_lost() -> Iterator[None]:
+    with patch.object(repository, "confirmed_update", _unconfirmed), patch.object(settlement, "_once", _once):
+        yield
+
+
+def _in_place_of(module: object, name: str, broken: object) -> Callable[[], AbstractContextManager[object]]:
+    return lambda: patch.object(module, name, broken)
+
+
+def _believes_any_read(holder: Any, *, leased_epoch: int | None, **_: object) -> bool:
+    return bool(holder.confirmed) and leased_epoch != holder.epoch
+
+
+TWINS: Mapping[str, Broken] = {
+    "read, check, write": Broken(_read_check_write),
+    "etag ignored": Broken(_ignores_etag),
+    "reap without condition": Broken(_reaps_anything),
+    "epoch reset": Broken(_resets_the_epoch),
+    "request ids forgotten": Broken(_forgets_requests),
+    "no fence, name only": Broken(rule=_in_place_of(decision, "check", _name_only)),
+    "412 taken as lost": Broken(rule=_conflict_is_lost),
+    "a stale read frees a lock": Broken(rule=_in_place_of(exclusion, "removable", _believes_any_read)),
+    "runs not made up for": Broken(rule=_in_place_of(repository, "record_latest_run", lambda *_, **__: None)),
+}
+
+
+@contextmanager
+def broken(name: str) -> Iterator[Twin]:
+    """The world of a twin, while the block runs."""
+    twin = TWINS[name]
+    with twin.rule():
+        yield twin.twin

@@ -1,0 +1,313 @@
+"""The world of one seed: who lives in it, what befalls it, and how it comes to rest."""
+
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from random import Random
+from typing import Any, TypeAlias
+
+from broker import replies
+from broker.client import FenceGate
+from broker.client.aio import AsyncClient
+from broker.client.call import Address
+from broker.client.exchange_async import AsyncExchange
+from broker.coordinator import Context
+from broker.documents import Job
+from broker.entropy import SeededEntropy
+from broker.settings import Settings
+from broker.transitions import Rules
+from datastore import Datastore
+from datastore.memory import MemoryDatastore
+from tests.simulation.factory import TTL_MS, Factory, Shared, Submitter
+from tests.simulation.faults import Dice
+from tests.simulation.judge import Judge
+from tests.simulation.lines import ClientListener, ClientSender, RedisHost
+from tests.simulation.loop import SimulatedLoop
+from tests.simulation.process import Process
+from tests.simulation.redis_side.lua import Lua
+from tests.simulation.redis_side.server import Server
+from tests.simulation.serving import Desk, Sweeper, Worker
+from tests.simulation.store import Line, TrueStore
+from tests.simulation.timeline import BrokerClock, HostClock, Timeline
+
+FAULTY_MS = 32_000
+SETTLE_MS = 400_000
+"""How long everything may take to settle once the faults are over."""
+QUIET_MS = 60_000
+"""What is left of waits, grants unread and dead workers is gone by then."""
+WORKERS = 2
+SWEEPS = 2
+FACTORIES = 3
+JOBS = 5
+UNFINISHED = (b"broker:inflight:", b"broker:in:", b"rq:queue:", b"broker:waiting", b"broker:unread")
+DRIFT_MAX = 0.03
+"""Clocks this far from the broker's: together with the skew allowance a holder's margin covers it."""
+WILD = (0.6, 1.6)
+"""Rates of a clock that is broken: nothing is promised about the moment its holder stops, everything else is."""
+
+Twin: TypeAlias = Callable[[Datastore, Process], Datastore]
+"""Puts something broken between a process and the store."""
+
+
+def sound(store: Datastore, _process: Process) -> Datastore:
+    """Nothing broken."""
+    return store
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """The settings of the simulated fleet, short, so that a run sees many ttls."""
+
+    settings: Settings
+    rules: Rules
+
+    @classmethod
+    def short(cls) -> "Timing":
+        settings = Settings(
+            ttl_ms=TTL_MS, skew_ms=1_000, takeover_ms=3_000, cancel_grace_ms=4_000, sweep_interval_ms=4_000
+        )
+        rules = Rules(TTL_MS, 1_000, 4_000, backoff_base_ms=200, backoff_max_ms=3_000)
+        return cls(settings, rules)
+
+
+class World:
+    """Everything that one seed decides."""
+
+    def __init__(
+        self,
+        seed: int,
+        *,
+        lua: Lua,
+        timing: Timing,
+        twin: Twin = sound,
+        told: Callable[[str], None] | None = None,
+    ) -> None:
+        """`told`: what is to hear of every step."""
+        self._told = told
+        self._random = Random(seed)
+        self.timeline = Timeline(self._random)
+        self.dice = Dice(self._random, None if told is None else self.tell)
+        self.broker_clock = BrokerClock(self.timeline)
+        self.server = Server(lua, self.broker_clock.now_ms, None if told is None else self.tell)
+        self.host = RedisHost(self.server, self.timeline, self.dice)
+        self.judge = Judge(None if told is None else self.tell)
+        self.store = self.judge.store = TrueStore(self.judge.wrote)
+        self._twin = twin
+        self._timing = timing
+        self._desk = Desk(self.host, timing.settings, self._context)
+        self._born = 0
+        self._wild: set[HostClock] = set()
+        self._workers: list[Process] = []
+        self._sweeps: list[Process] = []
+        self._factories: list[SimulatedLoop] = []
+        self._names: dict[SimulatedLoop, str] = {}
+        self._finished: set[str] = set()
+        gate = FenceGate(MemoryDatastore(etag_prefix="g"))
+        self.shared = Shared(self._random, self.judge.counts, lambda: self.timeline.now_ms, gate)
+        self.shared.accuse = self.judge.accuse
+        self.judge.taken_over = self._check_beliefs
+        self.server.observe(self.judge.pushed)
+
+    def tell(self, what: str) -> None:
+        """To whoever listens, with the time."""
+        if self._told is not None:
+            self._told(f"{self.timeline.now_ms:10.1f} {what}")
+
+    def run(self) -> Judge:
+        """Faults, then none; everything must settle. What was wrong is in the judge's hands."""
+        try:
+            self._begin()
+            self.timeline.run(until_ms=FAULTY_MS)
+            self._heal()
+            self.timeline.run(until_ms=FAULTY_MS + SETTLE_MS, done=self._settled)
+            self.shared.stopping = True
+            self.timeline.run(until_ms=self.timeline.now_ms + QUIET_MS, done=self._quiet)
+            self._check_the_end()
+        finally:
+            for process in (*self._workers, *self._sweeps):
+                process.crash()
+            for loop in self._factories:
+                loop.crash()
+        return self.judge
+
+    def _begin(self) -> None:
+        for _ in range(WORKERS):
+            self._start_worker()
+        for _ in range(SWEEPS):
+            self._start_sweep()
+        for number in range(FACTORIES):
+            self._start_factory(f"f{number}")
+        self._start_submitter()
+        for event, act in self._events().items():
+            for _ in range(self.dice.times(event)):
+                self.timeline.after(self._random.uniform(500, FAULTY_MS - 500), self._counted(event, act))
+
+    def _events(self) -> dict[str, Callable[[], None]]:
+        random = self._random
+        return {
+            "worker_crash": lambda: self._crash_one(self._workers, self._start_worker),
+            "worker_pause": lambda: random.choice(self._workers).pause(random.uniform(500, 1.5 * TTL_MS)),
+            "sweep_crash": lambda: self._crash_one(self._sweeps, self._start_sweep),
+            "sweep_pause": lambda: random.choice(self._sweeps).pause(random.uniform(500, 1.5 * TTL_MS)),
+            "factory_crash": self._crash_factory,
+            "factory_pause": lambda: random.choice(self._factories).pause(random.uniform(500, 3 * TTL_MS)),
+            "clock_ahead": lambda: self.broker_clock.jump(random.randint(100, 3 * TTL_MS)),
+            "clock_back": lambda: self.broker_clock.jump(-random.randint(100, 3 * TTL_MS)),
+            "redis_flushed": self.server.keys.clear,
+            "redis_restarted": self._restart_redis,
+            "redis_rolled_back": self._roll_back_redis,
+        }
+
+    def _counted(self, event: str, act: Callable[[], None]) -> Callable[[], None]:
+        def happen() -> None:
+            self.dice.struck[event] += 1
+            self.tell(f"EVENT   {event}")
+            act()
+
+        return happen
+
+    def _heal(self) -> None:
+        self.dice.stop()
+        self.shared.calm = True
+        for process in (*self._workers, *self._sweeps):
+            process.pause(0)
+
+    def _settled(self) -> bool:
+        if self.shared.submitting:
+            return False
+        jobs = self.judge.jobs()
+        return all(job.state.terminal for job in jobs) and set(self.shared.acknowledged) <= {job.id for job in jobs}
+
+    def _quiet(self) -> bool:
+        return self.timeline.steps % 50 == 0 and not self._unfinished()
+
+    def _unfinished(self) -> list[bytes]:
+        """What must not be forgotten in Redis: requests queued and in hand, claims that wait, grants nobody read."""
+        return [name for name in self.server.keys.names() if name.startswith(UNFINISHED)]
+
+    def _clock(self) -> HostClock:
+        wild = self._random.random() < 0.06
+        drift = self._random.choice((0, 0, DRIFT_MAX))
+        rate = self._random.uniform(*WILD) if wild else 1 + self._random.uniform(-drift, drift)
+        clock = HostClock(self.timeline, start_ms=self._random.randrange(10**9), rate=rate)
+        if wild:
+            self._wild.add(clock)
+        return clock
+
+    def _process(self, kind: str) -> Process:
+        self._born += 1
+        return Process(f"{kind}{self._born}", self.timeline, self._clock(), self._died)
+
+    def _died(self, name: str, error: BaseException) -> None:
+        self.judge.accuse(f"{name} died of {error!r}")
+
+    def _start_worker(self) -> None:
+        process = self._process("w")
+        self._workers.append(process)
+        process.start(Worker(process, self._desk).run)
+
+    def _start_sweep(self) -> None:
+        process = self._process("s")
+        self._sweeps.append(process)
+        process.start(Sweeper(process, self._desk).run)
+
+    def _context(self, process: Process) -> Context:
+        line = Line(self._twin(self.store, process), self.store, process, self.dice, self.timeline)
+        return Context(line, self._timing.rules, SeededEntropy(self._random.getrandbits(64)), process.wait)
+
+    def _start_factory(self, name: str) -> None:
+        clock = self._clock()
+        loop = self._loop(clock, name)
+        self._start(loop, name, Factory(name, clock, self._connector(name, loop), self.shared).run())
+
+    def _start_submitter(self) -> None:
+        loop = self._loop(self._clock(), "sub")
+        self._start(loop, "sub", Submitter("job", self._connector("sub", loop), self.shared, jobs=JOBS).run())
+
+    def _loop(self, clock: HostClock, name: str) -> SimulatedLoop:
+        failed: Callable[[BaseException], None] = lambda error: self._died(name, error)  # noqa: E731  # bound to the name
+        # A loop that needs no sockets: the rest of the interface is never called.
+        return SimulatedLoop(self.timeline, clock, failed)  # type: ignore[abstract]
+
+    def _start(self, loop: SimulatedLoop, name: str, main: Coroutine[Any, Any, None]) -> None:
+        self._factories.append(loop)
+        self._names[loop] = name
+        loop.start(main)
+
+    def _connector(self, name: str, loop: SimulatedLoop) -> Callable[[], AsyncClient]:
+        random = self._random
+        incarnation = f"{random.getrandbits(32):08x}"
+
+        def connect() -> AsyncClient:
+            address = Address(factory_id=name, incarnation=incarnation, instance=f"{random.getrandbits(32):08x}")
+            sender = ClientSender(self.host, loop, random.choice(("rq", "intake")), self.judge.sent)
+            listener = ClientListener(self.host, loop, replies.reply_key(name, address.instance))
+            exchange = AsyncExchange(
+                address,
+                listener,
+                sender,
+                entropy=SeededEntropy(random.getrandbits(64)),
+                attempt_ms=3_000,
+                steady_ms=loop.clock.steady_ms,
+            )
+            return AsyncClient(exchange, sender, timeout_ms=TTL_MS // 2)
+
+        return connect
+
+    def _crash_one(self, processes: list[Process], start: Callable[[], None]) -> None:
+        """SIGKILL, and a supervisor that starts another."""
+        victim = self._random.choice(processes)
+        self.tell(f"killed  {victim.name}")
+        processes.remove(victim)
+        victim.crash()
+        start()
+
+    def _crash_factory(self) -> None:
+        victim = self._random.choice(self._factories)
+        name = self._names[victim]
+        self.tell(f"killed  {name}")
+        victim.crash()
+        if name == "sub":
+            self.shared.submitting = False
+            return
+        self._factories.remove(victim)
+        self._start_factory(name)
+
+    def _restart_redis(self) -> None:
+        """With or without its data; it forgets the scripts in any case."""
+        self.host.go_down(self._random.uniform(100, 5_000))
+        self.server.forget_scripts()
+        if self._random.random() < 0.5:
+            self.server.keys.clear()
+
+    def _roll_back_redis(self) -> None:
+        """A replica is promoted that lacks the last writes."""
+        snapshot = self.server.keys.snapshot()
+
+        def promote() -> None:
+            self.host.go_down(self._random.uniform(10, 2_000))
+            self.server.keys.restore(snapshot)
+
+        self.timeline.after(self._random.uniform(10, 4_000), promote)
+
+    def _check_beliefs(self, was: Job) -> None:
+        """I9: as the broker takes a lease away, its holder has stopped to count on it, by its own clock."""
+        belief = self.shared.beliefs.get((was.id, was.epoch))
+        if belief is None or belief.clock in self._wild or not belief.stands():
+            return
+        if any(jump >= belief.since_ms - 2 * TTL_MS for jump in self.broker_clock.jumps):
+            return
+        self.judge.accuse(f"I9 {was.id} epoch {was.epoch} was taken over while its holder counts on it")
+
+    def _check_the_end(self) -> None:
+        self.judge.check_the_end(self.shared.acknowledged)
+        for job_id, epoch in self.shared.completed.items():
+            job = self.judge.job(job_id)
+            if job is None or job.state.value != "succeeded" or job.epoch != epoch:
+                self.judge.accuse(
+                    f"I4 {job_id} was completed at epoch {epoch}, and is {job and (job.state, job.epoch)}"
+                )
+        for name in self._unfinished():
+            self.judge.accuse(f"liveness: {name.decode()} is left over")
+
+
+__all__ = ["Timing", "Twin", "World", "sound"]
