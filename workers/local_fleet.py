@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -14,7 +15,7 @@ from broker.cli.errors import DEBUG
 from broker.settings import Settings
 from workers.embedded import valkey_child
 from workers.fleet import ChildSpec
-from workers.runtime import check_redis, connect_redis, open_store
+from workers.runtime import check_redis, connect_redis, open_door, open_store
 from workers.server_files import ServerFiles
 from workers.state_dir import StateDir
 from workers.taking import WORKERS
@@ -87,7 +88,8 @@ def refuse_early(plan: FleetPlan) -> None:
         finally:
             redis.close()
     if not plan.in_memory:
-        open_store(plan.settings, plan.datastore_url).close()
+        with closing(open_store(plan.settings, plan.datastore_url)) as store:
+            open_door(plan.settings, store)
 
 
 def child_specs(plan: FleetPlan) -> list[ChildSpec]:

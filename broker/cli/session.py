@@ -78,13 +78,14 @@ def _arguments(target: Target) -> tuple[str, dict[str, Any]]:
 
     _quiet_logs()
     settings = load(redis_url=target.redis, state_dir=target.state_dir, factory=target.factory)
-    if target.needs_factory and settings.factory is None:
+    key = None if settings.key is None else settings.key.get_secret_value()
+    factory = settings.factory or _owner(key)
+    if target.needs_factory and factory is None:
         raise CommandError("a lease needs a factory", "add --factory NAME, or set BROKER_FACTORY", exit=Exit.USAGE)
     url = settings.redis_url or fleet_redis(settings.state_dir)
     password = settings.redis_password
-    key = None if settings.key is None else settings.key.get_secret_value()
     return url, {
-        "factory_id": settings.factory or _owner(key) or ANONYMOUS,
+        "factory_id": factory or ANONYMOUS,
         "incarnation": target.incarnation,
         "wire": "intake" if settings.wire == "intake" else "rq",
         "timeout_ms": TIMEOUT_MS if target.timeout_ms is None else target.timeout_ms,
@@ -106,7 +107,7 @@ def _usage_told() -> Iterator[None]:
 
 
 def _owner(key: str | None) -> str | None:
-    """Whose key this is: commands that hold no lease ask in that name."""
+    """Whose key this is: what is signed with it is asked in that name."""
     return None if key is None else key.partition(":")[0]
 
 

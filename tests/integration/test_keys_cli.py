@@ -120,9 +120,10 @@ def _shell(desk: Desk, mode: str, *arguments: str, stdin: bytes) -> bytes:
 
 
 def test_signing_without_a_secret_does_not_start(desk: Desk) -> None:
-    worker = desk.run("worker", "--burst")
-    assert worker.status == 1
-    assert "broker key new" in worker.err
+    for command in (("worker", "--burst"), ("up",)):
+        refused = desk.run(*command)
+        assert refused.status == 1
+        assert "broker key new" in refused.err
     short = desk.folder / "short"
     short.write_text("short")
     assert "at least 32" in desk.run("worker", "--burst", BROKER_SIGNING_SECRET_FILE=str(short)).err
