@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 import msgspec
 from msgspec import Raw
 
-from datastore.frozen import FrozenDict, freeze
+from datastore.frozen import freeze
 from datastore.interface import Body, JsonValue
 
 Kind = TypeVar("Kind")
@@ -71,11 +71,6 @@ class JsonBody(Mapping[str, JsonValue]):
 def encode(body: Mapping[str, Any]) -> str:
     """The JSON text of a body."""
     return _encode(body).decode()
-
-
-def whole(body: Body) -> FrozenDict:
-    """All of a body, decoded at once."""
-    return cast(FrozenDict, freeze(msgspec.json.decode(body.text) if isinstance(body, JsonBody) else dict(body)))
 
 
 def decoded(body: Body, kind: type[Kind]) -> Kind:

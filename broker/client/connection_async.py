@@ -43,6 +43,7 @@ class AsyncSender:
         )
         self._redis = Redis(connection_pool=self._pool)
         self._stream: Stream | None = None
+        self._opening = asyncio.Lock()
         self._outbox: list[Posted] = []
         self._due = False
         self._sending: set[asyncio.Task[None]] = set()
@@ -106,12 +107,7 @@ class AsyncSender:
         """
         stream = self._stream
         if stream is None or stream.lost:
-            try:
-                self._stream = stream = await Stream.open(self._pool)
-            except AuthenticationError as error:
-                raise NotAccepted(str(error)) from error
-            except (RedisError, OSError) as error:
-                raise NotSent(str(error)) from error
+            stream = await self._opened()
         signed = [message.signed(self._sign) for message in messages]
         sent = stream.call(queues.commands(signed, self._wire))
         await asyncio.wait([sent], timeout=SEND_TIMEOUT_S)
@@ -122,6 +118,18 @@ class AsyncSender:
             check_accepted(sent.result(), len(messages))
         except RedisError as error:
             raise MaybeSent(str(error)) from error
+
+    async def _opened(self) -> Stream:
+        """The connection, opened by whoever comes first."""
+        async with self._opening:
+            if self._stream is None or self._stream.lost:
+                try:
+                    self._stream = await Stream.open(self._pool)
+                except AuthenticationError as error:
+                    raise NotAccepted(str(error)) from error
+                except (RedisError, OSError) as error:
+                    raise NotSent(str(error)) from error
+            return self._stream
 
     async def server_ms(self) -> int | None:
         """Broker time, Unix milliseconds; None where this user may not ask.

@@ -319,3 +319,24 @@ def test_a_client_keeps_few_connections_and_none_after_it(served: Fleet) -> None
         assert {reply.answer for reply in replies} == {Word.NOT_FOUND}
         assert connections() - before <= 1 + 8
     wait_for(lambda: connections() <= before, "every connection is given back")
+
+
+def test_an_async_client_keeps_few_connections_however_much_is_outstanding(served: Fleet) -> None:
+    def connections() -> int:
+        return len(served.redis.client_list())
+
+    async def ask() -> int:
+        async with AsyncClient.connect(served.redis_url, factory_id="f") as client:
+
+            async def in_turn(number: int) -> Reply:
+                for _ in range(number % 8):  # in several turns of the loop, while the first still connects
+                    await asyncio.sleep(0)
+                return await client.job(f"j{number}")
+
+            replies = await asyncio.gather(*(in_turn(number) for number in range(256)))
+            assert {reply.answer for reply in replies} == {Word.NOT_FOUND}
+            return connections()
+
+    before = connections()
+    assert asyncio.run(ask()) - before <= 3, "what reads, what sends, and the one that asked for the time"
+    wait_for(lambda: connections() <= before, "every connection is given back")

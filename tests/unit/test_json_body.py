@@ -1,0 +1,72 @@
+"""A stored JSON text reads like the mapping it is the text of, can't be changed through it, and merges by field."""
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+
+from datastore.frozen import freeze_patch
+from datastore.interface import UNSET
+from datastore.json_body import JsonBody, decoded, encode
+
+BODY: dict[str, Any] = {
+    "state": "leased",
+    "lease": {"epoch": 3, "limits": ["a"]},
+    "none": None,
+    "é": 1.5,
+    "big": 10**30,
+}
+
+
+class Lease(msgspec.Struct):
+    epoch: int
+    limits: tuple[str, ...]
+
+
+class Leased(msgspec.Struct):
+    state: str
+    lease: Lease
+
+
+def test_it_is_equal_to_what_it_is_the_text_of() -> None:
+    body = JsonBody.checked(json.dumps(BODY))
+    assert body == BODY
+    assert dict(body) == BODY
+    assert (body.get("state"), body.get("missing"), "none" in body, len(body)) == ("leased", None, True, 5)
+    with pytest.raises(KeyError):
+        body["missing"]
+
+
+def test_what_it_gives_can_not_be_changed() -> None:
+    lease: Any = JsonBody(encode(BODY))["lease"]
+    with pytest.raises(TypeError, match="read-only"):
+        lease["epoch"] = 4
+    with pytest.raises(TypeError, match="read-only"):
+        lease["limits"].append("b")
+
+
+@pytest.mark.parametrize("whose", [JsonBody, JsonBody.checked], ids=["own", "read"])
+def test_a_patch_changes_its_fields_and_no_other(whose: Any) -> None:
+    fields, removed = freeze_patch({"state": "ready", "lease": None, "new": ["ü"], "none": UNSET, "missing": UNSET})
+    merged = whose(encode(BODY)).merged(fields, removed)
+    expected = {**BODY, "state": "ready", "lease": None, "new": ["ü"]}
+    del expected["none"]
+    assert merged == expected
+    assert json.loads(merged.text) == expected
+    assert merged.merged({"state": "done"}, ()) == {**expected, "state": "done"}
+
+
+def test_it_is_read_as_a_value_like_any_other_body() -> None:
+    wanted = Leased("leased", Lease(3, ("a",)))
+    assert decoded(JsonBody(encode(BODY)), Leased) == wanted
+    assert decoded(BODY, Leased) == wanted
+    for body in (JsonBody('{"state":1,"lease":null}'), {"state": 1, "lease": None}):
+        with pytest.raises(msgspec.DecodeError):
+            decoded(body, Leased)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", '{"a":', '{"a":1} 2', '{"a":NaN}', '{"a":"\\ud800"}', "{'a':1}"])
+def test_what_is_no_json_object_is_refused_when_it_is_read(text: str) -> None:
+    with pytest.raises(msgspec.DecodeError):
+        JsonBody.checked(text)
