@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from broker.cli import options
+from broker.cli.asking import AS_OPERATOR, LOOKING, Ask, asks
 from broker.cli.listing_commands import Limit, QueueFilter, all_jobs, took
 from broker.cli.output import cell, emit, moment, note, say
-from broker.cli.session import Target, connected
 from broker.documents import Outcome, State
 
 if TYPE_CHECKING:
@@ -32,21 +32,18 @@ def register(app: typer.Typer) -> None:
         app.command(rich_help_panel="Jobs")(command)
 
 
+@asks(LOOKING)
 def dead(
+    ask: Ask,
     queue: QueueFilter = None,
     limit: Limit = LIMIT_DEFAULT,
-    factory: options.Factory = None,
-    redis: options.RedisUrl = None,
-    state_dir: options.StateFolder = None,
-    timeout: options.Timeout = None,
-    json: options.Json = False,
 ) -> int:
     """List failed jobs, the reason and every run of each. Requests that made no sense: `broker refused`."""
     count = 0
-    with connected(Target(redis, state_dir, timeout, factory, only_reads=True)) as client:
+    with ask.connected() as client:
         for count, (job, _) in enumerate(all_jobs(client, state=State.FAILED, queue=queue, limit=limit), 1):  # noqa: B007  # it is wanted after the loop
             runs = client.runs(job["id"]).body.get("runs") or []
-            if json:
+            if ask.json:
                 emit({"job_id": job["id"], "reason": reason(job), "job": job, "runs": runs})
                 continue
             say(f"{job['id']}  {job['queue']}  {moment(job['updated_ms'])}  {cell(reason(job))}")
@@ -76,7 +73,9 @@ class Filter:
                 yield job
 
 
+@asks(AS_OPERATOR)
 def redrive(
+    ask: Ask,
     job_ids: Annotated[list[str] | None, typer.Argument(metavar="JOB_ID…", help="The jobs; or --all.")] = None,
     all: Annotated[bool, typer.Option("--all", help="Every failed job, or those the filters leave.")] = False,
     queue: QueueFilter = None,
@@ -89,15 +88,8 @@ def redrive(
         typer.Option("--older-than", metavar="S", parser=options.milliseconds, help="With --all: over for so long."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say which jobs it would be, and change nothing.")] = False,
-    request_id: options.RequestId = None,
-    factory: options.Factory = None,
-    redis: options.RedisUrl = None,
-    state_dir: options.StateFolder = None,
-    timeout: options.Timeout = None,
-    json: options.Json = False,
 ) -> int:
     """Make failed or cancelled jobs ready again, their failures and expiries forgotten."""
-    from broker.cli.answers import finish
     from broker.cli.submit_command import request_ids
 
     if bool(job_ids) == all:
@@ -105,16 +97,18 @@ def redrive(
     if job_ids and (queue, state, outcome, older_than) != (None, Over.FAILED, None, None):
         raise typer.BadParameter("filters go with --all", param_hint="JOB_ID")
     status = 0
-    with connected(Target(redis, state_dir, timeout, factory, only_reads=dry_run)) as client:
+    with ask.connected(only_reads=dry_run) as client:
         chosen = Filter(State(state), queue, outcome, older_than)
         found = [job["id"] for job in chosen.found(client)] if all else list(job_ids or ())
         if dry_run:
-            return _tell(client, found, json=json)
-        ids: list[str | None] = [None] * len(found) if request_id is None else [*request_ids(request_id, len(found))]
+            return _tell(client, found, json=ask.json)
+        ids: list[str | None] = (
+            [None] * len(found) if ask.request_id is None else [*request_ids(ask.request_id, len(found))]
+        )
         for job_id, repeated in zip(found, ids, strict=True):
             reply = client.redrive(job_id, request_id=repeated)
-            status = finish(reply, json=json, good=f"job {job_id} is {reply.body.get('state')}") or status
-    if all and not json:
+            status = ask.finish(reply, good=f"job {job_id} is {reply.body.get('state')}") or status
+    if all and not ask.json:
         note(f"{len(found)} jobs")
     return status
 

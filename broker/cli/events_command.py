@@ -4,9 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from broker.cli import options
+from broker.cli.asking import LOOKING_AT_FACTORY, Ask, asks
 from broker.cli.output import emit, moment, note, say, span
-from broker.cli.session import Target, connected
 
 if TYPE_CHECKING:
     from broker.events import Event
@@ -17,7 +16,9 @@ def register(app: typer.Typer) -> None:
     app.command(rich_help_panel="Jobs")(events)
 
 
+@asks(LOOKING_AT_FACTORY)
 def events(
+    ask: Ask,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what happens, until Ctrl-C.")] = False,
     since: Annotated[
         str | None,
@@ -26,21 +27,17 @@ def events(
     job: Annotated[str | None, typer.Option("--job", metavar="JOB_ID", help="Of this job only.")] = None,
     factory: Annotated[str | None, typer.Option("--factory", metavar="F", help="Of this factory only.")] = None,
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=0, help="End after so many; 0: never.")] = 0,
-    redis: options.RedisUrl = None,
-    state_dir: options.StateFolder = None,
-    timeout: options.Timeout = None,
-    json: options.Json = False,
 ) -> int:
     """Tell what happened to jobs, oldest first: a recent past that Redis keeps; `broker runs` has the record."""
     last = None
-    with connected(Target(redis, state_dir, timeout, only_reads=True)) as client:
+    with ask.connected() as client:
         found = client.events(since=since, follow=follow, job_id=job, factory_id=factory)
         for count, event in enumerate(found, start=1):
             last = event.cursor or last
-            emit(event.plain()) if json else say(_line(event))
+            emit(event.plain()) if ask.json else say(_line(event))
             if count == limit:
                 break
-    if last is not None and not json:
+    if last is not None and not ask.json:
         note(f"go on from here with --since {last}")
     return 0
 

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from broker.cli import options
+from broker.cli.asking import LOOKING_AT_FACTORY, Ask, asks
 from broker.cli.output import say, span
-from broker.cli.session import Target, connected
 from broker.cli.why_text import words
 
 JobId = Annotated[str | None, typer.Argument(metavar="JOB_ID", help="The job; may be left out with --factory.")]
@@ -25,26 +25,22 @@ def register(app: typer.Typer) -> None:
     app.command(rich_help_panel="Jobs")(explain)
 
 
+@asks(LOOKING_AT_FACTORY)
 def explain(
+    ask: Ask,
     job_id: JobId = None,
     factory: ExplainedFactory = None,
     offers: options.Offers = None,
     queue: QueueFilter = None,
-    redis: options.RedisUrl = None,
-    state_dir: options.StateFolder = None,
-    timeout: options.Timeout = None,
-    json: options.Json = False,
 ) -> int:
     """Say why a job can't be claimed now, or why a factory has no work: every reason, with who and until when."""
-    from broker.cli.answers import finish
-
     if job_id is None and factory is None:
         raise typer.BadParameter("name a job, a --factory, or both")
     given = options.listed(offers) if offers else None
-    with connected(Target(redis, state_dir, timeout, only_reads=True)) as client:
+    with ask.connected() as client:
         reply = client.explain(job_id, factory=factory, offers=given, queue=queue)
-    if json or not reply.good:
-        return finish(reply, json=json, good="")
+    if ask.json or not reply.good:
+        return ask.finish(reply, good="")
     lines = job_lines if job_id is not None else factory_lines
     for line in lines(reply.body, reply.server_now_ms):
         say(line)

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from broker.cli import options
+from broker.cli.asking import LOOKING_AT_FACTORY, OF_FACTORY, Ask, asks
 from broker.cli.output import emit, moment, say, span, table
-from broker.cli.session import INCARNATION, Target, connected
+from broker.cli.session import INCARNATION
 
 if TYPE_CHECKING:
     from broker.client import Client, Reply
@@ -27,7 +28,9 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="factory", rich_help_panel="Factories")
 
 
+@asks(OF_FACTORY)
 def register_factory(
+    ask: Ask,
     name: Name,
     offers: options.Offers = None,
     capacity: Annotated[
@@ -35,40 +38,31 @@ def register_factory(
     ] = None,
     version: Annotated[str | None, typer.Option("--version", metavar="V", help="What it runs; only shown.")] = None,
     incarnation: options.Incarnation = INCARNATION,
-    request_id: options.RequestId = None,
-    redis: options.RedisUrl = None,
-    state_dir: options.StateFolder = None,
-    timeout: options.Timeout = None,
-    json: options.Json = False,
 ) -> int:
     """Register a start of a factory, and what it offers where a claim names nothing.
 
     Under a new --incarnation it is a restart: the leases of the earlier one end at once, and it gets no more work.
     """
-    from broker.cli.answers import finish
-
-    with connected(Target(redis, state_dir, timeout, name, incarnation)) as client:
+    with ask.connected(factory=name, incarnation=incarnation) as client:
         reply = client.register(
-            capacity=capacity, version=version, offers=options.listed(offers), request_id=request_id
+            capacity=capacity, version=version, offers=options.listed(offers), request_id=ask.request_id
         )
     good = f"registered factory {name}, incarnation {reply.body.get('incarnation')}"
     if ended := reply.body.get("ended"):
         good += f"; the leases of earlier starts have ended: {', '.join(ended)}"
     if reply.body.get("drain"):
         good += f"; it is draining{_why(reply.body['drain'])}"
-    return finish(reply, json=json, good=good)
+    return ask.finish(reply, good=good)
 
 
+@asks(LOOKING_AT_FACTORY)
 def list_factories(
-    redis: options.RedisUrl = None,
-    state_dir: options.StateFolder = None,
-    timeout: options.Timeout = None,
-    json: options.Json = False,
+    ask: Ask,
 ) -> int:
     """List the factories: what they offer, when they were last heard of, how many leases they hold."""
-    with connected(Target(redis, state_dir, timeout, only_reads=True)) as client:
+    with ask.connected() as client:
         found = list(_factories(client))
-    if json:
+    if ask.json:
         for each, _ in found:
             emit(each)
         return 0
@@ -81,20 +75,16 @@ def list_factories(
     return 0
 
 
+@asks(LOOKING_AT_FACTORY)
 def show(
+    ask: Ask,
     name: Name,
-    redis: options.RedisUrl = None,
-    state_dir: options.StateFolder = None,
-    timeout: options.Timeout = None,
-    json: options.Json = False,
 ) -> int:
     """Show one factory and the leases it holds."""
-    from broker.cli.answers import finish
-
-    with connected(Target(redis, state_dir, timeout, only_reads=True)) as client:
+    with ask.connected() as client:
         reply = client.factory(name)
-    if json or not reply.good:
-        return finish(reply, json=json, good="")
+    if ask.json or not reply.good:
+        return ask.finish(reply, good="")
     facts = reply.body
     for label, value in (
         ("factory", facts["factory"]),
@@ -116,7 +106,9 @@ def show(
     return 0
 
 
+@asks(OF_FACTORY)
 def drain(
+    ask: Ask,
     name: Name,
     reason: Annotated[
         str | None, typer.Option("--reason", "--note", metavar="TEXT", help="Told to the factory.")
@@ -129,60 +121,43 @@ def drain(
         int | None,
         typer.Option("--for", metavar="S", parser=options.milliseconds, help="How long, e.g. 2h; else until resumed."),
     ] = None,
-    request_id: options.RequestId = None,
-    redis: options.RedisUrl = None,
-    state_dir: options.StateFolder = None,
-    timeout: options.Timeout = None,
-    json: options.Json = False,
 ) -> int:
     """Give a factory no new work. What it holds it renews and finishes; its claims are answered `draining`."""
-    from broker.cli.answers import finish
-
     if until is not None and for_ is not None:
         raise typer.BadParameter("give --until or --for, not both", param_hint="--until")
-    with connected(Target(redis, state_dir, timeout)) as client:
-        reply = client.drain(name, reason=reason, until_ms=until, for_ms=for_, request_id=request_id)
-    return finish(reply, json=json, good=f"factory {name} is draining{_why(reply.body.get('drain') or {})}")
+    with ask.connected() as client:
+        reply = client.drain(name, reason=reason, until_ms=until, for_ms=for_, request_id=ask.request_id)
+    return ask.finish(reply, good=f"factory {name} is draining{_why(reply.body.get('drain') or {})}")
 
 
+@asks(OF_FACTORY)
 def resume(
+    ask: Ask,
     name: Name,
-    request_id: options.RequestId = None,
-    redis: options.RedisUrl = None,
-    state_dir: options.StateFolder = None,
-    timeout: options.Timeout = None,
-    json: options.Json = False,
 ) -> int:
     """End a drain: the factory gets work again."""
-    from broker.cli.answers import finish
-
-    with connected(Target(redis, state_dir, timeout)) as client:
-        reply = client.resume(name, request_id=request_id)
-    return finish(reply, json=json, good=f"factory {name} gets work")
+    with ask.connected() as client:
+        reply = client.resume(name, request_id=ask.request_id)
+    return ask.finish(reply, good=f"factory {name} gets work")
 
 
+@asks(OF_FACTORY)
 def remove(
+    ask: Ask,
     name: Name,
     force: Annotated[bool, typer.Option("--force", help="Also where it holds leases: they end at once.")] = False,
-    request_id: options.RequestId = None,
-    redis: options.RedisUrl = None,
-    state_dir: options.StateFolder = None,
-    timeout: options.Timeout = None,
-    json: options.Json = False,
 ) -> int:
     """Forget a factory. It comes back by registering a new start."""
-    from broker.cli.answers import finish
-
-    with connected(Target(redis, state_dir, timeout)) as client:
-        reply = client.remove(name, force=force, request_id=request_id)
-    if not reply.good and not json and (leases := reply.body.get("leases")):
+    with ask.connected() as client:
+        reply = client.remove(name, force=force, request_id=ask.request_id)
+    if not reply.good and not ask.json and (leases := reply.body.get("leases")):
         from broker.cli.exits import EXITS
         from broker.cli.output import complain
 
         held = ", ".join(each["job_id"] for each in leases)
         complain(f"factory {name} holds {held}", f"`broker factory drain {name}` and wait, or end them with --force")
         return EXITS[reply.answer]
-    return finish(reply, json=json, good=f"removed factory {name}")
+    return ask.finish(reply, good=f"removed factory {name}")
 
 
 def _factories(client: "Client") -> Iterator[tuple[dict[str, Any], int]]:

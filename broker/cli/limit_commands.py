@@ -7,9 +7,9 @@ import typer
 
 from broker.answers import Word
 from broker.cli import options
+from broker.cli.asking import AS_OPERATOR, LOOKING, Ask, asks
 from broker.cli.exits import EXITS
 from broker.cli.output import complain, emit, moment, table
-from broker.cli.session import Target, connected
 
 if TYPE_CHECKING:
     from broker.client import Reply
@@ -63,127 +63,95 @@ def register(app: typer.Typer) -> None:
     app.add_typer(queue, name="queue", rich_help_panel="Operation")
 
 
+@asks(AS_OPERATOR)
 def set_limit(
+    ask: Ask,
     limit: LimitName,
     capacity: Annotated[int | None, typer.Argument(metavar="[N]", min=0, max=1_000, help="Jobs at once.")] = None,
     rate: Rate = None,
-    request_id: options.RequestId = None,
-    factory: options.Factory = None,
-    redis: options.RedisUrl = None,
-    state_dir: options.StateFolder = None,
-    timeout: options.Timeout = None,
-    json: options.Json = False,
 ) -> int:
     """Limit how many jobs of a queue, a key or a factory run at once, or how often one starts, or both.
 
     What is left out stays as it was. Jobs that run go on, and count.
     """
-    from broker.cli.answers import finish
-
     if capacity is None and rate is None:
         raise typer.BadParameter("say how many jobs at once, or a --rate", param_hint="N")
-    with connected(Target(redis, state_dir, timeout, factory)) as client:
-        reply = client.set_limit(limit, capacity=capacity, rate=rate, request_id=request_id)
-    return finish(reply, json=json, good=f"{limit}: {_allows(reply.body)}, {reply.body.get('used')} in use")
+    with ask.connected() as client:
+        reply = client.set_limit(limit, capacity=capacity, rate=rate, request_id=ask.request_id)
+    return ask.finish(reply, good=f"{limit}: {_allows(reply.body)}, {reply.body.get('used')} in use")
 
 
+@asks(AS_OPERATOR)
 def remove_limit(
+    ask: Ask,
     limit: LimitName,
-    request_id: options.RequestId = None,
-    factory: options.Factory = None,
-    redis: options.RedisUrl = None,
-    state_dir: options.StateFolder = None,
-    timeout: options.Timeout = None,
-    json: options.Json = False,
 ) -> int:
     """Take a limit away, its number and its rate."""
-    from broker.cli.answers import finish
-
-    with connected(Target(redis, state_dir, timeout, factory)) as client:
-        reply = client.remove_limit(limit, request_id=request_id)
-    if reply.answer is Word.NOT_FOUND and not json:
+    with ask.connected() as client:
+        reply = client.remove_limit(limit, request_id=ask.request_id)
+    if reply.answer is Word.NOT_FOUND and not ask.json:
         complain(f"{limit} is not limited", "see `broker limit list`")
         return EXITS[reply.answer]
-    return finish(reply, json=json, good=f"{limit} is not limited any more")
+    return ask.finish(reply, good=f"{limit} is not limited any more")
 
 
+@asks(LOOKING)
 def list_limits(
-    factory: options.Factory = None,
-    redis: options.RedisUrl = None,
-    state_dir: options.StateFolder = None,
-    timeout: options.Timeout = None,
-    json: options.Json = False,
+    ask: Ask,
 ) -> int:
     """List the limits and who uses them."""
-    with connected(Target(redis, state_dir, timeout, factory, only_reads=True)) as client:
+    with ask.connected() as client:
         reply = client.limits()
     rows = [
         (each["limit"], each["capacity"], _rate(each["rate"]), each["used"],
          ", ".join(holder["job_id"] for holder in each["holders"]))
         for each in reply.body.get("limits", ())
     ]  # fmt: skip
-    return _list(reply, "limits", ("LIMIT", "AT ONCE", "RATE", "USED", "BY"), rows, json=json)
+    return _list(ask, reply, "limits", ("LIMIT", "AT ONCE", "RATE", "USED", "BY"), rows)
 
 
+@asks(AS_OPERATOR)
 def pause(
+    ask: Ask,
     queue: QueueName,
     reason: options.Why = None,
-    request_id: options.RequestId = None,
-    factory: options.Factory = None,
-    redis: options.RedisUrl = None,
-    state_dir: options.StateFolder = None,
-    timeout: options.Timeout = None,
-    json: options.Json = False,
 ) -> int:
     """Hand out no more work of a queue; whoever holds some of it goes on."""
-    from broker.cli.answers import finish
-
-    with connected(Target(redis, state_dir, timeout, factory)) as client:
-        reply = client.pause_queue(queue, reason=reason, request_id=request_id)
-    return finish(reply, json=json, good=f"queue {queue} is paused; `broker queue resume {queue}` ends that")
+    with ask.connected() as client:
+        reply = client.pause_queue(queue, reason=reason, request_id=ask.request_id)
+    return ask.finish(reply, good=f"queue {queue} is paused; `broker queue resume {queue}` ends that")
 
 
+@asks(AS_OPERATOR)
 def resume(
+    ask: Ask,
     queue: QueueName,
-    request_id: options.RequestId = None,
-    factory: options.Factory = None,
-    redis: options.RedisUrl = None,
-    state_dir: options.StateFolder = None,
-    timeout: options.Timeout = None,
-    json: options.Json = False,
 ) -> int:
     """Hand out the work of a queue again; claims that wait for it come first."""
-    from broker.cli.answers import finish
-
-    with connected(Target(redis, state_dir, timeout, factory)) as client:
-        reply = client.resume_queue(queue, request_id=request_id)
-    return finish(reply, json=json, good=f"queue {queue} is served")
+    with ask.connected() as client:
+        reply = client.resume_queue(queue, request_id=ask.request_id)
+    return ask.finish(reply, good=f"queue {queue} is served")
 
 
+@asks(LOOKING)
 def list_queues(
-    factory: options.Factory = None,
-    redis: options.RedisUrl = None,
-    state_dir: options.StateFolder = None,
-    timeout: options.Timeout = None,
-    json: options.Json = False,
+    ask: Ask,
 ) -> int:
     """List the queues that are paused or limited; every other is served without a limit."""
-    with connected(Target(redis, state_dir, timeout, factory, only_reads=True)) as client:
+    with ask.connected() as client:
         reply = client.queues()
     rows = [
         (each["queue"], "paused" if each["paused"] else "served", moment(each["since_ms"]), each["why"],
          each["capacity"], _rate(each["rate"]))
         for each in reply.body.get("queues", ())
     ]  # fmt: skip
-    return _list(reply, "queues", ("QUEUE", "STATE", "SINCE", "REASON", "AT ONCE", "RATE"), rows, json=json)
+    return _list(ask, reply, "queues", ("QUEUE", "STATE", "SINCE", "REASON", "AT ONCE", "RATE"), rows)
 
 
-def _list(reply: "Reply", field: str, columns: tuple[str, ...], rows: list[tuple[Any, ...]], *, json: bool) -> int:
+def _list(ask: Ask, reply: "Reply", field: str, columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> int:
     if not reply.good:
-        from broker.cli.answers import finish
-
-        return finish(reply, json=json, good="")
-    if json:
+        return ask.finish(reply, good="")
+    if ask.json:
         for each in reply.body[field]:
             emit(each)
         return 0

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from broker.cli import options
+from broker.cli.asking import LOOKING, Ask, asks
 from broker.cli.job_text import describe
 from broker.cli.job_text import state as state_text
 from broker.cli.output import emit, moment, note, span, table
-from broker.cli.session import Target, connected
 from broker.documents import State
 
 if TYPE_CHECKING:
@@ -29,20 +29,17 @@ def register(app: typer.Typer) -> None:
         app.command(rich_help_panel="Jobs")(command)
 
 
+@asks(LOOKING)
 def jobs(
+    ask: Ask,
     state: Annotated[State | None, typer.Option("--state", help="In this state only.")] = None,
     queue: QueueFilter = None,
     limit: Limit = LIMIT_DEFAULT,
-    factory: options.Factory = None,
-    redis: options.RedisUrl = None,
-    state_dir: options.StateFolder = None,
-    timeout: options.Timeout = None,
-    json: options.Json = False,
 ) -> int:
     """List jobs, as stale as a search may be."""
-    with connected(Target(redis, state_dir, timeout, factory, only_reads=True)) as client:
+    with ask.connected() as client:
         found = all_jobs(client, state=state, queue=queue, limit=limit)
-        if json:
+        if ask.json:
             for each, _ in found:
                 emit(each)
             return 0
@@ -57,19 +54,16 @@ def jobs(
     return 0
 
 
+@asks(LOOKING)
 def leases(
+    ask: Ask,
     queue: QueueFilter = None,
     limit: Limit = 0,
-    factory: options.Factory = None,
-    redis: options.RedisUrl = None,
-    state_dir: options.StateFolder = None,
-    timeout: options.Timeout = None,
-    json: options.Json = False,
 ) -> int:
     """List who holds which job, at which epoch, and for how long still."""
-    with connected(Target(redis, state_dir, timeout, factory, only_reads=True)) as client:
+    with ask.connected() as client:
         found = [_lease(*each) for each in all_jobs(client, state=State.LEASED, queue=queue, limit=limit)]
-    if json:
+    if ask.json:
         for lease in found:
             emit(lease)
         return 0
@@ -81,43 +75,33 @@ def leases(
     return 0
 
 
+@asks(LOOKING)
 def job(
+    ask: Ask,
     job_id: options.JobId,
-    factory: options.Factory = None,
-    redis: options.RedisUrl = None,
-    state_dir: options.StateFolder = None,
-    timeout: options.Timeout = None,
-    json: options.Json = False,
 ) -> int:
     """Show one job: where it stands, what was submitted, how its last run went."""
-    from broker.cli.answers import finish
-
-    with connected(Target(redis, state_dir, timeout, factory, only_reads=True)) as client:
+    with ask.connected() as client:
         reply = client.job(job_id)
-        if json or not reply.good:
-            return finish(reply, json=json, good="")
+        if ask.json or not reply.good:
+            return ask.finish(reply, good="")
         found = client.runs(job_id).body.get("runs") or []
     describe(reply.body, found[-1] if found else None, reply.server_now_ms)
     return 0
 
 
+@asks(LOOKING)
 def runs(
+    ask: Ask,
     job_id: options.JobId,
-    factory: options.Factory = None,
-    redis: options.RedisUrl = None,
-    state_dir: options.StateFolder = None,
-    timeout: options.Timeout = None,
-    json: options.Json = False,
 ) -> int:
     """List the runs of a job: who ran it, at which epoch, how it ended."""
-    from broker.cli.answers import finish
-
-    with connected(Target(redis, state_dir, timeout, factory, only_reads=True)) as client:
+    with ask.connected() as client:
         reply = client.runs(job_id)
     if not reply.good:
-        return finish(reply, json=json, good="")
+        return ask.finish(reply, good="")
     found = reply.body["runs"]
-    if json:
+    if ask.json:
         for run in found:
             emit(run)
         return 0

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from broker.cli import options
-from broker.cli.session import Target, connected
+from broker.cli.asking import AS_OPERATOR, Ask, asks
 
 
 def register(app: typer.Typer) -> None:
@@ -14,75 +14,51 @@ def register(app: typer.Typer) -> None:
         app.command(rich_help_panel="Jobs")(command)
 
 
+@asks(AS_OPERATOR)
 def cancel(
+    ask: Ask,
     job_id: options.JobId,
     reason: options.Why = None,
-    request_id: options.RequestId = None,
-    factory: options.Factory = None,
-    redis: options.RedisUrl = None,
-    state_dir: options.StateFolder = None,
-    timeout: options.Timeout = None,
-    json: options.Json = False,
 ) -> int:
     """Cancel a waiting job; ask the holder of a leased one to stop, and enforce it after a grace."""
-    from broker.cli.answers import finish
-
-    with connected(Target(redis, state_dir, timeout, factory)) as client:
-        reply = client.cancel(job_id, reason=reason, request_id=request_id)
+    with ask.connected() as client:
+        reply = client.cancel(job_id, reason=reason, request_id=ask.request_id)
     leased = reply.body.get("state") == "leased"
     good = f"asked the holder of job {job_id} to stop" if leased else f"job {job_id} is cancelled"
-    return finish(reply, json=json, good=good)
+    return ask.finish(reply, good=good)
 
 
+@asks(AS_OPERATOR)
 def revoke(
+    ask: Ask,
     job_id: options.JobId,
     reason: options.Why = None,
     hold: Annotated[bool, typer.Option("--hold", help="Keep it from being claimed again.")] = False,
-    request_id: options.RequestId = None,
-    factory: options.Factory = None,
-    redis: options.RedisUrl = None,
-    state_dir: options.StateFolder = None,
-    timeout: options.Timeout = None,
-    json: options.Json = False,
 ) -> int:
     """Take the lease away from its holder, at once. What that one still sends is refused."""
-    from broker.cli.answers import finish
-
-    with connected(Target(redis, state_dir, timeout, factory)) as client:
-        reply = client.revoke(job_id, reason=reason, hold=hold, request_id=request_id)
-    return finish(reply, json=json, good=f"revoked the lease of job {job_id}{', which is held' if hold else ''}")
+    with ask.connected() as client:
+        reply = client.revoke(job_id, reason=reason, hold=hold, request_id=ask.request_id)
+    return ask.finish(reply, good=f"revoked the lease of job {job_id}{', which is held' if hold else ''}")
 
 
+@asks(AS_OPERATOR)
 def hold(
+    ask: Ask,
     job_id: options.JobId,
     reason: options.Why = None,
-    request_id: options.RequestId = None,
-    factory: options.Factory = None,
-    redis: options.RedisUrl = None,
-    state_dir: options.StateFolder = None,
-    timeout: options.Timeout = None,
-    json: options.Json = False,
 ) -> int:
     """Keep a job from being claimed until it is lifted; whoever holds it goes on."""
-    from broker.cli.answers import finish
-
-    with connected(Target(redis, state_dir, timeout, factory)) as client:
-        reply = client.hold(job_id, reason=reason, request_id=request_id)
-    return finish(reply, json=json, good=f"job {job_id} is held; `broker lift {job_id}` ends that")
+    with ask.connected() as client:
+        reply = client.hold(job_id, reason=reason, request_id=ask.request_id)
+    return ask.finish(reply, good=f"job {job_id} is held; `broker lift {job_id}` ends that")
 
 
+@asks(AS_OPERATOR)
 def lift(
+    ask: Ask,
     job_id: options.JobId,
-    request_id: options.RequestId = None,
-    factory: options.Factory = None,
-    redis: options.RedisUrl = None,
-    state_dir: options.StateFolder = None,
-    timeout: options.Timeout = None,
-    json: options.Json = False,
 ) -> int:
     """End a hold: the job may be claimed again."""
-    from broker.cli.answers import finish
-
-    with connected(Target(redis, state_dir, timeout, factory)) as client:
-        reply = client.lift(job_id, request_id=request_id)
-    return finish(reply, json=json, good=f"job {job_id} is {reply.body.get('state')}, and not held")
+    with ask.connected() as client:
+        reply = client.lift(job_id, request_id=ask.request_id)
+    return ask.finish(reply, good=f"job {job_id} is {reply.body.get('state')}, and not held")

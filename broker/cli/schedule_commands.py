@@ -4,9 +4,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from broker.cli import options
+from broker.cli.asking import AS_OPERATOR, LOOKING, Ask, asks
 from broker.cli.output import emit, moment, say, table
-from broker.cli.session import Target, connected
 
 if TYPE_CHECKING:
     from broker.client import Client
@@ -26,7 +25,9 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="schedule", rich_help_panel="Jobs")
 
 
+@asks(AS_OPERATOR)
 def add(
+    ask: Ask,
     name: Name,
     file: Annotated[str, typer.Argument(metavar="FILE|-", help="A job file with one job, without id.")],
     cron: Annotated[str, typer.Option("--cron", metavar="EXPR", help='Minute hour day month weekday: "*/5 * * * *".')],
@@ -35,43 +36,33 @@ def add(
         str, typer.Option("--catch-up", metavar="|".join(CATCH_UPS), help="Fires missed in an outage to make up for.")
     ] = "last",
     replace: Annotated[bool, typer.Option("--replace", help="Change the schedule of this name.")] = False,
-    request_id: options.RequestId = None,
-    factory: options.Factory = None,
-    redis: options.RedisUrl = None,
-    state_dir: options.StateFolder = None,
-    timeout: options.Timeout = None,
-    json: options.Json = False,
 ) -> int:
     """Submit the job of a file at every time that fits a cron expression. Each time makes one job, never two."""
-    from broker.cli.answers import finish
     from broker.cli.exits import Exit
     from broker.cli.submit_command import read_file
 
     if catch_up not in CATCH_UPS:
         raise typer.BadParameter(f"{catch_up!r} is none of {', '.join(CATCH_UPS)}", param_hint="--catch-up")
-    found = read_file(file, None, json=json)
+    found = read_file(file, None, json=ask.json)
     if found is None:
         return int(Exit.REFUSED)
     if len(found) != 1:
         raise typer.BadParameter(f"{file} holds {len(found)} jobs; a schedule submits one", param_hint="FILE")
-    with connected(Target(redis, state_dir, timeout, factory)) as client:
+    with ask.connected() as client:
         reply = client.put_schedule(
-            name, cron=cron, job=found[0].body, tz=tz, catch_up=catch_up, replace=replace, request_id=request_id
+            name, cron=cron, job=found[0].body, tz=tz, catch_up=catch_up, replace=replace, request_id=ask.request_id
         )
-    return finish(reply, json=json, good=f"schedule {name} fires next at {moment(reply.body.get('next_ms'))}")
+    return ask.finish(reply, good=f"schedule {name} fires next at {moment(reply.body.get('next_ms'))}")
 
 
+@asks(LOOKING)
 def schedules(
-    factory: options.Factory = None,
-    redis: options.RedisUrl = None,
-    state_dir: options.StateFolder = None,
-    timeout: options.Timeout = None,
-    json: options.Json = False,
+    ask: Ask,
 ) -> int:
     """List the schedules: when each fires next, and the job it made last."""
-    with connected(Target(redis, state_dir, timeout, factory, only_reads=True)) as client:
+    with ask.connected() as client:
         found = _all(client)
-    if json:
+    if ask.json:
         for each in found:
             emit({name: value for name, value in each.items() if name != "job"})
         return 0
@@ -83,25 +74,20 @@ def schedules(
     return 0
 
 
+@asks(LOOKING)
 def show(
+    ask: Ask,
     name: Name,
-    factory: options.Factory = None,
-    redis: options.RedisUrl = None,
-    state_dir: options.StateFolder = None,
-    timeout: options.Timeout = None,
-    json: options.Json = False,
 ) -> int:
     """Show one schedule and the job it submits."""
     import json as text
 
-    from broker.cli.answers import finish
-
-    with connected(Target(redis, state_dir, timeout, factory, only_reads=True)) as client:
+    with ask.connected() as client:
         reply = client.schedules(name)
     if not reply.good:
-        return finish(reply, json=json, good="")
+        return ask.finish(reply, good="")
     [found] = reply.body["schedules"]
-    if json:
+    if ask.json:
         emit(found)
         return 0
     lines = (
@@ -119,48 +105,37 @@ def show(
     return 0
 
 
+@asks(AS_OPERATOR)
 def pause(
+    ask: Ask,
     name: Name,
-    factory: options.Factory = None,
-    redis: options.RedisUrl = None,
-    state_dir: options.StateFolder = None,
-    timeout: options.Timeout = None,
-    json: options.Json = False,
 ) -> int:
     """Stop a schedule from firing until it is resumed. What it has submitted goes on."""
-    return _change(name, "paused", Target(redis, state_dir, timeout, factory), json=json)
+    return _change(ask, name, "paused")
 
 
+@asks(AS_OPERATOR)
 def resume(
+    ask: Ask,
     name: Name,
-    factory: options.Factory = None,
-    redis: options.RedisUrl = None,
-    state_dir: options.StateFolder = None,
-    timeout: options.Timeout = None,
-    json: options.Json = False,
 ) -> int:
     """Let a paused schedule fire again, from now on."""
-    return _change(name, "active", Target(redis, state_dir, timeout, factory), json=json)
+    return _change(ask, name, "active")
 
 
+@asks(AS_OPERATOR)
 def remove(
+    ask: Ask,
     name: Name,
-    factory: options.Factory = None,
-    redis: options.RedisUrl = None,
-    state_dir: options.StateFolder = None,
-    timeout: options.Timeout = None,
-    json: options.Json = False,
 ) -> int:
     """Remove a schedule. What it has submitted goes on."""
-    return _change(name, "removed", Target(redis, state_dir, timeout, factory), json=json)
+    return _change(ask, name, "removed")
 
 
-def _change(name: str, to: str, target: Target, *, json: bool) -> int:
-    from broker.cli.answers import finish
-
-    with connected(target) as client:
-        reply = client.change_schedule(name, to)
-    return finish(reply, json=json, good=f"schedule {name} is {to}")
+def _change(ask: Ask, name: str, to: str) -> int:
+    with ask.connected() as client:
+        reply = client.change_schedule(name, to, request_id=ask.request_id)
+    return ask.finish(reply, good=f"schedule {name} is {to}")
 
 
 def _all(client: "Client") -> list[dict[str, Any]]:
