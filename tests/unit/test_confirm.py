@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from itertools import product
 
+import msgspec
 import pytest
 
 from datastore import Conflict, Datastore, Document, Expected, NotFound, Ok, OutcomeUnknown, Unavailable
 from datastore.confirm import ATTEMPTS_MAX, WRITE_ID, confirmed_create, confirmed_update
-from datastore.interface import CreateResult, UpdateResult
+from datastore.interface import CreateResult, Etag, ReadResult, UpdateResult
 from datastore.memory import MemoryDatastore
-from tests.twins.forwarding import write_anyway
+from tests.twins.forwarding import Forwarding, write_anyway
 from tests.twins.lossy import Lossy, ReadFault, WriteFault
 
 OURS = "our-write"
@@ -171,10 +172,99 @@ def test_a_mark_that_stood_there_before_is_no_proof_of_this_write() -> None:
     assert stored(inner).body["state"] == "ours", "it was sent again, not believed"
 
 
+PARTITION = "partition"
+"""Another name than the document's: what looks for one under the other finds nothing."""
+
+
+class Old(Forwarding):
+    """Reads show the first version of a document, whatever came since."""
+
+    def read(self, id: str, partition_key: str) -> ReadResult:
+        found = self.inner.read(id, partition_key)
+        return Ok(msgspec.structs.replace(found.document, rev=1, etag=Etag("old"))) if isinstance(found, Ok) else found
+
+
+class Counting(Forwarding):
+    """Counts reads."""
+
+    reads = 0
+
+    def read(self, id: str, partition_key: str) -> ReadResult:
+        self.reads += 1
+        return super().read(id, partition_key)
+
+
+@pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault in LANDED], ids=lambda fault: fault.name)
+def test_what_one_read_settles_is_not_sent_again(fault: WriteFault) -> None:
+    created, updated = Lossy(MemoryDatastore(), writes=[fault]), Lossy(MemoryDatastore(), writes=[fault])
+    updated.inner.create("job", PARTITION, {"state": "ready"})
+    new = confirmed_create(created, "job", PARTITION, {}, write_id=OURS)
+    changed = confirmed_update(updated, "job", PARTITION, Expected(rev=1), {"state": "ours"}, write_id=OURS)
+    assert isinstance(new, Ok)
+    assert isinstance(changed, Ok)
+    assert (new.document.rev, changed.document.body["state"]) == (1, "ours")
+    assert (created.writes_sent, updated.writes_sent) == (1, 1)
+
+
+def test_a_conflict_that_shows_the_other_version_needs_no_read() -> None:
+    store = Counting(MemoryDatastore())
+    job = put_job(store)
+    overwrite(store.inner)
+    assert isinstance(update(store, job), Conflict)
+    assert isinstance(create(store), Conflict)
+    assert store.reads == 0
+
+
+def test_a_missing_document_is_not_looked_for_again() -> None:
+    store = Lossy(MemoryDatastore())
+    assert confirmed_update(store, "job", "job", Expected(rev=1), {}, write_id=OURS) == NotFound()
+    assert store.writes_sent == 1
+
+
+def test_a_document_that_is_missing_after_an_unknown_send_says_nothing_of_that_send() -> None:
+    store = Lossy(MemoryDatastore(), writes=[WriteFault.LOST_REQUEST])
+    with pytest.raises(OutcomeUnknown, match="'job': still open after 3 sends"):
+        confirmed_update(store, "job", "job", Expected(rev=1), {}, write_id=OURS)
+    with pytest.raises(OutcomeUnknown, match="'new': still open after 2 sends"):
+        confirmed_create(
+            Lossy(MemoryDatastore(), writes=[WriteFault.LOST_REQUEST] * 2),
+            "new",
+            "new",
+            {},
+            write_id=OURS,
+            attempts_max=2,
+        )
+
+
+@pytest.mark.parametrize("kind", ["rev", "both", "known"])
+def test_a_read_from_before_the_expected_version_shows_nothing(kind: str) -> None:
+    inner = MemoryDatastore()
+    job = put_job(inner)
+    store = Lossy(Old(inner), writes=[WriteFault.LOST_REQUEST])
+    expected = Expected(etag=job.etag, known=job) if kind == "known" else EXPECTATIONS[kind](job)
+    assert confirmed_update(store, "job", "job", expected, {"state": "ours"}, write_id=OURS) == Ok(stored(inner))
+    assert (store.writes_sent, stored(inner).body["state"]) == (2, "ours")
+
+
+def test_another_version_of_the_same_number_is_another_writers() -> None:
+    inner = MemoryDatastore()
+    job = put_job(inner)
+    store = Lossy(inner)
+    expected = Expected(etag="of a document that was deleted", rev=job.rev)
+    assert confirmed_update(store, "job", "job", expected, {}, write_id=OURS) == Conflict(job)
+    assert store.writes_sent == 1
+
+
 def test_the_pause_comes_before_each_further_send_and_knows_how_many_went_before() -> None:
     pauses: list[int] = []
-    store = Lossy(MemoryDatastore(), writes=[WriteFault.LOST_REQUEST] * 5)
+    faults = [WriteFault.LOST_REQUEST] * 5
+    store = Lossy(MemoryDatastore(), writes=faults)
     with pytest.raises(OutcomeUnknown):
         confirmed_create(store, "job", "job", {}, write_id=OURS, attempts_max=4, pause=pauses.append)
     assert pauses == [1, 2, 3]
     assert store.writes_sent == 4
+    updates = Lossy(MemoryDatastore(), writes=faults)
+    put_job(updates.inner)
+    with pytest.raises(OutcomeUnknown):
+        confirmed_update(updates, "job", "job", Expected(rev=2), {}, write_id=OURS, attempts_max=3, pause=pauses.append)
+    assert pauses == [1, 2, 3, 1, 2]
