@@ -16,6 +16,7 @@ help:
 	@echo "make soak    100,000 of them (about an hour)"
 	@echo "make soak-faults  kill at every step, TIMES=200 each, on every store (hours); TIMES=1 takes some minutes"
 	@echo "make mutants  nine broken brokers, and the test that notices each (a part of make test)"
+	@echo "make mutation every small change that mutmut knows, to rules and stores; MUTANTS='broker.fence*' for some (hours)"
 	@echo "make soak-checker hold the checker of histories against a brute-force search, 100,000 times (about 2 minutes)"
 	@echo "make fuzz    a million wrong inputs to whatever reads requests (about two minutes)"
 	@echo "make clean   remove the virtual environment and caches"
@@ -48,6 +49,13 @@ soak-faults: .venv/.installed-test emulator
 # Each named mutant of the broker against the tests that must notice it.
 mutants: .venv/.installed-test
 	$(PY) -m tests.mutants
+
+# Small changes to rules and stores, one by one, and how many of them the tests notice.
+mutation: .venv/.installed-test emulator
+	@if [ -n "$(UV)" ]; then uv pip install --quiet --python $(PY) -e '.[test,mutation]'; \
+	 else $(PY) -m pip install --quiet --disable-pip-version-check -e '.[test,mutation]'; fi
+	-$(PY) -m mutmut run $(MUTANTS)
+	$(PY) -m tests.mutants.rates
 
 # The checker of histories and a brute-force search must come to the same verdict on random histories.
 soak-checker: .venv/.installed-test
