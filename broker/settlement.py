@@ -195,5 +195,8 @@ def _free_slots(context: Context, job: Job, lease: Lease) -> None:
 def _write_runs(context: Context, before: Job, after: Job) -> None:
     if after.last_end is not None and after.last_end != before.last_end:
         repository.end_run(context.store, after.id, after.last_end, write_id=context.entropy.write_id())
+    elif after.state.terminal and after.epoch:
+        # Ended without a lease: no claim will make up for the run before.
+        repository.record_latest_run(context.store, after, write_id=context.entropy.write_id())
     if after.lease is not None and after.epoch != before.epoch:
         repository.start_run(context.store, after.id, after.lease, write_id=context.entropy.write_id())

@@ -9,7 +9,8 @@ from broker.coordinator import Context, Settlement
 from broker.documents import Outcome, Run, run_id
 from broker.entropy import SeededEntropy
 from broker.lease_bodies import CompleteBody, ReleaseBody
-from broker.messages import Claim, ClaimBody, Complete, Release, Request, Submit, SubmitBody
+from broker.messages import Cancel, Claim, ClaimBody, Complete, Release, Request, Submit, SubmitBody
+from broker.operator_bodies import CancelBody
 from broker.settle import settle
 from broker.transitions import Rules
 from datastore import Unavailable
@@ -102,3 +103,12 @@ def test_a_resend_of_a_claim_puts_its_run_on_record(store: WithoutRuns) -> None:
     store.away = False
     assert sent(store, claim("c1")).answer.word == "replayed"
     assert repository.read_run(store, "job", 1) is not None, f"{run_id('job', 1)} is missing"
+
+
+def test_a_job_that_is_cancelled_while_it_waits_puts_its_last_run_on_record(store: WithoutRuns) -> None:
+    store.away = True
+    first = sent(store, claim("c1"))
+    assert sent(store, Release(request_id="r1", body=ReleaseBody(**fence(first)), **SENDER)).answer.good
+    store.away = False
+    assert sent(store, Cancel(request_id="x1", body=CancelBody(job_id="job"), **SENDER)).answer.good
+    assert outcomes(store) == [Outcome.RELEASED]
