@@ -50,6 +50,8 @@ class Shared:
     completed: dict[str, int] = field(default_factory=dict)
     """Jobs whose holders were told that they are complete, at this epoch."""
     beliefs: dict[tuple[str, int], Belief] = field(default_factory=dict)
+    past: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """Fences of leases that each factory once had, its earlier starts included."""
     accuse: Callable[[str], None] = lambda _what: None
     submitting: bool = True
     """More jobs are to come."""
@@ -66,7 +68,7 @@ class Factory:
         self._clock = clock
         self._connect = connect
         self._shared = shared
-        self._past: list[dict[str, Any]] = []
+        self._past = shared.past.setdefault(name, [])
 
     async def run(self) -> None:
         """Until the world stops. A client that can't connect tries again."""
@@ -123,7 +125,7 @@ class Factory:
                 belief = shared.beliefs[key] = Belief(lease, self._clock, shared.now_ms())
                 self._remember(lease)
                 shared.counts["held"] += 1
-                await self._work(lease)
+                await self._work(client, lease)
                 belief.ending = True
                 await self._end(client, lease)
         except (ClientError, _Broken):
@@ -132,7 +134,7 @@ class Factory:
             if key is not None:
                 shared.beliefs.pop(key, None)
 
-    async def _work(self, lease: AsyncLease) -> None:
+    async def _work(self, client: AsyncClient, lease: AsyncLease) -> None:
         random, shared = self._shared.random, self._shared
         long = random.random() < 0.25
         for _ in range(random.randint(1, 3)):
@@ -143,6 +145,8 @@ class Factory:
             except StaleEpoch:
                 shared.counts["effects_refused"] += 1
                 raise
+            if random.random() < 0.3 and not shared.calm:
+                await self._as_if_it_still_held(client, lease)
             if random.random() < 0.15:
                 await lease.progress({"at": shared.now_ms()})
             if lease.cancel_requested:
@@ -191,12 +195,18 @@ class Factory:
         self._past.append({"job_id": lease.job_id, "epoch": lease.epoch, "token": lease.token})
         del self._past[:-PAST_MAX]
 
-    async def _as_if_it_still_held(self, client: AsyncClient) -> None:
-        """What a process does that was stopped for long and looks at nothing: it may only succeed while it holds."""
+    async def _as_if_it_still_held(self, client: AsyncClient, holding: AsyncLease | None = None) -> None:
+        """What a process does that was stopped for long and looks at nothing: it may only succeed while it holds.
+
+        `holding`: another start of this factory has the job now; then what it had earlier of this job.
+        """
         random, shared = self._shared.random, self._shared
-        if not self._past:
+        past = self._past
+        if holding is not None:
+            past = [each for each in past if each["job_id"] == holding.job_id and each["epoch"] < holding.epoch]
+        if not past:
             return
-        fence = random.choice(self._past)
+        fence = random.choice(past)
         ask = random.choice((client.complete, client.renew, client.release, client.progress))
         shared.counts["stale_tried"] += 1
         more: dict[str, Any] = {"progress": 1} if ask == client.progress else {}

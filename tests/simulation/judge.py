@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from broker.documents import RECENT_REQUESTS_MAX, Job, Lease, Outcome, State
-from broker.messages import Claim, Complete, Envelope, Fail, HandOver, Release
+from broker.messages import Claim, Complete, Fail, HandOver, Release, Request
 from broker.slots import Mode, wants
 from datastore import Corrupt, Document, Ok
 from datastore.interface import Datastore
@@ -32,7 +32,7 @@ class Judge:
         self._told = told
         self._jobs: dict[str, Job] = {}
         self._tokens: dict[tuple[str, int], str] = {}
-        self._asked: dict[str, Envelope] = {}
+        self._asked: dict[str, Request] = {}
         self._deadlines_ms: dict[str, int | None] = {}
         self._told_of: defaultdict[str, set[tuple[str, int, str]]] = defaultdict(set)
         self._good: dict[str, int] = {}
@@ -44,7 +44,7 @@ class Judge:
         if self._told is not None:
             self._told(f"WRONG   {what}")
 
-    def sent(self, request: Envelope) -> None:
+    def sent(self, request: Request) -> None:
         """A client sends this, or may have."""
         self._asked[request.request_id] = request
         self._deadlines_ms[request.request_id] = request.deadline_ms
@@ -156,7 +156,7 @@ class Judge:
             if remembered or job.recent(request_id) is not None:
                 self.accuse(f"I6 {request.op} {request_id} had its effect, and is told {answer} ({reason})")
 
-    def _told_of_a_grant(self, request_id: str, request: Envelope | None, grant: dict[str, Any]) -> None:
+    def _told_of_a_grant(self, request_id: str, request: Request | None, grant: dict[str, Any]) -> None:
         lease = (grant["job_id"], grant["epoch"])
         if self._tokens.get(lease) != grant["token"]:
             self.accuse(f"I1 {request_id} is told of {lease}, which was never granted so")

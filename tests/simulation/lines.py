@@ -10,18 +10,19 @@ from redis.exceptions import ResponseError
 from broker import queues
 from broker.client.connection import DRAIN_MAX, MaybeSent, NotSent
 from broker.client.connection_async import AsyncListener, AsyncSender
-from broker.messages import Envelope
-from broker.queues import Wire
+from broker.messages import Request
+from broker.parsing import parse
+from broker.queues import Message, Wire
 from tests.simulation.faults import Dice
 from tests.simulation.loop import SimulatedLoop
 from tests.simulation.process import Process
-from tests.simulation.redis_side.client import SimulatedRedis
 from tests.simulation.redis_side.server import Server
 from tests.simulation.timeline import Timeline
 
 SLOW_MS = 8_000
 LATE_MS = 9_000
 BLOCK_MS = 5_000
+NOWHERE = "redis://nowhere.invalid"
 
 
 class RedisHost:
@@ -31,7 +32,6 @@ class RedisHost:
         self.server = server
         self.timeline = timeline
         self.dice = dice
-        self.commands = SimulatedRedis(self.pipeline)
         self.life = 1
         """Which of its lives this is: connections of an earlier one are broken."""
         self._down_until_ms = 0.0
@@ -98,30 +98,26 @@ class BrokerLine:
 class ClientSender(AsyncSender):
     """Production's sender, whose connection leads into the simulation."""
 
-    def __init__(self, host: RedisHost, loop: SimulatedLoop, wire: Wire, sent: Callable[[Envelope], None]) -> None:
-        # Not AsyncSender's own: that makes a pool of connections.
-        self._outbox = []
-        self._flushing = None
+    def __init__(self, host: RedisHost, loop: SimulatedLoop, wire: Wire, sent: Callable[[Request], None]) -> None:
+        super().__init__(NOWHERE, wire=wire, password=None)  # its pool is never asked for a connection
         self._host = host
         self._loop = loop
-        self._wire = wire
-        self._sent = sent
+        self._judge_sent = sent
 
     def another(self) -> "ClientSender":
-        return ClientSender(self._host, self._loop, self._wire, self._sent)
+        return ClientSender(self._host, self._loop, self._wire, self._judge_sent)
 
     async def server_ms(self) -> int | None:
         await self._reach()
         return self._host.server.keys.now_ms()
 
     async def close(self) -> None:
-        if self._flushing is not None:
-            await asyncio.wait([self._flushing])
+        await self.sent()
 
-    async def _put(self, requests: Sequence[Envelope]) -> None:
+    async def _put(self, messages: Sequence[Message]) -> None:
         await self._reach()
-        for request in requests:
-            self._sent(request)
+        for message in messages:
+            self._judge_sent(parse(message.text))
         random, timeline = self._host.dice.random, self._host.timeline
         match self._host.dice.roll("send"):
             case "send_refused":
@@ -129,28 +125,26 @@ class ClientSender(AsyncSender):
             case "request_lost":
                 raise MaybeSent("simulated: the connection broke on the way there")
             case "request_late":
-                timeline.after(random.uniform(1, LATE_MS), lambda: self._push(requests))
+                timeline.after(random.uniform(1, LATE_MS), lambda: self._push(messages))
                 raise MaybeSent("simulated: still on its way")
             case "request_doubled":
-                timeline.after(random.uniform(0, LATE_MS), lambda: self._push(requests))
-        self._push(requests)
+                timeline.after(random.uniform(0, LATE_MS), lambda: self._push(messages))
+        self._push(messages)
 
     async def _reach(self) -> None:
         await asyncio.sleep(self._host.dice.random.uniform(0.0002, 0.003))
         if self._host.down or not self._loop.alive:
             raise NotSent("simulated: Redis can't be reached")
 
-    def _push(self, requests: Sequence[Envelope]) -> None:
-        pipe = self._host.commands.pipeline(transaction=False)
-        for request in requests:
-            queues.enqueue(pipe, request, wire=self._wire)
-        pipe.execute()
+    def _push(self, messages: Sequence[Message]) -> None:
+        self._host.pipeline(queues.commands(messages, self._wire))
 
 
 class ClientListener(AsyncListener):
     """Production's listener, whose connection leads into the simulation."""
 
     def __init__(self, host: RedisHost, loop: SimulatedLoop, key: str) -> None:
+        super().__init__(NOWHERE, key, password=None)  # its pool is never asked for a connection
         self._host = host
         self._loop = loop
         self._name = key.encode()
