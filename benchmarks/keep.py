@@ -3,6 +3,8 @@
 import json
 import platform
 import shlex
+import shutil
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -26,7 +28,7 @@ def document(results: Results, plan: Plan, bars: Sequence[Bar], *, last_line: st
         "at": at.isoformat(timespec="seconds"),
         "command": f"python {shlex.join(sys.orig_argv[1:])}",
         "machine": machine(),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}, **_node()},
         "peers": environments.versions(),
         "plan": {"rounds": plan.rounds, "warm_s": plan.warm_s, "window_s": plan.window_s},
         "bars": [
@@ -39,8 +41,8 @@ def document(results: Results, plan: Plan, bars: Sequence[Bar], *, last_line: st
             for bar in bars
         ],
         "last_line": last_line,
-        "failures": results.failures,
-        "violations": results.violations,
+        "failures": [failure.splitlines()[0] for failure in results.failures],
+        "violations": [violation.splitlines()[0] for violation in results.violations],
         "samples": {name: _rounded(values) for name, values in results.samples.items()},
         "swept": [
             {"peer": each.row, "setting": each.extra["setting"], "outstanding": each.outstanding, "per_s": each.per_s}
@@ -52,6 +54,11 @@ def document(results: Results, plan: Plan, bars: Sequence[Bar], *, last_line: st
 
 def _rounded(values: Sequence[float]) -> list[float]:
     return [round(value, 3) for value in values]
+
+
+def _node() -> dict[str, str]:
+    node = shutil.which("node")
+    return {} if node is None else {"node": subprocess.check_output([node, "--version"], text=True).strip()}
 
 
 def write(folder: Path, told: Mapping[str, Any]) -> Path:

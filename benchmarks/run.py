@@ -64,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(f"[yellow]not measured:[/yellow] {failure.splitlines()[0]}", highlight=False)
     for violation in results.violations:
         console.print(f"[red]no single winner:[/red] {violation.splitlines()[0]}", highlight=False)
+    _keep_details(results)
     line = last_line(results, PYTHON_PEERS)
     kept = document(results, plan, promised, last_line=line, at=at)
     folder = _folder(options, at)
@@ -74,6 +75,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console.print(f"kept in {folder}")
     print(line)
     return 1 if results.violations or ("=-" in line and not options.rows) else 0
+
+
+def _keep_details(results: Results) -> None:
+    """What processes said before something failed: for whoever looks into it, not for the published results."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / "failures.log").write_text("\n\n".join((*results.violations, *results.failures)), encoding="utf-8")
 
 
 def _folder(options: argparse.Namespace, at: datetime) -> Path:
