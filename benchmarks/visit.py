@@ -15,8 +15,9 @@ from benchmarks.server import start_server
 POOL_SPARE = 1.25
 """How many more records are made than the last rate would use."""
 POOL_MIN = 1_000
-FIRST_GUESS_PER_S = 50_000
-"""Of a row that was not measured yet; its driver makes no more than its rate of submissions tells it to."""
+FIRST_GUESS_PER_S = {1: 3_000, 16: 12_000}
+GUESS_PER_S = 30_000
+"""Of a row that was not measured yet, by its outstanding requests; its driver stops when making them takes too long."""
 NUMBERS_OF_A_WINDOW = 10_000_000
 PATIENCE_S = 120
 """For a driver to make its records and drive one window."""
@@ -30,7 +31,8 @@ class Rates:
 
     def pool(self, row: str, outstanding: int, seconds: float) -> int:
         """Records for a window of this length."""
-        per_s = self._per_s.get((row, outstanding), FIRST_GUESS_PER_S if outstanding > 1 else 3_000)
+        guess = FIRST_GUESS_PER_S.get(outstanding, GUESS_PER_S)
+        per_s = self._per_s.get((row, outstanding), guess)
         return max(POOL_MIN, round(per_s * seconds * POOL_SPARE) + outstanding)
 
     def learn(self, measure: Measure) -> None:
