@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from broker.client.errors import ClientClosed, ClientError
 from broker.client.notices import Notices
-from broker.client.renewals import Guard, Renewals, leases, tell, timeout_ms
+from broker.client.renewals import Guard, Renewals, broken, leases, tell, timeout_ms
 from broker.client.reply import Reply
 from broker.clock import Steady
 from broker.entropy import Entropy
@@ -110,6 +110,8 @@ class Keeper:
             answer = line.renew_many(leases(guards), timeout_ms=timeout_ms(guards))
         except ClientError as error:
             answer = error
+        except Exception as error:  # a mistake of ours in one round must not end the renewals of every lease
+            answer = broken(error)
         try:
             tell(guards, answer, jitter=self._entropy.jitter())
         finally:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from broker.client.errors import ClientClosed, ClientError
 from broker.client.notices import Notices
-from broker.client.renewals import Guard, Renewals, leases, tell, timeout_ms
+from broker.client.renewals import Guard, Renewals, broken, leases, tell, timeout_ms
 from broker.client.reply import Reply
 from broker.clock import Steady
 from broker.entropy import Entropy
@@ -99,6 +99,8 @@ class AsyncKeeper:
             answer = await line.renew_many(leases(guards), timeout_ms=timeout_ms(guards))
         except ClientError as error:
             answer = error
+        except Exception as error:  # a mistake of ours in one round must not end the renewals of every lease
+            answer = broken(error)
         finally:
             self._renewals.landed(guards)
             self._changed()

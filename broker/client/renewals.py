@@ -10,6 +10,8 @@ one message and one interval, and go on sharing it.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+import structlog
+
 from broker.client.errors import BrokerUnavailable, ClientError
 from broker.client.guard import Guard as AnyGuard
 from broker.client.reply import Reply
@@ -17,6 +19,8 @@ from broker.client.tenure import FIRST_RENEWAL_SHARE
 from broker.lease_bodies import RENEW_MAX
 
 Guard: TypeAlias = AnyGuard[Any]
+
+log = structlog.get_logger(__name__)
 
 
 class Renewals:
@@ -100,6 +104,12 @@ def leases(guards: Sequence[Guard]) -> list[Mapping[str, Any]]:
 def timeout_ms(guards: Sequence[Guard]) -> int:
     """How long a round may take before it is tried again."""
     return min(guard.tenure.renewal_timeout_ms() for guard in guards)
+
+
+def broken(error: Exception) -> BrokerUnavailable:
+    """What a round that failed by a mistake of ours is worth: nothing, so that it is tried again."""
+    log.exception("renewals_broke")
+    return BrokerUnavailable(f"{type(error).__name__}: {error}")
 
 
 def tell(guards: Sequence[Guard], answer: Reply | ClientError, *, jitter: float) -> None:

@@ -14,9 +14,11 @@ from broker.client.notices import Notices
 from broker.client.renewals import Renewals, leases, tell, timeout_ms
 from broker.client.reply import parse_reply
 from broker.client.steps import drive
+from broker.clock import monotonic_ms
 from broker.entropy import SystemEntropy
 from broker.lease_bodies import RENEW_MAX
 from broker.replies import encode
+from tests.processes import wait_for
 from tests.unit.test_call import grant, reply
 
 TTL_MS = 60_000
@@ -203,3 +205,35 @@ def test_a_lease_is_over_at_its_own_deadline_whoever_else_is_renewed() -> None:
     assert bench.renewals.deadline_ms() == 54_000
     assert bench.renewals.overdue(53_999) == []
     assert bench.renewals.overdue(54_000) == [stale]
+
+
+class Stumbling:
+    """A line that breaks at its first message, and answers every other."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def renew_many(self, carried: Sequence[Any], *, timeout_ms: int) -> Reply:
+        self.asked += 1
+        if self.asked == 1:
+            raise RuntimeError(f"scripted: {len(carried)} leases, {timeout_ms} ms")
+        results = [plain(Answer(Word.RENEWED, body={"ttl_ms": 600, "directives": []})) for _ in carried]
+        text = encode(wire(Answer(Word.OK, body={"results": results}), request_id="r", now_ms=0))
+        return parse_reply(text, sent_monotonic_ms=monotonic_ms())
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_mistake_in_one_round_ends_no_renewals() -> None:
+    bench, line = Bench(), Stumbling()
+    keeper = Keeper(lambda: line, notices=Notices(), entropy=SystemEntropy(), steady_ms=monotonic_ms)  # type: ignore[arg-type,return-value]  # what a keeper needs of a line
+    bench.now_ms = monotonic_ms()
+    lease = bench.hold("j", ttl_ms=60_000)
+    keeper.keep(lease)
+    lease.tenure.renewal_due_ms = 0
+    keeper._hurry(lease)
+    wait_for(lambda: line.asked >= 2, "it is asked again")
+    keeper.let_go(lease)
+    keeper.close()
+    assert bench.lost == []
