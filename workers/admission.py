@@ -7,6 +7,7 @@ from redis import Redis
 
 from broker.door import WINDOW_MS, Taken, repeated
 from broker.parsing import Malformed
+from broker.scripts import Script
 from broker.settlement import Context
 from workers.finishing import Refused
 from workers.taking import Entry, NotOurs
@@ -17,6 +18,17 @@ ONCE = "broker:once:"
 """Key of a signed request that was taken, by its MAC, until it is past its deadline."""
 MARGIN_MS = 1_000
 """Deadlines are compared with broker time as carried on by a worker's own clock."""
+
+_MARK = Script(
+    """
+-- KEYS: a mark for each request.  ARGV: how long each stands, ms.  Returns the numbers of those that stood before
+local known = {}
+for i, key in ipairs(KEYS) do
+  if not redis.call('SET', key, 1, 'NX', 'PX', ARGV[i]) then known[#known + 1] = i end
+end
+return known
+"""
+)
 
 
 def admitted(
@@ -45,11 +57,11 @@ def _copies(connection: Redis, batch: Sequence[tuple[Entry, Taken]], *, now_ms: 
 
     What was in hand when its worker died is no copy. All of Redis lost, a copy is settled like a resend.
     """
-    with connection.pipeline(transaction=False) as pipe:
-        marked = [position for position, (_, taken) in enumerate(batch) if taken.once]
-        for position in marked:
-            taken = batch[position][1]
-            left_ms = (taken.request.deadline_ms or now_ms + WINDOW_MS) - now_ms
-            pipe.set(f"{ONCE}{taken.once}", 1, nx=True, px=max(0, left_ms) + MARGIN_MS)
-        new = pipe.execute()
-    return {position for position, made in zip(marked, new, strict=True) if not made and not batch[position][1].insist}
+    marked = [position for position, (_, taken) in enumerate(batch) if taken.once]
+    keys, left_ms = [], []
+    for position in marked:
+        taken = batch[position][1]
+        keys.append(f"{ONCE}{taken.once}")
+        left_ms.append(max(0, (taken.request.deadline_ms or now_ms + WINDOW_MS) - now_ms) + MARGIN_MS)
+    known = [marked[number - 1] for number in _MARK.run(connection, keys, left_ms)]
+    return {position for position in known if not batch[position][1].insist}
