@@ -3,10 +3,12 @@
 import json
 import stat
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import structlog
 
 from broker import cli, signing
 from broker.clock import host_now_ms
@@ -56,8 +58,12 @@ class Desk:
 
 
 @pytest.fixture
-def desk(fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Desk:
-    return Desk(fleet, tmp_path, monkeypatch, capsys)
+def desk(
+    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Desk]:
+    logging = structlog.get_config()
+    yield Desk(fleet, tmp_path, monkeypatch, capsys)
+    structlog.configure(**logging)  # commands make it write to a standard error that ends with this test
 
 
 def test_the_life_of_keys(desk: Desk) -> None:
