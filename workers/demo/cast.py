@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
+from broker.client.recording import VARIABLE as HISTORY
 from workers.leash import leashed
 
 STOP_TIMEOUT_S = 15
@@ -21,7 +22,8 @@ class Cast:
 
     def __init__(self, logs: Path, env: Mapping[str, str]) -> None:
         self._logs = logs
-        self._env = {name: value for name, value in os.environ.items() if not name.startswith("BROKER_")} | dict(env)
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("BROKER_") or name == HISTORY}
+        self._env = kept | dict(env)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._forgotten: set[str] = set()
 
