@@ -1,6 +1,7 @@
 """One timer for many waits: each ends at its time, and none before."""
 
 import asyncio
+from functools import partial
 
 from broker.client.alarm import Alarm
 from broker.clock import monotonic_ms
@@ -11,9 +12,13 @@ def test_waits_end_in_the_order_of_their_times_however_they_were_added() -> None
         alarm, ended = Alarm(), list[int]()
         now_ms = monotonic_ms()
         wakes: list[asyncio.Future[None]] = []
+
+        def note(due_ms: int, _: "asyncio.Future[None]") -> None:
+            ended.append(due_ms)
+
         for due_ms in (30, 10, 20, 10):
             wake: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            wake.add_done_callback(lambda _, due=due_ms: ended.append(due))
+            wake.add_done_callback(partial(note, due_ms))
             alarm.at(now_ms + due_ms, now_ms, wake)
             wakes.append(wake)
         await asyncio.wait(wakes, timeout=10)
