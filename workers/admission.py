@@ -41,7 +41,8 @@ def admitted(
         try:
             batch.append((entry, context.door.admit(entry.envelope(), insist=entry.insist, now_ms=now_ms)))
         except (NotOurs, Malformed) as error:
-            refused.append(Refused(entry, error))
+            # Its traceback leads here, to `refused` and so to itself: without it nothing is left for the collector.
+            refused.append(Refused(entry, error.with_traceback(None)))
         except Exception as error:  # whatever it is, it must not stop the worker
             log.exception("entry_failed")
             refused.append(Refused(entry, NotOurs(f"can't be read: {type(error).__name__}")))
