@@ -252,7 +252,9 @@ class Sweep:
                 {"kind": "job", "state": "ready"}, limit=repository.PAGE_DOCUMENTS, cursor=self._cursor
             )
             jobs = [job for document in page.documents if (job := self._parse(document))]
-            self._index(jobs, now_ms, swept)
+            new = self._index(jobs, now_ms, swept)
+            if not everything:  # the index was there, and without them: most were claimed since they were read
+                self._withdraw_taken(new)
             late = [job for job in jobs if job.deadline_ms is not None and now_ms > job.deadline_ms]
             self._send([change for job in late for change in self._reap(job, now_ms, swept)], swept, now_ms)
             self._cursor = page.cursor
@@ -260,7 +262,8 @@ class Sweep:
                 break
         self._redis.set(INDEXED, now_ms)
 
-    def _index(self, jobs: list[Job], now_ms: int, swept: Swept) -> None:
+    def _index(self, jobs: list[Job], now_ms: int, swept: Swept) -> list[Place]:
+        """Offer each; those that were not offered before."""
         places = [self._place(job, now_ms) for job in jobs if index.offered(job)]
         with self._redis.pipeline(transaction=False) as pipe:
             firsts = []
@@ -268,8 +271,19 @@ class Sweep:
                 firsts.append(len(pipe.command_stack))
                 index.offer(pipe, place)
             results = pipe.execute()
-        swept.indexed += sum(1 for first in firsts if results[first])
+        new = [place for first, place in zip(firsts, places, strict=True) if results[first]]
+        swept.indexed += len(new)
         swept.woken += claim_next.wake(self._redis, [place.wants for place in places if not place.kept_for])
+        return new
+
+    def _withdraw_taken(self, places: list[Place]) -> None:
+        """Take out again what is not ready any more: a claim-next gives up after so many jobs it can't have."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            for place in places:
+                job = self._read(place.job_id)
+                if job is None or not index.offered(job):
+                    index.withdraw(pipe, place)
+            pipe.execute()
 
     def _place(self, job: Job, now_ms: int | None = None) -> Place:
         return Place.of(job, step_ms=self._context.rules.ageing_step_ms, now_ms=now_ms)

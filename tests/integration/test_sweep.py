@@ -3,16 +3,29 @@
 import random
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 
-from broker.batch import Taken, settle_batch
+from broker.batch import CANDIDATES_MAX, Taken, settle_batch
 from broker.clock import ManualClock, host_now_ms
 from broker.settings import load
-from datastore import Body, CreateResult, Datastore, Expected, Ok, Patch, Unavailable, UpdateResult, connect
+from datastore import (
+    Body,
+    CreateResult,
+    Datastore,
+    Expected,
+    Filter,
+    Ok,
+    Page,
+    Patch,
+    Unavailable,
+    UpdateResult,
+    connect,
+)
 from tests.concurrency.race import at_once, read, runs_of
 from tests.fleet import Fleet
 from tests.in_process import SKEW_MS, TTL_MS, InProcess
@@ -269,3 +282,34 @@ def test_requests_of_a_worker_that_died_before_a_redis_that_lost_everything_knew
     broker.take_over("w2")
     assert broker.caller.replies(claim, deadline_ms=1_000)[0]["answer"] == "granted"
     assert broker.redis.keys("broker:inflight:*") == []
+
+
+class Overtaken(Forwarding):
+    """Between a search for ready jobs and its answer, `meanwhile` happens once."""
+
+    def __init__(self, inner: Datastore, meanwhile: Callable[[], None]) -> None:
+        super().__init__(inner)
+        self._meanwhile: Callable[[], None] | None = meanwhile
+
+    def find(self, filter: Filter, limit: int = 100, cursor: str | None = None) -> Page:
+        page = self.inner.find(filter, limit, cursor)
+        if self._meanwhile is not None and filter.get("state") == "ready":
+            meanwhile, self._meanwhile = self._meanwhile, None
+            meanwhile()
+        return page
+
+
+def test_a_job_claimed_while_the_sweep_reads_is_not_offered_again(broker: InProcess) -> None:
+    # Each of them cost a later claim-next one of its sixteen tries; after sixteen it was told that there is no job.
+    broker.sweep()
+    jobs = [f"job-{number}" for number in range(CANDIDATES_MAX + 4)]
+    broker.submit(*jobs)
+
+    def claim_all() -> None:
+        broker.ask(*(broker.caller.make("claim", job_id=job) for job in jobs))
+
+    overtaken = InProcess(Overtaken(broker.store, claim_all), broker.redis)
+    overtaken.sweep()
+    broker.submit("one-more")
+    [reply] = broker.ask(broker.caller.make("claim"))
+    assert (reply["answer"], reply["body"].get("job_id")) == ("granted", "one-more")
