@@ -24,6 +24,7 @@ from broker.transitions import Rules
 from datastore import Datastore, DatastoreError, connect
 from datastore.contract import ContractViolation, require_conditional_writes
 from workers.fault_points import At, FaultsRefused, armed, nowhere
+from workers.lean_redis import LeanRedis
 from workers.logs import configure_logging
 from workers.memory_owner import MemoryOwner, MemoryTaken
 from workers.state_dir import StateDir
@@ -70,7 +71,7 @@ def open_runtime(settings: Settings, *, connection: Redis | None = None) -> Runt
       StartError: Redis is down, too old or may evict keys; the store can't be reached or ignores
         conditional writes; another process already serves jobs from its memory.
     """
-    redis = connection or connect_redis(settings)
+    redis = connection or connect_redis(settings, LeanRedis)
     check_redis(redis)
     url = datastore_url(settings)
     memory = None
@@ -85,7 +86,7 @@ def open_runtime(settings: Settings, *, connection: Redis | None = None) -> Runt
     return runtime if settings.faults is None else _with_faults(runtime, settings.faults)
 
 
-def connect_redis(settings: Settings, **options: Any) -> Redis:
+def connect_redis(settings: Settings, kind: type[Redis] = Redis, **options: Any) -> Redis:
     """A client for the settings' Redis, or for the fleet that runs in the state folder. Connects at first use.
 
     It never re-sends a command by itself: a `take` whose answer was lost must be looked for, not repeated.
@@ -94,7 +95,7 @@ def connect_redis(settings: Settings, **options: Any) -> Redis:
     if settings.redis_password is not None and urlsplit(url).password is None:
         options["password"] = settings.redis_password.get_secret_value()
     try:
-        return Redis.from_url(
+        return kind.from_url(
             url,
             socket_timeout=SOCKET_TIMEOUT_S,
             socket_connect_timeout=SOCKET_TIMEOUT_S,
