@@ -8,6 +8,7 @@ import pytest
 from broker.settings import SettingsError, load
 from tests.architecture.source import modules
 from workers.fault_points import POINTS, FaultsRefused, armed, nowhere
+from workers.lean_redis import LeanRedis
 from workers.runtime import StartError, open_runtime
 
 
@@ -16,7 +17,7 @@ def test_a_process_without_faults_passes_its_points_with_the_plain_store_and_con
     try:
         assert runtime.at is nowhere
         assert type(runtime.store).__module__.startswith("datastore.")
-        assert type(runtime.connection).__module__.startswith("redis.")
+        assert type(runtime.connection) is LeanRedis
     finally:
         runtime.close()
 
