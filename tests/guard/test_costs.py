@@ -1,0 +1,127 @@
+"""Commands, round trips and store calls of each request stay what they are: these numbers do not drift with a machine.
+
+Whoever makes one smaller pins the smaller one. Whoever needs a larger one says in the commit what it buys.
+"""
+
+from dataclasses import asdict
+
+import pytest
+
+from broker.queues import Wire
+from datastore import Datastore, connect
+from datastore.interface import ReadResult
+from tests.guard.clients import (
+    Backstage,
+    Measure,
+    Share,
+    many_awaited_claims,
+    many_submissions,
+    one_awaited_claim,
+    one_claim,
+)
+from tests.guard.rig import Cost, rig
+from tests.guard.store import CountingStore
+from workers.shift import Shift
+from workers.taking import Hand
+
+WORKER: dict[tuple[str, Wire, int], Cost] = {
+    # op, wire, requests: round trips, commands sent, commands that Redis carries out
+    ("submit", "rq", 1): Cost(3, 10, 25, create=2, batch=1),
+    ("submit", "rq", 64): Cost(3, 13, 343, create=128, batch=1),
+    ("submit", "intake", 1): Cost(3, 9, 21, create=2, batch=1),
+    ("submit", "intake", 64): Cost(3, 12, 150, create=128, batch=1),
+    ("claim", "rq", 1): Cost(2, 10, 25, read=4, create=1, update=1, batch=1),
+    ("claim", "rq", 64): Cost(2, 13, 343, read=130, create=64, update=64, batch=1),
+    ("claim", "intake", 1): Cost(2, 9, 21, read=4, create=1, update=1, batch=1),
+    ("claim", "intake", 64): Cost(2, 12, 150, read=130, create=64, update=64, batch=1),
+    ("claim_next", "rq", 1): Cost(4, 13, 35, read=4, create=1, update=1, batch=1),
+    ("claim_next", "rq", 64): Cost(4, 142, 920, read=130, create=64, update=64, batch=1),
+    ("claim_next", "intake", 1): Cost(4, 12, 31, read=4, create=1, update=1, batch=1),
+    ("claim_next", "intake", 64): Cost(4, 141, 727, read=130, create=64, update=64, batch=1),
+    ("renew", "rq", 1): Cost(2, 8, 23, read=3, update=1, batch=1),
+    ("renew", "rq", 64): Cost(2, 11, 341, read=66, update=64, batch=1),
+    ("renew", "intake", 1): Cost(2, 7, 19, read=3, update=1, batch=1),
+    ("renew", "intake", 64): Cost(2, 10, 148, read=66, update=64, batch=1),
+    ("renew_many", "rq", 1): Cost(2, 7, 22, read=3, update=1, batch=1),
+    ("renew_many", "rq", 64): Cost(2, 10, 25, read=66, update=64, batch=1),
+    ("renew_many", "intake", 1): Cost(2, 6, 18, read=3, update=1, batch=1),
+    ("renew_many", "intake", 64): Cost(2, 9, 21, read=66, update=64, batch=1),
+    ("complete", "rq", 1): Cost(2, 9, 24, read=2, update=2, batch=1),
+    ("complete", "rq", 64): Cost(2, 75, 405, read=128, update=128, batch=1),
+    ("complete", "intake", 1): Cost(2, 8, 20, read=2, update=2, batch=1),
+    ("complete", "intake", 64): Cost(2, 74, 212, read=128, update=128, batch=1),
+}  # fmt: skip
+"""What a worker spends on a batch: the operation, how it came, and how many of it stand in the queue."""
+
+CLIENT: dict[tuple[Measure, Wire], Share] = {
+    (one_claim, "rq"): Share(trips=2, sent=4),
+    (one_claim, "intake"): Share(trips=2, sent=3),
+    (many_submissions, "rq"): Share(trips=2, sent=67),
+    (many_submissions, "intake"): Share(trips=2, sent=3),
+    (one_awaited_claim, "rq"): Share(trips=2, sent=4),
+    (one_awaited_claim, "intake"): Share(trips=2, sent=3),
+    (many_awaited_claims, "rq"): Share(trips=2, sent=67),
+    (many_awaited_claims, "intake"): Share(trips=2, sent=3),
+}
+"""What a client spends: one round trip to send, one to receive, however many requests go together."""
+
+
+class ReadsTwice(CountingStore):
+    """A broker that reads everything twice, as far as a store can tell."""
+
+    def read(self, id: str, partition_key: str) -> ReadResult:
+        super().read(id, partition_key)
+        return super().read(id, partition_key)
+
+
+class AsksOnceMore(Shift):
+    """A worker that has one more question for Redis in each batch."""
+
+    def settle(self, hand: Hand) -> None:
+        self._redis.exists("broker:anything")
+        super().settle(hand)
+
+
+def grown(pinned: Cost | Share, found: Cost | Share) -> str:
+    """What is larger than it was, or nothing."""
+    before = asdict(pinned)
+    more = {name: count for name, count in asdict(found).items() if count > before[name]}
+    return ", ".join(f"{name} {before[name]} -> {count}" for name, count in more.items())
+
+
+def measured(patch: pytest.MonkeyPatch, redis_url: str, row: tuple[str, Wire, int], store: Datastore,
+             make_shift: type[Shift] = Shift) -> Cost:  # fmt: skip
+    op, wire, size = row
+    with rig(patch, redis_url, store, make_shift=make_shift) as worker:
+        return worker.cost(op, size, wire=wire)
+
+
+@pytest.mark.parametrize("row", WORKER, ids=lambda row: "-".join(map(str, row)))
+def test_a_batch_costs_a_worker_no_more_than_before(
+    monkeypatch: pytest.MonkeyPatch, redis_url: str, row: tuple[str, Wire, int]
+) -> None:
+    found = measured(monkeypatch, redis_url, row, connect("memory://"))
+    assert not grown(WORKER[row], found), f"{row} grew: {grown(WORKER[row], found)}"
+
+
+@pytest.mark.parametrize("row", CLIENT, ids=lambda row: f"{row[0].__name__}-{row[1]}")
+def test_requests_cost_a_client_no_more_than_before(
+    monkeypatch: pytest.MonkeyPatch, redis_url: str, row: tuple[Measure, Wire]
+) -> None:
+    measure, wire = row
+    behind = Backstage(redis_url, wire)
+    found = measure(monkeypatch, behind)
+    behind.close()
+    assert not grown(CLIENT[row], found), f"{measure.__doc__} {wire} grew: {grown(CLIENT[row], found)}"
+
+
+def test_one_more_read_for_each_claim_is_noticed(monkeypatch: pytest.MonkeyPatch, redis_url: str) -> None:
+    row: tuple[str, Wire, int] = ("claim", "rq", 64)
+    found = measured(monkeypatch, redis_url, row, ReadsTwice(connect("memory://")))
+    assert grown(WORKER[row], found) == "read 130 -> 260"
+
+
+def test_one_more_question_to_redis_is_noticed(monkeypatch: pytest.MonkeyPatch, redis_url: str) -> None:
+    row: tuple[str, Wire, int] = ("claim", "intake", 64)
+    found = measured(monkeypatch, redis_url, row, connect("memory://"), AsksOnceMore)
+    assert grown(WORKER[row], found) == "trips 2 -> 3, sent 12 -> 13, run 150 -> 151"
