@@ -4,7 +4,7 @@ PY := .venv/bin/python
 UV := $(shell command -v uv 2>/dev/null)
 FLEET_ARGS ?=
 
-.PHONY: demo test lint install install-test emulator bench bench-quick chaos bounds simulate soak soak-faults soak-checker mutants fuzz clean help
+.PHONY: demo test lint install install-test emulator bench bench-quick chaos bounds simulate soak model soak-faults soak-checker mutants fuzz clean help
 
 help:
 	@echo "make demo    install, then run the main job on the embedded default (about 30 s)"
@@ -13,6 +13,7 @@ help:
 	@echo "make chaos   kill, stop and cut off a fleet under load for DURATION=60 seconds, then judge what clients saw"
 	@echo "make bounds  memory over many requests, unread replies, poison, a backlog, overload; SCALE=0.02, SCALE=1 for all"
 	@echo "make simulate  2,000 seeded worlds of the production code under faults (about a minute); SEED=N tells one"
+	@echo "make model   every state of the protocol as a Promela model, and of six broken variants (needs spin and gcc)"
 	@echo "make soak    100,000 of them (about an hour)"
 	@echo "make soak-faults  kill at every step, TIMES=200 each, on every store (hours); TIMES=1 takes some minutes"
 	@echo "make mutants  nine broken brokers, and the test that notices each (a part of make test)"
@@ -41,6 +42,10 @@ simulate: .venv/.installed-test
 
 soak: .venv/.installed-test
 	@$(PY) -m tests.simulation --seeds $(or $(SEEDS),0:100000)
+
+# Needs Debian's spin and gcc; where they are missing it says so, and fails in CI only.
+model:
+	@tests/model/check.sh
 
 # A kill at every point of a worker and a sweep, on every store, TIMES times (about a second each).
 soak-faults: .venv/.installed-test emulator
