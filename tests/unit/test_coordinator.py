@@ -114,6 +114,7 @@ def test_a_race_that_is_lost_four_times_ends_as_a_conflict(store: MemoryDatastor
     watched.before_write = lambda: touch(store)
     answer = sent(watched, CLAIM).answer
     assert (answer.word, answer.reason, answer.retry) == ("conflict", "raced", "later")
+    assert answer.body == {"job_id": "job"}
     assert len(watched.updates) == 4
     assert (read_job(store, "job") or pytest.fail("gone")).epoch == 0
 

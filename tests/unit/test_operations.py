@@ -193,6 +193,8 @@ def test_a_hand_over_to_a_factory_that_drains_leaves_the_lease(desk: Desk) -> No
     facts = {"job_id": "job", "factory": "g", "why": "night", "since_ms": NOW, "until_ms": None}
     assert answer.body == facts
     assert desk.job().state is State.LEASED
+    desk.ask("drain_factory", factory="g", for_ms=1_000)
+    assert coordinator.hand_over(desk.context, "job", fence, now_ms=NOW + 1_000, to="g").answer.word == "ok"
 
 
 def test_a_hand_over_reserves_the_job_and_a_cancel_goes_before_a_drain(desk: Desk) -> None:
@@ -204,7 +206,7 @@ def test_a_hand_over_reserves_the_job_and_a_cancel_goes_before_a_drain(desk: Des
     assert (reserved.factory_id, reserved.by, reserved.until_ms) == ("g", "f", NOW + TTL)
     assert (desk.run().error, desk.run().handed_to) == ("yours", "g")
     desk.ask("drain_factory", factory="h")
-    mine = desk.claim(by="g")
+    mine = desk.claim(by="g", now_ms=NOW + 1)
     coordinator.cancel(desk.context, "job", request_id="c", now_ms=NOW)
     assert coordinator.hand_over(desk.context, "job", mine, now_ms=NOW, to="h").answer.body["state"] == "cancelled"
 
