@@ -17,7 +17,7 @@ from rq.serializers import JSONSerializer
 from rq.worker import SimpleWorker
 from tenacity import RetryCallState, Retrying, retry_if_exception_type
 
-from broker.client.connection import Backoff
+from broker.backoff import Backoff
 from broker.clock import monotonic_ms, sleep_ms
 from broker.queues import QUEUES
 from broker.settings import load

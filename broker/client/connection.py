@@ -11,7 +11,6 @@ from redis.exceptions import AuthenticationError, RedisError, ResponseError
 from redis.retry import Retry
 
 from broker import queues
-from broker.entropy import Entropy
 from broker.queues import Message, Wire
 
 BLOCK_S = 5
@@ -23,8 +22,6 @@ DRAIN_MAX = 256
 SEND_TIMEOUT_S = 3.0
 SENDERS_MAX = 8
 """Connections that send. A send is one short round trip, so that few serve many threads."""
-BACKOFF_MIN_S = 0.05
-BACKOFF_MAX_S = 2.0
 
 
 class NotSent(Exception):
@@ -37,24 +34,6 @@ class NotAccepted(Exception):
 
 class MaybeSent(Exception):
     """The connection broke before Redis confirmed. The request may be in the queue."""
-
-
-class Backoff:
-    """Growing, jittered pauses before Redis is tried again."""
-
-    def __init__(self, entropy: Entropy) -> None:
-        self._entropy = entropy
-        self._failures = 0
-
-    def next_s(self) -> float:
-        """The pause after one more failure, in seconds: full jitter below a doubling bound."""
-        bound = min(BACKOFF_MAX_S, BACKOFF_MIN_S * float(1 << min(self._failures, 10)))
-        self._failures += 1
-        return BACKOFF_MIN_S + bound * self._entropy.jitter()
-
-    def reset(self) -> None:
-        """It worked; the next failure is the first again."""
-        self._failures = 0
 
 
 def options(password: str | None, timeout_s: float) -> dict[str, Any]:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import structlog
 from redis.exceptions import RedisError
 
+from broker.backoff import Backoff
 from broker.client.call import Address, BrokerTime, Call, release_of
-from broker.client.connection import Backoff, Listener, MaybeSent, NotAccepted, NotSent, Sender
+from broker.client.connection import Listener, MaybeSent, NotAccepted, NotSent, Sender
 from broker.client.errors import BrokerUnavailable, ClientClosed
 from broker.client.pending import Pending
 from broker.client.reply import Reply, parse_reply

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import structlog
 from redis.exceptions import RedisError
 
+from broker.backoff import Backoff
 from broker.client.alarm import Alarm
 from broker.client.call import Address, BrokerTime, Call, release_of
-from broker.client.connection import Backoff, MaybeSent, NotAccepted, NotSent
+from broker.client.connection import MaybeSent, NotAccepted, NotSent
 from broker.client.connection_async import AsyncListener, AsyncSender
 from broker.client.errors import BrokerUnavailable, ClientClosed
 from broker.client.pending import Pending

@@ -10,7 +10,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
-from broker.client.connection import DEAD_AFTER_S, Backoff, options
+from broker.backoff import Backoff
+from broker.client.connection import DEAD_AFTER_S, options
 from broker.client.errors import BrokerUnavailable
 from broker.client.tail import BLOCK_MS, NOW, PAGE_ENTRIES, Tail, Wanted
 from broker.clock import monotonic_ms

@@ -8,7 +8,7 @@ import pytest
 import redis
 from redis.exceptions import TimeoutError as NoAnswer
 
-from broker.client.connection import BACKOFF_MIN_S
+from broker.backoff import BACKOFF_MIN_S
 from broker.queues import QUEUES
 from broker.settings import load
 from tests.caller import Caller
