@@ -51,7 +51,7 @@ class Address(BaseModel):
 
 
 class BrokerTime:
-    """Broker time as this client knows it: good enough for deadlines of requests, never used for leases."""
+    """Broker time as this client knows it: good enough for deadlines of requests; a lease it can only shorten."""
 
     def __init__(self) -> None:
         self._ahead_ms: int | None = None
@@ -65,6 +65,10 @@ class BrokerTime:
     def at(self, monotonic_ms: int) -> int | None:
         """Broker time at a moment of this host's monotonic clock; None while nothing was learned."""
         return None if self._ahead_ms is None else self._ahead_ms + monotonic_ms
+
+    def when(self, server_ms: int) -> int | None:
+        """This host's monotonic clock as it was `server_ms` in broker time; None while nothing was learned."""
+        return None if self._ahead_ms is None else server_ms - self._ahead_ms
 
 
 class Call:
@@ -165,12 +169,22 @@ class Call:
             raise self._failure()
         return reply
 
+    @property
+    def repeats(self) -> bool:
+        """Whether an earlier call may have sent this request, whose answer this one may be given."""
+        return self._first_attempt > 1
+
+    def asked_ms(self, reply: Reply, broker_time: BrokerTime) -> int:
+        """From when a holder counts its deadline (I9): as this call was sent, or earlier where its answer is older."""
+        answered_ms = broker_time.when(reply.server_now_ms) if self.repeats else None
+        return self.first_sent_ms if answered_ms is None else min(self.first_sent_ms, answered_ms)
+
     def is_of_an_earlier_copy(self, reply: Reply, *, now_ms: int) -> bool:
         """Whether a reply answers a copy that an earlier call left in the queue, and not this one.
 
         That copy found its own deadline over; this call's is not, so its answer is still to come.
         """
-        return self._first_attempt > 1 and now_ms < self.until_ms and self._may_have_been_done(reply)
+        return self.repeats and now_ms < self.until_ms and self._may_have_been_done(reply)
 
     def refused(self, why: str) -> ClientError:
         """The failure to raise where Redis takes no request."""

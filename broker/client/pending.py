@@ -95,10 +95,11 @@ class Pending(Generic[W]):
                 return ()
             if waiting[0].call.is_claim:
                 self._keep(reply.request_id, frozenset(map(_lease_of, reply.grants)))
-        sent_ms = min([each.call.first_sent_ms for each in waiting])
-        self._broker_time.learn(reply.server_now_ms, sent_ms=sent_ms, received_ms=self._now_ms())
+        if not any(each.call.repeats for each in waiting):  # else the answer may be older than what was sent here
+            sent_ms = min([each.call.first_sent_ms for each in waiting])
+            self._broker_time.learn(reply.server_now_ms, sent_ms=sent_ms, received_ms=self._now_ms())
         for each in waiting:
-            each.call.reply = replace(reply, sent_monotonic_ms=each.call.first_sent_ms)
+            each.call.reply = replace(reply, sent_monotonic_ms=each.call.asked_ms(reply, self._broker_time))
             if not each.future.done():  # it may have been woken just now, for its time
                 each.future.set_result(None)
         return ()
