@@ -10,8 +10,9 @@ from broker.client import FenceGate
 from broker.client.aio import AsyncClient
 from broker.client.call import Address
 from broker.client.exchange_async import AsyncExchange
+from broker.controls import Controls
 from broker.coordinator import Context
-from broker.documents import Job
+from broker.documents import Job, Lease
 from broker.entropy import SeededEntropy
 from broker.settings import Settings
 from broker.transitions import Rules
@@ -294,9 +295,15 @@ class World:
         belief = self.shared.beliefs.get((was.id, was.epoch))
         if belief is None or belief.clock in self._wild or not belief.stands():
             return
+        if was.lease is not None and self._replaced(was.lease):
+            return  # another start of the factory has registered: that ends its leases at once, as it should
         if any(jump >= belief.since_ms - 2 * TTL_MS for jump in self.broker_clock.jumps):
             return
         self.judge.accuse(f"I9 {was.id} epoch {was.epoch} was taken over while its holder counts on it")
+
+    def _replaced(self, lease: Lease) -> bool:
+        record = Controls(self.store.inner).factory(lease.factory_id)
+        return record.outlived(lease.incarnation, lease.granted_ms)
 
     def _check_the_end(self) -> None:
         self.judge.check_the_end(self.shared.acknowledged)
