@@ -17,7 +17,7 @@ help:
 	@echo "make soak    100,000 of them (some three hours of CPU time)"
 	@echo "make soak-faults  kill at every step, TIMES=200 each, on every store (hours); TIMES=1 takes some minutes"
 	@echo "make mutants  nine broken brokers, and the test that notices each (a part of make test)"
-	@echo "make mutation every small change that mutmut knows, to rules and stores; MUTANTS='broker.fence*' for some (hours)"
+	@echo "make mutation every small change that mutmut knows, to rules and stores; MUTANTS='broker.fence*' for some"
 	@echo "make soak-checker hold the checker of histories against a brute-force search, 100,000 times (about 2 minutes)"
 	@echo "make fuzz    a million wrong inputs to whatever reads requests (about two minutes)"
 	@echo "make clean   remove the virtual environment and caches"

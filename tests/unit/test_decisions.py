@@ -400,3 +400,19 @@ def test_a_grant_says_everything_its_holder_needs() -> None:
         "last_run_id": f"job:run:{EPOCH + 1}",
         "updated_ms": NOW,
     }
+
+
+def test_a_claim_of_a_factory_that_drains_is_told_of_the_job_and_of_the_drain() -> None:
+    drain = Drain(reason="night", since_ms=NOW - 1, until_ms=NOW + 2_000, incarnation="i")
+    who = transitions.Claimant("f", "i", "claim-9", TOKEN)
+    around = transitions.Surroundings(factory=FactoryRecord(drain=drain))
+    body = facts("ready", why="night", since_ms=NOW - 1, until_ms=NOW + 2_000)
+    decision = transitions.claim(job("ready"), who, now_ms=NOW, rules=RULES, around=around)
+    assert decision == Refuse(Answer(Word.DRAINING, body=body, retry_after_ms=2_000))
+
+
+def test_a_resend_of_a_claim_whose_lease_is_over_is_told_how_the_job_stands() -> None:
+    entry = {"request_id": "claim-9", "op": "claim", "epoch": 2, "state": "leased"}
+    who = transitions.Claimant("f", "i", "claim-9", TOKEN)
+    decision = transitions.claim(job("leased", recent_requests=[entry]), who, now_ms=NOW, rules=RULES)
+    assert decision == Refuse(Answer(Word.REQUEST_EXPIRED, Reason.LEASE_OVER, facts("leased")))
