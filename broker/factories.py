@@ -23,7 +23,8 @@ _EVERY: Filter = {"kind": _KIND, "state": CONTROL_STATE}
 def register(context: Context, request: RegisterFactory, now_ms: int) -> Settlement:
     """Note this start of the factory, and end the leases of every earlier one at once.
 
-    The same start again changes what it registered. A start that another has replaced is refused for good.
+    The same start again changes what it registered. A start that another has replaced is refused for good; so is one
+    that another has come after, by the time it asked: its request was settled late, and must not end the living start.
     """
     name, start, body = request.factory_id, request.incarnation, request.body
     offered = {"capacity": body.capacity, "version": body.version, "offers": list(canonical(body.offers))}
@@ -31,7 +32,8 @@ def register(context: Context, request: RegisterFactory, now_ms: int) -> Settlem
 
     def judge(known: FactoryRecord) -> dict[str, Any] | None:
         nonlocal refused
-        refused = known.has_replaced(start)
+        later = known.incarnation not in (None, start) and known.since_ms is not None and known.since_ms > now_ms
+        refused = later or known.has_replaced(start)
         if refused:
             return None
         if known.incarnation == start:

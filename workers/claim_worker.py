@@ -136,26 +136,30 @@ class ServeLoop:
             busy = True
             while not self._stopping:
                 woken = waiters.wait(0 if busy or burst else TICK_MS / 1000)
-                hand = self._shift.take(woken)
-                self._backoff.reset()
-                self._shift.settle(hand)
-                busy = bool(hand.entries)
-                if burst and not busy:
-                    break
-                self._tick(hand.clock.now_ms())
+                if woken or busy or burst:  # else every list is empty, and waited on
+                    hand = self._shift.take(woken)
+                    self._backoff.reset()
+                    self._shift.settle(hand)
+                    busy = bool(hand.entries)
+                    if burst and not busy:
+                        break
+                self._tick()
             self._shift.settle(self._shift.take(waiters.stop(), only_woken=True))
         finally:
             waiters.close()
 
-    def _tick(self, now_ms: int) -> None:
+    def _tick(self) -> None:
         """Now and then: requests of dead workers, waits that are over, and the memory store's own sweep."""
         if monotonic_ms() < self._next_tick_ms:
             return
         self._next_tick_ms = monotonic_ms() + TICK_MS
         self._heartbeat.progressed()
-        self._shift.look_after(now_ms)
+        now_ms = taking.turn(self._redis, self._name)
+        self._backoff.reset()
+        if now_ms is not None:
+            self._shift.look_after(now_ms)
         if self._sweep is not None:
-            self._sweep.run_if_due(now_ms)
+            self._sweep.run_if_due(self._runtime.clock.now_ms())
 
     def _report(self, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None

@@ -11,7 +11,9 @@ from typing import Any
 import hiredis
 from redis import Redis
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE, Pipeline
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import DataError, RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 _NOT_FOR_PARSING = frozenset({"keys", EMPTY_RESPONSE, NEVER_DECODE})
 """What redis-py's own reading of a reply takes out of a command's options."""
@@ -56,6 +58,10 @@ class LeanRedis(Redis):
             connection.send_packed_command([b"".join(map(_packed, commands))], check_health=False)
             read = connection._parser.read_response
             replies = [read(disable_decoding=True) for _ in commands]
+        except OSError as error:  # what redis-py's read_response translates
+            self._drop(connection)
+            kind = RedisTimeoutError if isinstance(error, TimeoutError) else RedisConnectionError
+            raise kind(f"the connection broke: {error}") from error
         except BaseException:
             self._drop(connection)
             raise

@@ -21,6 +21,10 @@ WORKERS = "broker:workers"
 DEAD = "broker:dead"
 """List of requests that can't be settled, each with a reason."""
 DEAD_MAX = 1_000
+TURN = "broker:turn"
+"""The worker that looks after others now; gone by itself."""
+TURN_MS = 900
+"""A little less than workers leave between two looks, so that one looks at each of their ticks."""
 FORGET_MS = 3_600_000
 """A worker unheard of for an hour is forgotten. Until then its lists are looked at: a stopped process may still be
 handed a request on a connection that is open."""
@@ -237,6 +241,25 @@ def adopt(connection: Redis, now_ms: int) -> None:
     for key in connection.scan_iter(match="broker:inflight:*", count=1_000):
         worker = cast(bytes, key).removeprefix(b"broker:inflight:").rpartition(b":")[0]
         connection.zadd(WORKERS, {worker: now_ms}, nx=True)
+
+
+_TURN = Script(
+    """
+-- KEYS: 1 whose turn it is.  ARGV: worker, how long it lasts
+if not redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return false end
+local t = redis.call('TIME')
+return t[1] * 1000 + math.floor(t[2] / 1000)
+"""
+)
+
+
+def turn(connection: Redis, worker: str) -> int | None:
+    """Broker time, where it is this worker's turn to look after what nobody has in hand; else None.
+
+    Only so that an idle fleet does it once, not once for each worker: two at a time do no harm.
+    """
+    now_ms = _TURN.run(connection, [TURN], [worker, TURN_MS])
+    return None if now_ms is None else int(now_ms)
 
 
 def leave(connection: Redis, worker: str) -> None:

@@ -52,7 +52,7 @@ class AsyncExchange:
         self._attempt_ms = attempt_ms
         self._pending: Pending[asyncio.Future[None]] = Pending(self.broker_time, steady_ms, read=read)
         self.notices = self._pending.notices
-        self._alarm = Alarm()
+        self._alarm = Alarm(steady_ms)
         self._closed = False
         self._pid = os.getpid()
         self._reader: asyncio.Task[None] | None = None

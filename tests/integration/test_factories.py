@@ -91,6 +91,22 @@ def _fence(grant: Any) -> dict[str, Any]:
     return {name: grant["body"][name] for name in ("job_id", "epoch", "token")}
 
 
+def test_a_registration_that_a_slow_worker_settles_late_does_not_end_the_start_that_came_after(
+    broker: InProcess,
+) -> None:
+    broker.submit("a")
+    old, new = start(broker, "s1"), start(broker, "s2")
+    asked_ms = broker.clock.now_ms()
+    broker.clock.advance(3_000)
+    ask(broker, new, "register_factory")
+    lease = hold(broker, new, job_id="a")
+    broker.clock.advance(asked_ms - broker.clock.now_ms())  # the worker that took the old one's request stood still
+    assert told(ask(broker, old, "register_factory")) == ("conflict", "restarted")
+    broker.clock.advance(4_000)
+    assert told(ask(broker, new, "renew", **lease)) == ("renewed", None)
+    assert told(ask(broker, new, "register_factory")) == ("ok", None)
+
+
 def test_the_sweep_ends_what_a_crash_in_the_middle_of_a_registration_left(broker: InProcess) -> None:
     broker.submit("a")
     old = start(broker, "s1")

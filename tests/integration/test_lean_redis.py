@@ -87,6 +87,25 @@ def test_a_lost_connection_is_told_and_the_next_command_has_another(lean: LeanRe
     assert lean.ping()
 
 
+def test_a_connection_that_is_reset_is_a_lost_one(lean: LeanRedis) -> None:
+    """Where Redis ends it with bytes on the way, the system's own error comes up, not an end of the stream."""
+
+    class Reset:
+        def sendall(self, _data: bytes) -> None: ...
+        def recv_into(self, _buffer: bytearray) -> int:
+            raise ConnectionResetError(104, "Connection reset by peer")
+
+        def shutdown(self, _how: int) -> None: ...
+        def close(self) -> None: ...
+
+    assert lean.ping()
+    [kept] = lean._kept
+    kept._parser._sock = Reset()
+    with pytest.raises(RedisConnectionError, match="reset"):
+        lean.ping()
+    assert lean.ping()
+
+
 def test_a_child_connects_anew_and_leaves_its_parents_replies_alone(lean: LeanRedis) -> None:
     mine = lean.client_id()
     reading, writing = os.pipe()
