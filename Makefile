@@ -4,7 +4,7 @@ PY := .venv/bin/python
 UV := $(shell command -v uv 2>/dev/null)
 FLEET_ARGS ?=
 
-.PHONY: demo test lint install install-test emulator bench bench-quick chaos bounds simulate soak model soak-faults soak-checker mutants fuzz clean help
+.PHONY: demo test lint install install-test emulator bench bench-quick simulate-fleet chaos bounds simulate soak model soak-faults soak-checker mutants fuzz clean help
 
 help:
 	@echo "make demo    install, then run the main job on the embedded default (about 30 s)"
@@ -13,6 +13,7 @@ help:
 	@echo "make chaos   kill, stop and cut off a fleet under load for DURATION=60 seconds, then judge what clients saw"
 	@echo "make bounds  memory over many requests, unread replies, poison, a backlog, overload; SCALE=0.02, SCALE=1 for all"
 	@echo "make simulate  2,000 seeded worlds of the production code under faults (some 200 s of CPU time); SEED=N tells one"
+	@echo "make simulate-fleet  10,000 factories and a million jobs in simulated time (minutes); ARGS='--redis 4' for others"
 	@echo "make model   every state of the protocol as a Promela model, and of six broken variants (needs spin and gcc)"
 	@echo "make soak    100,000 of them (some three hours of CPU time)"
 	@echo "make soak-faults  kill at every step, TIMES=200 each, on every store (hours); TIMES=1 takes some minutes"
@@ -39,6 +40,10 @@ bounds: .venv/.installed-test
 # The production code in simulated worlds, one for each seed; SEED=N tells one step by step, SEEDS=FROM:TO judges others.
 simulate: .venv/.installed-test
 	@$(PY) -m tests.simulation $(if $(SEED),$(SEED),--seeds $(or $(SEEDS),0:2000))
+
+# Queue wait and takeover delay of a large fleet; ARGS: see benchmarks/fleet_simulation/plan.py.
+simulate-fleet: .venv/.installed-test
+	@$(PY) -m benchmarks.fleet_simulation --factories 10000 --jobs 1000000 $(ARGS)
 
 soak: .venv/.installed-test
 	@$(PY) -m tests.simulation --seeds $(or $(SEEDS),0:100000)
