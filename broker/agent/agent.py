@@ -16,8 +16,8 @@ from broker.answers import Retry, Word
 from broker.client import Client, ClientError, Reply
 from broker.clock import monotonic_ms
 from broker.exec import Command, ExecResult
+from broker.exec.events import HEAR_S, STOP_SIGNALS
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 PAUSE_MS = 1_000
 PAUSE_MAX_MS = 30_000
 """Between two claims that failed: doubled each time up to this."""
@@ -155,8 +155,8 @@ class Agent:
         self._asked_ms, self._wait_ms, self._has_asked = now_ms, wait_ms, True
         self._claiming.begin(wait_ms)
 
-    def _patience_s(self) -> float | None:
-        """How long nothing need be looked at unless an event comes."""
+    def _patience_s(self) -> float:
+        """How long nothing need be looked at unless an event comes; never so long that a signal could be missed."""
         limits, now_ms = self._limits, monotonic_ms()
         moments = [self._stop_at_ms]
         if self._end is None:
@@ -166,7 +166,7 @@ class Agent:
         elif self._asked_ms is not None and not self.unfinished:
             moments.append(self._asked_ms + self._wait_ms + LAST_CLAIM_MS)
         known = [moment for moment in moments if moment is not None]
-        return max(0, min(known) - now_ms) / 1000 if known else None
+        return min(HEAR_S, max(0, min(known) - now_ms) / 1000) if known else HEAR_S
 
     def _take(self, answer: Reply | ClientError) -> None:
         """What a claim led to."""

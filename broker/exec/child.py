@@ -14,7 +14,7 @@ import structlog
 from broker.client import Lease
 from broker.clock import monotonic_ms
 from broker.exec.command import Command
-from broker.exec.events import Cause, Events, Exited, Told
+from broker.exec.events import HEAR_S, Cause, Events, Exited, Told
 
 log = structlog.get_logger(__name__)
 
@@ -50,12 +50,13 @@ class Child:
         cause: Cause | None = None
         kill_at_ms: int | None = None
         while True:
-            left_s = None if kill_at_ms is None else max(0, kill_at_ms - monotonic_ms()) / 1000
+            left_s = HEAR_S if kill_at_ms is None else max(0, kill_at_ms - monotonic_ms()) / 1000
             try:
-                event = self._events.get(timeout=left_s)
+                event = self._events.get(timeout=min(HEAR_S, left_s))
             except queue.Empty:
-                self._signal(signal.SIGKILL)
-                kill_at_ms = None
+                if kill_at_ms is not None and monotonic_ms() >= kill_at_ms:
+                    self._signal(signal.SIGKILL)
+                    kill_at_ms = None
                 continue
             if isinstance(event, Exited):
                 if cause is not None:

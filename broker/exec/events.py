@@ -10,6 +10,9 @@ from types import FrameType
 from typing import TypeAlias
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+HEAR_S = 0.5
+"""The longest the main thread waits at a stretch. Python runs a signal's handler between two of its own instructions:
+one that comes while a wait is about to begin, other threads being busy, does not end it."""
 
 
 @dataclass(frozen=True, slots=True)
