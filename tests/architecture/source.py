@@ -3,6 +3,7 @@
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -51,4 +52,10 @@ class Module:
 def modules(*packages: str) -> list[Module]:
     """Every module of the packages, all of them where none is named."""
     paths = [path for package in packages or PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
-    return [Module(path, ast.parse(path.read_text(encoding="utf-8"))) for path in paths]
+    return [_parsed(path) for path in paths]
+
+
+@cache
+def _parsed(path: Path) -> Module:
+    """Once for each process: hundreds of tests look at the same files."""
+    return Module(path, ast.parse(path.read_text(encoding="utf-8")))
