@@ -11,7 +11,13 @@ from tests.in_process import InProcess
 
 
 @pytest.fixture
-def broker(redis_client: redis.Redis, tmp_path: Path) -> Iterator[InProcess]:
+def broker(on_sqlite: InProcess) -> InProcess:
+    """Where a module does not say on which stores."""
+    return on_sqlite
+
+
+@pytest.fixture
+def on_sqlite(redis_client: redis.Redis, tmp_path: Path) -> Iterator[InProcess]:
     """On an empty Redis and an empty SQLite store."""
     store = connect(f"sqlite:///{tmp_path}/jobs.db")
     yield InProcess(store, redis_client)

@@ -11,6 +11,12 @@ from tests.in_process import SKEW_MS, TTL_MS, InProcess
 from tests.twins.forwarding import Forwarding
 
 
+@pytest.fixture
+def broker(anywhere: InProcess) -> InProcess:
+    """On a store of each kind."""
+    return anywhere
+
+
 def test_the_highest_priority_comes_first_then_the_oldest(broker: InProcess) -> None:
     for job, priority in (("low", -5), ("old", 0), ("new", 0), ("high", 7)):
         broker.submit(job, priority=priority)

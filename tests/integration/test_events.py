@@ -18,6 +18,12 @@ from tests.processes import wait_for
 
 
 @pytest.fixture
+def broker(anywhere: InProcess) -> InProcess:
+    """On a store of each kind."""
+    return anywhere
+
+
+@pytest.fixture
 def watcher(redis_url: str) -> Iterator[Client]:
     """Somebody who only watches."""
     with Client.connect(redis_url, factory_id="watcher") as client:
@@ -179,13 +185,13 @@ def test_a_cursor_that_the_stream_no_longer_reaches_is_told(broker: InProcess, w
     assert _names(watcher.events(since=cursor)) == ["missed", *LIFE]
 
 
-def test_the_stream_is_bounded(broker: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_stream_is_bounded(on_sqlite: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(telling, "ENTRIES_MAX", 100)
-    broker.submit("job")
-    fence = _claim(broker, "job")
+    on_sqlite.submit("job")
+    fence = _claim(on_sqlite, "job")
     for _ in range(600):
-        broker.ask(broker.caller.make("renew", **fence))
-    assert broker.redis.xlen(STREAM) < 400  # about: whole nodes of the stream are dropped
+        on_sqlite.ask(on_sqlite.caller.make("renew", **fence))
+    assert on_sqlite.redis.xlen(STREAM) < 400  # about: whole nodes of the stream are dropped
 
 
 def test_what_is_no_event_is_passed_over(broker: InProcess, watcher: Client) -> None:

@@ -13,6 +13,12 @@ from tests.in_process import InProcess
 DAY_MS = 86_400_000
 
 
+@pytest.fixture
+def broker(anywhere: InProcess) -> InProcess:
+    """On a store of each kind."""
+    return anywhere
+
+
 def start(broker: InProcess, incarnation: str, factory: str = "mac-1") -> Caller:
     """A caller of one start of a factory, which has not registered yet."""
     return Caller(broker.redis, factory, instance=f"{factory}-{incarnation}", incarnation=incarnation)

@@ -14,6 +14,12 @@ STEP_MS = 600_000
 """The default of BROKER_AGEING_STEP_MS."""
 
 
+@pytest.fixture
+def broker(anywhere: InProcess) -> InProcess:
+    """On a store of each kind."""
+    return anywhere
+
+
 def claim(broker: InProcess, **body: Any) -> str:
     """The job the next claim gets; empty where there is none."""
     reply = broker.ask(broker.caller.make("claim", **body))[0]
@@ -124,11 +130,11 @@ def test_the_waiter_that_a_job_prefers_is_woken_and_of_equals_the_oldest(broker:
 # Turns.
 
 
-def test_of_two_tenants_100_to_1_the_small_one_is_served_every_second_time(broker: InProcess) -> None:
-    broker.submit(*(f"big-{number:04}" for number in range(1_000)), fairness_key="big")
-    broker.clock.advance(5_000)
-    broker.submit(*(f"small-{number}" for number in range(10)), fairness_key="small")
-    served = [name.partition("-")[0] for name in claims(broker, 24)]
+def test_of_two_tenants_100_to_1_the_small_one_is_served_every_second_time(on_sqlite: InProcess) -> None:
+    on_sqlite.submit(*(f"big-{number:04}" for number in range(1_000)), fairness_key="big")
+    on_sqlite.clock.advance(5_000)
+    on_sqlite.submit(*(f"small-{number}" for number in range(10)), fairness_key="small")
+    served = [name.partition("-")[0] for name in claims(on_sqlite, 24)]
     assert served[:20] == ["big", "small"] * 10 or served[:20] == ["small", "big"] * 10
     assert served[20:] == ["big"] * 4
 
@@ -210,29 +216,29 @@ def test_every_job_is_served_once_in_order_of_its_lane_whatever_happens_to_other
 # What a claim costs.
 
 
-def test_a_claim_costs_as_many_commands_among_many_jobs_as_among_few(broker: InProcess) -> None:
+def test_a_claim_costs_as_many_commands_among_many_jobs_as_among_few(on_sqlite: InProcess) -> None:
     def commands() -> int:
-        stats: Any = broker.redis.info("commandstats")
+        stats: Any = on_sqlite.redis.info("commandstats")
         return sum(int(found["calls"]) for name, found in stats.items() if name not in ("cmdstat_info", "cmdstat_lpop"))
 
     def cost() -> int:
-        request = broker.caller.make("claim", offers=["tool-1", "tool-2"])
-        broker.caller.send(request)
+        request = on_sqlite.caller.make("claim", offers=["tool-1", "tool-2"])
+        on_sqlite.caller.send(request)
         before = commands()
-        broker.serve()
+        on_sqlite.serve()
         spent = commands() - before
-        assert broker.caller.replies(request)[0]["answer"] == Word.GRANTED
+        assert on_sqlite.caller.replies(request)[0]["answer"] == Word.GRANTED
         return spent
 
     def fill(start: int, end: int) -> None:
         keys = [f"tenant-{number}" for number in range(50)]
         for number in range(start, end):
             needs = [f"tool-{number % 4}"]
-            broker.caller.send(
-                broker.caller.make("submit", job_id=f"j{number}", requires=needs, fairness_key=keys[number % 50])
+            on_sqlite.caller.send(
+                on_sqlite.caller.make("submit", job_id=f"j{number}", requires=needs, fairness_key=keys[number % 50])
             )
-        broker.serve()
-        broker.caller.forget()
+        on_sqlite.serve()
+        on_sqlite.caller.forget()
 
     fill(0, 200)
     few = min(cost() for _ in range(10))
