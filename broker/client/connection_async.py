@@ -75,6 +75,8 @@ class AsyncSender:
         """Send what has gathered; in a task, which no caller's cancellation reaches."""
         self._due = False
         batch, self._outbox = self._outbox, []
+        if not batch:  # somebody waited for it to be sent, and had it flushed before its turn
+            return
         for _, call, _ in batch:
             call.on_its_way()
         task = asyncio.create_task(self._send(batch), name="broker-send")

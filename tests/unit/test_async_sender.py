@@ -1,0 +1,53 @@
+"""What is posted goes out once, and nothing goes out where nothing was posted."""
+
+import asyncio
+from collections.abc import Sequence
+
+from broker.client.call import Address, BrokerTime, Call
+from broker.client.connection_async import AsyncSender
+from broker.entropy import SystemEntropy
+from broker.messages import Claim
+from broker.queues import Message
+
+ADDRESS = Address(factory_id="f", incarnation="i", instance="x")
+
+
+class Noting(AsyncSender):
+    """Notes what would be sent."""
+
+    def __init__(self) -> None:
+        super().__init__("redis://localhost:1", wire="intake", password=None)
+        self.batches: list[list[Message]] = []
+
+    async def _put(self, messages: Sequence[Message]) -> None:
+        self.batches.append(list(messages))
+
+
+def post(sender: AsyncSender) -> None:
+    call = Call(Claim, {}, ADDRESS, request_id=None, timeout_ms=1_000, now_ms=0, entropy=SystemEntropy())
+    sender.post(call.next_attempt(0, BrokerTime()), call, asyncio.get_running_loop().create_future())
+
+
+def test_what_is_posted_in_one_turn_goes_together() -> None:
+    async def scene() -> list[int]:
+        sender = Noting()
+        for _ in range(3):
+            post(sender)
+        await asyncio.sleep(0)
+        post(sender)
+        await sender.sent()
+        return [len(batch) for batch in sender.batches]
+
+    assert asyncio.run(scene()) == [3, 1]
+
+
+def test_waiting_for_what_was_posted_sends_it_once_and_nothing_after_it() -> None:
+    async def scene() -> list[int]:
+        sender = Noting()
+        post(sender)
+        await sender.sent()
+        await asyncio.sleep(0)  # the turn it would have gone out in
+        await sender.sent()
+        return [len(batch) for batch in sender.batches]
+
+    assert asyncio.run(scene()) == [1]
