@@ -260,27 +260,27 @@ def test_a_resend_that_was_turned_away_says_nothing_of_the_first_attempt() -> No
         resent.answer()
 
 
-def test_a_repeated_call_counts_from_an_old_answer_not_from_its_own_sending() -> None:
-    """Redis stood still: the grant of an earlier call comes to a later one, most of its ttl gone (I9)."""
+def repeated_and_answered(now_ms: int) -> tuple[Call, BrokerTime]:
+    """A call sent at 50 s that an earlier one may have made, answered at `now_ms` in broker time, 1,000 s ahead."""
     time = BrokerTime()
     time.learn(1_000_000, sent_ms=0, received_ms=0)
     pending: Pending[Future] = Pending(time, lambda: 50_010)
     repeated = call(request_id="r")
     repeated.next_attempt(50_000, time)
     pending.expect(repeated, Future())
-    pending.deliver(encode(wire(granted("job"), request_id="r", now_ms=1_002_000)))
+    pending.deliver(encode(wire(granted("job"), request_id="r", now_ms=now_ms)))
+    return repeated, time
+
+
+def test_a_repeated_call_counts_from_an_old_answer_not_from_its_own_sending() -> None:
+    """Redis stood still: the grant of an earlier call comes to a later one, most of its ttl gone (I9)."""
+    repeated, time = repeated_and_answered(1_002_000)
     assert repeated.reply is not None
     assert repeated.reply.sent_monotonic_ms == 2_000
     assert time.at(0) == 1_000_000, "an old answer says nothing of the time now"
 
 
 def test_a_repeated_call_counts_from_its_own_sending_where_the_answer_is_new() -> None:
-    time = BrokerTime()
-    time.learn(1_000_000, sent_ms=0, received_ms=0)
-    pending: Pending[Future] = Pending(time, lambda: 50_010)
-    repeated = call(request_id="r")
-    repeated.next_attempt(50_000, time)
-    pending.expect(repeated, Future())
-    pending.deliver(encode(wire(granted("job"), request_id="r", now_ms=1_050_005)))
+    repeated, _ = repeated_and_answered(1_050_005)
     assert repeated.reply is not None
     assert repeated.reply.sent_monotonic_ms == 50_000
