@@ -2,20 +2,37 @@
 
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import msgspec
 
 from broker.documents import RECENT_REQUESTS_MAX, Job, Lease, Outcome, State
-from broker.messages import Claim, Complete, Fail, HandOver, Release, Request
 from broker.slots import Mode, wants
 from datastore import Corrupt, Document, Ok
 from datastore.interface import Datastore
 
 _REPLIES = b"broker:reply:"
+_HOLDERS_OPS = frozenset({"complete", "fail", "release", "hand_over"})
+"""Each ends the lease of its sender."""
 _LOST = frozenset({"lease_lost", "already_terminal", "conflict"})
 """Answers that say to the one who asks that it has no effect."""
+
+
+class About(msgspec.Struct):
+    """What a request is about."""
+
+    job_id: str | None = None
+    epoch: int | None = None
+
+
+class Asked(msgspec.Struct):
+    """Of a request what the judge looks at."""
+
+    request_id: str
+    op: str
+    deadline_ms: int | None = None
+    body: About = msgspec.field(default_factory=About)
 
 
 class Judge:
@@ -32,11 +49,11 @@ class Judge:
         self._told = told
         self._jobs: dict[str, Job] = {}
         self._tokens: dict[tuple[str, int], str] = {}
-        self._asked: dict[str, Request] = {}
-        self._deadlines_ms: dict[str, int | None] = {}
+        self._asked: dict[str, Asked] = {}
         self._told_of: defaultdict[str, set[tuple[str, int, str]]] = defaultdict(set)
         self._good: dict[str, int] = {}
         self._holders: set[tuple[str, int]] = set()
+        self._finished: set[str] = set()
 
     def accuse(self, what: str) -> None:
         """Something was wrong."""
@@ -44,26 +61,27 @@ class Judge:
         if self._told is not None:
             self._told(f"WRONG   {what}")
 
-    def sent(self, request: Request) -> None:
-        """A client sends this, or may have."""
+    def sent(self, text: str) -> None:
+        """A client sends this request, or may have."""
+        request = msgspec.json.decode(text, type=Asked)
         self._asked[request.request_id] = request
-        self._deadlines_ms[request.request_id] = request.deadline_ms
         self.counts["requests"] += 1
 
-    def wrote(self, before: Document | None, after: Document) -> None:
-        """A document was written."""
+    def wrote(self, after: Document) -> None:
+        """A document was written. Every write is shown, so that the job as it was is the one shown last."""
         if self._told is not None:
             self._told(f"stored  {after.id} rev {after.rev} {msgspec.json.encode(after.body).decode()}")
         if after.body.get("kind") != "job":
             return
         try:
             job = Job.from_document(after)
-            was = None if before is None else Job.from_document(before)
         except Corrupt as error:
             self.accuse(f"I2 {error}")
             return
         self.digest = zlib.crc32(f"{job.id} {after.rev} {job.epoch} {job.state}".encode(), self.digest)
+        was = self._jobs.get(job.id)
         self._jobs[job.id] = job
+        (self._finished.add if job.state.terminal else self._finished.discard)(job.id)
         if was is not None:
             self._changed(was, job)
 
@@ -77,9 +95,9 @@ class Judge:
         """As it stands."""
         return self._jobs.get(job_id)
 
-    def jobs(self) -> list[Job]:
-        """All there are."""
-        return list(self._jobs.values())
+    def all_finished(self, acknowledged: Collection[str]) -> bool:
+        """Whether all jobs there are have come to an end, and the acknowledged ones are there."""
+        return len(self._finished) == len(self._jobs) and all(job_id in self._jobs for job_id in acknowledged)
 
     def _changed(self, was: Job, job: Job) -> None:
         name = f"{job.id} rev {job.document.rev}"
@@ -108,11 +126,7 @@ class Judge:
     def _fenced(self, name: str, had: Lease, job: Job) -> None:
         """Where a holder ended a lease, it was its own."""
         request = self._asked.get(job.recent_requests[-1].request_id) if job.recent_requests else None
-        if (
-            isinstance(request, Complete | Fail | Release | HandOver)
-            and job.last_end
-            and job.last_end.epoch == had.epoch
-        ):
+        if request is not None and request.op in _HOLDERS_OPS and job.last_end and job.last_end.epoch == had.epoch:
             newest = job.recent_requests[-1]
             if newest.epoch == had.epoch and request.body.epoch != had.epoch:
                 self.accuse(f"I4 {name}: {request.op} of epoch {request.body.epoch} ended epoch {had.epoch}")
@@ -128,9 +142,9 @@ class Judge:
         known = self._tokens.setdefault((job.id, job.epoch), lease.token)
         if known != lease.token:
             self.accuse(f"I1 {name}: a second holder")
-        deadline_ms = self._deadlines_ms.get(lease.request_id)
-        if deadline_ms is not None and lease.granted_ms > deadline_ms:
-            self.accuse(f"I7 {name}: granted {lease.granted_ms - deadline_ms} ms after its deadline")
+        request = self._asked.get(lease.request_id)
+        if request is not None and request.deadline_ms is not None and lease.granted_ms > request.deadline_ms:
+            self.accuse(f"I7 {name}: granted {lease.granted_ms - request.deadline_ms} ms after its deadline")
 
     def _replied(self, reply: dict[str, Any]) -> None:
         if "answer" not in reply:
@@ -141,11 +155,11 @@ class Judge:
         grants = reply["body"].get("grants") or ([reply["body"]] if "token" in reply["body"] else [])
         for grant in grants:
             self._told_of_a_grant(request_id, request, grant)
-        if isinstance(request, Complete | Fail | Release | HandOver):
+        if request is not None and request.op in _HOLDERS_OPS:
             self._told_a_holder(request, answer, str(reply["reason"]))
 
-    def _told_a_holder(self, request: Complete | Fail | Release | HandOver, answer: str, reason: str) -> None:
-        job, request_id = self._jobs.get(request.body.job_id), request.request_id
+    def _told_a_holder(self, request: "Asked", answer: str, reason: str) -> None:
+        job, request_id = self._jobs.get(str(request.body.job_id)), request.request_id
         if job is None:
             return
         if answer in ("ok", "replayed"):
@@ -156,13 +170,14 @@ class Judge:
             if remembered or job.recent(request_id) is not None:
                 self.accuse(f"I6 {request.op} {request_id} had its effect, and is told {answer} ({reason})")
 
-    def _told_of_a_grant(self, request_id: str, request: Request | None, grant: dict[str, Any]) -> None:
+    def _told_of_a_grant(self, request_id: str, request: "Asked | None", grant: dict[str, Any]) -> None:
         lease = (grant["job_id"], grant["epoch"])
         if self._tokens.get(lease) != grant["token"]:
             self.accuse(f"I1 {request_id} is told of {lease}, which was never granted so")
         self._told_of[request_id].add((*lease, grant["token"]))
-        if isinstance(request, Claim) and request.body.job_id is not None and len(self._told_of[request_id]) > 1:
-            self.accuse(f"I6 {request_id} was granted {request.body.job_id} twice")
+        asked_for = None if request is None or request.op != "claim" else request.body.job_id
+        if asked_for is not None and len(self._told_of[request_id]) > 1:
+            self.accuse(f"I6 {request_id} was granted {asked_for} twice")
         self._holders.add(lease)
         self._exclusive(lease)
 

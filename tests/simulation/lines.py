@@ -10,8 +10,6 @@ from redis.exceptions import ResponseError
 from broker import queues
 from broker.client.connection import DRAIN_MAX, MaybeSent, NotSent
 from broker.client.connection_async import AsyncListener, AsyncSender
-from broker.messages import Request
-from broker.parsing import parse
 from broker.queues import Message, Wire
 from tests.simulation.faults import Dice
 from tests.simulation.loop import SimulatedLoop
@@ -51,7 +49,7 @@ class RedisHost:
         try:
             return self.server.execute(command)
         except ResponseError as error:
-            return error
+            return error.with_traceback(None)  # whose frames would keep the whole world alive
 
     def pipeline(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         """Replies to commands that nobody comes in between of."""
@@ -98,7 +96,7 @@ class BrokerLine:
 class ClientSender(AsyncSender):
     """Production's sender, whose connection leads into the simulation."""
 
-    def __init__(self, host: RedisHost, loop: SimulatedLoop, wire: Wire, sent: Callable[[Request], None]) -> None:
+    def __init__(self, host: RedisHost, loop: SimulatedLoop, wire: Wire, sent: Callable[[str], None]) -> None:
         super().__init__(NOWHERE, wire=wire, password=None)  # its pool is never asked for a connection
         self._host = host
         self._loop = loop
@@ -117,7 +115,7 @@ class ClientSender(AsyncSender):
     async def _put(self, messages: Sequence[Message]) -> None:
         await self._reach()
         for message in messages:
-            self._judge_sent(parse(message.text))
+            self._judge_sent(message.text)
         random, timeline = self._host.dice.random, self._host.timeline
         match self._host.dice.roll("send"):
             case "send_refused":

@@ -1,6 +1,7 @@
 """Processes that block, as greenlets: each step of their input and output is a place where others come in between."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from greenlet import greenlet
@@ -75,16 +76,15 @@ class Process:
             self._greenlet.throw(Crashed)
 
     def _resume_after(self, ms: float) -> None:
-        waits = self._waits
+        self._timeline.after(ms, partial(self._resume, self._waits))
 
-        def resume() -> None:
-            if not self.alive or waits != self._waits:
-                return
-            if self.paused:
-                self._timeline.after(self._paused_until_ms - self._timeline.now_ms, resume)
-                return
-            assert self._greenlet is not None, "a process is resumed once it is started"
-            self._waits += 1
-            self._greenlet.switch()
-
-        self._timeline.after(ms, resume)
+    def _resume(self, waits: int) -> None:
+        if waits != self._waits or not self.alive:
+            return
+        paused_ms = self._paused_until_ms - self._timeline.now_ms
+        if paused_ms > 0:
+            self._resume_after(paused_ms)
+            return
+        assert self._greenlet is not None, "a process is resumed once it is started"
+        self._waits += 1
+        self._greenlet.switch()

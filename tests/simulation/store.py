@@ -31,7 +31,7 @@ SLOW_MS = 9_000
 LATE_MS = 3_000
 """A write whose sender has given up may land until then."""
 
-Seen = Callable[[Document | None, Document], None]
+Seen = Callable[[Document], None]
 
 
 class TrueStore(Forwarding):
@@ -46,15 +46,13 @@ class TrueStore(Forwarding):
     def create(self, id: str, partition_key: str, body: Body) -> CreateResult:
         result = self.inner.create(id, partition_key, body)
         if isinstance(result, Ok):
-            self._wrote(None, result.document)
+            self._wrote(result.document)
         return result
 
     def update_if_match(self, id: str, partition_key: str, expected: Expected, patch: Patch) -> UpdateResult:
-        before = self.inner.read(id, partition_key)
         result = self.inner.update_if_match(id, partition_key, expected, patch)
         if isinstance(result, Ok):
-            assert isinstance(before, Ok), "what is updated was there"
-            self._wrote(before.document, result.document)
+            self._wrote(result.document)
         return result
 
     def find(self, filter: Filter, limit: int = 100, cursor: str | None = None) -> Page:
@@ -74,13 +72,13 @@ class TrueStore(Forwarding):
         versions = self._versions.get((partition_key, id), [])[:-1]
         return Ok(random.choice(versions)) if versions and random.random() < 0.8 else NotFound()
 
-    def _wrote(self, before: Document | None, after: Document) -> None:
+    def _wrote(self, after: Document) -> None:
         key = (after.partition_key, after.id)
         self._kinds.setdefault(after.body.get("kind"), {})[key] = after
         versions = self._versions.setdefault(key, [])
         versions.append(after)
         del versions[:-VERSIONS_KEPT]
-        self._seen(before, after)
+        self._seen(after)
 
 
 class Line(Forwarding):

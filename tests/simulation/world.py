@@ -101,7 +101,6 @@ class World:
         self._sweeps: list[Process] = []
         self._factories: list[SimulatedLoop] = []
         self._names: dict[SimulatedLoop, str] = {}
-        self._finished: set[str] = set()
         gate = FenceGate(MemoryDatastore(etag_prefix="g"))
         self.shared = Shared(self._random, self.judge.counts, lambda: self.timeline.now_ms, gate)
         self.shared.accuse = self.judge.accuse
@@ -173,10 +172,7 @@ class World:
             process.pause(0)
 
     def _settled(self) -> bool:
-        if self.shared.submitting:
-            return False
-        jobs = self.judge.jobs()
-        return all(job.state.terminal for job in jobs) and set(self.shared.acknowledged) <= {job.id for job in jobs}
+        return not self.shared.submitting and self.judge.all_finished(self.shared.acknowledged)
 
     def _quiet(self) -> bool:
         return self.timeline.steps % 50 == 0 and not self._unfinished()

@@ -1,6 +1,7 @@
 """redis-py's own client and pipeline on top of a simulated server: it makes the commands and reads the replies."""
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, TypeAlias
 
 from redis import ConnectionPool, Redis
@@ -17,7 +18,7 @@ class SimulatedRedis(Redis):
     """A client whose commands are carried to the server by `carry`, which may lose them, or their replies."""
 
     def __init__(self, carry: Carry) -> None:
-        super().__init__(connection_pool=ConnectionPool())  # never connected
+        vars(self).update(_unconnected())
         self._carry = carry
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
@@ -38,6 +39,12 @@ class SimulatedRedis(Redis):
         options.pop("keys", None)
         callback = self.response_callbacks.get(command)  # type: ignore[no-untyped-call]  # redis-py's own
         return reply if callback is None else callback(reply, **options)
+
+
+@cache
+def _unconnected() -> dict[str, Any]:
+    """What a client of redis-py consists of. To make it takes as long as a hundred simulated commands."""
+    return vars(Redis(connection_pool=ConnectionPool()))
 
 
 class SimulatedPipeline(Pipeline):
@@ -63,6 +70,6 @@ class SimulatedPipeline(Pipeline):
 
 def as_client_sees(reply: Any) -> Any:
     """Pairs as the third version of the protocol has them."""
-    if isinstance(reply, list):
-        return [[each.member, each.score] if type(each) is Scored else each for each in reply]
+    if type(reply) is list and reply and type(reply[0]) is Scored:
+        return [list(each) for each in reply]
     return reply

@@ -31,13 +31,14 @@ class Status(bytes):
 
 
 OK = Status(b"OK")
-TYPES: dict[type, bytes] = {
-    bytes: b"string",
-    list: b"list",
-    dict: b"hash",
-    SetOf: b"set",
-    Sorted: b"zset",
-    Stream: b"stream",
+NO_TYPE = Status(b"none")
+TYPES: dict[type, Status] = {
+    bytes: Status(b"string"),
+    list: Status(b"list"),
+    dict: Status(b"hash"),
+    SetOf: Status(b"set"),
+    Sorted: Status(b"zset"),
+    Stream: Status(b"stream"),
 }
 
 
@@ -69,10 +70,11 @@ class Keyspace:
 
     def peek(self, key: bytes) -> Any:
         """Whatever there is, or None."""
-        ends_ms = self._ends_ms.get(key)
-        if ends_ms is not None and self.now_ms() >= ends_ms:
-            self.drop(key)
-        return self._values.get(key)
+        value = self._values.get(key)
+        if value is None or key not in self._ends_ms or self.now_ms() < self._ends_ms[key]:
+            return value
+        self.drop(key)
+        return None
 
     def put(self, key: bytes, value: Any, *, ends_ms: int | None = None) -> None:
         """Replace a value, and when it ends."""

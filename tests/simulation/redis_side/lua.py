@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 from typing import Any, TypeAlias
 
 from lupa import lua51
@@ -10,7 +11,11 @@ from redis.exceptions import ResponseError
 from tests.simulation.redis_side.keyspace import Status
 from tests.simulation.redis_side.sorted_commands import Scored
 
-Call: TypeAlias = Callable[[list[bytes]], Any]
+Call: TypeAlias = Callable[[bytes, list[bytes]], Any]
+"""Carries out one command, its name apart."""
+
+_AS_IT_IS = frozenset({bytes, int, bool})
+_LISTED = b"function(table) return #table, unpack(table) end"
 
 
 class Lua:
@@ -20,6 +25,9 @@ class Lua:
         # Any: what it is given and gives is bytes, of which its types know nothing.
         self._runtime: Any = lua51.LuaRuntime(encoding=None, register_eval=False, register_builtins=False)
         self._compiled: dict[bytes, Any] = {}
+        self._listed = self._runtime.eval(_LISTED)
+        self._statuses: dict[Status, Any] = {}
+        """Tables that a status reply is; no script changes one."""
         self._call: Call | None = None
         globals_ = self._runtime.globals()
         globals_[b"redis"] = self._runtime.table_from({b"call": self._redis_call})
@@ -39,34 +47,46 @@ class Lua:
         finally:
             self._call = None
 
-    def _redis_call(self, *arguments: Any) -> Any:
+    def _redis_call(self, name: bytes, *arguments: Any) -> Any:
         assert self._call is not None, "only a script calls"
-        return self._to_lua(self._call([as_text(argument) for argument in arguments]))
+        return self._to_lua(self._call(name, as_texts(arguments)))
 
     def _to_lua(self, value: Any) -> Any:
         """A reply as Lua sees it: no nil but false, numbers of sorted sets as text, pairs one after the other."""
+        kind = type(value)
+        if kind in _AS_IT_IS:
+            return value
         if value is None:
             return False
-        if type(value) is Status:
-            return self._runtime.table_from({b"ok": bytes(value)})
-        if isinstance(value, list):
-            flat = [part for each in value for part in (each if type(each) is Scored else (each,))]
-            return self._runtime.table_from([self._to_lua(each) for each in flat])
-        return as_text(value) if isinstance(value, float) else value
+        if kind is Status:
+            return self._status(value)
+        if kind is list:
+            if value and type(value[0]) is Scored:
+                value = [part for pair in value for part in pair]
+            return self._runtime.table_from([each if type(each) is bytes else self._to_lua(each) for each in value])
+        return as_text(value)
+
+    def _status(self, value: Status) -> Any:
+        table = self._statuses.get(value)
+        if table is None:
+            table = self._statuses[value] = self._runtime.table_from({b"ok": bytes(value)})
+        return table
 
     def _from_lua(self, value: Any) -> Any:
+        """What a script returns as a client gets it; a table ends at its first nil."""
+        kind = type(value)
+        if kind is bytes or kind is int:
+            return value
         if value is None or value is False:
             return None
         if value is True:
             return 1
-        if isinstance(value, float):
+        if kind is float:
             return int(value)
-        if lua51.lua_type(value) == "table":
-            found: list[Any] = []
-            while (each := value[len(found) + 1]) is not None:
-                found.append(self._from_lua(each))
-            return found
-        return value
+        listed = self._listed(value)
+        if type(listed) is not tuple:
+            return []
+        return [self._from_lua(each) for each in takewhile(_is_there, listed[1:])]
 
     def _decode(self, text: bytes) -> Any:
         return self._table_of(json.loads(text))
@@ -87,12 +107,26 @@ class Lua:
         return value.decode() if isinstance(value, bytes) else value
 
 
+def _is_there(value: Any) -> bool:
+    return value is not None
+
+
+def as_texts(values: Sequence[Any]) -> list[bytes]:
+    """Arguments as the server sees them."""
+    texts = []
+    for value in values:
+        kind = type(value)
+        texts.append(value if kind is bytes else value.encode() if kind is str else as_text(value))
+    return texts
+
+
 def as_text(value: Any) -> bytes:
     """An argument as the server sees it. Numbers of Lua as Redis writes them."""
+    kind = type(value)
+    if kind is int:
+        return b"%d" % value
+    if kind is float:
+        return b"%.17g" % value
     if isinstance(value, bytes):
         return value
-    if isinstance(value, str):
-        return value.encode()
-    if isinstance(value, float):
-        return f"{value:.17g}".encode()
     return str(value).encode()

@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 from redis.exceptions import ResponseError
 
-from tests.simulation.redis_side.keyspace import OK, TYPES, Keyspace, SetOf, Status, Stream
+from tests.simulation.redis_side.keyspace import NO_TYPE, OK, TYPES, Keyspace, SetOf, Stream
 
 Command: TypeAlias = Callable[[Keyspace, list[bytes]], Any]
 
@@ -38,7 +38,7 @@ def _exists(keys: Keyspace, args: list[bytes]) -> Any:
 
 def _type(keys: Keyspace, args: list[bytes]) -> Any:
     value = keys.peek(args[0])
-    return Status(b"none" if value is None else TYPES[type(value)])
+    return NO_TYPE if value is None else TYPES[type(value)]
 
 
 def _expire(keys: Keyspace, args: list[bytes]) -> Any:
@@ -56,8 +56,8 @@ def _time(keys: Keyspace, _args: list[bytes]) -> Any:
 
 def _scan(keys: Keyspace, args: list[bytes]) -> Any:
     names = [name.upper() for name in args]
-    pattern = args[names.index(b"MATCH") + 1].decode() if b"MATCH" in names else "*"
-    return [b"0", sorted(key for key in keys.names() if fnmatchcase(key.decode(), pattern))]
+    pattern = args[names.index(b"MATCH") + 1] if b"MATCH" in names else b"*"
+    return [b"0", sorted(key for key in keys.names() if fnmatchcase(key, pattern))]
 
 
 def _flushall(keys: Keyspace, _args: list[bytes]) -> Any:

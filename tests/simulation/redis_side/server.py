@@ -2,13 +2,14 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 from redis.exceptions import NoScriptError, ResponseError
 
 from tests.simulation.redis_side import plain_commands, sorted_commands
 from tests.simulation.redis_side.keyspace import Keyspace, Status
-from tests.simulation.redis_side.lua import Call, Lua, as_text
+from tests.simulation.redis_side.lua import Lua, as_texts
 
 COMMANDS = {**plain_commands.COMMANDS, **sorted_commands.COMMANDS}
 _FILLS = {b"RPUSH": 0, b"LPUSH": 0, b"LMOVE": 1}
@@ -30,16 +31,14 @@ class Server:
 
     def execute(self, arguments: Sequence[Any]) -> Any:
         """Carry out one command; its reply, or the error it is answered with as a ResponseError raised."""
-        name, *rest = [as_text(argument) for argument in arguments]
-        if b" " in name:
-            name, first = name.split(b" ", 1)
-            rest.insert(0, first)
+        name, *rest = as_texts(arguments)
         if self._told is not None:
             self._told(f"redis   {b' '.join([name, *(part[:400] for part in rest)]).decode('utf-8', 'replace')}")
         try:
-            return self._one(name.upper(), rest)
+            return self._one(name, rest)
         finally:
-            self._serve_waiting()
+            if self._filled:
+                self._serve_waiting()
 
     def watch(self, key: bytes, wake: Callable[[], None]) -> None:
         """Call `wake` once, when something is pushed onto `key`."""
@@ -54,18 +53,27 @@ class Server:
         self._scripts.clear()
 
     def _one(self, name: bytes, rest: list[bytes]) -> Any:
-        if name in (b"EVAL", b"EVALSHA"):
-            return self._script(name, rest)
-        if name == b"SCRIPT":
-            return self._manage_scripts(rest)
         command = COMMANDS.get(name)
         if command is None:
-            raise ResponseError(f"the simulation knows no {name!r}")
+            return self._another(name, rest)
         reply = command(self.keys, rest)
         if name in _FILLS:
             self._filled.append(rest[_FILLS[name]])
             self._pushed(rest[_FILLS[name]], rest[1:])
         return reply
+
+    def _another(self, name: bytes, rest: list[bytes]) -> Any:
+        """A command on scripts, or one that is written another way."""
+        name, *first = name.upper().split(b" ")  # as redis-py has SCRIPT LOAD
+        rest = first + rest
+        match name:
+            case b"EVAL" | b"EVALSHA":
+                return self._script(name, rest)
+            case b"SCRIPT":
+                return self._manage_scripts(rest)
+            case _ if name in COMMANDS:
+                return self._one(name, rest)
+        raise ResponseError(f"the simulation knows no {name!r}")
 
     def _serve_waiting(self) -> None:
         """Whoever blocks on a list is served once the command, or the whole script, is done."""
@@ -85,8 +93,7 @@ class Server:
         else:
             self._load(text)
         count = int(rest[1])
-        call: Call = lambda command: self._one(command[0].upper(), command[1:])  # noqa: E731  # as the script calls
-        return self._lua.run(text, rest[2 : 2 + count], rest[2 + count :], call)
+        return self._lua.run(text, rest[2 : 2 + count], rest[2 + count :], self._one)
 
     def _manage_scripts(self, rest: list[bytes]) -> Any:
         if rest[0].upper() == b"LOAD":
@@ -97,6 +104,11 @@ class Server:
         return Status(b"OK")
 
     def _load(self, text: bytes) -> bytes:
-        sha = hashlib.sha1(text).hexdigest().encode()  # noqa: S324  # Redis names scripts by SHA-1
+        sha = _sha(text)
         self._scripts[sha] = text
         return sha
+
+
+@cache
+def _sha(text: bytes) -> bytes:
+    return hashlib.sha1(text).hexdigest().encode()  # noqa: S324  # Redis names scripts by SHA-1
