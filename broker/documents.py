@@ -1,10 +1,12 @@
 """What the broker keeps in the datastore: the job and its lease, the immutable spec, and one run for each epoch."""
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Self, TypeVar, cast
 
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import force_setattr, replace
 
 from datastore import Corrupt, Document
 from datastore.json_body import decoded
@@ -120,8 +122,13 @@ class Lease(Frozen, frozen=True, kw_only=True):
     """The holder's client, which is told at once where the job is to be cancelled. None: it is told by its renewal."""
 
     def plain(self) -> dict[str, Any]:
-        """As JSON values. Flat, so that no generic conversion is needed: it is written at every grant and renewal."""
-        return {**msgspec.structs.asdict(self), "limits": list(self.limits)}
+        """As JSON values: flat ones, where no limit applies. It is written at every grant and renewal."""
+        fields = msgspec.structs.asdict(self)
+        if self.limits:
+            fields["limits"] = list(self.limits)
+        else:
+            del fields["limits"]
+        return fields
 
 
 class RunEnd(Frozen, frozen=True, kw_only=True):
@@ -238,9 +245,26 @@ class Job(Frozen, frozen=True, kw_only=True):
           Corrupt: the document is not a job, or breaks I2. It is left as it is.
         """
         job = _convert(document, cls)
-        if (job.lease is not None) != (job.state is State.LEASED):
-            raise Corrupt(f"{document.id!r} is {job.state} and {'has' if job.lease else 'lacks'} a lease")
-        return msgspec.structs.replace(job, document=document)
+        force_setattr(job, "document", document)  # nobody else has seen it yet
+        job._check_lease()
+        return job
+
+    def written(self, changes: Mapping[str, Any], document: Document) -> Self:
+        """The job in `document`, which is this one with a rule's `changes`: known, so that it need not be parsed.
+
+        Raises:
+          Corrupt: as `from_document`.
+        """
+        followed = document.rev == self.document.rev + 1
+        if not (followed and _FIELDS.issuperset(changes)):  # more than these changes, or more than a job says
+            return self.from_document(document)
+        job = replace(self, document=document, **changes)
+        job._check_lease()
+        return job
+
+    def _check_lease(self) -> None:
+        if (self.lease is not None) != (self.state is State.LEASED):
+            raise Corrupt(f"{self.id!r} is {self.state} and {'has' if self.lease else 'lacks'} a lease")
 
     def recent(self, request_id: str) -> Recent | None:
         """The operation this request id already did here, or None. Claims are told apart: see `claimed_before`."""
@@ -331,6 +355,21 @@ def _convert(document: Document, kind: type[Kind]) -> Kind:
         return decoded(document.body, kind)
     except msgspec.DecodeError as error:
         raise Corrupt(f"{document.id!r} is not a {kind.__name__.lower()}: {error}") from error
+
+
+_FIELDS = frozenset(Job.__struct_fields__)
+_PLAIN = frozenset({str, int, bool, type(None)})
+
+
+def as_stored(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A rule's changes, which are values of a job, as JSON values."""
+    return {name: value if type(value) in _PLAIN else _as_json(value) for name, value in changes.items()}
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, Frozen):
+        return value.plain()
+    return value.value if isinstance(value, StrEnum) else [_as_json(each) for each in value]
 
 
 def spec_id(job_id: str) -> str:

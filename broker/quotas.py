@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from msgspec import structs
 
 from broker import rates, repository, shared_document
 from broker.answers import Reason
@@ -133,7 +134,7 @@ def adopt(store: Datastore, entropy: Entropy, job: Job, names: Sequence[str], *,
         shared_document.change(
             store, entropy, slot_id(key), lambda body: with_entry(msgspec.convert(body, Slot), entry), empty=empty
         )
-    changed = {**lease.plain(), "limits": sorted({*lease.limits, *names})}
+    changed = structs.replace(lease, limits=tuple(sorted({*lease.limits, *names})))
     # Where the lease has ended or moved on meanwhile the entry is another's to remove, or the next sweep comes back.
     repository.rev_update_lease(store, job, {"lease": changed}, write_id=entropy.write_id())
 

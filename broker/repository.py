@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any, TypeAlias
 
-from broker.documents import Job, Lease, Outcome, Run, RunEnd, Spec, Submitted, run_id, spec_id
+from broker.documents import Job, Lease, Outcome, Run, RunEnd, Spec, Submitted, as_stored, run_id, spec_id
 from datastore import (
     Conflict,
     Corrupt,
@@ -63,9 +63,9 @@ def rev_update_job(store: Datastore, job: Job, changes: Mapping[str, Any], *, wr
     """
     known = job.document
     expected = Expected(etag=known.etag, rev=known.rev, known=known)
-    match confirmed_update(store, known.id, known.partition_key, expected, changes, write_id=write_id):
+    match confirmed_update(store, known.id, known.partition_key, expected, as_stored(changes), write_id=write_id):
         case Ok(document):
-            return Updated(Job.from_document(document))
+            return Updated(job.written(changes, document))
         case Conflict(current):
             return Stale(None if current is None else Job.from_document(current))
         case NotFound():

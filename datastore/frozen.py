@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from math import isfinite
 from typing import Any, Final, NoReturn
 
+import msgspec
+
 from datastore.errors import Rejected
 from datastore.interface import RESERVED_FIELDS, UNSET, Body, JsonValue, Patch
 
@@ -55,24 +57,17 @@ _PASSED_THROUGH: Final = frozenset({int, bool, type(None), FrozenDict, FrozenLis
 _FLAT: Final = _PASSED_THROUGH | {str}
 _TEXT: Final = frozenset({str})
 
+_encode: Final = msgspec.json.Encoder().encode
 
-def freeze(value: Any, depth: int = 0) -> Any:
+
+def freeze(value: Any) -> Any:
     """`value` as JSON that nobody can change; what is frozen already is returned as it is, not copied.
 
     Raises:
       Rejected: it is not JSON: a key that is no string, a number that is not finite, a lone
         surrogate, a type JSON does not have, or nesting beyond `DEPTH_MAX`.
     """
-    kind = type(value)
-    if kind is str:
-        return value if value.isascii() else _unicode(value)
-    if kind in _PASSED_THROUGH:
-        return value
-    if kind is dict:
-        return FrozenDict(_fields(value, depth))
-    if kind is list or kind is tuple:
-        return _items(value, depth)
-    return _freeze_rare(value, depth)
+    return _freeze(value, 0, _text_is_valid(value))
 
 
 def freeze_body(body: Body) -> FrozenDict:
@@ -84,10 +79,10 @@ def freeze_body(body: Body) -> FrozenDict:
     """
     if not RESERVED_FIELDS.isdisjoint(body):
         raise _reserved(body)
-    return FrozenDict(_fields(body, 0))
+    return _object(body, 0, _text_is_valid(body))
 
 
-def freeze_patch(patch: Patch) -> tuple[dict[str, Any], tuple[str, ...]]:
+def freeze_patch(patch: Patch) -> tuple[FrozenDict, tuple[str, ...]]:
     """What `merge` needs of a patch: (fields to set, frozen; names to remove). Done before any lock is taken.
 
     Raises:
@@ -99,53 +94,65 @@ def freeze_patch(patch: Patch) -> tuple[dict[str, Any], tuple[str, ...]]:
     removed = tuple([key for key, value in patch.items() if value is UNSET])
     if removed:
         patch = {key: value for key, value in patch.items() if value is not UNSET}
-    return _fields(patch, 0), removed
+    return _object(patch, 0, _text_is_valid(patch)), removed
 
 
-def merge(old: Body, fields: dict[str, Any], removed: tuple[str, ...]) -> FrozenDict:
+def merge(old: Body, fields: Mapping[str, Any], removed: tuple[str, ...]) -> FrozenDict:
     """The frozen body `old` with `fields` set and `removed` gone; both as `freeze_patch` gave them."""
-    merged = {**old, **fields}
+    merged = FrozenDict(old)
+    dict.update(merged, fields)  # nobody else has it yet
     for key in removed:
-        merged.pop(key, None)
-    return FrozenDict(merged)
+        dict.pop(merged, key, None)
+    return merged
 
 
-def _fields(source: Mapping[Any, object], depth: int) -> dict[str, Any]:
-    if depth >= DEPTH_MAX:
-        raise _too_deep()
-    if _FLAT.issuperset(map(type, source.values())) and _is_ascii(source):
-        return dict(source)  # as most patches are: four calls for the whole, not several for each field
-    fields: dict[str, Any] = {}
-    value: Any
-    for key, value in source.items():
-        kind = type(value)
-        if type(key) is not str or not key.isascii():
-            key = _key(key)
-        if (kind is str and value.isascii()) or kind in _PASSED_THROUGH:
-            fields[key] = value
-        else:
-            fields[key] = freeze(value, depth + 1)
-    return fields
+def _text_is_valid(value: object) -> bool:
+    """Whether all text in `value` is known to be valid Unicode: one call of an encoder, not one for each text.
 
-
-def _is_ascii(source: Mapping[Any, object]) -> bool:
-    """Whether every key is a plain string and all text is ASCII, which is valid Unicode."""
-    if not _TEXT.issuperset(map(type, source)):
+    False says nothing: the value may hold what the encoder does not know, and is looked at piece by piece.
+    """
+    try:
+        _encode(value)
+    except (ValueError, TypeError, OverflowError, RecursionError):
         return False
-    return "".join(source).isascii() and "".join([text for text in source.values() if type(text) is str]).isascii()
+    return True
 
 
-def _items(values: Sequence[object], depth: int) -> FrozenList:
+def _freeze(value: Any, depth: int, valid: bool) -> Any:
+    kind = type(value)
+    if kind is str:
+        return value if valid else _unicode(value)
+    if kind in _PASSED_THROUGH:
+        return value
+    if kind is dict:
+        return _object(value, depth, valid)
+    if kind is list or kind is tuple:
+        return _items(value, depth, valid)
+    return _freeze_rare(value, depth, valid)
+
+
+def _object(source: Mapping[Any, object], depth: int, valid: bool) -> FrozenDict:
     if depth >= DEPTH_MAX:
         raise _too_deep()
-    return FrozenList([freeze(item, depth + 1) for item in values])
+    if not (valid and _TEXT.issuperset(map(type, source))):
+        return FrozenDict({_key(key): _freeze(value, depth + 1, valid) for key, value in source.items()})
+    frozen = FrozenDict(source)
+    for key in [key for key, value in source.items() if type(value) not in _FLAT]:
+        dict.__setitem__(frozen, key, _freeze(source[key], depth + 1, valid))
+    return frozen
+
+
+def _items(values: Sequence[object], depth: int, valid: bool) -> FrozenList:
+    if depth >= DEPTH_MAX:
+        raise _too_deep()
+    return FrozenList([_freeze(item, depth + 1, valid) for item in values])
 
 
 def _too_deep() -> Rejected:
     return Rejected(f"nested deeper than {DEPTH_MAX}: flatten the value or store it as text")
 
 
-def _freeze_rare(value: object, depth: int) -> Any:
+def _freeze_rare(value: object, depth: int, valid: bool) -> Any:
     if isinstance(value, str):
         return _unicode(str.__str__(value))  # a StrEnum becomes the plain text JSON would give back
     if isinstance(value, int):
@@ -155,9 +162,9 @@ def _freeze_rare(value: object, depth: int) -> Any:
             return float.__float__(value)
         raise Rejected(f"{value!r} is not JSON: use null or a finite number")
     if isinstance(value, Mapping):
-        return FrozenDict(_fields(value, depth))
+        return _object(value, depth, valid)
     if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview):
-        return _items(value, depth)
+        return _items(value, depth, valid)
     raise Rejected(f"{type(value).__name__} is not JSON: use objects, arrays, strings, numbers, booleans and null")
 
 

@@ -51,7 +51,7 @@ def claim(job: Job, who: Claimant, *, now_ms: int, rules: Rules, around: Surroun
     around = around or Surroundings()
     if (away := turned_away(around.factory, who.incarnation, now_ms=now_ms)) is not None:
         return Refuse(structs.replace(away, body={**held_by(job, now_ms), **away.body}))
-    state = State(changes.get("state", job.state))
+    state: State = changes.get("state", job.state)
     standing = obstacles(
         Situation(job, state, who.offers, now_ms, around.queue, around.factory, claimant=who.factory_id)
     )
@@ -63,9 +63,9 @@ def claim(job: Job, who: Claimant, *, now_ms: int, rules: Rules, around: Surroun
     ttl_ms = who.ttl_ms or job.ttl_ms or rules.ttl_ms
     taken = _lease(job, who, now_ms=now_ms, ttl_ms=ttl_ms, units=around.units)
     changes |= {
-        "state": State.LEASED.value,
+        "state": State.LEASED,
         "epoch": taken.epoch,
-        "lease": taken.plain(),
+        "lease": taken,
         "not_before_ms": None,
         "last_run_id": run_id(job.id, taken.epoch),
         "updated_ms": now_ms,

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from msgspec import structs
+
 from broker.answers import Answer, Reason, Word
-from broker.documents import RECENT_REQUESTS_MAX, Job, Lease, Outcome, State
+from broker.documents import RECENT_REQUESTS_MAX, Job, Lease, Outcome, Recent, RunEnd, State
 from broker.fence import Fence, FenceLost, FenceOk, Impossible, Loss, Replayed, check
 from datastore.value import Value
 
@@ -28,7 +30,7 @@ class Rules:
 
 
 class Write(Value, frozen=True):
-    """Store `changes` with a conditional write on the version judged; `answer` holds if it lands."""
+    """Store `changes` (a job's values) with a conditional write on the version judged; `answer` holds if it lands."""
 
     changes: Mapping[str, Any]
     answer: Answer
@@ -60,40 +62,29 @@ def held_by(job: Job, now_ms: int) -> dict[str, Any]:
 
 def end_lease(lease: Lease, *, now_ms: int, outcome: Outcome, **details: Any) -> dict[str, Any]:
     """The changes that take a lease away; `last_end` is what the run record is made of."""
-    return {
-        "lease": None,
-        "cancel": None,
-        "last_end": {
-            "epoch": lease.epoch,
-            "factory_id": lease.factory_id,
-            "incarnation": lease.incarnation,
-            "request_id": lease.request_id,
-            "started_ms": lease.granted_ms,
-            "ended_ms": now_ms,
-            "outcome": outcome.value,
-            "renewals": lease.renewals,
-            "result": details.get("result"),
-            "error": details.get("error"),
-        },
-    }
+    ended = RunEnd(
+        epoch=lease.epoch,
+        factory_id=lease.factory_id,
+        incarnation=lease.incarnation,
+        request_id=lease.request_id,
+        started_ms=lease.granted_ms,
+        ended_ms=now_ms,
+        outcome=outcome,
+        renewals=lease.renewals,
+        **details,
+    )
+    return {"lease": None, "cancel": None, "last_end": ended}
 
 
 def remember(job: Job, *, request_id: str, op: str, state: State) -> dict[str, Any]:
     """The change that makes a resend of `request_id` a replay."""
-    recent = [entry.plain() for entry in job.recent_requests[-(RECENT_REQUESTS_MAX - 1) :]]
-    recent.append({"request_id": request_id, "op": op, "epoch": job.epoch, "state": state.value})
-    return {"recent_requests": recent}
+    recent = Recent(request_id=request_id, op=op, epoch=job.epoch, state=state)
+    return {"recent_requests": (*job.recent_requests[-(RECENT_REQUESTS_MAX - 1) :], recent)}
 
 
 def counted(job: Job, name: str) -> dict[str, Any]:
     """The change that raises one of the counters."""
-    counters = {
-        "failures": job.counters.failures,
-        "expiries": job.counters.expiries,
-        "releases": job.counters.releases,
-    }
-    counters[name] += 1
-    return {"counters": counters}
+    return {"counters": structs.replace(job.counters, **{name: getattr(job.counters, name) + 1})}
 
 
 def failure(job: Job, *, now_ms: int, rules: Rules, jitter: float, retryable: bool = True) -> dict[str, Any]:
@@ -103,11 +94,11 @@ def failure(job: Job, *, now_ms: int, rules: Rules, jitter: float, retryable: bo
     """
     changes = counted(job, "failures")
     if job.cancel:
-        return {**changes, "state": State.CANCELLED.value}
+        return {**changes, "state": State.CANCELLED}
     if not retryable or job.counters.failures + 1 >= job.max_failures:
-        return {**changes, "state": State.FAILED.value}
+        return {**changes, "state": State.FAILED}
     due_ms = now_ms + backoff_ms(job.counters.failures, rules=rules, jitter=jitter)
-    return {**changes, "state": State.SCHEDULED.value, "not_before_ms": due_ms}
+    return {**changes, "state": State.SCHEDULED, "not_before_ms": due_ms}
 
 
 def backoff_ms(failures: int, *, rules: Rules, jitter: float) -> int:

@@ -2,9 +2,11 @@
 
 from typing import Any
 
+from msgspec import structs
+
 from broker.answers import Answer, Reason, Word
 from broker.controls import UNREGISTERED, FactoryRecord
-from broker.documents import Job, Lease, Outcome, State
+from broker.documents import Job, Lease, Outcome, Reservation, State
 from broker.fence import Fence
 from broker.transitions.decision import (
     Decision,
@@ -36,12 +38,7 @@ def renew(
     match at_the_fence(job, fence, now_ms):
         case Lease() as lease:
             ttl = ttl_ms or lease.ttl_ms
-            extended = {
-                **lease.plain(),
-                "ttl_ms": ttl,
-                "expires_ms": now_ms + ttl,
-                "renewals": lease.renewals + 1,
-            }
+            extended = structs.replace(lease, ttl_ms=ttl, expires_ms=now_ms + ttl, renewals=lease.renewals + 1)
             body: dict[str, Any] = {"job_id": job.id, "epoch": lease.epoch, "ttl_ms": ttl, "expires_ms": now_ms + ttl}
             drain = factory.draining(lease.incarnation, now_ms)
             asked = {"cancel": job.cancel is not None, "pause": paused, "drain": drain is not None}
@@ -75,7 +72,7 @@ def fail(
             outcome = Outcome.CANCELLED if job.cancel else Outcome.FAILED
             ended = end_lease(lease, now_ms=now_ms, outcome=outcome, error=error, result=result)
             failed = failure(job, now_ms=now_ms, rules=rules, jitter=jitter, retryable=retryable)
-            return _write(job, fence, "fail", State(failed["state"]), {**ended, **failed}, now_ms)
+            return _write(job, fence, "fail", failed["state"], {**ended, **failed}, now_ms)
         case refusal:
             return refusal
 
@@ -101,9 +98,8 @@ def hand_over(job: Job, fence: Fence, *, now_ms: int, rules: Rules, to: str, rea
         case Lease() as lease:
             if job.cancel:
                 return release(job, fence, now_ms=now_ms, reason=reason)
-            ended = end_lease(lease, now_ms=now_ms, outcome=Outcome.RELEASED, error=reason)
-            ended["last_end"]["handed_to"] = to
-            ended["reserved"] = {"factory_id": to, "by": lease.factory_id, "until_ms": now_ms + rules.ttl_ms}
+            ended = end_lease(lease, now_ms=now_ms, outcome=Outcome.RELEASED, error=reason, handed_to=to)
+            ended["reserved"] = Reservation(factory_id=to, by=lease.factory_id, until_ms=now_ms + rules.ttl_ms)
             return _write(job, fence, "hand_over", State.READY, {**ended, **counted(job, "releases")}, now_ms)
         case refusal:
             return refusal
@@ -114,7 +110,7 @@ def undo(job: Job, *, epoch: int, request_id: str, now_ms: int) -> Decision:
     lease = job.lease
     if lease is None or (lease.epoch, lease.request_id) != (epoch, request_id):
         return Refuse(Answer(Word.CONFLICT, Reason.RACED, held_by(job, now_ms)))
-    changes = {**end_lease(lease, now_ms=now_ms, outcome=Outcome.RELEASED), "state": State.READY.value}
+    changes = {**end_lease(lease, now_ms=now_ms, outcome=Outcome.RELEASED), "state": State.READY}
     return Write({**changes, "updated_ms": now_ms}, Answer(Word.CONFLICT, Reason.RACED, {"job_id": job.id}))
 
 
@@ -123,4 +119,4 @@ def _write(job: Job, fence: Fence, op: str, state: State, changes: dict[str, Any
     if changes.get("not_before_ms") is not None:
         body["not_before_ms"] = changes["not_before_ms"]
     remembered = remember(job, request_id=fence.request_id, op=op, state=state)
-    return Write({**changes, **remembered, "state": state.value, "updated_ms": now_ms}, Answer(Word.OK, body=body))
+    return Write({**changes, **remembered, "state": state, "updated_ms": now_ms}, Answer(Word.OK, body=body))

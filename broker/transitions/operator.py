@@ -3,7 +3,7 @@
 from typing import Any
 
 from broker.answers import Answer, Reason, Word
-from broker.documents import WAITING, Job, Outcome, State
+from broker.documents import WAITING, CancelRequest, Counters, Hold, Job, Outcome, State
 from broker.transitions.decision import (
     Decision,
     Refuse,
@@ -24,7 +24,7 @@ def cancel(job: Job, *, request_id: str, now_ms: int, rules: Rules, reason: str 
     if job.state in WAITING:
         return _write(job, request_id, "cancel", State.CANCELLED, {"why": reason}, now_ms)
     if job.state is State.LEASED:
-        asked = {"reason": reason, "asked_ms": now_ms, "enforce_ms": now_ms + rules.cancel_grace_ms}
+        asked = CancelRequest(reason=reason, asked_ms=now_ms, enforce_ms=now_ms + rules.cancel_grace_ms)
         return _write(job, request_id, "cancel", State.LEASED, {"cancel": asked}, now_ms)
     return Refuse(Answer(Word.ALREADY_TERMINAL, body={"job_id": job.id, "outcome": job.state.value}))
 
@@ -33,7 +33,7 @@ def give_way(job: Job, *, why: str, now_ms: int) -> Decision:
     """Cancel a job for a newer one, if it still waits. One that runs is left alone."""
     if job.state not in WAITING:
         return Refuse(Answer(Word.CONFLICT, Reason.NOT_CANCELLABLE, held_by(job, now_ms)))
-    changes = {"state": State.CANCELLED.value, "why": why, "updated_ms": now_ms}
+    changes = {"state": State.CANCELLED, "why": why, "updated_ms": now_ms}
     return Write(changes, Answer(Word.OK, body={"job_id": job.id, "state": State.CANCELLED.value}))
 
 
@@ -44,7 +44,7 @@ def redrive(job: Job, *, request_id: str, now_ms: int) -> Decision:
     if job.state not in (State.FAILED, State.CANCELLED):
         return Refuse(Answer(Word.CONFLICT, Reason.NOT_REDRIVABLE, held_by(job, now_ms)))
     changes = {
-        "counters": {"failures": 0, "expiries": 0, "releases": job.counters.releases},
+        "counters": Counters(releases=job.counters.releases),
         "deadline_ms": None if job.timeout_ms is None else now_ms + job.timeout_ms,
         "not_before_ms": None,
         "why": None,
@@ -61,7 +61,7 @@ def revoke(job: Job, *, request_id: str, now_ms: int, reason: str | None, and_ho
         return Refuse(Answer(Word.CONFLICT, Reason.NOT_LEASED, held_by(job, now_ms)))
     changes = {**end_lease(job.lease, now_ms=now_ms, outcome=Outcome.REVOKED, error=reason), **counted(job, "releases")}
     if and_hold:
-        changes["hold"] = {"reason": reason, "since_ms": now_ms}
+        changes["hold"] = Hold(reason=reason, since_ms=now_ms)
     state = State.CANCELLED if job.cancel else State.READY
     return _write(job, request_id, "revoke", state, changes, now_ms)
 
@@ -70,7 +70,7 @@ def hold(job: Job, *, request_id: str, now_ms: int, reason: str | None) -> Decis
     """Keep a job from being granted; a lease that stands is not touched."""
     if job.recent(request_id):
         return replay(job, request_id)
-    return _write(job, request_id, "hold", job.state, {"hold": {"reason": reason, "since_ms": now_ms}}, now_ms)
+    return _write(job, request_id, "hold", job.state, {"hold": Hold(reason=reason, since_ms=now_ms)}, now_ms)
 
 
 def lift(job: Job, *, request_id: str, now_ms: int) -> Decision:
@@ -83,4 +83,4 @@ def lift(job: Job, *, request_id: str, now_ms: int) -> Decision:
 def _write(job: Job, request_id: str, op: str, state: State, changes: dict[str, Any], now_ms: int) -> Decision:
     remembered = remember(job, request_id=request_id, op=op, state=state)
     body = {"job_id": job.id, "epoch": job.epoch, "state": state.value}
-    return Write({**changes, **remembered, "state": state.value, "updated_ms": now_ms}, Answer(Word.OK, body=body))
+    return Write({**changes, **remembered, "state": state, "updated_ms": now_ms}, Answer(Word.OK, body=body))

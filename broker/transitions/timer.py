@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from msgspec import structs
+
 from broker.answers import Answer, Reason, Word
 from broker.controls import FactoryRecord
 from broker.documents import TERMINAL, Job, Lease, OnParentFailure, OnStuck, Outcome, State
@@ -23,7 +25,7 @@ def expire(job: Job, lease: Lease, *, now_ms: int) -> dict[str, Any]:
         changes["why"] = f"leases expired: {job.counters.expiries + 1}"
     else:
         state = State.READY
-    return {**changes, "state": state.value}
+    return {**changes, "state": state}
 
 
 def reap(job: Job, *, now_ms: int, rules: Rules) -> Decision:
@@ -46,14 +48,14 @@ def enforce_cancel(job: Job, *, now_ms: int) -> Decision:
     if job.lease is None or job.cancel is None or now_ms <= job.cancel.enforce_ms:
         return _nothing_to_do(job, now_ms)
     ended = end_lease(job.lease, now_ms=now_ms, outcome=Outcome.CANCELLED, error=job.cancel.reason)
-    return _write({**ended, "state": State.CANCELLED.value}, job, now_ms)
+    return _write({**ended, "state": State.CANCELLED}, job, now_ms)
 
 
 def time_out(job: Job, *, now_ms: int) -> Decision:
     """Fail a job whose deadline is over, whether it runs or still waits."""
     if job.state.terminal or job.deadline_ms is None or now_ms <= job.deadline_ms:
         return _nothing_to_do(job, now_ms)
-    changes: dict[str, Any] = {"state": State.FAILED.value, "why": "its deadline was over"}
+    changes: dict[str, Any] = {"state": State.FAILED, "why": "its deadline was over"}
     if job.lease is not None:
         changes |= end_lease(job.lease, now_ms=now_ms, outcome=Outcome.TIMED_OUT) | counted(job, "failures")
     return _write(changes, job, now_ms)
@@ -85,15 +87,15 @@ def heed_progress(job: Job, *, progress_ms: int | None, now_ms: int, rules: Rule
         return _write({**ended, **failure(job, now_ms=now_ms, rules=rules, jitter=jitter)}, job, now_ms)
     if stuck == (lease.stuck_ms is not None):
         return _nothing_to_do(job, now_ms)
-    flagged = {**lease.plain(), "stuck_ms": since_ms if stuck else None}
-    return _write({"lease": flagged, "state": job.state.value}, job, now_ms)
+    flagged = structs.replace(lease, stuck_ms=since_ms if stuck else None)
+    return _write({"lease": flagged, "state": job.state}, job, now_ms)
 
 
 def due(job: Job, *, now_ms: int) -> Decision:
     """Make a scheduled job ready once its time has come."""
     if job.state is not State.SCHEDULED or (job.not_before_ms is not None and now_ms < job.not_before_ms):
         return _nothing_to_do(job, now_ms)
-    return _write({"state": State.READY.value, "not_before_ms": None, "ready_ms": now_ms}, job, now_ms)
+    return _write({"state": State.READY, "not_before_ms": None, "ready_ms": now_ms}, job, now_ms)
 
 
 def unblock(job: Job, *, parents: dict[str, State], now_ms: int) -> Decision:
@@ -106,16 +108,12 @@ def unblock(job: Job, *, parents: dict[str, State], now_ms: int) -> Decision:
     if job.on_parent_failure is OnParentFailure.CANCEL:
         for parent in job.depends_on:
             if (state := parents.get(parent)) in (State.FAILED, State.CANCELLED):
-                return _write(
-                    {"state": State.CANCELLED.value, "why": f"its parent {parent} {_ended(state)}"}, job, now_ms
-                )
+                return _write({"state": State.CANCELLED, "why": f"its parent {parent} {_ended(state)}"}, job, now_ms)
     done = TERMINAL if job.on_parent_failure is OnParentFailure.IGNORE else {State.SUCCEEDED}
     if any(parents.get(parent) not in done for parent in job.depends_on):
         return _nothing_to_do(job, now_ms)
     waits = job.not_before_ms is not None and now_ms < job.not_before_ms
-    return _write(
-        {"state": State.SCHEDULED.value} if waits else {"state": State.READY.value, "ready_ms": now_ms}, job, now_ms
-    )
+    return _write({"state": State.SCHEDULED} if waits else {"state": State.READY, "ready_ms": now_ms}, job, now_ms)
 
 
 def _ended(state: State) -> str:
@@ -123,7 +121,9 @@ def _ended(state: State) -> str:
 
 
 def _write(changes: dict[str, Any], job: Job, now_ms: int) -> Decision:
-    return Write({**changes, "updated_ms": now_ms}, Answer(Word.OK, body={"job_id": job.id, "state": changes["state"]}))
+    return Write(
+        {**changes, "updated_ms": now_ms}, Answer(Word.OK, body={"job_id": job.id, "state": changes["state"].value})
+    )
 
 
 def _nothing_to_do(job: Job, now_ms: int) -> Decision:

@@ -71,7 +71,7 @@ MUTANTS = (
     Mutant(
         "epoch reset on release",
         "broker.transitions.decision",
-        (('    return {\n        "lease": None,\n', '    return {\n        "lease": None,\n        "epoch": 0,\n'),),
+        (('    return {"lease": None,', '    return {"epoch": 0, "lease": None,'),),
         ("tests/unit/test_transitions.py", "tests/concurrency/test_proof.py::TestMemory"),
     ),
     Mutant(
@@ -123,7 +123,7 @@ MUTANTS = (
     Mutant(
         "request id forgotten",
         "broker.transitions.decision",
-        (('    recent.append({"request_id": request_id,', '    recent.append({"request_id": "",'),),
+        (("    recent = Recent(request_id=request_id,", '    recent = Recent(request_id="",'),),
         ("tests/unit/test_transitions.py::test_a_resend_is_a_replay_and_changes_nothing",),
     ),
     Mutant(

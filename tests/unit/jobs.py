@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from broker.documents import Job
+from broker.documents import Job, as_stored
 from broker.fence import Fence
 from broker.transitions import Claimant, Decision, Rules, Write
 from datastore.interface import Document, Etag
@@ -47,7 +47,7 @@ def after(job: Job, decision: Decision) -> Job:
     if not isinstance(decision, Write):
         return job
     document = job.document
-    return stored({**document.body, **decision.changes}, rev=document.rev + 1, id=document.id)
+    return stored({**document.body, **as_stored(decision.changes)}, rev=document.rev + 1, id=document.id)
 
 
 def claimant(factory: str = "other", request_id: str = "claim-2", **fields: Any) -> Claimant:

@@ -2,12 +2,13 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from broker import transitions
 from broker.answers import Answer, Reason, Word
 from broker.controls import Drain, FactoryRecord
-from broker.documents import Job, State
+from broker.documents import Job, State, as_stored
 from broker.transitions import Refuse, Replay, Write
 from broker.transitions.factory import draining, turned_away
 from tests.unit.jobs import EPOCH, HOLDER, NOW, RULES, TOKEN, fence, job, lease
@@ -45,6 +46,12 @@ def remembered(op: str, state: str) -> dict[str, Any]:
     return {"recent_requests": [entry], "state": state, "updated_ms": NOW}
 
 
+def written(changes: dict[str, Any], answer: Answer) -> Write:
+    """A write of these changes, spelt as they are stored."""
+    read = msgspec.convert({"queue": "builds", "state": "ready", **changes}, Job)
+    return Write({name: getattr(read, name) for name in changes}, answer)
+
+
 def counters(failures: int = 0, expiries: int = 0, releases: int = 0) -> dict[str, Any]:
     return {"counters": {"failures": failures, "expiries": expiries, "releases": releases}}
 
@@ -57,13 +64,13 @@ def fail(found: Job, *, retryable: bool = True) -> transitions.Decision:
 def test_complete() -> None:
     decision = transitions.complete(job("leased"), fence(), now_ms=NOW, result={"n": 1})
     changes = ended("succeeded", result={"n": 1}) | remembered("complete", "succeeded")
-    assert decision == Write(changes, told(epoch=EPOCH, state="succeeded"))
+    assert decision == written(changes, told(epoch=EPOCH, state="succeeded"))
 
 
 def test_a_failed_try_is_tried_again_until_its_cap() -> None:
     due_ms = NOW + RULES.backoff_base_ms
     changes = ended("failed", error="broke", result={"n": 1}) | counters(failures=2) | remembered("fail", "scheduled")
-    assert fail(job("leased", **counters(failures=1), max_failures=3)) == Write(
+    assert fail(job("leased", **counters(failures=1), max_failures=3)) == written(
         {**changes, "not_before_ms": due_ms}, told(epoch=EPOCH, state="scheduled", not_before_ms=due_ms)
     )
 
@@ -71,14 +78,14 @@ def test_a_failed_try_is_tried_again_until_its_cap() -> None:
 @pytest.mark.parametrize(("failures", "retryable"), [(2, True), (0, False)])
 def test_a_failure_at_the_cap_and_a_final_one_end_the_job(failures: int, retryable: bool) -> None:
     changes = ended("failed", error="broke", result={"n": 1}) | counters(failures=failures + 1)
-    assert fail(job("leased", **counters(failures=failures)), retryable=retryable) == Write(
+    assert fail(job("leased", **counters(failures=failures)), retryable=retryable) == written(
         changes | remembered("fail", "failed"), told(epoch=EPOCH, state="failed")
     )
 
 
 def test_a_failure_under_a_cancel_acknowledges_it() -> None:
     changes = ended("cancelled", error="broke", result={"n": 1}) | counters(failures=1)
-    assert fail(job("leased", cancel=CANCEL)) == Write(
+    assert fail(job("leased", cancel=CANCEL)) == written(
         changes | remembered("fail", "cancelled"), told(epoch=EPOCH, state="cancelled")
     )
 
@@ -86,14 +93,14 @@ def test_a_failure_under_a_cancel_acknowledges_it() -> None:
 def test_release() -> None:
     decision = transitions.release(job("leased"), fence(), now_ms=NOW, reason="later")
     changes = ended("released", error="later") | counters(releases=1) | remembered("release", "ready")
-    assert decision == Write(changes, told(epoch=EPOCH, state="ready"))
+    assert decision == written(changes, told(epoch=EPOCH, state="ready"))
 
 
 def test_hand_over_reserves_the_job_for_a_ttl() -> None:
     decision = transitions.hand_over(job("leased"), fence(), now_ms=NOW, rules=RULES, to="mac-2", reason="yours")
     changes = ended("released", error="yours", handed_to="mac-2") | counters(releases=1)
     reserved = {"factory_id": "mac-2", "by": "holder", "until_ms": NOW + RULES.ttl_ms}
-    assert decision == Write(
+    assert decision == written(
         {**changes, "reserved": reserved} | remembered("hand_over", "ready"), told(epoch=EPOCH, state="ready")
     )
 
@@ -108,7 +115,7 @@ def test_giving_a_job_back_under_a_cancel_acknowledges_it(op: str, asked: str | 
         else transitions.hand_over(found, fence(), now_ms=NOW, rules=RULES, to="mac-2", reason="later")
     )
     changes = ended("cancelled", error=why) | counters(releases=1) | remembered("release", "cancelled")
-    assert decision == Write(changes, told(epoch=EPOCH, state="cancelled"))
+    assert decision == written(changes, told(epoch=EPOCH, state="cancelled"))
 
 
 def test_a_renewal_says_everything_a_holder_is_to_heed() -> None:
@@ -120,7 +127,7 @@ def test_a_renewal_says_everything_a_holder_is_to_heed() -> None:
     extended = {**kept.plain(), "ttl_ms": 5_000, "expires_ms": NOW + 5_000, "renewals": 1}
     body = {"job_id": "job", "epoch": EPOCH, "ttl_ms": 5_000, "expires_ms": NOW + 5_000}
     answer = Answer(Word.RENEWED, body={**body, "directives": ["cancel", "pause", "drain"]})
-    assert decision == Write({"lease": extended, "updated_ms": NOW}, answer)
+    assert decision == written({"lease": extended, "updated_ms": NOW}, answer)
 
 
 def test_a_renewal_of_a_job_that_is_over_says_how_it_ended() -> None:
@@ -162,7 +169,7 @@ def test_undo_takes_back_its_own_grant_only() -> None:
     found = job("leased")
     decision = transitions.undo(found, epoch=EPOCH, request_id="claim-1", now_ms=NOW)
     answer = Answer(Word.CONFLICT, Reason.RACED, {"job_id": "job"})
-    assert decision == Write(ended("released") | {"state": "ready", "updated_ms": NOW}, answer)
+    assert decision == written(ended("released") | {"state": "ready", "updated_ms": NOW}, answer)
     for epoch, request_id in ((EPOCH - 1, "claim-1"), (EPOCH, "claim-2")):
         assert transitions.undo(found, epoch=epoch, request_id=request_id, now_ms=NOW) == raced("leased")
     assert transitions.undo(job("ready"), epoch=EPOCH, request_id="claim-1", now_ms=NOW) == raced("ready")
@@ -175,13 +182,13 @@ def cancel(found: Job) -> transitions.Decision:
 @pytest.mark.parametrize("state", ["blocked", "scheduled", "ready"])
 def test_cancel_ends_a_waiting_job(state: str) -> None:
     changes = {"why": "stop"} | remembered("cancel", "cancelled")
-    assert cancel(job(state)) == Write(changes, told(epoch=EPOCH, state="cancelled"))
+    assert cancel(job(state)) == written(changes, told(epoch=EPOCH, state="cancelled"))
 
 
 def test_cancel_asks_a_holder_to_stop_within_the_grace() -> None:
     asked = {"reason": "stop", "asked_ms": NOW, "enforce_ms": NOW + RULES.cancel_grace_ms}
     changes = {"cancel": asked} | remembered("cancel", "leased")
-    assert cancel(job("leased")) == Write(changes, told(epoch=EPOCH, state="leased"))
+    assert cancel(job("leased")) == written(changes, told(epoch=EPOCH, state="leased"))
 
 
 def test_cancel_of_a_job_that_is_over_says_how_it_ended() -> None:
@@ -190,7 +197,7 @@ def test_cancel_of_a_job_that_is_over_says_how_it_ended() -> None:
 
 def test_a_waiting_job_gives_way_and_a_running_one_does_not() -> None:
     changes = {"state": "cancelled", "why": "newer", "updated_ms": NOW}
-    assert transitions.give_way(job("ready"), why="newer", now_ms=NOW) == Write(changes, told(state="cancelled"))
+    assert transitions.give_way(job("ready"), why="newer", now_ms=NOW) == written(changes, told(state="cancelled"))
     refusal = Refuse(Answer(Word.CONFLICT, Reason.NOT_CANCELLABLE, facts("leased")))
     assert transitions.give_way(job("leased"), why="newer", now_ms=NOW) == refusal
 
@@ -199,7 +206,7 @@ def test_redrive_makes_a_job_new_but_for_its_epoch_and_releases() -> None:
     found = job("failed", **counters(3, 2, 1), timeout_ms=500, deadline_ms=NOW - 1, not_before_ms=NOW + 5, why="x")
     changes = counters(releases=1) | {"deadline_ms": NOW + 500, "not_before_ms": None, "why": None, "ready_ms": NOW}
     decision = transitions.redrive(found, request_id="request-1", now_ms=NOW)
-    assert decision == Write(changes | remembered("redrive", "ready"), told(epoch=EPOCH, state="ready"))
+    assert decision == written(changes | remembered("redrive", "ready"), told(epoch=EPOCH, state="ready"))
 
 
 @pytest.mark.parametrize("state", ["succeeded", "ready", "leased"])
@@ -216,7 +223,7 @@ def test_revoke_takes_the_lease(and_hold: bool, asked: dict[str, Any] | None) ->
     state = "ready" if asked is None else "cancelled"
     hold = {"hold": {"reason": "mine", "since_ms": NOW}} if and_hold else {}
     changes = ended("revoked", error="mine") | counters(releases=1) | hold | remembered("revoke", state)
-    assert decision == Write(changes, told(epoch=EPOCH, state=state))
+    assert decision == written(changes, told(epoch=EPOCH, state=state))
 
 
 def test_revoke_of_a_job_nobody_holds_is_refused() -> None:
@@ -227,14 +234,14 @@ def test_revoke_of_a_job_nobody_holds_is_refused() -> None:
 def test_hold_and_lift() -> None:
     held = transitions.hold(job("ready"), request_id="request-1", now_ms=NOW, reason="wait")
     changes = {"hold": {"reason": "wait", "since_ms": NOW}} | remembered("hold", "ready")
-    assert held == Write(changes, told(epoch=EPOCH, state="ready"))
+    assert held == written(changes, told(epoch=EPOCH, state="ready"))
     lifted = transitions.lift(job("leased"), request_id="request-1", now_ms=NOW)
-    assert lifted == Write({"hold": None} | remembered("lift", "leased"), told(epoch=EPOCH, state="leased"))
+    assert lifted == written({"hold": None} | remembered("lift", "leased"), told(epoch=EPOCH, state="leased"))
 
 
 def by_itself(changes: dict[str, Any], state: str) -> Write:
     """What time does to a job."""
-    return Write({**changes, "state": state, "updated_ms": NOW}, told(state=state))
+    return written({**changes, "state": state, "updated_ms": NOW}, told(state=state))
 
 
 DEAD = {"expires_ms": NOW - RULES.skew_ms - 1}
@@ -392,7 +399,7 @@ def test_a_grant_says_everything_its_holder_needs() -> None:
     taken = {"factory_id": "f", "incarnation": "i", "epoch": EPOCH + 1, "token": TOKEN, "request_id": "claim-9"}
     taken |= {"granted_ms": NOW, "expires_ms": NOW + 5_000, "ttl_ms": 5_000, "renewals": 0, "stuck_ms": None}
     taken |= {"run_deadline_ms": NOW + 700, "limits": ["key:gpu"], "instance": "x"}
-    assert decision.changes == {
+    assert as_stored(decision.changes) == {
         "state": "leased",
         "epoch": EPOCH + 1,
         "lease": taken,
