@@ -172,9 +172,8 @@ def _with_spec(context: Context, settled: Settlement) -> Settlement:
     if "token" not in answer.body:
         return settled
     try:
-        spec = repository.read_submitted(context.store, answer.body["job_id"])
+        submitted = repository.read_submitted(context.store, answer.body["job_id"])
     except NotApplied as error:
         # The grant stands; only its answer can't be given. The same request id will get it.
         raise OutcomeUnknown(f"{answer.body['job_id']}: granted, but its spec can't be read now") from error
-    body = {**answer.body, "payload": spec.payload, "labels": spec.labels}
-    return Settlement(Answer(answer.word, answer.reason, body), settled.changes)
+    return Settlement(Answer(answer.word, answer.reason, {**answer.body, **submitted}), settled.changes)

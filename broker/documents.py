@@ -304,22 +304,6 @@ class Spec(Frozen, frozen=True, kw_only=True):
         return _convert(document, cls)
 
 
-class Submitted(Frozen, frozen=True, kw_only=True):
-    """What a grant carries of a spec; the rest of it is passed over."""
-
-    payload: Any = None
-    labels: dict[str, str] = msgspec.field(default_factory=dict)
-
-    @classmethod
-    def from_document(cls, document: Document) -> Self:
-        """That part of a stored spec.
-
-        Raises:
-          Corrupt: the document is not a spec.
-        """
-        return _convert(document, cls)
-
-
 class Run(Frozen, frozen=True, kw_only=True):
     """One holder's try. Created after the job's compare-and-set and derived from it."""
 

@@ -1,8 +1,9 @@
 """Randomness as an argument: tokens, write ids and jitter."""
 
-import os
 import random
 from typing import Protocol
+
+from datastore.randomness import Ids
 
 
 class Entropy(Protocol):
@@ -22,13 +23,16 @@ class Entropy(Protocol):
 
 
 class SystemEntropy:
-    """The operating system's randomness. Safe after a fork, since nothing is kept."""
+    """The operating system's randomness. Safe under threads and after a fork."""
+
+    def __init__(self) -> None:
+        self._ids = Ids()
 
     def token(self) -> str:
-        return os.urandom(16).hex()
+        return self._ids() + self._ids()
 
     def write_id(self) -> str:
-        return os.urandom(8).hex()
+        return self._ids()
 
     def jitter(self) -> float:
         return random.random()  # noqa: S311  # spreads retries; nobody gains by guessing it

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any, TypeAlias
 
-from broker.documents import Job, Lease, Outcome, Run, RunEnd, Spec, Submitted, as_stored, run_id, spec_id
+from broker.documents import Job, Lease, Outcome, Run, RunEnd, Spec, as_stored, run_id, spec_id
 from datastore import (
     Conflict,
     Corrupt,
@@ -103,13 +103,14 @@ def read_spec(store: Datastore, job_id: str) -> Spec:
     return Spec.from_document(_spec_document(store, job_id))
 
 
-def read_submitted(store: Datastore, job_id: str) -> Submitted:
-    """The payload and labels of what was submitted.
+def read_submitted(store: Datastore, job_id: str) -> dict[str, Any]:
+    """What a grant carries of the spec: `payload` and `labels`, as they are stored.
 
     Raises:
       Corrupt: as `read_spec`.
     """
-    return Submitted.from_document(_spec_document(store, job_id))
+    body = _spec_document(store, job_id).body
+    return {"payload": body.get("payload"), "labels": body.get("labels", {})}
 
 
 def _spec_document(store: Datastore, job_id: str) -> Document:

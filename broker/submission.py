@@ -9,7 +9,18 @@ from broker.documents import Job, Spec, State
 from broker.matching import canonical
 from broker.messages import Submit, SubmitBody
 
-RARELY_SAID = {"run_timeout_ms", "stuck_after_ms", "on_stuck", "on_parent_failure", "supersedes"}
+RARELY_SAID = {
+    "fairness_key",
+    "depends_on",
+    "not_before_ms",
+    "timeout_ms",
+    "ttl_ms",
+    "run_timeout_ms",
+    "stuck_after_ms",
+    "on_stuck",
+    "on_parent_failure",
+    "supersedes",
+}
 """Fields that go into the job as they are, if they are given."""
 
 
@@ -85,16 +96,6 @@ def first_version(body: SubmitBody, *, now_ms: int) -> dict[str, Any]:
         "queue": body.queue,
         "state": state.value,
         "priority": body.priority,
-        "requires": list(canonical(body.requires)),
-        "prefers": [list(each) for each in sorted(body.prefers.items())],
-        "fairness_key": body.fairness_key,
-        "locks": list(canonical(body.locks)),
-        "concurrency": list(canonical(body.concurrency)),
-        "depends_on": list(body.depends_on),
-        "not_before_ms": body.not_before_ms,
-        "deadline_ms": None if body.timeout_ms is None else now_ms + body.timeout_ms,
-        "timeout_ms": body.timeout_ms,
-        "ttl_ms": body.ttl_ms,
         "max_failures": body.max_failures,
         "max_expiries": body.max_expiries,
         "counters": {"failures": 0, "expiries": 0, "releases": 0},
@@ -103,11 +104,19 @@ def first_version(body: SubmitBody, *, now_ms: int) -> dict[str, Any]:
         "recent_requests": [],
         "created_ms": now_ms,
         "updated_ms": now_ms,
-        **_said(body),
+        **_said(body, now_ms),
     }
 
 
-def _said(body: SubmitBody) -> dict[str, Any]:
-    """What few jobs say. Left out where it is not said: a document is read several times for each claim."""
+def _said(body: SubmitBody, now_ms: int) -> dict[str, Any]:
+    """What few jobs say. Left out where it is not said: a document is read and written several times for each claim."""
     said = body.model_dump(mode="json", include=RARELY_SAID, exclude_defaults=True)
-    return said if body.unique is None else {**said, "unique": body.unique.key}
+    others = {
+        "requires": list(canonical(body.requires)),
+        "prefers": [list(each) for each in sorted(body.prefers.items())],
+        "locks": list(canonical(body.locks)),
+        "concurrency": list(canonical(body.concurrency)),
+        "deadline_ms": None if body.timeout_ms is None else now_ms + body.timeout_ms,
+        "unique": None if body.unique is None else body.unique.key,
+    }
+    return said | {name: value for name, value in others.items() if value}

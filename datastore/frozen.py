@@ -91,8 +91,9 @@ def freeze_patch(patch: Patch) -> tuple[FrozenDict, tuple[str, ...]]:
     """
     if not RESERVED_FIELDS.isdisjoint(patch):
         raise _reserved(patch)
-    removed = tuple([key for key, value in patch.items() if value is UNSET])
-    if removed:
+    removed: tuple[str, ...] = ()
+    if UNSET in patch.values():
+        removed = tuple([key for key, value in patch.items() if value is UNSET])
         patch = {key: value for key, value in patch.items() if value is not UNSET}
     return _object(patch, 0, _text_is_valid(patch)), removed
 
@@ -137,8 +138,9 @@ def _object(source: Mapping[Any, object], depth: int, valid: bool) -> FrozenDict
     if not (valid and _TEXT.issuperset(map(type, source))):
         return FrozenDict({_key(key): _freeze(value, depth + 1, valid) for key, value in source.items()})
     frozen = FrozenDict(source)
-    for key in [key for key, value in source.items() if type(value) not in _FLAT]:
-        dict.__setitem__(frozen, key, _freeze(source[key], depth + 1, valid))
+    if not _FLAT.issuperset(map(type, source.values())):
+        for key in [key for key, value in source.items() if type(value) not in _FLAT]:
+            dict.__setitem__(frozen, key, _freeze(source[key], depth + 1, valid))
     return frozen
 
 

@@ -27,6 +27,7 @@ from datastore.interface import (
 )
 from datastore.json_body import JsonBody, encode
 from datastore.matching import check_query, matches
+from datastore.randomness import Ids
 from datastore.sqlite_file import prepare
 from datastore.sqlite_query import page_query
 from datastore.sqlite_session import Batch, Session
@@ -37,11 +38,6 @@ TIMEOUT_MS: Final = 5_000
 _SELECT: Final = "SELECT partition_key, id, rev, etag, body FROM documents WHERE partition_key = ? AND id = ?"
 _INSERT: Final = "INSERT INTO documents (partition_key, id, rev, etag, body) VALUES (?, ?, ?, ?, ?)"
 _UPDATE: Final = "UPDATE documents SET rev = ?, etag = ?, body = ? WHERE partition_key = ? AND id = ? AND etag = ?"
-
-
-def random_etag() -> str:
-    """Sixteen hex digits of the system's randomness, so that no two processes and no two files share one."""
-    return os.urandom(8).hex()
 
 
 class SqliteDatastore:
@@ -59,9 +55,9 @@ class SqliteDatastore:
         *,
         indexes: Sequence[str] = (),
         timeout_ms: int = TIMEOUT_MS,
-        etag_source: Callable[[], str] = random_etag,
+        etag_source: Callable[[], str] | None = None,
     ) -> None:
-        """Open or create the file (0600, a missing folder 0700).
+        """Open or create the file (0600, a missing folder 0700). `etag_source`: the system's randomness unless given.
 
         Raises:
           ValueError: the path is SQLite's `:memory:`, or an index is no dotted path.
@@ -72,7 +68,7 @@ class SqliteDatastore:
         if os.fspath(path) == ":memory:":
             raise ValueError("a SQLite store is a file; for one in memory use memory://")
         self._path = os.path.abspath(path)  # connections are opened later, perhaps from another working directory
-        self._etag_source = etag_source
+        self._etag_source = etag_source or Ids()  # no two processes and no two files share an etag
         self._indexes = frozenset(indexes)
         prepare(self._path, indexes=indexes, timeout_ms=timeout_ms)
         self._session = Session(self._path, timeout_ms=timeout_ms)
