@@ -39,7 +39,7 @@ class InProcess:
 
     def take(self, worker: str = "w1") -> Hand:
         """Into a worker's in-flight list."""
-        return taking.take(self.redis, worker, QUEUES, at_most=64)
+        return taking.ask(self.redis, worker, QUEUES, at_most=64)()
 
     def settle(self, entries: Sequence[Entry], worker: str = "w1") -> list[tuple[Entry, Settled]]:
         """Into the store; nothing is answered yet."""

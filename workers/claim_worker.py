@@ -1,6 +1,6 @@
 """ClaimWorker: an rq worker class that settles requests in batches and outlives whatever Redis does.
 
-wait -> take (one Lua call) -> settle (one group of writes) -> finish (one pipeline) -> wait
+wait -> serve: take (one Lua call) -> settle (one group of writes) -> end (one pipeline) -> wait
 """
 
 import gc
@@ -137,14 +137,12 @@ class ServeLoop:
             while not self._stopping:
                 woken = waiters.wait(0 if busy or burst else TICK_MS / 1000)
                 if woken or busy or burst:  # else every list is empty, and waited on
-                    hand = self._shift.take(woken)
+                    busy = self._shift.serve(woken)
                     self._backoff.reset()
-                    self._shift.settle(hand)
-                    busy = bool(hand.entries)
                     if burst and not busy:
                         break
                 self._tick()
-            self._shift.settle(self._shift.take(waiters.stop(), only_woken=True))
+            self._shift.stop(waiters.stop())
         finally:
             waiters.close()
 

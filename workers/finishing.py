@@ -2,7 +2,7 @@
 
 import json
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from redis import Redis
@@ -15,6 +15,7 @@ from broker.parsing import Malformed, without_tokens
 from broker.queues import rq_job_key
 from broker.settlement import Context
 from datastore.value import Value
+from workers.lean_redis import post
 from workers.taking import DEAD, DEAD_MAX, ID_BYTES_MAX, Entry, NotOurs, Wire, inflight_key
 
 ENTRY_CHARS_MAX = 2_048
@@ -44,6 +45,19 @@ def finish(
 
     A crash part-way leaves the entry in flight: it is settled again, and replayed.
     """
+    post_end(context, connection, worker, settled, refused, now_ms=now_ms)()
+
+
+def post_end(
+    context: Context,
+    connection: Redis,
+    worker: str,
+    settled: Sequence[tuple[Entry, Settled]],
+    refused: Sequence[Refused],
+    *,
+    now_ms: int,
+) -> Callable[[], None]:
+    """Post what `finish` sends. What is returned waits until it is done, and does what follows from it."""
     results = [result for _, result in settled]
     parents = families.ended(change for result in results for change in result.changes)
     with connection.pipeline(transaction=False) as pipe:
@@ -54,9 +68,14 @@ def finish(
         _end_rq_jobs(pipe, worker, entries)
         _tidy(pipe, worker, [entry for entry, _ in entries])
         families.ask(pipe, parents)
-        answers = pipe.execute()
-    children = families.found(answers[len(answers) - len(parents) :])
-    batch.follow_up(context, connection, results, children=children, now_ms=now_ms)
+        replies = post(pipe)
+
+    def end() -> None:
+        answers = replies(True)
+        children = families.found(answers[len(answers) - len(parents) :])
+        batch.follow_up(context, connection, results, children=children, now_ms=now_ms)
+
+    return end
 
 
 def bury(pipe: Pipeline, refused: Refused, *, now_ms: int) -> None:

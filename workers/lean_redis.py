@@ -1,15 +1,19 @@
 """redis-py without what a worker's round trips don't need: kept connections, one write, one pass over the replies.
 
-A worker makes two round trips for each batch, of one request as of sixty-four; through redis-py's own path they took
-longer than settling a request does. Errors, time-outs and the parsing of replies are redis-py's. Nothing is retried.
+A worker makes a round trip or two for each batch, of one request as of sixty-four; through redis-py's own path they
+took longer than settling a request does. Commands can be posted, too: their replies are read later, so that Redis
+works on them meanwhile. Errors, time-outs and the parsing of replies are redis-py's. Nothing is retried.
 """
 
 import os
-from collections.abc import Sequence
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import hiredis
-from redis import Redis
+from redis import ConnectionPool, Redis
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE, Pipeline
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import DataError, RedisError
@@ -24,8 +28,7 @@ class LeanRedis(Redis):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._kept: list[Any] = []
-        self._pid = os.getpid()
+        self._lines = threading.local()
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
         """One command, one round trip.
@@ -33,7 +36,7 @@ class LeanRedis(Redis):
         Raises:
           RedisError: an error reply, or the connection is lost; then the command may have been carried out.
         """
-        [reply] = self.exchange([args])
+        [reply] = self.line.post([args]).read()
         if isinstance(reply, Exception):
             raise reply
         return self.parsed(args[0], reply, options)
@@ -44,29 +47,13 @@ class LeanRedis(Redis):
             return super().pipeline(transaction, shard_hint)
         return LeanPipeline(self)
 
-    def exchange(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
-        """The replies to `commands`, raw; an error reply is a ResponseError among them.
-
-        Raises:
-          RedisError: the connection is lost. Any of the commands may have been carried out.
-        """
-        if self._pid != os.getpid():
-            self._pid, self._kept = os.getpid(), []
-        connection = self._kept.pop() if self._kept else self.connection_pool.get_connection()
-        try:
-            # Any: redis-py leaves the methods of a connection untyped. Its own read_response parses no better.
-            connection.send_packed_command([b"".join(map(_packed, commands))], check_health=False)
-            read = connection._parser.read_response
-            replies = [read(disable_decoding=True) for _ in commands]
-        except OSError as error:  # what redis-py's read_response translates
-            self._drop(connection)
-            kind = RedisTimeoutError if isinstance(error, TimeoutError) else RedisConnectionError
-            raise kind(f"the connection broke: {error}") from error
-        except BaseException:
-            self._drop(connection)
-            raise
-        self._kept.append(connection)
-        return replies
+    @property
+    def line(self) -> "Line":
+        """This thread's own connection."""
+        line: Line | None = getattr(self._lines, "line", None)
+        if line is None or line.pid != os.getpid():
+            line = self._lines.line = Line(self.connection_pool)
+        return line
 
     def parsed(self, name: Any, reply: Any, options: Any) -> Any:
         """A reply as redis-py gives it back for the command of this name."""
@@ -75,12 +62,99 @@ class LeanRedis(Redis):
             options = {key: value for key, value in options.items() if key not in _NOT_FOR_PARSING}
         return reply if callback is None else callback(reply, **options)
 
-    def _drop(self, connection: Any) -> None:
-        """One is lost: the others, of the same server, most likely too."""
-        kept, self._kept = self._kept, []
-        for each in (connection, *kept):
-            each.disconnect()
-            self.connection_pool.release(each)
+
+class Line:
+    """One connection of one thread. Commands go out, and replies come in, in the order they were posted in."""
+
+    def __init__(self, pool: ConnectionPool) -> None:
+        self.pid = os.getpid()
+        self._pool = pool
+        self._connection: Any = None  # redis-py leaves the methods of a connection untyped
+        self._unsent: list[bytes] = []
+        self._unread: deque[Posted] = deque()
+
+    def post(self, commands: Sequence[Sequence[Any]]) -> "Posted":
+        """Have `commands` sent with the next flush, or as soon as anybody reads."""
+        packed = b"".join(map(_packed, commands))
+        posted = Posted(self, len(commands))
+        self._unsent.append(packed)
+        self._unread.append(posted)
+        return posted
+
+    def flush(self) -> None:
+        """Send what was posted, with one write.
+
+        Raises:
+          RedisError: the connection is lost. Any of the commands posted and not read may have been carried out.
+        """
+        if not self._unsent:
+            return
+        unsent, self._unsent = self._unsent, []
+        self._carry(lambda: self._opened().send_packed_command([b"".join(unsent)], check_health=False))
+
+    def read_up_to(self, wanted: "Posted") -> None:
+        """Read the replies to all that was posted up to `wanted`. Raises as `flush`."""
+        self.flush()
+        while wanted.replies is None and wanted.failure is None:
+            first = self._unread[0]
+            first.replies = self._carry(partial(self._read, first.count))
+            self._unread.popleft()
+
+    def _read(self, count: int) -> list[Any]:
+        read = self._connection._parser.read_response  # its own read_response parses no better
+        return [read(disable_decoding=True) for _ in range(count)]
+
+    def _opened(self) -> Any:
+        if self._connection is None:
+            self._connection = self._pool.get_connection()
+        return self._connection
+
+    def _carry(self, act: Callable[[], Any]) -> Any:
+        try:
+            return act()
+        except OSError as error:  # what redis-py's read_response translates
+            kind = RedisTimeoutError if isinstance(error, TimeoutError) else RedisConnectionError
+            lost = kind(f"the connection broke: {error}")
+            self._drop(lost)
+            raise lost from error
+        except BaseException as error:
+            self._drop(error if isinstance(error, RedisError) else RedisConnectionError("the connection was given up"))
+            raise
+
+    def _drop(self, failure: RedisError) -> None:
+        """The connection is lost, and with it every reply that was not read."""
+        unread, self._unread, self._unsent = self._unread, deque(), []
+        for posted in unread:
+            posted.failure = failure
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.disconnect()
+            self._pool.release(connection)
+
+
+class Posted:
+    """Commands on their way."""
+
+    def __init__(self, line: Line, count: int) -> None:
+        self.count = count
+        self.replies: list[Any] | None = None
+        """Once they are read: raw, an error reply as a ResponseError among them."""
+        self.failure: RedisError | None = None
+        self._line = line
+
+    def read(self) -> list[Any]:
+        """The replies, read now where they were not before.
+
+        Raises:
+          RedisError: the connection was lost. Any of the commands may have been carried out.
+        """
+        if self.replies is None:
+            if self.failure is None:
+                self._line.read_up_to(self)
+            if self.failure is not None:
+                raise self.failure
+        assert self.replies is not None, "they are read, or they failed"
+        return self.replies
 
 
 class LeanPipeline(Pipeline):
@@ -92,17 +166,48 @@ class LeanPipeline(Pipeline):
 
     def execute(self, raise_on_error: bool = True) -> list[Any]:
         """See redis-py: every command's reply, or with `raise_on_error` the first error."""
+        return self.post()(raise_on_error)
+
+    def post(self) -> Callable[[bool], list[Any]]:
+        """Have the commands sent with the next flush; what `execute` would give, for when it is wanted."""
         stack, self.command_stack = self.command_stack, []
         if not stack:
-            return []
-        replies = self._redis.exchange([args for args, _ in stack])
-        for position, (args, options) in enumerate(stack):
-            reply = replies[position]
-            if not isinstance(reply, RedisError):
-                replies[position] = self._redis.parsed(args[0], reply, options)
-            elif raise_on_error:
-                raise reply
+            return lambda _raise_on_error: []
+        posted = self._redis.line.post([args for args, _ in stack])
+
+        def replies(raise_on_error: bool) -> list[Any]:
+            parsed = []
+            for (args, options), reply in zip(stack, posted.read(), strict=True):
+                if not isinstance(reply, RedisError):
+                    parsed.append(self._redis.parsed(args[0], reply, options))
+                elif raise_on_error:
+                    raise reply
+                else:
+                    parsed.append(reply)
+            return parsed
+
         return replies
+
+
+def post(pipe: Pipeline) -> Callable[[bool], list[Any]]:
+    """Post what `pipe` holds; with a client that can't, it is carried out now."""
+    if isinstance(pipe, LeanPipeline):
+        return pipe.post()
+    replies = pipe.execute(raise_on_error=False)
+
+    def checked(raise_on_error: bool) -> list[Any]:
+        errors = [reply for reply in replies if isinstance(reply, Exception)]
+        if raise_on_error and errors:
+            raise errors[0]
+        return replies
+
+    return checked
+
+
+def flush(connection: Redis) -> None:
+    """Send what was posted."""
+    if isinstance(connection, LeanRedis):
+        connection.line.flush()
 
 
 def _packed(command: Sequence[Any]) -> bytes:

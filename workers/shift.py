@@ -1,9 +1,11 @@
 """What a worker does with requests, one step after the other; when, and how it waits between them, is its caller's.
 
-leftovers -> take -> settle (one group of writes, then one pipeline) -> take ... and now and then: look after others
+leftovers -> serve: take, settle (one group of writes), end (one pipeline) -> serve ... now and then: look after others
+
+While a batch is settled Redis works on the end of the one before it, and takes the next one where more is waiting.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 from redis import Redis
@@ -16,7 +18,8 @@ from broker.settings import Settings
 from workers import shedding, taking
 from workers.admission import admitted
 from workers.fault_points import At, nowhere
-from workers.finishing import finish
+from workers.finishing import finish, post_end
+from workers.lean_redis import flush
 from workers.taking import Entry, Hand
 
 log = structlog.get_logger(__name__)
@@ -48,24 +51,80 @@ class Shift:
         self._settings = settings
         self._steady_ms = steady_ms
         self._at = at
+        self._woken: list[Entry] = []
+        self._asked: Callable[[], Hand] | None = None
+        """A batch that Redis was asked for, and that may be in flight already."""
+        self._ending: Callable[[], None] | None = None
+        """The end of a batch, which is on its way."""
 
     def leftovers(self) -> Hand:
         """What was in hand when Redis went away."""
+        self._woken, self._asked, self._ending = [], None, None
         return taking.own_leftovers(self._redis, self._worker, steady_ms=self._steady_ms)
 
-    def take(self, woken: Sequence[Entry] = (), *, only_woken: bool = False) -> Hand:
-        """The `woken` requests, and others up to a batch unless `only_woken`."""
+    def serve(self, woken: Sequence[Entry] = ()) -> bool:
+        """Settle and answer a batch: the `woken` requests, and others. Whether there was anything.
+
+        Where there was, more may be in hand: serve until there is nothing, or `stop`.
+        """
+        self._woken += woken
+        hand = self.take()
+        if not hand.entries:
+            self._end()
+            return False
+        if hand.longest:
+            self._ask()
+            flush(self._redis)
+        self._settle(hand)
+        if self._asked is None:
+            self._ask()
+        flush(self._redis)
+        return True
+
+    def stop(self, woken: Sequence[Entry] = ()) -> None:
+        """Settle what is in hand, the `woken` requests included, and take nothing more."""
+        self._woken += woken
+        if self._asked is not None:
+            self.settle(self.take())
+        self._ask(at_most=0)
+        self.settle(self.take())
+
+    def settle(self, hand: Hand) -> None:
+        """Settle a batch and answer it. Afterwards nothing of it is in flight."""
+        self._settle(hand)
+        self._end()
+
+    def _ask(self, at_most: int | None = None) -> None:
         self._at("taking")
-        at_most = 0 if only_woken else self._settings.batch_max
-        hand = taking.take(
-            self._redis, self._worker, self._queues, at_most=at_most, woken=woken, steady_ms=self._steady_ms
+        woken, self._woken = self._woken, []
+        self._asked = taking.ask(
+            self._redis,
+            self._worker,
+            self._queues,
+            at_most=self._settings.batch_max if at_most is None else at_most,
+            woken=woken,
+            steady_ms=self._steady_ms,
         )
+
+    def take(self) -> Hand:
+        """The batch that was asked for, now or before."""
+        if self._asked is None:
+            self._ask()
+        assert self._asked is not None, "it was asked for"
+        hand = self._asked()
+        self._asked = None
         if hand.longest > self._settings.queue_max:
             self._turn_away()
         return hand
 
-    def settle(self, hand: Hand) -> None:
-        """Settle a batch and answer it. Afterwards nothing of it is in flight."""
+    def _end(self) -> None:
+        """Wait for the end of the last batch."""
+        ending, self._ending = self._ending, None
+        if ending is not None:
+            ending()
+            self._at("finished")
+
+    def _settle(self, hand: Hand) -> None:
         if not hand.entries:
             return
         self._at("taken")
@@ -74,8 +133,9 @@ class Shift:
         results = settle_batch(self._context, self._redis, taken, clock=hand.clock, worker=self._worker)
         self._at("settled")
         settled = list(zip((entry for entry, _ in batch), results, strict=True))
-        finish(self._context, self._redis, self._worker, settled, refused, now_ms=hand.clock.now_ms())
-        self._at("finished")
+        self._end()  # of the batch before this one: Redis had the time of this one's settlement for it
+        now_ms = hand.clock.now_ms()
+        self._ending = post_end(self._context, self._redis, self._worker, settled, refused, now_ms=now_ms)
         self.settled += len(batch)
         for each in refused:
             log.warning("request_refused", worker=self._worker, wire=each.entry.wire, reason=str(each.error))

@@ -2,19 +2,21 @@
 
 import re
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, TypeAlias, cast
 
 import pydantic_core
 from redis import Redis
+from redis.exceptions import NoScriptError
 
 from broker.clock import AnchoredClock, Clock, Steady, monotonic_ms
 from broker.json_names import stands_twice
 from broker.messages import ENVELOPE_BYTES_MAX
 from broker.parsing import without_tokens
 from broker.queues import QUEUES, SETTLE, intake_key, rq_queue_key
-from broker.scripts import Script
+from broker.scripts import Argument, Script
 from datastore.value import Value
+from workers.lean_redis import post
 
 WORKERS = "broker:workers"
 """Sorted set: worker by its last heartbeat, broker time."""
@@ -199,7 +201,7 @@ def sources(queues: Iterable[str] = QUEUES) -> list[tuple[Wire, str]]:
     return lists
 
 
-def take(
+def ask(
     connection: Redis,
     worker: str,
     queues: Sequence[str],
@@ -207,13 +209,30 @@ def take(
     at_most: int,
     woken: Sequence[Entry] = (),
     steady_ms: Steady = monotonic_ms,
-) -> Hand:
-    """Bring up to `at_most` requests, the `woken` ones (in flight already) included. Also the worker's heartbeat."""
+) -> Callable[[], Hand]:
+    """Post the call that brings up to `at_most` requests, the `woken` ones (in flight already) included.
+
+    What is returned waits for it. Broker time counts from there, so that it is never ahead: it is behind by as long as
+    the answer has lain unread, but never before the requests in it arrived. Also the worker's heartbeat.
+    """
     keys = [WORKERS, inflight_key(worker, "rq"), inflight_key(worker, "intake"), *(key for _, key in sources(queues))]
     rq_ids = [entry.key for entry in woken if entry.wire == "rq"]
     carried = [entry for entry in woken if entry.wire == "intake"]
-    now_ms, taken, longest = _TAKE.run(connection, keys, [worker, max(0, at_most - len(carried)), *rq_ids])
-    return Hand((*carried, *entries(taken, insist=False)), AnchoredClock(int(now_ms), steady_ms), int(longest))
+    arguments: list[Argument] = [worker, max(0, at_most - len(carried)), *rq_ids]
+    with connection.pipeline(transaction=False) as pipe:
+        pipe.evalsha(_TAKE.sha, len(keys), *keys, *arguments)
+        replies = post(pipe)
+
+    def hand() -> Hand:
+        [reply] = replies(False)
+        if isinstance(reply, NoScriptError):
+            reply = _TAKE.run(connection, keys, arguments)
+        elif isinstance(reply, Exception):
+            raise reply
+        now_ms, taken, longest = reply
+        return Hand((*carried, *entries(taken, insist=False)), AnchoredClock(int(now_ms), steady_ms), int(longest))
+
+    return hand
 
 
 def take_over(
@@ -330,4 +349,4 @@ def _inflated(data: bytes) -> bytes:
     return text
 
 
-__all__ = ["Entry", "Hand", "NotOurs", "inflight_key", "own_leftovers", "sources", "take", "take_over"]
+__all__ = ["Entry", "Hand", "NotOurs", "ask", "inflight_key", "own_leftovers", "sources", "take_over"]

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -80,6 +81,29 @@ def test_errors_keep_their_kind(lean: LeanRedis) -> None:
     assert lean.ping()
 
 
+def test_what_was_posted_is_carried_out_in_order_and_read_when_it_is_wanted(lean: LeanRedis) -> None:
+    first, second = lean.line.post([("RPUSH", "l", "a")]), lean.line.post([("RPUSH", "l", "b"), ("LLEN", "l")])
+    assert lean.lrange("l", 0, -1) == [b"a", b"b"], "whatever is sent later comes after it"
+    assert (second.read(), first.read()) == ([2, 2], [1])
+
+
+def test_what_was_posted_and_not_read_fails_with_the_connection(lean: LeanRedis, redis_client: Redis) -> None:
+    assert lean.ping()
+    redis_client.client_kill_filter(_id=str(lean.client_id()))
+    posted = [lean.line.post([("INCR", "n")]) for _ in range(2)]
+    for each in posted:
+        with pytest.raises(RedisConnectionError):
+            each.read()
+    assert lean.incr("n") == 1
+
+
+def test_threads_do_not_read_each_others_replies(lean: LeanRedis) -> None:
+    posted = lean.line.post([("ECHO", "mine")])
+    with ThreadPoolExecutor(1) as other:
+        assert other.submit(lean.execute_command, "ECHO", "theirs").result() == b"theirs"
+    assert posted.read() == [b"mine"]
+
+
 def test_a_lost_connection_is_told_and_the_next_command_has_another(lean: LeanRedis, redis_client: Redis) -> None:
     redis_client.client_kill_filter(_id=str(lean.client_id()))
     with pytest.raises(RedisConnectionError):
@@ -99,8 +123,7 @@ def test_a_connection_that_is_reset_is_a_lost_one(lean: LeanRedis) -> None:
         def close(self) -> None: ...
 
     assert lean.ping()
-    [kept] = lean._kept
-    kept._parser._sock = Reset()
+    lean.line._connection._parser._sock = Reset()
     with pytest.raises(RedisConnectionError, match="reset"):
         lean.ping()
     assert lean.ping()

@@ -15,7 +15,7 @@ from tests.simulation.process import Process
 from tests.simulation.redis_side.client import SimulatedRedis
 from workers.shift import Shift
 from workers.sweep import Sweep
-from workers.taking import WORKERS, Entry, Wire, inflight_key, sources
+from workers.taking import WORKERS, Entry, Wire, inflight_key, sources, turn
 
 log = structlog.get_logger(__name__)
 
@@ -41,9 +41,9 @@ class Worker:
         self._process = process
         self._host = desk.host
         self._name = process.name
-        redis = SimulatedRedis(BrokerLine(desk.host, process).carry)
+        self._redis = SimulatedRedis(BrokerLine(desk.host, process).carry)
         self._shift = Shift(
-            desk.context(process), redis, self._name, QUEUES, desk.settings, steady_ms=process.clock.steady_ms
+            desk.context(process), self._redis, self._name, QUEUES, desk.settings, steady_ms=process.clock.steady_ms
         )
         self._moved: list[Entry] = []
         self._armed: set[str] = set()
@@ -67,12 +67,12 @@ class Worker:
         busy = True
         while True:
             woken = [] if busy else self._wait()
-            hand = self._shift.take(woken)
-            self._shift.settle(hand)
-            busy = bool(hand.entries)
+            busy = self._shift.serve(woken)
             if self._process.clock.steady_ms() >= tick_at_ms:
                 tick_at_ms = self._process.clock.steady_ms() + TICK_MS
-                self._shift.look_after(hand.clock.now_ms())
+                now_ms = turn(self._redis, self._name)
+                if now_ms is not None:
+                    self._shift.look_after(now_ms)
 
     def _wait(self) -> Sequence[Entry]:
         """As one blocked BLMOVE for each list: the server moves a request as it comes, whoever still listens."""

@@ -1,0 +1,92 @@
+"""A worker's steps overlap: Redis takes the next batch while one is settled. Nothing is lost where that breaks off."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+import redis
+
+from broker.messages import Envelope
+from broker.queues import QUEUES, Wire
+from broker.settings import load
+from datastore.memory import MemoryDatastore
+from tests.in_process import InProcess
+from workers.lean_redis import LeanRedis
+from workers.shift import Shift
+from workers.taking import inflight_key
+
+WIRES: tuple[Wire, ...] = ("rq", "intake")
+
+
+@pytest.fixture
+def broker(redis_client: redis.Redis) -> InProcess:
+    return InProcess(MemoryDatastore(), redis_client)
+
+
+@pytest.fixture
+def worker(redis_url: str) -> Iterator[redis.Redis]:
+    with LeanRedis.from_url(redis_url) as connection:
+        yield connection
+
+
+def shift(broker: InProcess, worker: redis.Redis) -> Shift:
+    return Shift(broker.context, worker, "w1", QUEUES, load())
+
+
+def sent(broker: InProcess, count: int, wire: Wire) -> Sequence[Envelope]:
+    """Claims that stand in the queue, each for a job of its own."""
+    for number in range(count):
+        broker.submit(f"job-{number}")
+    claims = [broker.caller.make("claim", job_id=f"job-{number}") for number in range(count)]
+    broker.caller.send(*claims, wire=wire)
+    return claims
+
+
+def words(broker: InProcess, claims: Sequence[Envelope]) -> Counter[Any]:
+    return Counter(reply["answer"] for reply in broker.caller.replies(*claims))
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_batch_is_in_hand_while_the_one_before_it_is_settled(
+    broker: InProcess, worker: redis.Redis, wire: Wire
+) -> None:
+    claims = sent(broker, 150, wire)
+    mine = shift(broker, worker)
+    assert mine.serve()
+    assert broker.redis.llen(inflight_key("w1", wire)) == 64, "the second batch; the first has been answered"
+    while mine.serve():
+        pass
+    assert words(broker, claims) == {"granted": 150}
+    assert broker.redis.llen(inflight_key("w1", wire)) == 0
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_worker_that_is_told_to_stop_answers_what_it_has_in_hand_and_takes_nothing_more(
+    broker: InProcess, worker: redis.Redis, wire: Wire
+) -> None:
+    claims = sent(broker, 150, wire)
+    mine = shift(broker, worker)
+    mine.serve()
+    mine.stop()
+    assert words(broker, claims[:128]) == {"granted": 128}
+    assert broker.redis.llen(inflight_key("w1", wire)) == 0
+    shift(broker, broker.redis).serve()
+    assert words(broker, claims[128:]) == {"granted": 22}, "left to others"
+
+
+def test_what_was_in_hand_when_the_connection_broke_is_settled_again_and_answered_as_before(
+    broker: InProcess, worker: LeanRedis
+) -> None:
+    claims = sent(broker, 150, "intake")
+    mine = shift(broker, worker)
+    mine.serve()
+    broker.redis.client_kill_filter(_id=str(worker.client_id()))  # the second batch is in flight, its answer lost
+    with pytest.raises(redis.RedisError):
+        mine.serve()
+    mine.settle(mine.leftovers())
+    while mine.serve():
+        pass
+    assert words(broker, claims) == {"granted": 150}
+    jobs = broker.store.find({"kind": "job"}, limit=200).documents
+    assert {job.body["epoch"] for job in jobs} == {1}
