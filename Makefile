@@ -64,7 +64,7 @@ mutants: .venv/.installed-test
 mutation: .venv/.installed-test emulator
 	@if [ -n "$(UV)" ]; then uv pip install --quiet --python $(PY) -e '.[test,mutation]'; \
 	 else $(PY) -m pip install --quiet --disable-pip-version-check -e '.[test,mutation]'; fi
-	-$(PY) -m mutmut run $(MUTANTS)
+	-$(PY) -m tests.mutants.mutate $(if $(MUTANTS),'$(MUTANTS)')
 	$(PY) -m tests.mutants.rates
 
 # The checker of histories and a brute-force search must come to the same verdict on random histories.

@@ -1,5 +1,7 @@
 """The contract on Azure Cosmos DB, played by the emulator."""
 
+from uuid import uuid4
+
 import pytest
 
 from datastore import Datastore
@@ -24,7 +26,7 @@ def test_the_start_check_accepts_an_account_that_keeps_if_match(cosmos_store: Co
 
 def test_the_start_check_refuses_an_account_that_ignores_if_match(cosmos_emulator: int) -> None:
     with FaultProxy(cosmos_emulator, ignore_if_match=True).running() as proxy:
-        store = CosmosDatastore.from_url(f"cosmos://127.0.0.1:{proxy.port}/ignores-if-match/jobs?http=1&create=1")
+        store = CosmosDatastore.from_url(f"cosmos://127.0.0.1:{proxy.port}/{uuid4().hex}/jobs?http=1&create=1")
         with pytest.raises(ContractViolation, match="ignores If-Match"):
             require_conditional_writes(store)
         store.close()

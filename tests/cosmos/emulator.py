@@ -15,6 +15,8 @@ from workers.leash import leashed
 
 SERVER: Final = Path(__file__).parent.parent / "emulator/node_modules/@vercel/cosmosdb-server/lib/cli.js"
 START_DEADLINE_S: Final = 90
+EMULATOR_VARIABLE: Final = "COSMOS_EMULATOR_PORT"
+"""Names the port of an emulator that runs already, in the environment of tests that need none of their own."""
 
 
 @contextmanager
