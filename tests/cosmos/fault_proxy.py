@@ -64,6 +64,8 @@ class FaultProxy:
         self._released = Event()
         self.late_statuses: list[int] = []
         """What the emulator answered to requests that were held back and applied after `release`."""
+        self.searches: list[dict[str, str]] = []
+        """The headers of each search, their names in small letters."""
         proxy = self
 
         class Handler(_Handler):
@@ -122,6 +124,7 @@ class FaultProxy:
         kind = "QUERY" if headers.get("content-type") == "application/query+json" else method
         with self._lock:
             self._plan.requests.append((kind, path))
+            self.searches += [headers] if kind == "QUERY" else []
             fault = self._take_fault(kind) if is_item else None
         if fault is None:
             return self._remembered((kind, path, body), self._forward(method, path, headers, body))

@@ -17,8 +17,8 @@ from azure.core.exceptions import (
 from azure.cosmos.exceptions import CosmosClientTimeoutError
 from urllib3.connection import HTTPConnection
 
-from datastore.cosmos_errors import translate
-from datastore.errors import DatastoreError, OutcomeUnknown, Rejected, Unavailable
+from datastore.cosmos_errors import MESSAGE_CHARS_MAX, RETRY_AFTER_MS, may_have_been_written, translate, verdict
+from datastore.errors import DatastoreError, OutcomeUnknown, Rejected, Throttled, Unavailable
 
 
 def service_request_error(cause: Exception) -> AzureError:
@@ -60,7 +60,58 @@ def test_on_a_connection_that_was_there_a_write_may_have_landed(
     assert type(translate(error, "replace 'job-1'", write=write)) is verdict
 
 
+@pytest.mark.parametrize("status", [429, 449])
+@pytest.mark.parametrize(
+    ("said", "waits_ms"),
+    [("17", 17), ("17.9", 17), ("0.2", 1), ("0", 1), (None, RETRY_AFTER_MS), ("soon", RETRY_AFTER_MS), ("inf", 10)],
+)
+def test_a_throttled_request_waits_as_long_as_it_is_told_and_never_not_at_all(
+    status: int, said: str | None, waits_ms: int
+) -> None:
+    headers = {} if said is None else {"x-ms-retry-after-ms": said}
+    error = verdict(status, None, headers, "replace 'job-1'", write=True)
+    assert isinstance(error, Throttled)
+    assert error.retry_after_ms == waits_ms
+    assert str(error) == "replace 'job-1'"
+
+
+@pytest.mark.parametrize(
+    ("status", "sub_status", "advice"),
+    [(401, None, "BROKER_COSMOS_KEY"), (404, None, "create=1"), (404, 1003, "create=1"), (400, None, "")],
+)
+def test_a_refusal_says_what_to_do(status: int, sub_status: int | None, advice: str) -> None:
+    error = verdict(status, sub_status, {}, "the service's words", write=False)
+    assert type(error) is Rejected
+    assert advice in str(error)
+    assert str(error).endswith("the service's words")
+
+
+@pytest.mark.parametrize(
+    ("status", "sub_status"), [(403, 3), (403, 1008), (404, 1002), (404, 1013), (418, None), (500, None), (599, 7)]
+)
+def test_a_read_that_may_succeed_elsewhere_or_later_is_unavailable(status: int, sub_status: int | None) -> None:
+    error = verdict(status, sub_status, {}, "read 'job-1'", write=False)
+    assert type(error) is Unavailable
+    assert str(error) == "read 'job-1'"
+
+
+@pytest.mark.parametrize("status", [200, 201, 304, 404, 409, 412, 400, 401, 403, 413, 429, 449])
+def test_an_answer_that_follows_no_applied_write_is_believed(status: int) -> None:
+    assert not may_have_been_written(status)
+
+
+@pytest.mark.parametrize("status", [408, 410, 500, 502, 503, 418])
+def test_an_answer_that_can_follow_an_applied_write_is_not_believed(status: int) -> None:
+    assert may_have_been_written(status)
+
+
+def test_the_sdks_text_is_cut_to_one_line() -> None:
+    error = str(translate(AzureError("first\n  second\t" + "x" * 1_000), "find 'state'", write=False))
+    assert error.startswith("find 'state': first second xxx")
+    assert len(error) == len("find 'state': ") + MESSAGE_CHARS_MAX
+
+
 def test_without_an_entra_token_the_call_is_rejected() -> None:
     error = translate(ClientAuthenticationError("no managed identity"), "create 'job-1'", write=True)
     assert isinstance(error, Rejected)
-    assert "no Entra token" in str(error)
+    assert str(error) == "create 'job-1': no Entra token: no managed identity"

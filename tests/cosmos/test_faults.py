@@ -1,6 +1,7 @@
 """What the provider says after a fault, against what the emulator really holds."""
 
 from collections.abc import Callable, Iterator
+from uuid import uuid4
 
 import pytest
 from azure.cosmos import CosmosClient
@@ -161,7 +162,7 @@ def test_a_write_that_one_region_refused_is_tried_elsewhere_once(
 
 def test_a_refused_connection_is_unavailable_because_nothing_was_sent(cosmos_emulator: int) -> None:
     with FaultProxy(cosmos_emulator).running() as proxy:
-        store = CosmosDatastore.from_url(f"cosmos://127.0.0.1:{proxy.port}/refused/jobs?http=1&create=1")
+        store = CosmosDatastore.from_url(f"cosmos://127.0.0.1:{proxy.port}/{uuid4().hex}/jobs?http=1&create=1")
         job = store.create("job-1", "job-1", {})
         assert isinstance(job, Ok)
     with pytest.raises(Unavailable):
@@ -197,6 +198,37 @@ def test_a_search_that_fails_is_unavailable(store: CosmosDatastore, cosmos_proxy
         store.find({"state": "ready"})
 
 
+@pytest.mark.usefixtures("job")
+@pytest.mark.parametrize(
+    ("method", "call", "said"),
+    [
+        ("GET", lambda store: store.read("job-1", "job-1"), "read 'job-1': "),
+        ("POST", lambda store: store.create("new", "new", {}), "create 'new': "),
+        ("PUT", lambda store: store.update_if_match("job-1", "job-1", Expected(rev=1), {}), "replace 'job-1': "),
+        ("QUERY", lambda store: store.find({"state": "ready", "queue": "q"}), "find 'state, queue': "),
+    ],
+)
+def test_a_failure_names_what_was_asked_of_which_document(
+    store: CosmosDatastore,
+    cosmos_proxy: FaultProxy,
+    method: str,
+    call: Callable[[CosmosDatastore], object],
+    said: str,
+) -> None:
+    cosmos_proxy.script(method, Fault("400", status=400))
+    with pytest.raises(Rejected, match="scripted") as raised:
+        call(store)
+    assert str(raised.value).startswith(said)
+
+
+@pytest.mark.parametrize("operation", WRITES)
+def test_an_ambiguous_answer_is_quoted_with_its_status(
+    store: CosmosDatastore, cosmos_proxy: FaultProxy, job: Document, operation: str
+) -> None:
+    fault = Fault("500.1234", status=500, headers=(("x-ms-substatus", "1234"),))
+    assert "500/1234" in str(fail(store, cosmos_proxy, operation, job, fault))
+
+
 def test_a_conflict_whose_reason_can_not_be_read_is_still_a_conflict(
     store: CosmosDatastore, cosmos_proxy: FaultProxy, job: Document
 ) -> None:
@@ -204,6 +236,13 @@ def test_a_conflict_whose_reason_can_not_be_read_is_still_a_conflict(
     assert isinstance(update(store, job), Ok)
     cosmos_proxy.script("GET", *[Fault("503", status=503)] * 5)
     assert update(store, job) == Conflict(None)
+
+
+def test_a_conflict_with_what_is_gone_again_is_still_a_conflict(
+    store: CosmosDatastore, cosmos_proxy: FaultProxy
+) -> None:
+    cosmos_proxy.script("POST", Fault("409", status=409))
+    assert store.create("new", "new", {}) == Conflict(None)
 
 
 def test_a_stale_replica_does_not_explain_a_conflict(

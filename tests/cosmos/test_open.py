@@ -2,16 +2,21 @@
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from socketserver import BaseRequestHandler, ThreadingTCPServer
+from threading import Thread
+from types import ModuleType
+from typing import Any, NoReturn
+from uuid import uuid4
 
 import pytest
+from azure.core.exceptions import ClientAuthenticationError
 from azure.cosmos import CosmosClient, PartitionKey
 
 from datastore.connect import connect
 from datastore.cosmos import CosmosDatastore
 from datastore.cosmos_account import EMULATOR_KEY, CosmosAddress
 from datastore.errors import Rejected, Unavailable
-from datastore.interface import NotFound
+from datastore.interface import NotFound, Ok
 from tests.cosmos.fault_proxy import FaultProxy
 from tests.processes import free_port
 
@@ -35,9 +40,15 @@ def test_a_url_names_account_database_and_container() -> None:
         "cosmos://host/database",
         "cosmos://host/database/container/more",
         "cosmos:///database/container",
+        "https://host/database/container",
+        "cosmos://host//container",
         "cosmos://host/database/container?http=yes",
+        "cosmos://host/database/container?http=",
+        "cosmos://host/database/container?create",
         "cosmos://host/database/container?ssl=0",
         "cosmos://user:secret@host/database/container",
+        "cosmos://:secret@host/database/container",
+        "cosmos://secret@host/database/container",
         "cosmos://host/database/container#x",
         "cosmos://acme.documents.azure.com/database/container?http=1",
     ],
@@ -54,16 +65,70 @@ def test_the_public_emulator_key_is_refused_off_loopback(host: str) -> None:
         CosmosDatastore.from_url(f"cosmos://{host}/database/container", key=EMULATOR_KEY)
 
 
-def test_a_key_that_is_not_base64_is_refused_without_being_shown() -> None:
+@pytest.mark.parametrize("key", ["not a key!", "c2Vj cmV0", "c2VjcmV0\n"])
+@pytest.mark.parametrize("account", ["acme.documents.azure.com/database/container", "127.0.0.1:1/d/c?http=1"])
+def test_a_key_that_is_not_base64_is_refused_without_being_shown(account: str, key: str) -> None:
     with pytest.raises(Rejected, match="not Base64") as raised:
-        CosmosDatastore.from_url("cosmos://acme.documents.azure.com/database/container", key="not a key!")
-    assert "not a key!" not in str(raised.value)
+        CosmosDatastore.from_url(f"cosmos://{account}", key=key)
+    assert key not in str(raised.value)
 
 
 def test_without_a_key_and_without_azure_identity_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "azure.identity", None)
     with pytest.raises(Rejected, match=r"install claim-broker\[azure\] or set BROKER_COSMOS_KEY"):
         CosmosDatastore.from_url("cosmos://acme.documents.azure.com/database/container")
+
+
+def test_without_a_key_entra_is_asked_and_its_refusal_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Nobody:
+        def get_token(self, *_scopes: str, **_options: Any) -> NoReturn:
+            raise ClientAuthenticationError("no managed identity here")
+
+    entra = ModuleType("azure.identity")
+    entra.DefaultAzureCredential = Nobody  # type: ignore[attr-defined]  # the extra is not installed for tests
+    monkeypatch.setitem(sys.modules, "azure.identity", entra)
+    with pytest.raises(Rejected, match="no Entra token: no managed identity here"):
+        CosmosDatastore.from_url("cosmos://acme.documents.azure.com/database/container")
+
+
+@pytest.mark.parametrize(
+    ("url", "asked"),
+    [
+        ("cosmos://acme.documents.azure.com/database/container", "CONNECT acme.documents.azure.com:443"),
+        (f"cosmos://127.0.0.1:{free_port()}/database/container?http=1", None),
+    ],
+)
+def test_an_account_is_reached_through_the_environments_proxy_and_an_emulator_never(
+    monkeypatch: pytest.MonkeyPatch, url: str, asked: str | None
+) -> None:
+    requests: list[str] = []
+
+    class Refusing(BaseRequestHandler):
+        def handle(self) -> None:
+            requests.append(self.request.recv(4_096).decode())
+            self.request.sendall(b"HTTP/1.1 502 No\r\nContent-Length: 0\r\n\r\n")
+
+    with ThreadingTCPServer(("127.0.0.1", 0), Refusing) as proxy:
+        Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.server_address[1]}")
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        with pytest.raises(Unavailable):
+            CosmosDatastore.from_url(url, key=KEY)
+        proxy.shutdown()
+    assert {request.split(" HTTP/")[0] for request in requests} == ({asked} if asked else set())
+
+
+@needs_emulator
+def test_without_discovery_the_endpoint_that_was_given_is_used_and_no_other(cosmos_emulator: int) -> None:
+    # The emulator's own account document names an https endpoint, where nobody listens.
+    url = f"cosmos://127.0.0.1:{cosmos_emulator}/{uuid4().hex}/jobs?http=1&create=1"
+    store = connect(f"{url}&discovery=0")
+    assert isinstance(store.create("job-1", "job-1", {}), Ok)
+    store.close()
+    with pytest.raises((Unavailable, Rejected)):
+        connect(url)
 
 
 def test_an_account_that_can_not_be_reached_is_unavailable() -> None:

@@ -11,8 +11,9 @@ from azure.cosmos import ContainerProxy, CosmosClient
 
 from datastore.cosmos import CosmosDatastore
 from datastore.cosmos_account import EMULATOR_KEY, CosmosAddress
+from datastore.cosmos_query import build_query
 from datastore.errors import Corrupt, Rejected, Unavailable
-from datastore.interface import UNSET, AnyOf, AtMost, Conflict, Document, Expected, JsonValue, NotFound, Ok
+from datastore.interface import UNSET, AnyOf, AtMost, Conflict, Document, Expected, Filter, JsonValue, NotFound, Ok
 from tests.cosmos.fault_proxy import FaultProxy
 
 pytestmark = pytest.mark.cosmos
@@ -116,7 +117,12 @@ def test_a_field_name_that_the_service_uses_is_rejected(cosmos_store: CosmosData
     assert cosmos_store.read("job-1", "job-1") == Ok(job)
 
 
-@pytest.mark.parametrize("number", [2**53 + 1, -(2**60)])
+@pytest.mark.parametrize("number", [2**53, -(2**53)])
+def test_an_integer_up_to_where_rounding_begins_is_stored(cosmos_store: CosmosDatastore, number: int) -> None:
+    assert created(cosmos_store, "job-1", n=number).body["n"] == number
+
+
+@pytest.mark.parametrize("number", [2**53 + 1, -(2**60), -(2**53) - 1])
 def test_an_integer_that_would_come_back_rounded_is_rejected(cosmos_store: CosmosDatastore, number: int) -> None:
     with pytest.raises(Rejected, match="rounds"):
         cosmos_store.create("job-1", "job-1", {"payload": [{"account": number}]})
@@ -151,6 +157,45 @@ def test_a_search_pages_in_order_of_partition_key_and_id(cosmos_store: CosmosDat
         cursor, pages = page.cursor, pages + 1
         assert pages <= 3
     assert found == sorted(keys)
+
+
+@pytest.mark.parametrize(
+    ("filter", "limit", "items", "partition", "all_partitions"),
+    [
+        ({"partition_key": "job-1"}, 2, "3", '["job-1"]', None),
+        ({"state": "ready"}, 2, "3", None, "True"),
+        ({"state": "ready"}, 998, "999", None, "True"),
+        ({"state": "ready"}, 2_000, "1000", None, "True"),
+    ],
+)
+def test_a_search_asks_where_it_has_to_and_for_one_more_than_a_page_at_a_time(
+    cosmos_store: CosmosDatastore,
+    cosmos_proxy: FaultProxy,
+    filter: Filter,
+    limit: int,
+    items: str,
+    partition: str | None,
+    all_partitions: str | None,
+) -> None:
+    cosmos_store.find(filter, limit)
+    [headers] = cosmos_proxy.searches
+    assert headers["x-ms-max-item-count"] == items
+    assert headers.get("x-ms-documentdb-partitionkey") == partition
+    assert headers.get("x-ms-documentdb-query-enablecrosspartition") == all_partitions
+
+
+def test_a_page_of_a_search_is_one_request_however_much_there_is(
+    cosmos_store: CosmosDatastore, cosmos_proxy: FaultProxy
+) -> None:
+    for number in range(5):
+        cosmos_store.create(f"{number}", "p", {})
+    assert len(cosmos_store.find({"partition_key": "p"}, 2).documents) == 2
+    assert len(cosmos_proxy.searches) == 1
+
+
+def test_a_search_for_one_of_nothing_is_sent_in_words_the_service_knows() -> None:
+    # The emulator takes an empty list, the service does not.
+    assert "IN ()" not in build_query({"state": AnyOf(()), "queue": "q"}, None).sql
 
 
 def test_a_value_in_a_filter_is_never_part_of_the_query_text(cosmos_store: CosmosDatastore) -> None:
