@@ -54,6 +54,7 @@ def pages_lose_nothing_and_repeat_nothing(probe: Probe) -> None:
             page = probe.store.find({"partition_key": probe.partition_key, "page": "yes"}, limit, cursor)
             expect(len(page.documents) <= limit, f"a page of {limit} held {len(page.documents)}")
             found += page.documents
+            expect((page.cursor is None) == (len(found) >= len(wanted)), f"a page of {limit} did not say if it is last")
             cursor = page.cursor
             if cursor is None:
                 break

@@ -3,8 +3,9 @@
 import copy
 import json
 import pickle
+from collections import UserList
 from collections.abc import Callable
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from threading import Thread
 from types import MappingProxyType
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from datastore import Conflict, Document, Expected, Ok, Rejected, Unavailable, connect
-from datastore.frozen import DEPTH_MAX, FrozenDict, FrozenList, freeze
+from datastore.frozen import DEPTH_MAX, FrozenDict, FrozenList, freeze, freeze_body, freeze_patch
 from datastore.memory import MemoryDatastore
 
 CHANGES: list[Callable[[Any], object]] = [
@@ -83,19 +84,53 @@ def test_other_kinds_of_mapping_sequence_text_and_number_become_plain_json() -> 
     class State(StrEnum):
         READY = "ready"
 
+    class Priority(IntEnum):
+        HIGH = 7
+
     frozen = freeze({"m": MappingProxyType({"t": (1, 2)}), "s": State.READY, State.READY: True})
     assert frozen == {"m": {"t": [1, 2]}, "s": "ready", "ready": True}
     assert type(frozen["s"]) is str
     assert type(frozen["m"]) is FrozenDict
+    rare = freeze({"sequence": range(2), "deque": UserList([Priority.HIGH]), "half": Half(0.5)})
+    assert rare == {"sequence": [0, 1], "deque": [7], "half": 0.5}
+    assert [type(rare["deque"]), type(rare["deque"][0]), type(rare["half"])] == [FrozenList, int, float]
 
 
-def test_nesting_has_a_bound() -> None:
+class Half(float):
+    """A float of a kind of its own."""
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda v: [v], lambda v: {"n": v}, lambda v: UserList([v])], ids=["list", "dict", "rare"]
+)
+def test_nesting_has_a_bound(wrap: Callable[[Any], Any]) -> None:
     value: Any = 1
-    for _ in range(DEPTH_MAX):
+    for _ in range(DEPTH_MAX - 1):
         value = [value]
-    freeze(value)
-    with pytest.raises(Rejected, match="nested"):
-        freeze([value])
+    freeze(wrap(value))
+    freeze_body({"deep": value})
+    freeze_patch({"deep": value})
+    for too_deep in (
+        lambda: freeze(wrap(wrap(value))),
+        lambda: freeze_body({"deep": wrap(value)}),
+        lambda: freeze_patch({"deep": wrap(value)}),
+    ):
+        with pytest.raises(Rejected, match="nested"):
+            too_deep()
+
+
+def test_every_field_of_the_stores_own_that_a_body_names_is_named_back() -> None:
+    with pytest.raises(ValueError, match=r"^id, rev: "):
+        freeze_body({"rev": 1, "id": "x"})
+
+
+def test_a_page_holds_a_hundred_documents_unless_told() -> None:
+    store = MemoryDatastore()
+    for number in range(101):
+        store.create(f"{number:03}", "p", {})
+    page = store.find({})
+    assert len(page.documents) == 100
+    assert [document.id for document in store.find({}, cursor=page.cursor).documents] == ["100"]
 
 
 def test_a_loop_in_a_body_is_rejected() -> None:

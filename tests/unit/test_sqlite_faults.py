@@ -91,6 +91,16 @@ def test_a_batch_that_goes_on_after_a_failed_write_writes_nothing_and_says_so(st
     assert [document.id for document in store.find({}).documents] == ["before"]
 
 
+def test_a_document_larger_than_sqlite_takes_is_rejected_and_nothing_is_written(store: SqliteDatastore) -> None:
+    writer = store._session._writer
+    assert writer is not None
+    writer.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 10_000)  # a thousand million by default
+    with pytest.raises(Rejected, match="larger than SQLite takes"):
+        put(store, "big", {"payload": BIG})
+    put(store, "small")
+    assert [document.id for document in store.find({}).documents] == ["before", "small"]
+
+
 def test_a_read_only_database_is_unavailable_and_nothing_is_written(store: SqliteDatastore) -> None:
     run_on_writer(store, "PRAGMA query_only=ON")
     with pytest.raises(Unavailable, match="readonly"):
@@ -208,6 +218,18 @@ with store.batch():
 """
 
 
+GIVE_UP = """
+import sys
+from datastore import Unavailable
+from datastore.sqlite_lock import file_lock
+try:
+    with file_lock(sys.argv[1] + ".lock", timeout_ms=10):
+        print("no other process held it")
+except Unavailable as error:
+    print(error)
+"""
+
+
 def test_a_write_waits_for_another_process_s_batch(store: SqliteDatastore, path: Path, tmp_path: Path) -> None:
     held, release = tmp_path / "held", tmp_path / "release"
     holder = start_python(HOLD, str(path), str(held), str(release))
@@ -245,6 +267,8 @@ def test_a_write_that_waited_too_long_is_unavailable_and_reads_go_on(path: Path,
         with pytest.raises(Unavailable, match="another process"):
             put(store)
         assert isinstance(store.read("before", "p"), Ok)
+        assert "another process" in run_python(GIVE_UP, str(path)), "and a process that gave up can end"
+        assert holder.poll() is None
         release.touch()
         wait_for(lambda: isinstance(store.read("held-1", "p"), Ok), "the other process commits")
         assert isinstance(store.create("job", "p", {}), Ok), "the turn we gave up came back"
