@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 
 from broker import coordinator
+from broker.controls import FactoryRecord
 from broker.coordinator import Context, Settlement
+from broker.documents import Job
 from broker.entropy import SeededEntropy
 from broker.fence import Fence
 from broker.lease_bodies import CompleteBody
@@ -98,6 +100,40 @@ def test_a_job_that_was_just_read_is_not_read_again(store: MemoryDatastore) -> N
     assert job is not None
     [(_, expected)] = watched.updates
     assert (expected.etag, expected.rev) == (job.document.etag, job.document.rev)
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda on, job: coordinator.reap(on, job, now_ms=NOW),
+        lambda on, job: coordinator.watch(on, job, now_ms=NOW),
+        lambda on, job: coordinator.outlive(on, job, FactoryRecord(), now_ms=NOW),
+        lambda on, job: coordinator.unblock(on, "job", now_ms=NOW, job=job),
+    ],
+    ids=["reap", "watch", "outlive", "unblock"],
+)
+def test_what_a_sweep_has_just_found_it_reads_no_second_time(
+    store: MemoryDatastore, act: Callable[[Context, Job], Settlement]
+) -> None:
+    body = SubmitBody(job_id="child", depends_on=("job",))
+    assert sent(store, Submit(request_id="s2", body=body, **ADDRESS)).answer.good
+    assert sent(store, CLAIM).answer.good
+    watched, job = Watched(store), read_job(store, "job")
+    assert job is not None
+    act(on(watched), job)
+    assert set(watched.reads) <= {"job:run:1"}
+
+
+def test_only_a_blocked_job_has_its_parents_read(store: MemoryDatastore) -> None:
+    body = SubmitBody(job_id="child", depends_on=("job",))
+    assert sent(store, Submit(request_id="s2", body=body, **ADDRESS)).answer.good
+    watched = Watched(store)
+    coordinator.unblock(on(watched), "child", now_ms=NOW)
+    assert watched.reads == ["child", "job"]
+    coordinator.cancel(on(store), "child", request_id="x", now_ms=NOW)
+    watched.reads.clear()
+    coordinator.unblock(on(watched), "child", now_ms=NOW)
+    assert watched.reads == ["child"]
 
 
 def test_a_lost_race_is_judged_again_on_the_version_that_won(store: MemoryDatastore) -> None:

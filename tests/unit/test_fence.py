@@ -50,6 +50,15 @@ def test_a_holder_without_a_lease_is_told_how_it_was_lost(outcome: str, loss: Lo
     assert check(job("ready", last_end={**ENDED, "outcome": outcome}), by()) == FenceLost(loss)
 
 
+@pytest.mark.parametrize(
+    "last_end",
+    [None, {**ENDED, "epoch": EPOCH - 1, "outcome": "expired"}, {**ENDED, "outcome": "superseded"}],
+    ids=["no end on record", "the end of an earlier run", "an end that nobody could name"],
+)
+def test_a_holder_whose_end_is_not_known_is_told_that_the_lease_was_released(last_end: dict[str, Any] | None) -> None:
+    assert check(job("ready", last_end=last_end), by()) == FenceLost(Loss.RELEASED)
+
+
 @pytest.mark.parametrize("state", ["succeeded", "failed", "cancelled"])
 def test_a_job_that_has_ended_says_so_to_its_last_holder_and_superseded_to_earlier_ones(state: str) -> None:
     assert check(job(state, last_end=ENDED), by()) == FenceLost(Loss.TERMINAL)

@@ -1,0 +1,253 @@
+"""A claim between its slots and its job: what stands, what is given back, what is undone if another comes between."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from broker import claiming
+from broker.answers import Word
+from broker.claiming import now_free, try_claim_job
+from broker.coordinator import Settlement
+from broker.exclusion import Slots
+from broker.limits import limit_key
+from broker.quotas import holders_of, rate_id
+from broker.settlement import Wait
+from broker.shared_document import read_body
+from broker.slots import CONFIRM_WITHIN_MS, slot_id
+from broker.transitions import Claimant
+from datastore import Datastore, Expected, Unavailable
+from datastore.interface import Patch, UpdateResult
+from tests.twins.forwarding import Forwarding
+from tests.unit.test_operations import NOW, TTL, Desk
+
+LOCK = "repo:web"
+WHO = Claimant("f", "start-1", "c1", "a" * 32)
+RIVAL = Claimant("g", "start-1", "c2", "b" * 32)
+
+
+class Between(Forwarding):
+    """Runs `meanwhile` before the next write of one document, once."""
+
+    def __init__(self, inner: Datastore, id: str, meanwhile: Callable[[], object]) -> None:
+        super().__init__(inner)
+        self._id = id
+        self._meanwhile: Callable[[], object] | None = meanwhile
+
+    def update_if_match(self, id: str, partition_key: str, expected: Expected, patch: Patch) -> UpdateResult:
+        if id == self._id and (meanwhile := self._meanwhile) is not None:
+            self._meanwhile = None
+            meanwhile()
+        return super().update_if_match(id, partition_key, expected, patch)
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+def claim(desk: Desk, job: str, who: Claimant = WHO, *, on: Datastore | None = None, now_ms: int = NOW) -> Settlement:
+    return try_claim_job(desk.context if on is None else desk.on(on), job, who, now_ms=now_ms)
+
+
+def holders(desk: Desk, key: str = LOCK) -> list[tuple[str, int, str, bool]]:
+    """Who is in a slot: job, epoch, request, and whether the entry is confirmed."""
+    body = read_body(desk.store, slot_id(key))
+    entries = [] if body is None else body["holders"]
+    return [(each["job_id"], each["epoch"], each["request_id"], each["confirmed"]) for each in entries]
+
+
+def empty_slot(desk: Desk, key: str = LOCK) -> None:
+    """As if another claimer had taken for dead whoever is in it."""
+    [document] = [each for each in desk.store.find({"kind": "slot"}).documents if each.id == slot_id(key)]
+    desk.store.update_if_match(document.id, document.partition_key, Expected(rev=document.rev), {"holders": []})
+
+
+# Two at once.
+
+
+def test_of_two_copies_of_one_claim_the_slower_leaves_the_lock_to_the_grant_of_both(desk: Desk) -> None:
+    desk.submit(locks=[LOCK])
+    answers = []
+    slow = Between(desk.store, "job", lambda: answers.append(claim(desk, "job").answer))
+    answers.append(claim(desk, "job", on=slow).answer)
+    assert [answer.word for answer in answers] == [Word.GRANTED, Word.REPLAYED]
+    assert [answer.body["token"] for answer in answers] == [WHO.token] * 2
+    assert holders(desk) == [("job", 1, "c1", True)]
+    desk.submit("other", locks=[LOCK])
+    assert claim(desk, "other", RIVAL).answer.reason == "lock_busy"
+
+
+def test_a_slower_copy_that_took_the_others_grant_for_a_rivals_would_give_its_lock_away(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broken twin of the test above."""
+    monkeypatch.setattr(claiming, "_is_ours", lambda _update, _who: False)
+    desk.submit(locks=[LOCK])
+    slow = Between(desk.store, "job", lambda: claim(desk, "job"))
+    claim(desk, "job", on=slow)
+    assert holders(desk) == []
+
+
+def test_a_claim_that_loses_its_job_to_a_rival_gives_back_its_own_lock_and_start_and_no_more(desk: Desk) -> None:
+    desk.ask("set_limit", limit="queue:default", rate={"count": 5, "per_ms": 60_000})
+    desk.submit(locks=[LOCK])
+    slow = Between(desk.store, "job", lambda: claim(desk, "job", RIVAL, now_ms=NOW + 1))
+    lost = claim(desk, "job", on=slow).answer
+    assert (lost.word, lost.reason) == ("conflict", "held")
+    assert holders(desk) == [("job", 1, "c2", True)]
+    assert (read_body(desk.store, rate_id("queue:default")) or {})["moments"] == [NOW + 1]
+
+
+def test_a_claim_that_a_rate_refuses_gives_back_its_lock(desk: Desk) -> None:
+    desk.ask("set_limit", limit="queue:default", rate={"count": 1, "per_ms": 60_000})
+    desk.submit("one")
+    desk.submit("two", locks=[LOCK])
+    desk.claim("one")
+    refused = claim(desk, "two", RIVAL, now_ms=NOW + 5)
+    assert refused.answer.reason == "quota"
+    assert refused.answer.retry_after_ms == 59_995
+    assert holders(desk) == []
+    assert refused.waits == (Wait(limit_key("queue:default"), None, NOW + 60_000),)
+
+
+def test_a_job_gone_before_its_claim_is_written_leaves_no_lock_behind(desk: Desk) -> None:
+    desk.submit(locks=[LOCK])
+
+    class Gone(Forwarding):
+        def update_if_match(self, id: str, partition_key: str, expected: Expected, patch: Patch) -> UpdateResult:
+            name = "nothing" if id == "job" else id
+            return super().update_if_match(name, partition_key, expected, patch)
+
+    assert claim(desk, "job", on=Gone(desk.store)).answer.word == "not_found"
+    assert holders(desk) == []
+
+
+# The confirmation.
+
+
+def test_a_winner_whose_lock_was_taken_out_before_it_confirmed_undoes_its_claim(desk: Desk) -> None:
+    desk.submit(locks=[LOCK])
+    late = Between(desk.store, "job", lambda: empty_slot(desk))
+    told = claim(desk, "job", on=late, now_ms=NOW + 7)
+    assert (told.answer.word, told.answer.reason, told.answer.body) == ("conflict", "raced", {"job_id": "job"})
+    job = desk.job()
+    assert (job.state, job.epoch, job.lease, job.document.body["updated_ms"]) == ("ready", 1, None, NOW + 7)
+    assert job.last_end is not None
+    assert (job.last_end.outcome, job.last_end.ended_ms) == ("released", NOW + 7)
+    assert holders(desk) == []
+    assert claim(desk, "job", RIVAL).answer.body["epoch"] == 2, "the epoch stays used"
+
+
+def test_the_other_locks_of_a_claim_that_is_undone_are_given_back(desk: Desk) -> None:
+    desk.submit(locks=["a", "b", "c"])
+    told = claim(desk, "job", on=Between(desk.store, "job", lambda: empty_slot(desk, "b")))
+    assert told.answer.reason == "raced"
+    assert [holders(desk, key) for key in "abc"] == [[], [], []]
+
+
+def test_a_claim_that_can_not_be_confirmed_now_is_unknown_and_the_same_request_gets_it(desk: Desk) -> None:
+    desk.submit(locks=[LOCK])
+
+    class Down(Forwarding):
+        written = False
+
+        def update_if_match(self, id: str, partition_key: str, expected: Expected, patch: Patch) -> UpdateResult:
+            if self.written:
+                raise Unavailable("scripted")
+            self.written = id == "job"
+            return super().update_if_match(id, partition_key, expected, patch)
+
+    context = desk.context
+    desk.context = desk.on(Down(desk.store))
+    asked: dict[str, Any] = {"by": "f", "job_id": "job"}
+    assert desk.ask("claim", **asked).answer.word == "outcome_unknown"
+    desk.context, desk._requests = context, desk._requests - 1
+    assert holders(desk) == [("job", 1, "r2", False)]
+    assert desk.ask("claim", **asked).answer.word == "replayed"
+    assert holders(desk) == [("job", 1, "r2", True)]
+
+
+def test_a_replayed_grant_that_has_lost_its_lock_is_undone_and_not_told(desk: Desk) -> None:
+    desk.submit(locks=[LOCK])
+    assert claim(desk, "job").answer.word == "granted"
+    empty_slot(desk)
+    again = claim(desk, "job", now_ms=NOW + 9)
+    assert (again.answer.word, again.answer.reason) == ("conflict", "raced")
+    assert [change.after.id for change in again.changes] == ["job"], "its hints are moved again"
+    assert (desk.job().state, desk.job().epoch) == ("ready", 1)
+
+
+def test_a_replayed_grant_that_has_lost_its_unit_is_undone_and_not_told(desk: Desk) -> None:
+    desk.ask("set_limit", limit="queue:default", capacity=1)
+    desk.submit()
+    granted = claim(desk, "job").answer
+    assert [holder.job_id for holder in holders_of(desk.store, "queue:default")] == ["job"]
+    again = claim(desk, "job").answer
+    assert (again.word, again.body["token"]) == ("replayed", granted.body["token"])
+    empty_slot(desk, limit_key("queue:default"))
+    assert claim(desk, "job").answer.reason == "raced"
+    assert desk.job().lease is None
+
+
+def test_without_a_look_at_its_slots_a_replayed_grant_would_stand_beside_another(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broken twin of the tests above."""
+    monkeypatch.setattr(Slots, "confirm", lambda _slots: True)
+    for job in ("job", "other"):
+        desk.submit(job, locks=[LOCK])
+    claim(desk, "job")
+    empty_slot(desk)
+    assert claim(desk, "other", RIVAL).answer.word == "granted"
+    assert claim(desk, "job").answer.word == "replayed"
+
+
+# What a refusal tells, and when it is over.
+
+
+def test_a_busy_lock_is_told_with_who_holds_it(desk: Desk) -> None:
+    for job in ("job", "other"):
+        desk.submit(job, locks=[LOCK])
+    claim(desk, "job")
+    body = claim(desk, "other", RIVAL).answer.body
+    holder = {"job_id": "job", "epoch": 1, "mode": "exclusive", "factory_id": "f"}
+    assert body["job_id"] == "other"
+    assert body["obstacles"] == [{"reason": "lock_busy", "key": LOCK, "holders": [holder]}]
+
+
+def test_of_the_slots_that_are_waited_for_every_one_that_came_free_is_named(desk: Desk) -> None:
+    for key in ("a", "b", "c"):
+        desk.submit(f"holds-{key}", locks=[key])
+        desk.submit(f"waits-{key}", locks=[key])
+    fences = {key: desk.claim(f"holds-{key}") for key in ("a", "b", "c")}
+    waits = [wait for key in ("a", "b", "c") for wait in claim(desk, f"waits-{key}", RIVAL).waits]
+    assert [(wait.key, wait.job and wait.job.id) for wait in waits] == [(key, f"waits-{key}") for key in "abc"]
+    assert now_free(desk.context, waits, now_ms=NOW) == []
+    for key in ("a", "c"):
+        desk.ask("release", job_id=f"holds-{key}", epoch=1, token=fences[key].token)
+    assert now_free(desk.context, iter(waits), now_ms=NOW) == ["a", "c"]
+
+
+def test_a_lock_whose_claim_was_never_written_is_free_once_that_claim_must_be_over(desk: Desk) -> None:
+    for job in ("job", "other"):
+        desk.submit(job, locks=[LOCK])
+    dying = Slots.of(desk.store, desk.context.entropy, desk.job(), epoch=1, request_id="dying")
+    assert dying.take(now_ms=NOW) is None
+    waits = claim(desk, "other").waits
+    assert now_free(desk.context, waits, now_ms=NOW + CONFIRM_WITHIN_MS) == []
+    assert now_free(desk.context, waits, now_ms=NOW + CONFIRM_WITHIN_MS + 1) == [LOCK]
+
+
+def test_a_unit_is_waited_for_until_its_lease_has_ended_however_late_that_is(desk: Desk) -> None:
+    desk.ask("set_limit", limit="key:gpu", capacity=1)
+    for job in ("job", "other"):
+        desk.submit(job, concurrency=["gpu"])
+    claim(desk, "job")
+    [wait] = claim(desk, "other", RIVAL).waits
+    assert wait.key == limit_key("key:gpu")
+    assert wait.job is not None, "a job at a key's limit stands aside"
+    assert wait.job.id == "other"
+    assert now_free(desk.context, [wait], now_ms=NOW + 3 * TTL) == []
+    desk.ask("release", job_id="job", epoch=1, token=WHO.token)
+    assert now_free(desk.context, [wait], now_ms=NOW) == [wait.key]
