@@ -76,6 +76,11 @@ class ClaimBody(Body):
             raise ValueError("count is for a claim without job_id")
         return self
 
+    @classmethod
+    def tied(cls) -> frozenset[str]:
+        """One claimed job is the usual thing, and needs no more than its own type."""
+        return frozenset({"count"})
+
 
 class Unique(Body):
     key: LockKey

@@ -1,10 +1,12 @@
 """How a request travels: as an rq job on rq's wire, or as plain JSON on the intake. Both name the same three queues."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from itertools import chain
 from typing import Literal, TypeAlias
 
+import hiredis
 from redis.client import Pipeline
 
 from broker.messages import Envelope
@@ -42,15 +44,19 @@ def rq_job_id(request_id: str, attempt: int) -> str:
 
 def rq_job_hash(envelope: str, *, queue: str) -> dict[RedisValue, RedisValue]:
     """The fields rq needs to run `SETTLE` on an envelope (JSON text, or signed): uncompressed JSON, no result kept."""
-    argument = envelope if envelope.startswith("{") else json.dumps(envelope, ensure_ascii=False)
     return {
-        "data": f'["{SETTLE}",null,[{argument}],{{}}]',
         "origin": queue,
         "status": "queued",
         "timeout": str(JOB_TIMEOUT_S),
         "result_ttl": "0",
         "failure_ttl": "60",
+        "data": f'["{SETTLE}",null,[{_argument(envelope)}],{{}}]',
     }
+
+
+def _argument(envelope: str) -> str:
+    """An envelope as JSON: a signed one is a string."""
+    return envelope if envelope.startswith("{") else json.dumps(envelope, ensure_ascii=False)
 
 
 class Message(Value, frozen=True):
@@ -80,6 +86,46 @@ def commands(messages: Iterable[Message], wire: Wire) -> list[tuple[RedisValue, 
         made.append(("HSET", rq_job_key(message.rq_job), *chain.from_iterable(fields.items())))
         pushed.setdefault(rq_queue_key(message.queue), []).append(message.rq_job)
     return made + [("RPUSH", key, *values) for key, values in pushed.items()]
+
+
+def pack(command: Sequence[RedisValue]) -> bytes:
+    """A command as it goes over the connection."""
+    packed: bytes = hiredis.pack_command(tuple(command))  # type: ignore[arg-type]  # its stubs allow one argument
+    return packed
+
+
+def packed(messages: Iterable[Message], wire: Wire) -> tuple[bytes, int]:
+    """`commands` as they go over the connection, and how many there are."""
+    hashes: list[bytes] = []
+    pushed: dict[str, list[bytes]] = {}
+    for message in messages:
+        if wire == "intake":
+            pushed.setdefault(message.queue, []).append(message.text.encode())
+            continue
+        job, argument = message.rq_job.encode(), _argument(message.text).encode()
+        head, fields, before, after = _packed_hash(message.queue)
+        size = len(before) + len(argument) + len(after)
+        hashes.append(b"%b$%d\r\n%b%b\r\n%b$%d\r\n%b%b%b\r\n" % (
+            head, len(_RQ_JOB) + len(job), _RQ_JOB, job, fields, size, before, argument, after,
+        ))  # fmt: skip
+        pushed.setdefault(message.queue, []).append(job)
+    key = intake_key if wire == "intake" else rq_queue_key
+    pushes = [pack(("RPUSH", key(queue), *values)) for queue, values in pushed.items()]
+    return b"".join(hashes + pushes), len(hashes) + len(pushes)
+
+
+_RQ_JOB = rq_job_key("").encode()
+
+
+@lru_cache(maxsize=len(QUEUES))
+def _packed_hash(queue: str) -> tuple[bytes, bytes, bytes, bytes]:
+    """The HSET of an rq job around its key, and its data around the envelope: for one queue always the same."""
+    gap = "{here}"
+    fields = rq_job_hash(gap, queue=queue)
+    before, after = str(fields.pop("data")).split(gap)
+    parts = [*chain.from_iterable(fields.items()), "data"]
+    packed_parts = b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in (str(each).encode() for each in parts))
+    return b"*%d\r\n$4\r\nHSET\r\n" % (len(parts) + 3), packed_parts, before.encode(), after.encode()
 
 
 def enqueue(pipe: Pipeline, request: Envelope, *, wire: Wire, sign: Callable[[str], str] = str) -> None:

@@ -77,3 +77,8 @@ class Body(BaseModel):
     """What an operation takes. Unknown fields are refused: a misspelt option must not be ignored."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def tied(cls) -> frozenset[str]:
+        """The fields that a rule for several at once looks at where they are given. All, unless a body knows better."""
+        return frozenset(cls.model_fields) if cls.__pydantic_decorators__.model_validators else frozenset()

@@ -1,10 +1,11 @@
 """One timer of the event loop for any number of waits: most of them end long before their time."""
 
 import asyncio
-from heapq import heappop, heappush
-from itertools import count
 
 from broker.clock import Steady, monotonic_ms
+
+LOOKED_AT_PER_MS = 1_000
+"""However short the waits are, and however many: looking at all of them takes a tenth of the time at most."""
 
 
 class Alarm:
@@ -12,30 +13,35 @@ class Alarm:
 
     def __init__(self, steady_ms: Steady = monotonic_ms) -> None:
         self._steady_ms = steady_ms
-        self._waits: list[tuple[int, int, asyncio.Future[None]]] = []
-        self._order = count()
+        self._waits: dict[asyncio.Future[None], int] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._rings_ms = 0
 
     def at(self, due_ms: int, now_ms: int, wake: "asyncio.Future[None]") -> None:
         """Complete `wake` at `due_ms`, where it is `now_ms` now; both on the steady clock."""
-        heappush(self._waits, (due_ms, next(self._order), wake))
+        self._waits[wake] = due_ms
         if self._timer is None or due_ms < self._rings_ms:
             self._set(due_ms, now_ms)
+
+    def off(self, wake: "asyncio.Future[None]") -> None:
+        """Nobody waits for `wake` any more. The timer is left alone: another one may want it."""
+        self._waits.pop(wake, None)
 
     def _set(self, due_ms: int, now_ms: int) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self._rings_ms = due_ms
         # A millisecond later: the clocks are cut to milliseconds, and who is woken must find its time over.
-        self._timer = asyncio.get_running_loop().call_later(max(0, due_ms - now_ms + 1) / 1000, self._ring)
+        pause_ms = max(0, due_ms - now_ms + 1, len(self._waits) // LOOKED_AT_PER_MS)
+        self._timer = asyncio.get_running_loop().call_later(pause_ms / 1000, self._ring)
 
     def _ring(self) -> None:
         self._timer = None
-        now_ms, waits = self._steady_ms(), self._waits  # after a stop of the process much more may be due than planned
-        while waits and (waits[0][0] <= now_ms or waits[0][2].done()):
-            wake = heappop(waits)[2]
+        now_ms = self._steady_ms()  # after a stop of the process much more may be due than planned
+        over = [(due_ms, wake) for wake, due_ms in self._waits.items() if due_ms <= now_ms]
+        for _, wake in sorted(over, key=lambda wait: wait[0]):
+            del self._waits[wake]
             if not wake.done():
                 wake.set_result(None)
-        if waits:
-            self._set(waits[0][0], now_ms)
+        if self._waits:
+            self._set(min(self._waits.values()), now_ms)

@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -23,6 +23,13 @@ ATTEMPT_MS = 3_000
 """How long one attempt waits for its answer before the request is sent again with the same id."""
 DEADLINE_AHEAD_MAX_MS = 840_000
 """Less than the fifteen minutes that a broker takes in a signed request: the rest is for clocks."""
+
+
+class Waiter(Protocol):
+    """A future, of threads or of asyncio. It wakes its caller; what there is to know is in the call."""
+
+    def done(self) -> bool: ...
+    def set_result(self, result: None, /) -> None: ...
 
 
 class Address(BaseModel):
@@ -59,8 +66,12 @@ class BrokerTime:
     def learn(self, server_ms: int, *, sent_ms: int, received_ms: int) -> None:
         """Broker time was `server_ms` at some moment between two readings of this host's monotonic clock."""
         least, most = server_ms - received_ms, server_ms - sent_ms
-        ahead = (least + most) // 2 if self._ahead_ms is None else self._ahead_ms
-        self._ahead_ms = min(max(ahead, least), most)
+        if self._ahead_ms is None:
+            self._ahead_ms = (least + most) // 2
+        elif self._ahead_ms > most:
+            self._ahead_ms = most
+        elif self._ahead_ms < least:
+            self._ahead_ms = least
 
     def at(self, monotonic_ms: int) -> int | None:
         """Broker time at a moment of this host's monotonic clock; None while nothing was learned."""
@@ -78,6 +89,28 @@ class Call:
     at two, which makes the broker look for what the first one did.
     """
 
+    __slots__ = (
+        "_address",
+        "_attempt",
+        "_body",
+        "_form",
+        "_history",
+        "_invoked",
+        "_kind",
+        "_out",
+        "_patience_ms",
+        "_request",
+        "_timeout_ms",
+        "first_sent_ms",
+        "is_claim",
+        "repeats",
+        "reply",
+        "request_id",
+        "trouble",
+        "until_ms",
+        "wake",
+    )
+
     def __init__(
         self,
         kind: type[Envelope],
@@ -90,6 +123,8 @@ class Call:
         entropy: Entropy,
         history: "Recorder | None" = None,
     ) -> None:
+        self.repeats = request_id is not None
+        """Whether an earlier call may have sent this request, whose answer this one may be given."""
         if request_id is None:
             self.request_id, self._attempt = entropy.token(), 1
         else:
@@ -103,7 +138,6 @@ class Call:
         self._patience_ms = int(body.get("wait_ms", 0)) if self.is_claim else 0
         self._timeout_ms = timeout_ms + self._patience_ms
         self.until_ms = now_ms + self._timeout_ms
-        self._first_attempt = self._attempt
         self.first_sent_ms = now_ms
         self._out = 0
         """Attempts that were sent, or may have been."""
@@ -112,13 +146,14 @@ class Call:
         self.reply: Reply | None = None
         self.trouble: Exception | None = None
         """Why the last attempt did not get to its queue, or may not have. Read and cleared by whoever waits."""
+        self.wake: Waiter | None = None
+        """Completed as there is something new to know: a reply, trouble, or that its time is over."""
 
     @property
     def settled(self) -> bool:
         """Whether there is nothing left to send: an answer is known, or the time is over."""
-        return (
-            self.reply is not None and self.reply.retry is not Retry.SAME_ID and not self._turned_away_again(self.reply)
-        )
+        said = self.reply
+        return said is not None and said.retry is not Retry.SAME_ID and not self._turned_away_again(said)
 
     def next_attempt(self, now_ms: int, broker_time: BrokerTime) -> Message:
         """What to send now. Its deadline is the end of the caller's own patience, in broker time, or sooner."""
@@ -141,6 +176,12 @@ class Call:
             f'"factory_id":"{who.factory_id}","incarnation":"{who.incarnation}","instance":"{who.instance}",'
             f'{deadline}"body":{self._body}}}'
         )
+
+    def woken(self) -> None:
+        """There is something new to know."""
+        wake = self.wake
+        if wake is not None and not wake.done():
+            wake.set_result(None)
 
     def on_its_way(self) -> None:
         """An attempt was sent, or may have been."""
@@ -168,11 +209,6 @@ class Call:
         if reply is None:
             raise self._failure()
         return reply
-
-    @property
-    def repeats(self) -> bool:
-        """Whether an earlier call may have sent this request, whose answer this one may be given."""
-        return self._first_attempt > 1
 
     def asked_ms(self, reply: Reply, broker_time: BrokerTime) -> int:
         """From when a holder counts its deadline (I9): as this call was sent, or earlier where its answer is older."""
@@ -210,7 +246,7 @@ class Call:
 
     def _failure(self) -> ClientError:
         what = f"{self._kind.__name__.lower()}: no answer within {self._timeout_ms} ms"
-        if not self._out and self._first_attempt == 1:
+        if not self._out and not self.repeats:
             return BrokerUnavailable(f"{what}: Redis can't be reached; nothing was sent; is it running?")
         return BrokerTimeout(f"{what}; is a broker worker running?", request_id=self.request_id)
 

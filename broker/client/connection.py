@@ -49,6 +49,22 @@ def check_accepted(results: Sequence[Any], requests: int) -> None:
         raise (NotAccepted if requests == 1 or len(refused) == len(results) else MaybeSent)(str(refused[0]))
 
 
+def packed_wait(key: str) -> bytes:
+    """What waits for replies. Both in one write: whatever has gathered as BLPOP returns comes along with it."""
+    return b"".join(queues.pack(command) for command in (("BLPOP", key, BLOCK_S), ("LPOP", key, DRAIN_MAX)))
+
+
+def replies_of(told: list[Any] | RedisError) -> list[bytes]:
+    """The replies in the answers to that, or the failure."""
+    if isinstance(told, RedisError):
+        raise told
+    for each in told:
+        if isinstance(each, RedisError):
+            raise each
+    first, rest = told
+    return ([] if first is None else [first[1]]) + (rest or [])
+
+
 class Sender:
     """Puts requests on their queues, one round trip at a time. Safe under threads."""
 

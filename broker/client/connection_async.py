@@ -2,32 +2,55 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Never, TypeAlias
 
 from redis.asyncio import Redis
 from redis.asyncio.connection import ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from broker import queues
 from broker.client.call import Call
 from broker.client.connection import (
-    BLOCK_S,
     DEAD_AFTER_S,
-    DRAIN_MAX,
     SEND_TIMEOUT_S,
     MaybeSent,
     NotAccepted,
     NotSent,
     check_accepted,
     options,
+    packed_wait,
+    replies_of,
 )
 from broker.client.stream import Stream
 from broker.queues import Message, Wire
 
-Posted = tuple[Message, Call, "asyncio.Future[None]"]
-"""What is to be sent, the call it belongs to, and what wakes that call where it could not be."""
+Posted: TypeAlias = tuple[Message, Call]
+"""What is to be sent, and the call it belongs to."""
+
+
+class Batch:
+    """What goes with one write."""
+
+    __slots__ = ("posted",)
+
+    def __init__(self, posted: Sequence[Posted]) -> None:
+        self.posted = posted
+
+    def signed(self, sign: Callable[[str], str]) -> list[Message]:
+        """The requests, as they travel."""
+        return [message.signed(sign) for message, _ in self.posted]
+
+    def failed(self, trouble: Exception) -> None:
+        """Tell each call why, and wake it. What certainly was not sent does not count as an attempt."""
+        never_left = isinstance(trouble, NotSent | NotAccepted)
+        for _, call in self.posted:
+            if never_left:
+                call.never_left()
+            call.trouble = trouble
+            call.woken()
 
 
 class AsyncSender:
@@ -46,7 +69,10 @@ class AsyncSender:
         self._opening = asyncio.Lock()
         self._outbox: list[Posted] = []
         self._due = False
-        self._sending: set[asyncio.Task[None]] = set()
+        self._under_way: set[Batch] = set()
+        """What is neither confirmed nor given up."""
+        self._one_less: asyncio.Future[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def server(self) -> tuple[str, str | None]:
@@ -57,76 +83,95 @@ class AsyncSender:
         """A sender with a connection of its own, to the same server."""
         return AsyncSender(self._url, wire=self._wire, password=self._password, sign=self._sign)
 
-    def post(self, message: Message, call: Call, wake: "asyncio.Future[None]") -> None:
-        """Send `message` at the end of this turn of the event loop. `wake` is completed only where that fails."""
-        self._outbox.append((message, call, wake))
+    def post(self, message: Message, call: Call) -> None:
+        """Send `message` at the end of this turn of the event loop. `call` is woken only where that fails."""
+        self._outbox.append((message, call))
+        if not self._due:
+            self.flush_soon()
+
+    def flush_soon(self) -> None:
+        """Send at the end of this turn what is posted until then."""
         if not self._due:
             self._due = True
             asyncio.get_running_loop().call_soon(self._flush)
 
     async def sent(self) -> None:
         """Wait until all that was posted is sent, or has failed."""
-        if self._due:
-            self._flush()
-        if self._sending:
-            await asyncio.wait(self._sending)
+        self._flush()
+        awaited = set(self._under_way)
+        while not awaited.isdisjoint(self._under_way):
+            if self._one_less is None or self._one_less.done():
+                self._one_less = asyncio.get_running_loop().create_future()
+            await asyncio.wait([self._one_less])
 
     def _flush(self) -> None:
-        """Send what has gathered; in a task, which no caller's cancellation reaches."""
         self._due = False
-        batch, self._outbox = self._outbox, []
-        if not batch:  # somebody waited for it to be sent, and had it flushed before its turn
+        if not self._outbox:  # somebody waited for it to be sent, and had it flushed before its turn
             return
-        for _, call, _ in batch:
+        batch = Batch(self._outbox)
+        self._outbox = []
+        for _, call in batch.posted:
             call.on_its_way()
-        task = asyncio.create_task(self._send(batch), name="broker-send")
-        self._sending.add(task)
-        task.add_done_callback(self._sending.discard)
+        self._under_way.add(batch)
+        self._send(batch)
 
-    async def _send(self, batch: Sequence[Posted]) -> None:
-        trouble: Exception
-        try:
-            await self._put([message for message, _, _ in batch])
-        except (NotSent, NotAccepted) as error:
-            trouble = error
-            for _, call, _ in batch:
-                call.never_left()
-        except Exception as error:  # whatever it is, it belongs to those who wait
-            trouble = error
-        else:
-            return
-        for _, call, wake in batch:
-            call.trouble = trouble
-            if not wake.done():
-                wake.set_result(None)
-
-    async def _put(self, messages: Sequence[Message]) -> None:
-        """Put `messages` on their queues.
-
-        Raises:
-          NotSent, NotAccepted: none of them was sent.
-          MaybeSent: each of them may have been.
-        """
+    def _send(self, batch: "Batch") -> None:
+        """Send it at once where there is a connection; else in a task, which no caller's cancellation reaches."""
         stream = self._stream
-        if stream is None or stream.lost:
-            stream = await self._opened()
-        signed = [message.signed(self._sign) for message in messages]
-        sent = stream.call(queues.commands(signed, self._wire))
-        await asyncio.wait([sent], timeout=SEND_TIMEOUT_S)
+        if stream is not None and not stream.lost:
+            self._write(stream, batch)
+            return
+        task = asyncio.create_task(self._open_and_write(batch), name="broker-send")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _write(self, stream: Stream, batch: "Batch") -> None:
         try:
-            if not sent.done():
-                stream.close()
-                raise RedisTimeoutError(f"Redis did not answer within {SEND_TIMEOUT_S} s")
-            check_accepted(sent.result(), len(messages))
-        except RedisError as error:
-            raise MaybeSent(str(error)) from error
+            packed, replies = queues.packed(batch.signed(self._sign), self._wire)
+        except Exception as error:  # whatever it is, it belongs to those who wait
+            self._ended(batch, error)
+            return
+        stream.call(packed, replies, partial(self._confirmed, batch))
+
+    def _confirmed(self, batch: "Batch", told: list[Any] | RedisError) -> None:
+        trouble: Exception | None = None
+        if isinstance(told, RedisError):
+            trouble = MaybeSent(str(told))
+        else:
+            try:
+                check_accepted(told, len(batch.posted))
+            except (NotAccepted, MaybeSent) as error:
+                trouble = error
+        self._ended(batch, trouble)
+
+    def _ended(self, batch: "Batch", trouble: Exception | None) -> None:
+        """It is sent, or `trouble` is why it was not, or may not have been."""
+        self._under_way.discard(batch)
+        if self._one_less is not None and not self._one_less.done():
+            self._one_less.set_result(None)
+        if trouble is not None:
+            batch.failed(trouble)
+
+    async def _open_and_write(self, batch: "Batch") -> None:
+        try:
+            stream = await self._opened()
+        except BaseException as error:  # also where the task is cancelled: those who wait are to know
+            self._ended(batch, error if isinstance(error, Exception) else NotSent("the event loop ended"))
+            if not isinstance(error, Exception):
+                raise
+        else:
+            self._write(stream, batch)
 
     async def _opened(self) -> Stream:
-        """The connection, opened by whoever comes first."""
+        """The connection, opened by whoever comes first.
+
+        Raises:
+          NotSent, NotAccepted: there is none.
+        """
         async with self._opening:
             if self._stream is None or self._stream.lost:
                 try:
-                    self._stream = await Stream.open(self._pool)
+                    self._stream = await Stream.open(self._pool, patience_s=SEND_TIMEOUT_S)
                 except AuthenticationError as error:
                     raise NotAccepted(str(error)) from error
                 except (RedisError, OSError) as error:
@@ -165,34 +210,37 @@ class AsyncListener:
         self._pool: ConnectionPool = ConnectionPool.from_url(
             url, retry=Retry(NoBackoff(), 0), **options(password, DEAD_AFTER_S)
         )
-        self._stream: Stream | None = None
-        self._key = key
+        self._ask = packed_wait(key)
 
-    async def receive(self) -> list[bytes]:
-        """Wait for replies and return all there are; an empty list now and then.
+    async def listen(self, deliver: Callable[[list[bytes]], None]) -> Never:
+        """Hand over replies as they come, all there are at a time, until the connection is lost.
 
         Raises:
-          RedisError, OSError: the connection is lost; the next call makes a new one.
+          RedisError, OSError: it is; the next call makes a new one.
         """
-        if self._stream is None:
-            self._stream = await Stream.open(self._pool)
-        commands = [("BLPOP", self._key, BLOCK_S), ("LPOP", self._key, DRAIN_MAX)]
-        arrived = self._stream.call(commands)
+        stream = await Stream.open(self._pool, patience_s=DEAD_AFTER_S)
+        loop = asyncio.get_running_loop()
+        lost: asyncio.Future[Never] = loop.create_future()
+
+        def ask() -> None:
+            stream.call(self._ask, 2, arrived)
+
+        def arrived(told: list[Any] | RedisError) -> None:
+            try:
+                deliver(replies_of(told))
+            except Exception as error:
+                if not lost.done():
+                    lost.set_exception(error)
+                return
+            loop.call_soon(ask)  # behind those who have just been woken: while they go on, more may gather
+
         try:
-            await asyncio.wait([arrived], timeout=DEAD_AFTER_S)
-            if not arrived.done():
-                raise RedisTimeoutError(f"the reply channel was silent for {DEAD_AFTER_S} s")
-            first, rest = arrived.result()
-            for reply in (first, rest):
-                if isinstance(reply, ResponseError):
-                    raise reply
-        except BaseException:  # also where the task is cancelled: an answer half read is no use to the next call
-            await self.close()
-            raise
-        return ([] if first is None else [first[1]]) + (rest or [])
+            ask()
+            await lost
+            raise AssertionError("a connection is lost with an error")
+        finally:
+            stream.close()
 
     async def close(self) -> None:
-        """Drop the connection."""
-        stream, self._stream = self._stream, None
-        if stream is not None:
-            stream.close()
+        """Give back what it holds. To be called once nobody listens."""
+        await self._pool.disconnect()

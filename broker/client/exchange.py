@@ -47,8 +47,10 @@ class Exchange:
         self._sender = sender
         self.entropy = entropy
         self._attempt_ms = attempt_ms
-        self._pending: Pending[Future[None]] = Pending(self.broker_time, monotonic_ms, read=read)
+        self._pending = Pending(self.broker_time, monotonic_ms, read=read)
         self.notices = self._pending.notices
+        self._lock = threading.Lock()
+        """Of what is pending."""
         self._closed = threading.Event()
         self._pid = os.getpid()
         self._reader = threading.Thread(target=self._read, name="broker-replies", daemon=True)
@@ -76,8 +78,10 @@ class Exchange:
         self._listener.wake()
         if self._reader.ident is not None:
             self._reader.join()
-        for future in self._pending.close():
-            future.set_exception(ClientClosed("the client was closed while the request was on its way"))
+        with self._lock:
+            waiting = self._pending.close()
+        for call in waiting:
+            call.woken()
         self._listener.close()
         self._sender.close()
         if self.history is not None:
@@ -106,7 +110,8 @@ class Exchange:
                 for call in unsettled:
                     if call not in futures or call.reply is not None:
                         futures[call] = Future()
-                        self._pending.expect(call, futures[call])
+                        with self._lock:
+                            self._pending.expect(call, futures[call])
                 pause_s = self._send(unsettled, sender, backoff)
                 sent_ms = monotonic_ms()
                 for call in unsettled:
@@ -118,7 +123,8 @@ class Exchange:
             abandoned = False
         finally:
             for call in futures:
-                self._pending.forget(call, abandoned=abandoned)
+                with self._lock:
+                    self._pending.forget(call, abandoned=abandoned)
                 if abandoned and call.reply is not None:
                     for grant in call.reply.grants:
                         self._give_back(grant)
@@ -147,7 +153,8 @@ class Exchange:
         while not self._closed.is_set():
             try:
                 texts = self._listener.receive()
-                surplus = [grant for text in texts for grant in self._pending.deliver(text)]
+                with self._lock:
+                    surplus = [grant for text in texts for grant in self._pending.deliver(text)]
             except (RedisError, OSError) as error:
                 log.warning("reply_channel_lost", error=str(error))
                 self._closed.wait(backoff.next_s())

@@ -50,12 +50,14 @@ class AsyncExchange:
         self._listener = listener
         self._sender = sender
         self._attempt_ms = attempt_ms
-        self._pending: Pending[asyncio.Future[None]] = Pending(self.broker_time, steady_ms, read=read)
+        self._pending = Pending(self.broker_time, steady_ms, read=read)
         self.notices = self._pending.notices
         self._alarm = Alarm(steady_ms)
+        self._lost = Backoff(entropy)
         self._closed = False
         self._pid = os.getpid()
         self._reader: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop
         self._giving_back: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
@@ -71,6 +73,7 @@ class AsyncExchange:
             raise BrokerUnavailable(f"Redis is not reachable: {error}; start it, or check its URL") from error
         if server_ms is not None:
             self.broker_time.learn(server_ms, sent_ms=sent_ms, received_ms=self.steady_ms())
+        self._loop = asyncio.get_running_loop()
         self._reader = asyncio.create_task(self._read(), name="broker-replies")
 
     async def close(self) -> None:
@@ -81,8 +84,9 @@ class AsyncExchange:
         while self._reader is not None and not self._reader.done():
             self._reader.cancel()  # more than once: in Python 3.11 `asyncio.wait_for`, within redis-py, can swallow it
             await asyncio.wait([self._reader], timeout=RECANCEL_S)
-        for future in self._pending.close():
-            future.set_exception(ClientClosed("the client was closed while the request was on its way"))
+        for call in self._pending.close():
+            call.trouble = ClientClosed("the client was closed while the request was on its way")
+            call.woken()
         if self._giving_back:
             await asyncio.wait(self._giving_back)
         await self._listener.close()
@@ -114,10 +118,11 @@ class AsyncExchange:
         backoff: Backoff | None = None
         abandoned = True
         try:
+            self.check_open()
             while (now_ms := self.steady_ms()) < call.until_ms:
-                self.check_open()
-                wake = self._expect(call)
-                sender.post(call.next_attempt(now_ms, self.broker_time), call, wake)
+                wake: asyncio.Future[None] = self._loop.create_future()
+                self._pending.expect(call, wake)
+                sender.post(call.next_attempt(now_ms, self.broker_time), call)
                 await self._within(call.attempt_ends_ms(now_ms, self._attempt_ms, None), now_ms, wake)
                 if call.settled:
                     break
@@ -127,6 +132,7 @@ class AsyncExchange:
                     await self._after(trouble, call, backoff.next_s())
                 elif call.reply is not None:
                     await asyncio.sleep(backoff.next_s())  # an unknown outcome: ask again, but not at once
+                self.check_open()
             abandoned = False
         finally:
             self._pending.forget(call, abandoned=abandoned)
@@ -134,15 +140,13 @@ class AsyncExchange:
                 for grant in call.reply.grants:
                     self._give_back(grant)
 
-    def _expect(self, call: Call) -> "asyncio.Future[None]":
-        wake: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._pending.expect(call, wake)
-        return wake
-
     async def _within(self, ends_ms: int, now_ms: int, wake: "asyncio.Future[None]") -> None:
         """Wait for `wake`, which is completed at `ends_ms` if nothing else does."""
         self._alarm.at(ends_ms, now_ms, wake)
-        await wake
+        try:
+            await wake
+        finally:
+            self._alarm.off(wake)
 
     async def _after(self, trouble: Exception, call: Call, pause_s: float) -> None:
         """Pause before the next attempt; an answer to an earlier one ends the pause.
@@ -155,25 +159,30 @@ class AsyncExchange:
         if not isinstance(trouble, NotSent | MaybeSent):
             raise trouble
         now_ms = self.steady_ms()
-        await self._within(call.attempt_ends_ms(now_ms, self._attempt_ms, pause_s), now_ms, self._expect(call))
+        wake: asyncio.Future[None] = self._loop.create_future()
+        self._pending.expect(call, wake)
+        await self._within(call.attempt_ends_ms(now_ms, self._attempt_ms, pause_s), now_ms, wake)
 
     async def _read(self) -> None:
         """The reader task: until closed, whatever happens."""
-        backoff = Backoff(self.entropy)
         while not self._closed:
             try:
-                texts = await self._listener.receive()
-                surplus = [grant for text in texts for grant in self._pending.deliver(text)]
+                await self._listener.listen(self._deliver)
             except (RedisError, OSError) as error:
                 log.warning("reply_channel_lost", error=str(error))
-                await asyncio.sleep(backoff.next_s())
-                continue
-            except Exception:  # a reply that nobody foresaw must not leave every later one unread
+                await asyncio.sleep(self._lost.next_s())
+
+    def _deliver(self, texts: Sequence[bytes]) -> None:
+        self._lost.reset()
+        for text in texts:
+            try:
+                surplus = self._pending.deliver(text)
+            except Exception:  # a reply that nobody foresaw must not leave every other one unread
                 log.exception("reply_failed")
                 continue
-            backoff.reset()
             for grant in surplus:
                 self._give_back(grant)
+        self._sender.flush_soon()  # behind those who have just been woken: what they ask next goes with one write
 
     def _give_back(self, grant: Reply) -> None:
         """Release a lease that nobody waits for any more, in a task of its own: its caller may be cancelled."""
@@ -185,8 +194,7 @@ class AsyncExchange:
         now_ms = self.steady_ms()
         release = release_of(grant, self.address, now_ms=now_ms, entropy=self.entropy)
         log.info("unwanted_lease_released", job=grant.body["job_id"], epoch=grant.body["epoch"])
-        failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._sender.post(release.next_attempt(now_ms, self.broker_time), release, failed)
+        self._sender.post(release.next_attempt(now_ms, self.broker_time), release)
         await self._sender.sent()
         if release.trouble is not None:
             log.warning("unwanted_lease_not_released", job=grant.body["job_id"], error=str(release.trouble))

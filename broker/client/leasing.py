@@ -32,7 +32,6 @@ class Carrier(Protocol):
     entropy: Entropy
     history: "Recorder | None"
 
-    def check_open(self) -> None: ...
     def carry_out(self, calls: Sequence[Call], sender: Any, /) -> Any: ...
 
 
@@ -50,7 +49,6 @@ class Calling(FactoryOperations[T_co]):
     def _call(
         self, kind: type[Envelope], body: Mapping[str, Any], *, request_id: str | None, timeout_ms: int | None
     ) -> Call:
-        self._exchange.check_open()
         return Call(
             kind,
             body,

@@ -132,7 +132,7 @@ class Operations(ABC, Generic[T_co]):
         `grants`. To hold a lease while working, use `lease()`.
         """
         body: dict[str, Any] = {"job_id": job_id, "queue": queue, "offers": tuple(offers), "ttl_ms": ttl_ms}
-        body |= {"wait_ms": wait_ms, "count": count, "expected_etag": expected_etag}
+        body["wait_ms"], body["count"], body["expected_etag"] = wait_ms, count, expected_etag
         return self._ask(Claim, body, request_id=request_id, timeout_ms=timeout_ms)
 
     def renew(

@@ -31,6 +31,19 @@ class Reply(Value, frozen=True):
     sent_monotonic_ms: int
     """This host's monotonic clock as the first attempt was sent: what a holder counts its deadline from (I9)."""
 
+    def sent_at(self, monotonic_ms: int) -> "Reply":
+        """The same reply, to what was sent at this moment of the monotonic clock."""
+        return Reply(
+            self.request_id,
+            self.answer,
+            self.reason,
+            self.retry,
+            self.retry_after_ms,
+            self.server_now_ms,
+            self.body,
+            monotonic_ms,
+        )
+
     def __repr__(self) -> str:
         return f"<Reply {self.request_id}: {self.summary}>"
 

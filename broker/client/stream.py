@@ -1,34 +1,41 @@
-"""Many commands on one connection for asyncio, answered in order: one write and one future for as many as there are.
+"""Many commands on one connection for asyncio, answered in order, without a task or a future for any of them.
 
 redis-py opens the connection (URL, TLS, login) and leaves it; its own way of reading costs more than a whole request.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Sequence
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any, TypeAlias, cast
 
 import hiredis
 from redis.asyncio.connection import ConnectionPool
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import InvalidResponse, ResponseError
+from redis.exceptions import InvalidResponse, RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+Done: TypeAlias = Callable[[list[Any] | RedisError], None]
+"""Told the replies to a call, an error reply as a ResponseError among them; or why the connection was lost."""
 
 
 class Stream(asyncio.Protocol):
-    """A connection on which calls don't wait for each other."""
+    """A connection on which calls don't wait for each other. One without an answer for `patience_s` ends it."""
 
-    def __init__(self, transport: asyncio.Transport) -> None:
+    def __init__(self, transport: asyncio.Transport, *, patience_s: float) -> None:
         self._transport = transport
+        self._patience_s = patience_s
+        self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader(protocolError=InvalidResponse, replyError=ResponseError)
-        self._calls: deque[tuple[int, asyncio.Future[list[Any]]]] = deque()
+        self._calls: deque[tuple[int, float, Done]] = deque()
+        """Of each call that waits: how many replies, since when, and who is told."""
         self._replies: list[Any] = []
+        self._watch: asyncio.TimerHandle | None = None
         self._opened: asyncio.StreamWriter | None = None
         """Kept, since it closes what it has opened when it is forgotten."""
-        self._closed = False
         self.lost = False
 
     @classmethod
-    async def open(cls, pool: ConnectionPool) -> "Stream":
+    async def open(cls, pool: ConnectionPool, *, patience_s: float) -> "Stream":
         """Connect as `pool` says.
 
         Raises:
@@ -40,55 +47,72 @@ class Stream(asyncio.Protocol):
         writer: asyncio.StreamWriter = connection._writer
         connection._writer = connection._reader = None
         transport = cast(asyncio.Transport, writer.transport)
-        stream = cls(transport)
+        stream = cls(transport, patience_s=patience_s)
         transport.set_protocol(stream)
         stream._opened = writer
         return stream
 
-    def call(self, commands: Iterable[Sequence[Any]]) -> asyncio.Future[list[Any]]:
-        """Send `commands` at once; the future gets their replies, an error reply as a ResponseError among them.
+    def call(self, packed: bytes, replies: int, done: Done) -> None:
+        """Send commands that get so many `replies`; `done` is called once, unless the connection is closed before.
 
-        It fails with a RedisError where the connection is lost; then any of them may have been carried out.
+        Where it is called with a RedisError, any of the commands may have been carried out.
         """
-        packed = [hiredis.pack_command(tuple(command)) for command in commands]
-        future: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
         if self.lost:
-            future.set_exception(RedisConnectionError("the connection is lost"))
-            return future
-        self._calls.append((len(packed), future))
-        self._transport.write(b"".join(packed))
-        return future
+            self._loop.call_soon(done, RedisConnectionError("the connection is lost"))
+            return
+        self._calls.append((replies, self._loop.time(), done))
+        self._transport.write(packed)
+        if self._watch is None:
+            self._watch = self._loop.call_later(self._patience_s, self._look)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a call waits for its replies."""
+        return bool(self._calls)
 
     def close(self) -> None:
-        """Drop the connection; calls under way are cancelled."""
-        self._closed = True
-        self._transport.abort()
+        """Drop the connection; calls under way are told nothing more."""
+        self._calls.clear()
+        self._end(RedisConnectionError("the connection was closed"))
 
     def data_received(self, data: bytes) -> None:
         self._reader.feed(data)
+        gets, replies, calls = self._reader.gets, self._replies, self._calls
         try:
-            while (reply := self._reader.gets()) is not False:
-                if not isinstance(reply, hiredis.PushNotification):
-                    self._take(reply)
-        except InvalidResponse:
-            self._transport.abort()
+            while (reply := gets()) is not False:
+                if isinstance(reply, hiredis.PushNotification) or not calls:
+                    continue
+                replies.append(reply)
+                if len(replies) == calls[0][0]:
+                    done = calls.popleft()[2]
+                    told, self._replies = replies, []
+                    replies = self._replies
+                    done(told)
+        except InvalidResponse as error:
+            self._end(error)
 
     def connection_lost(self, error: Exception | None) -> None:
-        self.lost = True
-        while self._calls:
-            _, future = self._calls.popleft()
-            if self._closed:
-                future.cancel()
-            elif not future.done():
-                future.set_exception(RedisConnectionError(f"the connection broke: {error or 'closed by Redis'}"))
+        self._end(RedisConnectionError(f"the connection broke: {error or 'closed by Redis'}"))
 
-    def _take(self, reply: Any) -> None:
+    def _look(self) -> None:
+        """Whether the oldest call has waited too long: one timer for all of them, set anew only where it rings."""
+        self._watch = None
         if not self._calls:
             return
-        self._replies.append(reply)
-        wanted, future = self._calls[0]
-        if len(self._replies) == wanted:
-            self._calls.popleft()
-            replies, self._replies = self._replies, []
-            if not future.done():
-                future.set_result(replies)
+        left_s = self._calls[0][1] + self._patience_s - self._loop.time()
+        if left_s > 0:
+            self._watch = self._loop.call_later(left_s, self._look)
+        else:
+            self._end(RedisTimeoutError(f"Redis did not answer within {self._patience_s} s"))
+
+    def _end(self, error: RedisError) -> None:
+        if self.lost:
+            return
+        self.lost = True
+        self._transport.abort()
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+        calls, self._calls = self._calls, deque()
+        for _, _, done in calls:
+            done(error)

@@ -4,12 +4,15 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+import msgspec
 from pydantic import TypeAdapter, ValidationError
 
 from broker.client.errors import InvalidRequest
+from broker.client.plain import Plain
 from broker.messages import Envelope
 from broker.wire_types import RequestId
 
+_encode = msgspec.json.Encoder().encode
 _REQUEST_ID = TypeAdapter(RequestId)
 
 
@@ -17,8 +20,8 @@ class Form:
     """How one kind of request is written down."""
 
     def __init__(self, kind: type[Envelope]) -> None:
-        body = kind.model_fields["body"].annotation
-        assert body is not None, "every request has a body"
+        body: Any = kind.model_fields["body"].annotation
+        self._plain = Plain(body)
         self._check = body.__pydantic_validator__.validate_python
         self._write = body.__pydantic_serializer__.to_json
         self.op: str = kind.model_fields["op"].default
@@ -30,6 +33,9 @@ class Form:
         Raises:
           InvalidRequest: a field outside its limits; the message shows no value of it.
         """
+        told = self._plain.told(given)
+        if told is not None:
+            return _encode(told).decode()
         try:
             checked = self._check(given)
         except ValidationError as error:

@@ -2,14 +2,14 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Never
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from broker import queues
 from broker.client.connection import DRAIN_MAX, MaybeSent, NotSent
-from broker.client.connection_async import AsyncListener, AsyncSender
+from broker.client.connection_async import AsyncListener, AsyncSender, Batch
 from broker.queues import Message, Wire
 from tests.simulation.faults import Dice
 from tests.simulation.loop import SimulatedLoop
@@ -112,6 +112,19 @@ class ClientSender(AsyncSender):
     async def close(self) -> None:
         await self.sent()
 
+    def _send(self, batch: Batch) -> None:
+        task = asyncio.create_task(self._carry(batch))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _carry(self, batch: Batch) -> None:
+        try:
+            await self._put(batch.signed(self._sign))
+        except Exception as error:
+            self._ended(batch, error)
+        else:
+            self._ended(batch, None)
+
     async def _put(self, messages: Sequence[Message]) -> None:
         await self._reach()
         for message in messages:
@@ -151,7 +164,11 @@ class ClientListener(AsyncListener):
         self._blocking = False
         self._life = host.life
 
-    async def receive(self) -> list[bytes]:
+    async def listen(self, deliver: Callable[[list[bytes]], None]) -> Never:
+        while True:
+            deliver(await self._receive())
+
+    async def _receive(self) -> list[bytes]:
         life, self._life = self._life, self._host.life
         if self._host.down or life != self._life:
             self._blocking = False

@@ -51,3 +51,18 @@ def test_a_wait_that_ended_by_itself_is_left_alone_and_holds_nobody_up() -> None
         return answered.result()
 
     assert asyncio.run(wait()) == "the answer"
+
+
+def test_a_wait_that_was_called_off_is_left_alone() -> None:
+    async def wait() -> bool:
+        alarm, loop = Alarm(), asyncio.get_running_loop()
+        left: asyncio.Future[None] = loop.create_future()
+        late: asyncio.Future[None] = loop.create_future()
+        now_ms = monotonic_ms()
+        alarm.at(now_ms + 5, now_ms, left)
+        alarm.at(now_ms + 10, now_ms, late)
+        alarm.off(left)
+        await asyncio.wait_for(late, 10)
+        return left.done()
+
+    assert not asyncio.run(wait())

@@ -147,7 +147,7 @@ class Future:
         self.woken = True
 
 
-def deliver(pending: Pending[Future], answer: Answer, request_id: str) -> Sequence[Reply]:
+def deliver(pending: Pending, answer: Answer, request_id: str) -> Sequence[Reply]:
     return pending.deliver(encode(wire(answer, request_id=request_id, now_ms=5_000)))
 
 
@@ -161,7 +161,7 @@ def several(*jobs: str) -> Answer:
 
 
 def test_the_first_grant_is_kept_and_a_second_one_of_another_job_given_back() -> None:
-    pending: Pending[Future] = Pending(BrokerTime(), lambda: 0)
+    pending = Pending(BrokerTime(), lambda: 0)
     asked, future = call(), Future()
     pending.expect(asked, future)
     assert deliver(pending, granted("first"), asked.request_id) == ()
@@ -175,7 +175,7 @@ def test_the_first_grant_is_kept_and_a_second_one_of_another_job_given_back() ->
 
 
 def test_of_a_second_set_of_grants_those_not_kept_are_given_back() -> None:
-    pending: Pending[Future] = Pending(BrokerTime(), lambda: 0)
+    pending = Pending(BrokerTime(), lambda: 0)
     asked, future = call(count=2), Future()
     pending.expect(asked, future)
     assert deliver(pending, several("a", "b"), asked.request_id) == ()
@@ -188,7 +188,7 @@ def test_of_a_second_set_of_grants_those_not_kept_are_given_back() -> None:
 
 def test_no_grant_of_several_shows_its_token() -> None:
     future = Future()
-    pending: Pending[Future] = Pending(BrokerTime(), lambda: 0)
+    pending = Pending(BrokerTime(), lambda: 0)
     asked = call(request_id="r")
     pending.expect(asked, future)
     deliver(pending, several("a", "b"), "r")
@@ -197,7 +197,7 @@ def test_no_grant_of_several_shows_its_token() -> None:
 
 
 def test_a_grant_nobody_will_ask_for_is_given_back_and_one_that_may_be_repeated_is_not() -> None:
-    pending: Pending[Future] = Pending(BrokerTime(), lambda: 0)
+    pending = Pending(BrokerTime(), lambda: 0)
     for abandoned in (True, False):
         asked = call()
         pending.expect(asked, Future())
@@ -207,12 +207,12 @@ def test_a_grant_nobody_will_ask_for_is_given_back_and_one_that_may_be_repeated_
 
 @pytest.mark.parametrize("text", [b"", b"[]", b"{}", b'{"v":1}', b"\xff", b'{"request_id":"r","answer":"new word"}'])
 def test_what_is_no_reply_is_passed_over(text: bytes) -> None:
-    pending: Pending[Future] = Pending(BrokerTime(), lambda: 0)
+    pending = Pending(BrokerTime(), lambda: 0)
     assert pending.deliver(text) == ()
 
 
 def test_several_callers_of_one_request_id_all_get_its_answer() -> None:
-    pending: Pending[Future] = Pending(BrokerTime(), lambda: 0)
+    pending = Pending(BrokerTime(), lambda: 0)
     calls = [(call(request_id="shared"), Future()) for _ in range(2)]
     for asked, future in calls:
         pending.expect(asked, future)
@@ -223,7 +223,7 @@ def test_several_callers_of_one_request_id_all_get_its_answer() -> None:
 def test_a_repeated_call_does_not_take_the_expiry_of_an_earlier_copy_for_its_own_answer() -> None:
     """The copy waited in the queue past its deadline, and is answered just before the repeated one."""
     clock = [1_000]
-    pending: Pending[Future] = Pending(BrokerTime(), lambda: clock[0])
+    pending = Pending(BrokerTime(), lambda: clock[0])
     repeated, future = call(request_id="r"), Future()
     pending.expect(repeated, future)
     deliver(pending, Answer(Word.REQUEST_EXPIRED), "r")
@@ -239,7 +239,7 @@ def test_a_repeated_call_does_not_take_the_expiry_of_an_earlier_copy_for_its_own
     [(Answer(Word.REQUEST_EXPIRED, Reason.LEASE_OVER), 1_000), (Answer(Word.REQUEST_EXPIRED), 60_000)],
 )
 def test_a_repeated_call_takes_an_expiry_that_is_its_own(answer: Answer, now_ms: int) -> None:
-    pending: Pending[Future] = Pending(BrokerTime(), lambda: now_ms)
+    pending = Pending(BrokerTime(), lambda: now_ms)
     repeated, future = call(request_id="r"), Future()
     pending.expect(repeated, future)
     deliver(pending, answer, "r")
@@ -264,7 +264,7 @@ def repeated_and_answered(now_ms: int) -> tuple[Call, BrokerTime]:
     """A call sent at 50 s that an earlier one may have made, answered at `now_ms` in broker time, 1,000 s ahead."""
     time = BrokerTime()
     time.learn(1_000_000, sent_ms=0, received_ms=0)
-    pending: Pending[Future] = Pending(time, lambda: 50_010)
+    pending = Pending(time, lambda: 50_010)
     repeated = call(request_id="r")
     repeated.next_attempt(50_000, time)
     pending.expect(repeated, Future())
