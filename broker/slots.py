@@ -129,9 +129,7 @@ def with_entry(slot: Slot, entry: Holder, dead: Sequence[Holder] = ()) -> dict[s
     """The change that lets `entry` in and `dead` ones out; None where it is in already."""
     if any((holder.claim, holder.mode) == (entry.claim, entry.mode) for holder in slot.holders):
         return None
-    # Entries of the job's earlier epochs are over: it would not be claimed otherwise.
-    over = [holder for holder in slot.holders if holder.job_id == entry.job_id and holder.epoch < entry.epoch]
-    return _holders([*(holder for holder in slot.holders if holder not in dead and holder not in over), entry])
+    return _holders([*(holder for holder in slot.holders if holder not in dead), entry])
 
 
 def without_claim(slot: Slot, claim: tuple[str, int, str]) -> dict[str, Any] | None:
@@ -152,11 +150,20 @@ def entries(slot: Slot, claim: tuple[str, int, str]) -> list[Holder]:
 
 
 def confirmed(slot: Slot, claim: tuple[str, int, str]) -> dict[str, Any] | None:
-    """The change that confirms a claim's entries; None where there is nothing left to confirm."""
-    if all(holder.confirmed for holder in entries(slot, claim)):
+    """The change that confirms a claim's entries; None where there is nothing left to confirm.
+
+    Only now, with the job written, are the entries of its earlier epochs over: until then its last holder may still
+    renew, however late, and the claim comes to nothing.
+    """
+    job_id, epoch, _ = claim
+    over = [holder for holder in slot.holders if holder.job_id == job_id and holder.epoch < epoch]
+    mine = entries(slot, claim)
+    if not mine or (not over and all(holder.confirmed for holder in mine)):
         return None
     return _holders(
-        msgspec.structs.replace(holder, confirmed=True) if holder.claim == claim else holder for holder in slot.holders
+        msgspec.structs.replace(holder, confirmed=True) if holder.claim == claim else holder
+        for holder in slot.holders
+        if holder not in over
     )
 
 

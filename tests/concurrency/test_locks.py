@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from threading import Barrier
+from typing import Any
 
 import msgspec
 import pytest
@@ -17,7 +18,7 @@ from broker.exclusion import Slots
 from broker.fence import Fence
 from broker.messages import Submit, SubmitBody
 from broker.repository import read_job
-from broker.slots import Slot, slot_id
+from broker.slots import Holder, Slot, slot_id, with_entry
 from broker.submission import submit
 from broker.transitions import Claimant, Rules
 from datastore import Datastore, Expected, Ok, Patch, UpdateResult, connect
@@ -232,6 +233,38 @@ def test_a_claim_in_flight_does_not_lose_its_lock_to_another(context: Context) -
 def test_a_claim_that_was_given_up_for_dead_finds_that_and_steps_back(context: Context) -> None:
     held, slow, other = race_with_a_slow_claim(context, late_ms=11_000)
     assert (held, slow.answer.reason, other.answer.word) == (["b"], Reason.RACED, Word.GRANTED)
+
+
+def take_over_while_the_holder_renews(context: Context) -> tuple[Settlement, Settlement]:
+    """A lease that is over is renewed between a thief's slots and its write: what thief and another job are told."""
+    add_job(context, "a", "common-plat")
+    add_job(context, "b", "common-plat")
+    grant = claim(context, "a").answer.body
+    later_ms = NOW_MS + RULES.ttl_ms + RULES.skew_ms + 1
+    fence = Fence(factory_id="f", epoch=1, token=grant["token"], request_id="r1")
+    renewed: list[Settlement] = []
+    slow = HeldUp(context.store, "a", lambda: renewed.append(coordinator.renew(context, "a", fence, now_ms=later_ms)))
+    thief = claim(Context(slow, RULES, SystemEntropy(), lambda _ms: None), "a", now_ms=later_ms, request_id="thief")
+    assert renewed[0].answer.word is Word.RENEWED
+    return thief, claim(context, "b", now_ms=later_ms + 1)
+
+
+def test_a_takeover_that_comes_too_late_leaves_the_holders_lock_alone(context: Context) -> None:
+    thief, other = take_over_while_the_holder_renews(context)
+    assert thief.answer.reason is Reason.HELD
+    assert other.answer.reason is Reason.LOCK_BUSY
+
+
+def test_where_a_takeover_drops_the_entry_before_its_write_the_holder_loses_its_lock(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def early(slot: Slot, entry: Holder, dead: Sequence[Holder] = ()) -> dict[str, Any] | None:
+        over = [holder for holder in slot.holders if holder.job_id == entry.job_id and holder.epoch < entry.epoch]
+        return with_entry(slot, entry, [*dead, *over])
+
+    monkeypatch.setattr(exclusion, "with_entry", early)
+    _, other = take_over_while_the_holder_renews(context)
+    assert other.answer.word is Word.GRANTED
 
 
 def test_without_a_confirmation_two_hold_one_lock(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
