@@ -63,7 +63,7 @@ class FactoryRecord(Frozen, frozen=True, kw_only=True):
     incarnation: str | None = None
     """The start that registered last. None: never registered, which is fine, or removed."""
     since_ms: int | None = None
-    """When it registered, or was removed."""
+    """When it asked to be registered, or was removed: what was granted to nameless starts until then has ended."""
     replaced: tuple[str, ...] = ()
     """Starts that are over, the latest last: their leases have ended, and they get no work any more."""
     capacity: int | None = None

@@ -24,15 +24,17 @@ def register(context: Context, request: RegisterFactory, now_ms: int) -> Settlem
     """Note this start of the factory, and end the leases of every earlier one at once.
 
     The same start again changes what it registered. A start that another has replaced is refused for good; so is one
-    that another has come after, by the time it asked: its request was settled late, and must not end the living start.
+    that another has come after, by the time it asked: its request was settled late (by a slow worker, or by one that
+    took it over from a dead one), and must not end the living start.
     """
     name, start, body = request.factory_id, request.incarnation, request.body
+    asked_ms = now_ms if body.asked_ms is None else min(body.asked_ms, now_ms)
     offered = {"capacity": body.capacity, "version": body.version, "offers": list(canonical(body.offers))}
     refused = False
 
     def judge(known: FactoryRecord) -> dict[str, Any] | None:
         nonlocal refused
-        later = known.incarnation not in (None, start) and known.since_ms is not None and known.since_ms > now_ms
+        later = known.incarnation not in (None, start) and known.since_ms is not None and known.since_ms > asked_ms
         refused = later or known.has_replaced(start)
         if refused:
             return None
@@ -42,7 +44,7 @@ def register(context: Context, request: RegisterFactory, now_ms: int) -> Settlem
         if drain is not None and drain.incarnation not in (None, start):
             drain = None  # it was for an earlier start only
         plain = None if drain is None else drain.plain()
-        return {**offered, "incarnation": start, "since_ms": now_ms, "replaced": _with_last(known), "drain": plain}
+        return {**offered, "incarnation": start, "since_ms": asked_ms, "replaced": _with_last(known), "drain": plain}
 
     record = _change(context, name, judge)
     if refused:

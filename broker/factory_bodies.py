@@ -13,6 +13,9 @@ class RegisterBody(Body):
     version: LabelText | None = None
     offers: Annotated[tuple[Offer, ...], Field(max_length=64)] = ()
     """What its claims offer that name nothing themselves."""
+    asked_ms: Millis | None = None
+    """When the sender asked, in broker time as it knows it: orders starts whose requests are settled in another order.
+    None, or later than now: now."""
 
 
 class FactoryBody(Body):

@@ -29,7 +29,7 @@ class FactoryOperations(Operations[T_co]):
 
         `conflict (restarted)`: a later start has replaced this one. Claims that name no offers make these.
         """
-        body = {"capacity": capacity, "version": version, "offers": tuple(offers)}
+        body = {"capacity": capacity, "version": version, "offers": tuple(offers), "asked_ms": self._broker_ms()}
         return self._ask(RegisterFactory, body, request_id=request_id, timeout_ms=timeout_ms)
 
     def drain(

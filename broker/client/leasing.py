@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from broker.answers import Retry, Word
-from broker.client.call import Address, Call
+from broker.client.call import Address, BrokerTime, Call
 from broker.client.errors import BrokerTimeout
 from broker.client.factory_operations import FactoryOperations
 from broker.client.operations import body_fields
@@ -29,6 +29,7 @@ class Carrier(Protocol):
     """An exchange, of threads or of asyncio."""
 
     address: Address
+    broker_time: BrokerTime
     entropy: Entropy
     history: "Recorder | None"
 
@@ -45,6 +46,9 @@ class Calling(FactoryOperations[T_co]):
     @abstractmethod
     def _now_ms(self) -> int:
         """This host's monotonic clock."""
+
+    def _broker_ms(self) -> int | None:
+        return self._exchange.broker_time.at(self._now_ms())
 
     def _call(
         self, kind: type[Envelope], body: Mapping[str, Any], *, request_id: str | None, timeout_ms: int | None

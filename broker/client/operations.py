@@ -59,6 +59,10 @@ class Operations(ABC, Generic[T_co]):
         self, kind: type[Envelope], body: Mapping[str, Any], *, request_id: str | None, timeout_ms: int | None
     ) -> T_co: ...
 
+    @abstractmethod
+    def _broker_ms(self) -> int | None:
+        """Broker time, as far as this client knows it."""
+
     def submit(
         self,
         payload: Any = None,

@@ -113,6 +113,44 @@ def test_a_registration_that_a_slow_worker_settles_late_does_not_end_the_start_t
     assert told(ask(broker, new, "register_factory")) == ("ok", None)
 
 
+def test_a_registration_that_is_taken_over_from_a_dead_worker_does_not_end_the_start_that_came_after(
+    broker: InProcess,
+) -> None:
+    broker.submit("a")
+    broker.submit("b")
+    old, new, nameless = start(broker, "s1"), start(broker, "s2"), start(broker, "s3")
+    asked_ms = broker.clock.now_ms()
+    broker.clock.advance(1_000)
+    ask(broker, new, "register_factory", asked_ms=broker.clock.now_ms())
+    held = [(new, hold(broker, new, job_id="a"))]
+    broker.clock.advance(3_000)  # the worker that had the old one's request is dead, and another has taken it over
+    assert told(ask(broker, old, "register_factory", asked_ms=asked_ms)) == ("conflict", "restarted")
+    held.append((nameless, hold(broker, nameless, job_id="b")))
+    assert told(ask(broker, new, "register_factory", asked_ms=asked_ms + 1_000)) == ("ok", None)
+    for holder, lease in held:
+        assert told(ask(broker, holder, "renew", **lease)) == ("renewed", None)
+
+
+def test_a_start_that_asked_before_a_lease_was_granted_does_not_end_it_however_late_it_is_settled(
+    broker: InProcess,
+) -> None:
+    broker.submit("a")
+    old, nameless = start(broker, "s1"), start(broker, "s2")
+    asked_ms = broker.clock.now_ms()
+    broker.clock.advance(1_000)
+    lease = hold(broker, nameless, job_id="a")
+    broker.clock.advance(3_000)
+    assert told(ask(broker, old, "register_factory", asked_ms=asked_ms)) == ("ok", None)
+    assert told(ask(broker, nameless, "renew", **lease)) == ("renewed", None)
+
+
+def test_a_start_can_not_ask_in_the_future(broker: InProcess) -> None:
+    old, new = start(broker, "s1"), start(broker, "s2")
+    ask(broker, old, "register_factory", asked_ms=broker.clock.now_ms() + DAY_MS)
+    broker.clock.advance(1_000)
+    assert told(ask(broker, new, "register_factory", asked_ms=broker.clock.now_ms())) == ("ok", None)
+
+
 def test_the_sweep_ends_what_a_crash_in_the_middle_of_a_registration_left(broker: InProcess) -> None:
     broker.submit("a")
     old = start(broker, "s1")
