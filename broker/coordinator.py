@@ -12,12 +12,15 @@ from broker.claiming import try_claim_job
 from broker.controls import UNREGISTERED, Controls, FactoryRecord
 from broker.documents import Job, State
 from broker.fence import Fence
-from broker.repository import JobUpdate
+from broker.repository import JobUpdate, RunUpdate
 from broker.settlement import Change, Context, Denied, Judge, Settlement, judge_and_write
 from broker.transitions import Decision, Refuse, Write
 from datastore import Datastore, DatastoreError
 
 log = structlog.get_logger(__name__)
+
+PROGRESS_TRIES_MAX = 3
+"""How often a job is read anew where its run can't be written."""
 
 
 def renew(context: Context, job_id: str, fence: Fence, *, now_ms: int, ttl_ms: int | None = None) -> Settlement:
@@ -116,25 +119,37 @@ def report_progress(context: Context, job_id: str, fence: Fence, *, now_ms: int,
 
     Only a run that was flagged as stuck is unflagged, which the job says.
     """
-    flagged = False
+    seen: Job | None = None
 
     def judge(job: Job) -> Decision:
-        nonlocal flagged
-        flagged = job.lease is not None and job.lease.stuck_ms is not None
+        nonlocal seen
+        seen = job
         # The same fence as a renewal, whose write is then not made.
         decision = transitions.renew(job, fence, now_ms=now_ms)
         return Refuse(Answer(Word.OK, body={"job_id": job_id})) if isinstance(decision, Write) else decision
 
-    settled = judge_and_write(context, job_id, judge)
-    if settled.answer.word is not Word.OK:
-        return settled
     changes = {"progress": progress, "progress_ms": now_ms}
-    write_id = context.entropy.write_id()
-    repository.update_open_run(context.store, job_id, fence.epoch, changes, write_id=write_id)
-    if flagged:
-        unflagged = judge_and_write(context, job_id, partial(_heed, context, fence.epoch, now_ms, now_ms))
-        return Settlement(settled.answer, unflagged.changes)
-    return settled
+    for _ in range(PROGRESS_TRIES_MAX):
+        settled = judge_and_write(context, job_id, judge)
+        if settled.answer.word is not Word.OK or seen is None:
+            return settled
+        write_id = context.entropy.write_id()
+        match repository.update_open_run(context.store, job_id, fence.epoch, changes, write_id=write_id):
+            case RunUpdate.CHANGED:
+                return _unflagged(context, seen, settled, now_ms=now_ms)
+            case RunUpdate.MISSING:  # its start went unrecorded
+                repository.record_latest_run(context.store, seen, write_id=context.entropy.write_id())
+            case RunUpdate.ENDED:
+                pass  # a stale read showed the job as it was before
+    return Settlement(Answer(Word.OUTCOME_UNKNOWN, Reason.STORE))
+
+
+def _unflagged(context: Context, job: Job, settled: Settlement, *, now_ms: int) -> Settlement:
+    """Take the flag off a run that was taken for stuck: it has just made progress."""
+    if job.lease is None or job.lease.stuck_ms is None:
+        return settled
+    unflagged = judge_and_write(context, job.id, partial(_heed, context, job.epoch, now_ms, now_ms))
+    return Settlement(settled.answer, unflagged.changes)
 
 
 def cancel(context: Context, job_id: str, *, request_id: str, now_ms: int, reason: str | None = None) -> Settlement:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from enum import Enum
 from typing import Any, TypeAlias
 
 from broker.documents import Job, Lease, Outcome, Run, RunEnd, Spec, as_stored, run_id, spec_id
@@ -158,11 +159,20 @@ def start_run(store: Datastore, job_id: str, lease: Lease, *, write_id: str) -> 
 
 
 def end_run(store: Datastore, job_id: str, end: RunEnd, *, write_id: str) -> None:
-    """End the run of `end.epoch` unless it has an end; create it ended where its start was never written."""
+    """End the run of `end.epoch` unless it has an end; create it ended where its start was never written.
+
+    Raises:
+      OutcomeUnknown: it may still be open; whoever asked repeats the request.
+    """
     changes = {"open": False, **end.plain()}
-    if not update_open_run(store, job_id, end.epoch, changes, write_id=write_id):
-        body = {"kind": "run", "job_id": job_id, **changes}
-        confirmed_create(store, run_id(job_id, end.epoch), job_id, body, write_id=write_id)
+    body = {"kind": "run", "job_id": job_id, **changes}
+    for _ in range(RUN_WRITES_MAX):
+        if update_open_run(store, job_id, end.epoch, changes, write_id=write_id) is not RunUpdate.MISSING:
+            return
+        if isinstance(confirmed_create(store, run_id(job_id, end.epoch), job_id, body, write_id=write_id), Ok):
+            return
+        # It is there after all: the read was a stale one.
+    raise OutcomeUnknown(f"{run_id(job_id, end.epoch)!r} is there, but reads do not show it")
 
 
 def record_latest_run(store: Datastore, job: Job, *, write_id: str) -> None:
@@ -176,8 +186,22 @@ def record_latest_run(store: Datastore, job: Job, *, write_id: str) -> None:
             end_run(store, job.id, job.last_end, write_id=write_id)
 
 
-def update_open_run(store: Datastore, job_id: str, epoch: int, changes: Mapping[str, Any], *, write_id: str) -> bool:
-    """Change a run that has no end yet. False: it is missing, or has ended."""
+class RunUpdate(Enum):
+    """What became of a change to a run."""
+
+    CHANGED = "changed"
+    ENDED = "it has an end, and stays as it is"
+    MISSING = "a read does not show it"
+
+
+def update_open_run(
+    store: Datastore, job_id: str, epoch: int, changes: Mapping[str, Any], *, write_id: str
+) -> RunUpdate:
+    """Change a run that has no end yet.
+
+    Raises:
+      OutcomeUnknown: others kept writing it.
+    """
     run = run_id(job_id, epoch)
     for _ in range(RUN_WRITES_MAX):
         match store.read(run, job_id):
@@ -185,14 +209,16 @@ def update_open_run(store: Datastore, job_id: str, epoch: int, changes: Mapping[
                 expected = Expected(etag=document.etag, known=document)
                 match confirmed_update(store, run, job_id, expected, changes, write_id=write_id):
                     case Ok(_):
-                        return True
+                        return RunUpdate.CHANGED
                     case NotFound():
-                        return False
+                        return RunUpdate.MISSING
                     case Conflict(_):
                         continue
-            case _:
-                return False
-    return False
+            case Ok(_):
+                return RunUpdate.ENDED
+            case NotFound():
+                return RunUpdate.MISSING
+    raise OutcomeUnknown(f"{run!r}: {RUN_WRITES_MAX} writes in a row lost their race")
 
 
 PAGE_DOCUMENTS = 500

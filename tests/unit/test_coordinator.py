@@ -17,7 +17,7 @@ from broker.repository import read_job, rev_update_job, rev_update_lease
 from broker.settle import settle
 from broker.transitions import Claimant, Rules
 from datastore import Corrupt, Datastore, DatastoreError, Document, OutcomeUnknown, Rejected, Throttled, Unavailable
-from datastore.interface import Expected, Patch, ReadResult, UpdateResult
+from datastore.interface import Expected, NotFound, Patch, ReadResult, UpdateResult
 from datastore.memory import MemoryDatastore
 from tests.twins.forwarding import Forwarding
 from tests.twins.lossy import Lossy, ReadFault, WriteFault
@@ -247,6 +247,70 @@ def test_progress_moves_the_run_and_not_the_version_a_renewal_needs(store: Memor
     forged = Fence("f", 1, "f" * 32, "p2")
     assert coordinator.report_progress(on(store), "job", forged, now_ms=NOW, progress=9).answer.word == "lease_lost"
     assert store.find({"kind": "run"}).documents == (run,)
+
+
+class ReadsTheJobLate(Forwarding):
+    """Shows the job as it was, `times` times."""
+
+    def __init__(self, inner: Datastore, *, times: int) -> None:
+        super().__init__(inner)
+        self._was = inner.read("job", "job")
+        self.times = times
+
+    def read(self, id: str, partition_key: str) -> ReadResult:
+        if id == "job" and self.times > 0:
+            self.times -= 1
+            return self._was
+        return super().read(id, partition_key)
+
+
+@pytest.mark.parametrize(("times", "word"), [(1, "lease_lost"), (9, "outcome_unknown")])
+def test_progress_of_a_run_that_has_ended_is_not_called_good_where_a_read_is_stale(
+    store: MemoryDatastore, times: int, word: str
+) -> None:
+    lease = sent(store, CLAIM).answer.body
+    late = ReadsTheJobLate(store, times=times)
+    assert coordinator.release(on(store), "job", Fence("f", 1, lease["token"], "r1"), now_ms=NOW + 1).answer.good
+    fence = Fence("f", 1, lease["token"], "p1")
+    told = coordinator.report_progress(on(late), "job", fence, now_ms=NOW + 2, progress={"done": 3})
+    assert told.answer.word == word
+    [run] = store.find({"kind": "run"}).documents
+    assert "progress" not in run.body
+
+
+class HidesTheRun(Forwarding):
+    """Does not show a run yet, `times` times."""
+
+    def __init__(self, inner: Datastore, *, times: int) -> None:
+        super().__init__(inner)
+        self.times = times
+
+    def read(self, id: str, partition_key: str) -> ReadResult:
+        if ":run:" in id and self.times > 0:
+            self.times -= 1
+            return NotFound()
+        return super().read(id, partition_key)
+
+
+@pytest.mark.parametrize(("times", "word"), [(1, "ok"), (9, "outcome_unknown")])
+def test_a_run_ends_with_its_job_where_a_stale_read_does_not_show_it(
+    store: MemoryDatastore, times: int, word: str
+) -> None:
+    lease = sent(store, CLAIM).answer.body
+    fence = Fence("f", 1, lease["token"], "k1")
+    told = coordinator.complete(on(HidesTheRun(store, times=times)), "job", fence, now_ms=NOW + 1)
+    assert told.answer.word == word
+    assert coordinator.complete(on(store), "job", fence, now_ms=NOW + 2).answer.word == "replayed"
+    [run] = store.find({"kind": "run"}).documents
+    assert (run.body["open"], run.body["outcome"]) == (False, "succeeded")
+
+
+def test_progress_is_kept_where_the_start_of_the_run_went_unrecorded(store: MemoryDatastore) -> None:
+    lease = sent(Lossy(store, writes=[WriteFault.NONE, WriteFault.REFUSED]), CLAIM).answer.body
+    fence = Fence("f", 1, lease["token"], "p1")
+    assert coordinator.report_progress(on(store), "job", fence, now_ms=NOW + 1, progress=3).answer.word == "ok"
+    [run] = store.find({"kind": "run"}).documents
+    assert (run.body["progress"], run.body["started_ms"]) == (3, NOW)
 
 
 def test_a_lease_update_cannot_reach_beyond_the_lease(store: MemoryDatastore) -> None:
