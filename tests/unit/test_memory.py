@@ -144,6 +144,12 @@ def test_etags_of_two_stores_differ() -> None:
     assert put(MemoryDatastore(), {}).etag != put(MemoryDatastore(), {}).etag
 
 
+def test_etags_that_begin_alike_make_two_runs_alike() -> None:
+    etags = [put(MemoryDatastore(etag_prefix="world-7"), {}).etag for _ in range(2)]
+    assert etags[0] == etags[1]
+    assert etags[0].startswith("world-7")
+
+
 def test_each_connect_is_a_new_store() -> None:
     first, second = connect("memory://"), connect("memory://")
     first.create("job", "job", {})

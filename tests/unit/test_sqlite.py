@@ -1,10 +1,8 @@
-"""What the SQLite store promises beyond the contract: files, transactions, threads, forks and searches."""
+"""What the SQLite store promises beyond the contract: files, transactions, threads and searches."""
 
-import os
 import sqlite3
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
 
@@ -121,6 +119,16 @@ def test_in_a_batch_too_what_is_not_there_is_not_found(store: SqliteDatastore) -
         assert store.read("job", "p") == Ok(document)
 
 
+def test_a_batch_sees_what_was_there_and_what_it_wrote_itself_however_often_it_looks(store: SqliteDatastore) -> None:
+    before = put(store, body={"n": 0})
+    with store.batch():
+        assert [store.read("job", "p") for _ in range(2)] == [Ok(before)] * 2
+        updated = store.update_if_match("job", "p", Expected(rev=1), {"n": 1})
+        assert isinstance(updated, Ok)
+        other = put(store, "other", {"n": 1})
+        assert store.find({"n": 1}).documents == (updated.document, other)
+
+
 def test_a_batch_in_a_batch_is_a_value_error(store: SqliteDatastore) -> None:
     with store.batch(), pytest.raises(ValueError, match="already"), store.batch():
         pass
@@ -182,73 +190,6 @@ def test_a_closed_store_says_so(store: SqliteDatastore) -> None:
             use()
 
 
-@contextmanager
-def a_child_ends_here() -> Iterator[None]:
-    """Whatever a child that is forked in the block meets, it ends with the block: with 0 where that is no exception."""
-    parent, status = os.getpid(), 1
-    try:
-        yield
-        status = 0
-    finally:
-        if os.getpid() != parent:
-            os._exit(status)
-
-
-def ended_well(child: int) -> bool:
-    """Waits for the child's end."""
-    return os.waitpid(child, 0)[1] == 0
-
-
-FORKS = pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
-"""The other threads are pytest's; the child touches nothing of theirs."""
-
-
-@FORKS
-def test_both_sides_of_a_fork_may_write(store: SqliteDatastore) -> None:
-    put(store)
-    with a_child_ends_here():
-        if (child := os.fork()) == 0:
-            assert isinstance(store.update_if_match("job", "p", Expected(rev=1), {"by": "child"}), Ok)
-    assert ended_well(child)
-    assert isinstance(store.update_if_match("job", "p", Expected(rev=2), {"parent": "again"}), Ok)
-    assert [document.body for document in store.find({}).documents] == [{"by": "child", "parent": "again"}]
-
-
-@FORKS
-def test_a_child_of_a_fork_may_outlive_its_parents_connections(store: SqliteDatastore, path: Path) -> None:
-    put(store)
-    read, write = os.pipe()
-    with a_child_ends_here():
-        if (child := os.fork()) == 0:
-            put(store, "child-1")
-            assert os.read(read, 6) == b"closed"
-            put(store, "child-2")
-    put(store, "parent")
-    store.close()  # the last connection of this process: SQLite would fold up the log if the child held no lock
-    os.write(write, b"closed")
-    assert ended_well(child)
-    os.close(read)
-    os.close(write)
-    again = SqliteDatastore(path)
-    assert [document.id for document in again.find({}).documents] == ["child-1", "child-2", "job", "parent"]
-    again.close()
-
-
-@FORKS
-def test_a_child_that_was_forked_in_a_batch_leaves_it_to_its_parent(path: Path) -> None:
-    store = SqliteDatastore(path, timeout_ms=DEADLINE_S * 1_000)
-    with a_child_ends_here():
-        with store.batch():
-            put(store)
-            child = os.fork()
-        if child == 0:
-            assert store.read("nothing", "p") == NotFound()
-    assert ended_well(child)
-    assert [document.id for document in store.find({}).documents] == ["job"]
-    put(store, "other")
-    store.close()
-
-
 def test_many_processes_may_make_the_same_file_at_once(path: Path) -> None:
     code = """
 import sys
@@ -280,6 +221,8 @@ SqliteDatastore(sys.argv[1], indexes=["state"]).create(sys.argv[3], "p", {})
         ({"state": AnyOf(("ready", "leased"))}, "by state", True),
         ({"lease.expires_ms": AtMost(10)}, "by lease.expires_ms", True),
         ({"state": "leased", "lease.expires_ms": AtMost(10)}, "by lease.expires_ms", True),
+        ({"lease.expires_ms": 10, "state": AtMost(3)}, "by state", True),
+        ({"lease.expires_ms": AnyOf((10, 11)), "state": "ready"}, "by state", False),
         ({"partition_key": "p", "state": "ready"}, "sqlite_autoindex_documents_1", False),
     ],
     ids=str,
@@ -322,6 +265,21 @@ def test_a_value_beyond_what_sqlite_holds_is_found_all_the_same(
 ) -> None:
     document = put(store, body={"n": stored})
     assert store.find(filter).documents == ((document,) if found else ())
+
+
+def test_a_search_goes_on_behind_rows_that_only_sql_takes_for_found(store: SqliteDatastore) -> None:
+    # `true` is 1 to SQLite, and 1 is at most 5; to a filter it is no number.
+    for partition_key in ("p", "a", "z"):
+        for number in range(9):
+            body: dict[str, JsonValue] = {"n": 5 if number in (3, 4, 8) else True}
+            store.create(f"{number}", partition_key, body)
+    found, cursor, pages = [], None, 0
+    while pages == 0 or cursor is not None:
+        page = store.find({"n": AtMost(5)}, 2, cursor)
+        found += [document.partition_key + document.id for document in page.documents]
+        cursor, pages = page.cursor, pages + 1
+        assert pages <= 9
+    assert found == [partition_key + number for partition_key in "apz" for number in "348"]
 
 
 VALUES = st.sampled_from(

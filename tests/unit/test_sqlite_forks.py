@@ -1,0 +1,94 @@
+"""A SQLite store on both sides of a fork: no connection lives across it, and no lock is believed that is not held."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from datastore import Expected, NotFound, Ok
+from datastore.sqlite import SqliteDatastore
+from tests.unit.test_sqlite import DEADLINE_S, put
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "jobs.db"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[SqliteDatastore]:
+    opened = SqliteDatastore(path)
+    yield opened
+    opened.close()
+
+
+@contextmanager
+def a_child_ends_here() -> Iterator[None]:
+    """Whatever a child that is forked in the block meets, it ends with the block: with 0 where that is no exception."""
+    parent, status = os.getpid(), 1
+    try:
+        yield
+        status = 0
+    finally:
+        if os.getpid() != parent:
+            os._exit(status)
+
+
+def ended_well(child: int) -> bool:
+    """Waits for the child's end."""
+    return os.waitpid(child, 0)[1] == 0
+
+
+FORKS = pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+"""The other threads are pytest's; the child touches nothing of theirs."""
+
+
+@FORKS
+def test_both_sides_of_a_fork_may_write(store: SqliteDatastore) -> None:
+    put(store)
+    with a_child_ends_here():
+        if (child := os.fork()) == 0:
+            assert isinstance(store.update_if_match("job", "p", Expected(rev=1), {"by": "child"}), Ok)
+    assert ended_well(child)
+    assert isinstance(store.update_if_match("job", "p", Expected(rev=2), {"parent": "again"}), Ok)
+    assert [document.body for document in store.find({}).documents] == [{"by": "child", "parent": "again"}]
+
+
+@FORKS
+def test_a_child_of_a_fork_may_outlive_its_parents_connections(store: SqliteDatastore, path: Path) -> None:
+    put(store)
+    (opened, has_opened), (closed, has_closed) = os.pipe(), os.pipe()
+    with a_child_ends_here():
+        if (child := os.fork()) == 0:
+            put(store, "child-1")
+            os.write(has_opened, b"!")
+            assert os.read(closed, 1) == b"!"
+            put(store, "child-2")
+    os.close(has_opened)
+    assert os.read(opened, 1) == b"!"
+    put(store, "parent")
+    store.close()  # the last connection of this process: SQLite would fold up the log if the child held no lock
+    os.write(has_closed, b"!")
+    assert ended_well(child)
+    for pipe in (opened, closed, has_closed):
+        os.close(pipe)
+    again = SqliteDatastore(path)
+    assert [document.id for document in again.find({}).documents] == ["child-1", "child-2", "job", "parent"]
+    again.close()
+
+
+@FORKS
+def test_a_child_that_was_forked_in_a_batch_leaves_it_to_its_parent(path: Path) -> None:
+    store = SqliteDatastore(path, timeout_ms=DEADLINE_S * 1_000)
+    with a_child_ends_here():
+        with store.batch():
+            put(store)
+            child = os.fork()
+        if child == 0:
+            assert store.read("nothing", "p") == NotFound()
+    assert ended_well(child)
+    assert [document.id for document in store.find({}).documents] == ["job"]
+    put(store, "other")
+    store.close()

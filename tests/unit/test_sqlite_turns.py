@@ -1,0 +1,140 @@
+"""Whose turn it is to write a SQLite file: threads, processes and strangers wait for each other, and never for ever."""
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from datastore import Ok, Unavailable
+from datastore.sqlite import SqliteDatastore
+from tests.processes import end, start_python, wait_for
+from tests.unit.test_sqlite import put, run_python
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "jobs.db"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[SqliteDatastore]:
+    opened = SqliteDatastore(path, timeout_ms=10_000)
+    put(opened, "before", {"n": 1})
+    yield opened
+    opened.close()
+
+
+HOLD = """
+import pathlib, sys
+from datastore.sqlite import SqliteDatastore
+from tests.processes import wait_for
+store = SqliteDatastore(sys.argv[1])
+with store.batch():
+    store.create("held-1", "p", {})
+    store.create("held-2", "p", {})
+    pathlib.Path(sys.argv[2]).touch()
+    wait_for(pathlib.Path(sys.argv[3]).exists, "the release", deadline_ms=60_000)
+"""
+
+
+GIVE_UP = """
+import sys
+from datastore import Unavailable
+from datastore.sqlite_lock import file_lock
+try:
+    with file_lock(sys.argv[1] + ".lock", timeout_ms=10):
+        print("no other process held it")
+except Unavailable as error:
+    print(error)
+"""
+
+
+def test_a_write_waits_for_another_process_s_batch(store: SqliteDatastore, path: Path, tmp_path: Path) -> None:
+    held, release = tmp_path / "held", tmp_path / "release"
+    holder = start_python(HOLD, str(path), str(held), str(release))
+    try:
+        wait_for(held.exists, "the other process holds a batch")
+        written: list[object] = []
+        thread = Thread(target=lambda: written.append(put(store)))
+        thread.start()
+        wait_for(lambda: _waits_for_the_lock(path), "our write waits")
+        assert written == []
+        release.touch()
+        thread.join(20)
+        assert len(written) == 1
+        assert isinstance(store.read("held-2", "p"), Ok)
+    finally:
+        end(holder)
+
+
+def _waits_for_the_lock(path: Path) -> bool:
+    # /proc/locks marks who waits with "->"; elsewhere there is no such view, and the write is simply given its time.
+    if not os.path.exists("/proc/locks"):
+        return True
+    inode = os.stat(f"{path}.lock").st_ino
+    lines = Path("/proc/locks").read_text().splitlines()
+    return any("->" in line and f":{inode} " in line for line in lines)
+
+
+def test_a_write_that_waited_too_long_is_unavailable_and_reads_go_on(path: Path, tmp_path: Path) -> None:
+    store = SqliteDatastore(path, timeout_ms=100)
+    put(store, "before")
+    held, release = tmp_path / "held", tmp_path / "release"
+    holder = start_python(HOLD, str(path), str(held), str(release))
+    try:
+        wait_for(held.exists, "the other process holds a batch")
+        with pytest.raises(Unavailable, match="another process"):
+            put(store)
+        assert isinstance(store.read("before", "p"), Ok)
+        assert "another process" in run_python(GIVE_UP, str(path)), "and a process that gave up can end"
+        assert holder.poll() is None
+        release.touch()
+        wait_for(lambda: isinstance(store.read("held-1", "p"), Ok), "the other process commits")
+        assert isinstance(store.create("job", "p", {}), Ok), "the turn we gave up came back"
+    finally:
+        end(holder)
+        store.close()
+
+
+def test_a_foreign_program_s_lock_is_unavailable_too(path: Path) -> None:
+    store = SqliteDatastore(path, timeout_ms=50)
+    foreign = sqlite3.connect(path, isolation_level=None)
+    foreign.execute("BEGIN IMMEDIATE")
+    with pytest.raises(Unavailable, match="locked"):
+        put(store)
+    foreign.execute("ROLLBACK")
+    foreign.close()
+    put(store)
+    store.close()
+
+
+def test_a_thread_that_waited_too_long_is_unavailable(path: Path) -> None:
+    store = SqliteDatastore(path, timeout_ms=50)
+    failures: list[Exception] = []
+
+    def write() -> None:
+        try:
+            put(store)
+        except Unavailable as error:
+            failures.append(error)
+
+    with store.batch():
+        thread = Thread(target=write)
+        thread.start()
+        thread.join(20)
+    assert [str(error) for error in failures if "another thread" in str(error)] != []
+    store.close()
+
+
+def test_a_process_killed_in_mid_batch_leaves_nothing_of_it_and_holds_nobody_up(
+    store: SqliteDatastore, path: Path, tmp_path: Path
+) -> None:
+    held = tmp_path / "held"
+    holder = start_python(HOLD, str(path), str(held), str(tmp_path / "never"))
+    wait_for(held.exists, "the other process holds a batch")
+    end(holder)
+    assert isinstance(store.create("after", "p", {}), Ok)
+    assert [document.id for document in store.find({}).documents] == ["after", "before"]
