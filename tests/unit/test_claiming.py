@@ -1,11 +1,12 @@
 """A claim between its slots and its job: what stands, what is given back, what is undone if another comes between."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from broker import claiming
+from broker import claiming, coordinator
 from broker.answers import Word
 from broker.claiming import now_free, try_claim_job
 from broker.coordinator import Settlement
@@ -17,7 +18,8 @@ from broker.shared_document import read_body
 from broker.slots import CONFIRM_WITHIN_MS, slot_id
 from broker.transitions import Claimant
 from datastore import Datastore, Expected, Unavailable
-from datastore.interface import Patch, UpdateResult
+from datastore.confirm import WRITE_ID
+from datastore.interface import Body, CreateResult, Patch, UpdateResult
 from tests.twins.forwarding import Forwarding
 from tests.unit.test_operations import NOW, TTL, Desk
 
@@ -201,6 +203,91 @@ def test_without_a_look_at_its_slots_a_replayed_grant_would_stand_beside_another
     empty_slot(desk)
     assert claim(desk, "other", RIVAL).answer.word == "granted"
     assert claim(desk, "job").answer.word == "replayed"
+
+
+# What is given back, and what is marked.
+
+
+def test_a_lease_that_ends_gives_back_its_locks_and_units_and_no_others(desk: Desk) -> None:
+    desk.ask("set_limit", limit="queue:default", capacity=5)
+    desk.ask("set_limit", limit="factory:f", capacity=5)
+    desk.submit(locks=[LOCK])
+    desk.submit("other", locks=["repo:api"])
+    claim(desk, "job")
+    claim(desk, "other", RIVAL)
+    desk.ask("release", job_id="job", epoch=1, token=WHO.token)
+    assert holders(desk) == []
+    assert holders(desk, "repo:api") == [("other", 1, "c2", True)]
+    assert holders(desk, limit_key("factory:f")) == []
+    assert holders(desk, limit_key("queue:default")) == [("other", 1, "c2", True)]
+
+
+def test_a_takeover_moves_the_locks_and_units_to_the_new_lease(desk: Desk) -> None:
+    desk.ask("set_limit", limit="factory:f", capacity=1)
+    desk.submit(locks=[LOCK])
+    claim(desk, "job")
+    assert claim(desk, "job", RIVAL, now_ms=NOW + 2 * TTL).answer.body["epoch"] == 2
+    assert holders(desk) == [("job", 2, "c2", True)]
+    assert holders(desk, limit_key("factory:f")) == []
+
+
+def test_a_dead_lease_at_its_cap_ends_the_job_and_frees_its_lock(desk: Desk) -> None:
+    desk.submit(locks=[LOCK], max_expiries=1)
+    claim(desk, "job")
+    assert claim(desk, "job", RIVAL, now_ms=NOW + 2 * TTL).answer.reason == "terminal"
+    assert (desk.job().state, desk.job().epoch) == ("failed", 1)
+    assert holders(desk) == []
+
+
+def test_a_factory_at_its_limit_is_refused_and_another_is_not(desk: Desk) -> None:
+    desk.ask("set_limit", limit="factory:f", capacity=1)
+    for job in ("job", "other"):
+        desk.submit(job)
+    claim(desk, "job")
+    assert claim(desk, "other").answer.reason == "quota"
+    assert claim(desk, "other", RIVAL).answer.word == "granted"
+
+
+def test_of_one_batch_the_second_claim_a_rate_refuses_is_told_the_same_without_a_look(desk: Desk) -> None:
+    desk.ask("set_limit", limit="queue:default", rate={"count": 1, "per_ms": 60_000})
+    for job in ("one", "two", "three"):
+        desk.submit(job)
+    claim(desk, "one")
+    batch = desk.with_controls()
+    refused = [try_claim_job(batch, job, RIVAL, now_ms=NOW + 5) for job in ("two", "three")]
+    assert [each.answer.retry_after_ms for each in refused] == [59_995] * 2
+    assert [each.answer.body["job_id"] for each in refused] == ["two", "three"]
+    assert refused[0].waits == refused[1].waits
+
+
+def test_every_write_of_a_job_and_its_run_carries_a_mark_of_its_own(desk: Desk) -> None:
+    marks: list[object] = []
+
+    class Marked(Forwarding):
+        def create(self, id: str, partition_key: str, body: Body) -> CreateResult:
+            marks.append(body.get(WRITE_ID))
+            return super().create(id, partition_key, body)
+
+        def update_if_match(self, id: str, partition_key: str, expected: Expected, patch: Patch) -> UpdateResult:
+            marks.append(patch.get(WRITE_ID))
+            return super().update_if_match(id, partition_key, expected, patch)
+
+    desk.submit(locks=[LOCK], stuck_after_ms=1_000)
+    store = desk.store
+    desk.context = desk.on(Marked(store))
+    fence = desk.claim()
+    coordinator.renew(desk.context, "job", fence, now_ms=NOW + 1)
+    coordinator.watch(desk.context, desk.job(), now_ms=NOW + 2_000)
+    coordinator.report_progress(desk.context, "job", fence, now_ms=NOW + 2_001, progress=1)
+    desk.claim(by="g", now_ms=NOW + 2 * TTL)
+    desk.ask("revoke", job_id="job")
+    undone = replace(desk.context, store=Marked(Between(store, "job", lambda: empty_slot(desk))))
+    assert try_claim_job(undone, "job", WHO, now_ms=NOW + 2 * TTL).answer.reason == "raced"
+    desk.ask("cancel", job_id="job")
+    desk.ask("redrive", job_id="job")
+    assert len(marks) > 20, "the schedule wrote too little: it tests nothing"
+    assert all(isinstance(mark, str) and mark for mark in marks)
+    assert len(set(marks)) == len(marks)
 
 
 # What a refusal tells, and when it is over.
