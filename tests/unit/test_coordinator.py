@@ -15,6 +15,7 @@ from broker.lease_bodies import CompleteBody
 from broker.messages import Claim, ClaimBody, Complete, Request, Submit, SubmitBody
 from broker.repository import read_job, rev_update_job, rev_update_lease
 from broker.settle import settle
+from broker.settlement import CAS_ATTEMPTS_MAX, CAS_PAUSE_MS
 from broker.transitions import Claimant, Rules
 from datastore import Corrupt, Datastore, DatastoreError, Document, OutcomeUnknown, Rejected, Throttled, Unavailable
 from datastore.interface import Expected, NotFound, Patch, ReadResult, UpdateResult
@@ -153,6 +154,33 @@ def test_a_race_that_is_lost_four_times_ends_as_a_conflict(store: MemoryDatastor
     assert answer.body == {"job_id": "job"}
     assert len(watched.updates) == 4
     assert (read_job(store, "job") or pytest.fail("gone")).epoch == 0
+
+
+def test_between_tries_it_pauses_a_little_and_by_chance_and_not_after_the_last(store: MemoryDatastore) -> None:
+    watched, pauses = Watched(store), list[float]()
+    watched.before_write = lambda: touch(store)
+    context = Context(watched, Rules(), SeededEntropy(7), pauses.append)
+    assert settle(context, CLAIM, now_ms=NOW).answer.reason == "raced"
+    assert len(pauses) == CAS_ATTEMPTS_MAX - 1 == 3
+    assert all(0 <= pause < CAS_PAUSE_MS for pause in pauses)
+    assert len(set(pauses)) == 3
+
+
+def test_a_race_that_is_lost_for_good_names_who_won(store: MemoryDatastore) -> None:
+    watched = Watched(store)
+    writes = iter(range(4))
+
+    def rival() -> None:
+        if next(writes) < 3:
+            touch(store)
+        else:
+            body = ClaimBody(job_id="job")
+            assert sent(store, Claim(request_id="c2", body=body, **{**ADDRESS, "factory_id": "g"})).answer.good
+
+    watched.before_write = rival
+    answer = sent(watched, CLAIM).answer
+    assert (answer.word, answer.reason, answer.body["holder"]) == ("conflict", "held", "g")
+    assert len(watched.updates) == 4
 
 
 def test_an_expected_version_that_is_gone_is_not_fought_for(store: MemoryDatastore) -> None:
