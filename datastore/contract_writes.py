@@ -29,6 +29,13 @@ def a_matching_rev_writes(probe: Probe) -> None:
     expect(probe.stored(first).body.get("n") == 1, "an update with the current rev did not write")
 
 
+def a_known_document_makes_no_other_version_do(probe: Probe) -> None:
+    stored = probe.new({"n": 0})
+    probe.expect_refused(probe.update(stored, {"n": 1}, etag=BOGUS_ETAG, known=stored), stored)
+    probe.expect_refused(probe.update(stored, {"n": 1}, etag=stored.etag, rev=2, known=stored), stored)
+    probe.expect_refused(probe.update(stored, {"n": 1}, rev=2, known=stored), stored)
+
+
 def a_known_document_saves_a_read_and_changes_nothing_else(probe: Probe) -> None:
     first = probe.new({"n": 0, "kept": [1]})
     probe.update(first, {"n": 1}, etag=first.etag, rev=1, known=first)
@@ -109,6 +116,7 @@ WRITES = (
     a_bogus_etag_conflicts_and_writes_nothing,
     a_matching_etag_writes_with_the_next_rev_and_a_new_etag,
     a_matching_rev_writes,
+    a_known_document_makes_no_other_version_do,
     a_known_document_saves_a_read_and_changes_nothing_else,
     a_stale_etag_conflicts_and_writes_nothing,
     a_stale_rev_conflicts_and_writes_nothing,

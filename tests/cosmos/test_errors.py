@@ -14,7 +14,7 @@ from azure.core.exceptions import (
     ServiceRequestTimeoutError,
     ServiceResponseError,
 )
-from azure.cosmos.exceptions import CosmosClientTimeoutError
+from azure.cosmos.exceptions import CosmosClientTimeoutError, CosmosHttpResponseError
 from urllib3.connection import HTTPConnection
 
 from datastore.cosmos_errors import MESSAGE_CHARS_MAX, RETRY_AFTER_MS, may_have_been_written, translate, verdict
@@ -103,6 +103,14 @@ def test_an_answer_that_follows_no_applied_write_is_believed(status: int) -> Non
 @pytest.mark.parametrize("status", [408, 410, 500, 502, 503, 418])
 def test_an_answer_that_can_follow_an_applied_write_is_not_believed(status: int) -> None:
     assert may_have_been_written(status)
+
+
+@pytest.mark.parametrize(("write", "verdict"), [(True, OutcomeUnknown), (False, Unavailable)])
+def test_a_status_that_the_sdk_reports_means_for_a_write_what_it_means_in_the_transport(
+    write: bool, verdict: type[DatastoreError]
+) -> None:
+    error = CosmosHttpResponseError(status_code=503, message="busy")  # type: ignore[no-untyped-call]
+    assert type(translate(error, "replace 'job-1'", write=write)) is verdict
 
 
 def test_the_sdks_text_is_cut_to_one_line() -> None:

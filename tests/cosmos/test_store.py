@@ -117,6 +117,11 @@ def test_a_field_name_that_the_service_uses_is_rejected(cosmos_store: CosmosData
     assert cosmos_store.read("job-1", "job-1") == Ok(job)
 
 
+def test_every_name_that_the_service_uses_is_named(cosmos_store: CosmosDatastore) -> None:
+    with pytest.raises(Rejected, match="keeps pk, ttl for itself"):
+        cosmos_store.create("job-1", "job-1", {"ttl": 60, "pk": "x"})
+
+
 @pytest.mark.parametrize("number", [2**53, -(2**53)])
 def test_an_integer_up_to_where_rounding_begins_is_stored(cosmos_store: CosmosDatastore, number: int) -> None:
     assert created(cosmos_store, "job-1", n=number).body["n"] == number
@@ -124,7 +129,7 @@ def test_an_integer_up_to_where_rounding_begins_is_stored(cosmos_store: CosmosDa
 
 @pytest.mark.parametrize("number", [2**53 + 1, -(2**60), -(2**53) - 1])
 def test_an_integer_that_would_come_back_rounded_is_rejected(cosmos_store: CosmosDatastore, number: int) -> None:
-    with pytest.raises(Rejected, match="rounds"):
+    with pytest.raises(Rejected, match=r"^'job-1': .*rounds"):
         cosmos_store.create("job-1", "job-1", {"payload": [{"account": number}]})
     assert cosmos_store.read("job-1", "job-1") == NotFound()
 

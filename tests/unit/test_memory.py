@@ -14,6 +14,8 @@ import pytest
 
 from datastore import Conflict, Document, Expected, Ok, Rejected, Unavailable, connect
 from datastore.frozen import DEPTH_MAX, FrozenDict, FrozenList, freeze, freeze_body, freeze_patch
+from datastore.interface import Page
+from datastore.matching import LIMIT_MAX
 from datastore.memory import MemoryDatastore
 
 CHANGES: list[Callable[[Any], object]] = [
@@ -117,6 +119,13 @@ def test_nesting_has_a_bound(wrap: Callable[[Any], Any]) -> None:
     ):
         with pytest.raises(Rejected, match="nested"):
             too_deep()
+
+
+def test_a_page_may_hold_ten_thousand_documents_and_no_more() -> None:
+    assert MemoryDatastore().find({}, LIMIT_MAX) == Page((), None)
+    for limit in (0, LIMIT_MAX + 1):
+        with pytest.raises(ValueError, match=f"limit={limit}: use 1 to 10000"):
+            MemoryDatastore().find({}, limit)
 
 
 def test_every_field_of_the_stores_own_that_a_body_names_is_named_back() -> None:

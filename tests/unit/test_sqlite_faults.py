@@ -164,7 +164,7 @@ def test_a_folder_that_is_gone_is_unavailable_and_not_written_into_the_void(stor
 def test_a_damaged_header_is_corrupt_and_the_file_is_left_alone(path: Path) -> None:
     content = b"this is no database at all" * 1_000
     path.write_bytes(content)
-    with pytest.raises(Corrupt, match="backup"):
+    with pytest.raises(Corrupt, match=f"^{path} .*backup"):
         SqliteDatastore(path)
     assert path.read_bytes() == content
 
@@ -215,7 +215,7 @@ def test_a_file_of_a_newer_release_is_refused(store: SqliteDatastore, path: Path
     assert connection.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
     connection.execute(f"PRAGMA user_version={SCHEMA_VERSION + 1}")
     connection.close()
-    with pytest.raises(Rejected, match="upgrade"):
+    with pytest.raises(Rejected, match=f"^{path} has schema .* upgrade"):
         SqliteDatastore(path)
 
 

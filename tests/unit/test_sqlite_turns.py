@@ -99,12 +99,31 @@ def test_a_write_that_waited_too_long_is_unavailable_and_reads_go_on(path: Path,
         store.close()
 
 
+def test_a_file_is_not_made_ready_while_somebody_writes_it(store: SqliteDatastore, path: Path) -> None:
+    failures: list[Exception] = []
+
+    def open_again() -> None:
+        try:
+            SqliteDatastore(path, timeout_ms=50).close()
+        except Unavailable as error:
+            failures.append(error)
+
+    with store.batch():
+        thread = Thread(target=open_again)
+        thread.start()
+        thread.join(20)
+    assert [str(error).split(": ")[0] for error in failures] == [f"{path}.lock"]
+
+
 def test_a_foreign_program_s_lock_is_unavailable_too(path: Path) -> None:
     store = SqliteDatastore(path, timeout_ms=50)
     foreign = sqlite3.connect(path, isolation_level=None)
     foreign.execute("BEGIN IMMEDIATE")
     with pytest.raises(Unavailable, match="locked"):
         put(store)
+    writer = store._session._writer
+    assert writer is not None
+    assert writer.execute("PRAGMA busy_timeout").fetchone() == (50,)
     foreign.execute("ROLLBACK")
     foreign.close()
     put(store)
