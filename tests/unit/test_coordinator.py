@@ -1,6 +1,7 @@
 """The coordinator between the rules and a store that may fail: what is read, written, tried again, and told."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -403,7 +404,21 @@ def test_a_sweep_that_lost_its_race_to_a_renewal_leaves_the_lease_alone(store: M
     assert found is not None
     fence, context = Fence("f", lease["epoch"], lease["token"], "n1"), on(store)
     assert coordinator.renew(context, "job", fence, now_ms=dead_ms).answer.word == "renewed"
-    assert coordinator.reap(context, found, now_ms=dead_ms).changes == ()
+    watched = Watched(store)
+    lost = coordinator.reap(replace(context, store=watched), found, now_ms=dead_ms)
+    assert (lost.changes, lost.answer.body["holder"], len(watched.updates)) == ((), "f", 1), "tried once"
     after = read_job(store, "job")
     assert after is not None
     assert (after.state, after.epoch, after.counters.expiries) == ("leased", 1, 0)
+
+
+def test_a_watch_whose_job_has_no_run_on_record_counts_from_the_grant(store: MemoryDatastore) -> None:
+    body = SubmitBody(job_id="watched", stuck_after_ms=1_000)
+    assert sent(store, Submit(request_id="s2", body=body, **ADDRESS)).answer.good
+    unlucky = Lossy(store, writes=[WriteFault.NONE, WriteFault.REFUSED])
+    assert sent(unlucky, Claim(request_id="c2", body=ClaimBody(job_id="watched"), **ADDRESS)).answer.good
+    assert not store.find({"kind": "run"}).documents
+    for late_ms, changes in ((1_000, 0), (1_001, 1)):
+        found = read_job(store, "watched")
+        assert found is not None
+        assert len(coordinator.watch(on(store), found, now_ms=NOW + late_ms).changes) == changes

@@ -15,6 +15,7 @@ from broker.fence import Fence
 from broker.messages import REQUESTS
 from broker.repository import read_job, read_run
 from broker.settle import settle
+from broker.settlement import raced
 from broker.transitions import Claimant, Rules
 from datastore import Unavailable
 from datastore.interface import ReadResult
@@ -259,7 +260,7 @@ def test_a_watch_that_lost_its_race_changes_nothing(desk: Desk) -> None:
     found = desk.job()
     coordinator.renew(desk.context, "job", fence, now_ms=NOW + 1)
     lost = coordinator.watch(desk.context, found, now_ms=NOW + 1_001)
-    assert (lost.answer.reason, lost.changes) == ("raced", ())
+    assert (lost.answer, lost.changes) == (raced("job"), ())
 
 
 def test_a_stuck_run_is_ended_where_its_job_says_so(desk: Desk) -> None:
