@@ -1,6 +1,7 @@
 """A broker in this process on a real Redis, its clock and every one of its steps in the test's hand."""
 
 from collections.abc import Sequence
+from itertools import cycle
 from typing import Any
 
 import redis
@@ -15,11 +16,13 @@ from broker.settings import load
 from broker.transitions import Rules
 from datastore import Datastore
 from tests.caller import Caller, Reply
-from workers import taking
+from workers import left_behind
 from workers.admission import admitted
+from workers.entries import Entry
 from workers.finishing import Refused, finish
+from workers.inflight import SLOTS
 from workers.sweep import Sweep, Swept
-from workers.taking import WORKERS, Entry, Hand
+from workers.taking import WORKERS, Hand, Taker
 
 TTL_MS = 60_000
 SKEW_MS = 2_000
@@ -35,11 +38,12 @@ class InProcess:
         self.context = Context(store, Rules(), SystemEntropy(), lambda _ms: None)
         self.caller = Caller(connection)
         self._refused: list[Refused] = []
+        self._slots = cycle(range(1, SLOTS))
         self._sweep = Sweep(self.context, connection, load())
 
     def take(self, worker: str = "w1") -> Hand:
-        """Into a worker's in-flight list."""
-        return taking.ask(self.redis, worker, QUEUES, at_most=64)()
+        """Into a slot of the worker's."""
+        return Taker(self.redis, worker, QUEUES).ask(next(self._slots), at_most=64)()
 
     def settle(self, entries: Sequence[Entry], worker: str = "w1") -> list[tuple[Entry, Settled]]:
         """Into the store; nothing is answered yet."""
@@ -65,7 +69,7 @@ class InProcess:
 
     def take_over(self, worker: str = "w2") -> None:
         """Settle what dead workers have left, as every worker does now and then."""
-        while (hand := taking.take_over(self.redis, worker, dead_after_ms=60_000, at_most=64)).entries:
+        while (hand := left_behind.take_over(self.redis, worker, dead_after_ms=60_000, at_most=64)).entries:
             self.finish(self.settle(hand.entries, worker), worker)
 
     def sweep(self) -> Swept:

@@ -9,8 +9,8 @@ from broker.door import WINDOW_MS, Taken, repeated
 from broker.parsing import Malformed
 from broker.scripts import Script
 from broker.settlement import Context
+from workers.entries import Entry, NotOurs
 from workers.finishing import Refused
-from workers.taking import Entry, NotOurs
 
 log = structlog.get_logger(__name__)
 

@@ -1,6 +1,6 @@
 """ClaimWorker: an rq worker class that settles requests in batches and outlives whatever Redis does.
 
-wait -> serve: take (one Lua call) -> settle (one group of writes) -> end (one pipeline) -> wait
+wait (the server takes, by one Lua call) -> settle (one group of writes) -> end (one pipeline) -> wait
 """
 
 import gc
@@ -21,7 +21,7 @@ from broker.backoff import Backoff
 from broker.clock import monotonic_ms, sleep_ms
 from broker.queues import QUEUES
 from broker.settings import load
-from workers import taking
+from workers import left_behind
 from workers.heartbeat import Heartbeat
 from workers.logs import configure_logging
 from workers.runtime import SOCKET_TIMEOUT_S, Runtime, open_runtime, worker_name
@@ -123,7 +123,7 @@ class ServeLoop:
         )
         with self._heartbeat, suppress(_Stopped):
             retrying(self._serve, burst)
-        _quietly(lambda: taking.leave(self._redis, self._name))
+        _quietly(lambda: left_behind.leave(self._redis, self._name))
         log.info("worker_stopped", worker=self._name, settled=self._shift.settled)
         return self._shift.settled > 0
 
@@ -131,13 +131,14 @@ class ServeLoop:
         """Serve until told to stop. What an earlier failure left in hand comes first."""
         self._redis.connection_pool.disconnect(inuse_connections=False)  # what failed one may have cut off all of them
         self._shift.settle(self._shift.leftovers())
-        waiters = Waiters(self._redis, self._name, self._queues)
+        waiters = Waiters(self._redis, self._name, self._queues, at_most=self._runtime.settings.batch_max)
         try:
             busy = True
             while not self._stopping:
-                woken = waiters.wait(0 if busy or burst else TICK_MS / 1000)
-                if woken or busy or burst:  # else every list is empty, and waited on
-                    busy = self._shift.serve(woken)
+                self._runtime.at("taking")
+                hands = waiters.wait(0 if busy or burst else TICK_MS / 1000)
+                if hands or busy or burst:  # else every list is empty, and waited on
+                    busy = self._shift.serve(hands)
                     self._backoff.reset()
                     if burst and not busy:
                         break
@@ -152,7 +153,7 @@ class ServeLoop:
             return
         self._next_tick_ms = monotonic_ms() + TICK_MS
         self._heartbeat.progressed()
-        now_ms = taking.turn(self._redis, self._name)
+        now_ms = left_behind.turn(self._redis, self._name)
         self._backoff.reset()
         if now_ms is not None:
             self._shift.look_after(now_ms)

@@ -15,8 +15,10 @@ from broker.parsing import Malformed, without_tokens
 from broker.queues import rq_job_key
 from broker.settlement import Context
 from datastore.value import Value
+from workers.entries import ID_BYTES_MAX, Entry, NotOurs
+from workers.inflight import slot_key
 from workers.lean_redis import post
-from workers.taking import DEAD, DEAD_MAX, ID_BYTES_MAX, Entry, NotOurs, Wire, inflight_key
+from workers.taking import DEAD, DEAD_MAX
 
 ENTRY_CHARS_MAX = 2_048
 """What the dead-letter list keeps of an entry."""
@@ -43,7 +45,8 @@ def finish(
 ) -> None:
     """Send every reply, move every hint and take the entries out of the in-flight list, in that order.
 
-    A crash part-way leaves the entry in flight: it is settled again, and replayed.
+    `settled` and `refused` are together what one hand held. A crash part-way leaves them in flight: they are settled
+    again, and replayed.
     """
     post_end(context, connection, worker, settled, refused, now_ms=now_ms)()
 
@@ -104,17 +107,11 @@ def read_letters(connection: Redis, limit: int) -> list[dict[str, Any]]:
     return [json.loads(text) for text in texts]
 
 
-_TIDY = "for i = 1, #ARGV do redis.call('LREM', KEYS[1], 1, ARGV[i]) end"
-"""As text, not by its digest: a server that has forgotten it must not break a pipeline that has been carried out."""
-
-
 def _tidy(pipe: Pipeline, worker: str, entries: Sequence[Entry]) -> None:
-    """Add the commands that take entries out of the in-flight lists; they were taken in that order, and stand there."""
-    lists: tuple[Wire, ...] = ("rq", "intake")
-    for kind in lists:
-        keys = [entry.key for entry in entries if entry.wire == kind]
-        if keys:
-            pipe.execute_command("EVAL", _TIDY, 1, inflight_key(worker, kind), *keys)  # type: ignore[no-untyped-call]
+    """Add the command that ends the slots of this batch: its entries are all that stands in them."""
+    keys = {(entry.wire, entry.slot) for entry in entries}
+    if keys:
+        pipe.delete(*(slot_key(worker, wire, slot) for wire, slot in sorted(keys)))
 
 
 def _end_rq_jobs(pipe: Pipeline, worker: str, settled: Sequence[tuple[Entry, Answer | None]]) -> None:

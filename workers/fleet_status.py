@@ -8,7 +8,8 @@ from redis import Redis
 from broker import claim_next
 from broker.clock import RedisClock
 from broker.queues import QUEUES, intake_key, rq_queue_key
-from workers.taking import DEAD, WORKERS, inflight_key
+from workers import inflight
+from workers.taking import DEAD, WORKERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +42,8 @@ def look(redis: Redis) -> Serving:
         pipe.hlen(claim_next.WAITING)
         pipe.llen(DEAD)
         for name in workers:
-            pipe.llen(inflight_key(name, "rq"))
-            pipe.llen(inflight_key(name, "intake"))
+            for key in inflight.lists(name):
+                pipe.llen(key)
         counts: list[Any] = pipe.execute()
     split = 2 * len(QUEUES)
     queues = {queue: {"rq": counts[2 * at], "intake": counts[2 * at + 1]} for at, queue in enumerate(QUEUES)}

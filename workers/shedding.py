@@ -9,7 +9,9 @@ from broker.clock import AnchoredClock, Steady
 from broker.entropy import Entropy
 from broker.scripts import Script
 from workers import taking
-from workers.taking import WORKERS, Hand, inflight_key, sources
+from workers.entries import entries
+from workers.inflight import TAKEN_OVER, WIRES, slot_key
+from workers.taking import WORKERS, Hand, sources
 
 SHED_MAX = 512
 """Requests turned away between two batches: eight for each one settled, and renewals wait some 20 ms for it."""
@@ -22,17 +24,16 @@ NEVER_SHED = frozenset({"leases"})
 _SURPLUS = Script(
     taking.COMMON
     + """
--- KEYS: 1 workers, 2 own in-flight rq, 3 own in-flight intake, 4.. rq queue and intake in turn
+-- KEYS: 1 workers, 2 and 3 own slot, 4.. rq queue and intake in turn
 -- ARGV: worker, what a list may hold, at most
 redis.call('ZADD', KEYS[1], now, ARGV[1])
 local left = tonumber(ARGV[3])
 for i = 4, #KEYS do
-  if redis.call('TYPE', KEYS[i]).ok == 'list' then
-    local surplus = math.min(left, redis.call('LLEN', KEYS[i]) - ARGV[2])
-    if surplus > 0 then
-      left = left - surplus
-      for _, value in ipairs(redis.call('RPOP', KEYS[i], surplus)) do accept(value, i) end
-    end
+  local waiting = redis.pcall('LLEN', KEYS[i])
+  local surplus = type(waiting) == 'number' and math.min(left, waiting - ARGV[2]) or 0
+  if surplus > 0 then
+    left = left - surplus
+    accept(redis.call('RPOP', KEYS[i], surplus), KEYS[i], i % 2 == 0 and RQ or INTAKE)
   end
 end
 return {now, taken}
@@ -43,9 +44,9 @@ return {now, taken}
 def take_surplus(connection: Redis, worker: str, queues: Sequence[str], *, queue_max: int, steady_ms: Steady) -> Hand:
     """Bring what came last to lists of more than `queue_max` into this worker's hands, up to `SHED_MAX`."""
     lists = sources(queue for queue in queues if queue not in NEVER_SHED)
-    keys = [WORKERS, inflight_key(worker, "rq"), inflight_key(worker, "intake"), *(key for _, key in lists)]
+    keys = [WORKERS, *(slot_key(worker, wire, TAKEN_OVER) for wire in WIRES), *(key for _, key in lists)]
     now_ms, taken = _SURPLUS.run(connection, keys, [worker, queue_max, SHED_MAX])
-    return Hand(tuple(taking.entries(taken, insist=False)), AnchoredClock(int(now_ms), steady_ms))
+    return Hand(entries(taken, slot=TAKEN_OVER), AnchoredClock(int(now_ms), steady_ms))
 
 
 def overloaded(entropy: Entropy, *, resend: bool) -> Answer:

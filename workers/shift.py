@@ -15,12 +15,13 @@ from broker.batch import Settled, on_time, settle_batch
 from broker.clock import Steady, monotonic_ms
 from broker.coordinator import Context
 from broker.settings import Settings
-from workers import shedding, taking
+from workers import left_behind, shedding
 from workers.admission import admitted
 from workers.fault_points import At, nowhere
 from workers.finishing import finish, post_end
+from workers.inflight import ASKED
 from workers.lean_redis import flush
-from workers.taking import Entry, Hand
+from workers.taking import Hand, Taker
 
 log = structlog.get_logger(__name__)
 
@@ -51,7 +52,8 @@ class Shift:
         self._settings = settings
         self._steady_ms = steady_ms
         self._at = at
-        self._woken: list[Entry] = []
+        self._taker = Taker(connection, worker, queues, steady_ms=steady_ms)
+        self._slots = ASKED
         self._asked: Callable[[], Hand] | None = None
         """A batch that Redis was asked for, and that may be in flight already."""
         self._ending: Callable[[], None] | None = None
@@ -59,63 +61,50 @@ class Shift:
 
     def leftovers(self) -> Hand:
         """What was in hand when Redis went away."""
-        self._woken, self._asked, self._ending = [], None, None
-        return taking.own_leftovers(self._redis, self._worker, steady_ms=self._steady_ms)
+        self._asked = self._ending = None
+        return left_behind.own_leftovers(self._redis, self._worker, steady_ms=self._steady_ms)
 
-    def serve(self, woken: Sequence[Entry] = ()) -> bool:
-        """Settle and answer a batch: the `woken` requests, and others. Whether there was anything.
-
-        Where there was, more may be in hand: serve until there is nothing, or `stop`.
-        """
-        self._woken += woken
-        hand = self.take()
-        if not hand.entries:
-            self._end()
-            return False
-        if hand.longest:
-            self._ask()
-            flush(self._redis)
-        self._settle(hand)
-        if self._asked is None:
-            self._ask()
+    def serve(self, hands: Sequence[Hand] = ()) -> bool:
+        """Settle and answer `hands`, or else a batch that is taken now. Whether to come again, before any wait."""
+        hands = hands or [self.take()]
+        for hand in hands:
+            if hand.longest and self._asked is None:
+                self._ask()
+                flush(self._redis)
+            self._settle(hand)
+        more = self._asked is not None or any(len(hand.entries) > 1 for hand in hands)
+        if more and self._asked is None:
+            self._ask()  # in one write with the end of this batch: where several came, others have come meanwhile
         flush(self._redis)
-        return True
+        if not more:
+            self._end()
+        return more
 
-    def stop(self, woken: Sequence[Entry] = ()) -> None:
-        """Settle what is in hand, the `woken` requests included, and take nothing more."""
-        self._woken += woken
+    def stop(self, hands: Sequence[Hand] = ()) -> None:
+        """Settle `hands`, and all else that is in hand, and take nothing more."""
+        for hand in hands:
+            self.settle(hand)
         if self._asked is not None:
             self.settle(self.take())
-        self._ask(at_most=0)
-        self.settle(self.take())
+        self._end()
 
     def settle(self, hand: Hand) -> None:
         """Settle a batch and answer it. Afterwards nothing of it is in flight."""
         self._settle(hand)
         self._end()
 
-    def _ask(self, at_most: int | None = None) -> None:
-        self._at("taking")
-        woken, self._woken = self._woken, []
-        self._asked = taking.ask(
-            self._redis,
-            self._worker,
-            self._queues,
-            at_most=self._settings.batch_max if at_most is None else at_most,
-            woken=woken,
-            steady_ms=self._steady_ms,
-        )
-
     def take(self) -> Hand:
         """The batch that was asked for, now or before."""
         if self._asked is None:
             self._ask()
         assert self._asked is not None, "it was asked for"
-        hand = self._asked()
-        self._asked = None
-        if hand.longest > self._settings.queue_max:
-            self._turn_away()
+        hand, self._asked = self._asked(), None
         return hand
+
+    def _ask(self) -> None:
+        """Have the next batch brought, into the slot that the last one does not stand in."""
+        self._slots = self._slots[::-1]
+        self._asked = self._taker.ask(self._slots[0], at_most=self._settings.batch_max)
 
     def _end(self) -> None:
         """Wait for the end of the last batch."""
@@ -125,6 +114,8 @@ class Shift:
             self._at("finished")
 
     def _settle(self, hand: Hand) -> None:
+        if hand.longest > self._settings.queue_max:
+            self._turn_away()
         if not hand.entries:
             return
         self._at("taken")
@@ -161,7 +152,7 @@ class Shift:
     def look_after(self, now_ms: int) -> None:
         """Requests of dead workers, waits that are over, grants that nobody reads."""
         for _ in range(TAKE_OVERS_MAX):
-            left = taking.take_over(
+            left = left_behind.take_over(
                 self._redis,
                 self._worker,
                 dead_after_ms=self._settings.takeover_ms,

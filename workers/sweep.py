@@ -34,7 +34,7 @@ from broker.index import Place
 from broker.limits import limit_key, units
 from broker.settings import Settings
 from datastore import AtMost, DatastoreError, Document, Filter
-from workers import taking
+from workers import left_behind
 from workers.fault_points import At, nowhere
 
 log = structlog.get_logger(__name__)
@@ -246,7 +246,7 @@ class Sweep:
         if everything:
             self._redis.set(LOST, now_ms, px=LOST_MS)
         if self._redis.exists(LOST):
-            taking.adopt(self._redis, now_ms)
+            left_behind.adopt(self._redis, now_ms)
         for _ in range(READY_PAGES if not everything else sys.maxsize):
             page = self._context.store.find(
                 {"kind": "job", "state": "ready"}, limit=repository.PAGE_DOCUMENTS, cursor=self._cursor

@@ -13,10 +13,10 @@ from broker.clock import AnchoredClock
 from broker.messages import Claim, Request
 from broker.settings import load
 from workers.admission import admitted
+from workers.entries import Entry
 from workers.finishing import finish
 from workers.memory_owner import in_forked_horse
 from workers.runtime import Runtime, StartError, datastore_url, open_runtime, worker_name
-from workers.taking import Entry
 
 
 def settle(envelope: dict[str, Any] | str) -> str:

@@ -1,15 +1,21 @@
-"""Waits on every queue at once without losing a request: each blocked BLMOVE moves it into the in-flight list."""
+"""Waits on every queue at once without losing a request: each blocked BLMOVE moves it into the in-flight list.
+
+Behind it, in the same write, stands the call that takes it and others: what arrives is in hand with one answer.
+"""
 
 import selectors
 from collections.abc import Sequence
 from typing import Any, cast
 
 from redis import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import NoScriptError, RedisError
 from redis.exceptions import TimeoutError as NoAnswer
 
 from broker.clock import monotonic_ms
-from workers.taking import Entry, Wire, inflight_key, sources
+from broker.queues import Wire
+from broker.scripts import Argument
+from workers.inflight import WOKEN, Slots, arrivals_key
+from workers.taking import TAKE, Hand, Taker, sources
 
 BLOCK_S = 5
 """How long the server blocks one BLMOVE."""
@@ -20,11 +26,14 @@ SILENT_MS = 8_000
 class _Waiter:
     """One connection that waits for one list."""
 
-    def __init__(self, connection: Any, wire: Wire, source: str, target: str) -> None:
+    def __init__(self, connection: Any, taker: Taker, wire: Wire, wait: Sequence[Argument], slots: Slots) -> None:
         # Any: redis-py leaves the methods of a connection untyped.
         self.connection = connection
-        self.wire: Wire = wire
-        self._command = ("BLMOVE", source, target, "LEFT", "RIGHT", BLOCK_S)
+        self._taker = taker
+        self._wire = wire
+        self._wait = wait
+        self._slots = slots
+        self._call: tuple[list[str], list[Argument]] = [], []
         self.armed = False
         self.armed_ms = 0
         self.client_id = 0
@@ -34,20 +43,25 @@ class _Waiter:
         self.connection.send_command("CLIENT", "ID")
         self.client_id = int(cast(int, self.connection.read_response()))
 
-    def arm(self) -> None:
+    def arm(self, at_most: int) -> None:
         if not self.armed:
-            self.connection.send_command(*self._command)
+            self._call = keys, arguments = self._taker.call(self._slots[0], at_most=at_most, moved=self._wire)
+            take = ("EVALSHA", TAKE.sha, len(keys), *keys, *arguments)
+            self.connection.send_packed_command(self.connection.pack_commands([self._wait, take]))
             self.armed = True
             self.armed_ms = monotonic_ms()
 
-    def collect(self) -> Entry | None:
-        """The request that was moved, or None where the wait ended without one."""
+    def collect(self, redis: Redis) -> Hand:
+        """What was taken."""
         self.armed = False
-        value = self.connection.read_response(disable_decoding=True)
-        if value is None:
-            return None
-        text = bytes(cast(bytes, value))
-        return Entry(wire=self.wire, key=text, data=b"" if self.wire == "rq" else text)
+        self.connection.read_response(disable_decoding=True)  # what was moved comes again, with the rest
+        try:
+            reply = self.connection.read_response(disable_decoding=True)
+        except NoScriptError:
+            reply = TAKE.run(redis, *self._call)
+        slot = self._slots[0]
+        self._slots = self._slots[::-1]
+        return self._taker.hand(reply, slot, asked_ms=self.armed_ms)
 
     @property
     def socket(self) -> Any:
@@ -58,18 +72,21 @@ class _Waiter:
 class Waiters:
     """All the lists of a worker's queues, rq's and the intake, waited on together.
 
-    What is moved while nobody waits stays in the in-flight list and is collected by the next `wait`.
-    Redis errors pass through; afterwards `close`, and open a new one: the in-flight list keeps what was moved.
+    What is taken while nobody waits stays in its slot and is collected by the next `wait`.
+    Redis errors pass through; afterwards `close`, and open a new one: the in-flight lists keep what was taken.
     """
 
-    def __init__(self, redis: Redis, worker: str, queues: Sequence[str]) -> None:
+    def __init__(self, redis: Redis, worker: str, queues: Sequence[str], *, at_most: int) -> None:
         self._redis = redis
+        self._at_most = at_most
         self._selector = selectors.DefaultSelector()
         self._waiters: list[_Waiter] = []
+        taker = Taker(redis, worker, queues)
         try:
-            for wire, source in sources(queues):
+            for (wire, source), slots in zip(sources(queues), WOKEN, strict=False):
                 connection = redis.connection_pool.get_connection()
-                waiter = _Waiter(connection, wire, source, inflight_key(worker, wire))
+                wait = ("BLMOVE", source, arrivals_key(worker, wire), "LEFT", "RIGHT", BLOCK_S)
+                waiter = _Waiter(connection, taker, wire, wait, slots)
                 self._waiters.append(waiter)
                 waiter.open()
                 self._selector.register(waiter.socket, selectors.EVENT_READ, waiter)
@@ -77,25 +94,23 @@ class Waiters:
             self.close()
             raise
 
-    def wait(self, timeout_s: float) -> list[Entry]:
-        """Requests that arrived, by priority; up to one for each list. Empty after `timeout_s`."""
+    def wait(self, timeout_s: float) -> list[Hand]:
+        """What arrived, by priority; up to a batch for each list. Empty after `timeout_s`."""
         if timeout_s > 0:
             for waiter in self._waiters:
-                waiter.arm()
+                waiter.arm(self._at_most)
         ready = {key.data for key, _ in self._selector.select(timeout_s)}
         silent_ms = monotonic_ms() - SILENT_MS
         if any(waiter.armed and waiter.armed_ms < silent_ms and waiter not in ready for waiter in self._waiters):
             raise NoAnswer(f"a blocked wait was not answered for {SILENT_MS} ms")
-        entries = [waiter.collect() for waiter in self._waiters if waiter in ready and waiter.armed]
-        return [entry for entry in entries if entry is not None]
+        return [waiter.collect(self._redis) for waiter in self._waiters if waiter in ready and waiter.armed]
 
-    def stop(self) -> list[Entry]:
-        """End every wait, so that nothing more is moved; what was moved meanwhile."""
+    def stop(self) -> list[Hand]:
+        """End every wait, so that nothing more is taken; what was taken meanwhile."""
         armed = [waiter for waiter in self._waiters if waiter.armed]
         for waiter in armed:
             self._redis.client_unblock(waiter.client_id)
-        entries = [waiter.collect() for waiter in armed]
-        return [entry for entry in entries if entry is not None]
+        return [waiter.collect(self._redis) for waiter in armed]
 
     def close(self) -> None:
         """Give the connections up. Harmless twice."""

@@ -7,8 +7,8 @@ from dataclasses import replace
 from datastore import Datastore
 from datastore.interface import Body, CreateResult, Document, Etag, Expected, Ok, Patch, UpdateResult
 from tests.twins.forwarding import Forwarding
+from workers.inflight import PREFIX
 from workers.runtime import Runtime
-from workers.taking import inflight_key
 
 Twin = Callable[[Runtime], Runtime]
 
@@ -19,7 +19,7 @@ def keeps_nothing_in_flight(runtime: Runtime) -> Runtime:
 
     def at(point: str) -> None:
         if point == "taken":
-            for key in runtime.connection.scan_iter(inflight_key("*", "rq")):
+            for key in runtime.connection.scan_iter(f"{PREFIX}*:rq*"):
                 runtime.connection.delete(key)
         inner(point)
 

@@ -23,7 +23,7 @@ from broker.parsing import Malformed
 from broker.signing import Key, Role
 from datastore import connect
 from tests.fuzz.inputs import NOW_MS, TOKEN, inputs
-from workers.taking import Entry, NotOurs
+from workers.entries import Entry, NotOurs
 
 CPU_S_MAX = 0.25
 """Of this process, for one input of at most 128 KiB; a hundred times what the slowest of a million took."""

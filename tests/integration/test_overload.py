@@ -12,9 +12,9 @@ from broker.settings import load
 from datastore.memory import MemoryDatastore
 from tests.caller import Caller
 from tests.in_process import InProcess
+from workers.inflight import lists
 from workers.shedding import SHED_MAX
 from workers.shift import Shift
-from workers.taking import inflight_key
 
 QUEUE_MAX = 100
 WIRES: tuple[Wire, ...] = ("rq", "intake")
@@ -53,7 +53,7 @@ def test_what_a_queue_can_not_hold_is_throttled_at_once_and_the_rest_is_served(
     rest = caller.replies(*requests[:-136])
     assert Counter(reply["answer"] for reply in rest) == {"ok": 164}, "64 in the first batch and the 100 that fitted"
     assert len(broker.store.find({"kind": "job"}, limit=1_000).documents) == 164
-    assert broker.redis.llen(inflight_key("w1", wire)) == 0
+    assert broker.redis.exists(*lists("w1")) == 0
 
 
 def test_a_resend_that_is_turned_away_is_told_that_nothing_is_known(broker: InProcess, shift: Shift) -> None:
@@ -102,7 +102,7 @@ def test_poison_at_the_end_of_a_long_queue_is_buried_and_stops_nobody(broker: In
     broker.redis.rpush("broker:in:claims", "no json", "x" * 1_000_000)
     shift.settle(shift.take())
     assert broker.redis.llen("broker:dead") == 2
-    assert broker.redis.llen(inflight_key("w1", "intake")) == 0
+    assert broker.redis.exists(*lists("w1")) == 0
 
 
 def test_nothing_of_a_refused_entry_stays_in_memory(broker: InProcess) -> None:

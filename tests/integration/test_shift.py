@@ -12,9 +12,9 @@ from broker.queues import QUEUES, Wire
 from broker.settings import load
 from datastore.memory import MemoryDatastore
 from tests.in_process import InProcess
+from workers.inflight import lists
 from workers.lean_redis import LeanRedis
 from workers.shift import Shift
-from workers.taking import inflight_key
 
 WIRES: tuple[Wire, ...] = ("rq", "intake")
 
@@ -54,11 +54,11 @@ def test_a_batch_is_in_hand_while_the_one_before_it_is_settled(
     claims = sent(broker, 150, wire)
     mine = shift(broker, worker)
     assert mine.serve()
-    assert broker.redis.llen(inflight_key("w1", wire)) == 64, "the second batch; the first has been answered"
+    assert sum(map(broker.redis.llen, lists("w1"))) == 64, "the second batch; the first has been answered"
     while mine.serve():
         pass
     assert words(broker, claims) == {"granted": 150}
-    assert broker.redis.llen(inflight_key("w1", wire)) == 0
+    assert broker.redis.exists(*lists("w1")) == 0
 
 
 @pytest.mark.parametrize("wire", WIRES)
@@ -70,7 +70,7 @@ def test_a_worker_that_is_told_to_stop_answers_what_it_has_in_hand_and_takes_not
     mine.serve()
     mine.stop()
     assert words(broker, claims[:128]) == {"granted": 128}
-    assert broker.redis.llen(inflight_key("w1", wire)) == 0
+    assert broker.redis.exists(*lists("w1")) == 0
     shift(broker, broker.redis).serve()
     assert words(broker, claims[128:]) == {"granted": 22}, "left to others"
 

@@ -2,20 +2,23 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 from redis.exceptions import RedisError
 
 from broker.coordinator import Context
-from broker.queues import QUEUES
+from broker.queues import QUEUES, Wire
 from broker.settings import Settings
 from datastore import DatastoreError
 from tests.simulation.lines import BrokerLine, RedisHost
 from tests.simulation.process import Process
 from tests.simulation.redis_side.client import SimulatedRedis
+from workers.inflight import WOKEN, arrivals_key
+from workers.left_behind import turn
 from workers.shift import Shift
 from workers.sweep import Sweep
-from workers.taking import WORKERS, Entry, Wire, inflight_key, sources, turn
+from workers.taking import TAKE, WORKERS, Hand, Taker, sources
 
 log = structlog.get_logger(__name__)
 
@@ -45,7 +48,11 @@ class Worker:
         self._shift = Shift(
             desk.context(process), self._redis, self._name, QUEUES, desk.settings, steady_ms=process.clock.steady_ms
         )
-        self._moved: list[Entry] = []
+        self._taker = Taker(self._redis, self._name, QUEUES, steady_ms=process.clock.steady_ms)
+        self._batch_max = desk.settings.batch_max
+        self._slots = dict(zip((source for _, source in sources()), WOKEN, strict=True))
+        self._answered: list[tuple[Any, int, int]] = []
+        """What the calls behind the waits have brought: the reply, the slot, and when the call was sent."""
         self._armed: set[str] = set()
         self._waiting = False
 
@@ -57,7 +64,7 @@ class Worker:
                 self._serve()
             except RedisError as error:
                 log.debug("redis_lost", worker=self._name, error=str(error))
-                self._moved = []
+                self._answered = []
                 self._armed = set()
                 self._process.wait(self._host.dice.random.uniform(50, 1_500))
 
@@ -66,43 +73,50 @@ class Worker:
         tick_at_ms = 0
         busy = True
         while True:
-            woken = [] if busy else self._wait()
-            busy = self._shift.serve(woken)
+            hands = [] if busy else self._wait()
+            if busy or hands:
+                busy = self._shift.serve(hands)
             if self._process.clock.steady_ms() >= tick_at_ms:
                 tick_at_ms = self._process.clock.steady_ms() + TICK_MS
                 now_ms = turn(self._redis, self._name)
                 if now_ms is not None:
                     self._shift.look_after(now_ms)
 
-    def _wait(self) -> Sequence[Entry]:
-        """As one blocked BLMOVE for each list: the server moves a request as it comes, whoever still listens."""
+    def _wait(self) -> Sequence[Hand]:
+        """As one blocked BLMOVE for each list: the server moves a request as it comes, whoever still listens.
+
+        Behind it stands the call that takes it.
+        """
         for wire, source in sources():
             self._arm(wire, source)
-        if not self._moved:
+        if not self._answered:
             self._waiting = True
             self._process.wait(IDLE_MAX_MS)
             self._waiting = False
-        moved, self._moved = self._moved, []
-        return moved
+        answered, self._answered = self._answered, []
+        return [self._taker.hand(reply, slot, asked_ms=asked_ms) for reply, slot, asked_ms in answered]
 
     def _arm(self, wire: Wire, source: str) -> None:
         if source in self._armed:
             return
         self._armed.add(source)
         armed = self._armed
-
+        asked_ms = self._process.clock.steady_ms()
         life = self._host.life
 
         def served() -> None:
             if armed is not self._armed or life != self._host.life or not self._process.alive:
                 return  # of a connection that is gone
             armed.discard(source)
-            value = self._host.execute(("LMOVE", source, inflight_key(self._name, wire), "LEFT", "RIGHT"))
-            if isinstance(value, bytes):
-                self._moved.append(Entry(wire=wire, key=value, data=b"" if wire == "rq" else value))
-                if self._waiting:
-                    self._waiting = False
-                    self._process.wake()
+            self._host.execute(("LMOVE", source, arrivals_key(self._name, wire), "LEFT", "RIGHT"))
+            slot = self._slots[source][0]
+            keys, arguments = self._taker.call(slot, at_most=self._batch_max, moved=wire)
+            reply = self._host.execute(("EVAL", TAKE.text, len(keys), *keys, *arguments))
+            self._slots[source] = self._slots[source][::-1]
+            self._answered.append((reply, slot, asked_ms))
+            if self._waiting:
+                self._waiting = False
+                self._process.wake()
 
         self._host.server.watch(source.encode(), served)
 

@@ -13,8 +13,8 @@ from tests.simulation.twins import TWINS, broken
 from tests.simulation.world import Timing, World
 
 ROOT = str(Path(__file__).parents[2])
-SEEDS = 25
-CHUNKS = 4
+SEEDS = 50
+CHUNKS = 2
 """A sample; `make simulate` runs 2,000."""
 CAUGHT_WITHIN = 150
 DIGEST = """

@@ -30,7 +30,7 @@ class Lua:
         """Tables that a status reply is; no script changes one."""
         self._call: Call | None = None
         globals_ = self._runtime.globals()
-        globals_[b"redis"] = self._runtime.table_from({b"call": self._redis_call})
+        globals_[b"redis"] = self._runtime.table_from({b"call": self._redis_call, b"pcall": self._redis_pcall})
         globals_[b"cjson"] = self._runtime.table_from({b"decode": self._decode, b"encode": self._encode})
 
     def run(self, text: bytes, keys: Sequence[bytes], arguments: Sequence[bytes], call: Call) -> Any:
@@ -50,6 +50,12 @@ class Lua:
     def _redis_call(self, name: bytes, *arguments: Any) -> Any:
         assert self._call is not None, "only a script calls"
         return self._to_lua(self._call(name, as_texts(arguments)))
+
+    def _redis_pcall(self, name: bytes, *arguments: Any) -> Any:
+        try:
+            return self._redis_call(name, *arguments)
+        except ResponseError as error:
+            return self._runtime.table_from({b"err": str(error).encode()})
 
     def _to_lua(self, value: Any) -> Any:
         """A reply as Lua sees it: no nil but false, numbers of sorted sets as text, pairs one after the other."""

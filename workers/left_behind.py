@@ -1,0 +1,129 @@
+"""What dead workers left in their in-flight lists is taken over by others; and who looks after it, and when."""
+
+from typing import cast
+
+from redis import Redis
+
+from broker.clock import AnchoredClock, Steady, monotonic_ms
+from broker.scripts import Script
+from workers.entries import entries
+from workers.inflight import PREFIX, SLOTS, TAKEN_OVER, WIRES, lists, slot_key
+from workers.taking import COMMON, WORKERS, Hand
+
+TURN = "broker:turn"
+"""The worker that looks after others now; gone by itself."""
+TURN_MS = 900
+"""A little less than workers leave between two looks, so that one looks at each of their ticks."""
+FORGET_MS = 3_600_000
+"""A worker unheard of for an hour is forgotten. Until then its lists are looked at: a stopped process may still be
+handed a request on a connection that is open."""
+
+_MOVE = """
+-- What stands in `list` goes into the slot of this call, up to `left`.
+local function move(list, wire)
+  while left > 0 do
+    local value = redis.call('LMOVE', list, KEYS[wire], 'LEFT', 'RIGHT')
+    if not value then break end
+    left = left - 1
+    if wire == RQ then rq_entry(value) else taken[#taken + 1] = value end
+  end
+end
+"""
+
+_TAKE_OVER = Script(
+    COMMON
+    + """
+-- KEYS: 1 workers, 2 and 3 own slot.  ARGV: worker, dead after ms, forget after ms, at most, how many slots there are
+redis.call('ZADD', KEYS[1], now, ARGV[1])
+local left = tonumber(ARGV[4])
+"""
+    + _MOVE
+    + """
+for _, other in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[2])) do
+  for wire = RQ, INTAKE do
+    local theirs = 'broker:inflight:' .. other .. (wire == RQ and ':rq' or ':intake')
+    move(theirs, wire)
+    for slot = 0, ARGV[5] - 1 do move(theirs .. slot, wire) end
+  end
+  if left > 0 and tonumber(redis.call('ZSCORE', KEYS[1], other)) < now - ARGV[3] then
+    redis.call('ZREM', KEYS[1], other)
+  end
+end
+return {now, taken}
+"""
+)
+
+_OWN = Script(
+    COMMON
+    + """
+-- KEYS: 1 workers, 2 and 3 own slot, then every other list of this worker's, rq's and the intake's in turn
+local left = math.huge
+"""
+    + _MOVE
+    + """
+for i = 4, #KEYS do move(KEYS[i], i % 2 == 0 and RQ or INTAKE) end
+taken = {}
+for _, id in ipairs(redis.call('LRANGE', KEYS[RQ], 0, -1)) do rq_entry(id) end
+for _, text in ipairs(redis.call('LRANGE', KEYS[INTAKE], 0, -1)) do taken[#taken + 1] = text end
+return {now, taken}
+"""
+)
+
+_LEAVE = Script(
+    """
+-- KEYS: 1 workers, then every list of this worker's.  ARGV: worker
+for i = 2, #KEYS do if redis.call('EXISTS', KEYS[i]) == 1 then return end end
+redis.call('ZREM', KEYS[1], ARGV[1])
+"""
+)
+
+_TURN = Script(
+    """
+-- KEYS: 1 whose turn it is.  ARGV: worker, how long it lasts
+if not redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return false end
+local t = redis.call('TIME')
+return t[1] * 1000 + math.floor(t[2] / 1000)
+"""
+)
+
+
+def take_over(
+    connection: Redis, worker: str, *, dead_after_ms: int, at_most: int, steady_ms: Steady = monotonic_ms
+) -> Hand:
+    """Bring what workers unheard of for `dead_after_ms` left behind, into this worker's hands."""
+    keys = [WORKERS, *(slot_key(worker, wire, TAKEN_OVER) for wire in WIRES)]
+    now_ms, taken = _TAKE_OVER.run(connection, keys, [worker, dead_after_ms, FORGET_MS, at_most, SLOTS])
+    return Hand(entries(taken, slot=TAKEN_OVER, insist=True), AnchoredClock(int(now_ms), steady_ms))
+
+
+def own_leftovers(connection: Redis, worker: str, *, steady_ms: Steady = monotonic_ms) -> Hand:
+    """What this worker had in hand when Redis went away under it."""
+    mine = [slot_key(worker, wire, TAKEN_OVER) for wire in WIRES]
+    keys = [WORKERS, *mine, *(key for key in lists(worker) if key not in mine)]
+    now_ms, taken = _OWN.run(connection, keys, [])
+    return Hand(entries(taken, slot=TAKEN_OVER, insist=True), AnchoredClock(int(now_ms), steady_ms))
+
+
+def adopt(connection: Redis, now_ms: int) -> None:
+    """Have the requests of workers that nobody knows of taken over.
+
+    Redis had lost everything, a request was moved into a worker's hands, and that one died before it was heard of
+    again. A worker that lives is heard of before it is taken for dead.
+    """
+    for key in connection.scan_iter(match=f"{PREFIX}*", count=1_000):
+        worker = cast(bytes, key).removeprefix(PREFIX.encode()).rpartition(b":")[0]
+        connection.zadd(WORKERS, {worker: now_ms}, nx=True)
+
+
+def turn(connection: Redis, worker: str) -> int | None:
+    """Broker time, where it is this worker's turn to look after what nobody has in hand; else None.
+
+    Only so that an idle fleet does it once, not once for each worker: two at a time do no harm.
+    """
+    now_ms = _TURN.run(connection, [TURN], [worker, TURN_MS])
+    return None if now_ms is None else int(now_ms)
+
+
+def leave(connection: Redis, worker: str) -> None:
+    """A worker that ends with nothing in hand is forgotten at once; any other is taken over from."""
+    _LEAVE.run(connection, [WORKERS, *lists(worker)], [worker])
