@@ -90,7 +90,7 @@ TAKE = Script(
     COMMON
     + """
 -- KEYS: 1 workers, 2 and 3 own slot, 4.. rq queue and intake in turn, and last what a blocked wait has moved
--- ARGV: worker, at most, GT where the worker is known to live, NX where it may have been stopped, and of a wait its wire
+-- ARGV: worker, at most, GT where the worker lives for sure, NX where it may have been stopped, and of a wait its wire
 redis.call('ZADD', KEYS[1], ARGV[3], now, ARGV[1])
 local lists = #KEYS
 if ARGV[4] then
