@@ -114,7 +114,7 @@ def test_an_account_is_reached_through_the_environments_proxy_and_an_emulator_ne
             monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.server_address[1]}")
         for name in ("NO_PROXY", "no_proxy"):
             monkeypatch.delenv(name, raising=False)
-        with pytest.raises(Unavailable):
+        with pytest.raises(Unavailable, match=r"^opening (acme\.documents\.azure\.com|127\.0\.0\.1): "):
             CosmosDatastore.from_url(url, key=KEY)
         proxy.shutdown()
     assert {request.split(" HTTP/")[0] for request in requests} == ({asked} if asked else set())
@@ -141,6 +141,13 @@ def test_an_account_that_can_not_be_reached_is_unavailable() -> None:
 def test_connect_opens_a_cosmos_url(cosmos_url: str, key: str | None) -> None:
     store = connect(cosmos_url, cosmos_key=key)
     assert store.read("job-1", "job-1") == NotFound()
+    store.close()
+
+
+@needs_emulator
+def test_the_sdk_is_told_how_long_to_wait_for_a_connection(cosmos_url: str) -> None:
+    store = CosmosDatastore.from_url(cosmos_url, connect_timeout_ms=1_234)
+    assert store._client.client_connection.connection_policy.RequestTimeout == 1.234
     store.close()
 
 

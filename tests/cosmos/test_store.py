@@ -82,6 +82,11 @@ def test_a_known_document_of_another_id_is_not_written_over_this_one(cosmos_stor
     assert result == Conflict(job)
 
 
+def test_a_create_of_what_is_there_shows_what_is_there(cosmos_store: CosmosDatastore) -> None:
+    job = created(cosmos_store, "job-1", by="first")
+    assert cosmos_store.create("job-1", "job-1", {"by": "second"}) == Conflict(job)
+
+
 def test_an_item_is_the_body_with_id_pk_and_rev(cosmos_store: CosmosDatastore, cosmos_url: str) -> None:
     job = created(cosmos_store, "job-1", state="ready", note=None)
     cosmos_store.update_if_match("job-1", "job-1", Expected(rev=1), {"state": UNSET, "lease": {"epoch": 1}})
@@ -140,7 +145,7 @@ def test_an_id_that_cosmos_can_not_hold_is_rejected(cosmos_store: CosmosDatastor
         cosmos_store.create(id, "job-1", {})
 
 
-@pytest.mark.parametrize("id", ["job-1:run:7", "a b%20c", "é+&=", "x" * 1_023])
+@pytest.mark.parametrize("id", ["job-1:run:7", "a b%20c", "é+&=", "X", "x" * 1_023])
 def test_an_unusual_id_is_read_back(cosmos_store: CosmosDatastore, id: str) -> None:
     job = created(cosmos_store, id)
     assert cosmos_store.read(id, id) == Ok(job)
