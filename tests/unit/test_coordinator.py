@@ -16,7 +16,7 @@ from broker.lease_bodies import CompleteBody
 from broker.messages import Claim, ClaimBody, Complete, Request, Submit, SubmitBody
 from broker.repository import read_job, rev_update_job, rev_update_lease
 from broker.settle import settle
-from broker.settlement import CAS_ATTEMPTS_MAX, CAS_PAUSE_MS
+from broker.settlement import CAS_ATTEMPTS_MAX, CAS_PAUSE_MS, raced
 from broker.transitions import Claimant, Rules
 from datastore import Corrupt, Datastore, DatastoreError, Document, OutcomeUnknown, Rejected, Throttled, Unavailable
 from datastore.interface import Expected, NotFound, Patch, ReadResult, UpdateResult
@@ -410,6 +410,19 @@ def test_a_sweep_that_lost_its_race_to_a_renewal_leaves_the_lease_alone(store: M
     after = read_job(store, "job")
     assert after is not None
     assert (after.state, after.epoch, after.counters.expiries) == ("leased", 1, 0)
+
+
+def test_a_sweep_whose_race_was_lost_leaves_the_job_to_the_next_one(store: MemoryDatastore) -> None:
+    lease = sent(store, CLAIM).answer.body
+    dead_ms = NOW + lease["ttl_ms"] + 10_000
+    found = read_job(store, "job")
+    assert found is not None
+    touch(store)
+    lost = coordinator.reap(on(store), found, now_ms=dead_ms)
+    assert (lost.answer, lost.changes) == (raced("job"), ())
+    again = read_job(store, "job")
+    assert again is not None
+    assert [change.after.state for change in coordinator.reap(on(store), again, now_ms=dead_ms).changes] == ["ready"]
 
 
 def test_a_watch_whose_job_has_no_run_on_record_counts_from_the_grant(store: MemoryDatastore) -> None:
