@@ -99,7 +99,7 @@ MUTANTS = (
                 "    return judge_and_write(context, job.id, judge, job=job, attempts_max=1, write=anyway)",
             ),
         ),
-        ("tests/unit/test_coordinator.py",),
+        ("tests/unit/test_lost_races.py",),
     ),
     Mutant(
         "clock-trusting",
@@ -118,7 +118,7 @@ MUTANTS = (
                 "            ended = end_lease(lease, now_ms=now_ms, outcome=Outcome.SUCCEEDED",
             ),
         ),
-        ("tests/unit/test_coordinator.py", "tests/unit/test_transitions.py"),
+        ("tests/unit/test_lost_races.py", "tests/unit/test_transitions.py"),
     ),
     Mutant(
         "request id forgotten",
