@@ -325,6 +325,16 @@ def test_of_the_slots_that_are_waited_for_every_one_that_came_free_is_named(desk
     assert now_free(desk.context, iter(waits), now_ms=NOW) == ["a", "c"]
 
 
+def test_a_rate_is_waited_for_until_its_window_has_moved_on(desk: Desk) -> None:
+    desk.ask("set_limit", limit="queue:default", rate={"count": 1, "per_ms": 60_000})
+    for job in ("one", "two"):
+        desk.submit(job)
+    claim(desk, "one")
+    [wait] = claim(desk, "two", RIVAL).waits
+    assert now_free(desk.context, [wait], now_ms=NOW + 59_999) == []
+    assert now_free(desk.context, [wait], now_ms=NOW + 60_000) == [wait.key]
+
+
 def test_a_lock_whose_claim_was_never_written_is_free_once_that_claim_must_be_over(desk: Desk) -> None:
     for job in ("job", "other"):
         desk.submit(job, locks=[LOCK])

@@ -7,7 +7,7 @@ import pytest
 from broker import coordinator
 from broker.answers import Answer, Reason, Word
 from broker.claiming import now_free
-from broker.controls import Controls, FactoryRecord
+from broker.controls import FLEET_ID, Controls, FactoryRecord
 from broker.coordinator import Context, Settlement
 from broker.documents import Job, Run, State
 from broker.entropy import SeededEntropy
@@ -97,7 +97,7 @@ def test_a_renewal_hands_on_ttl_pause_and_drain(desk: Desk) -> None:
     assert plain.body["directives"] == ["drain"], "outside a batch nobody reads the queue's control"
 
 
-@pytest.mark.parametrize("unreadable", ["controls", "factory:f"])
+@pytest.mark.parametrize("unreadable", [FLEET_ID, "factory:f"])
 def test_a_renewal_goes_on_where_what_it_would_be_told_cannot_be_read(desk: Desk, unreadable: str) -> None:
     desk.submit()
     fence = desk.claim()
