@@ -1,16 +1,16 @@
-"""redis-py at the client's edge, for threads: one connection that reads replies, a few that send requests."""
+"""The client's edge for threads: a few connections that send requests, and what both clients know of connections."""
 
-import selectors
-import socket
 from collections.abc import Callable, Sequence
+from queue import Empty, SimpleQueue
 from typing import Any
 
-from redis import BlockingConnectionPool, ConnectionPool, Redis
+from redis import ConnectionPool
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 from redis.retry import Retry
 
 from broker import queues
+from broker.client.channel import Channel
 from broker.queues import Message, Wire
 
 BLOCK_S = 5
@@ -78,14 +78,12 @@ class Sender:
         connections_max: int = SENDERS_MAX,
     ) -> None:
         self._url, self._wire, self._password, self._sign = url, wire, password, sign
-        self._pool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=connections_max,
-            timeout=SEND_TIMEOUT_S,
-            retry=Retry(NoBackoff(), 0),
-            **options(password, SEND_TIMEOUT_S),
-        )
-        self._redis = Redis(connection_pool=self._pool)
+        self._pool = ConnectionPool.from_url(url, retry=Retry(NoBackoff(), 0), **options(password, SEND_TIMEOUT_S))
+        self._free: list[Channel] = []
+        self._places: SimpleQueue[None] = SimpleQueue()
+        for _ in range(connections_max):
+            self._places.put(None)
+        self._closed = False
 
     @property
     def server(self) -> tuple[str, str | None]:
@@ -96,27 +94,19 @@ class Sender:
         """A sender with one connection of its own, to the same server."""
         return Sender(self._url, wire=self._wire, password=self._password, sign=self._sign, connections_max=1)
 
-    def send(self, messages: Sequence[Message]) -> None:
-        """Put all of `messages` on their queues, in one round trip.
+    def send(self, messages: Sequence[Message], meanwhile: Callable[[], None] | None = None) -> None:
+        """Put all of `messages` on their queues, in one round trip. `meanwhile` is called while it is on its way.
 
         Raises:
           NotSent, NotAccepted: none of them was sent.
           MaybeSent: each of them may have been.
         """
+        packed, replies = queues.packed([message.signed(self._sign) for message in messages], self._wire)
         try:
-            connection = self._pool.get_connection()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
-        except AuthenticationError as error:
-            raise NotAccepted(str(error)) from error
-        except RedisError as error:
-            raise NotSent(str(error)) from error
-        with self._redis.pipeline(transaction=False) as pipe:
-            pipe.connection = connection  # given back to the pool as the block ends
-            for command in queues.commands([message.signed(self._sign) for message in messages], self._wire):
-                pipe.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
-            try:
-                check_accepted(pipe.execute(raise_on_error=False), len(messages))
-            except RedisError as error:
-                raise MaybeSent(str(error)) from error
+            told = self._carry(packed, replies, meanwhile)
+        except (RedisError, OSError) as error:
+            raise MaybeSent(str(error)) from error
+        check_accepted(told, len(messages))
 
     def server_ms(self) -> int | None:
         """Broker time, Unix milliseconds; None where this user may not ask.
@@ -125,86 +115,58 @@ class Sender:
           NotSent, NotAccepted: Redis can't be reached, or refuses the password.
         """
         try:
-            seconds, micros = self._redis.time()
-        except AuthenticationError as error:
-            raise NotAccepted(str(error)) from error
-        except ResponseError:
-            return None
-        except RedisError as error:
+            [now] = self._carry(queues.pack(("TIME",)), 1, None)
+        except (RedisError, OSError) as error:
             raise NotSent(str(error)) from error
-        return seconds * 1000 + micros // 1000
+        if isinstance(now, ResponseError):
+            return None
+        return int(now[0]) * 1000 + int(now[1]) // 1000
 
     def close(self) -> None:
         """Give back the connections."""
-        self._redis.close()
-        self._pool.disconnect()
+        self._closed = True
+        while self._free:
+            self._free.pop().close()
 
-
-class Listener:
-    """The one connection that waits for replies. One thread receives; any thread may wake it."""
-
-    def __init__(self, url: str, key: str, *, password: str | None) -> None:
-        self._pool = ConnectionPool.from_url(url, retry=Retry(NoBackoff(), 0), **options(password, DEAD_AFTER_S))
-        self._connection: Any = None  # redis-py leaves the methods of a connection untyped
-        self._key = key
-        self._woken, self._waker = socket.socketpair()
-        self._armed = False
-
-    def receive(self) -> list[bytes]:
-        """Wait for replies and return all there are; an empty list now and then, and after `wake`.
+    def _carry(self, packed: bytes, replies: int, meanwhile: Callable[[], None] | None) -> list[Any]:
+        """One round trip.
 
         Raises:
-          RedisError, OSError: the connection is lost; the next call makes a new one.
+          NotSent, NotAccepted: there is no connection.
+          RedisError, OSError: it broke.
         """
+        place: list[None] = []
         try:
-            return self._receive()
-        except (RedisError, OSError):
-            self.disconnect()
-            raise
+            # Taken and noted in one call of C: an interrupt in between would leave one place less for good.
+            place.extend(map(self._places.get, (True,), (SEND_TIMEOUT_S,)))
+            channel = self._open()
+            try:
+                channel.send(packed)
+                if meanwhile is not None:
+                    meanwhile()
+                told = channel.receive(replies)
+            except BaseException:  # also an interrupt: what this one asked must not be answered to the next
+                channel.close()
+                raise
+            self._free.append(channel)
+        except Empty:
+            raise NotSent(f"every connection was busy for {SEND_TIMEOUT_S} s") from None
+        finally:
+            if place:
+                self._places.put(None)
+        if self._closed:
+            self.close()
+        return told
 
-    def wake(self) -> None:
-        """Let `receive` return."""
-        self._waker.send(b"w")
-
-    def disconnect(self) -> None:
-        """Drop the connection."""
-        connection, self._connection, self._armed = self._connection, None, False
-        if connection is not None:
-            connection.disconnect()
-
-    def close(self) -> None:
-        """Drop the connection for good. To be called once nobody receives."""
-        self.disconnect()
-        self._pool.disconnect()
-        self._woken.close()
-        self._waker.close()
-
-    def _receive(self) -> list[bytes]:
-        if self._connection is None:
-            self._connection = self._pool.make_connection()
-            self._connection.connect()
-        connection = self._connection
-        if not self._armed:
-            # Both in one write: whatever has gathered by the time BLPOP returns comes along with it.
-            commands = [("BLPOP", self._key, BLOCK_S), ("LPOP", self._key, DRAIN_MAX)]
-            connection.send_packed_command(connection.pack_commands(commands))
-            self._armed = True
-        # redis-py offers no other way to wait for a connection and something else at once.
-        ready = self._wait(connection._sock)
-        if connection._sock not in ready:
-            return []
-        first = connection.read_response(disable_decoding=True)
-        rest = connection.read_response(disable_decoding=True)
-        self._armed = False
-        return ([] if first is None else [bytes(first[1])]) + [bytes(text) for text in rest or ()]
-
-    def _wait(self, connected: socket.socket) -> list[Any]:
-        with selectors.DefaultSelector() as selector:
-            selector.register(connected, selectors.EVENT_READ)
-            selector.register(self._woken, selectors.EVENT_READ)
-            ready = [key.fileobj for key, _ in selector.select(DEAD_AFTER_S)]
-        if not ready:
-            raise TimeoutError(f"the reply channel was silent for {DEAD_AFTER_S} s")
-        if self._woken in ready:
-            self._woken.recv(4096)
-        return ready
+    def _open(self) -> Channel:
+        while self._free:
+            channel = self._free.pop()
+            if not channel.stale():
+                return channel
+            channel.close()
+        try:
+            return Channel(self._pool)
+        except AuthenticationError as error:
+            raise NotAccepted(str(error)) from error
+        except (RedisError, OSError) as error:
+            raise NotSent(str(error)) from error

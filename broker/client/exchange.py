@@ -1,11 +1,8 @@
-"""Requests out, replies in, for threads: one reader thread hands each reply to the call that waits for it."""
+"""Requests out, replies in, for threads: one of those that wait reads, and hands each reply to the call it is for."""
 
 import os
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as NoneYet
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import structlog
@@ -13,10 +10,12 @@ from redis.exceptions import RedisError
 
 from broker.backoff import Backoff
 from broker.client.call import Address, BrokerTime, Call, release_of
-from broker.client.connection import Listener, MaybeSent, NotAccepted, NotSent, Sender
+from broker.client.connection import MaybeSent, NotAccepted, NotSent, Sender
 from broker.client.errors import BrokerUnavailable, ClientClosed
+from broker.client.listener import Listener
 from broker.client.pending import Pending
 from broker.client.reply import Reply, parse_reply
+from broker.client.turns import Turns, Waiter
 from broker.clock import monotonic_ms
 from broker.entropy import Entropy
 
@@ -25,9 +24,17 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+IDLE_S = 0.05
+"""How long the channel stays unread after the last call, before a thread reads what comes unasked."""
+LOOK_MS = 60_000
+
 
 class Exchange:
-    """The reply channel of one client, and the rounds of sending and waiting that end in an answer."""
+    """The reply channel of one client, and the rounds of sending and waiting that end in an answer.
+
+    A caller that waits alone reads its own reply: no thread hands it over. Of several, one reads for all (`Turns`).
+    While nobody waits, a thread of the client's own reads: notices, and grants that nobody wants any more.
+    """
 
     def __init__(
         self,
@@ -48,12 +55,16 @@ class Exchange:
         self.entropy = entropy
         self._attempt_ms = attempt_ms
         self._pending = Pending(self.broker_time, monotonic_ms, read=read)
-        self.notices = self._pending.notices
         self._lock = threading.Lock()
         """Of what is pending."""
+        self.notices = self._pending.notices
+        self._turns = Turns()
+        self._lost = Backoff(entropy)
+        self._away_until_ms = 0
+        """The reply channel was lost, and is not tried again before."""
         self._closed = threading.Event()
         self._pid = os.getpid()
-        self._reader = threading.Thread(target=self._read, name="broker-replies", daemon=True)
+        self._watch = threading.Thread(target=self._read_unasked, name="broker-replies", daemon=True)
 
     def open(self) -> None:
         """Learn broker time and begin to read replies.
@@ -68,7 +79,7 @@ class Exchange:
             raise BrokerUnavailable(f"Redis is not reachable: {error}; start it, or check its URL") from error
         if server_ms is not None:
             self.broker_time.learn(server_ms, sent_ms=sent_ms, received_ms=monotonic_ms())
-        self._reader.start()
+        self._watch.start()
 
     def close(self) -> None:
         """Stop reading; whoever still waits gets ClientClosed. Closing twice is harmless."""
@@ -76,8 +87,9 @@ class Exchange:
             return
         self._closed.set()
         self._listener.wake()
-        if self._reader.ident is not None:
-            self._reader.join()
+        if self._watch.ident is not None:
+            self._watch.join()
+        self._wait_for_the_reader()
         with self._lock:
             waiting = self._pending.close()
         for call in waiting:
@@ -101,70 +113,132 @@ class Exchange:
           BrokerUnavailable: Redis refuses requests. Nothing was sent.
           ClientClosed: the client was closed.
         """
-        futures: dict[Call, Future[None]] = {}
-        backoff = Backoff(self.entropy)
+        waiter = Waiter()
+        backoff: Backoff | None = None
         abandoned = True
         try:
             while unsettled := [call for call in calls if not call.settled and call.until_ms > monotonic_ms()]:
                 self.check_open()
-                for call in unsettled:
-                    if call not in futures or call.reply is not None:
-                        futures[call] = Future()
-                        with self._lock:
-                            self._pending.expect(call, futures[call])
-                pause_s = self._send(unsettled, sender, backoff)
+                with self._lock:
+                    for call in unsettled:
+                        self._pending.expect(call, waiter)
+                trouble = self._send(unsettled, sender)
                 sent_ms = monotonic_ms()
-                for call in unsettled:
-                    ends_ms = call.attempt_ends_ms(sent_ms, self._attempt_ms, pause_s)
-                    with suppress(NoneYet):
-                        futures[call].result(max(0, ends_ms - monotonic_ms()) / 1000)
+                pause_s: float | None = None
+                if trouble is not None:
+                    backoff = backoff or Backoff(self.entropy)
+                    pause_s = backoff.next_s()
+                ends_ms = max([call.attempt_ends_ms(sent_ms, self._attempt_ms, pause_s) for call in unsettled])
+                self._wait(unsettled, waiter, ends_ms)
                 if any(call.reply is not None and not call.settled for call in unsettled):
+                    backoff = backoff or Backoff(self.entropy)
                     self._closed.wait(backoff.next_s())  # an unknown outcome: ask again, but not at once
             abandoned = False
         finally:
-            for call in futures:
-                with self._lock:
-                    self._pending.forget(call, abandoned=abandoned)
-                if abandoned and call.reply is not None:
-                    for grant in call.reply.grants:
-                        self._give_back(grant)
+            self._leave(calls, waiter, abandoned=abandoned)
 
-    def _send(self, calls: Sequence[Call], sender: Sender, backoff: Backoff) -> float | None:
-        """Send what is unsettled. The pause before the next attempt in seconds, or None where it is on its way."""
+    def _leave(self, calls: Sequence[Call], waiter: Waiter, *, abandoned: bool) -> None:
+        """Nobody waits for `calls` any more."""
+        self._turns.end(waiter)  # once more: an interrupt may have come just as the wait ended
+        with self._lock:
+            for call in calls:
+                self._pending.forget(call, abandoned=abandoned)
+        if abandoned:
+            for call in calls:
+                for grant in () if call.reply is None else call.reply.grants:
+                    self._give_back(grant)
+
+    def _send(self, calls: Sequence[Call], sender: Sender) -> Exception | None:
+        """Send what is unsettled. None where it is on its way, else what went wrong.
+
+        Raises:
+          BrokerUnavailable, BrokerTimeout: Redis does not take it, and would not take it the next time.
+        """
         now_ms = monotonic_ms()
         messages = [call.next_attempt(now_ms, self.broker_time) for call in calls]
         try:
-            sender.send(messages)
-        except NotSent:
-            return backoff.next_s()
-        except MaybeSent:
+            sender.send(messages, self._listener.ask_ahead)
+        except NotSent as error:
+            return error
+        except MaybeSent as error:
             for call in calls:
                 call.on_its_way()
-            return backoff.next_s()
+            return error
         except NotAccepted as error:
             raise calls[0].refused(str(error)) from error
         for call in calls:
             call.on_its_way()
         return None
 
-    def _read(self) -> None:
-        """The reader thread: until closed, whatever happens."""
-        backoff = Backoff(self.entropy)
-        while not self._closed.is_set():
-            try:
-                texts = self._listener.receive()
-                with self._lock:
-                    surplus = [grant for text in texts for grant in self._pending.deliver(text)]
-            except (RedisError, OSError) as error:
+    def _wait(self, calls: Sequence[Call], waiter: Waiter, ends_ms: int) -> None:
+        """Until each of `calls` is answered, or it is `ends_ms`; reading for everybody where it is this one's turn."""
+        try:
+            self._turns.begin(waiter)
+            while not self._closed.is_set() and self._awaits(calls):
+                left_ms = ends_ms - monotonic_ms()
+                if left_ms <= 0:
+                    return
+                if self._turns.reads(waiter):
+                    self._read(left_ms)
+                else:
+                    waiter.wait(left_ms)
+        finally:
+            self._turns.end(waiter)
+
+    def _awaits(self, calls: Sequence[Call]) -> bool:
+        with self._lock:
+            return self._pending.awaits(calls)
+
+    def _read(self, wait_ms: int) -> None:
+        """Read what comes next, for everybody. Comes back early now and then."""
+        now_ms = monotonic_ms()
+        if now_ms < self._away_until_ms:
+            self._closed.wait(min(wait_ms, self._away_until_ms - now_ms) / 1000)
+            return
+        try:
+            texts = self._listener.receive(wait_ms)
+        except (RedisError, OSError) as error:
+            if not self._closed.is_set():
                 log.warning("reply_channel_lost", error=str(error))
-                self._closed.wait(backoff.next_s())
-                continue
-            except Exception:  # a reply that nobody foresaw must not leave every later one unread
+                self._away_until_ms = monotonic_ms() + int(self._lost.next_s() * 1000)
+            return
+        if texts:
+            self._deliver(texts)
+        self._lost.reset()
+
+    def _deliver(self, texts: Sequence[bytes]) -> None:
+        surplus: list[Reply] = []
+        for text in texts:
+            try:
+                with self._lock:
+                    surplus += self._pending.deliver(text)
+            except Exception:  # a reply that nobody foresaw must not leave every other one unread
                 log.exception("reply_failed")
-                continue
-            backoff.reset()
-            for grant in surplus:
-                self._give_back(grant)
+        for grant in surplus:
+            self._give_back(grant)
+        self._listener.handed_over()  # last: an interrupt before it does all this once more, which changes nothing
+
+    def _read_unasked(self) -> None:
+        """The thread that reads while nobody waits: until closed, whatever happens."""
+        stand_in = Waiter()
+        while not self._closed.is_set():
+            if self._turns.stand_in(stand_in):
+                try:
+                    while not (self._turns.wanted or self._closed.is_set()):
+                        self._read(LOOK_MS)
+                finally:
+                    self._turns.end(stand_in)
+            self._closed.wait(IDLE_S)
+
+    def _wait_for_the_reader(self) -> None:
+        """Until nobody reads any more, unless this thread does: a handler of a signal may close the client."""
+        last = Waiter()
+        self._turns.begin(last)
+        while not self._turns.reads(last) and (reader := self._turns.reader) is not None:
+            if reader.thread == last.thread:
+                break
+            last.wait(LOOK_MS)
+        self._turns.end(last)
 
     def _give_back(self, grant: Reply) -> None:
         """Release a lease that nobody waits for any more. Where that fails too, it expires."""

@@ -56,6 +56,10 @@ class Pending:
         if abandoned and call.is_claim:
             self._keep(call.request_id, ())
 
+    def awaits(self, calls: Iterable[Call]) -> bool:
+        """Whether one of `calls` is expected and has had no reply."""
+        return any(call in self._waiting.get(call.request_id, ()) for call in calls)
+
     def calls(self) -> Iterable[Call]:
         """All that are expected to be answered."""
         return (call for calls in self._waiting.values() for call in calls)
@@ -74,7 +78,7 @@ class Pending:
             if not self.notices.deliver(text):
                 log.warning("reply_not_understood", error=str(error))
             return ()
-        waiting = self._waiting.pop(reply.request_id, None)
+        waiting = self._waiting.get(reply.request_id)
         if waiting is None:
             return self._surplus(reply)
         now_ms = self._now_ms()
@@ -83,7 +87,6 @@ class Pending:
             if call.repeats:
                 repeats = True
                 if call.is_of_an_earlier_copy(reply, now_ms=now_ms):
-                    self._waiting[reply.request_id] = waiting
                     return ()
         if waiting[0].is_claim:
             self._keep(reply.request_id, leases_of(reply))
@@ -93,6 +96,7 @@ class Pending:
         for call in waiting:
             call.reply = reply.sent_at(call.asked_ms(reply, self._broker_time) if repeats else call.first_sent_ms)
             call.woken()
+        del self._waiting[reply.request_id]  # last: whoever is interrupted above delivers it once more
         return ()
 
     def _surplus(self, reply: Reply) -> Sequence[Reply]:

@@ -6,12 +6,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from broker.client.call import ATTEMPT_MS, Address
-from broker.client.connection import Listener, Sender
+from broker.client.connection import Sender
 from broker.client.exchange import Exchange
 from broker.client.guard import Wiring
 from broker.client.keeper import Keeper
 from broker.client.lease import Lease
 from broker.client.leasing import Calling, Leasing
+from broker.client.listener import Listener
 from broker.client.recording import recorder
 from broker.client.reply import Reply
 from broker.client.steps import Step, drive

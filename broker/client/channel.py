@@ -1,0 +1,94 @@
+"""One connection for one thread at a time: packed commands out, replies in, and none lost where an interrupt comes.
+
+redis-py opens the connection (URL, TLS, login) and leaves it; its own way of reading costs more than the round trip.
+"""
+
+import select
+from itertools import filterfalse
+from typing import Any
+
+import hiredis
+from redis import ConnectionPool
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import InvalidResponse, ResponseError
+
+READ_BYTES = 65_536
+_IS_PUSH = hiredis.PushNotification.__instancecheck__
+
+
+class Channel:
+    """Replies come in the order of the commands; an error reply is one of them, as a ResponseError."""
+
+    def __init__(self, pool: ConnectionPool) -> None:
+        """Connect as `pool` says.
+
+        Raises:
+          RedisError: no connection, or the password is refused.
+        """
+        # Not `make_connection`: the pool counts what it has made, and after some hundred lost ones it makes no more.
+        connection: Any = pool.connection_class(**pool.connection_kwargs)
+        connection.connect()
+        self._connection = connection
+        self.socket: Any = connection._sock  # redis-py offers no other way to what it has opened
+        self._buffered = getattr(self.socket, "pending", lambda: 0)
+        self._reader = hiredis.Reader(protocolError=InvalidResponse, replyError=ResponseError)
+        self._read: list[bytes] = []
+        self._poll = select.poll()
+        self._poll.register(self.socket, select.POLLIN)
+
+    def stale(self) -> bool:
+        """Whether there is something to read where nothing was asked: most likely that Redis has gone."""
+        return bool(self._poll.poll(0))
+
+    def send(self, packed: bytes) -> None:
+        """Raises OSError where the connection is lost; any of the commands may then be carried out."""
+        self.socket.sendall(packed)
+
+    def receive(self, replies: int) -> list[Any]:
+        """Wait for so many replies.
+
+        Raises:
+          RedisError, OSError: the connection is lost, or silent for as long as its sockets wait.
+        """
+        got: list[Any] = []
+        while True:
+            while len(got) < replies and (reply := self._reader.gets()) is not False:
+                if not isinstance(reply, hiredis.PushNotification):
+                    got.append(reply)
+            if len(got) == replies:
+                return got
+            self.read()
+            self._feed()
+
+    def read(self) -> None:
+        """Wait for something to read, and keep it.
+
+        Raises:
+          OSError: the connection is lost, or silent for as long as its sockets wait.
+        """
+        self._read.extend(map(self.socket.recv, (READ_BYTES,)))
+
+    def drain(self, got: list[Any]) -> None:
+        """Add to `got` the replies that were read and are complete, none of which may be a number.
+
+        An interrupt loses nothing, here or in `read`: between two steps that are each one call of C, nothing is on its
+        way that only a variable of a function would hold. What it leaves lying is there the next time.
+
+        Raises:
+          RedisError, OSError: the connection is lost.
+        """
+        if self._buffered():  # TLS has read ahead, which no poll tells
+            self.read()
+        self._feed()
+        got.extend(filterfalse(_IS_PUSH, iter(self._reader.gets, False)))
+
+    def _feed(self) -> None:
+        read = self._read
+        while read:
+            if not read[0]:
+                raise RedisConnectionError("the connection broke: closed by Redis")
+            list(map(self._reader.feed, map(read.pop, (0,))))
+
+    def close(self) -> None:
+        """Drop the connection."""
+        self._connection.disconnect()
