@@ -136,9 +136,11 @@ class Guard(Held, ABC, Generic[K]):
             self._loss = reason
         self._keeper.drop(self)
         log.warning("lease_lost", job=self.job_id, epoch=self.epoch, reason=reason)
-        self._lost(reason)
-        if self._on_lost is not None:
-            self._report(partial(self._on_lost, reason))
+        try:
+            if self._on_lost is not None:  # before the block can end, which waits for what is reported
+                self._report(partial(self._on_lost, reason))
+        finally:
+            self._lost(reason)
 
     def _entering(self) -> Steps[None]:
         grant: Reply = self._claim if isinstance(self._claim, Reply) else (yield self._claim)

@@ -93,5 +93,6 @@ class Lease(Guard[Keeper]):
         if not self._keeper.is_running_me():
             report()
             return
-        self._reports.append(threading.Thread(target=report, name=f"broker-report-{self.job_id}", daemon=True))
-        self._reports[-1].start()
+        thread = threading.Thread(target=report, name=f"broker-report-{self.job_id}", daemon=True)
+        thread.start()
+        self._reports.append(thread)
