@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -9,7 +10,9 @@ from concurrent.futures import ProcessPoolExecutor
 
 from tests.simulation.run import Summary, run, trace
 
-CHUNK = 50
+CHUNK = 20
+SAY_EVERY_S = 20
+INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,12 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _many(seeds: range, processes: int) -> int:
     began = time.monotonic()
     summary = Summary()
-    chunks = [seeds[at : at + CHUNK] for at in range(0, len(seeds), CHUNK)]
-    with ProcessPoolExecutor(processes) as pool:
-        for found in pool.map(run, chunks):
-            for seed, wrong in found.wrong.items():
-                _say(f"seed {seed}: {'; '.join(wrong[:3])}\n  replay it with: make simulate SEED={seed}")
-            summary.add(found)
+    interrupted = _judge(seeds, processes, summary, began)
     missing = summary.missing()
     _say(f"faults: {' '.join(f'{kind}={count}' for kind, count in sorted(summary.struck.items()))}")
     for rare in missing:
@@ -45,11 +43,40 @@ def _many(seeds: range, processes: int) -> int:
         f"{name}={summary.counts[name]}"
         for name in ("requests", "grants", "completions", "expiries", "stale_tried", "stale_refused")
     )
+    if interrupted:
+        _say(f"interrupted; go on with: make soak SEEDS={seeds.start + summary.worlds}:{seeds.stop}")
     _say(
         f"simulation: {'ok' if ok else 'failed'} seeds={summary.worlds} failing={len(summary.wrong)} {counts} "
         f"faults={summary.struck.total()} seconds={time.monotonic() - began:.0f}"
     )
-    return not ok
+    return not ok or (INTERRUPTED if interrupted else 0)
+
+
+def _judge(seeds: range, processes: int, summary: Summary, began: float) -> bool:
+    """Judge all worlds, in their order, and say now and then how far it is. Whether it was interrupted."""
+    said = began
+    chunks = [seeds[at : at + CHUNK] for at in range(0, len(seeds), CHUNK)]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with ProcessPoolExecutor(processes, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)) as pool:
+        try:
+            for found in pool.map(run, chunks):
+                for seed, wrong in found.wrong.items():
+                    _say(f"seed {seed}: {'; '.join(wrong[:3])}\n  replay it with: make simulate SEED={seed}")
+                summary.add(found)
+                if time.monotonic() - said > SAY_EVERY_S:
+                    said = time.monotonic()
+                    _say(_how_far(seeds, summary, said - began))
+        except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is being judged is waited for
+            pool.shutdown(wait=False, cancel_futures=True)
+            return True
+    return False
+
+
+def _how_far(seeds: range, summary: Summary, seconds: float) -> str:
+    reached, each_s = seeds.start + summary.worlds, seconds / summary.worlds
+    left_min = each_s * (seeds.stop - reached) / 60
+    return f"seeds {seeds.start}:{reached} judged, {len(summary.wrong)} failing, some {left_min:.0f} minutes left"
 
 
 def _say(text: str) -> None:

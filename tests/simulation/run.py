@@ -2,7 +2,7 @@
 
 import gc
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -55,8 +55,10 @@ class Summary:
         return rare + [f"{kind} never struck" for kind in kinds if not self.struck[kind]]
 
 
-def run(seeds: Iterable[int], *, twin: Twin = sound, until_wrong: bool = False) -> Summary:
-    """One world for each seed; with `until_wrong` no more of them than it takes."""
+def run(
+    seeds: Iterable[int], *, twin: Twin = sound, until: Callable[[Sequence[str]], bool] = lambda _wrong: False
+) -> Summary:
+    """One world for each seed, or only as many as it takes to find one in which what is wrong is as `until` says."""
     summary, lua, timing = Summary(), Lua(), Timing.short()
     with _undisturbed():
         for seed in seeds:
@@ -66,7 +68,7 @@ def run(seeds: Iterable[int], *, twin: Twin = sound, until_wrong: bool = False) 
             summary.add(Summary(1, judge.counts, world.dice.struck, wrong))
             if summary.worlds % COLLECT_EVERY == 0:
                 gc.collect()
-            if wrong and until_wrong:
+            if until(judge.wrong):
                 break
     return summary
 

@@ -18,6 +18,10 @@ class Timeline:
         self._queue: list[tuple[float, float, int, Action]] = []
         self._added = 0
 
+    def now_ns(self) -> int:
+        """The same in nanoseconds, as histories have it."""
+        return int(self.now_ms * 1_000_000)
+
     def after(self, ms: float, action: Action) -> None:
         """Do `action` in `ms` milliseconds."""
         self._added += 1
@@ -45,6 +49,8 @@ class BrokerClock:
         self.jumps: list[float] = []
         """When it jumped, in time of the timeline. Leases end before their holders expect it where it jumps forwards,
         and where a worker still goes by the time before it jumped back."""
+        self.shown_before_ms = 0
+        """The times up to this one it shows for a second time, or has: it was set back."""
 
     def now_ms(self) -> int:
         """Unix milliseconds."""
@@ -52,6 +58,8 @@ class BrokerClock:
 
     def jump(self, ms: int) -> None:
         """Be `ms` milliseconds ahead of before, or behind."""
+        if ms < 0:
+            self.shown_before_ms = max(self.shown_before_ms, self.now_ms())
         self._ahead_ms += ms
         self.jumps.append(self._timeline.now_ms)
 

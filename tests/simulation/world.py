@@ -10,10 +10,10 @@ from broker.client import FenceGate
 from broker.client.aio import AsyncClient
 from broker.client.call import Address
 from broker.client.exchange_async import AsyncExchange
-from broker.controls import Controls
 from broker.coordinator import Context
-from broker.documents import Job, Lease
+from broker.documents import Job
 from broker.entropy import SeededEntropy
+from broker.history import Record, Recorder, check
 from broker.settings import Settings
 from broker.transitions import Rules
 from datastore import Datastore
@@ -101,6 +101,8 @@ class World:
         self._sweeps: list[Process] = []
         self._factories: list[SimulatedLoop] = []
         self._names: dict[SimulatedLoop, str] = {}
+        self._records: list[Record] = []
+        """What every client wrote down."""
         gate = FenceGate(MemoryDatastore(etag_prefix="g"))
         self.shared = Shared(self._random, self.judge.counts, lambda: self.timeline.now_ms, gate)
         self.shared.accuse = self.judge.accuse
@@ -245,6 +247,7 @@ class World:
                 entropy=SeededEntropy(random.getrandbits(64)),
                 attempt_ms=3_000,
                 steady_ms=loop.clock.steady_ms,
+                history=Recorder(address, self._records.append, now_ns=self.timeline.now_ns),
             )
             return AsyncClient(exchange, sender, timeout_ms=TTL_MS // 2)
 
@@ -291,15 +294,11 @@ class World:
         belief = self.shared.beliefs.get((was.id, was.epoch))
         if belief is None or belief.clock in self._wild or not belief.stands():
             return
-        if was.lease is not None and self._replaced(was.lease):
-            return  # another start of the factory has registered: that ends its leases at once, as it should
         if any(jump >= belief.since_ms - 2 * TTL_MS for jump in self.broker_clock.jumps):
             return
+        if was.lease is not None and was.lease.granted_ms < self.broker_clock.shown_before_ms:
+            return  # by this time it is older than an earlier start of its factory, if only that one has registered
         self.judge.accuse(f"I9 {was.id} epoch {was.epoch} was taken over while its holder counts on it")
-
-    def _replaced(self, lease: Lease) -> bool:
-        record = Controls(self.store.inner).factory(lease.factory_id)
-        return record.outlived(lease.incarnation, lease.granted_ms)
 
     def _check_the_end(self) -> None:
         self.judge.check_the_end(self.shared.acknowledged)
@@ -311,6 +310,16 @@ class World:
                 )
         for name in self._unfinished():
             self.judge.accuse(f"liveness: {name.decode()} is left over")
+        self._check_the_history()
+
+    def _check_the_history(self) -> None:
+        """What clients were told must be what a sound broker can have said.
+
+        Progress is written to the run under the job as it was read, which a stale read shows before its end.
+        """
+        fenced = not self.dice.struck["read_stale"]
+        for each in check(record for record in self._records if fenced or record.op != "progress").violations:
+            self.judge.accuse(f"history {each.rule}: {each.job} at epoch {each.epoch}: {each.why}")
 
 
 __all__ = ["Timing", "Twin", "World", "sound"]
