@@ -97,7 +97,7 @@ class Worker:
         return [self._taker.hand(reply, slot, asked_ms=asked_ms) for reply, slot, asked_ms in answered]
 
     def _arm(self, wire: Wire, source: str) -> None:
-        if source in self._armed:
+        if source in self._armed or self._host.down:
             return
         self._armed.add(source)
         armed = self._armed
@@ -118,7 +118,10 @@ class Worker:
                 self._waiting = False
                 self._process.wake()
 
-        self._host.server.watch(source.encode(), served)
+        if self._host.server.keys.peek(source.encode()):
+            served()  # what is there already nobody has to wait for
+        else:
+            self._host.server.watch(source.encode(), served)
 
     def _beat(self) -> None:
         """Production's heartbeat is a thread of its own."""
