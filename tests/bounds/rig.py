@@ -26,8 +26,6 @@ from workers.taking import WORKERS
 ROOT = Path(__file__).parents[2]
 MB = 1_048_576
 ANSWERS_MS = 600_000
-PATIENCE_S = 120
-"""Of the driver's connection: its pushes and its counts are large, and the machine may be busy."""
 CHUNK = 1_000
 
 
@@ -48,7 +46,8 @@ class Rig(AbstractContextManager["Rig"]):
 
     def __init__(self, folder: Path, **settings: object) -> None:
         self._server = start_embedded(StateDir.at(folder / "redis"))
-        self.redis: redis.Redis = redis.Redis.from_url(self._server.url, socket_timeout=PATIENCE_S)
+        self.redis: redis.Redis = redis.Redis.from_url(self._server.url, socket_timeout=None)
+        """Without a time-out, which would send an LPOP again: what the first one took would be lost."""
         self.redis_url = self._server.url
         self.store_url = f"sqlite:///{folder / 'jobs.db'}"
         env = {f"BROKER_{name.upper()}": str(value) for name, value in settings.items()}
