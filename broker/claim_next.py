@@ -220,8 +220,9 @@ def park(pipe: Pipeline, claim: Claim, now_ms: int, *, seal: Seal = UNSEALED) ->
         "reply_key": channel,
         "reply": seal.reply(channel, replies.encode(reply)).decode(),
     }
-    pipe.hset(WAITING, claim_id(claim), json.dumps(record))
+    # Its end comes first: where the connection breaks in between, whatever was written is cleared away with that.
     pipe.zadd(WAIT_ENDS, {claim_id(claim): ends_ms})
+    pipe.hset(WAITING, claim_id(claim), json.dumps(record))
     index.park(pipe, body.queue, body.offers, claim_id(claim), ends_ms - body.wait_ms)
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from broker import claim_next, silent
 from broker.client import Client
+from broker.messages import Claim
 from broker.presence import READ_WITHIN_MS, take_back_unread
 from tests.caller import Caller
 from tests.fleet import Fleet
@@ -52,6 +53,21 @@ def test_at_the_end_of_its_wait_a_claim_is_told_that_nothing_is_available(broker
     assert broker.sweep().waits_ended == 1
     reply = answer(broker, claim)
     assert (reply["answer"], reply["retry"]) == ("none_available", "later")
+
+
+@pytest.mark.parametrize("written", [1, 2, 3])
+def test_what_a_connection_that_broke_left_of_a_parked_claim_goes_with_the_end_of_its_wait(
+    broker: InProcess, written: int
+) -> None:
+    claim = broker.caller.make("claim", wait_ms=WAIT_MS)
+    assert isinstance(claim, Claim)
+    pipe = broker.redis.pipeline(transaction=False)
+    claim_next.park(pipe, claim, broker.clock.now_ms())
+    for arguments, _ in pipe.command_stack[:written]:
+        broker.redis.execute_command(*arguments)  # type: ignore[no-untyped-call]  # redis-py's own
+    broker.clock.advance(WAIT_MS)
+    broker.sweep()
+    assert not broker.redis.exists("broker:waiting", "broker:waiting:ends")
 
 
 def test_two_waiters_and_one_job_make_one_grant_and_the_other_waits_on(broker: InProcess) -> None:
