@@ -14,6 +14,7 @@ import structlog
 from broker.client import Lease
 from broker.clock import monotonic_ms
 from broker.exec.command import Command
+from broker.exec.environment import without_secrets
 from broker.exec.events import HEAR_S, Cause, Events, Exited, Told
 
 log = structlog.get_logger(__name__)
@@ -28,7 +29,7 @@ class Child:
 
     def __init__(self, lease: Lease, command: Command, events: Events) -> None:
         environ = {
-            **command.environ,
+            **without_secrets(command.environ),
             "BROKER_JOB_ID": lease.job_id,
             "BROKER_LEASE_EPOCH": str(lease.epoch),
             "BROKER_QUEUE": lease.queue,
