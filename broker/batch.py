@@ -81,10 +81,13 @@ def settle_batch(
     batch = [_with_offers(controls, taken) for taken in batch]
     found: list[Settlement | None] = [None] * len(batch)
     pending = list(range(len(batch)))
-    for _ in range(CANDIDATES_MAX):
+    for round in range(CANDIDATES_MAX):
         asked = {position: found[position] for position in pending}
         proposals = _proposals(context, connection, batch, asked, now_ms=clock.now_ms(), worker=worker)
         results = _one_round(context, batch, pending, proposals, clock=clock)
+        if round == 0 and not proposals:  # none of them is a claim-next, which alone may come to another round
+            found, pending = list(results), []
+            break
         for position, result in zip(pending, results, strict=True):
             found[position] = with_earlier(found[position], result, proposed=_jobs(proposals.get(position)))
         pending = [

@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
+from msgspec import structs
+
 from broker import quotas, repository, transitions
 from broker.answers import Answer, Reason, Word
 from broker.controls import Controls
@@ -15,7 +17,7 @@ from broker.quotas import Starts
 from broker.repository import JobUpdate, Stale, Updated
 from broker.settlement import Context, Denied, Settlement, Wait, judge_and_write, raced
 from broker.slots import Want
-from broker.transitions import Claimant, Decision, Refuse, Replay, Surroundings, Write
+from broker.transitions import Claimant, Decision, Refuse, Replay, Write
 from broker.transitions.decision import held_by
 from datastore import Datastore, NotApplied, OutcomeUnknown
 
@@ -36,9 +38,9 @@ def try_claim_job(
     controls = context.controls or Controls(context.store)
 
     def judge(read: Job) -> Decision:
-        limits = controls.limits()
-        held = units(limits, applying(limits, read, who.factory_id))
-        around = Surroundings(controls.queue(read.queue), controls.factory(who.factory_id), held)
+        around = controls.around(read.queue, who.factory_id)
+        if limits := controls.limits():
+            around = structs.replace(around, units=units(limits, applying(limits, read, who.factory_id)))
         decision = transitions.claim(read, who, now_ms=now_ms, rules=context.rules, around=around)
         if etag is not None and etag != read.document.etag and not isinstance(decision, Replay):
             return Refuse(Answer(Word.CONFLICT, Reason.ETAG_MISMATCH, held_by(read, now_ms)))

@@ -13,6 +13,7 @@ from broker.documents import Frozen
 from broker.limits import Limit, Limits
 from datastore import Corrupt, Datastore, Ok
 from datastore.json_body import decoded
+from datastore.value import Value
 
 Kind = TypeVar("Kind", bound=Frozen)
 
@@ -91,6 +92,15 @@ class FactoryRecord(Frozen, frozen=True, kw_only=True):
         return self.has_replaced(incarnation) or granted_ms <= self.since_ms
 
 
+class Surroundings(Value, frozen=True):
+    """What operators and factories have said that one claim must heed."""
+
+    queue: QueueControl = QueueControl()
+    factory: FactoryRecord = FactoryRecord()
+    units: tuple[str, ...] = ()
+    """Limits of which the lease will hold a unit."""
+
+
 UNCONTROLLED = QueueControl()
 """A queue of which nobody has said anything."""
 UNREGISTERED = FactoryRecord()
@@ -111,6 +121,8 @@ class Controls:
     def __init__(self, store: Datastore) -> None:
         self._store = store
         self._read: dict[str, Frozen] = {}
+        self._factories: dict[str, FactoryRecord] = {}
+        self._around: dict[tuple[str, str], Surroundings] = {}
         self._full: dict[str, Mapping[str, Any]] = {}
 
     def queue(self, name: str) -> QueueControl:
@@ -124,7 +136,18 @@ class Controls:
 
     def factory(self, factory_id: str) -> FactoryRecord:
         """What is known of a factory; nothing, where it never registered."""
-        return self._get(factory_doc_id(factory_id), FactoryRecord)
+        known = self._factories.get(factory_id)
+        if known is None:
+            known = self._factories[factory_id] = self._get(factory_doc_id(factory_id), FactoryRecord)
+        return known
+
+    def around(self, queue: str, factory_id: str) -> "Surroundings":
+        """What holds for this factory's claims in this queue, but for limits."""
+        known = self._around.get((queue, factory_id))
+        if known is None:
+            known = Surroundings(self.queue(queue), self.factory(factory_id))
+            self._around[queue, factory_id] = known
+        return known
 
     def fleet(self) -> FleetControl:
         """Pauses and limits."""
@@ -146,6 +169,8 @@ class Controls:
     def forget(self, name: str) -> None:
         """It was changed in this batch: who asks next reads it again."""
         self._read.pop(name, None)
+        self._factories.clear()
+        self._around.clear()
 
     def _get(self, name: str, kind: type[Kind]) -> Kind:
         known = self._read.get(name)

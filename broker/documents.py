@@ -184,8 +184,10 @@ class Hold(Frozen, frozen=True, kw_only=True):
 class Job(Frozen, frozen=True, kw_only=True):
     """Small and mutable: the one unit of compare-and-set. Built from a stored version with `from_document`."""
 
+    id: str = ""
+    """Which is its partition key too."""
     document: Any = None
-    """The stored version (`Document`) this job was read from; not part of the stored body."""
+    """The stored version (`Document`) this job was read from. Neither this nor the id is part of the stored body."""
     queue: str
     state: State
     priority: int = 0
@@ -231,12 +233,6 @@ class Job(Frozen, frozen=True, kw_only=True):
     updated_ms: int = 0
     last_run_id: str | None = None
 
-    @property
-    def id(self) -> str:
-        """The job id, which is its partition key too."""
-        job_id: str = self.document.id
-        return job_id
-
     @classmethod
     def from_document(cls, document: Document) -> Self:
         """The job in a stored version.
@@ -245,7 +241,8 @@ class Job(Frozen, frozen=True, kw_only=True):
           Corrupt: the document is not a job, or breaks I2. It is left as it is.
         """
         job = _convert(document, cls)
-        force_setattr(job, "document", document)  # nobody else has seen it yet
+        force_setattr(job, "id", document.id)  # nobody else has seen it yet
+        force_setattr(job, "document", document)
         job._check_lease()
         return job
 

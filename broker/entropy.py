@@ -1,9 +1,8 @@
 """Randomness as an argument: tokens, write ids and jitter."""
 
+import os
 import random
 from typing import Protocol
-
-from datastore.randomness import Ids
 
 
 class Entropy(Protocol):
@@ -23,16 +22,13 @@ class Entropy(Protocol):
 
 
 class SystemEntropy:
-    """The operating system's randomness. Safe under threads and after a fork."""
-
-    def __init__(self) -> None:
-        self._ids = Ids()
+    """The operating system's randomness; for what is no secret, Python's, which it seeds. Safe after a fork."""
 
     def token(self) -> str:
-        return self._ids() + self._ids()
+        return os.urandom(16).hex()
 
     def write_id(self) -> str:
-        return self._ids()
+        return f"{random.getrandbits(64):016x}"  # a mark, which nobody gains by guessing; after a fork seeded anew
 
     def jitter(self) -> float:
         return random.random()  # noqa: S311  # spreads retries; nobody gains by guessing it

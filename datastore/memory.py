@@ -49,7 +49,8 @@ class MemoryDatastore:
 
     def read(self, id: str, partition_key: str) -> ReadResult:
         """See `Datastore.read`."""
-        self._check_open()
+        if self._closed:
+            raise self._gone()
         document = self._documents.get((partition_key, id))
         return NotFound() if document is None else Ok(document)
 
@@ -58,11 +59,12 @@ class MemoryDatastore:
         frozen = freeze_body(body)
         key = (partition_key, id)
         with self._lock:
-            self._check_open()
+            if self._closed:
+                raise self._gone()
             current = self._documents.get(key)
             if current is not None:
                 return Conflict(current)
-            document = Document(id, partition_key, 1, self._next_etag(), frozen)
+            document = Document(id, partition_key, 1, Etag(f"{self._prefix}-{next(self._writes)}"), frozen)
             self._documents[key] = document
             self._keys.append(key)
         return Ok(document)
@@ -72,14 +74,16 @@ class MemoryDatastore:
         fields, removed = freeze_patch(patch)
         key = (partition_key, id)
         with self._lock:
-            self._check_open()
+            if self._closed:
+                raise self._gone()
             current = self._documents.get(key)
             if current is None:
                 return NotFound()
             if not expected.matches(current):
                 return Conflict(current)
             body = merge(current.body, fields, removed)
-            document = Document(id, partition_key, current.rev + 1, self._next_etag(), body)
+            etag = Etag(f"{self._prefix}-{next(self._writes)}")
+            document = Document(id, partition_key, current.rev + 1, etag, body)
             self._documents[key] = document
         return Ok(document)
 
@@ -103,7 +107,8 @@ class MemoryDatastore:
         after = decode_cursor(cursor) if cursor is not None else None
         partition_key = filter.get("partition_key")
         with self._lock:
-            self._check_open()
+            if self._closed:
+                raise self._gone()
             self._keys.sort()  # nearly sorted already: new keys were appended since the last search
             start = 0 if after is None else bisect_right(self._keys, after)
             if isinstance(partition_key, str):
@@ -114,9 +119,5 @@ class MemoryDatastore:
                 return
             yield self._documents[key]
 
-    def _next_etag(self) -> Etag:
-        return Etag(f"{self._prefix}-{next(self._writes)}")
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise Unavailable("this memory store was closed")
+    def _gone(self) -> Unavailable:
+        return Unavailable("this memory store was closed")

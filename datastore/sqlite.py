@@ -1,6 +1,7 @@
 """A store in one SQLite file: durable, for many processes and threads of one machine, nothing to install."""
 
 import os
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
@@ -27,7 +28,6 @@ from datastore.interface import (
 )
 from datastore.json_body import JsonBody, encode
 from datastore.matching import check_query, matches
-from datastore.randomness import Ids
 from datastore.sqlite_file import prepare
 from datastore.sqlite_query import page_query
 from datastore.sqlite_session import Batch, Session
@@ -38,6 +38,11 @@ TIMEOUT_MS: Final = 5_000
 _SELECT: Final = "SELECT partition_key, id, rev, etag, body FROM documents WHERE partition_key = ? AND id = ?"
 _INSERT: Final = "INSERT INTO documents (partition_key, id, rev, etag, body) VALUES (?, ?, ?, ?, ?)"
 _UPDATE: Final = "UPDATE documents SET rev = ?, etag = ?, body = ? WHERE partition_key = ? AND id = ? AND etag = ?"
+
+
+def random_etag() -> str:
+    """Sixteen hex digits, so that no two processes and no two files share one. After a fork Python seeds anew."""
+    return f"{random.getrandbits(64):016x}"
 
 
 class SqliteDatastore:
@@ -55,9 +60,9 @@ class SqliteDatastore:
         *,
         indexes: Sequence[str] = (),
         timeout_ms: int = TIMEOUT_MS,
-        etag_source: Callable[[], str] | None = None,
+        etag_source: Callable[[], str] = random_etag,
     ) -> None:
-        """Open or create the file (0600, a missing folder 0700). `etag_source`: the system's randomness unless given.
+        """Open or create the file (0600, a missing folder 0700).
 
         Raises:
           ValueError: the path is SQLite's `:memory:`, or an index is no dotted path.
@@ -68,7 +73,7 @@ class SqliteDatastore:
         if os.fspath(path) == ":memory:":
             raise ValueError("a SQLite store is a file; for one in memory use memory://")
         self._path = os.path.abspath(path)  # connections are opened later, perhaps from another working directory
-        self._etag_source = etag_source or Ids()  # no two processes and no two files share an etag
+        self._etag_source = etag_source
         self._indexes = frozenset(indexes)
         prepare(self._path, indexes=indexes, timeout_ms=timeout_ms)
         self._session = Session(self._path, timeout_ms=timeout_ms)

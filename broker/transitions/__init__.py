@@ -11,7 +11,8 @@ cancel, from every state that is not terminal ---> cancelled           (reap at 
 redrive: failed, cancelled ---> ready
 """
 
-from broker.transitions.claim import Claimant, Surroundings, claim
+from broker.controls import Surroundings
+from broker.transitions.claim import Claimant, claim
 from broker.transitions.decision import Decision, Refuse, Replay, Rules, Write
 from broker.transitions.factory import draining, turned_away
 from broker.transitions.holder import complete, fail, hand_over, release, renew, undo

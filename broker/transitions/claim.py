@@ -5,7 +5,7 @@ from typing import Any
 from msgspec import structs
 
 from broker.answers import Answer, Reason, Word
-from broker.controls import UNCONTROLLED, UNREGISTERED, FactoryRecord, QueueControl
+from broker.controls import Surroundings
 from broker.documents import CLAIM, Job, Lease, State, run_id
 from broker.obstacles import Situation, not_claimable, obstacles
 from broker.transitions.decision import Decision, Refuse, Replay, Rules, Write, held_by, remember
@@ -24,15 +24,6 @@ class Claimant(Value, frozen=True):
     instance: str | None = None
     offers: tuple[str, ...] = ()
     ttl_ms: int | None = None
-
-
-class Surroundings(Value, frozen=True):
-    """What operators and factories have said that this claim must heed."""
-
-    queue: QueueControl = UNCONTROLLED
-    factory: FactoryRecord = UNREGISTERED
-    units: tuple[str, ...] = ()
-    """Limits of which the lease will hold a unit."""
 
 
 def claim(job: Job, who: Claimant, *, now_ms: int, rules: Rules, around: Surroundings | None = None) -> Decision:
