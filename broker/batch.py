@@ -176,7 +176,7 @@ def follow_families(
             telling.publish_changes(pipe, settled, now_ms=now_ms)
             families.ask(pipe, parents)
             answers = pipe.execute()
-        looked_at = families.found(answers[len(answers) - len(parents) :])
+        looked_at = families.found(connection, parents, answers)
         found += settled
     return found
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import structlog
+from redis import Redis
 from redis.client import Pipeline
 
 from broker import coordinator
@@ -47,14 +48,19 @@ def ended(changes: Iterable[Change]) -> list[Job]:
 
 
 def ask(pipe: Pipeline, parents: Sequence[Job]) -> None:
-    """Add the commands that ask for the children of each; their answers go to `found`."""
-    for parent in parents:
-        pipe.srandmember(children_key(parent.id), CHILDREN_MAX)
+    """Add the command that asks whether any of these has children; its answer, the pipe's last, goes to `found`."""
+    if parents:
+        pipe.exists(*(children_key(parent.id) for parent in parents))
 
 
-def found(answers: Sequence[Any]) -> list[str]:
-    """The ids in the answers to `ask`."""
-    return sorted({child.decode() for children in answers for child in children})
+def found(connection: Redis, parents: Sequence[Job], answers: Sequence[Any]) -> list[str]:
+    """The ids of the children, where the answer to `ask` says that there are some: most jobs have none."""
+    if not parents or not answers[-1]:
+        return []
+    with connection.pipeline(transaction=False) as pipe:
+        for parent in parents:
+            pipe.srandmember(children_key(parent.id), CHILDREN_MAX)
+        return sorted({child.decode() for children in pipe.execute() for child in children})
 
 
 def look(context: Context, children: Iterable[str], *, now_ms: int) -> list[Change]:

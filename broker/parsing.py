@@ -41,7 +41,9 @@ def parse(raw: bytes | str) -> Request:
         request = REQUESTS.validate_json(raw)
     except ValidationError as error:
         raise Malformed(_why(error), sender=sender_of(raw)) from error
-    if stands_twice(raw, names=len(request.model_fields_set) + len(request.body.model_fields_set)):
+    body = request.body
+    names = len(request.model_fields_set) + len(body.model_fields_set)
+    if stands_twice(raw, names=names, of=body.__dict__.values()):
         raise Malformed("a name stands twice in one object", sender=sender_of(raw))
     return request
 

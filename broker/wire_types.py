@@ -1,8 +1,10 @@
 """The types of what travels: ids, names, spans and JSON, each with its limits."""
 
 import json
+from math import isfinite
 from typing import Annotated
 
+import msgspec
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
 from broker.matching import WEIGHT_MAX
@@ -17,13 +19,28 @@ WAIT_MS_MAX = 60_000
 PAGE_MAX = 500
 
 
-def _depth(value: JsonValue, levels: int) -> bool:
-    """Whether `value` has at most `levels` levels."""
-    if isinstance(value, dict):
-        return levels > 0 and all(_depth(item, levels - 1) for item in value.values())
-    if isinstance(value, list):
-        return levels > 0 and all(_depth(item, levels - 1) for item in value)
-    return True
+_encode = msgspec.json.Encoder().encode
+
+
+def _check(value: JsonValue, levels: int) -> None:
+    """Raise where a number in `value` is not finite, or it has more than `levels` levels."""
+    kind = type(value)
+    if kind is float and not isfinite(value):  # type: ignore[arg-type]  # which is a float
+        raise ValueError("a number that is not finite")
+    if kind is not dict and kind is not list:
+        return
+    if levels == 0:
+        raise ValueError(f"nested more than {NESTING_MAX} levels deep")
+    for item in value.values() if isinstance(value, dict) else value:  # type: ignore[union-attr]  # else a list
+        _check(item, levels - 1)
+
+
+def _size(value: JsonValue) -> int:
+    """Bytes of its JSON text, UTF-8."""
+    try:
+        return len(_encode(value))
+    except (OverflowError, ValueError):  # an integer of more than 64 bits, or a lone surrogate
+        return len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode())
 
 
 class JsonAtMost:
@@ -33,9 +50,8 @@ class JsonAtMost:
         self._bytes_max = bytes_max
 
     def __call__(self, value: JsonValue) -> JsonValue:
-        if not _depth(value, NESTING_MAX):
-            raise ValueError(f"nested more than {NESTING_MAX} levels deep")
-        size = len(json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode())
+        _check(value, NESTING_MAX)
+        size = _size(value)
         if size > self._bytes_max:
             raise ValueError(f"{size} bytes of JSON; at most {self._bytes_max} are taken")
         return value

@@ -75,7 +75,7 @@ def post_end(
 
     def end() -> None:
         answers = replies(True)
-        children = families.found(answers[len(answers) - len(parents) :])
+        children = families.found(connection, parents, answers)
         batch.follow_up(context, connection, results, children=children, now_ms=now_ms)
 
     return end

@@ -47,9 +47,9 @@ WORKER: dict[tuple[str, Wire, int], Cost] = {
     ("renew_many", "intake", 1): Cost(2, 6, 17, read=3, update=1, batch=1),
     ("renew_many", "intake", 64): Cost(2, 9, 20, read=66, update=64, batch=1),
     ("complete", "rq", 1): Cost(2, 9, 22, read=2, update=2, batch=1),
-    ("complete", "rq", 64): Cost(2, 75, 214, read=128, update=128, batch=1),
+    ("complete", "rq", 64): Cost(2, 12, 151, read=128, update=128, batch=1),
     ("complete", "intake", 1): Cost(2, 8, 19, read=2, update=2, batch=1),
-    ("complete", "intake", 64): Cost(2, 74, 85, read=128, update=128, batch=1),
+    ("complete", "intake", 64): Cost(2, 11, 22, read=128, update=128, batch=1),
 }  # fmt: skip
 """What a worker spends on a batch: the operation, how it came, and how many of it stand in the queue."""
 
