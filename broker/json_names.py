@@ -12,8 +12,8 @@ class _Twice(Exception):
 def stands_twice(raw: bytes | str, *, names: int, of: Iterable[Any] = ()) -> bool:
     """Whether a name is repeated in an object of `raw`, which is valid JSON.
 
-    `names`: how many have been read, and `of`: values of those, with names of their own. Where the text has no more, none
-    can be repeated: this saves most requests the second look, which costs more than reading them did.
+    `names`: how many have been read, and `of`: values of those, with names of their own. Where the text has no more,
+    none can be repeated: this saves most requests the second look, which costs more than reading them did.
     """
     data = raw.encode() if isinstance(raw, str) else raw
     more = data.count(b":") - names

@@ -12,8 +12,8 @@ def connect(url: str, *, indexes: Sequence[str] = (), cosmos_key: str | None = N
 
     `sqlite:///jobs.db` is relative to the working directory, `sqlite:////var/lib/jobs.db` absolute; `%20` is a
     space. `memory://` is a new, empty store at each call: to share one, pass it on. `indexes` are dotted paths
-    that `find` will filter by; SQLite indexes them, the others need no hint. `cosmos_key` is the account key, which
-    never stands in a URL; without it Entra is asked.
+    that `find` will filter by; SQLite and memory index them, Cosmos needs no hint. `cosmos_key` is the account key,
+    which never stands in a URL; without it Entra is asked.
 
     Raises:
       ValueError: no such scheme, or a URL that does not fit it.
@@ -25,7 +25,7 @@ def connect(url: str, *, indexes: Sequence[str] = (), cosmos_key: str | None = N
     if separator and scheme == "memory":
         if rest:
             raise ValueError("memory:// takes no path: nothing is kept after the process")
-        return MemoryDatastore()
+        return MemoryDatastore(indexes=indexes)
     if separator and scheme == "sqlite":
         # Late, so that a Python without SQLite can still use the others.
         from datastore.sqlite import SqliteDatastore

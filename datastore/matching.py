@@ -1,7 +1,7 @@
 """What a filter means, once for the stores that evaluate it in Python, so that they can't drift apart."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from datastore.interface import RESERVED_FIELDS, AnyOf, AtMost, Condition, Document, Filter
@@ -34,30 +34,40 @@ def check_query(filter: Filter, limit: int) -> None:
 
 def matches(document: Document, filter: Filter) -> bool:
     """Whether all conditions hold. Numbers compare as numbers, `true` is not 1, a missing field never matches."""
-    return all(
-        document.partition_key == condition
-        if field == "partition_key"
-        else _holds(_descend(document.body, field), condition)
-        for field, condition in filter.items()
-    )
+    return matcher(filter)(document)
 
 
-def _descend(body: object, field: str) -> object:
-    for step in field.split("."):
-        if not isinstance(body, Mapping):
-            return None
-        body = body.get(step)
-    return body
+def matcher(filter: Filter) -> Callable[[Document], bool]:
+    """`matches`, for one filter and many documents."""
+    partition_key = filter.get("partition_key")
+    conditions = [
+        (field.split("."), _holding(condition)) for field, condition in filter.items() if field != "partition_key"
+    ]
+
+    def met(document: Document) -> bool:
+        if partition_key is not None and document.partition_key != partition_key:
+            return False
+        for steps, holds in conditions:
+            value: object = document.body
+            for step in steps:
+                if not isinstance(value, Mapping):
+                    return False
+                value = value.get(step)
+            if not holds(value):
+                return False
+        return True
+
+    return met
 
 
-def _holds(value: object, condition: Condition) -> bool:
+def _holding(condition: Condition) -> Callable[[object], bool]:
     match condition:
         case AtMost(limit):
-            return isinstance(value, int | float) and not isinstance(value, bool) and value <= limit
+            return lambda value: isinstance(value, int | float) and not isinstance(value, bool) and value <= limit
         case AnyOf(values):
-            return any(_equal(value, wanted) for wanted in values)
+            return lambda value: any(_equal(value, wanted) for wanted in values)
         case _:
-            return _equal(value, condition)
+            return lambda value: _equal(value, condition)
 
 
 def _equal(value: object, wanted: str | int | bool) -> bool:

@@ -1,10 +1,10 @@
 """A store in this process's memory, for tests and single-process use: nothing survives the process."""
 
 import secrets
-from bisect import bisect_right
-from collections.abc import Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import count, islice
+from itertools import count, islice, takewhile
 from threading import Lock
 
 from datastore.cursor import decode_cursor, encode_cursor
@@ -25,10 +25,8 @@ from datastore.interface import (
     ReadResult,
     UpdateResult,
 )
-from datastore.matching import check_query, matches
-
-Key = tuple[str, str]
-"""(partition key, id): the order of `find`."""
+from datastore.matching import check_query, matcher
+from datastore.memory_index import Key, MemoryIndex
 
 
 class MemoryDatastore:
@@ -38,10 +36,13 @@ class MemoryDatastore:
     passed in nor through what it got. A fork gets a copy that nobody else sees; share one by passing it on.
     """
 
-    def __init__(self, *, etag_prefix: str | None = None) -> None:
-        """`etag_prefix` sets this store's etags apart from another's; random unless given."""
+    def __init__(self, *, etag_prefix: str | None = None, indexes: Sequence[str] = ()) -> None:
+        """`etag_prefix` sets this store's etags apart from another's; random unless given.
+
+        `indexes`: fields that searches name; those of one value are then found without a look at the others.
+        """
         self._documents: dict[Key, Document] = {}
-        self._keys: list[Key] = []
+        self._index = MemoryIndex(indexes)
         self._lock = Lock()
         self._prefix = secrets.token_hex(4) if etag_prefix is None else etag_prefix
         self._writes = count(1)
@@ -64,9 +65,9 @@ class MemoryDatastore:
             current = self._documents.get(key)
             if current is not None:
                 return Conflict(current)
-            document = Document(id, partition_key, 1, Etag(f"{self._prefix}-{next(self._writes)}"), frozen)
+            document = Document(id, partition_key, 1, self._next_etag(), frozen)
             self._documents[key] = document
-            self._keys.append(key)
+            self._index.add(key, frozen)
         return Ok(document)
 
     def update_if_match(self, id: str, partition_key: str, expected: Expected, patch: Patch) -> UpdateResult:
@@ -82,15 +83,17 @@ class MemoryDatastore:
             if not expected.matches(current):
                 return Conflict(current)
             body = merge(current.body, fields, removed)
-            etag = Etag(f"{self._prefix}-{next(self._writes)}")
-            document = Document(id, partition_key, current.rev + 1, etag, body)
+            document = Document(id, partition_key, current.rev + 1, self._next_etag(), body)
             self._documents[key] = document
+            self._index.move(key, current.body, body)
         return Ok(document)
 
     def find(self, filter: Filter, limit: int = 100, cursor: str | None = None) -> Page:
-        """See `Datastore.find`. Scans in key order: cheap with a partition key, linear without."""
+        """See `Datastore.find`. Looks at no more than an index narrows it to; without one at everything."""
         check_query(filter, limit)
-        found = list(islice((one for one in self._scan(filter, cursor) if matches(one, filter)), limit + 1))
+        met = matcher(filter)
+        documents = (self._documents[key] for key in self._candidates(filter, cursor))
+        found = list(islice((document for document in documents if met(document)), limit + 1))
         page = tuple(found[:limit])
         return Page(page, encode_cursor(page[-1]) if len(found) > limit else None)
 
@@ -103,21 +106,22 @@ class MemoryDatastore:
         """See `Datastore.close`."""
         self._closed = True
 
-    def _scan(self, filter: Filter, cursor: str | None) -> Iterator[Document]:
-        after = decode_cursor(cursor) if cursor is not None else None
-        partition_key = filter.get("partition_key")
+    def _candidates(self, filter: Filter, cursor: str | None) -> Sequence[Key]:
+        """Keys that may match, in order. A search that goes on looks at those that were there as it began."""
+        after = None if cursor is None else decode_cursor(cursor)
         with self._lock:
             if self._closed:
                 raise self._gone()
-            self._keys.sort()  # nearly sorted already: new keys were appended since the last search
-            start = 0 if after is None else bisect_right(self._keys, after)
-            if isinstance(partition_key, str):
-                start = max(start, bisect_right(self._keys, (partition_key,)))
-            keys = self._keys[start:]
-        for key in keys:  # without the lock: each document is frozen, and a search only proposes
-            if isinstance(partition_key, str) and key[0] != partition_key:
-                return
-            yield self._documents[key]
+            keys = self._index.keys(filter, again=after is not None)
+        start = 0 if after is None else bisect_right(keys, after)
+        partition_key = filter.get("partition_key")
+        if not isinstance(partition_key, str):
+            return keys[start:] if start else keys
+        start = max(start, bisect_left(keys, (partition_key,)))
+        return list(takewhile(lambda key: key[0] == partition_key, islice(keys, start, None)))
+
+    def _next_etag(self) -> Etag:
+        return Etag(f"{self._prefix}-{next(self._writes)}")
 
     def _gone(self) -> Unavailable:
         return Unavailable("this memory store was closed")

@@ -6,7 +6,7 @@ wait (the server takes, by one Lua call) -> settle (one group of writes) -> end 
 import gc
 import signal
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from types import FrameType
 from typing import Any, Self
 
@@ -24,9 +24,9 @@ from broker.settings import load
 from workers import left_behind
 from workers.heartbeat import Heartbeat
 from workers.logs import configure_logging
+from workers.own_sweep import OwnSweep
 from workers.runtime import SOCKET_TIMEOUT_S, Runtime, open_runtime, worker_name
 from workers.shift import Shift
-from workers.sweep import Sweep
 from workers.waiters import Waiters
 
 log = structlog.get_logger(__name__)
@@ -100,9 +100,7 @@ class ServeLoop:
         self._next_tick_ms = 0
         self._backoff = Backoff(runtime.context.entropy)
         self._heartbeat = Heartbeat(runtime, name)
-        self._sweep = None
-        if runtime.memory is not None:  # nobody else can reach this process's memory
-            self._sweep = Sweep(runtime.context, runtime.connection, runtime.settings, at=runtime.at)
+        self._sweep = OwnSweep(runtime) if runtime.memory is not None else nullcontext()
 
     def request_stop(self, number: int, _frame: FrameType | None) -> None:
         """Finish what is in hand, then return. A second signal changes nothing: every batch is short."""
@@ -121,7 +119,7 @@ class ServeLoop:
             before_sleep=self._report,
             sleep=self._pause,
         )
-        with self._heartbeat, suppress(_Stopped):
+        with self._heartbeat, self._sweep, suppress(_Stopped):
             retrying(self._serve, burst)
         _quietly(lambda: left_behind.leave(self._redis, self._name))
         log.info("worker_stopped", worker=self._name, settled=self._shift.settled)
@@ -148,7 +146,7 @@ class ServeLoop:
             waiters.close()
 
     def _tick(self) -> None:
-        """Now and then: requests of dead workers, waits that are over, and the memory store's own sweep."""
+        """Now and then: requests of dead workers, and waits that are over."""
         if monotonic_ms() < self._next_tick_ms:
             return
         self._next_tick_ms = monotonic_ms() + TICK_MS
@@ -157,8 +155,6 @@ class ServeLoop:
         self._backoff.reset()
         if now_ms is not None:
             self._shift.look_after(now_ms)
-        if self._sweep is not None:
-            self._sweep.run_if_due(self._runtime.clock.now_ms())
 
     def _report(self, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None

@@ -75,7 +75,6 @@ class Sweep:
         self._settings = settings
         self._at = at
         self._clock = RedisClock(connection)
-        self._due_ms = 0.0
         self._cursor: str | None = None
         self._stop = Event()
 
@@ -91,14 +90,8 @@ class Sweep:
                 self._locked_pass()
             except (RedisError, DatastoreError) as error:
                 log.warning("sweep_failed", error=str(error))
-            self._stop.wait(self._pause_ms() / 1000)
+            self._stop.wait(self.pause_s())
         return 0
-
-    def run_if_due(self, now_ms: int) -> None:
-        """For a worker that sweeps its own memory store between two batches."""
-        if now_ms >= self._due_ms:
-            self._due_ms = now_ms + self._pause_ms()
-            self.pass_over(now_ms)
 
     def pass_over(self, now_ms: int) -> Swept:
         """One sweep at broker time `now_ms`."""
@@ -133,9 +126,9 @@ class Sweep:
             except LockError:
                 log.debug("sweep_lock_expired")  # a long pass; whoever came next lost time, nothing else
 
-    def _pause_ms(self) -> float:
-        """A quarter of the ttl, ±10 %."""
-        return self._settings.sweep_every_ms * (0.9 + 0.2 * self._context.entropy.jitter())
+    def pause_s(self) -> float:
+        """From one sweep to the next: a quarter of the ttl, ±10 %."""
+        return self._settings.sweep_every_ms / 1000 * (0.9 + 0.2 * self._context.entropy.jitter())
 
     def _timers(self, now_ms: int, swept: Swept) -> Iterator[Change]:
         """Dead leases, cancels past their grace, deadlines, schedules that are due."""

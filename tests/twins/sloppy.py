@@ -67,7 +67,7 @@ class SharesState(MemoryDatastore):
     def create(self, id: str, partition_key: str, body: Body) -> CreateResult:
         document = Document(id, partition_key, 1, self._next_etag(), body)
         self._documents[partition_key, id] = document
-        self._keys.append((partition_key, id))
+        self._index.add((partition_key, id), body)
         return Ok(document)
 
 

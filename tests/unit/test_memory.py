@@ -6,15 +6,16 @@ import pickle
 from collections import UserList
 from collections.abc import Callable
 from enum import IntEnum, StrEnum
+from random import Random
 from threading import Thread
 from types import MappingProxyType
 from typing import Any
 
 import pytest
 
-from datastore import Conflict, Document, Expected, Ok, Rejected, Unavailable, connect
+from datastore import UNSET, Conflict, Datastore, Document, Expected, Ok, Rejected, Unavailable, connect
 from datastore.frozen import DEPTH_MAX, FrozenDict, FrozenList, freeze, freeze_body, freeze_patch
-from datastore.interface import Page
+from datastore.interface import AnyOf, AtMost, Filter, Page
 from datastore.matching import LIMIT_MAX
 from datastore.memory import MemoryDatastore
 
@@ -207,3 +208,61 @@ def test_a_conflict_shows_the_version_that_won() -> None:
     won = store.update_if_match("job", "job", Expected(rev=1), {"n": 2})
     assert isinstance(won, Ok)
     assert store.update_if_match("job", "job", Expected(rev=1), {"n": 3}) == Conflict(won.document)
+
+
+STATES: tuple[Any, ...] = ("ready", "leased", True, False, 1, 0, 1.0, "1", None, ["ready"], UNSET)
+
+
+def test_a_search_through_an_index_finds_what_one_without_finds() -> None:
+    dice = Random(7)
+    stores = [MemoryDatastore(indexes=("state", "open")), MemoryDatastore()]
+    for step in range(400):
+        id = f"job-{dice.randrange(60)}"
+        fields = {name: dice.choice(STATES) for name in dice.sample(("state", "open", "other"), 2)}
+        for store in stores:
+            body = {name: value for name, value in fields.items() if value is not UNSET}
+            if isinstance(created := store.create(id, id, body), Conflict):
+                assert created.current is not None
+                store.update_if_match(id, id, Expected(rev=created.current.rev), fields)
+        if step % 20 == 0:
+            for filter in FILTERS:
+                assert every(stores[0], filter) == every(stores[1], filter), filter
+
+
+def test_a_search_through_an_index_looks_at_nothing_else() -> None:
+    store = MemoryDatastore(indexes=("state",))
+    for number in range(50):
+        store.create(f"job-{number}", f"job-{number}", {"state": "ready", "number": number})
+    store.create("one", "one", {"state": "leased", "number": 99})
+    looked_at: list[str] = []
+
+    class Watched(dict[Any, Any]):
+        def __getitem__(self, key: Any) -> Any:
+            looked_at.append(key[1])
+            return super().__getitem__(key)
+
+    store._documents = Watched(store._documents)
+    [found] = store.find({"state": "leased", "number": AtMost(100)}).documents
+    assert found.id == "one"
+    assert looked_at == ["one"]
+
+
+FILTERS: tuple[Filter, ...] = (
+    {"state": "ready"},
+    {"state": "leased", "open": True},
+    {"state": True},
+    {"state": 1, "open": "ready"},
+    {"open": AnyOf(("ready", "1"))},
+    {"open": False, "other": "1"},
+    {"state": "ready", "partition_key": "job-7"},
+)
+
+
+def every(store: Datastore, filter: Filter) -> list[str]:
+    found, cursor = [], None
+    while True:
+        page = store.find(filter, limit=3, cursor=cursor)
+        found += [document.id for document in page.documents]
+        cursor = page.cursor
+        if cursor is None:
+            return found

@@ -1,0 +1,64 @@
+"""Which documents of the memory store have a field of a given value, so that a search looks at these alone."""
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from datastore.interface import Body, Filter
+
+Key: TypeAlias = tuple[str, str]
+"""(partition key, id): the order of `find`."""
+
+
+class MemoryIndex:
+    """Every key, and those of each value of some fields. Not safe under threads: the store calls it in its lock.
+
+    A write moves a key from one set to another; the order is made when somebody searches, and kept for the pages of
+    that search.
+    """
+
+    def __init__(self, fields: Sequence[str]) -> None:
+        self._keys: list[Key] = []
+        self._of: dict[str, dict[object, dict[Key, None]]] = {field: {} for field in fields}
+        self._sorted: dict[tuple[str, object], list[Key]] = {}
+
+    def add(self, key: Key, body: Body) -> None:
+        """A new document."""
+        self._keys.append(key)
+        for field, values in self._of.items():
+            value = body.get(field)
+            if type(value) in _EXACT:
+                values.setdefault((type(value), value), {})[key] = None
+
+    def move(self, key: Key, before: Body, after: Body) -> None:
+        """A document that was changed."""
+        for field, values in self._of.items():
+            old, new = before.get(field), after.get(field)
+            if old is new or (old == new and type(old) is type(new)):
+                continue
+            if type(old) in _EXACT:
+                del values[type(old), old][key]
+            if type(new) in _EXACT:
+                values.setdefault((type(new), new), {})[key] = None
+
+    def keys(self, filter: Filter, *, again: bool) -> Sequence[Key]:
+        """Keys that may match, in order, as they are now; `again`: as they were for this search's first page."""
+        best: tuple[str, object] | None = None
+        for field in self._of:
+            wanted = filter.get(field)
+            if type(wanted) in _EXACT and (best is None or self._size(field, wanted) < self._size(*best)):
+                best = field, wanted
+        if best is None:
+            self._keys.sort()  # nearly sorted already: new keys were appended since the last search
+            return self._keys.copy()
+        known = self._sorted.get(best) if again else None
+        if known is None:
+            name, value = best
+            known = self._sorted[best] = sorted(self._of[name].get((type(value), value), ()))
+        return known
+
+    def _size(self, field: str, wanted: object) -> int:
+        return len(self._of[field].get((type(wanted), wanted), ()))
+
+
+_EXACT = frozenset({str, bool})
+"""Types of values that an index knows: a number may be equal to one of another type."""

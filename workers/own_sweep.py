@@ -1,0 +1,49 @@
+"""Sweeps the memory store of a worker, which no other process can reach, beside its serving."""
+
+import sys
+from threading import Event, Thread
+from types import TracebackType
+from typing import Self
+
+import structlog
+from redis.exceptions import RedisError
+
+from datastore import DatastoreError
+from workers.runtime import Runtime
+from workers.sweep import Sweep
+
+log = structlog.get_logger(__name__)
+
+SWITCH_S = 0.001
+"""How long a request waits for its turn while a sweep is at work; Python's 5 ms are longer than settling takes."""
+
+
+class OwnSweep:
+    """A thread, from `with` to the end of the block. A sweep of many jobs takes long, and must not hold up renewals."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._clock = runtime.clock
+        self._sweep = Sweep(runtime.context, runtime.connection, runtime.settings, at=runtime.at)
+        self._stop = Event()
+        self._thread = Thread(target=self._run, name="sweep", daemon=True)
+
+    def __enter__(self) -> Self:
+        sys.setswitchinterval(SWITCH_S)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._sweep.pass_over(self._clock.now_ms())
+            except (RedisError, DatastoreError) as error:
+                log.warning("sweep_failed", error=str(error))
+            except Exception:  # a mistake of ours in one pass must not end all of them
+                log.exception("sweep_failed")
+            self._stop.wait(self._sweep.pause_s())
