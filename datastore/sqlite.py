@@ -36,7 +36,10 @@ TIMEOUT_MS: Final = 5_000
 """How long a write waits for other writers before it is `Unavailable`; a batch takes a few milliseconds."""
 
 _SELECT: Final = "SELECT partition_key, id, rev, etag, body FROM documents WHERE partition_key = ? AND id = ?"
-_INSERT: Final = "INSERT INTO documents (partition_key, id, rev, etag, body) VALUES (?, ?, ?, ?, ?)"
+_INSERT: Final = (
+    "INSERT INTO documents (partition_key, id, rev, etag, body) VALUES (?, ?, ?, ?, ?)"
+    " ON CONFLICT (partition_key, id) DO NOTHING"
+)
 _UPDATE: Final = "UPDATE documents SET rev = ?, etag = ?, body = ? WHERE partition_key = ? AND id = ? AND etag = ?"
 
 
@@ -138,15 +141,18 @@ class SqliteDatastore:
         self._session.close()
 
     def _create(self, batch: Batch, partition_key: str, id: str, frozen: FrozenDict) -> CreateResult:
-        current = self._load(batch, partition_key, id)
+        current = batch.documents.get((partition_key, id))
         if current is not None:
             return Conflict(current)
         with _written_as_json():
             text = encode(frozen)
         document = Document(id, partition_key, 1, Etag(self._etag_source()), frozen)
-        batch.write(_INSERT, (partition_key, id, 1, document.etag, text))
-        batch.documents[partition_key, id] = document
-        return Ok(document)
+        if batch.insert(_INSERT, (partition_key, id, 1, document.etag, text)):
+            batch.documents[partition_key, id] = document
+            return Ok(document)
+        current = self._load(batch, partition_key, id)
+        assert current is not None, "it is there, and nobody else can write now"
+        return Conflict(current)
 
     def _update(
         self,

@@ -35,6 +35,10 @@ class Batch:
             self._failure = sqlite3.IntegrityError("a row changed under the write lock; is the file on a network disk?")
             self.check()
 
+    def insert(self, sql: str, parameters: Sequence[Any]) -> bool:
+        """Run a statement that adds a row unless there is one; whether it was added. Raises as `write`."""
+        return self._run(sql, parameters).rowcount == 1
+
     def select(self, sql: str, parameters: Sequence[Any]) -> list[Any]:
         """All rows, as this transaction sees them."""
         return self._run(sql, parameters).fetchall()
