@@ -148,5 +148,5 @@ def _undisturbed(since_ms: int) -> bool:
 
 
 def _armed(traffic: Traffic) -> None:
-    """The reader thread waits for replies again once it has handed over those that came."""
+    """Somebody waits for replies again once those that came are handed over."""
     wait_for(lambda: traffic.commands["blpop"] > 0, "the client waits for replies")
