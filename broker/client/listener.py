@@ -90,7 +90,12 @@ class Listener:
         if len(answers) < ANSWERS:
             self._ask(channel)
             self._collect(channel, wait_ms)
-        return replies_of(answers[:ANSWERS]) if len(answers) >= ANSWERS else []
+        if len(answers) < ANSWERS:
+            return []
+        texts = replies_of(answers[:ANSWERS])
+        if not texts:  # nothing came for as long as Redis waits: ask again
+            self.handed_over()
+        return texts
 
     def _ask(self, channel: "_Answering") -> None:
         with self._asking:

@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from broker.answers import Answer, Word, wire
-from broker.client import BrokerTimeout, Client, ClientClosed, exchange
+from broker.client import BrokerTimeout, Client, ClientClosed, connection, exchange
 from broker.client.call import Address
 from broker.client.channel import Channel
 from broker.client.connection import Sender
@@ -22,6 +22,7 @@ from broker.client.turns import Turns, Waiter
 from broker.entropy import SystemEntropy
 from broker.queues import intake_key
 from broker.replies import encode, reply_key
+from tests.processes import wait_for
 
 pytestmark = pytest.mark.redis
 
@@ -248,3 +249,11 @@ def test_a_client_may_be_closed_by_the_handler_of_a_signal_while_it_reads(redis_
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def test_a_client_that_heard_nothing_for_long_asks_again(answering: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "BLOCK_S", 1)
+    with client_of(answering) as client, redis.Redis.from_url(answering) as watching:
+        watching.config_resetstat()
+        wait_for(lambda: watching.info("commandstats").get("cmdstat_lpop", {}).get("calls", 0) >= 2, "it asks again")
+        assert ask(client, "j") == "j"
