@@ -12,11 +12,11 @@ help:
 	@echo "make bench-quick  measure it, a few rows, under 3 minutes; make bench: every row and peer (about 35 minutes)"
 	@echo "make chaos   kill, stop and cut off a fleet under load for DURATION=60 seconds, then judge what clients saw"
 	@echo "make bounds  memory over many requests, unread replies, poison, a backlog, overload; SCALE=0.02, SCALE=1 for all"
-	@echo "make simulate  2,000 seeded worlds of the production code under faults (some 200 s of CPU time); SEED=N tells one"
+	@echo "make simulate  2,000 seeded worlds of the production code under faults (a part of make test); SEED=N tells one"
 	@echo "make simulate-fleet  10,000 factories and a million jobs in simulated time (minutes); ARGS='--redis 4' for others"
 	@echo "make model   every state of the protocol as a Promela model, and of six broken variants (needs spin and gcc)"
-	@echo "make soak    100,000 of them (some three hours of CPU time)"
-	@echo "make soak-faults  kill at every step, TIMES=200 each, on every store (hours); TIMES=1 takes some minutes"
+	@echo "make soak    100,000 of them (some two hours of CPU time); it says where to go on after an interruption"
+	@echo "make soak-faults  kill at every step, TIMES=200 each, on every store (hours); FIRST=N goes on with that turn"
 	@echo "make mutants  nine broken brokers, and the test that notices each (a part of make test)"
 	@echo "make mutation every small change that mutmut knows, to rules and stores; MUTANTS='broker.fence*' for some"
 	@echo "make soak-checker hold the checker of histories against a brute-force search, 100,000 times (about 2 minutes)"
@@ -52,9 +52,9 @@ soak: .venv/.installed-test
 model:
 	@tests/model/check.sh
 
-# A kill at every point of a worker and a sweep, on every store, TIMES times (about a second each).
+# A kill at every point of a worker and a sweep, on every store, TIMES times, on all cores (one or two seconds each).
 soak-faults: .venv/.installed-test emulator
-	$(PY) -m tests.faults.soak --times $(or $(TIMES),200) --seed $(or $(SEED),1)
+	$(PY) -m tests.faults.soak --times $(or $(TIMES),200) --first $(or $(FIRST),0) --seed $(or $(SEED),1)
 
 # Each named mutant of the broker against the tests that must notice it.
 mutants: .venv/.installed-test

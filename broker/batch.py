@@ -39,7 +39,7 @@ from broker.index import Place
 from broker.limits import limited_queue
 from broker.messages import Claim, DrainFactory, RegisterFactory, RemoveFactory, Request
 from broker.recall import recall
-from broker.settle import failure, settle
+from broker.settle import failed, failure, settle
 from broker.settlement import Change, Context, Settlement, Wait
 from broker.signing import UNSEALED, Seal
 from broker.turned_away import may_wait, turned_away
@@ -302,7 +302,7 @@ def _one_round(
                 _one(context, batch[position].request, proposals.get(position), clock.now_ms()) for position in pending
             ]
     except DatastoreError as error:
-        return [Settlement(failure(error))] * len(pending)
+        return [failed(context, error, _jobs(proposals.get(position))) for position in pending]
 
 
 def _one(context: Context, request: Request, proposal: Proposal | Settlement | None, now_ms: int) -> Settlement | None:

@@ -1,6 +1,6 @@
 """One request, one settlement: the table from operation to coordinator, and what failures are answered with."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import structlog
@@ -47,6 +47,8 @@ from broker.messages import (
     SetLimit,
     Submit,
 )
+from broker.repository import read_job
+from broker.settlement import Change
 from broker.transitions import Claimant
 from datastore import Corrupt, DatastoreError, NotApplied, OutcomeUnknown, Rejected, Throttled
 
@@ -69,11 +71,25 @@ def settle(context: Context, request: Request, *, now_ms: int, candidate: str | 
             return _claim(context, request, now_ms, candidate)
         return HANDLERS[type(request)](context, request, now_ms)
     except DatastoreError as error:
-        return Settlement(failure(error))
+        return failed(context, error, () if candidate is None else (candidate,))
     except Exception:
         # A mistake of ours must not stop the worker, nor undo the batch of the others.
         log.exception("settle_failed", op=request.op, request_id=request.request_id)
         return Settlement(Answer(Word.OUTCOME_UNKNOWN))
+
+
+def failed(context: Context, error: DatastoreError, proposed: Sequence[str]) -> Settlement:
+    """The answer where the store failed. What was proposed is out of the index: it goes back if nothing was written.
+
+    Where a job can't be read now either, or what became of it is unknown, the sweep does that.
+    """
+    if not isinstance(error, NotApplied):
+        return Settlement(failure(error))
+    try:
+        jobs = [job for job_id in proposed if (job := read_job(context.store, job_id)) is not None]
+    except DatastoreError:
+        jobs = []
+    return Settlement(failure(error), tuple(Change(job, job) for job in jobs))
 
 
 def failure(error: DatastoreError) -> Answer:

@@ -56,6 +56,20 @@ class Failing(Forwarding):
             raise self.failure
 
 
+@pytest.mark.parametrize("failure", ["throttled", "unavailable"])
+@pytest.mark.parametrize("bad", ["update", "begin"])
+def test_a_job_whose_claim_was_certainly_not_written_is_offered_to_the_next_one_at_once(
+    redis_client: redis.Redis, bad: str, failure: str
+) -> None:
+    store = Failing(MemoryDatastore())
+    broker = InProcess(store, redis_client)
+    broker.submit("a")
+    store.bad, store.failure = (bad,), FAILURES[failure]
+    assert broker.ask(broker.caller.make("claim"))[0]["answer"] == "throttled"
+    store.bad = ()
+    assert broker.ask(broker.caller.make("claim"))[0]["body"]["job_id"] == "a"
+
+
 @pytest.mark.parametrize("failure", FAILURES)
 @pytest.mark.parametrize("bad", [*((each,) for each in (*EVERYTHING, "commit")), EVERYTHING], ids="+".join)
 def test_every_request_is_answered_while_the_store_fails(
