@@ -9,6 +9,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import force_setattr, replace
 
 from datastore import Corrupt, Document
+from datastore.frozen import frozen_fields
 from datastore.json_body import decoded
 
 Kind = TypeVar("Kind", bound=Struct)
@@ -125,10 +126,9 @@ class Lease(Frozen, frozen=True, kw_only=True):
         """As JSON values: flat ones, where no limit applies. It is written at every grant and renewal."""
         fields = msgspec.structs.asdict(self)
         if self.limits:
-            fields["limits"] = list(self.limits)
-        else:
-            del fields["limits"]
-        return fields
+            return fields | {"limits": list(self.limits)}
+        del fields["limits"]
+        return frozen_fields(fields)
 
 
 class RunEnd(Frozen, frozen=True, kw_only=True):

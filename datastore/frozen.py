@@ -54,6 +54,7 @@ DEPTH_MAX: Final = 100
 """Nesting of a value. Deeper ones are refused: SQLite's JSON stops at 1,000 and Cosmos at 128."""
 
 _PASSED_THROUGH: Final = frozenset({int, bool, type(None), FrozenDict, FrozenList})
+_CONTAINERS: Final = frozenset({FrozenDict, FrozenList})
 _FLAT: Final = _PASSED_THROUGH | {str}
 _TEXT: Final = frozenset({str})
 
@@ -68,6 +69,11 @@ def freeze(value: Any) -> Any:
         surrogate, a type JSON does not have, or nesting beyond `DEPTH_MAX`.
     """
     return _freeze(value, 0, _text_is_valid(value))
+
+
+def frozen_fields(fields: Mapping[str, str | int | None]) -> FrozenDict:
+    """An object of flat fields, for a body or a patch in which its text is looked at: the next freeze passes it on."""
+    return FrozenDict(fields)
 
 
 def freeze_body(body: Body) -> FrozenDict:
@@ -123,11 +129,11 @@ def _freeze(value: Any, depth: int, valid: bool) -> Any:
     kind = type(value)
     if kind is str:
         return value if valid else _unicode(value)
-    if kind in _PASSED_THROUGH:
+    if kind in _PASSED_THROUGH and (valid or kind not in _CONTAINERS):
         return value
-    if kind is dict:
+    if kind is dict or kind is FrozenDict:
         return _object(value, depth, valid)
-    if kind is list or kind is tuple:
+    if kind is list or kind is tuple or kind is FrozenList:
         return _items(value, depth, valid)
     return _freeze_rare(value, depth, valid)
 

@@ -19,6 +19,7 @@ class MemoryIndex:
     def __init__(self, fields: Sequence[str]) -> None:
         self._keys: list[Key] = []
         self._of: dict[str, dict[object, dict[Key, None]]] = {field: {} for field in fields}
+        """By field and value: of the types in `_EXACT`, of which no two values are equal."""
         self._sorted: dict[tuple[str, object], list[Key]] = {}
 
     def add(self, key: Key, body: Body) -> None:
@@ -27,18 +28,18 @@ class MemoryIndex:
         for field, values in self._of.items():
             value = body.get(field)
             if type(value) in _EXACT:
-                values.setdefault((type(value), value), {})[key] = None
+                values.setdefault(value, {})[key] = None
 
     def move(self, key: Key, before: Body, after: Body) -> None:
         """A document that was changed."""
         for field, values in self._of.items():
             old, new = before.get(field), after.get(field)
-            if old is new or (old == new and type(old) is type(new)):
+            if old is new:
                 continue
             if type(old) in _EXACT:
-                del values[type(old), old][key]
+                del values[old][key]
             if type(new) in _EXACT:
-                values.setdefault((type(new), new), {})[key] = None
+                values.setdefault(new, {})[key] = None
 
     def keys(self, filter: Filter, *, again: bool) -> Sequence[Key]:
         """Keys that may match, in order, as they are now; `again`: as they were for this search's first page."""
@@ -53,11 +54,11 @@ class MemoryIndex:
         known = self._sorted.get(best) if again else None
         if known is None:
             name, value = best
-            known = self._sorted[best] = sorted(self._of[name].get((type(value), value), ()))
+            known = self._sorted[best] = sorted(self._of[name].get(value, ()))
         return known
 
     def _size(self, field: str, wanted: object) -> int:
-        return len(self._of[field].get((type(wanted), wanted), ()))
+        return len(self._of[field].get(wanted, ()))
 
 
 _EXACT = frozenset({str, bool})
