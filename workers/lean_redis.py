@@ -75,9 +75,9 @@ class Line:
 
     def post(self, commands: Sequence[Sequence[Any]]) -> "Posted":
         """Have `commands` sent with the next flush, or as soon as anybody reads."""
-        packed = b"".join(map(_packed, commands))
+        text = b"".join(map(packed, commands))
         posted = Posted(self, len(commands))
-        self._unsent.append(packed)
+        self._unsent.append(text)
         self._unread.append(posted)
         return posted
 
@@ -210,12 +210,13 @@ def flush(connection: Redis) -> None:
         connection.line.flush()
 
 
-def _packed(command: Sequence[Any]) -> bytes:
+def packed(command: Sequence[Any]) -> bytes:
+    """A command as it goes over the connection."""
     name = command[0]
     if " " in name:  # redis-py writes some names with their second word
         command = (*name.split(), *command[1:])
     try:
-        packed: bytes = hiredis.pack_command(tuple(command))
+        text: bytes = hiredis.pack_command(tuple(command))
     except TypeError as error:
         raise DataError(str(error)) from error
-    return packed
+    return text

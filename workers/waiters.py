@@ -5,16 +5,16 @@ Behind it, in the same write, stands the call that takes it and others: what arr
 
 import selectors
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from redis import Redis
 from redis.exceptions import NoScriptError, RedisError
 from redis.exceptions import TimeoutError as NoAnswer
 
 from broker.clock import monotonic_ms
-from broker.queues import Wire
 from broker.scripts import Argument
-from workers.inflight import WOKEN, Slots, arrivals_key
+from workers.inflight import WOKEN, arrivals_key
+from workers.lean_redis import packed
 from workers.taking import TAKE, Hand, Taker, sources
 
 BLOCK_S = 5
@@ -23,17 +23,23 @@ SILENT_MS = 8_000
 """A BLMOVE that is not answered for this long stands on a dead connection."""
 
 
+class _Wait(NamedTuple):
+    """A blocked wait and the call behind it, which fills one slot. Written down once: it is sent again and again."""
+
+    slot: int
+    keys: list[str]
+    arguments: list[Argument]
+    packed: list[bytes]
+
+
 class _Waiter:
     """One connection that waits for one list."""
 
-    def __init__(self, connection: Any, taker: Taker, wire: Wire, wait: Sequence[Argument], slots: Slots) -> None:
+    def __init__(self, connection: Any, taker: Taker, waits: Sequence[_Wait]) -> None:
         # Any: redis-py leaves the methods of a connection untyped.
         self.connection = connection
         self._taker = taker
-        self._wire = wire
-        self._wait = wait
-        self._slots = slots
-        self._call: tuple[list[str], list[Argument]] = [], []
+        self._waits = waits
         self.armed = False
         self.armed_ms = 0
         self.client_id = 0
@@ -43,11 +49,9 @@ class _Waiter:
         self.connection.send_command("CLIENT", "ID")
         self.client_id = int(cast(int, self.connection.read_response()))
 
-    def arm(self, at_most: int) -> None:
+    def arm(self) -> None:
         if not self.armed:
-            self._call = keys, arguments = self._taker.call(self._slots[0], at_most=at_most, moved=self._wire)
-            take = ("EVALSHA", TAKE.sha, len(keys), *keys, *arguments)
-            self.connection.send_packed_command(self.connection.pack_commands([self._wait, take]))
+            self.connection.send_packed_command(self._waits[0].packed, check_health=False)
             self.armed = True
             self.armed_ms = monotonic_ms()
 
@@ -55,13 +59,13 @@ class _Waiter:
         """What was taken."""
         self.armed = False
         self.connection.read_response(disable_decoding=True)  # what was moved comes again, with the rest
+        wait, *others = self._waits
         try:
             reply = self.connection.read_response(disable_decoding=True)
         except NoScriptError:
-            reply = TAKE.run(redis, *self._call)
-        slot = self._slots[0]
-        self._slots = self._slots[::-1]
-        return self._taker.hand(reply, slot, asked_ms=self.armed_ms)
+            reply = TAKE.run(redis, wait.keys, wait.arguments)
+        self._waits = [*others, wait]
+        return self._taker.hand(reply, wait.slot, asked_ms=self.armed_ms)
 
     @property
     def socket(self) -> Any:
@@ -78,15 +82,18 @@ class Waiters:
 
     def __init__(self, redis: Redis, worker: str, queues: Sequence[str], *, at_most: int) -> None:
         self._redis = redis
-        self._at_most = at_most
         self._selector = selectors.DefaultSelector()
         self._waiters: list[_Waiter] = []
         taker = Taker(redis, worker, queues)
         try:
             for (wire, source), slots in zip(sources(queues), WOKEN, strict=False):
-                connection = redis.connection_pool.get_connection()
-                wait = ("BLMOVE", source, arrivals_key(worker, wire), "LEFT", "RIGHT", BLOCK_S)
-                waiter = _Waiter(connection, taker, wire, wait, slots)
+                block = ("BLMOVE", source, arrivals_key(worker, wire), "LEFT", "RIGHT", BLOCK_S)
+                waits = []
+                for slot in slots:
+                    keys, arguments = taker.call(slot, at_most=at_most, moved=wire)
+                    take = ("EVALSHA", TAKE.sha, len(keys), *keys, *arguments)
+                    waits.append(_Wait(slot, keys, arguments, [packed(block) + packed(take)]))
+                waiter = _Waiter(redis.connection_pool.get_connection(), taker, waits)
                 self._waiters.append(waiter)
                 waiter.open()
                 self._selector.register(waiter.socket, selectors.EVENT_READ, waiter)
@@ -98,7 +105,7 @@ class Waiters:
         """What arrived, by priority; up to a batch for each list. Empty after `timeout_s`."""
         if timeout_s > 0:
             for waiter in self._waiters:
-                waiter.arm(self._at_most)
+                waiter.arm()
         ready = {key.data for key, _ in self._selector.select(timeout_s)}
         silent_ms = monotonic_ms() - SILENT_MS
         if any(waiter.armed and waiter.armed_ms < silent_ms and waiter not in ready for waiter in self._waiters):
