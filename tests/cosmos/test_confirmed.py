@@ -19,8 +19,16 @@ Pause = Callable[[int], None]
 
 @pytest.fixture
 def store(cosmos_url: str) -> Iterator[CosmosDatastore]:
-    """A store that waits 300 ms for an answer."""
-    opened = CosmosDatastore.from_url(cosmos_url, read_timeout_ms=300)
+    """A store that waits as long for an answer as it does by default."""
+    opened = CosmosDatastore.from_url(cosmos_url)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def impatient(cosmos_url: str) -> Iterator[CosmosDatastore]:
+    """The same container through a store that waits half a second: only for answers that don't come."""
+    opened = CosmosDatastore.from_url(cosmos_url, read_timeout_ms=500)
     yield opened
     opened.close()
 
@@ -80,11 +88,11 @@ def test_a_stale_read_is_not_taken_for_a_write_that_never_happened(
 
 @pytest.mark.parametrize("fault", LATE, ids=lambda fault: fault.name)
 def test_a_write_that_arrives_after_its_resend_is_refused_by_its_own_precondition(
-    store: CosmosDatastore, cosmos_proxy: FaultProxy, job: Document, fault: Fault
+    store: CosmosDatastore, impatient: CosmosDatastore, cosmos_proxy: FaultProxy, job: Document, fault: Fault
 ) -> None:
     cosmos_proxy.script("PUT", fault)
     cosmos_proxy.script("POST", fault)
-    updated, created = update(store, job), create(store)
+    updated, created = update(impatient, job), create(impatient)
     assert cosmos_proxy.unused() == 0
     cosmos_proxy.release()
     if not fault.apply:
