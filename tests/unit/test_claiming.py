@@ -120,7 +120,8 @@ def test_a_job_gone_before_its_claim_is_written_leaves_no_lock_behind(desk: Desk
             name = "nothing" if id == "job" else id
             return super().update_if_match(name, partition_key, expected, patch)
 
-    assert claim(desk, "job", on=Gone(desk.store)).answer.word == "not_found"
+    answer = claim(desk, "job", on=Gone(desk.store)).answer
+    assert (answer.word, answer.body) == ("not_found", {"job_id": "job"})
     assert holders(desk) == []
 
 
