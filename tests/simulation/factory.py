@@ -18,6 +18,8 @@ REPEATS_MAX = 6
 PAST_MAX = 8
 RACE_EVERY_MS = 1_500
 TTL_MS = 10_000
+REDRIVE_LATE_MS = 15_000
+"""More than a request is on its way, and until its deadline is over."""
 
 
 @dataclass(slots=True)
@@ -53,6 +55,8 @@ class Shared:
     past: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """Fences of leases that each factory once had, its earlier starts included."""
     accuse: Callable[[str], None] = lambda _what: None
+    open_again_until_ms: float = 0
+    """Until then a redrive that was asked for may open a job again."""
     submitting: bool = True
     """More jobs are to come."""
     stopping: bool = False
@@ -287,6 +291,7 @@ class Submitter:
         if roll < 0.25:
             await _answered(client.cancel(job_id))
         elif roll < 0.5:
+            self._shared.open_again_until_ms = self._shared.now_ms() + REDRIVE_LATE_MS
             await _answered(client.redrive(job_id))
         elif roll < 0.65:
             await _answered(client.revoke(job_id))

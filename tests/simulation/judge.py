@@ -64,6 +64,10 @@ class Judge:
     def sent(self, text: str) -> None:
         """A client sends this request, or may have."""
         request = msgspec.json.decode(text, type=Asked)
+        earlier = self._asked.get(request.request_id)
+        if earlier is not None and request.deadline_ms is not None:
+            # Each attempt has its own: a client corrects what it knows of broker time. The latest one binds.
+            request.deadline_ms = None if earlier.deadline_ms is None else max(earlier.deadline_ms, request.deadline_ms)
         self._asked[request.request_id] = request
         self.counts["requests"] += 1
 

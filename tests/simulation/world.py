@@ -174,7 +174,9 @@ class World:
             process.pause(0)
 
     def _settled(self) -> bool:
-        return not self.shared.submitting and self.judge.all_finished(self.shared.acknowledged)
+        if self.shared.submitting or self.timeline.now_ms < self.shared.open_again_until_ms:
+            return False
+        return self.judge.all_finished(self.shared.acknowledged)
 
     def _quiet(self) -> bool:
         return self.timeline.steps % 50 == 0 and not self._unfinished()
