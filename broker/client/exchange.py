@@ -55,7 +55,7 @@ class Exchange:
         self.entropy = entropy
         self._attempt_ms = attempt_ms
         self._pending = Pending(self.broker_time, monotonic_ms, read=read)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a handler of a signal may close the client, wherever this thread is
         """Of what is pending."""
         self.notices = self._pending.notices
         self._turns = Turns()

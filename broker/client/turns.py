@@ -40,7 +40,7 @@ class Turns:
     """The threads of one client that wait for replies."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a handler of a signal may close the client, wherever this thread is
         self._waiting: dict[Waiter, None] = {}
         self._reader: Waiter | None = None
         self._begun = 0
