@@ -110,8 +110,9 @@ class ServeLoop:
     def run(self, *, burst: bool) -> bool:
         """Serve; whether anything was settled."""
         log.info("worker_started", worker=self._name, queues=self._queues)
-        gc.collect()
-        gc.freeze()  # what is loaded stays; collections then look at requests only, of many batches together
+        # What is loaded stays; collections then look at requests only, of many batches together. None goes before: it
+        # finds next to nothing, and took a tenth of the time from the start to the first claim.
+        gc.freeze()
         gc.set_threshold(GC_THRESHOLD, *gc.get_threshold()[1:])
         retrying = Retrying(
             retry=retry_if_exception_type(RedisError),
