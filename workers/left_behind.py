@@ -57,8 +57,6 @@ _OWN = Script(
     COMMON
     + """
 -- KEYS: 1 workers, 2 and 3 own slot, then every other list of this worker's, rq's and the intake's in turn
--- ARGV: worker.  It is heard of from here on, before anything is moved into its hands
-redis.call('ZADD', KEYS[1], now, ARGV[1])
 local left = math.huge
 """
     + _MOVE
@@ -102,7 +100,7 @@ def own_leftovers(connection: Redis, worker: str, *, steady_ms: Steady = monoton
     """What this worker had in hand when Redis went away under it."""
     mine = [slot_key(worker, wire, TAKEN_OVER) for wire in WIRES]
     keys = [WORKERS, *mine, *(key for key in lists(worker) if key not in mine)]
-    now_ms, taken = _OWN.run(connection, keys, [worker])
+    now_ms, taken = _OWN.run(connection, keys, [])
     return Hand(entries(taken, slot=TAKEN_OVER, insist=True), AnchoredClock(int(now_ms), steady_ms))
 
 

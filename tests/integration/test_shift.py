@@ -15,7 +15,6 @@ from tests.in_process import InProcess
 from workers.inflight import arrivals_key, lists
 from workers.lean_redis import LeanRedis
 from workers.shift import Shift
-from workers.taking import WORKERS
 
 WIRES: tuple[Wire, ...] = ("rq", "intake")
 
@@ -96,16 +95,9 @@ def test_what_was_in_hand_when_the_connection_broke_is_settled_again_and_answere
 def test_what_a_wait_has_moved_is_taken_over_though_its_worker_died_before_it_took_it(
     broker: InProcess, worker: redis.Redis
 ) -> None:
-    mine = shift(broker, worker)
-    mine.settle(mine.leftovers())  # what a worker does first, before it waits
+    shift(broker, worker).serve()  # as a worker does before it waits: so it is known
     claims = sent(broker, 1, "intake")
     worker.lmove("broker:in:claims", arrivals_key("w1", "intake"), "LEFT", "RIGHT")
     broker.kill("w1")
     broker.take_over("w2")
     assert words(broker, claims) == {"granted": 1}
-
-
-def test_a_worker_is_known_before_anything_is_moved_into_its_hands(broker: InProcess, worker: redis.Redis) -> None:
-    mine = shift(broker, worker)
-    mine.settle(mine.leftovers())
-    assert broker.redis.zscore(WORKERS, "w1") is not None
