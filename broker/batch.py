@@ -24,6 +24,7 @@ from broker import (
     replies,
     repository,
     seen,
+    side_by_side,
     telling,
 )
 from broker.answers import Answer, Reason, Word, wire
@@ -41,8 +42,10 @@ from broker.messages import Claim, DrainFactory, RegisterFactory, RemoveFactory,
 from broker.recall import recall
 from broker.settle import failed, failure, settle
 from broker.settlement import Change, Context, Settlement, Wait
+from broker.side_by_side import Errand
 from broker.signing import UNSEALED, Seal
 from broker.turned_away import may_wait, turned_away
+from broker.turns import Turns
 from datastore import DatastoreError
 from datastore.value import Value
 
@@ -298,6 +301,8 @@ def _one_round(
     """One group of writes. Where the group fails as a whole, so do all of its results."""
     try:
         with context.store.batch():
+            if context.store.concurrency > 1:
+                return _side_by_side(context, batch, pending, proposals, clock=clock)
             return [
                 _one(context, batch[position].request, proposals.get(position), clock.now_ms()) for position in pending
             ]
@@ -307,14 +312,47 @@ def _one_round(
 
 def _one(context: Context, request: Request, proposal: Proposal | Settlement | None, now_ms: int) -> Settlement | None:
     """Settle one request; None where another copy of it is answered."""
+    if proposal is None:
+        return settle(context, request, now_ms=now_ms)
+    tries = [settle(context, request, now_ms=now_ms, candidate=job_id) for job_id in _jobs(proposal)]
+    return _outcome(request, proposal, tries)
+
+
+def _side_by_side(
+    context: Context,
+    batch: Sequence[Taken],
+    pending: list[int],
+    proposals: dict[int, Proposal | Settlement],
+    *,
+    clock: Clock,
+) -> list[Settlement | None]:
+    """The same where the store is waited for: what is about different jobs is settled at once."""
+
+    context = replace(context, turns=Turns())
+
+    def act(errand: Errand) -> Settlement:
+        request, candidate = errand
+        return settle(context, request, now_ms=clock.now_ms(), candidate=candidate)
+
+    asked = [(batch[position].request, proposals.get(position)) for position in pending]
+    errands = [[(each, job) for job in ((None,) if known is None else _jobs(known))] for each, known in asked]
+    ordered = any(type(request) is Claim for request, _ in asked) and claiming.limited(context)
+    tries = side_by_side.settled(act, errands, at_once_max=context.store.concurrency, claims_in_order=ordered)
+    return [_outcome(request, proposal, each) for (request, proposal), each in zip(asked, tries, strict=True)]
+
+
+def _outcome(
+    request: Request, proposal: Proposal | Settlement | None, tries: Sequence[Settlement]
+) -> Settlement | None:
+    """What a request comes to by what was tried for it."""
     match proposal:
         case None:
-            return settle(context, request, now_ms=now_ms)
+            [only] = tries
+            return only
         case Settlement():
             return proposal
-        case Candidate(job_ids) | Remembered(job_ids):
+        case Candidate() | Remembered():
             assert type(request) is Claim, "only claims have proposals"
-            tries = [settle(context, request, now_ms=now_ms, candidate=job_id) for job_id in job_ids]
             return gathered(request, tries, remembered=isinstance(proposal, Remembered))
         case NothingFits():
             return Settlement(Answer(Word.NONE_AVAILABLE))

@@ -19,7 +19,7 @@ from broker.settlement import Context, Denied, Settlement, Wait, judge_and_write
 from broker.slots import Want
 from broker.transitions import Claimant, Decision, Refuse, Replay, Write
 from broker.transitions.decision import held_by
-from datastore import Datastore, NotApplied, OutcomeUnknown
+from datastore import Datastore, DatastoreError, NotApplied, OutcomeUnknown
 
 
 def try_claim_job(
@@ -72,22 +72,32 @@ def _write_with_slots(
     names = applying(limits, job, who.factory_id)
     if changes.get("lease") is None or not (job.locks or names):
         return repository.rev_update_job(store, job, changes, write_id=write_id)
-    if (known := controls.known_full(names)) is not None:
-        return _denied(job, Obstacle(Reason.QUOTA, known), now_ms)
     slots = _slots(context, job, changes["epoch"], who, unit_wants(limits, units(limits, names)))
     starts = Starts.of(store, context.entropy, limits, names)
-    if (busy := slots.take(now_ms=now_ms)) is not None:
-        return _denied(job, _in_the_way(limits, busy), now_ms, controls)
-    if (refused := starts.take(now_ms=now_ms)) is not None:
-        slots.give_back()
-        return _denied(job, refused, now_ms, controls)
-    update = repository.rev_update_job(store, job, changes, write_id=write_id)
-    if not isinstance(update, Updated):
-        if not _is_ours(update, who):
+    with context.turns_of([*slots.keys, *map(limit_key, names)]):
+        if (known := controls.known_full(names)) is not None:
+            return _denied(job, Obstacle(Reason.QUOTA, known), now_ms)
+        if (busy := slots.take(now_ms=now_ms)) is not None:
+            return _denied(job, _in_the_way(limits, busy), now_ms, controls)
+        if (refused := starts.take(now_ms=now_ms)) is not None:
             slots.give_back()
-            starts.give_back(now_ms=now_ms)
-        return update
-    return update if _confirmed(context, slots, update.job, now_ms) else Denied(raced(job.id))
+            return _denied(job, refused, now_ms, controls)
+        update = repository.rev_update_job(store, job, changes, write_id=write_id)
+        if not isinstance(update, Updated):
+            if not _is_ours(update, who):
+                slots.give_back()
+                starts.give_back(now_ms=now_ms)
+            return update
+        return update if _confirmed(context, slots, update.job, now_ms) else Denied(raced(job.id))
+
+
+def limited(context: Context) -> bool:
+    """Whether claims may have to keep a limit, and so which of them comes first; also where that can't be read."""
+    controls = context.controls or Controls(context.store)
+    try:
+        return bool(controls.limits())
+    except DatastoreError:
+        return True
 
 
 def now_free(context: Context, waits: Iterable[Wait], *, now_ms: int) -> list[str]:

@@ -5,6 +5,7 @@ and a batch reads each at most once.
 """
 
 from collections.abc import Iterable, Mapping
+from threading import Lock
 from typing import Any, TypeVar
 
 import msgspec
@@ -116,11 +117,15 @@ def factory_doc_id(factory_id: str) -> str:
 
 
 class Controls:
-    """Reads controls through, each once: made anew for every batch, so that a change holds from the next one on."""
+    """Reads controls through, each once: made anew for every batch, so that a change holds from the next one on.
+
+    Claims of a batch may ask from several threads; `forget` is for a request that runs alone.
+    """
 
     def __init__(self, store: Datastore) -> None:
         self._store = store
         self._read: dict[str, Frozen] = {}
+        self._reading: dict[str, Lock] = {}
         self._factories: dict[str, FactoryRecord] = {}
         self._around: dict[tuple[str, str], Surroundings] = {}
         self._full: dict[str, Mapping[str, Any]] = {}
@@ -159,7 +164,7 @@ class Controls:
 
     def known_full(self, limits: Iterable[str]) -> Mapping[str, Any] | None:
         """What was noted of the first of these limits that admits nobody."""
-        return next((self._full[limit] for limit in limits if limit in self._full), None) if self._full else None
+        return next((known for limit in limits if (known := self._full.get(limit))), None) if self._full else None
 
     def note_freed(self, limits: Iterable[str]) -> None:
         """Forget that: a unit was given back."""
@@ -176,10 +181,14 @@ class Controls:
         known = self._read.get(name)
         if isinstance(known, kind):
             return known
-        found = self._store.read(name, name)
-        control = parsed(name, found.document.body, kind) if isinstance(found, Ok) else kind()
-        self._read[name] = control
-        return control
+        with self._reading.setdefault(name, Lock()):  # where claims run side by side one of them reads
+            known = self._read.get(name)
+            if isinstance(known, kind):
+                return known
+            found = self._store.read(name, name)
+            control = parsed(name, found.document.body, kind) if isinstance(found, Ok) else kind()
+            self._read[name] = control
+            return control
 
 
 def parsed(name: str, body: Mapping[str, Any], kind: type[Kind]) -> Kind:

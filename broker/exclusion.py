@@ -104,11 +104,11 @@ class Slots:
 
     def confirm(self) -> bool:
         """Confirm every entry after the job was written. False: one was taken out, and the claim must be undone."""
-        return all(self._confirm_one(key) for key in self._keys)
+        return all(self._confirm_one(key) for key in self.keys)
 
     def give_back(self) -> None:
         """Take the entries out. Where that fails they are removed by whoever finds them in the way."""
-        for key in self._keys:
+        for key in self.keys:
             try:
                 self._change(key, lambda slot: without_claim(slot, self._claim))
             except DatastoreError:
@@ -119,7 +119,8 @@ class Slots:
         return self.job_id, self.epoch, self.request_id
 
     @property
-    def _keys(self) -> list[str]:
+    def keys(self) -> list[str]:
+        """Of every slot, in order."""
         return sorted({want.key for want in self.wanted})
 
     def _confirm_one(self, key: str) -> bool:

@@ -1,11 +1,12 @@
 """One request, one settlement: the table from operation to coordinator, and what failures are answered with."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import structlog
 
-from broker import coordinator, explain, factories, listing, operating, schedules, submission
+from broker import coordinator, explain, factories, listing, operating, schedules, side_by_side, submission
 from broker.answers import Answer, Reason, Word, plain
 from broker.coordinator import Context, Settlement
 from broker.fence import Fence
@@ -141,13 +142,14 @@ def _renew(context: Context, request: Renew, now_ms: int) -> Settlement:
 
 def _renew_many(context: Context, request: RenewMany, now_ms: int) -> Settlement:
     """Each lease by itself: one that is lost, or that the store fails on, leaves the others alone."""
-    each = [_renew_one(context, request, body, now_ms) for body in request.body.leases]
-    results = [plain(settled.answer) for settled in each]
-    changes = tuple(change for settled in each for change in settled.changes)
+    renew = partial(_renew_one, context, request, now_ms)
+    settled = side_by_side.each(renew, request.body.leases, at_once_max=context.store.concurrency)
+    results = [plain(each.answer) for each in settled]
+    changes = tuple(change for each in settled for change in each.changes)
     return Settlement(Answer(Word.OK, body={"results": results}), changes)
 
 
-def _renew_one(context: Context, request: RenewMany, body: RenewBody, now_ms: int) -> Settlement:
+def _renew_one(context: Context, request: RenewMany, now_ms: int, body: RenewBody) -> Settlement:
     one = Fence(request.factory_id, body.epoch, body.token, request.request_id)
     try:
         settled = coordinator.renew(context, body.job_id, one, now_ms=now_ms, ttl_ms=body.ttl_ms)

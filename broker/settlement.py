@@ -1,6 +1,7 @@
 """Carries a rule's decision into the store: read, judge, write conditionally; judge again where another came first."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -17,6 +18,7 @@ from broker.exclusion import Slots
 from broker.limits import unit_wants
 from broker.repository import JobUpdate, Missing, Stale, Updated
 from broker.transitions import Decision, Refuse, Replay, Rules, Write
+from broker.turns import Turns
 from datastore import Datastore, DatastoreError
 from datastore.value import Value
 
@@ -42,8 +44,14 @@ class Context:
     """Who asks for work, for those who ask why a job waits; None: not known here."""
     last_seen: Callable[[Sequence[str]], Mapping[str, int]] = field(default=lambda _factories: {})
     """When factories were last heard of, as far as Redis knows; only shown."""
+    turns: Turns | None = None
+    """For slots, where claims of one batch run side by side; None: they come one after the other."""
     door: Door = OPEN_DOOR
     """What requests come in by, and replies go out by."""
+
+    def turns_of(self, keys: Iterable[str]) -> AbstractContextManager[None]:
+        """Within the block no other claim of this batch changes these slots."""
+        return nullcontext() if self.turns is None else self.turns.of(keys)
 
 
 class Change(Value, frozen=True):
@@ -185,9 +193,9 @@ def _free_slots(context: Context, job: Job, lease: Lease) -> None:
     if not (job.locks or lease.limits):
         return
     units = unit_wants({}, lease.limits)
-    Slots.of(
-        context.store, context.entropy, job, epoch=lease.epoch, request_id=lease.request_id, units=units
-    ).give_back()
+    slots = Slots.of(context.store, context.entropy, job, epoch=lease.epoch, request_id=lease.request_id, units=units)
+    with context.turns_of(slots.keys):
+        slots.give_back()
     if context.controls is not None:
         context.controls.note_freed(lease.limits)
 

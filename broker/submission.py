@@ -35,7 +35,7 @@ def submit(context: Context, request: Submit, *, now_ms: int) -> Settlement:
       OutcomeUnknown: it may have been; the same request id tells.
     """
     body = request.body
-    job_id = body.job_id or f"j-{request.request_id}"
+    job_id = job_named(request)
     spec = Spec(
         job_id=job_id,
         request_id=request.request_id,
@@ -69,6 +69,11 @@ def submit(context: Context, request: Submit, *, now_ms: int) -> Settlement:
     if (stored.request_id, stored.submitted_by) != (request.request_id, request.factory_id):
         return Settlement(Answer(Word.CONFLICT, Reason.EXISTS, facts), changes)
     return Settlement(Answer(Word.OK if created else Word.REPLAYED, body=facts), changes)
+
+
+def job_named(request: Submit) -> str:
+    """The id of the job that a request submits: as it says, else derived from its own."""
+    return request.body.job_id or f"j-{request.request_id}"
 
 
 def _replaces(body: SubmitBody) -> bool:

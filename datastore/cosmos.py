@@ -14,7 +14,7 @@ from azure.cosmos.exceptions import (
     CosmosResourceNotFoundError,
 )
 
-from datastore.cosmos_account import CosmosAddress, OnCharge, open_client, open_container
+from datastore.cosmos_account import CONNECTIONS_MAX, CosmosAddress, OnCharge, open_client, open_container
 from datastore.cosmos_errors import is_missing_item, translated
 from datastore.cosmos_query import build_query
 from datastore.cursor import encode_cursor
@@ -58,6 +58,9 @@ class CosmosDatastore:
     Writes are `create_item` and `replace_item` with If-Match, and nothing else; each is sent once. Safe under
     threads. A forked child opens its own: on a shared connection it could read an answer meant for another.
     """
+
+    concurrency: Final = CONNECTIONS_MAX
+    """See `Datastore.concurrency`: one call for each connection that is kept open."""
 
     def __init__(self, client: CosmosClient, container: ContainerProxy) -> None:
         """Takes over `client`, which `close` closes. See `from_url`."""

@@ -15,6 +15,9 @@ from azure.core.credentials import TokenCredential
 from azure.core.pipeline.transport import RequestsTransport
 from azure.cosmos import ContainerProxy, CosmosClient, PartitionKey
 from azure.cosmos.exceptions import CosmosResourceExistsError
+from requests import Session
+from requests.adapters import HTTPAdapter
+from urllib3.util.retry import Retry
 
 from datastore.cosmos_errors import may_have_been_written, verdict
 from datastore.errors import Rejected
@@ -25,6 +28,9 @@ charged; a refused write is charged too. Called from several threads; must not r
 
 EMULATOR_KEY: Final = "C2y6yDjf5/R+ob0N8A7Cgv30VRDJIWEHLM+4QDU5DE2nQ9nDuVTqobD4b8mGGyPMbIZnqyMsEcaGQy67XIw/Jw=="
 """The key every Cosmos emulator is shipped with. Public, therefore refused anywhere but on loopback."""
+
+CONNECTIONS_MAX: Final = 16
+"""Kept open to one endpoint, so more calls at once gain nothing: each would open a connection and throw it away."""
 
 PARTITION_KEY_PATH: Final = "/pk"
 INDEXING_POLICY: Final = {
@@ -137,7 +143,7 @@ def open_client(
     return CosmosClient(
         address.endpoint,
         _credential(address, key),
-        transport=OneSendTransport(on_charge, use_env_settings=not address.is_loopback),
+        transport=OneSendTransport(on_charge, session=_session(use_environment=not address.is_loopback)),
         enable_endpoint_discovery=address.discovery,
         connection_timeout=connect_timeout_ms / 1_000,
         read_timeout=read_timeout_ms / 1_000,
@@ -186,6 +192,22 @@ def ensure_container(client: CosmosClient, database: str, container: str) -> Con
     created = database_client.get_container_client(container)
     _check_layout(created)
     return created
+
+
+def _session(*, use_environment: bool) -> Session:
+    """Connections for `CONNECTIONS_MAX` threads, otherwise as the transport makes them: it would keep ten.
+
+    `use_environment`: proxies and certificates are the environment's. Each request carries all it needs and the
+    service sets no cookies, so that threads share nothing here but the pool of connections, which is made for it.
+    """
+    session = Session()
+    session.trust_env = use_environment
+    adapter = HTTPAdapter(
+        pool_maxsize=CONNECTIONS_MAX, max_retries=Retry(total=False, redirect=False, raise_on_status=False)
+    )
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, adapter)
+    return session
 
 
 def _check_layout(container: ContainerProxy) -> None:

@@ -122,6 +122,14 @@ class Datastore(Protocol):
     Every method may be called from several threads.
     """
 
+    @property
+    def concurrency(self) -> int:
+        """How many calls a caller does well to make at once. 1: its calls come from one thread, one after the other.
+
+        More where a call is a wait for another machine. What such calls do goes on side by side: `batch` groups none.
+        """
+        ...
+
     def read(self, id: str, partition_key: str) -> ReadResult:
         """The document as stored, or NotFound.
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count, islice, takewhile
 from threading import Lock
+from typing import Final
 
 from datastore.cursor import decode_cursor, encode_cursor
 from datastore.errors import Unavailable
@@ -35,6 +36,9 @@ class MemoryDatastore:
     Documents are frozen and copied on write: a caller can reach stored state neither through what it
     passed in nor through what it got. A fork gets a copy that nobody else sees; share one by passing it on.
     """
+
+    concurrency: Final = 1
+    """See `Datastore.concurrency`."""
 
     def __init__(self, *, etag_prefix: str | None = None, indexes: Sequence[str] = ()) -> None:
         """`etag_prefix` sets this store's etags apart from another's; random unless given.

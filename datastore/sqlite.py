@@ -57,6 +57,9 @@ class SqliteDatastore:
     see its own writes, those of other threads don't.
     """
 
+    concurrency: Final = 1
+    """See `Datastore.concurrency`."""
+
     def __init__(
         self,
         path: str | os.PathLike[str],

@@ -32,6 +32,10 @@ class FaultyStore:
         self._inner = inner
         self._at = at
 
+    @property
+    def concurrency(self) -> int:
+        return self._inner.concurrency
+
     def read(self, id: str, partition_key: str) -> ReadResult:
         self._at("reading")
         result = self._inner.read(id, partition_key)

@@ -110,6 +110,10 @@ class FaultProxy:
         """Hold what is to be held."""
         self._released.clear()
 
+    def connections(self) -> int:
+        """How many a client has opened so far; one that it keeps and uses again counts once."""
+        return self._server.opened
+
     def take_requests(self) -> list[tuple[str, str]]:
         """(method, path) of each request since the last call, account documents left out."""
         with self._lock:
@@ -188,10 +192,12 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
         super().__init__(address, handler)
         self._connections: set[socket.socket] = set()
+        self.opened = 0
 
     def get_request(self) -> tuple[socket.socket, Any]:
         connection, peer = super().get_request()
         self._connections.add(connection)
+        self.opened += 1
         return connection, peer
 
     def server_close(self) -> None:

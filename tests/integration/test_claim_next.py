@@ -154,9 +154,13 @@ def test_a_request_whose_lease_has_ended_gets_nothing_more(broker: InProcess, en
 
 
 class GoesDarkAfterAWrite(Forwarding):
-    """A store that writes once, and then answers nothing any more."""
+    """A store that writes once, and then answers nothing any more. Its first write is of the first job proposed."""
 
     dark = False
+
+    @property
+    def concurrency(self) -> int:
+        return 1
 
     def read(self, id: str, partition_key: str) -> ReadResult:
         if self.dark:

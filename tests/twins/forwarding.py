@@ -24,6 +24,10 @@ class Forwarding:
     def __init__(self, inner: Datastore) -> None:
         self.inner = inner
 
+    @property
+    def concurrency(self) -> int:
+        return self.inner.concurrency
+
     def read(self, id: str, partition_key: str) -> ReadResult:
         return self.inner.read(id, partition_key)
 
