@@ -121,23 +121,8 @@ CHECKS: tuple[tuple[Reason, Check], ...] = (
 """The most lasting first. A new obstacle is a row here; locks and quotas, which others race for, are `slots`."""
 
 
-def _nothing_is_said_of(job: Job, it: Situation) -> bool:
-    """Whether nothing that could be an obstacle holds for this job, as for most; then no row need be asked."""
-    return (
-        it.state is State.READY
-        and it.queue.pause is None
-        and job.hold is None
-        and job.reserved is None
-        and job.not_before_ms is None
-        and job.deadline_ms is None
-        and not job.requires
-    )
-
-
 def obstacles(situation: Situation) -> list[Obstacle]:
     """Every obstacle that stands."""
-    if _nothing_is_said_of(situation.job, situation):
-        return []
     return [Obstacle(reason, detail) for reason, check in CHECKS if (detail := check(situation)) is not None]
 
 
