@@ -93,19 +93,19 @@ class FactoryRecord(Frozen, frozen=True, kw_only=True):
         return self.has_replaced(incarnation) or granted_ms <= self.since_ms
 
 
-class Surroundings(Value, frozen=True):
-    """What operators and factories have said that one claim must heed."""
-
-    queue: QueueControl = QueueControl()
-    factory: FactoryRecord = FactoryRecord()
-    units: tuple[str, ...] = ()
-    """Limits of which the lease will hold a unit."""
-
-
 UNCONTROLLED = QueueControl()
 """A queue of which nobody has said anything."""
 UNREGISTERED = FactoryRecord()
 """A factory that never registered."""
+
+
+class Surroundings(Value, frozen=True):
+    """What operators and factories have said that one claim must heed."""
+
+    queue: QueueControl = UNCONTROLLED
+    factory: FactoryRecord = UNREGISTERED
+    units: tuple[str, ...] = ()
+    """Limits of which the lease will hold a unit."""
 
 
 FACTORY = "factory:"
@@ -146,7 +146,7 @@ class Controls:
             known = self._factories[factory_id] = self._get(factory_doc_id(factory_id), FactoryRecord)
         return known
 
-    def around(self, queue: str, factory_id: str) -> "Surroundings":
+    def around(self, queue: str, factory_id: str) -> Surroundings:
         """What holds for this factory's claims in this queue, but for limits."""
         known = self._around.get((queue, factory_id))
         if known is None:

@@ -12,12 +12,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import hiredis
 from redis import ConnectionPool, Redis
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE, Pipeline
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import DataError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from broker.queues import pack
 
 _NOT_FOR_PARSING = frozenset({"keys", EMPTY_RESPONSE, NEVER_DECODE})
 """What redis-py's own reading of a reply takes out of a command's options."""
@@ -216,7 +217,6 @@ def packed(command: Sequence[Any]) -> bytes:
     if " " in name:  # redis-py writes some names with their second word
         command = (*name.split(), *command[1:])
     try:
-        text: bytes = hiredis.pack_command(tuple(command))
+        return pack(command)
     except TypeError as error:
         raise DataError(str(error)) from error
-    return text

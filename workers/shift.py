@@ -26,7 +26,7 @@ from workers.taking import Hand, Taker
 log = structlog.get_logger(__name__)
 
 TAKE_OVERS_MAX = 16
-"""Batches taken over one after the other: one worker's hands hold nine at most (see `shedding`)."""
+"""Batches taken over one after the other; what a dead worker's slots hold beyond that, the next look takes over."""
 
 
 class Shift:
