@@ -44,8 +44,8 @@ from broker.settle import failed, failure, settle
 from broker.settlement import Change, Context, Settlement, Wait
 from broker.side_by_side import Errand
 from broker.signing import UNSEALED, Seal
+from broker.slot_turns import SlotTurns
 from broker.turned_away import may_wait, turned_away
-from broker.turns import Turns
 from datastore import DatastoreError
 from datastore.value import Value
 
@@ -328,7 +328,7 @@ def _side_by_side(
 ) -> list[Settlement | None]:
     """The same where the store is waited for: what is about different jobs is settled at once."""
 
-    context = replace(context, turns=Turns())
+    context = replace(context, turns=SlotTurns())
 
     def act(errand: Errand) -> Settlement:
         request, candidate = errand

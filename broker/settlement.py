@@ -17,8 +17,8 @@ from broker.entropy import Entropy
 from broker.exclusion import Slots
 from broker.limits import unit_wants
 from broker.repository import JobUpdate, Missing, Stale, Updated
+from broker.slot_turns import SlotTurns
 from broker.transitions import Decision, Refuse, Replay, Rules, Write
-from broker.turns import Turns
 from datastore import Datastore, DatastoreError
 from datastore.value import Value
 
@@ -44,7 +44,7 @@ class Context:
     """Who asks for work, for those who ask why a job waits; None: not known here."""
     last_seen: Callable[[Sequence[str]], Mapping[str, int]] = field(default=lambda _factories: {})
     """When factories were last heard of, as far as Redis knows; only shown."""
-    turns: Turns | None = None
+    turns: SlotTurns | None = None
     """For slots, where claims of one batch run side by side; None: they come one after the other."""
     door: Door = OPEN_DOOR
     """What requests come in by, and replies go out by."""

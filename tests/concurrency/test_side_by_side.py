@@ -15,7 +15,7 @@ from broker.coordinator import Settlement
 from broker.messages import REQUESTS, Request
 from broker.settle import settle
 from broker.side_by_side import Errand
-from broker.turns import Turns
+from broker.slot_turns import SlotTurns
 from datastore.errors import Unavailable
 from datastore.interface import Conflict, Expected, Patch, ReadResult, UpdateResult
 from datastore.memory import MemoryDatastore
@@ -125,7 +125,9 @@ def ask(op: str, *, factory: str = "f", request_id: str, **body: Any) -> Request
     return REQUESTS.validate_python({**envelope, "body": body})
 
 
-def settled(settling: Settling, store: Waited, requests: Sequence[Request], *, turns: Turns | None = None) -> list[str]:
+def settled(
+    settling: Settling, store: Waited, requests: Sequence[Request], *, turns: SlotTurns | None = None
+) -> list[str]:
     """The words of the answers of one batch."""
     here = replace(context(store), controls=Controls(store), turns=turns)
     found = settling(
@@ -216,7 +218,7 @@ def test_without_an_order_an_operators_pause_reaches_back() -> None:
     assert "not_claimable" in words[:4]
 
 
-def races_lost_for_one_slot(*, turns: Turns | None, alone_ms: int) -> int:
+def races_lost_for_one_slot(*, turns: SlotTurns | None, alone_ms: int) -> int:
     """Two jobs that share a lock are claimed in one batch; both get it."""
     inner = MemoryDatastore()
     claims = [ask("claim", job_id=new_job(inner, locks=("repo:web@shared",)), request_id=f"c{n}") for n in range(2)]
@@ -226,7 +228,7 @@ def races_lost_for_one_slot(*, turns: Turns | None, alone_ms: int) -> int:
 
 
 def test_claims_of_one_batch_that_need_one_slot_do_not_fight_for_it() -> None:
-    assert races_lost_for_one_slot(turns=Turns(), alone_ms=50) == 0
+    assert races_lost_for_one_slot(turns=SlotTurns(), alone_ms=50) == 0
 
 
 def test_without_turns_they_do() -> None:

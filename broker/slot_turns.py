@@ -5,7 +5,7 @@ from contextlib import ExitStack, contextmanager
 from threading import Lock
 
 
-class Turns:
+class SlotTurns:
     """Locks by key, for the threads of one batch. Other workers are not kept out: conditional writes decide there."""
 
     def __init__(self) -> None:
