@@ -1,14 +1,11 @@
 """Tells the other workers that this one lives, also while a slow store holds up a batch."""
 
-from threading import Event, Thread
-from types import TracebackType
-from typing import Self
-
 import structlog
 from redis import Redis
 from redis.exceptions import RedisError
 
 from broker.clock import RedisClock, monotonic_ms
+from workers.beside import Beside
 from workers.runtime import Runtime, copy_pool
 from workers.taking import WORKERS
 
@@ -20,31 +17,20 @@ STUCK_MS = 120_000
 """A main loop without progress for this long counts as dead: its requests are better off elsewhere."""
 
 
-class Heartbeat:
-    """A thread with a connection of its own, from `with` to the end of the block."""
+class Heartbeat(Beside):
+    """A thread with a connection of its own."""
 
     def __init__(self, runtime: Runtime, worker: str) -> None:
+        super().__init__("heartbeat")
         self._runtime = runtime
         self._worker = worker
         # A client of its own: the pool of the main loop's may be in trouble just when this matters.
         self._redis = Redis(connection_pool=copy_pool(runtime.connection))
-        self._stop = Event()
-        self._thread = Thread(target=self._run, name="heartbeat", daemon=True)
         self._progress_ms = monotonic_ms()
 
     def progressed(self) -> None:
         """Called by the main loop: it is not stuck."""
         self._progress_ms = monotonic_ms()
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
 
     def _run(self) -> None:
         redis = self._redis

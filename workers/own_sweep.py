@@ -1,14 +1,13 @@
 """Sweeps the memory store of a worker, which no other process can reach, beside its serving."""
 
 import sys
-from threading import Event, Thread
-from types import TracebackType
 from typing import Self
 
 import structlog
 from redis.exceptions import RedisError
 
 from datastore import DatastoreError
+from workers.beside import Beside
 from workers.runtime import Runtime
 from workers.sweep import Sweep
 
@@ -18,25 +17,17 @@ SWITCH_S = 0.001
 """How long a request waits for its turn while a sweep is at work; Python's 5 ms are longer than settling takes."""
 
 
-class OwnSweep:
-    """A thread, from `with` to the end of the block. A sweep of many jobs takes long, and must not hold up renewals."""
+class OwnSweep(Beside):
+    """A thread of its own: a sweep of many jobs takes long, and must not hold up renewals."""
 
     def __init__(self, runtime: Runtime) -> None:
+        super().__init__("sweep")
         self._clock = runtime.clock
         self._sweep = Sweep(runtime.context, runtime.connection, runtime.settings, at=runtime.at)
-        self._stop = Event()
-        self._thread = Thread(target=self._run, name="sweep", daemon=True)
 
     def __enter__(self) -> Self:
         sys.setswitchinterval(SWITCH_S)
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
+        return super().__enter__()
 
     def _run(self) -> None:
         while not self._stop.is_set():
