@@ -4,7 +4,7 @@ import os
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -31,6 +31,8 @@ from datastore.matching import check_query, matches
 from datastore.sqlite_file import prepare
 from datastore.sqlite_query import page_query
 from datastore.sqlite_session import Batch, Session
+
+Written = TypeVar("Written")
 
 TIMEOUT_MS: Final = 5_000
 """How long a write waits for other writers before it is `Unavailable`; a batch takes a few milliseconds."""
@@ -147,8 +149,7 @@ class SqliteDatastore:
         current = batch.documents.get((partition_key, id))
         if current is not None:
             return Conflict(current)
-        with _written_as_json():
-            text = encode(frozen)
+        text = _as_json(encode, frozen)
         document = Document(id, partition_key, 1, Etag(self._etag_source()), frozen)
         if batch.insert(_INSERT, (partition_key, id, 1, document.etag, text)):
             batch.documents[partition_key, id] = document
@@ -171,9 +172,8 @@ class SqliteDatastore:
             return NotFound()
         if not expected.matches(current):
             return Conflict(current)
-        with _written_as_json():
-            stored = current.body if type(current.body) is JsonBody else JsonBody(encode(current.body))
-            body = stored.merged(fields, removed)
+        stored = current.body if type(current.body) is JsonBody else JsonBody(_as_json(encode, current.body))
+        body = _as_json(stored.merged, fields, removed)
         document = Document(id, partition_key, current.rev + 1, Etag(self._etag_source()), body)
         batch.write(_UPDATE, (document.rev, document.etag, body.text, partition_key, id, current.etag))
         batch.documents[partition_key, id] = document
@@ -208,9 +208,8 @@ class SqliteDatastore:
         return Corrupt(f"{self._path}: document {id!r} of {partition_key!r} does not parse ({reason}); left as it is")
 
 
-@contextmanager
-def _written_as_json() -> Iterator[None]:
+def _as_json(write: Callable[..., Written], *parts: Any) -> Written:
     try:
-        yield
+        return write(*parts)
     except (ValueError, OverflowError) as error:  # an integer with more digits than Python writes
         raise Rejected(f"the body can't be written as JSON: {error}") from error
