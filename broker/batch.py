@@ -1,51 +1,34 @@
-"""Settles a batch of requests: proposals, one group of conditional writes, then replies and hints in one pipeline."""
+"""Settles a batch of requests: proposals, then one group of conditional writes. What they lead to is `aftermath`."""
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import chain
 
 import structlog
 from msgspec import structs
 from redis import Redis
-from redis.client import Pipeline
 
 from broker import (
     claim_next,
     claiming,
-    demand,
-    families,
-    index,
-    lock_waits,
-    notices,
-    presence,
     registration,
-    replies,
     repository,
     seen,
     side_by_side,
-    telling,
 )
-from broker.answers import Answer, Reason, Word, wire
+from broker.answers import Answer, Reason, Word
 from broker.claim_next import Asking, Candidate, InHand, NothingFits, Proposal, Remembered
 from broker.clock import Clock
 from broker.controls import Controls
 from broker.demand import Demand
-from broker.documents import Job, State
 from broker.door import Taken as Taken
-from broker.events import Event
 from broker.gathering import another, gathered, wanted, with_earlier
-from broker.index import Place
-from broker.limits import limited_queue
-from broker.messages import Claim, DrainFactory, RegisterFactory, RemoveFactory, Request
-from broker.recall import recall
-from broker.settle import failed, failure, settle
+from broker.messages import Claim, Request
+from broker.settle import failed, settle
 from broker.settlement import Change, Context, Settlement, Wait
 from broker.side_by_side import Errand
 from broker.signing import UNSEALED, Seal
 from broker.slot_turns import SlotTurns
-from broker.turned_away import may_wait, turned_away
+from broker.turned_away import may_wait, refusal
 from datastore import DatastoreError
 from datastore.value import Value
 
@@ -53,8 +36,6 @@ log = structlog.get_logger(__name__)
 
 CANDIDATES_MAX = 16
 """Jobs a claim-next tries before it is told that nothing is available; each it can't have leaves the index."""
-GENERATIONS_MAX = 16
-"""Of children cancelled with their parents, at once; deeper ones are the sweep's."""
 
 
 class Settled(Value, frozen=True):
@@ -80,7 +61,7 @@ def settle_batch(
     """
     controls = Controls(context.store)
     last_seen = partial(seen.last_seen, connection)
-    context = replace(context, controls=controls, demand=Demand(connection), last_seen=last_seen)
+    context = structs.replace(context, controls=controls, demand=Demand(connection), last_seen=last_seen)
     batch = [_with_offers(controls, taken) for taken in batch]
     found: list[Settlement | None] = [None] * len(batch)
     pending = list(range(len(batch)))
@@ -111,135 +92,6 @@ def _with_offers(controls: Controls, taken: Taken) -> Taken:
     return taken if request is taken.request else structs.replace(taken, request=request)
 
 
-def deliver(pipe: Pipeline, batch: Sequence[Settled], *, now_ms: int, step_ms: int) -> None:
-    """Add every command a batch leads to: answers kept, hints moved, claims parked, events told, replies sent."""
-    channels: defaultdict[str, list[bytes]] = defaultdict(list)
-    told: list[Event] = []
-    move_hints(pipe, chain.from_iterable([settled.changes for settled in batch]), step_ms=step_ms)
-    seen.note(pipe, (settled.request for settled in batch), now_ms)
-    for settled in batch:
-        request = settled.request
-        told += telling.of_request(request, settled.answer, settled.changes, now_ms=now_ms)
-        for met in settled.waits:
-            lock_waits.wait(pipe, met, step_ms=step_ms)
-        if settled.parked is not None:
-            claim_next.park(pipe, settled.parked, now_ms, seal=settled.seal)
-        if settled.answer is None:
-            continue
-        if claim_next.is_claim_next(request):
-            claim_next.remember(pipe, request, settled.answer, maybe=settled.maybe)
-            presence.expect_reader(pipe, request, settled.answer, key_id=settled.seal.key_id, now_ms=now_ms)
-        reply = wire(settled.answer, request_id=request.request_id, now_ms=now_ms)
-        channel = replies.reply_key(request.factory_id, request.instance)
-        channels[channel].append(settled.seal.reply(channel, replies.encode(reply)))
-    for key, texts in channels.items():
-        replies.push(pipe, key, texts)
-    telling.publish(pipe, told)
-    demand.note(pipe, (settled.request for settled in batch), now_ms)
-
-
-def follow_up(
-    context: Context, connection: Redis, batch: Sequence[Settled], *, children: Sequence[str], now_ms: int
-) -> None:
-    """After the replies: bring back jobs whose slot was given up, and wake claims for every job that became ready.
-
-    `children`: jobs that wait for those which have ended. What it misses, because another worker was between two of
-    its steps, the sweep finds.
-    """
-    claim_next.recheck(connection, _parked_for_jobs(context, batch, now_ms))
-    changes = [change for settled in batch for change in settled.changes]
-    changes += follow_families(context, connection, changes, children=children, now_ms=now_ms)
-    keys = lock_waits.given_up(changes)
-    keys += [key for settled in batch for key in settled.freed]
-    keys += _now_free(context, batch, now_ms)
-    places = [Place.of(job, step_ms=context.rules.ageing_step_ms) for job in became_ready(changes)]
-    ready = [place.wants for place in places if not place.kept_for]
-    claim_next.wake(connection, [*ready, *lock_waits.bring_back(connection, keys)])
-    for place in places:
-        if place.kept_for:
-            recall(connection, place.kept_for, queue=place.queue, at_most=1)
-    for settled in batch:
-        if (factory := _unsettled_factory(settled)) is not None:
-            recall(connection, factory)
-
-
-def follow_families(
-    context: Context, connection: Redis, changes: Sequence[Change], *, children: Sequence[str], now_ms: int
-) -> list[Change]:
-    """Look at children of jobs that have ended, at new ones whose parents ended before, and at theirs in turn."""
-    looked_at = [*children, *(change.after.id for change in changes if change.after.state is State.BLOCKED)]
-    found: list[Change] = []
-    for _ in range(GENERATIONS_MAX):
-        if not looked_at:
-            break
-        settled = families.look(context, looked_at, now_ms=now_ms)
-        parents = families.ended(settled)
-        with connection.pipeline(transaction=False) as pipe:
-            move_hints(pipe, settled, step_ms=context.rules.ageing_step_ms)
-            telling.publish_changes(pipe, settled, now_ms=now_ms)
-            families.ask(pipe, parents)
-            answers = pipe.execute()
-        looked_at = families.found(connection, parents, answers)
-        found += settled
-    return found
-
-
-def on_time(connection: Redis, now_ms: int) -> int:
-    """Let through what has waited for a rate until now; how many claims were woken."""
-    woken = 0
-    for key in lock_waits.due(connection, now_ms):
-        back = lock_waits.bring_back(connection, [key] * lock_waits.RETURN_MAX)
-        woken += (now_woken := claim_next.wake(connection, back))
-        if not (now_woken if limited_queue(key) else back):
-            lock_waits.forget(connection, key)
-    return woken
-
-
-def _parked_for_jobs(context: Context, batch: Sequence[Settled], now_ms: int) -> list[Claim]:
-    """Claims that were parked though a job may be there by now: not those whose queue lets nobody through still."""
-    parked = [settled.parked for settled in batch if settled.parked is not None]
-    if not parked:
-        return []
-    context = replace(context, controls=Controls(context.store))
-    return [claim for claim in parked if _refusal(context, claim, now_ms) is None]
-
-
-def _refusal(context: Context, claim: Claim, now_ms: int) -> Settlement | None:
-    """Why a claim-next gets no job now; also where the store can't say."""
-    try:
-        return turned_away(context, claim, now_ms=now_ms)
-    except DatastoreError as error:
-        return Settlement(failure(error))
-
-
-def _now_free(context: Context, batch: Sequence[Settled], now_ms: int) -> list[str]:
-    """Slots that were met busy and are free by now. What can't be read now, the sweep finds."""
-    try:
-        return claiming.now_free(context, (met for settled in batch for met in settled.waits), now_ms=now_ms)
-    except DatastoreError as error:
-        log.warning("slots_not_read", error=str(error))
-        return []
-
-
-def became_ready(changes: Sequence[Change]) -> list[Job]:
-    """Jobs that a parked claim may now have."""
-    return [
-        change.after
-        for change in changes
-        if index.offered(change.after) and not (change.before and index.offered(change.before))
-    ]
-
-
-def _unsettled_factory(settled: Settled) -> str | None:
-    """The factory whose waiting claims are to be judged again."""
-    request = settled.request
-    if settled.answer is None or settled.answer.word is not Word.OK:
-        return None
-    if isinstance(request, RegisterFactory):
-        return request.factory_id
-    return request.body.factory if isinstance(request, DrainFactory | RemoveFactory) else None
-
-
 def _proposals(
     context: Context,
     connection: Redis,
@@ -268,7 +120,7 @@ def _proposals(
         count = wanted(request, earlier)
         if taken.resend and earlier is None and (known := _known(context, request, at_most=count)) is not None:
             proposals[position] = known
-        elif (refused := _refusal(context, request, now_ms)) is not None:
+        elif (refused := refusal(context, request, now_ms=now_ms)) is not None:
             proposals[position] = refused
         elif (sender := (request.factory_id, request.instance, request.request_id)) in senders:
             proposals[position] = InHand()
@@ -328,7 +180,7 @@ def _side_by_side(
 ) -> list[Settlement | None]:
     """The same where the store is waited for: what is about different jobs is settled at once."""
 
-    context = replace(context, turns=SlotTurns())
+    context = structs.replace(context, turns=SlotTurns())
 
     def act(errand: Errand) -> Settlement:
         request, candidate = errand
@@ -380,17 +232,3 @@ def _settled(taken: Taken, result: Settlement | None, *, now_ms: int) -> Settled
     ):
         return Settled(request, changes=result.changes, waits=result.waits, parked=request, seal=seal)
     return Settled(request, result.answer, result.changes, result.waits, result.freed, maybe=result.maybe, seal=seal)
-
-
-def move_hints(pipe: Pipeline, changes: Iterable[Change], *, step_ms: int) -> None:
-    """Keep what Redis says of jobs in step with them; the same guards for every transition."""
-    moves: list[tuple[Place, bool]] = []
-    for change in changes:
-        before, after = change.before, change.after
-        if index.offered(after):
-            moves.append((Place.of(after, step_ms=step_ms), True))
-        elif before is not None and index.offered(before):
-            moves.append((Place.of(before, step_ms=step_ms), False))
-        families.note(pipe, change)
-        notices.tell_holder(pipe, change)
-    index.move(pipe, moves)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import structlog
@@ -30,9 +29,15 @@ CAS_PAUSE_MS = 20
 """Bound of the jittered pause before a lost race is judged again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
-    """What every operation needs: the store, the rules, randomness and a way to pause (milliseconds)."""
+def _nobody_seen(_factories: Sequence[str]) -> Mapping[str, int]:
+    return {}
+
+
+class Context(Value, frozen=True, gc=True):
+    """What every operation needs: the store, the rules, randomness and a way to pause (milliseconds).
+
+    Looked at by the collector: what it leads to may lead back to it.
+    """
 
     store: Datastore
     rules: Rules
@@ -42,7 +47,7 @@ class Context:
     """Shared by the claims of one batch; None: read anew for each claim."""
     demand: Demand | None = None
     """Who asks for work, for those who ask why a job waits; None: not known here."""
-    last_seen: Callable[[Sequence[str]], Mapping[str, int]] = field(default=lambda _factories: {})
+    last_seen: Callable[[Sequence[str]], Mapping[str, int]] = _nobody_seen
     """When factories were last heard of, as far as Redis knows; only shown."""
     turns: SlotTurns | None = None
     """For slots, where claims of one batch run side by side; None: they come one after the other."""

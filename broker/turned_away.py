@@ -9,8 +9,10 @@ from broker.controls import Controls
 from broker.limits import factory_limit, limit_key, queue_limit
 from broker.messages import Claim
 from broker.obstacles import Obstacle, not_claimable, paused
+from broker.settle import failure
 from broker.settlement import Context, Settlement, Wait
 from broker.transitions import turned_away as factory_turned_away
+from datastore import DatastoreError
 
 
 def turned_away(context: Context, claim: Claim, *, now_ms: int) -> Settlement | None:
@@ -28,6 +30,14 @@ def turned_away(context: Context, claim: Claim, *, now_ms: int) -> Settlement | 
             controls.note_full(name, met.detail)
             return _refused(met, now_ms, Wait(limit_key(name), until_ms=met.until_ms))
     return None
+
+
+def refusal(context: Context, claim: Claim, *, now_ms: int) -> Settlement | None:
+    """Why a claim-next gets no job now; also where the store can't say."""
+    try:
+        return turned_away(context, claim, now_ms=now_ms)
+    except DatastoreError as error:
+        return Settlement(failure(error))
 
 
 def may_wait(answer: Answer) -> bool:

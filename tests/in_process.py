@@ -9,7 +9,7 @@ import redis
 from broker.batch import Settled, settle_batch
 from broker.clock import ManualClock
 from broker.coordinator import Context
-from broker.entropy import SystemEntropy
+from broker.entropy import Entropy, SystemEntropy
 from broker.messages import Envelope
 from broker.queues import QUEUES
 from broker.settings import load
@@ -31,11 +31,11 @@ SKEW_MS = 2_000
 class InProcess:
     """What a worker and a sweep do, one step at a time. Nothing happens by itself, and no time passes."""
 
-    def __init__(self, store: Datastore, connection: redis.Redis) -> None:
+    def __init__(self, store: Datastore, connection: redis.Redis, *, entropy: Entropy | None = None) -> None:
         self.store = store
         self.redis = connection
         self.clock = ManualClock()
-        self.context = Context(store, Rules(), SystemEntropy(), lambda _ms: None)
+        self.context = Context(store, Rules(), entropy or SystemEntropy(), lambda _ms: None)
         self.caller = Caller(connection)
         self._refused: list[Refused] = []
         self._slots = cycle(range(1, SLOTS))

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from msgspec import structs
 from redis import Redis
 from redis.client import Pipeline
 
@@ -22,7 +23,9 @@ def with_faults(runtime: Runtime, at: At) -> Runtime:
     """The same runtime, passing points at each access to the store and at each delivery of replies."""
     store = FaultyStore(runtime.store, at)
     connection = FaultyRedis(runtime.connection, at)
-    return replace(runtime, store=store, connection=connection, context=replace(runtime.context, store=store), at=at)
+    return replace(
+        runtime, store=store, connection=connection, context=structs.replace(runtime.context, store=store), at=at
+    )
 
 
 class FaultyStore:

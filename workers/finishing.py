@@ -8,7 +8,7 @@ from typing import Any, cast
 from redis import Redis
 from redis.client import Pipeline
 
-from broker import batch, families, replies
+from broker import aftermath, families, replies
 from broker.answers import Answer, wire
 from broker.batch import Settled
 from broker.parsing import Malformed, without_tokens
@@ -64,7 +64,7 @@ def post_end(
     results = [result for _, result in settled]
     parents = families.ended(change for result in results for change in result.changes)
     with connection.pipeline(transaction=False) as pipe:
-        batch.deliver(pipe, results, now_ms=now_ms, step_ms=context.rules.ageing_step_ms)
+        aftermath.deliver(pipe, results, now_ms=now_ms, step_ms=context.rules.ageing_step_ms)
         for each in refused:
             bury(pipe, each, now_ms=now_ms)
         entries = [(entry, result.answer) for entry, result in settled] + [(each.entry, None) for each in refused]
@@ -76,7 +76,7 @@ def post_end(
     def end() -> None:
         answers = replies(True)
         children = families.found(connection, parents, answers)
-        batch.follow_up(context, connection, results, children=children, now_ms=now_ms)
+        aftermath.follow_up(context, connection, results, children=children, now_ms=now_ms)
 
     return end
 

@@ -11,7 +11,8 @@ import structlog
 from redis import Redis
 
 from broker import claim_next, presence
-from broker.batch import Settled, on_time, settle_batch
+from broker.aftermath import on_time
+from broker.batch import Settled, settle_batch
 from broker.clock import Steady, monotonic_ms
 from broker.coordinator import Context
 from broker.settings import Settings

@@ -12,7 +12,7 @@ from redis import Redis
 from redis.exceptions import LockError, RedisError
 
 from broker import (
-    batch,
+    aftermath,
     claim_next,
     coordinator,
     demand,
@@ -108,7 +108,7 @@ class Sweep:
         demand.trim(self._redis, now_ms)
         seen.trim(self._redis)
         swept.waits_ended = claim_next.end_waits(self._redis, now_ms)
-        swept.woken += batch.on_time(self._redis, now_ms)
+        swept.woken += aftermath.on_time(self._redis, now_ms)
         if any(getattr(swept, each.name) for each in fields(swept) if each.name != "indexed"):
             log.info("swept", **{each.name: getattr(swept, each.name) for each in fields(swept)})
         return swept
@@ -283,7 +283,7 @@ class Sweep:
 
     def _send(self, changes: list[Change], swept: Swept, now_ms: int) -> None:
         with self._redis.pipeline(transaction=False) as pipe:
-            batch.move_hints(pipe, changes, step_ms=self._context.rules.ageing_step_ms)
+            aftermath.move_hints(pipe, changes, step_ms=self._context.rules.ageing_step_ms)
             telling.publish_changes(pipe, changes, now_ms=now_ms)
             pipe.execute()
         ready = [self._place(change.after).wants for change in changes if index.offered(change.after)]

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+from msgspec import structs
+
 from broker.settings import load
 from datastore import Conflict, Datastore, Expected, Ok, Patch, UpdateResult
 from workers.claim_worker import ClaimWorker
@@ -50,7 +52,7 @@ def main() -> int:
     configure_logging(settings.log_level)
     runtime = open_runtime(settings)
     store = cast("Datastore", Counting(runtime.store, Path(os.environ[FOLDER]) / f"{os.getpid()}.counts"))
-    runtime = replace(runtime, store=store, context=replace(runtime.context, store=store))
+    runtime = replace(runtime, store=store, context=structs.replace(runtime.context, store=store))
     try:
         ClaimWorker.for_runtime(runtime, name=worker_name()).work()
         return 0

@@ -1,13 +1,13 @@
 """A batch on a store that is waited for: what is about different jobs goes on at once, the rest in its order."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from threading import Barrier, BrokenBarrierError, Event, Lock
 from typing import Any, TypeAlias
 
 import pytest
 import redis
+from msgspec import structs
 
 from broker import side_by_side
 from broker.controls import FLEET_ID, Controls
@@ -129,7 +129,7 @@ def settled(
     settling: Settling, store: Waited, requests: Sequence[Request], *, turns: SlotTurns | None = None
 ) -> list[str]:
     """The words of the answers of one batch."""
-    here = replace(context(store), controls=Controls(store), turns=turns)
+    here = structs.replace(context(store), controls=Controls(store), turns=turns)
     found = settling(
         lambda errand: settle(here, errand[0], now_ms=NOW),
         [[(request, None)] for request in requests],

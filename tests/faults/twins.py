@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
+from msgspec import structs
+
 from datastore import Datastore
 from datastore.interface import Body, CreateResult, Document, Etag, Expected, Ok, Patch, UpdateResult
 from tests.twins.forwarding import Forwarding
@@ -29,7 +31,7 @@ def keeps_nothing_in_flight(runtime: Runtime) -> Runtime:
 def answers_before_it_commits(runtime: Runtime) -> Runtime:
     """Its store says that a job is created, and creates it with the next batch."""
     store = LateStore(runtime.store)
-    return replace(runtime, store=store, context=replace(runtime.context, store=store))
+    return replace(runtime, store=store, context=structs.replace(runtime.context, store=store))
 
 
 class LateStore(Forwarding):

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from broker import batch
+from broker import aftermath
 from broker.documents import State
 from tests.caller import Reply
 from tests.concurrency.race import read, runs_of
@@ -66,9 +66,9 @@ def test_without_the_look_at_new_children_such_a_child_stays_blocked(
     broker: InProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The twin of the test above: only children that were known as their parent ended are looked at.
-    follow = batch.follow_families
+    follow = aftermath.follow_families
     monkeypatch.setattr(
-        batch,
+        aftermath,
         "follow_families",
         lambda context, connection, changes, **told: follow(
             context, connection, [each for each in changes if each.after.state is not State.BLOCKED], **told

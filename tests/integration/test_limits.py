@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import redis
 
-from broker.batch import on_time
+from broker.aftermath import on_time
 from broker.limits import limit_key
 from broker.quotas import holders_of
 from broker.slots import slot_id

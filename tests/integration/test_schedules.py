@@ -1,12 +1,12 @@
 """Recurring jobs: each fire makes one job, however many sweeps there are, and an outage is made up for as asked."""
 
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
+from msgspec import structs
 
 from broker.clock import ManualClock
 from broker.repository import find_documents
@@ -100,7 +100,7 @@ class NoLock:
     """Sweeps of several brokers, none of which waits for the others."""
 
     def __init__(self, broker: InProcess, store: Datastore, clock: ManualClock, connection: redis.Redis) -> None:
-        self._sweep = Sweep(replace(broker.context, store=store), connection, load())
+        self._sweep = Sweep(structs.replace(broker.context, store=store), connection, load())
         self._clock = clock
 
     def __call__(self) -> None:

@@ -115,9 +115,9 @@ class Lockstep:
     """One broker on each server: the same requests, step by step."""
 
     def __init__(self, clients: Sequence[redis.Redis]) -> None:
-        self.brokers = [InProcess(MemoryDatastore(etag_prefix="e"), client) for client in clients]
-        for broker in self.brokers:
-            object.__setattr__(broker.context, "entropy", SeededEntropy(7))
+        self.brokers = [
+            InProcess(MemoryDatastore(etag_prefix="e"), client, entropy=SeededEntropy(7)) for client in clients
+        ]
 
     def ask(self, op: str, **fields: Any) -> list[dict[str, Any]]:
         """Carry out one request on each; what is then in each Redis."""

@@ -1,8 +1,7 @@
 """What becomes of a conditional write that another came before: who judges again, how often, and who leaves it."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec import structs
 
 from broker import coordinator
 from broker.coordinator import Context
@@ -105,7 +104,7 @@ def test_a_sweep_that_lost_its_race_to_a_renewal_leaves_the_lease_alone(store: M
     fence, context = Fence("f", lease["epoch"], lease["token"], "n1"), on(store)
     assert coordinator.renew(context, "job", fence, now_ms=dead_ms).answer.word == "renewed"
     watched = Watched(store)
-    lost = coordinator.reap(replace(context, store=watched), found, now_ms=dead_ms)
+    lost = coordinator.reap(structs.replace(context, store=watched), found, now_ms=dead_ms)
     assert (lost.changes, lost.answer.body["holder"], len(watched.updates)) == ((), "f", 1), "tried once"
     after = read_job(store, "job")
     assert after is not None

@@ -1,0 +1,179 @@
+"""What a settled batch leads to: replies and hints in one pipeline, then whoever may go on now.
+
+settle_batch -> deliver (hints, events, replies) -> follow_up (children, slots, parked claims)
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from itertools import chain
+
+import structlog
+from msgspec import structs
+from redis import Redis
+from redis.client import Pipeline
+
+from broker import (
+    claim_next,
+    claiming,
+    demand,
+    families,
+    index,
+    lock_waits,
+    notices,
+    presence,
+    replies,
+    seen,
+    telling,
+)
+from broker.answers import Word, wire
+from broker.batch import Settled
+from broker.controls import Controls
+from broker.documents import Job, State
+from broker.events import Event
+from broker.index import Place
+from broker.limits import limited_queue
+from broker.messages import Claim, DrainFactory, RegisterFactory, RemoveFactory
+from broker.recall import recall
+from broker.settlement import Change, Context
+from broker.turned_away import refusal
+from datastore import DatastoreError
+
+log = structlog.get_logger(__name__)
+
+GENERATIONS_MAX = 16
+"""Of children cancelled with their parents, at once; deeper ones are the sweep's."""
+
+
+def deliver(pipe: Pipeline, batch: Sequence[Settled], *, now_ms: int, step_ms: int) -> None:
+    """Add every command a batch leads to: answers kept, hints moved, claims parked, events told, replies sent."""
+    channels: defaultdict[str, list[bytes]] = defaultdict(list)
+    told: list[Event] = []
+    move_hints(pipe, chain.from_iterable([settled.changes for settled in batch]), step_ms=step_ms)
+    seen.note(pipe, (settled.request for settled in batch), now_ms)
+    for settled in batch:
+        request = settled.request
+        told += telling.of_request(request, settled.answer, settled.changes, now_ms=now_ms)
+        for met in settled.waits:
+            lock_waits.wait(pipe, met, step_ms=step_ms)
+        if settled.parked is not None:
+            claim_next.park(pipe, settled.parked, now_ms, seal=settled.seal)
+        if settled.answer is None:
+            continue
+        if claim_next.is_claim_next(request):
+            claim_next.remember(pipe, request, settled.answer, maybe=settled.maybe)
+            presence.expect_reader(pipe, request, settled.answer, key_id=settled.seal.key_id, now_ms=now_ms)
+        reply = wire(settled.answer, request_id=request.request_id, now_ms=now_ms)
+        channel = replies.reply_key(request.factory_id, request.instance)
+        channels[channel].append(settled.seal.reply(channel, replies.encode(reply)))
+    for key, texts in channels.items():
+        replies.push(pipe, key, texts)
+    telling.publish(pipe, told)
+    demand.note(pipe, (settled.request for settled in batch), now_ms)
+
+
+def move_hints(pipe: Pipeline, changes: Iterable[Change], *, step_ms: int) -> None:
+    """Keep what Redis says of jobs in step with them; the same guards for every transition."""
+    moves: list[tuple[Place, bool]] = []
+    for change in changes:
+        before, after = change.before, change.after
+        if index.offered(after):
+            moves.append((Place.of(after, step_ms=step_ms), True))
+        elif before is not None and index.offered(before):
+            moves.append((Place.of(before, step_ms=step_ms), False))
+        families.note(pipe, change)
+        notices.tell_holder(pipe, change)
+    index.move(pipe, moves)
+
+
+def follow_up(
+    context: Context, connection: Redis, batch: Sequence[Settled], *, children: Sequence[str], now_ms: int
+) -> None:
+    """After the replies: bring back jobs whose slot was given up, and wake claims for every job that became ready.
+
+    `children`: jobs that wait for those which have ended. What it misses, because another worker was between two of
+    its steps, the sweep finds.
+    """
+    claim_next.recheck(connection, _parked_for_jobs(context, batch, now_ms))
+    changes = [change for settled in batch for change in settled.changes]
+    changes += follow_families(context, connection, changes, children=children, now_ms=now_ms)
+    keys = lock_waits.given_up(changes)
+    keys += [key for settled in batch for key in settled.freed]
+    keys += _now_free(context, batch, now_ms)
+    places = [Place.of(job, step_ms=context.rules.ageing_step_ms) for job in became_ready(changes)]
+    ready = [place.wants for place in places if not place.kept_for]
+    claim_next.wake(connection, [*ready, *lock_waits.bring_back(connection, keys)])
+    for place in places:
+        if place.kept_for:
+            recall(connection, place.kept_for, queue=place.queue, at_most=1)
+    for settled in batch:
+        if (factory := _unsettled_factory(settled)) is not None:
+            recall(connection, factory)
+
+
+def follow_families(
+    context: Context, connection: Redis, changes: Sequence[Change], *, children: Sequence[str], now_ms: int
+) -> list[Change]:
+    """Look at children of jobs that have ended, at new ones whose parents ended before, and at theirs in turn."""
+    looked_at = [*children, *(change.after.id for change in changes if change.after.state is State.BLOCKED)]
+    found: list[Change] = []
+    for _ in range(GENERATIONS_MAX):
+        if not looked_at:
+            break
+        settled = families.look(context, looked_at, now_ms=now_ms)
+        parents = families.ended(settled)
+        with connection.pipeline(transaction=False) as pipe:
+            move_hints(pipe, settled, step_ms=context.rules.ageing_step_ms)
+            telling.publish_changes(pipe, settled, now_ms=now_ms)
+            families.ask(pipe, parents)
+            answers = pipe.execute()
+        looked_at = families.found(connection, parents, answers)
+        found += settled
+    return found
+
+
+def on_time(connection: Redis, now_ms: int) -> int:
+    """Let through what has waited for a rate until now; how many claims were woken."""
+    woken = 0
+    for key in lock_waits.due(connection, now_ms):
+        back = lock_waits.bring_back(connection, [key] * lock_waits.RETURN_MAX)
+        woken += (now_woken := claim_next.wake(connection, back))
+        if not (now_woken if limited_queue(key) else back):
+            lock_waits.forget(connection, key)
+    return woken
+
+
+def became_ready(changes: Sequence[Change]) -> list[Job]:
+    """Jobs that a parked claim may now have."""
+    return [
+        change.after
+        for change in changes
+        if index.offered(change.after) and not (change.before and index.offered(change.before))
+    ]
+
+
+def _parked_for_jobs(context: Context, batch: Sequence[Settled], now_ms: int) -> list[Claim]:
+    """Claims that were parked though a job may be there by now: not those whose queue lets nobody through still."""
+    parked = [settled.parked for settled in batch if settled.parked is not None]
+    if not parked:
+        return []
+    context = structs.replace(context, controls=Controls(context.store))
+    return [claim for claim in parked if refusal(context, claim, now_ms=now_ms) is None]
+
+
+def _now_free(context: Context, batch: Sequence[Settled], now_ms: int) -> list[str]:
+    """Slots that were met busy and are free by now. What can't be read now, the sweep finds."""
+    try:
+        return claiming.now_free(context, (met for settled in batch for met in settled.waits), now_ms=now_ms)
+    except DatastoreError as error:
+        log.warning("slots_not_read", error=str(error))
+        return []
+
+
+def _unsettled_factory(settled: Settled) -> str | None:
+    """The factory whose waiting claims are to be judged again."""
+    request = settled.request
+    if settled.answer is None or settled.answer.word is not Word.OK:
+        return None
+    if isinstance(request, RegisterFactory):
+        return request.factory_id
+    return request.body.factory if isinstance(request, DrainFactory | RemoveFactory) else None
