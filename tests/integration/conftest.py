@@ -1,4 +1,4 @@
-"""A broker in the test's own process, for tests that need every step in their hand."""
+"""Brokers: in the test's own process, for tests that need every step in their hand, and running ones."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +7,13 @@ import pytest
 import redis
 
 from datastore import Datastore, connect
+from tests.commands import Commands
+from tests.fleet import Fleet
+from tests.home import Home
 from tests.in_process import InProcess
+from tests.prey import Prey
+from tests.processes import alive
+from workers.embedded import EmbeddedServer
 
 
 @pytest.fixture
@@ -28,3 +34,33 @@ def on_sqlite(redis_client: redis.Redis, tmp_path: Path) -> Iterator[InProcess]:
 def anywhere(each_store: Datastore, redis_client: redis.Redis) -> InProcess:
     """On an empty Redis and an empty store of each kind."""
     return InProcess(each_store, redis_client)
+
+
+@pytest.fixture(scope="module")
+def home(commands: Commands, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    """A folder in which a broker runs."""
+    home = Home(tmp_path_factory.mktemp("a home"), run=commands.run)
+    status, shown = home.json("up", "--detach")
+    assert (status, shown["up"], shown["workers"]) == (0, True, 2)
+    yield home
+    pids = [shown["supervisor_pid"], *(each["pid"] for each in home.json("status")[1]["processes"])]
+    status, shown = home.json("down")
+    assert (status, shown["stopped"]) == (0, True)
+    assert [pid for pid in pids if alive(pid)] == []
+
+
+@pytest.fixture(scope="module")
+def _prey(valkey_server: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prey]:
+    with redis.Redis.from_url(valkey_server.url) as client:
+        client.flushall()
+    fleet = Fleet(valkey_server.url, tmp_path_factory.mktemp("hostile"))
+    yield Prey(fleet)
+    fleet.close()
+
+
+@pytest.fixture
+def prey(_prey: Prey) -> Iterator[Prey]:
+    """Checked after every test."""
+    yield _prey
+    _prey.check()
+    _prey.holder.forget()

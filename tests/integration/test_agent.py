@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.commands import BROKER, Commands
-from tests.integration.test_cli import Home
+from tests.home import Home
 from tests.processes import end, start, wait_for
 
 pytestmark = pytest.mark.redis

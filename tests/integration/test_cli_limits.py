@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.commands import Commands
-from tests.integration.test_cli import Home
+from tests.home import Home
 
 pytestmark = pytest.mark.redis
 

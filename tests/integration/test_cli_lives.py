@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from tests.commands import Commands
-from tests.integration.test_cli import Home, fence
+from tests.home import Home, fence
 from tests.processes import wait_for
 
 pytestmark = pytest.mark.redis

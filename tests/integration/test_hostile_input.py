@@ -2,102 +2,19 @@
 
 import json
 import pickle
-import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from uuid import uuid4
 
 import pytest
-import redis
-from rq.job import Job as RqJob
-from rq.serializers import JSONSerializer
 
-from broker.queues import SETTLE, RedisValue, rq_job_hash
+from broker.queues import SETTLE
 from broker.replies import reply_key
 from tests.caller import Caller, Reply
-from tests.fleet import Fleet
+from tests.prey import Prey, intake, rq_job
 from tests.processes import wait_for
-from workers.embedded import EmbeddedServer
 from workers.taking import DEAD, DEAD_MAX
-
-
-class Prey:
-    """One worker, and one job that a caller holds. Nothing below may change that job."""
-
-    def __init__(self, fleet: Fleet) -> None:
-        self.fleet = fleet
-        self.redis = fleet.redis
-        # Nobody reads its log: thousands of refusals would fill the pipe and stop it.
-        self.worker = fleet.start_worker({"BROKER_LOG_LEVEL": "ERROR"})
-        self.holder = Caller(fleet.redis, "holder")
-        self.holder.submit("victim")
-        self.lease = self.holder.hold("victim")
-        self.before = self.look()
-
-    def look(self) -> Any:
-        """The victim as stored. Also proof that the worker serves."""
-        return self.holder.ask("get_job", job_id="victim")["body"]["job"]
-
-    def envelope(self, op: str = "complete", **changes: Any) -> dict[str, Any]:
-        """A valid request of the holder that would change the victim, with these top-level fields instead."""
-        body = {"complete": self.lease, "claim": {"job_id": "victim"}, "submit": {"job_id": uuid4().hex}}[op]
-        return {
-            "v": 1, "op": op, "request_id": uuid4().hex, "factory_id": "holder",
-            "incarnation": "start-1", "instance": "x", "body": body, **changes,
-        }  # fmt: skip
-
-    def letters(self) -> list[dict[str, Any]]:
-        """The dead-letter list, newest first."""
-        return [json.loads(text) for text in cast(list[bytes], self.redis.lrange(DEAD, 0, -1))]
-
-    def buried(self, poison: Callable[[], object]) -> dict[str, Any]:
-        """Send the poison; the one letter it left."""
-        self.redis.delete(DEAD)
-        poison()
-        wait_for(lambda: self.redis.llen(DEAD), "a dead letter")
-        [letter] = self.letters()
-        return letter
-
-    def check(self) -> None:
-        """Nothing has happened to the victim, to the worker, or to the secrecy of its token."""
-        assert self.look() == self.before
-        assert self.worker.poll() is None, "the worker has ended"
-        assert not self.redis.keys("broker:inflight:*"), "something is left in flight"
-        letters = b"".join(cast(list[bytes], self.redis.lrange(DEAD, 0, -1)))
-        assert self.lease["token"].encode() not in letters, "a token lies in the dead-letter list"
-        assert self.lease["token"][:16].encode() not in letters, "half a token lies in the dead-letter list"
-
-
-@pytest.fixture(scope="module")
-def _prey(valkey_server: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prey]:
-    with redis.Redis.from_url(valkey_server.url) as client:
-        client.flushall()
-    fleet = Fleet(valkey_server.url, tmp_path_factory.mktemp("hostile"))
-    yield Prey(fleet)
-    fleet.close()
-
-
-@pytest.fixture
-def prey(_prey: Prey) -> Iterator[Prey]:
-    """Checked after every test."""
-    yield _prey
-    _prey.check()
-    _prey.holder.forget()
-
-
-def intake(prey: Prey, text: bytes | str, queue: str = "claims") -> None:
-    prey.redis.rpush(f"broker:in:{queue}", text)
-
-
-def rq_job(prey: Prey, data: bytes | str, **fields: str | bytes) -> str:
-    """An rq job made by hand, as anybody who may write rq's keys can."""
-    rq_id = uuid4().hex
-    written: dict[RedisValue, RedisValue] = {**rq_job_hash("{}", queue="claims"), "data": data}
-    prey.redis.hset(f"rq:job:{rq_id}", mapping=written | dict(fields.items()))
-    prey.redis.rpush("rq:queue:claims", rq_id)
-    return rq_id
 
 
 def nested(levels: int) -> Any:
@@ -291,132 +208,6 @@ def test_what_is_too_long_is_buried_also_by_a_busy_worker(prey: Prey) -> None:
         pipe.execute()
     wait_for(lambda: prey.redis.llen(DEAD) == 15, "fifteen dead letters")
     assert all(len(json.dumps(letter)) < 5_000 for letter in prey.letters())
-
-
-# rq's own wire: whoever may write its keys can ask a stock worker for anything.
-
-
-@pytest.mark.parametrize(
-    "call",
-    [
-        ("os.system", ["touch {proof}"]),
-        ("subprocess.check_call", [["touch", "{proof}"]]),
-        ("builtins.open", ["{proof}", "w"]),
-        ("pathlib.Path.touch", []),
-        ("workers.tasks.load", []),
-    ],
-    ids=lambda call: str(call[0]),
-)
-def test_a_foreign_function_does_not_run(prey: Prey, tmp_path: Path, call: tuple[str, list[Any]]) -> None:
-    proof = tmp_path / "it-ran"
-    data = json.dumps([call[0], None, call[1], {}]).replace("{proof}", str(proof))
-    letter = prey.buried(lambda: rq_job(prey, data))
-    assert letter["reason"].startswith("foreign function")
-    assert not proof.exists()
-
-
-def test_rq_itself_would_run_it(prey: Prey, tmp_path: Path) -> None:
-    # Without this the test above could not fail.
-    proof = tmp_path / "it-ran"
-    data = json.dumps(["os.system", None, [f"touch {proof}"], {}])
-    prey.redis.hset("rq:job:control", mapping={**rq_job_hash("{}", queue="claims"), "data": data})
-    RqJob.fetch("control", connection=prey.redis, serializer=JSONSerializer).perform()
-    assert proof.exists()
-    prey.redis.delete("rq:job:control")
-
-
-CALLS: Mapping[str, Callable[[str], str]] = {
-    "two arguments": lambda text: f'["{SETTLE}",null,[{text},{text}],{{}}]',
-    "no argument": lambda _: f'["{SETTLE}",null,[],{{}}]',
-    "a keyword": lambda text: f'["{SETTLE}",null,[],{{"envelope":{text}}}]',
-    "an argument and a keyword": lambda text: f'["{SETTLE}",null,[{text}],{{"x":1}}]',
-    "an instance": lambda text: f'["{SETTLE}","os",[{text}],{{}}]',
-    "a call of five parts": lambda text: f'["{SETTLE}",null,[{text}],{{}},1]',
-    "a call that is an object": lambda text: f'{{"func":"{SETTLE}","args":[{text}]}}',
-    "a second call inside the first": lambda text: f'["{SETTLE}",null,[{text}],{{}}],["os.system",null,["true"],{{}}]',
-    "a function that is no text": lambda text: f"[1,null,[{text}],{{}}]",
-    "a call nested beyond reading": lambda _: f'["{SETTLE}",null,[' + "[" * 60_000 + "]" * 60_000 + "],{}]",
-    "nothing": lambda _: "",
-    "not JSON": lambda _: "[oops",
-}
-
-
-@pytest.mark.parametrize("case", CALLS)
-def test_a_call_that_is_not_ours_is_buried(prey: Prey, case: str) -> None:
-    text = json.dumps(prey.envelope())
-    assert prey.buried(lambda: rq_job(prey, CALLS[case](text)))["reason"]
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "reason"),
-    [
-        ("success_callback_name", "os.abort", "callback"),
-        ("failure_callback_name", "os.abort", "callback"),
-        ("stopped_callback_name", "os.abort", "callback"),
-        ("webhooks", '[{"url": "http://127.0.0.1:1/", "events": ["finished"]}]', "webhook"),
-        ("status", "possessed", "unknown status"),
-    ],
-)
-def test_an_rq_job_with_more_than_a_call_is_buried_and_its_call_not_made(
-    prey: Prey, field: str, value: str, reason: str
-) -> None:
-    call = f'["{SETTLE}",null,[{json.dumps(prey.envelope())}],{{}}]'
-    letter = prey.buried(lambda: rq_job(prey, call, **{field: value}))
-    assert letter["reason"].startswith(reason)
-
-
-def test_a_zlib_bomb_is_not_unpacked(prey: Prey) -> None:
-    bomb = zlib.compress(b"[" + b" " * 64_000_000 + b"]", level=9)
-    assert len(bomb) < 131_072, "it must get past the limit on what is carried"
-    before = _memory_kb(prey.worker.pid)
-    letter = prey.buried(lambda: rq_job(prey, bomb))
-    assert letter["reason"].startswith("oversized")
-    assert _memory_kb(prey.worker.pid) - before < 8_000
-
-
-def _memory_kb(pid: int) -> int:
-    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
-
-
-def test_what_rq_itself_compressed_is_served(prey: Prey) -> None:
-    envelope = prey.envelope(op="claim")
-    rq_job(prey, zlib.compress(f'["{SETTLE}",null,[{json.dumps(envelope)}],{{}}]'.encode()))
-    assert prey.holder.replies_to([envelope["request_id"]])[0]["answer"] == "conflict"
-
-
-@pytest.mark.parametrize(
-    "data", [b"x\x9c\x00", b"x\x9cgarbage", zlib.compress(b"{}")[:-3], pickle.dumps([1]), b"\xff\xfe"]
-)
-def test_data_that_is_neither_json_nor_whole_is_buried(prey: Prey, data: bytes) -> None:
-    assert prey.buried(lambda: rq_job(prey, data))["reason"]
-
-
-@pytest.mark.parametrize(
-    "rq_id", [b"gone", b"a" * 256, b"a" * 100_000, b"\xff\xfe\x00", b"x y\r\nz", "ü".encode(), b""]
-)
-def test_an_rq_id_without_an_rq_job_is_buried(prey: Prey, rq_id: bytes) -> None:
-    assert prey.buried(lambda: prey.redis.rpush("rq:queue:claims", rq_id))["reason"]
-
-
-@pytest.mark.parametrize("kind", ["string", "list", "set"])
-def test_an_rq_job_of_another_type_is_buried_and_left_alone_by_scripts(prey: Prey, kind: str) -> None:
-    key = f"rq:job:{kind}"
-    make: dict[str, Callable[[], object]] = {
-        "string": lambda: prey.redis.set(key, "x"),
-        "list": lambda: prey.redis.rpush(key, "x"),
-        "set": lambda: prey.redis.sadd(key, "x"),
-    }
-    make[kind]()
-    assert prey.buried(lambda: prey.redis.rpush("rq:queue:claims", kind))["reason"].startswith("no such rq job")
-
-
-@pytest.mark.parametrize("ttl", ["soon", "-1", "99999999999999999999", "1e3", "0x10", "-99"])
-def test_a_strange_result_ttl_does_no_harm(prey: Prey, ttl: str) -> None:
-    envelope = prey.envelope(op="claim")
-    rq_id = rq_job(prey, f'["{SETTLE}",null,[{json.dumps(envelope)}],{{}}]', result_ttl=ttl)
-    assert prey.holder.replies_to([envelope["request_id"]])[0]["answer"] == "conflict"
-    prey.redis.delete(f"rq:job:{rq_id}", f"rq:results:{rq_id}")
 
 
 # Well-formed, and still not to be carried out.

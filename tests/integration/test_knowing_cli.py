@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.commands import BROKER, Commands
-from tests.integration.test_cli import Home, fence
+from tests.home import Home, fence
 from tests.processes import end, start, wait_for
 
 pytestmark = pytest.mark.redis

@@ -1,4 +1,4 @@
-"""The twin of `test_hostile_input`: a stock rq worker falls to what ours buries, so that burying it means something."""
+"""The twin of `test_hostile_rq_jobs`: a stock rq worker falls to what ours buries, so burying it means something."""
 
 import json
 import subprocess

@@ -1,0 +1,146 @@
+"""A fleet on the command line: what it shows, what it refuses to start with, and what outlives it."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.commands import BROKER, Commands
+from tests.home import Home
+from tests.processes import alive, end, start, wait_for
+from workers.state_dir import StateDir
+
+pytestmark = pytest.mark.redis
+
+
+def test_status_shows_what_runs_and_that_what_died_was_started_again(home: Home) -> None:
+    status, shown = home.json("status")
+    assert (status, shown["up"], shown["problem"]) == (0, True, None)
+    assert [each["name"] for each in shown["processes"]] == ["valkey", "worker-1", "worker-2", "sweep"]
+    victim = next(each for each in shown["processes"] if each["name"] == "worker-2")
+    os.kill(victim["pid"], signal.SIGKILL)
+
+    def restarted() -> bool:
+        now = next(each for each in home.json("status")[1]["processes"] if each["name"] == "worker-2")
+        return bool(now["restarts"] >= 1 and now["alive"] and now["pid"] != victim["pid"])
+
+    wait_for(restarted, "the worker was started again")
+    assert set(shown["queues"]) == {"leases", "claims", "jobs"}
+
+
+def test_one_folder_has_one_fleet(home: Home) -> None:
+    status, _, err = home.run("up", "--detach")
+    assert status == 1
+    assert "a fleet already runs" in err
+    assert "broker down" in err
+    status, _, err = home.run("up")
+    assert (status, "a fleet already runs" in err) == (1, True)
+
+
+def test_no_url_stands_in_an_argument_list(home: Home) -> None:
+    pids = [each["pid"] for each in home.json("status")[1]["processes"] if each["name"] != "valkey"]
+    for pid in pids:
+        arguments = Path(f"/proc/{pid}/cmdline").read_text()
+        assert "unix:" not in arguments
+        assert "sqlite:" not in arguments
+
+
+def test_a_healthy_machine_passes_the_doctor(home: Home) -> None:
+    status, out, _ = home.run("doctor", "--json")
+    found = [json.loads(line) for line in out.splitlines()]
+    assert status == 0, out
+    assert [each["check"] for each in found] == ["python", "state folder", "server", "redis", "datastore", "clock"]
+
+
+def test_the_doctor_names_what_is_missing(commands: Commands, tmp_path: Path, redis_url: str) -> None:
+    home = Home(tmp_path, {"BROKER_REDIS_URL": f"unix://{tmp_path}/nobody.sock"}, run=commands.run)
+    status, out, _ = home.run("doctor")
+    assert status == 1
+    assert "problem  redis" in out
+    (tmp_path / "shared").mkdir(mode=0o755)
+    (tmp_path / "shared" / "theirs").write_text("")
+    status, out, _ = home.run("doctor", "--state-dir", "shared", "--redis", redis_url)
+    assert status == 1
+    assert "problem  state folder" in out
+    assert (tmp_path / "shared").stat().st_mode & 0o777 == 0o755
+
+
+def test_a_broker_without_workers_is_not_up_and_times_out(commands: Commands, tmp_path: Path, redis_url: str) -> None:
+    home = Home(tmp_path, {"BROKER_REDIS_URL": redis_url}, run=commands.run)
+    status, shown = home.json("status")
+    assert (status, shown["up"], shown["problem"]) == (1, False, "no worker serves")
+    status, shown = home.json("submit", "-", "--timeout", "0.5", input='{"payload": 1}')
+    assert status == 4
+    assert shown["answer"] == "outcome_unknown"
+    status, shown = home.json("claim", "--timeout", "0.5")
+    assert status == 4
+    assert shown["request_id"] in shown["next"]
+    status, shown = home.json("jobs", "--timeout", "0.5")
+    assert status == 4
+    assert "broker status" in shown["next"]
+
+
+def test_a_fleet_in_the_foreground_serves_from_memory_and_drains_on_a_signal(
+    commands: Commands, tmp_path: Path
+) -> None:
+    home = Home(tmp_path, run=commands.run)
+    up = start([*BROKER, "up", "--workers", "3", "--datastore", "memory://", "--state-dir", str(tmp_path / "state")])
+    try:
+        state = StateDir(tmp_path / "state")
+        endpoint = wait_for(state.running, "the fleet serves", deadline_ms=30_000)
+        status, shown = home.json("status", "--state-dir", "state")
+        assert (status, [each["name"] for each in shown["processes"]]) == (0, ["valkey", "worker-1"])
+        assert home.json("submit", "-", "--state-dir", "state", input='{"payload": 1}')[0] == 0
+        os.kill(endpoint.supervisor_pid, signal.SIGTERM)
+        out, _ = up.communicate(timeout=30)
+        assert "memory:// is one process's own" in out
+        assert "the broker serves from" in out
+        assert up.returncode == 0
+        assert not any(alive(each["pid"]) for each in shown["processes"])
+    finally:
+        end(up)
+
+
+def test_a_second_worker_may_not_serve_from_memory(commands: Commands, tmp_path: Path, redis_url: str) -> None:
+    env = {"BROKER_REDIS_URL": redis_url, "BROKER_DATASTORE_URL": "memory://"}
+    first = start([*BROKER, "worker", "--state-dir", str(tmp_path / "one")], env=env)
+    try:
+        home = Home(tmp_path, env, run=commands.run)
+        wait_for(lambda: home.json("status")[0] == 0, "the first serves", deadline_ms=20_000)
+        status, _, err = home.run("worker")
+        assert status == 1
+        assert "already serves a memory:// store" in err
+        status, _, err = home.run("sweep", "--once")
+        assert (status, "memory://" in err) == (1, True)
+    finally:
+        end(first)
+
+
+def test_what_cannot_serve_is_refused_before_anything_is_started(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    for options in (["--redis", f"unix://{tmp_path}/nobody.sock"], ["--datastore", "mysql://x"]):
+        status, out, err = home.run("up", "--detach", *options)
+        assert (status, out) == (1, "")
+        assert "\nnext: " in err
+    assert home.json("down") == (0, {"up": False, "stopped": False, "state_dir": str(tmp_path / ".broker")})
+
+
+def test_data_outlive_the_fleet_and_urls_given_relative_stay_where_they_were(tmp_path: Path, redis_url: str) -> None:
+    home = Home(tmp_path)
+    up = ["up", "--detach", "--workers", "1", "--redis", redis_url, "--datastore", "sqlite:///jobs.db"]
+    try:
+        assert home.run(*up)[0] == 0
+        job = home.submit(payload=1)
+        assert home.run("down")[0] == 0
+        assert (tmp_path / "jobs.db").exists()
+        assert home.run("jobs")[0] == 1
+        assert home.run(*up)[0] == 0
+        (tmp_path / "elsewhere").mkdir()
+        away = Home(tmp_path / "elsewhere", {"BROKER_STATE_DIR": str(tmp_path / ".broker")})
+        assert away.json("job", job)[1]["job"]["state"] == "ready"
+        assert away.run("sweep", "--once")[0] == 0
+        assert not (tmp_path / "elsewhere" / "jobs.db").exists()
+    finally:
+        home.run("down")

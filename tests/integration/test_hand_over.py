@@ -1,0 +1,106 @@
+"""Leases handed from one factory to another, and what holders are told at once."""
+
+from typing import Any
+
+import pytest
+
+from tests.in_process import InProcess
+from tests.starts import ask, hold, start, told
+
+
+@pytest.fixture
+def broker(anywhere: InProcess) -> InProcess:
+    """On a store of each kind."""
+    return anywhere
+
+
+def test_a_lease_is_handed_to_one_factory_at_the_next_epoch_with_a_token_of_its_own(broker: InProcess) -> None:
+    broker.submit("a", "z")
+    giver, heir, other = (start(broker, "s1", name) for name in ("mac-1", "mac-2", "mac-3"))
+    lease = hold(broker, giver, job_id="a")
+    assert ask(broker, giver, "hand_over", **lease, to="mac-2", reason="moving")["answer"] == "ok"
+    reply = ask(broker, other, "claim", job_id="a")
+    assert told(reply) == ("not_claimable", "reserved")
+    assert reply["body"]["obstacles"][0]["factory"] == "mac-2"
+    assert hold(broker, other)["job_id"] == "z", "the one that is kept was in the way of another"
+    mine = hold(broker, heir)
+    assert (mine["job_id"], mine["epoch"], mine["token"] == lease["token"]) == ("a", 2, False)
+    first, second = broker.ask(broker.caller.make("list_runs", job_id="a"))[0]["body"]["runs"]
+    assert (first["outcome"], first["handed_to"], first["error"]) == ("released", "mac-2", "moving")
+    assert second["factory_id"] == "mac-2"
+    assert told(ask(broker, giver, "complete", **lease)) == ("lease_lost", "superseded")
+
+
+def test_the_heirs_waiting_claim_is_woken_and_nobody_elses(broker: InProcess) -> None:
+    giver, heir, other = (start(broker, "s1", name) for name in ("mac-1", "mac-2", "mac-3"))
+    broker.submit("a")
+    lease = hold(broker, giver)
+    waiting = {caller: caller.make("claim", wait_ms=60_000) for caller in (other, heir)}
+    for caller, claim in waiting.items():
+        caller.send(claim)
+        broker.serve()
+    ask(broker, giver, "hand_over", **lease, to="mac-2")
+    assert heir.replies(waiting[heir], deadline_ms=1_000)[0]["body"]["job_id"] == "a"
+    assert not other.has_reply(waiting[other])
+
+
+def test_what_nobody_came_for_is_anybodys_after_a_while(broker: InProcess) -> None:
+    giver, other = start(broker, "s1"), start(broker, "s1", "mac-3")
+    broker.submit("a")
+    ask(broker, giver, "hand_over", **hold(broker, giver), to="mac-2")
+    assert ask(broker, other, "claim")["answer"] == "none_available"
+    broker.clock.advance(60_000)
+    broker.sweep()
+    assert hold(broker, other)["epoch"] == 2
+
+
+def test_a_lease_is_not_handed_to_a_factory_that_drains_and_stands(broker: InProcess) -> None:
+    broker.submit("a")
+    caller = start(broker, "s1")
+    lease = hold(broker, caller)
+    broker.ask(broker.caller.make("drain_factory", factory="mac-2", reason="disk"))
+    reply = ask(broker, caller, "hand_over", **lease, to="mac-2")
+    assert (told(reply), reply["body"]["why"]) == (("not_claimable", "draining"), "disk")
+    assert ask(broker, caller, "renew", **lease)["answer"] == "renewed"
+
+
+def test_explain_knows_what_is_kept_for_whom_and_what_was_registered(broker: InProcess) -> None:
+    broker.submit("a", requires=["gpu"])
+    giver, heir = start(broker, "s1"), start(broker, "s1", "mac-2")
+    for caller in (giver, heir):
+        ask(broker, caller, "register_factory", offers=["gpu"])
+
+    def reasons(**body: Any) -> list[str]:
+        return list(broker.ask(broker.caller.make("explain", **body))[0]["body"]["reasons"])
+
+    assert reasons(job_id="a", factory="mac-2") == []
+    ask(broker, giver, "hand_over", **hold(broker, giver), to="mac-2")
+    assert reasons(job_id="a", factory="mac-1") == ["reserved"]
+    assert reasons(job_id="a", factory="mac-2") == []
+    assert hold(broker, heir)["epoch"] == 2
+
+
+# Notices.
+
+
+def test_a_holder_is_told_at_once_to_renew_where_its_job_is_cancelled_or_taken(broker: InProcess) -> None:
+    broker.submit("a", "b")
+    caller = start(broker, "s1")
+    first, second = hold(broker, caller, job_id="a"), hold(broker, caller, job_id="b")
+    broker.ask(broker.caller.make("cancel", job_id="a"), broker.caller.make("revoke", job_id="b"))
+    caller.collect()
+    assert [(each["notice"], each["job_id"], each["epoch"]) for each in caller.notices] == [
+        ("renew", "a", 1), ("renew", "b", 1),
+    ]  # fmt: skip
+    assert not any(lease["token"] in str(caller.notices) for lease in (first, second))
+    assert ask(broker, caller, "renew", **first)["body"]["directives"] == ["cancel"]
+    assert told(ask(broker, caller, "renew", **second)) == ("lease_lost", "revoked")
+
+
+def test_no_notice_follows_what_a_holder_does_itself(broker: InProcess) -> None:
+    broker.submit("a", "b", "c")
+    caller = start(broker, "s1")
+    for op in ("complete", "fail", "release"):
+        ask(broker, caller, op, **hold(broker, caller))
+    caller.collect()
+    assert caller.notices == []
