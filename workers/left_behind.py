@@ -4,11 +4,10 @@ from typing import cast
 
 from redis import Redis
 
-from broker.clock import AnchoredClock, Steady, monotonic_ms
+from broker.clock import Steady, monotonic_ms
 from broker.scripts import Script
-from workers.entries import entries
 from workers.inflight import PREFIX, SLOTS, TAKEN_OVER, WIRES, lists, slot_key
-from workers.taking import COMMON, WORKERS, Hand
+from workers.taking import COMMON, WORKERS, Hand, brought
 
 TURN = "broker:turn"
 """The worker that looks after others now; gone by itself."""
@@ -92,16 +91,18 @@ def take_over(
 ) -> Hand:
     """Bring what workers unheard of for `dead_after_ms` left behind, into this worker's hands."""
     keys = [WORKERS, *(slot_key(worker, wire, TAKEN_OVER) for wire in WIRES)]
-    now_ms, taken = _TAKE_OVER.run(connection, keys, [worker, dead_after_ms, FORGET_MS, at_most, SLOTS])
-    return Hand(entries(taken, slot=TAKEN_OVER, insist=True), AnchoredClock(int(now_ms), steady_ms))
+    asked_ms = steady_ms()
+    reply = _TAKE_OVER.run(connection, keys, [worker, dead_after_ms, FORGET_MS, at_most, SLOTS])
+    return brought(connection, reply, TAKEN_OVER, asked_ms=asked_ms, steady_ms=steady_ms, insist=True)
 
 
 def own_leftovers(connection: Redis, worker: str, *, steady_ms: Steady = monotonic_ms) -> Hand:
     """What this worker had in hand when Redis went away under it."""
     mine = [slot_key(worker, wire, TAKEN_OVER) for wire in WIRES]
     keys = [WORKERS, *mine, *(key for key in lists(worker) if key not in mine)]
-    now_ms, taken = _OWN.run(connection, keys, [])
-    return Hand(entries(taken, slot=TAKEN_OVER, insist=True), AnchoredClock(int(now_ms), steady_ms))
+    asked_ms = steady_ms()
+    reply = _OWN.run(connection, keys, [])
+    return brought(connection, reply, TAKEN_OVER, asked_ms=asked_ms, steady_ms=steady_ms, insist=True)
 
 
 def adopt(connection: Redis, now_ms: int) -> None:

@@ -5,13 +5,12 @@ from collections.abc import Sequence
 from redis import Redis
 
 from broker.answers import Answer, Reason, Word
-from broker.clock import AnchoredClock, Steady
+from broker.clock import Steady
 from broker.entropy import Entropy
 from broker.scripts import Script
 from workers import taking
-from workers.entries import entries
 from workers.inflight import TAKEN_OVER, WIRES, slot_key
-from workers.taking import WORKERS, Hand, sources
+from workers.taking import WORKERS, Hand, brought, sources
 
 SHED_MAX = 512
 """Requests turned away between two batches: eight for each one settled, and renewals wait some 20 ms for it."""
@@ -45,8 +44,9 @@ def take_surplus(connection: Redis, worker: str, queues: Sequence[str], *, queue
     """Bring what came last to lists of more than `queue_max` into this worker's hands, up to `SHED_MAX`."""
     lists = sources(queue for queue in queues if queue not in NEVER_SHED)
     keys = [WORKERS, *(slot_key(worker, wire, TAKEN_OVER) for wire in WIRES), *(key for _, key in lists)]
-    now_ms, taken = _SURPLUS.run(connection, keys, [worker, queue_max, SHED_MAX])
-    return Hand(entries(taken, slot=TAKEN_OVER), AnchoredClock(int(now_ms), steady_ms))
+    asked_ms = steady_ms()
+    reply = _SURPLUS.run(connection, keys, [worker, queue_max, SHED_MAX])
+    return brought(connection, reply, TAKEN_OVER, asked_ms=asked_ms, steady_ms=steady_ms)
 
 
 def overloaded(entropy: Entropy, *, resend: bool) -> Answer:

@@ -35,6 +35,20 @@ class Hand(Value, frozen=True):
     """Requests in the longest list that a `take` left behind."""
 
 
+def brought(
+    connection: Redis, reply: Any, slot: int, *, asked_ms: int, steady_ms: Steady, insist: bool = False
+) -> Hand:
+    """What the answer of a script brought into `slot` that was sent at `asked_ms` of this host's monotonic clock."""
+    now_ms, taken, *longest = reply
+    clock: Clock = AnchoredClock(int(now_ms), steady_ms)
+    for _ in range(FRESH_TRIES if taken else 0):
+        if steady_ms() - asked_ms <= STALE_MS:
+            break
+        asked_ms = steady_ms()
+        clock = AnchoredClock(RedisClock(connection).now_ms(), steady_ms)
+    return Hand(entries(taken, slot=slot, insist=insist), clock, *map(int, longest))
+
+
 COMMON = f"""
 -- KEYS[2] and KEYS[3]: the slot of this call. Each further list is rq's if its number is even, else the intake's.
 local DATA_MAX, ID_MAX, DEAD, DEAD_MAX = {RQ_DATA_BYTES_MAX}, {ID_BYTES_MAX}, '{DEAD}', {DEAD_MAX}
@@ -164,16 +178,4 @@ class Taker:
 
     def hand(self, reply: Any, slot: int, *, asked_ms: int) -> Hand:
         """What the call brought that was sent at `asked_ms` of this host's monotonic clock."""
-        now_ms, taken, longest = reply
-        clock: Clock = AnchoredClock(int(now_ms), self._steady_ms)
-        if taken and self._steady_ms() - asked_ms > STALE_MS:
-            clock = self._fresh_clock()
-        return Hand(entries(taken, slot=slot), clock, int(longest))
-
-    def _fresh_clock(self) -> Clock:
-        for _ in range(FRESH_TRIES):
-            asked_ms = self._steady_ms()
-            clock = AnchoredClock(RedisClock(self._connection).now_ms(), self._steady_ms)
-            if self._steady_ms() - asked_ms <= STALE_MS:
-                break
-        return clock
+        return brought(self._connection, reply, slot, asked_ms=asked_ms, steady_ms=self._steady_ms)
