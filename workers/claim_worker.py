@@ -137,7 +137,7 @@ class ServeLoop:
                 self._runtime.at("taking")
                 hands = waiters.wait(0 if busy or burst else TICK_MS / 1000)
                 if hands or busy or burst:  # else every list is empty, and waited on
-                    busy = self._shift.serve(hands)
+                    busy = self._shift.serve(hands, meanwhile=waiters.arm)
                     self._backoff.reset()
                     if burst and not busy:
                         break

@@ -30,6 +30,10 @@ TAKE_OVERS_MAX = 16
 """Batches taken over one after the other; what a dead worker's slots hold beyond that, the next look takes over."""
 
 
+def _nothing() -> None:
+    """Nobody waits meanwhile."""
+
+
 class Shift:
     """One worker's part in serving. A RedisError passes through: what was in hand then is among the `leftovers`."""
 
@@ -65,8 +69,11 @@ class Shift:
         self._asked = self._ending = None
         return left_behind.own_leftovers(self._redis, self._worker, steady_ms=self._steady_ms)
 
-    def serve(self, hands: Sequence[Hand] = ()) -> bool:
-        """Settle and answer `hands`, or else a batch that is taken now. Whether to come again, before any wait."""
+    def serve(self, hands: Sequence[Hand] = (), *, meanwhile: Callable[[], None] = _nothing) -> bool:
+        """Settle and answer `hands`, or else a batch that is taken now. Whether to come again, before any wait.
+
+        `meanwhile` is called where not, while Redis still works on the end of it: the wait for what comes next begins.
+        """
         hands = hands or [self.take()]
         for hand in hands:
             if hand.longest and self._asked is None:
@@ -78,6 +85,7 @@ class Shift:
             self._ask()  # in one write with the end of this batch: where several came, others have come meanwhile
         flush(self._redis)
         if not more:
+            meanwhile()
             self._end()
         return more
 

@@ -101,11 +101,15 @@ class Waiters:
             self.close()
             raise
 
+    def arm(self) -> None:
+        """Have whatever comes from now on moved and taken, though it is collected later."""
+        for waiter in self._waiters:
+            waiter.arm()
+
     def wait(self, timeout_s: float) -> list[Hand]:
         """What arrived, by priority; up to a batch for each list. Empty after `timeout_s`."""
         if timeout_s > 0:
-            for waiter in self._waiters:
-                waiter.arm()
+            self.arm()
         ready = {key.data for key, _ in self._selector.select(timeout_s)}
         silent_ms = monotonic_ms() - SILENT_MS
         if any(waiter.armed and waiter.armed_ms < silent_ms and waiter not in ready for waiter in self._waiters):

@@ -75,7 +75,7 @@ class Worker:
         while True:
             hands = [] if busy else self._wait()
             if busy or hands:
-                busy = self._shift.serve(hands)
+                busy = self._shift.serve(hands, meanwhile=self._arm_all)
             if self._process.clock.steady_ms() >= tick_at_ms:
                 tick_at_ms = self._process.clock.steady_ms() + TICK_MS
                 now_ms = turn(self._redis, self._name)
@@ -87,14 +87,17 @@ class Worker:
 
         Behind it stands the call that takes it.
         """
-        for wire, source in sources():
-            self._arm(wire, source)
+        self._arm_all()
         if not self._answered:
             self._waiting = True
             self._process.wait(IDLE_MAX_MS)
             self._waiting = False
         answered, self._answered = self._answered, []
         return [self._taker.hand(reply, slot, asked_ms=asked_ms) for reply, slot, asked_ms in answered]
+
+    def _arm_all(self) -> None:
+        for wire, source in sources():
+            self._arm(wire, source)
 
     def _arm(self, wire: Wire, source: str) -> None:
         if source in self._armed or self._host.down:
