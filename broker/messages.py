@@ -159,7 +159,7 @@ class ListSchedulesBody(Body):
 class Envelope(BaseModel):
     """What every request carries."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
     queue_name: ClassVar[str]
     """The Redis queue this operation is served from."""
 

@@ -92,7 +92,7 @@ Millis = Annotated[int, Field(ge=0, le=4_102_444_800_000)]
 class Body(BaseModel):
     """What an operation takes. Unknown fields are refused: a misspelt option must not be ignored."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)  # built as a part of its request
 
     @classmethod
     def tied(cls) -> frozenset[str]:

@@ -6,7 +6,7 @@ wait (the server takes, by one Lua call) -> settle (one group of writes) -> end 
 import gc
 import signal
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from types import FrameType
 from typing import Any, Self
 
@@ -24,7 +24,6 @@ from broker.settings import load
 from workers import left_behind
 from workers.heartbeat import Heartbeat
 from workers.logs import configure_logging
-from workers.own_sweep import OwnSweep
 from workers.runtime import SOCKET_TIMEOUT_S, Runtime, open_runtime, worker_name
 from workers.shift import Shift
 from workers.waiters import Waiters
@@ -32,7 +31,9 @@ from workers.waiters import Waiters
 log = structlog.get_logger(__name__)
 
 TICK_MS = 1_000
-"""How often an idle worker looks after dead workers and ended waits."""
+"""How often one of the workers looks after dead workers and ended waits."""
+OTHERS_TICK_MS = 3_000
+"""How often the others see whether it still does: an idle fleet costs little else."""
 GC_THRESHOLD = 50_000
 """Containers made before the collector looks: a batch makes some thousands that outlive it, and no cycles."""
 
@@ -100,7 +101,7 @@ class ServeLoop:
         self._next_tick_ms = 0
         self._backoff = Backoff(runtime.context.entropy)
         self._heartbeat = Heartbeat(runtime, name)
-        self._sweep = OwnSweep(runtime) if runtime.memory is not None else nullcontext()
+        self._sweep = _own_sweep(runtime) if runtime.memory is not None else nullcontext()
 
     def request_stop(self, number: int, _frame: FrameType | None) -> None:
         """Finish what is in hand, then return. A second signal changes nothing: every batch is short."""
@@ -135,7 +136,7 @@ class ServeLoop:
             busy = True
             while not self._stopping:
                 self._runtime.at("taking")
-                hands = waiters.wait(0 if busy or burst else TICK_MS / 1000)
+                hands = waiters.wait(0 if busy or burst else self._until_tick_s())
                 if hands or busy or burst:  # else every list is empty, and waited on
                     busy = self._shift.serve(hands, meanwhile=waiters.arm)
                     self._backoff.reset()
@@ -153,9 +154,15 @@ class ServeLoop:
         self._next_tick_ms = monotonic_ms() + TICK_MS
         self._heartbeat.progressed()
         now_ms = left_behind.turn(self._redis, self._name)
+        if now_ms is None:
+            self._next_tick_ms = monotonic_ms() + OTHERS_TICK_MS
         self._backoff.reset()
         if now_ms is not None:
             self._shift.look_after(now_ms)
+
+    def _until_tick_s(self) -> float:
+        """More than nothing: only a wait that lasts begins to wait on the lists."""
+        return max(1, self._next_tick_ms - monotonic_ms()) / 1000
 
     def _report(self, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
@@ -169,6 +176,12 @@ class ServeLoop:
             sleep_ms(min(100, seconds * 1000))
         if self._stopping:
             raise _Stopped
+
+
+def _own_sweep(runtime: Runtime) -> AbstractContextManager[object]:
+    from workers.own_sweep import OwnSweep  # loaded only by the one worker of a memory store
+
+    return OwnSweep(runtime)
 
 
 class _Stopped(Exception):

@@ -4,12 +4,21 @@ import structlog
 from redis import Redis
 from redis.exceptions import RedisError
 
-from broker.clock import RedisClock, monotonic_ms
+from broker.clock import monotonic_ms
+from broker.scripts import Script
 from workers.beside import Beside
 from workers.runtime import Runtime, copy_pool
 from workers.taking import WORKERS
 
 log = structlog.get_logger(__name__)
+
+_BEAT = Script(
+    """
+-- KEYS: 1 workers.  ARGV: worker
+local t = redis.call('TIME')
+redis.call('ZADD', KEYS[1], t[1] * 1000 + math.floor(t[2] / 1000), ARGV[1])
+"""
+)
 
 BEAT_S = 2.0
 """A third of the shortest sensible take-over time."""
@@ -38,7 +47,7 @@ class Heartbeat(Beside):
             if monotonic_ms() - self._progress_ms > STUCK_MS:
                 continue
             try:
-                redis.zadd(WORKERS, {self._worker: RedisClock(redis).now_ms()})
+                _BEAT.run(redis, [WORKERS], [self._worker])
                 if self._runtime.memory is not None:
                     self._runtime.memory.keep(redis)
             except RedisError as error:

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from broker.cli import options
+from workers.loading import loading
 
 
 def register(app: typer.Typer) -> None:
@@ -20,9 +21,11 @@ def worker(
     state_dir: options.StateFolder = None,
 ) -> int:
     """Settle requests until SIGTERM or SIGINT, which let it finish what it has in hand."""
-    from broker.settings import load
-    from workers.cli.failures import told
-    from workers.runtime import run_worker
+    with loading():
+        from broker.settings import load
+        from workers import claim_worker  # noqa: F401  # loaded here, where nothing interrupts it
+        from workers.cli.failures import told
+        from workers.runtime import run_worker
 
     with told():
         return run_worker(load(redis_url=redis, datastore_url=datastore, state_dir=state_dir), burst=burst)
@@ -35,9 +38,10 @@ def sweep(
     state_dir: options.StateFolder = None,
 ) -> int:
     """Reap dead leases, start what is due, repair hints; one sweep at a time across the fleet."""
-    from broker.settings import load
-    from workers.cli.failures import told
-    from workers.runtime import run_sweep
+    with loading():
+        from broker.settings import load
+        from workers.cli.failures import told
+        from workers.runtime import run_sweep
 
     with told():
         return run_sweep(load(redis_url=redis, datastore_url=datastore, state_dir=state_dir), once=once)
