@@ -43,7 +43,7 @@ class InProcess:
 
     def take(self, worker: str = "w1") -> Hand:
         """Into a slot of the worker's."""
-        return Taker(self.redis, worker, QUEUES).ask(next(self._slots), at_most=64)()
+        return Taker(self.redis, worker, QUEUES).ask(next(self._slots), at_most=64, others=64)()
 
     def settle(self, entries: Sequence[Entry], worker: str = "w1") -> list[tuple[Entry, Settled]]:
         """Into the store; nothing is answered yet."""

@@ -1,6 +1,7 @@
 """Takes requests into a worker's hands: one Lua call moves them to an in-flight list and brings payloads and time."""
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import takewhile
 from typing import Any
 
 from redis import Redis
@@ -24,6 +25,8 @@ STALE_MS = 500
 and its reading must not judge by it (I7)."""
 
 FRESH_TRIES = 3
+HOLDERS = "leases"
+"""The queue of those who hold leases, which are served before any others."""
 
 
 class Hand(Value, frozen=True):
@@ -33,20 +36,22 @@ class Hand(Value, frozen=True):
     clock: Clock
     longest: int = 0
     """Requests in the longest list that a `take` left behind."""
+    holders: int = 0
+    """How many of these requests are from the queue of those who hold leases."""
 
 
 def brought(
     connection: Redis, reply: Any, slot: int, *, asked_ms: int, steady_ms: Steady, insist: bool = False
 ) -> Hand:
     """What the answer of a script brought into `slot` that was sent at `asked_ms` of this host's monotonic clock."""
-    now_ms, taken, *longest = reply
+    now_ms, taken, *counts = reply
     clock: Clock = AnchoredClock(int(now_ms), steady_ms)
     for _ in range(FRESH_TRIES if taken else 0):
         if steady_ms() - asked_ms <= STALE_MS:
             break
         asked_ms = steady_ms()
         clock = AnchoredClock(RedisClock(connection).now_ms(), steady_ms)
-    return Hand(entries(taken, slot=slot, insist=insist), clock, *map(int, longest))
+    return Hand(entries(taken, slot=slot, insist=insist), clock, *map(int, counts))
 
 
 COMMON = f"""
@@ -104,18 +109,21 @@ TAKE = Script(
     COMMON
     + """
 -- KEYS: 1 workers, 2 and 3 own slot, 4.. rq queue and intake in turn, and last what a blocked wait has moved
--- ARGV: worker, at most, GT where the worker lives for sure, NX where it may have been stopped, and of a wait its wire
+-- ARGV: worker, at most, GT where the worker lives for sure, NX where it may have been stopped, the first list without
+-- requests of holders, how many others at most, and of a wait its wire
 redis.call('ZADD', KEYS[1], ARGV[3], now, ARGV[1])
 local lists = #KEYS
-if ARGV[4] then
+if ARGV[6] then
   local moved = redis.call('LPOP', KEYS[lists], 1000)
-  if moved then accept(moved, KEYS[lists], ARGV[4] == 'rq' and RQ or INTAKE) end
+  if moved then accept(moved, KEYS[lists], ARGV[6] == 'rq' and RQ or INTAKE) end
   lists = lists - 1
 end
-local left = ARGV[2] - #taken
+local moved, others, holders = #taken, tonumber(ARGV[4]), 0
+local left = ARGV[2] - moved
 local longest = 0
 for i = 4, lists do
   local waiting = redis.pcall('LLEN', KEYS[i])
+  if i == others then holders, left = #taken - moved, math.min(left, ARGV[5]) end
   if type(waiting) == 'number' and waiting > 0 then
     if left > 0 then
       left = left - accept(redis.call('LPOP', KEYS[i], left), KEYS[i], i % 2 == 0 and RQ or INTAKE)
@@ -124,7 +132,7 @@ for i = 4, lists do
     longest = math.max(longest, waiting)
   end
 end
-return {now, taken, longest}
+return {now, taken, longest, holders}
 """
 )
 
@@ -146,21 +154,26 @@ class Taker:
         self._connection = connection
         self._worker = worker
         self._sources = [key for _, key in sources(queues)]
+        holders = takewhile(lambda queue: queue == HOLDERS, queues)
+        self._others_from = 4 + len(sources(holders))
         self._steady_ms = steady_ms
 
-    def call(self, slot: int, *, at_most: int, moved: Wire | None = None) -> tuple[list[str], list[Argument]]:
-        """Keys and arguments of the call that brings up to `at_most` requests.
+    def call(
+        self, slot: int, *, at_most: int, others: int, moved: Wire | None = None
+    ) -> tuple[list[str], list[Argument]]:
+        """Keys and arguments of the call that brings up to `at_most` requests, `others` of them not from holders.
 
         It is the worker's heartbeat, too; not where it stands behind a blocked wait, and brings what that has `moved`.
         """
         keys = [WORKERS, *(slot_key(self._worker, wire, slot) for wire in WIRES), *self._sources]
         if moved is None:
-            return keys, [self._worker, at_most, "GT"]
-        return [*keys, arrivals_key(self._worker, moved)], [self._worker, at_most, "NX", moved]
+            return keys, [self._worker, at_most, "GT", self._others_from, others]
+        arguments: list[Argument] = [self._worker, at_most, "NX", self._others_from, others, moved]
+        return [*keys, arrivals_key(self._worker, moved)], arguments
 
-    def ask(self, slot: int, *, at_most: int) -> Callable[[], Hand]:
+    def ask(self, slot: int, *, at_most: int, others: int) -> Callable[[], Hand]:
         """Post that call. What is returned waits for its answer."""
-        keys, arguments = self.call(slot, at_most=at_most)
+        keys, arguments = self.call(slot, at_most=at_most, others=others)
         asked_ms = self._steady_ms()
         with self._connection.pipeline(transaction=False) as pipe:
             pipe.evalsha(TAKE.sha, len(keys), *keys, *arguments)

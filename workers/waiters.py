@@ -90,7 +90,7 @@ class Waiters:
                 block = ("BLMOVE", source, arrivals_key(worker, wire), "LEFT", "RIGHT", BLOCK_S)
                 waits = []
                 for slot in slots:
-                    keys, arguments = taker.call(slot, at_most=at_most, moved=wire)
+                    keys, arguments = taker.call(slot, at_most=at_most, others=at_most, moved=wire)
                     take = ("EVALSHA", TAKE.sha, len(keys), *keys, *arguments)
                     waits.append(_Wait(slot, keys, arguments, [packed(block) + packed(take)]))
                 waiter = _Waiter(redis.connection_pool.get_connection(), taker, waits)

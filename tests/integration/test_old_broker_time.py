@@ -31,7 +31,7 @@ def steady(stopped_ms: int) -> Steady:
 
 
 def _asked(server: redis.Redis, steady_ms: Steady) -> Hand:
-    return Taker(server, "w1", QUEUES, steady_ms=steady_ms).ask(ASKED[0], at_most=64)()
+    return Taker(server, "w1", QUEUES, steady_ms=steady_ms).ask(ASKED[0], at_most=64, others=64)()
 
 
 def _taken_over(server: redis.Redis, steady_ms: Steady) -> Hand:

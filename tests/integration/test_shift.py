@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import count
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from datastore.memory import MemoryDatastore
 from tests.in_process import InProcess
 from workers.inflight import arrivals_key, lists
 from workers.lean_redis import LeanRedis
-from workers.shift import Shift
+from workers.shift import BESIDE_HOLDERS, LATELY_MS, Shift
 
 WIRES: tuple[Wire, ...] = ("rq", "intake")
 
@@ -73,6 +74,35 @@ def test_a_worker_that_is_told_to_stop_answers_what_it_has_in_hand_and_takes_not
     assert broker.redis.exists(*lists("w1")) == 0
     shift(broker, broker.redis).serve()
     assert words(broker, claims[128:]) == {"granted": 22}, "left to others"
+
+
+def batches(broker: InProcess, mine: Shift, *, renewals: int) -> list[int]:
+    """How many requests each of the next twenty batches held; before so many of them a holder renews."""
+    broker.submit("held")
+    [grant] = broker.ask(broker.caller.make("claim", job_id="held"))
+    lease = {name: grant["body"][name] for name in ("job_id", "epoch", "token")}
+    broker.caller.send(*[broker.caller.make("claim", job_id="nobodys") for _ in range(64 * 40)], wire="intake")
+    sizes = []
+    for number in range(20):
+        if number < renewals:
+            broker.caller.send(broker.caller.make("renew", **lease))
+        before = mine.settled
+        mine.serve()
+        sizes.append(mine.settled - before)
+    return sizes
+
+
+def test_while_a_crowd_queues_a_holder_waits_for_few_others(broker: InProcess, worker: redis.Redis) -> None:
+    mine = Shift(broker.context, worker, "w1", QUEUES, load(), steady_ms=lambda: 0)
+    sizes = batches(broker, mine, renewals=20)
+    assert sizes[:1] == [64], "the first batch knows nothing of a crowd"
+    assert set(sizes[2:]) == {1 + BESIDE_HOLDERS}
+
+
+def test_where_holders_have_been_quiet_batches_are_whole_again(broker: InProcess, worker: redis.Redis) -> None:
+    passing = count(step=LATELY_MS)
+    mine = Shift(broker.context, worker, "w1", QUEUES, load(), steady_ms=lambda: next(passing))
+    assert set(batches(broker, mine, renewals=3)[-10:]) == {64}
 
 
 def test_what_was_in_hand_when_the_connection_broke_is_settled_again_and_answered_as_before(

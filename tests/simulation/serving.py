@@ -113,7 +113,7 @@ class Worker:
             armed.discard(source)
             self._host.execute(("LMOVE", source, arrivals_key(self._name, wire), "LEFT", "RIGHT"))
             slot = self._slots[source][0]
-            keys, arguments = self._taker.call(slot, at_most=self._batch_max, moved=wire)
+            keys, arguments = self._taker.call(slot, at_most=self._batch_max, others=self._batch_max, moved=wire)
             reply = self._host.execute(("EVAL", TAKE.text, len(keys), *keys, *arguments))
             self._slots[source] = self._slots[source][::-1]
             self._answered.append((reply, slot, asked_ms))
