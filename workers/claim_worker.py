@@ -136,7 +136,7 @@ class ServeLoop:
             busy = True
             while not self._stopping:
                 self._runtime.at("taking")
-                hands = waiters.wait(0 if busy or burst else self._until_tick_s())
+                hands = waiters.wait(0 if busy or burst else TICK_MS / 1000)
                 if hands or busy or burst:  # else every list is empty, and waited on
                     busy = self._shift.serve(hands, meanwhile=waiters.arm)
                     self._backoff.reset()
@@ -159,10 +159,6 @@ class ServeLoop:
         self._backoff.reset()
         if now_ms is not None:
             self._shift.look_after(now_ms)
-
-    def _until_tick_s(self) -> float:
-        """More than nothing: only a wait that lasts begins to wait on the lists."""
-        return max(1, self._next_tick_ms - monotonic_ms()) / 1000
 
     def _report(self, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None

@@ -76,9 +76,9 @@ def _bullmq(copies: int, concurrency: int, answers: Literal["list", "result"] = 
 
 
 SETTINGS: Mapping[str, tuple[Setting, ...]] = {
-    "huey": (_huey(2, "process"), _huey(1, "process"), _huey(4, "process"), _huey(4, "thread"),
+    "huey": (_huey(4, "thread"), _huey(2, "process"), _huey(1, "process"), _huey(4, "process"),
              _huey(2, "process", "result")),
-    "dramatiq": (_dramatiq(2, 1, lean=True), _dramatiq(1, 8, lean=True), _dramatiq(2, 8), _dramatiq(2, 1),
+    "dramatiq": (_dramatiq(2, 8), _dramatiq(2, 1, lean=True), _dramatiq(1, 8, lean=True), _dramatiq(2, 1),
                  _dramatiq(2, 1, lean=True, prefetch=64), _dramatiq(2, 2, answers="result")),
     "saq": (_saq(2, 32), _saq(1, 32), _saq(2, 10), _saq(2, 128), _saq(2, 32, "result")),
     "taskiq": (_taskiq(2, 100), _taskiq(1, 100), _taskiq(2, 16), _taskiq(2, 100, "result")),
