@@ -126,7 +126,7 @@ def follow_families(
             telling.publish_changes(pipe, settled, now_ms=now_ms)
             families.ask(pipe, parents)
             answers = pipe.execute()
-        looked_at = families.found(connection, parents, answers)
+        looked_at = families.found(connection, parents, answers[-1] if answers else None)
         found += settled
     return found
 

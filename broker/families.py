@@ -53,9 +53,9 @@ def ask(pipe: Pipeline, parents: Sequence[Job]) -> None:
         pipe.exists(*(children_key(parent.id) for parent in parents))
 
 
-def found(connection: Redis, parents: Sequence[Job], answers: Sequence[Any]) -> list[str]:
+def found(connection: Redis, parents: Sequence[Job], answer: Any) -> list[str]:
     """The ids of the children, where the answer to `ask` says that there are some: most jobs have none."""
-    if not parents or not answers[-1]:
+    if not parents or not answer:
         return []
     with connection.pipeline(transaction=False) as pipe:
         for parent in parents:

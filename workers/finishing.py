@@ -71,11 +71,10 @@ def post_end(
         _end_rq_jobs(pipe, worker, entries)
         _tidy(pipe, worker, [entry for entry, _ in entries])
         families.ask(pipe, parents)
-        replies = post(pipe)
+        last = post(pipe)
 
     def end() -> None:
-        answers = replies(True)
-        children = families.found(connection, parents, answers)
+        children = families.found(connection, parents, last(True))
         aftermath.follow_up(context, connection, results, children=children, now_ms=now_ms)
 
     return end

@@ -167,42 +167,59 @@ class LeanPipeline(Pipeline):
 
     def execute(self, raise_on_error: bool = True) -> list[Any]:
         """See redis-py: every command's reply, or with `raise_on_error` the first error."""
-        return self.post()(raise_on_error)
+        if not self.command_stack:
+            return []
+        stack, posted = self._posted()
+        replies = posted.read()
+        if raise_on_error:
+            raise_first(replies)
+        return [self._parsed(command, reply) for command, reply in zip(stack, replies, strict=True)]
 
-    def post(self) -> Callable[[bool], list[Any]]:
-        """Have the commands sent with the next flush; what `execute` would give, for when it is wanted."""
+    def post(self) -> Callable[[bool], Any]:
+        """Have the commands sent with the next flush. What is returned waits for the last one's reply."""
+        if not self.command_stack:
+            return lambda _raise_on_error: None
+        stack, posted = self._posted()
+
+        def last(raise_on_error: bool) -> Any:
+            replies = posted.read()
+            if raise_on_error:
+                raise_first(replies)
+            return self._parsed(stack[-1], replies[-1])
+
+        return last
+
+    def _posted(self) -> tuple[list[Any], Posted]:
         stack, self.command_stack = self.command_stack, []
-        if not stack:
-            return lambda _raise_on_error: []
-        posted = self._redis.line.post([args for args, _ in stack])
+        return stack, self._redis.line.post([args for args, _ in stack])
 
-        def replies(raise_on_error: bool) -> list[Any]:
-            parsed = []
-            for (args, options), reply in zip(stack, posted.read(), strict=True):
-                if not isinstance(reply, RedisError):
-                    parsed.append(self._redis.parsed(args[0], reply, options))
-                elif raise_on_error:
-                    raise reply
-                else:
-                    parsed.append(reply)
-            return parsed
-
-        return replies
+    def _parsed(self, command: Any, reply: Any) -> Any:
+        args, options = command
+        return reply if isinstance(reply, RedisError) else self._redis.parsed(args[0], reply, options)
 
 
-def post(pipe: Pipeline) -> Callable[[bool], list[Any]]:
-    """Post what `pipe` holds; with a client that can't, it is carried out now."""
+def post(pipe: Pipeline) -> Callable[[bool], Any]:
+    """Post what `pipe` holds; with a client that can't, it is carried out now.
+
+    What is returned gives the last command's reply, an error too, or where it is told to raises the first error of all.
+    """
     if isinstance(pipe, LeanPipeline):
         return pipe.post()
     replies = pipe.execute(raise_on_error=False)
 
-    def checked(raise_on_error: bool) -> list[Any]:
-        errors = [reply for reply in replies if isinstance(reply, Exception)]
-        if raise_on_error and errors:
-            raise errors[0]
-        return replies
+    def last(raise_on_error: bool) -> Any:
+        if raise_on_error:
+            raise_first(replies)
+        return replies[-1] if replies else None
 
-    return checked
+    return last
+
+
+def raise_first(replies: Sequence[Any]) -> None:
+    """Raise the first error among replies."""
+    for reply in replies:
+        if isinstance(reply, RedisError):
+            raise reply
 
 
 def flush(connection: Redis) -> None:

@@ -177,10 +177,10 @@ class Taker:
         asked_ms = self._steady_ms()
         with self._connection.pipeline(transaction=False) as pipe:
             pipe.evalsha(TAKE.sha, len(keys), *keys, *arguments)
-            replies = post(pipe)
+            answer = post(pipe)
 
         def hand() -> Hand:
-            [reply] = replies(False)
+            reply = answer(False)
             if isinstance(reply, NoScriptError):
                 reply = TAKE.run(self._connection, keys, arguments)
             elif isinstance(reply, Exception):

@@ -50,10 +50,9 @@ class _Waiter:
         self.client_id = int(cast(int, self.connection.read_response()))
 
     def arm(self) -> None:
-        if not self.armed:
-            self.connection.send_packed_command(self._waits[0].packed, check_health=False)
-            self.armed = True
-            self.armed_ms = monotonic_ms()
+        self.connection.send_packed_command(self._waits[0].packed, check_health=False)
+        self.armed = True
+        self.armed_ms = monotonic_ms()
 
     def collect(self, redis: Redis) -> Hand:
         """What was taken."""
@@ -84,6 +83,8 @@ class Waiters:
         self._redis = redis
         self._selector = selectors.DefaultSelector()
         self._waiters: list[_Waiter] = []
+        self._idle: list[_Waiter] = []
+        """Those that do not wait at present."""
         taker = Taker(redis, worker, queues)
         try:
             for (wire, source), slots in zip(sources(queues), WOKEN, strict=False):
@@ -97,14 +98,16 @@ class Waiters:
                 self._waiters.append(waiter)
                 waiter.open()
                 self._selector.register(waiter.socket, selectors.EVENT_READ, waiter)
+                self._idle.append(waiter)
         except RedisError:
             self.close()
             raise
 
     def arm(self) -> None:
         """Have whatever comes from now on moved and taken, though it is collected later."""
-        for waiter in self._waiters:
+        for waiter in self._idle:
             waiter.arm()
+        self._idle = []
 
     def wait(self, timeout_s: float) -> list[Hand]:
         """What arrived, by priority; up to a batch for each list. Empty after `timeout_s`."""
@@ -114,14 +117,18 @@ class Waiters:
         silent_ms = monotonic_ms() - SILENT_MS
         if any(waiter.armed and waiter.armed_ms < silent_ms and waiter not in ready for waiter in self._waiters):
             raise NoAnswer(f"a blocked wait was not answered for {SILENT_MS} ms")
-        return [waiter.collect(self._redis) for waiter in self._waiters if waiter in ready and waiter.armed]
+        return self._collected([waiter for waiter in self._waiters if waiter in ready and waiter.armed])
 
     def stop(self) -> list[Hand]:
         """End every wait, so that nothing more is taken; what was taken meanwhile."""
         armed = [waiter for waiter in self._waiters if waiter.armed]
         for waiter in armed:
             self._redis.client_unblock(waiter.client_id)
-        return [waiter.collect(self._redis) for waiter in armed]
+        return self._collected(armed)
+
+    def _collected(self, waiters: Sequence[_Waiter]) -> list[Hand]:
+        self._idle += waiters
+        return [waiter.collect(self._redis) for waiter in waiters]
 
     def close(self) -> None:
         """Give the connections up. Harmless twice."""
