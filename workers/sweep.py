@@ -182,19 +182,22 @@ class Sweep:
             yield from changes or (Change(None, job),)
 
     def _mend_runs(self, now_ms: int, swept: Swept) -> None:
-        """I3: one run for each epoch, at most one without an end. The job says what each should be."""
-        open_runs: set[str] = set()
+        """I3: one run for each epoch, at most one without an end. The job says what each should be.
+
+        Two searches find nearly all of them in order; what does not fit is read by itself, for it may have moved on.
+        """
+        leased = repository.find_documents(self._context.store, {"kind": "job", "state": "leased"})
+        held = {document.body.get("last_run_id"): document.id for document in leased}
         for run in repository.find_documents(self._context.store, {"open": True}):
+            if held.pop(run.id, None) is not None:
+                continue
             job = self._read(run.partition_key)
-            if job is None:
-                continue
-            if job.lease is not None and job.last_run_id == run.id:
-                open_runs.add(run.id)
-                continue
-            swept.runs_mended += self._mended(run.id, partial(self._end_run, run, job, now_ms))
-        for job in self._jobs({"state": "leased"}):
-            if job.lease is not None and job.last_run_id not in open_runs:
-                swept.runs_mended += self._mended(job.id, partial(self._start_run, job.id, job.lease))
+            if job is not None and (job.lease is None or job.last_run_id != run.id):
+                swept.runs_mended += self._mended(run.id, partial(self._end_run, run, job, now_ms))
+        for job_id in held.values():  # without an open run, as far as the search shows
+            job = self._read(job_id)
+            if job is not None and job.lease is not None:
+                swept.runs_mended += self._mended(job.id, partial(self._start_run, job, job.lease))
 
     def _limits(self, now_ms: int, swept: Swept) -> None:
         """Every lease has its units and no other has any: those that a crash, or a limit set later, left wrong."""
@@ -217,8 +220,8 @@ class Sweep:
         end = repository.superseded_end(Run.from_document(run), job, now_ms)
         repository.end_run(self._context.store, job.id, end, write_id=self._context.entropy.write_id())
 
-    def _start_run(self, job_id: str, lease: Lease) -> None:
-        repository.start_run(self._context.store, job_id, lease, write_id=self._context.entropy.write_id())
+    def _start_run(self, job: Job, lease: Lease) -> None:
+        repository.start_run(self._context.store, job.id, lease, write_id=self._context.entropy.write_id())
 
     def _mended(self, id: str, act: Callable[[], None]) -> int:
         """How many runs were mended by it. One that can't be must not hold up the rest of the sweep."""
