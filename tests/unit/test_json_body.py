@@ -70,3 +70,15 @@ def test_it_is_read_as_a_value_like_any_other_body() -> None:
 def test_what_is_no_json_object_is_refused_when_it_is_read(text: str) -> None:
     with pytest.raises(msgspec.DecodeError):
         JsonBody.checked(text)
+
+
+def test_a_text_that_somebody_else_wrote_is_kept_as_it_is() -> None:
+    text = '{"b": 1,  "a": [ ]}'
+    body = JsonBody.checked(text)
+    assert (body.text, dict(body)) == (text, {"b": 1, "a": []})
+
+
+def test_a_text_is_read_as_a_value_without_a_look_at_its_fields() -> None:
+    body = JsonBody('{"state": "leased", "lease": {"epoch": 3, "limits": []}, "newer": [1]}')
+    assert decoded(body, Leased) == Leased("leased", Lease(3, ()))
+    assert body._raw is None

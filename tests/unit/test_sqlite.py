@@ -332,3 +332,15 @@ for number in range(1_000_000):
             put(store, f"ours-{number}")  # Unavailable after 5 s if it were starved
     finally:
         end(busy)
+
+
+def test_in_a_batch_a_second_creation_is_told_of_the_first(store: SqliteDatastore) -> None:
+    with store.batch():
+        document = put(store, body={"n": 0})
+        assert store.create("job", "p", {"n": 1}) == Conflict(document)
+
+
+def test_no_number_is_below_one_that_is_less_than_any_float(store: SqliteDatastore) -> None:
+    put(store, body={"n": 0})
+    assert store.find({"n": AtMost(-(10**400))}).documents == ()
+    assert page_query({"n": AtMost(-(10**400))}, 1, None, indexes=())[1][0] == float("-inf")
