@@ -80,12 +80,12 @@ def _write_with_slots(
         if (busy := slots.take(now_ms=now_ms)) is not None:
             return _denied(job, _in_the_way(limits, busy), now_ms, controls)
         if (refused := starts.take(now_ms=now_ms)) is not None:
-            slots.give_back()
+            slots.step_back()
             return _denied(job, refused, now_ms, controls)
         update = repository.rev_update_job(store, job, changes, write_id=write_id)
         if not isinstance(update, Updated):
             if not _is_ours(update, who):
-                slots.give_back()
+                slots.step_back()
                 starts.give_back(now_ms=now_ms)
             return update
         return update if _confirmed(context, slots, update.job, now_ms) else Denied(raced(job.id))
@@ -164,9 +164,13 @@ def _confirmed(context: Context, slots: Slots, job: Job, now_ms: int) -> bool:
         if slots.confirm():
             return True
         undone = transitions.undo(job, epoch=slots.epoch, request_id=slots.request_id, now_ms=now_ms)
-        if isinstance(undone, Write):
-            repository.rev_update_job(context.store, job, undone.changes, write_id=context.entropy.write_id())
-        slots.give_back()
+        write_id = context.entropy.write_id()
+        if isinstance(undone, Write) and isinstance(
+            repository.rev_update_job(context.store, job, undone.changes, write_id=write_id), Updated
+        ):
+            slots.give_back()
+        else:
+            slots.step_back()
     except NotApplied as error:
         raise OutcomeUnknown(f"{job.id}: granted, but its slots can't be confirmed now") from error
     return False

@@ -23,6 +23,7 @@ from broker.slots import (
     wants,
     with_entry,
     without_claim,
+    without_unconfirmed,
 )
 from datastore import Datastore, DatastoreError
 
@@ -98,19 +99,29 @@ class Slots:
         for want in self.wanted:
             holders = self._take_one(want, now_ms=now_ms)
             if holders is not None:
-                self.give_back()
+                self.step_back()
                 return Busy(want.key, holders)
         return None
 
     def confirm(self) -> bool:
-        """Confirm every entry after the job was written. False: one was taken out, and the claim must be undone."""
+        """Confirm every entry after the job was written. False: one was taken out, and the claim must be undone.
+
+        No other copy of the claim was told of a grant then, or its lease is over: it would have confirmed them first.
+        """
         return all(self._confirm_one(key) for key in self.keys)
 
     def give_back(self) -> None:
-        """Take the entries out. Where that fails they are removed by whoever finds them in the way."""
+        """Take the entries out: the lease is over. Where that fails, whoever finds them in the way does it."""
+        self._leave(without_claim)
+
+    def step_back(self) -> None:
+        """Take them out of a claim that was not granted here; not what another copy of it has confirmed meanwhile."""
+        self._leave(without_unconfirmed)
+
+    def _leave(self, rule: Callable[[Slot, tuple[str, int, str]], dict[str, Any] | None]) -> None:
         for key in self.keys:
             try:
-                self._change(key, lambda slot: without_claim(slot, self._claim))
+                self._change(key, lambda slot: rule(slot, self._claim))
             except DatastoreError:
                 continue
 
@@ -129,9 +140,10 @@ class Slots:
         def seen(slot: Slot) -> dict[str, Any] | None:
             nonlocal stands
             stands = bool(entries(slot, self._claim))
-            return confirmed(slot, self._claim)
+            # A stale read may lack what is there: only a version that can be written on shows that it is gone.
+            return confirmed(slot, self._claim) if stands else {}
 
-        self._change(key, seen)
+        self._change(key, seen, create=True)
         return stands
 
     def _take_one(self, want: Want, *, now_ms: int) -> tuple[Holder, ...] | None:

@@ -138,6 +138,12 @@ def without_claim(slot: Slot, claim: tuple[str, int, str]) -> dict[str, Any] | N
     return None if len(kept) == len(slot.holders) else _holders(kept)
 
 
+def without_unconfirmed(slot: Slot, claim: tuple[str, int, str]) -> dict[str, Any] | None:
+    """The same for a claim that came to nothing here: what is confirmed, another copy of it was granted."""
+    kept = [holder for holder in slot.holders if holder.claim != claim or holder.confirmed]
+    return None if len(kept) == len(slot.holders) else _holders(kept)
+
+
 def without_holders(slot: Slot, gone: Sequence[Holder]) -> dict[str, Any] | None:
     """The change that takes exactly these entries out; None where none of them is there."""
     kept = [holder for holder in slot.holders if holder not in gone]

@@ -18,10 +18,10 @@ from broker.exclusion import Slots
 from broker.fence import Fence
 from broker.messages import Submit, SubmitBody
 from broker.repository import read_job
-from broker.slots import Holder, Slot, slot_id, with_entry
+from broker.slots import Holder, Slot, confirmed, entries, slot_id, with_entry
 from broker.submission import submit
 from broker.transitions import Claimant, Rules
-from datastore import Datastore, Expected, Ok, Patch, UpdateResult, connect
+from datastore import Datastore, Expected, Ok, Patch, ReadResult, UpdateResult, connect
 from tests.twins.forwarding import Forwarding
 
 NOW_MS = 1_700_000_000_000
@@ -303,3 +303,88 @@ def locks_of(context: Context, grant: Settlement) -> tuple[str, ...]:
     job = read_job(context.store, grant.answer.body["job_id"])
     assert job is not None
     return job.locks
+
+
+class Unseen(Forwarding):
+    """A store that shows the lock once as it was before it was taken, to a claim that has just been written.
+
+    Before it does, `meanwhile` happens.
+    """
+
+    def __init__(self, inner: Datastore, job_id: str, meanwhile: Callable[[], None]) -> None:
+        super().__init__(inner)
+        self._job_id = job_id
+        self._meanwhile: Callable[[], None] | None = meanwhile
+        self._written = False
+        self._before: ReadResult | None = None
+
+    def update_if_match(self, id: str, partition_key: str, expected: Expected, patch: Patch) -> UpdateResult:
+        self._written |= id == self._job_id
+        if id.startswith("slot:") and self._before is None:
+            self._before = self.inner.read(id, partition_key)
+        return self.inner.update_if_match(id, partition_key, expected, patch)
+
+    def read(self, id: str, partition_key: str) -> ReadResult:
+        if id.startswith("slot:") and self._written and (meanwhile := self._meanwhile) is not None:
+            self._meanwhile = None
+            meanwhile()
+            assert self._before is not None, "the lock was taken before the job was written"
+            return self._before
+        return self.inner.read(id, partition_key)
+
+
+def two_copies_and_a_lock_that_one_does_not_see(context: Context) -> list[Settlement]:
+    """A copy of a claim writes the job; another is granted it, and its holder renews; the first looks for its lock.
+
+    What both are told, and whoever asks for another job of that lock afterwards.
+    """
+    add_job(context, "a", "common-plat")
+    add_job(context, "b", "common-plat")
+    told: list[Settlement] = []
+
+    def another_copy() -> None:
+        told.append(claim(context, "a"))
+        token = told[0].answer.body["token"]
+        fence = Fence(factory_id="f", epoch=1, token=token, request_id="r1")
+        assert coordinator.renew(context, "a", fence, now_ms=NOW_MS + 1).answer.word is Word.RENEWED
+
+    slow = Unseen(context.store, "a", another_copy)
+    told.append(claim(Context(slow, RULES, SystemEntropy(), lambda _ms: None), "a"))
+    return [*told, claim(context, "b", now_ms=NOW_MS + 2)]
+
+
+def test_a_lock_that_a_stale_read_does_not_show_is_not_taken_for_lost(context: Context) -> None:
+    copy, first, other = two_copies_and_a_lock_that_one_does_not_see(context)
+    assert (copy.answer.word, first.answer.word) == (Word.REPLAYED, Word.GRANTED)
+    assert other.answer.reason is Reason.LOCK_BUSY
+
+
+def trusting(slots: Slots, key: str) -> bool:
+    """`_confirm_one` without the write that shows whether the version it read was the last."""
+    stands = False
+
+    def seen(slot: Slot) -> dict[str, Any] | None:
+        nonlocal stands
+        stands = bool(entries(slot, slots._claim))
+        return confirmed(slot, slots._claim)
+
+    slots._change(key, seen)
+    return stands
+
+
+def test_a_claim_that_steps_back_leaves_what_another_copy_of_it_has_confirmed(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Slots, "_confirm_one", trusting)
+    copy, first, other = two_copies_and_a_lock_that_one_does_not_see(context)
+    assert (copy.answer.word, first.answer.reason) == (Word.REPLAYED, Reason.RACED)
+    assert other.answer.reason is Reason.LOCK_BUSY
+
+
+def test_where_reads_are_trusted_and_all_is_given_back_two_hold_one_lock(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Slots, "_confirm_one", trusting)
+    monkeypatch.setattr(Slots, "step_back", Slots.give_back)
+    copy, _, other = two_copies_and_a_lock_that_one_does_not_see(context)
+    assert (copy.answer.word, other.answer.word) == (Word.REPLAYED, Word.GRANTED)

@@ -84,6 +84,7 @@ def test_a_slower_copy_that_took_the_others_grant_for_a_rivals_would_give_its_lo
 ) -> None:
     """The broken twin of the test above."""
     monkeypatch.setattr(claiming, "_is_ours", lambda _update, _who: False)
+    monkeypatch.setattr(Slots, "step_back", Slots.give_back)
     desk.submit(locks=[LOCK])
     slow = Between(desk.store, "job", lambda: claim(desk, "job"))
     claim(desk, "job", on=slow)
