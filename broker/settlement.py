@@ -138,15 +138,12 @@ def _once(context: Context, job: Job, decision: Decision, write: Writer) -> Sett
             return Settlement(answer)
         case Replay(answer):
             # Written before, perhaps by a worker that died before it wrote the run and moved the hints.
-            _make_up(context, job)
-            return Settlement(answer, (Change(None, job),))
+            return Settlement(_recorded(job, answer, _make_up(context, job)), (Change(None, job),))
         case Write(changes, answer):
             update = write(context.store, job, changes, write_id=context.entropy.write_id())
     match update:
         case Updated(after):
-            if not _follow_up(context, job, after) and after.state.terminal:
-                # No later grant will make up for its run: whoever asked repeats the request, and that does.
-                answer = Answer(Word.OUTCOME_UNKNOWN, Reason.STORE)
+            answer = _recorded(after, answer, _follow_up(context, job, after))
             return Settlement(answer, (Change(job, after),))
         case Denied(refusal, wait):
             # A job that does not stand aside is offered again: whoever proposed it has taken it out of the index.
@@ -180,12 +177,21 @@ def _follow_up(context: Context, before: Job, after: Job) -> bool:
     return written
 
 
-def _make_up(context: Context, job: Job) -> None:
-    """Write the run again of a request that was carried out before."""
+def _make_up(context: Context, job: Job) -> bool:
+    """Write the run again of a request that was carried out before. Whether it is written."""
     try:
         repository.record_latest_run(context.store, job, write_id=context.entropy.write_id())
     except DatastoreError as error:
-        _not_recorded(job, error)
+        return _not_recorded(job, error)
+    return True
+
+
+def _recorded(job: Job, answer: Answer, recorded: bool) -> Answer:
+    """The answer, unless a job that has ended lacks the record of its last run.
+
+    No later grant will make up for that: whoever asked is to repeat the request, which does.
+    """
+    return answer if recorded or not job.state.terminal else Answer(Word.OUTCOME_UNKNOWN, Reason.STORE)
 
 
 def _not_recorded(job: Job, error: DatastoreError) -> bool:

@@ -89,7 +89,8 @@ def test_no_epoch_is_granted_while_the_run_of_the_one_before_is_not_on_record(st
 def test_an_end_that_is_not_on_record_is_unknown_until_a_resend_has_put_it_there(store: WithoutRuns) -> None:
     store.away = True
     complete = Complete(request_id="d1", body=CompleteBody(**fence(sent(store, claim("c1"))), result=7), **SENDER)
-    assert sent(store, complete).answer.word == "outcome_unknown"
+    for _ in range(2):
+        assert sent(store, complete).answer.word == "outcome_unknown"
     store.away = False
     assert sent(store, complete).answer.word == "replayed"
     run = repository.read_run(store, "job", 1)
