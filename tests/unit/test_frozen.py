@@ -1,0 +1,52 @@
+"""What the stores keep can't be changed in place, is shared rather than copied, and is JSON to the last character."""
+
+from typing import Any
+
+import pytest
+
+from datastore import Rejected
+from datastore.frozen import DEPTH_MAX, FrozenDict, FrozenList, freeze, freeze_patch, frozen_fields, merge
+
+SURROGATE = "\ud800"
+
+
+def nested(levels: int, wrap: Any) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = wrap(value)
+    return value
+
+
+def test_what_is_frozen_is_shared_and_not_copied() -> None:
+    frozen = freeze({"lease": {"epoch": 1}, "list": [1, (2,)]})
+    assert (type(frozen), type(frozen["list"]), type(frozen["list"][1])) == (FrozenDict, FrozenList, FrozenList)
+    again = freeze({"lease": frozen["lease"], "list": frozen["list"], "n": 1})
+    assert again["lease"] is frozen["lease"]
+    assert again["list"] is frozen["list"]
+    fields, _ = freeze_patch({"n": 2})
+    assert merge(frozen, fields, ("list",))["lease"] is frozen["lease"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        SURROGATE,
+        {SURROGATE: 1},
+        {"a": SURROGATE},
+        {"a": {SURROGATE: 1}},
+        {"a": [SURROGATE]},
+        {"a": ({"b": [SURROGATE]},)},
+        frozen_fields({"token": SURROGATE}),
+        {"lease": frozen_fields({"token": SURROGATE})},
+    ],
+)
+def test_text_that_is_not_unicode_is_refused_wherever_it_stands(value: Any) -> None:
+    with pytest.raises(Rejected, match="surrogate"):
+        freeze(value)
+
+
+@pytest.mark.parametrize("wrap", [lambda value: {"a": value}, lambda value: [value], lambda value: (value,)])
+def test_a_value_may_be_nested_so_deep_and_no_deeper(wrap: Any) -> None:
+    assert freeze(nested(DEPTH_MAX, wrap)) is not None
+    with pytest.raises(Rejected, match="nested deeper"):
+        freeze(nested(DEPTH_MAX + 1, wrap))
