@@ -229,9 +229,9 @@ def reap(context: Context, job: Job, *, now_ms: int) -> Settlement:
     return judge_and_write(context, job.id, judge, job=job, attempts_max=1)
 
 
-def outlive(context: Context, job: Job, factory: FactoryRecord, *, now_ms: int) -> Settlement:
-    """End the lease of a start of `factory` that is over. The guard is judged anew on each version."""
-    judge: Judge = lambda read: transitions.outlive(read, factory, now_ms=now_ms)  # noqa: E731  # a rule, bound
+def outlive(context: Context, job: Job, factory_id: str, factory: FactoryRecord, *, now_ms: int) -> Settlement:
+    """End the lease of a start of this factory that is over. The guard is judged anew on each version."""
+    judge: Judge = lambda read: transitions.outlive(read, factory_id, factory, now_ms=now_ms)  # noqa: E731  # a rule, bound
     return judge_and_write(context, job.id, judge, job=job)
 
 

@@ -169,7 +169,7 @@ def _end_outlived(context: Context, name: str, record: FactoryRecord, now_ms: in
     changes: list[Change] = []
     for job in _leased(context.store, name):
         if job.lease is not None and record.outlived(job.lease.incarnation, job.lease.granted_ms):
-            changes += coordinator.outlive(context, job, record, now_ms=now_ms).changes
+            changes += coordinator.outlive(context, job, name, record, now_ms=now_ms).changes
     return changes
 
 

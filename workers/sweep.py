@@ -168,9 +168,10 @@ class Sweep:
         """Leases of starts that are over: claims that were on their way as the factory registered anew."""
         over = {name: record for name, record in factories.registered(self._context.store) if record.since_ms}
         for job in self._jobs({"state": "leased"}) if over else ():
-            record = over.get(job.lease.factory_id) if job.lease is not None else None
-            if record is not None:
-                changes = self._attempt(partial(coordinator.outlive, self._context, job, record, now_ms=now_ms))
+            name = job.lease.factory_id if job.lease is not None else ""
+            if (record := over.get(name)) is not None:
+                outlive = partial(coordinator.outlive, self._context, job, name, record, now_ms=now_ms)
+                changes = self._attempt(outlive)
                 swept.reaped += len(changes)
                 yield from changes
 

@@ -35,10 +35,14 @@ def reap(job: Job, *, now_ms: int, rules: Rules) -> Decision:
     return _write(expire(job, job.lease, now_ms=now_ms), job, now_ms)
 
 
-def outlive(job: Job, factory: FactoryRecord, *, now_ms: int) -> Decision:
-    """End a lease of a start of its factory that is over, as an expired one, without waiting for its expiry."""
+def outlive(job: Job, factory_id: str, factory: FactoryRecord, *, now_ms: int) -> Decision:
+    """End a lease of a start of this factory that is over, as an expired one, without waiting for its expiry.
+
+    Another factory's lease is none of it: the job may have changed hands since it was found.
+    """
     lease = job.lease
-    if lease is None or not factory.outlived(lease.incarnation, lease.granted_ms):
+    theirs = lease is not None and lease.factory_id == factory_id
+    if lease is None or not (theirs and factory.outlived(lease.incarnation, lease.granted_ms)):
         return _nothing_to_do(job, now_ms)
     return _write(expire(job, lease, now_ms=now_ms), job, now_ms)
 

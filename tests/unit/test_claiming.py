@@ -20,7 +20,7 @@ from datastore import Datastore, Expected, Unavailable
 from datastore.confirm import WRITE_ID
 from datastore.interface import Body, CreateResult, Patch, UpdateResult
 from tests.twins.forwarding import Forwarding
-from tests.unit.test_operations import NOW, TTL, Desk
+from tests.unit.desk import NOW, TTL, Desk
 
 LOCK = "repo:web"
 WHO = Claimant("f", "start-1", "c1", "a" * 32)

@@ -107,7 +107,7 @@ def test_a_job_that_was_just_read_is_not_read_again(store: MemoryDatastore) -> N
     [
         lambda on, job: coordinator.reap(on, job, now_ms=NOW),
         lambda on, job: coordinator.watch(on, job, now_ms=NOW),
-        lambda on, job: coordinator.outlive(on, job, FactoryRecord(), now_ms=NOW),
+        lambda on, job: coordinator.outlive(on, job, "f", FactoryRecord(), now_ms=NOW),
         lambda on, job: coordinator.unblock(on, "job", now_ms=NOW, job=job),
     ],
     ids=["reap", "watch", "outlive", "unblock"],

@@ -42,14 +42,15 @@ def test_a_lease_that_may_still_be_believed_in_is_not_reaped() -> None:
 
 def test_a_lease_of_a_start_that_is_over_is_ended_and_one_of_the_present_start_is_not() -> None:
     later = FactoryRecord(incarnation="start-2", since_ms=NOW, replaced=("start-1",))
-    assert transitions.outlive(job("leased"), later, now_ms=NOW) == by_itself(
+    assert transitions.outlive(job("leased"), "holder", later, now_ms=NOW) == by_itself(
         ended("expired") | counters(expiries=1), "ready"
     )
     same = FactoryRecord(incarnation="start-1", since_ms=NOW)
-    assert transitions.outlive(job("leased"), same, now_ms=NOW) == raced("leased")
+    assert transitions.outlive(job("leased"), "holder", same, now_ms=NOW) == raced("leased")
     younger = FactoryRecord(incarnation="start-2", since_ms=STARTED - 1)
-    assert transitions.outlive(job("leased"), younger, now_ms=NOW) == raced("leased")
-    assert transitions.outlive(job("ready"), later, now_ms=NOW) == raced("ready")
+    assert transitions.outlive(job("leased"), "holder", younger, now_ms=NOW) == raced("leased")
+    assert transitions.outlive(job("ready"), "holder", later, now_ms=NOW) == raced("ready")
+    assert transitions.outlive(job("leased"), "another", later, now_ms=NOW) == raced("leased")
 
 
 def test_a_cancel_is_enforced_once_its_grace_is_over() -> None:

@@ -7,23 +7,18 @@ import pytest
 from broker import coordinator
 from broker.answers import Answer, Reason, Word
 from broker.claiming import now_free
-from broker.controls import FLEET_ID, Controls, FactoryRecord
+from broker.controls import FLEET_ID, Controls
 from broker.coordinator import Context, Settlement
-from broker.documents import Job, Run, State
+from broker.documents import State
 from broker.entropy import SeededEntropy
 from broker.fence import Fence
-from broker.messages import REQUESTS
-from broker.repository import read_job, read_run
-from broker.settle import settle
 from broker.settlement import raced
 from broker.transitions import Claimant, Rules
 from datastore import Unavailable
 from datastore.interface import ReadResult
 from datastore.memory import MemoryDatastore
 from tests.twins.forwarding import Forwarding
-
-NOW = 1_700_000_000_000
-TTL = Rules().ttl_ms
+from tests.unit.desk import NOW, TTL, Desk
 
 
 class Unreadable(Forwarding):
@@ -37,48 +32,6 @@ class Unreadable(Forwarding):
         if id == self._unreadable:
             raise Unavailable("scripted")
         return super().read(id, partition_key)
-
-
-class Desk:
-    """A broker of one store, asked by several factories."""
-
-    def __init__(self) -> None:
-        self.store = MemoryDatastore()
-        self.context = Context(self.store, Rules(), SeededEntropy(7), lambda _ms: None)
-        self._requests = 0
-
-    def ask(self, op: str, *, by: str = "f", start: str = "start-1", now_ms: int = NOW, **body: Any) -> Settlement:
-        """One request, settled."""
-        self._requests += 1
-        address = {"factory_id": by, "incarnation": start, "instance": "x"}
-        request = {"op": op, "request_id": f"r{self._requests}", **address, "body": body}
-        return settle(self.context, REQUESTS.validate_python(request), now_ms=now_ms)
-
-    def submit(self, job_id: str = "job", **body: Any) -> None:
-        assert self.ask("submit", job_id=job_id, **body).answer.good
-
-    def claim(self, job_id: str = "job", *, by: str = "f", now_ms: int = NOW) -> Fence:
-        """The fence of the grant."""
-        granted = self.ask("claim", job_id=job_id, by=by, now_ms=now_ms).answer
-        assert granted.word is Word.GRANTED, granted
-        return Fence(by, granted.body["epoch"], granted.body["token"], f"fenced-{self._requests}")
-
-    def job(self, job_id: str = "job") -> Job:
-        found = read_job(self.store, job_id)
-        assert found is not None
-        return found
-
-    def run(self, epoch: int = 1, job_id: str = "job") -> Run:
-        found = read_run(self.store, job_id, epoch)
-        assert found is not None
-        return found
-
-    def with_controls(self) -> Context:
-        """The context of a batch, which reads controls once."""
-        return Context(self.store, Rules(), SeededEntropy(9), lambda _ms: None, controls=Controls(self.store))
-
-    def on(self, store: Any) -> Context:
-        return Context(store, Rules(), SeededEntropy(11), lambda _ms: None)
 
 
 @pytest.fixture
@@ -298,18 +251,6 @@ def test_a_reap_enforces_a_cancel_before_a_deadline_and_starts_what_is_due(desk:
     assert desk.job("later").state is State.SCHEDULED
     coordinator.reap(desk.context, desk.job("later"), now_ms=NOW + 10)
     assert desk.job("later").state is State.READY
-
-
-def test_a_lease_of_a_start_that_is_over_is_ended_on_whatever_version_the_job_is(desk: Desk) -> None:
-    desk.submit()
-    fence = desk.claim()
-    found = desk.job()
-    coordinator.renew(desk.context, "job", fence, now_ms=NOW + 1)
-    assert coordinator.outlive(desk.context, found, FactoryRecord(), now_ms=NOW + 2).changes == ()
-    over = FactoryRecord(incarnation="start-2", since_ms=NOW, replaced=("start-1",))
-    settled = coordinator.outlive(desk.context, found, over, now_ms=NOW + 2)
-    assert [change.after.state for change in settled.changes] == ["ready"]
-    assert (desk.job().counters.expiries, desk.run().ended_ms) == (1, NOW + 2)
 
 
 def test_a_blocked_job_is_freed_by_its_parents_as_they_stand(desk: Desk) -> None:

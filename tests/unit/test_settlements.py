@@ -12,7 +12,7 @@ from broker.transitions import Claimant
 from datastore import Unavailable
 from datastore.interface import Body, CreateResult, Expected, Patch, UpdateResult
 from tests.twins.forwarding import Forwarding
-from tests.unit.test_operations import NOW, Desk
+from tests.unit.desk import NOW, Desk
 
 WHO = Claimant("f", "start-1", "c1", "a" * 32)
 RIVAL = Claimant("g", "start-1", "c2", "b" * 32)
