@@ -33,13 +33,15 @@ def renew(
 ) -> Decision:
     """Extend the caller's own lease; never someone else's. `paused`: its queue is, which a holder may heed.
 
-    Late is fine while nobody has taken over: the epoch, not the clock, decides.
+    Late is fine while nobody has taken over: the epoch, not the clock, decides. A lease is never shortened: a copy that
+    was held up may be judged by a time before that of a later renewal, on which its holder counts (I9).
     """
     match at_the_fence(job, fence, now_ms):
         case Lease() as lease:
             ttl = ttl_ms or lease.ttl_ms
-            extended = structs.replace(lease, ttl_ms=ttl, expires_ms=now_ms + ttl, renewals=lease.renewals + 1)
-            body: dict[str, Any] = {"job_id": job.id, "epoch": lease.epoch, "ttl_ms": ttl, "expires_ms": now_ms + ttl}
+            expires_ms = max(lease.expires_ms, now_ms + ttl)
+            extended = structs.replace(lease, ttl_ms=ttl, expires_ms=expires_ms, renewals=lease.renewals + 1)
+            body: dict[str, Any] = {"job_id": job.id, "epoch": lease.epoch, "ttl_ms": ttl, "expires_ms": expires_ms}
             drain = factory.draining(lease.incarnation, now_ms)
             asked = {"cancel": job.cancel is not None, "pause": paused, "drain": drain is not None}
             body["directives"] = [name for name, stands in asked.items() if stands]

@@ -11,7 +11,7 @@ from broker.documents import Job, as_stored
 from broker.transitions import Refuse, Replay, Write
 from broker.transitions.factory import draining, turned_away
 from tests.unit.decided import CANCEL, counters, ended, facts, raced, remembered, told, written
-from tests.unit.jobs import EPOCH, NOW, RULES, TOKEN, fence, job
+from tests.unit.jobs import EPOCH, NOW, RULES, TOKEN, fence, job, lease
 
 
 def fail(found: Job, *, retryable: bool = True) -> transitions.Decision:
@@ -86,6 +86,15 @@ def test_a_renewal_says_everything_a_holder_is_to_heed() -> None:
     body = {"job_id": "job", "epoch": EPOCH, "ttl_ms": 5_000, "expires_ms": NOW + 5_000}
     answer = Answer(Word.RENEWED, body={**body, "directives": ["cancel", "pause", "drain"]})
     assert decision == written({"lease": extended, "updated_ms": NOW}, answer)
+
+
+def test_a_renewal_that_is_judged_by_an_earlier_time_does_not_shorten_the_lease() -> None:
+    # A copy that was held up, while the holder renewed once more and counts on that (I9).
+    found = job("leased", lease=lease(expires_ms=NOW + 60_000, renewals=1))
+    decision = transitions.renew(found, fence(), now_ms=NOW - 8_000)
+    assert isinstance(decision, Write)
+    assert (decision.changes["lease"].expires_ms, decision.changes["lease"].renewals) == (NOW + 60_000, 2)
+    assert decision.answer.body["expires_ms"] == NOW + 60_000
 
 
 def test_a_renewal_of_a_job_that_is_over_says_how_it_ended() -> None:
