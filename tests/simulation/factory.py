@@ -18,8 +18,8 @@ REPEATS_MAX = 6
 PAST_MAX = 8
 RACE_EVERY_MS = 1_500
 TTL_MS = 10_000
-REDRIVE_LATE_MS = 15_000
-"""More than a request is on its way, and until its deadline is over."""
+REDRIVE_LATE_MS = 32_000
+"""More than a request is on its way until its deadline is over, and a worker that has taken it may then stand still."""
 
 
 @dataclass(slots=True)
