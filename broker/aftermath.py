@@ -20,6 +20,7 @@ from broker import (
     index,
     lock_waits,
     notices,
+    owed,
     presence,
     replies,
     seen,
@@ -81,6 +82,7 @@ def move_hints(pipe: Pipeline, changes: Iterable[Change], *, step_ms: int) -> No
         elif before is not None and index.offered(before):
             moves.append((Place.of(before, step_ms=step_ms), False))
         families.note(pipe, change)
+        owed.note(pipe, change)
         notices.tell_holder(pipe, change)
     index.move(pipe, moves)
 

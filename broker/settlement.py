@@ -68,6 +68,8 @@ class Change(Value, frozen=True):
     before: Job | None
     after: Job
     new: bool = False
+    recorded: bool = True
+    """Whether what the job says stands on its runs, too."""
 
 
 class Wait(Value, frozen=True):
@@ -138,13 +140,14 @@ def _once(context: Context, job: Job, decision: Decision, write: Writer) -> Sett
             return Settlement(answer)
         case Replay(answer):
             # Written before, perhaps by a worker that died before it wrote the run and moved the hints.
-            return Settlement(_recorded(job, answer, _make_up(context, job)), (Change(None, job),))
+            recorded = _make_up(context, job)
+            return Settlement(_told(job, answer, recorded), (Change(None, job, recorded=recorded),))
         case Write(changes, answer):
             update = write(context.store, job, changes, write_id=context.entropy.write_id())
     match update:
         case Updated(after):
-            answer = _recorded(after, answer, _follow_up(context, job, after))
-            return Settlement(answer, (Change(job, after),))
+            recorded = _follow_up(context, job, after)
+            return Settlement(_told(after, answer, recorded), (Change(job, after, recorded=recorded),))
         case Denied(refusal, wait):
             # A job that does not stand aside is offered again: whoever proposed it has taken it out of the index.
             if wait is not None and wait.job is not None:
@@ -186,10 +189,10 @@ def _make_up(context: Context, job: Job) -> bool:
     return True
 
 
-def _recorded(job: Job, answer: Answer, recorded: bool) -> Answer:
+def _told(job: Job, answer: Answer, recorded: bool) -> Answer:
     """The answer, unless a job that has ended lacks the record of its last run.
 
-    No later grant will make up for that: whoever asked is to repeat the request, which does.
+    No later grant will make up for that. Whoever asked is to repeat the request, which does, or the sweep (`owed`).
     """
     return answer if recorded or not job.state.terminal else Answer(Word.OUTCOME_UNKNOWN, Reason.STORE)
 

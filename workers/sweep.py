@@ -20,6 +20,7 @@ from broker import (
     index,
     lock_waits,
     operating,
+    owed,
     quotas,
     repository,
     schedules,
@@ -98,6 +99,7 @@ class Sweep:
         swept = Swept()
         steps = (self._schedules, self._timers, self._stuck, self._outlived, self._blocked)
         changes = [change for step in steps for change in step(now_ms, swept)]
+        self._write_owed_runs(swept)
         self._mend_runs(now_ms, swept)
         self._at("sweep_changed")
         self._send(changes, swept, now_ms)
@@ -199,6 +201,17 @@ class Sweep:
             job = self._read(job_id)
             if job is not None and job.lease is not None:
                 swept.runs_mended += self._mended(job.id, partial(self._start_run, job, job.lease))
+
+    def _write_owed_runs(self, swept: Swept) -> None:
+        """Runs of jobs that have ended, of which neither start nor end could be written."""
+        for job_id in owed.jobs(self._redis):
+            job = self._read(job_id)
+            if job is not None and self._mended(job_id, partial(self._record_run, job)):
+                swept.runs_mended += 1
+                owed.forget(self._redis, job_id)
+
+    def _record_run(self, job: Job) -> None:
+        repository.record_latest_run(self._context.store, job, write_id=self._context.entropy.write_id())
 
     def _limits(self, now_ms: int, swept: Swept) -> None:
         """Every lease has its units and no other has any: those that a crash, or a limit set later, left wrong."""

@@ -198,6 +198,18 @@ class Judge:
             if both:
                 self.accuse(f"slots: {job.id} and {other.id} are both leased under {sorted(both)}")
 
+    def not_on_record(self) -> list[str]:
+        """Of each job that has ended with other runs than one for each epoch, which it has, and which are open."""
+        assert self.store is not None
+        found = []
+        for job in self._jobs.values():
+            runs = self.store.find({"partition_key": job.id, "kind": "run"}, limit=500).documents
+            epochs = sorted(int(str(run.body["epoch"])) for run in runs)
+            open_runs = [run.id for run in runs if run.body.get("ended_ms") is None]
+            if job.state.terminal and (epochs != list(range(1, job.epoch + 1)) or open_runs):
+                found.append(f"I3 {job.id} at epoch {job.epoch} has runs {epochs}, open {open_runs}")
+        return found
+
     def check_the_end(self, acknowledged: Sequence[str]) -> None:
         """What must be true once the faults are over and everything has settled."""
         assert self.store is not None
@@ -205,11 +217,8 @@ class Judge:
             job = self._jobs.get(job_id)
             if job is None or not job.state.terminal:
                 self.accuse(f"I5 {job_id} was acknowledged and is {'gone' if job is None else job.state}")
+        for wrong in self.not_on_record():
+            self.accuse(wrong)
         for job in self._jobs.values():
-            runs = self.store.find({"partition_key": job.id, "kind": "run"}, limit=500).documents
-            epochs = sorted(int(str(run.body["epoch"])) for run in runs)
-            open_runs = [run.id for run in runs if run.body.get("ended_ms") is None]
-            if job.state.terminal and (epochs != list(range(1, job.epoch + 1)) or open_runs):
-                self.accuse(f"I3 {job.id} at epoch {job.epoch} has runs {epochs}, open {open_runs}")
             if not isinstance(self.store.read(job.id, job.id), Ok):
                 self.accuse(f"I5 {job.id} is gone from the store")

@@ -1,0 +1,34 @@
+"""Jobs that have ended without a record of their last run: a hint in Redis, kept for the sweep, which writes it.
+
+Whoever ended such a job is told to repeat the request, and that writes it too; but they may be gone.
+"""
+
+from typing import cast
+
+from redis import Redis
+from redis.client import Pipeline
+
+from broker.settlement import Change
+
+OWED = "broker:owed"
+"""Sorted set: job by when it ended, broker time."""
+OWED_MAX = 10_000
+"""The first to end goes first, where a store takes jobs and no runs for long."""
+AT_ONCE = 500
+
+
+def note(pipe: Pipeline, change: Change) -> None:
+    """Add the commands that keep a job whose last run could not be written."""
+    if not change.recorded and change.after.state.terminal:
+        pipe.zadd(OWED, {change.after.id: change.after.updated_ms})
+        pipe.zremrangebyrank(OWED, 0, -OWED_MAX - 1)
+
+
+def jobs(connection: Redis) -> list[str]:
+    """Some of them, those that have waited longest."""
+    return [job_id.decode() for job_id in cast(list[bytes], connection.zrange(OWED, 0, AT_ONCE - 1))]
+
+
+def forget(connection: Redis, job_id: str) -> None:
+    """Its run is on record."""
+    connection.zrem(OWED, job_id)

@@ -1,0 +1,54 @@
+"""A run record that could not be written, and for which nobody asks again, is written by the sweep."""
+
+import redis
+
+from broker import owed
+from datastore import Unavailable
+from datastore.interface import Body, CreateResult
+from datastore.memory import MemoryDatastore
+from tests.concurrency.race import runs_of
+from tests.in_process import InProcess
+from tests.twins.forwarding import Forwarding
+
+
+class WithoutRuns(Forwarding):
+    """A store that takes no run records while `away` is set."""
+
+    away = False
+
+    def create(self, id: str, partition_key: str, body: Body) -> CreateResult:
+        if self.away and ":run:" in id:
+            raise Unavailable("no run records now")
+        return super().create(id, partition_key, body)
+
+
+def ended_without_a_record(redis_client: redis.Redis) -> InProcess:
+    """A broker whose store took the end of a job, and neither start nor end of its run; nobody asks again."""
+    store = WithoutRuns(MemoryDatastore())
+    broker = InProcess(store, redis_client)
+    broker.submit("a")
+    store.away = True
+    [grant] = broker.ask(broker.caller.make("claim", job_id="a"))
+    lease = {name: grant["body"][name] for name in ("job_id", "epoch", "token")}
+    [told] = broker.ask(broker.caller.make("complete", **lease, result=7))
+    assert told["answer"] == "outcome_unknown"
+    assert broker.sweep().runs_mended == 0
+    store.away = False
+    return broker
+
+
+def test_a_run_that_could_not_be_written_is_on_record_after_a_later_sweep(redis_client: redis.Redis) -> None:
+    broker = ended_without_a_record(redis_client)
+    assert runs_of(broker.store, "a") == []
+    assert broker.sweep().runs_mended == 1
+    [run] = runs_of(broker.store, "a")
+    assert (run.epoch, run.outcome, run.result) == (1, "succeeded", 7)
+    assert owed.jobs(redis_client) == []
+    assert broker.sweep().runs_mended == 0
+
+
+def test_without_the_hint_nobody_writes_it(redis_client: redis.Redis) -> None:
+    broker = ended_without_a_record(redis_client)
+    redis_client.delete(owed.OWED)
+    assert broker.sweep().runs_mended == 0
+    assert runs_of(broker.store, "a") == []
