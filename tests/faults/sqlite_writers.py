@@ -10,6 +10,7 @@ from tests.contract.racing import open_store
 from tests.processes import wait_for
 
 START_S = 60
+PATIENCE_MS = 20
 PAGES_EACH = 20
 """Rows in a batch: enough that a checkpoint has something to copy."""
 
@@ -38,11 +39,11 @@ def storm(opener: str, path: str, start: Barrier, additions: int, told: Connecti
 
 
 def open_impatient(path: str) -> SqliteDatastore:
-    """A store that waits 20 ms for its turn: in a storm it often has none, at its opening neither."""
+    """A store that waits so long for its turn, and no longer: in a storm it often has none, at its opening neither."""
 
     def opened() -> SqliteDatastore | None:
         try:
-            return SqliteDatastore(path, timeout_ms=20)
+            return SqliteDatastore(path, timeout_ms=PATIENCE_MS)
         except Unavailable:
             return None
 

@@ -12,7 +12,7 @@ from broker.clock import sleep_ms
 from datastore import Ok
 from datastore.sqlite import SqliteDatastore
 from tests.faults import sqlite_writers
-from tests.faults.sqlite_writers import PAGES_EACH
+from tests.faults.sqlite_writers import PAGES_EACH, PATIENCE_MS, START_S
 
 STARTS = multiprocessing.get_context("forkserver")
 PROCESSES, ADDITIONS = 16, 12
@@ -27,9 +27,12 @@ def _prepared() -> None:
 
 
 def storm(path: Path, opener: str, *, processes: int, additions: int) -> tuple[int, int, int]:
-    """The counter afterwards, the additions that were acknowledged, and the tries that had no turn."""
+    """The counter afterwards, the additions that were acknowledged, and the tries that had no turn.
+
+    However fast the disk is, somebody has none: in the midst of it one holds the file for longer than they wait.
+    """
     with_counter(path)
-    start = STARTS.Barrier(processes)
+    start = STARTS.Barrier(processes + 1)
     receive, send = STARTS.Pipe(duplex=False)
     writers = [
         STARTS.Process(target=sqlite_writers.storm, args=(opener, str(path), start, additions, send), daemon=True)
@@ -37,6 +40,11 @@ def storm(path: Path, opener: str, *, processes: int, additions: int) -> tuple[i
     ]
     for writer in writers:
         writer.start()
+    holder = SqliteDatastore(path)
+    start.wait(START_S)
+    with holder.batch():
+        sleep_ms(5 * PATIENCE_MS)
+    holder.close()
     for writer in writers:
         writer.join(100)
     assert [writer.exitcode for writer in writers] == [0] * processes
