@@ -164,10 +164,10 @@ def _confirmed(context: Context, slots: Slots, job: Job, now_ms: int) -> bool:
         if slots.confirm():
             return True
         undone = transitions.undo(job, epoch=slots.epoch, request_id=slots.request_id, now_ms=now_ms)
-        write_id = context.entropy.write_id()
-        if isinstance(undone, Write) and isinstance(
-            repository.rev_update_job(context.store, job, undone.changes, write_id=write_id), Updated
-        ):
+        update: JobUpdate | None = None
+        if isinstance(undone, Write):
+            update = repository.rev_update_job(context.store, job, undone.changes, write_id=context.entropy.write_id())
+        if isinstance(update, Updated):
             slots.give_back()
         else:
             slots.step_back()

@@ -5,7 +5,7 @@ A lock on a path (`repo:web/src`) also leaves an intention on each ancestor, as 
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -134,20 +134,17 @@ def with_entry(slot: Slot, entry: Holder, dead: Sequence[Holder] = ()) -> dict[s
 
 def without_claim(slot: Slot, claim: tuple[str, int, str]) -> dict[str, Any] | None:
     """The change that gives a claim's entries back; None where it has none."""
-    kept = [holder for holder in slot.holders if holder.claim != claim]
-    return None if len(kept) == len(slot.holders) else _holders(kept)
+    return _only(slot, lambda holder: holder.claim != claim)
 
 
 def without_unconfirmed(slot: Slot, claim: tuple[str, int, str]) -> dict[str, Any] | None:
     """The same for a claim that came to nothing here: what is confirmed, another copy of it was granted."""
-    kept = [holder for holder in slot.holders if holder.claim != claim or holder.confirmed]
-    return None if len(kept) == len(slot.holders) else _holders(kept)
+    return _only(slot, lambda holder: holder.claim != claim or holder.confirmed)
 
 
 def without_holders(slot: Slot, gone: Sequence[Holder]) -> dict[str, Any] | None:
     """The change that takes exactly these entries out; None where none of them is there."""
-    kept = [holder for holder in slot.holders if holder not in gone]
-    return None if len(kept) == len(slot.holders) else _holders(kept)
+    return _only(slot, lambda holder: holder not in gone)
 
 
 def entries(slot: Slot, claim: tuple[str, int, str]) -> list[Holder]:
@@ -182,6 +179,11 @@ def _parsed(lock: str) -> tuple[str, Mode]:
 def _path(key: str) -> str:
     """`repo:web/src/`, `repo:web/src/…` and `repo:web/src/*` all name the folder and what lies under it."""
     return key.removesuffix("…").removesuffix("*").rstrip("/") or "/"
+
+
+def _only(slot: Slot, stays: Callable[[Holder], bool]) -> dict[str, Any] | None:
+    kept = list(filter(stays, slot.holders))
+    return None if len(kept) == len(slot.holders) else _holders(kept)
 
 
 def _holders(holders: Iterable[Holder]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from broker import (
 from broker.clock import RedisClock
 from broker.controls import Controls
 from broker.coordinator import Change, Context, Settlement
-from broker.documents import Job, Lease, Run
+from broker.documents import Job, Run
 from broker.index import Place
 from broker.limits import limit_key, units
 from broker.settings import Settings
@@ -200,7 +200,7 @@ class Sweep:
         for job_id in held.values():  # without an open run, as far as the search shows
             job = self._read(job_id)
             if job is not None and job.lease is not None:
-                swept.runs_mended += self._mended(job.id, partial(self._start_run, job, job.lease))
+                swept.runs_mended += self._mended(job_id, partial(self._record_run, job))
 
     def _write_owed_runs(self, swept: Swept) -> None:
         """Runs of jobs that have ended, of which neither start nor end could be written."""
@@ -209,9 +209,6 @@ class Sweep:
             if job is not None and self._mended(job_id, partial(self._record_run, job)):
                 swept.runs_mended += 1
                 owed.forget(self._redis, job_id)
-
-    def _record_run(self, job: Job) -> None:
-        repository.record_latest_run(self._context.store, job, write_id=self._context.entropy.write_id())
 
     def _limits(self, now_ms: int, swept: Swept) -> None:
         """Every lease has its units and no other has any: those that a crash, or a limit set later, left wrong."""
@@ -234,8 +231,8 @@ class Sweep:
         end = repository.superseded_end(Run.from_document(run), job, now_ms)
         repository.end_run(self._context.store, job.id, end, write_id=self._context.entropy.write_id())
 
-    def _start_run(self, job: Job, lease: Lease) -> None:
-        repository.start_run(self._context.store, job.id, lease, write_id=self._context.entropy.write_id())
+    def _record_run(self, job: Job) -> None:
+        repository.record_latest_run(self._context.store, job, write_id=self._context.entropy.write_id())
 
     def _mended(self, id: str, act: Callable[[], None]) -> int:
         """How many runs were mended by it. One that can't be must not hold up the rest of the sweep."""

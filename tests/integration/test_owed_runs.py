@@ -3,23 +3,10 @@
 import redis
 
 from broker import owed
-from datastore import Unavailable
-from datastore.interface import Body, CreateResult
 from datastore.memory import MemoryDatastore
 from tests.concurrency.race import runs_of
 from tests.in_process import InProcess
-from tests.twins.forwarding import Forwarding
-
-
-class WithoutRuns(Forwarding):
-    """A store that takes no run records while `away` is set."""
-
-    away = False
-
-    def create(self, id: str, partition_key: str, body: Body) -> CreateResult:
-        if self.away and ":run:" in id:
-            raise Unavailable("no run records now")
-        return super().create(id, partition_key, body)
+from tests.twins.without_runs import WithoutRuns
 
 
 def ended_without_a_record(redis_client: redis.Redis) -> InProcess:

@@ -14,16 +14,10 @@ from broker.batch import CANDIDATES_MAX, Taken, settle_batch
 from broker.clock import ManualClock, host_now_ms
 from broker.settings import load
 from datastore import (
-    Body,
-    CreateResult,
     Datastore,
-    Expected,
     Filter,
     Ok,
     Page,
-    Patch,
-    Unavailable,
-    UpdateResult,
     connect,
 )
 from tests.concurrency.race import at_once, read, runs_of
@@ -31,22 +25,9 @@ from tests.fleet import Fleet
 from tests.in_process import SKEW_MS, TTL_MS, InProcess
 from tests.processes import wait_for
 from tests.twins.forwarding import Forwarding
+from tests.twins.without_runs import WithoutRuns
 from workers.sweep import LOCK, Sweep
 from workers.taking import WORKERS
-
-
-class NoRuns(Forwarding):
-    """Whoever writes a run dies before it is written: the job alone says what happened."""
-
-    def create(self, id: str, partition_key: str, body: Body) -> CreateResult:
-        if ":run:" in id:
-            raise Unavailable("the writer died first")
-        return super().create(id, partition_key, body)
-
-    def update_if_match(self, id: str, partition_key: str, expected: Expected, patch: Patch) -> UpdateResult:
-        if ":run:" in id:
-            raise Unavailable("the writer died first")
-        return super().update_if_match(id, partition_key, expected, patch)
 
 
 def hold(broker: InProcess, job: str, **fields: Any) -> dict[str, Any]:
@@ -108,7 +89,7 @@ def test_a_blocked_job_is_freed_once_all_its_parents_have_succeeded(broker: InPr
 
 
 def test_a_run_that_was_never_written_is_made_up_from_the_job(broker: InProcess, redis_client: redis.Redis) -> None:
-    careless = InProcess(NoRuns(broker.store), redis_client)
+    careless = InProcess(WithoutRuns(broker.store, away=True), redis_client)
     careless.submit("a")
     lease = hold(careless, "a")
     assert runs_of(broker.store, "a") == []
@@ -122,7 +103,7 @@ def test_a_run_that_was_never_written_is_made_up_from_the_job(broker: InProcess,
 def test_a_run_whose_end_was_never_written_is_ended_as_its_job_says(broker: InProcess) -> None:
     broker.submit("a")
     lease = hold(broker, "a")
-    careless = InProcess(NoRuns(broker.store), broker.redis)
+    careless = InProcess(WithoutRuns(broker.store, away=True), broker.redis)
     careless.ask(careless.caller.make("complete", **lease, result=7))
     assert [run.ended_ms for run in runs_of(broker.store, "a")] == [None]
     broker.clock.advance(1_000)

@@ -13,31 +13,11 @@ from broker.messages import Cancel, Claim, ClaimBody, Complete, Release, Request
 from broker.operator_bodies import CancelBody
 from broker.settle import settle
 from broker.transitions import Rules
-from datastore import Unavailable
-from datastore.interface import Body, CreateResult, Expected, Patch, UpdateResult
 from datastore.memory import MemoryDatastore
-from tests.twins.forwarding import Forwarding
+from tests.twins.without_runs import WithoutRuns
 
 NOW = 1_700_000_000_000
 SENDER = {"factory_id": "f", "incarnation": "i", "instance": "x"}
-
-
-class WithoutRuns(Forwarding):
-    """A store that takes no run records while `away` is set."""
-
-    away = False
-
-    def create(self, id: str, partition_key: str, body: Body) -> CreateResult:
-        self._refuse(id)
-        return super().create(id, partition_key, body)
-
-    def update_if_match(self, id: str, partition_key: str, expected: Expected, patch: Patch) -> UpdateResult:
-        self._refuse(id)
-        return super().update_if_match(id, partition_key, expected, patch)
-
-    def _refuse(self, id: str) -> None:
-        if self.away and ":run:" in id:
-            raise Unavailable("no run records now")
 
 
 @pytest.fixture
