@@ -1,6 +1,6 @@
 """Through `confirm`, a write's verdict is what really happened, whatever the network said about it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -15,22 +15,6 @@ from tests.processes import wait_for
 pytestmark = pytest.mark.cosmos
 
 Pause = Callable[[int], None]
-
-
-@pytest.fixture
-def store(cosmos_url: str) -> Iterator[CosmosDatastore]:
-    """A store that waits as long for an answer as it does by default."""
-    opened = CosmosDatastore.from_url(cosmos_url)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def impatient(cosmos_url: str) -> Iterator[CosmosDatastore]:
-    """The same container through a store that waits half a second: only for answers that don't come."""
-    opened = CosmosDatastore.from_url(cosmos_url, read_timeout_ms=500)
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

@@ -30,22 +30,6 @@ IDS = {"create": "new", "update": "job-1"}
 
 
 @pytest.fixture
-def store(cosmos_url: str) -> Iterator[CosmosDatastore]:
-    """A store that waits as long for an answer as it does by default, or as its test says."""
-    opened = CosmosDatastore.from_url(cosmos_url)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def impatient(cosmos_url: str) -> Iterator[CosmosDatastore]:
-    """A store that waits half a second: only for answers that don't come, as a busy machine takes its time."""
-    opened = CosmosDatastore.from_url(cosmos_url, read_timeout_ms=500)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
 def witness(cosmos_emulator: int, cosmos_url: str) -> Iterator[CosmosDatastore]:
     """The same container, seen past the faults."""
     address = CosmosAddress.parse(cosmos_url)
