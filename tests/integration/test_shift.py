@@ -13,6 +13,7 @@ from broker.queues import QUEUES, Wire
 from broker.settings import load
 from datastore.memory import MemoryDatastore
 from tests.in_process import InProcess
+from tests.processes import wait_for
 from workers.inflight import arrivals_key, lists
 from workers.lean_redis import LeanRedis
 from workers.shift import BESIDE_HOLDERS, LATELY_MS, Shift
@@ -44,6 +45,10 @@ def sent(broker: InProcess, count: int, wire: Wire) -> Sequence[Envelope]:
     return claims
 
 
+def in_hand(broker: InProcess) -> int:
+    return sum(map(broker.redis.llen, lists("w1")))
+
+
 def words(broker: InProcess, claims: Sequence[Envelope]) -> Counter[Any]:
     return Counter(reply["answer"] for reply in broker.caller.replies(*claims))
 
@@ -55,7 +60,9 @@ def test_a_batch_is_in_hand_while_the_one_before_it_is_settled(
     claims = sent(broker, 150, wire)
     mine = shift(broker, worker)
     assert mine.serve()
-    assert sum(map(broker.redis.llen, lists("w1"))) == 64, "the second batch; the first has been answered"
+    source = {"rq": "rq:queue:claims", "intake": "broker:in:claims"}[wire]
+    wait_for(lambda: broker.redis.llen(source) == 150 - 2 * 64 or None, "the second batch is taken")
+    wait_for(lambda: in_hand(broker) == 64 or None, "the first has been answered")
     while mine.serve():
         pass
     assert words(broker, claims) == {"granted": 150}
@@ -76,33 +83,36 @@ def test_a_worker_that_is_told_to_stop_answers_what_it_has_in_hand_and_takes_not
     assert words(broker, claims[128:]) == {"granted": 22}, "left to others"
 
 
-def batches(broker: InProcess, mine: Shift, *, renewals: int) -> list[int]:
-    """How many requests each of the next twenty batches held; before so many of them a holder renews."""
+def others(broker: InProcess, mine: Shift, *, renewals: int) -> list[int]:
+    """How many claims each of the next twenty batches held; before so many of them a holder renews.
+
+    A batch is on its way before the one ahead of it is answered: which of them a renewal goes with is Redis' affair.
+    """
     broker.submit("held")
     [grant] = broker.ask(broker.caller.make("claim", job_id="held"))
     lease = {name: grant["body"][name] for name in ("job_id", "epoch", "token")}
     broker.caller.send(*[broker.caller.make("claim", job_id="nobodys") for _ in range(64 * 40)], wire="intake")
-    sizes = []
+    claims = []
     for number in range(20):
         if number < renewals:
             broker.caller.send(broker.caller.make("renew", **lease))
-        before = mine.settled
-        mine.serve()
-        sizes.append(mine.settled - before)
-    return sizes
+        hand = mine.take()
+        mine.serve([hand])
+        claims.append(len(hand.entries) - hand.holders)
+    return claims
 
 
 def test_while_a_crowd_queues_a_holder_waits_for_few_others(broker: InProcess, worker: redis.Redis) -> None:
     mine = Shift(broker.context, worker, "w1", QUEUES, load(), steady_ms=lambda: 0)
-    sizes = batches(broker, mine, renewals=20)
-    assert sizes[:1] == [64], "the first batch knows nothing of a crowd"
-    assert set(sizes[2:]) == {1 + BESIDE_HOLDERS}
+    claims = others(broker, mine, renewals=20)
+    assert claims[:1] == [63], "the first batch knows nothing of a crowd"
+    assert set(claims[2:]) == {BESIDE_HOLDERS}
 
 
 def test_where_holders_have_been_quiet_batches_are_whole_again(broker: InProcess, worker: redis.Redis) -> None:
     passing = count(step=LATELY_MS)
     mine = Shift(broker.context, worker, "w1", QUEUES, load(), steady_ms=lambda: next(passing))
-    assert set(batches(broker, mine, renewals=3)[-10:]) == {64}
+    assert set(others(broker, mine, renewals=3)[-10:]) == {64}
 
 
 def test_what_was_in_hand_when_the_connection_broke_is_settled_again_and_answered_as_before(
