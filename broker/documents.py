@@ -232,6 +232,8 @@ class Job(Frozen, frozen=True, kw_only=True):
     """Since when it waits, where that is not since its submission: when it came due, or was redriven."""
     updated_ms: int = 0
     last_run_id: str | None = None
+    superseded_by: str | None = None
+    """A newer job of the same key came while this one ran, or was over: it does not wait again, but for a redrive."""
 
     @classmethod
     def from_document(cls, document: Document) -> Self:

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from broker import repository, transitions
 from broker.documents import WAITING, Job
-from broker.settlement import Change, Context, judge_and_write
+from broker.settlement import Change, Context, Judge, judge_and_write
 from datastore import Conflict, Document, Expected, NotFound, Ok, Unavailable
 from datastore.confirm import confirmed_create, confirmed_update
 from datastore.value import Value
@@ -71,7 +71,11 @@ def take(context: Context, key: str, job_id: str, *, replace: bool = False, now_
 
 
 def supersede(context: Context, job: Job, *, now_ms: int) -> tuple[Change, ...]:
-    """Make `job` the newest of its key and cancel those before it that wait; or itself, where a newer one is there."""
+    """Make `job` the newest of its key; those before it give way, or itself where a newer one is there.
+
+    Raises:
+      NotApplied, OutcomeUnknown: some may still wait; the same request again is harmless.
+    """
     assert job.supersedes is not None, "only for a job with the key"
     name = key_id("newest", job.supersedes)
     for _ in range(KEY_WRITES_MAX):
@@ -89,9 +93,18 @@ def supersede(context: Context, job: Job, *, now_ms: int) -> tuple[Change, ...]:
 
 
 def _superseded(context: Context, jobs: list[str], by: str, now_ms: int) -> tuple[Change, ...]:
+    """Have these jobs give way to a newer one.
+
+    Raises:
+      Unavailable: others kept writing, or no read shows a job that is there. To ask again is harmless.
+    """
     changes: list[Change] = []
     for job_id in filter(None, jobs):
-        changes += _cancel_waiting(context, job_id, f"superseded by {by}", now_ms)
+        judge: Judge = lambda job: transitions.supersede(job, by=by, now_ms=now_ms)  # noqa: E731  # a rule, bound
+        settled = judge_and_write(context, job_id, judge, attempts_max=KEY_WRITES_MAX)
+        if not settled.changes:
+            raise Unavailable(f"{job_id!r} has to give way to {by!r}, and can't be written now")
+        changes += settled.changes
     return tuple(changes)
 
 

@@ -112,7 +112,7 @@ class SubmitBody(Body):
     on_parent_failure: OnParentFailure = OnParentFailure.BLOCK
     unique: Unique | None = None
     supersedes: LockKey | None = None
-    """Jobs with this key that were submitted earlier and still wait are cancelled."""
+    """Jobs with this key that were submitted earlier are cancelled if they wait, now or once their lease ends."""
     max_failures: Annotated[int, Field(ge=1, le=1_000)] = 3
     max_expiries: Annotated[int, Field(ge=1, le=1_000)] = 5
     labels: dict[LabelName, LabelText] = Field(default_factory=dict, max_length=64)

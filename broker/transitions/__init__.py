@@ -16,7 +16,7 @@ from broker.transitions.claim import Claimant, claim
 from broker.transitions.decision import Decision, Refuse, Replay, Rules, Write
 from broker.transitions.factory import draining, turned_away
 from broker.transitions.holder import complete, fail, hand_over, release, renew, undo
-from broker.transitions.operator import cancel, give_way, hold, lift, redrive, revoke
+from broker.transitions.operator import cancel, give_way, hold, lift, redrive, revoke, supersede
 from broker.transitions.timer import due, end_run, enforce_cancel, heed_progress, outlive, reap, time_out, unblock
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "release",
     "renew",
     "revoke",
+    "supersede",
     "time_out",
     "turned_away",
     "unblock",

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 from msgspec import structs
 
 from broker.answers import Answer, Reason, Word
-from broker.documents import RECENT_REQUESTS_MAX, Job, Lease, Outcome, Recent, RunEnd, State
+from broker.documents import RECENT_REQUESTS_MAX, WAITING, Job, Lease, Outcome, Recent, RunEnd, State
 from broker.fence import Fence, FenceLost, FenceOk, Impossible, Loss, Replayed, check
 from datastore.value import Value
 
@@ -87,18 +87,32 @@ def counted(job: Job, name: str) -> dict[str, Any]:
     return {"counters": structs.replace(job.counters, **{name: getattr(job.counters, name) + 1})}
 
 
+def without_lease(job: Job, state: State) -> dict[str, Any]:
+    """The changes of a job that lost its lease and would be in `state`: cancelled if that was asked, or if it would
+    wait again beside a newer job of its key.
+    """
+    if job.cancel is not None:
+        return {"state": State.CANCELLED}
+    if job.superseded_by is not None and state in WAITING:
+        return superseded(job.superseded_by)
+    return {"state": state}
+
+
+def superseded(by: str) -> dict[str, Any]:
+    """The changes of a job that a newer one of its key ends."""
+    return {"state": State.CANCELLED, "why": f"superseded by {by}"}
+
+
 def failure(job: Job, *, now_ms: int, rules: Rules, jitter: float, retryable: bool = True) -> dict[str, Any]:
     """The changes of a failed try: cancelled if that was asked, failed for good or at the cap, else tried again later.
 
     `jitter`, in [0, 1), is the share of the full backoff that is waited (full jitter).
     """
-    changes = counted(job, "failures")
-    if job.cancel:
-        return {**changes, "state": State.CANCELLED}
-    if not retryable or job.counters.failures + 1 >= job.max_failures:
-        return {**changes, "state": State.FAILED}
-    due_ms = now_ms + backoff_ms(job.counters.failures, rules=rules, jitter=jitter)
-    return {**changes, "state": State.SCHEDULED, "not_before_ms": due_ms}
+    final = not retryable or job.counters.failures + 1 >= job.max_failures
+    changes = {**counted(job, "failures"), **without_lease(job, State.FAILED if final else State.SCHEDULED)}
+    if changes["state"] is State.SCHEDULED:
+        changes["not_before_ms"] = now_ms + backoff_ms(job.counters.failures, rules=rules, jitter=jitter)
+    return changes
 
 
 def backoff_ms(failures: int, *, rules: Rules, jitter: float) -> int:

@@ -19,6 +19,7 @@ from broker.transitions.decision import (
     failure,
     held_by,
     remember,
+    without_lease,
 )
 
 
@@ -57,7 +58,7 @@ def complete(job: Job, fence: Fence, *, now_ms: int, result: Any) -> Decision:
     match at_the_fence(job, fence, now_ms):
         case Lease() as lease:
             ended = end_lease(lease, now_ms=now_ms, outcome=Outcome.SUCCEEDED, result=result)
-            return _write(job, fence, "complete", State.SUCCEEDED, ended, now_ms)
+            return _write(job, fence, "complete", {**ended, "state": State.SUCCEEDED}, now_ms)
         case refusal:
             return refusal
 
@@ -74,7 +75,7 @@ def fail(
             outcome = Outcome.CANCELLED if job.cancel else Outcome.FAILED
             ended = end_lease(lease, now_ms=now_ms, outcome=outcome, error=error, result=result)
             failed = failure(job, now_ms=now_ms, rules=rules, jitter=jitter, retryable=retryable)
-            return _write(job, fence, "fail", failed["state"], {**ended, **failed}, now_ms)
+            return _write(job, fence, "fail", {**ended, **failed}, now_ms)
         case refusal:
             return refusal
 
@@ -84,25 +85,25 @@ def release(job: Job, fence: Fence, *, now_ms: int, reason: str | None = None) -
     match at_the_fence(job, fence, now_ms):
         case Lease() as lease:
             outcome = Outcome.CANCELLED if job.cancel else Outcome.RELEASED
-            state = State.CANCELLED if job.cancel else State.READY
             why = (job.cancel.reason if job.cancel else None) or reason
             changes = {**end_lease(lease, now_ms=now_ms, outcome=outcome, error=why), **counted(job, "releases")}
-            return _write(job, fence, "release", state, changes, now_ms)
+            return _write(job, fence, "release", changes | without_lease(job, State.READY), now_ms)
         case refusal:
             return refusal
 
 
 def hand_over(job: Job, fence: Fence, *, now_ms: int, rules: Rules, to: str, reason: str | None = None) -> Decision:
     """Give the job back for another factory, which alone may claim it for a while: at the next epoch, with a token
-    of its own. Where a cancel was asked, this acknowledges it.
+    of its own. Where a cancel was asked this acknowledges it, and where a newer job has the key nobody gets it.
     """
     match at_the_fence(job, fence, now_ms):
         case Lease() as lease:
-            if job.cancel:
+            back = without_lease(job, State.READY)
+            if back["state"] is not State.READY:
                 return release(job, fence, now_ms=now_ms, reason=reason)
             ended = end_lease(lease, now_ms=now_ms, outcome=Outcome.RELEASED, error=reason, handed_to=to)
             ended["reserved"] = Reservation(factory_id=to, by=lease.factory_id, until_ms=now_ms + rules.ttl_ms)
-            return _write(job, fence, "hand_over", State.READY, {**ended, **counted(job, "releases")}, now_ms)
+            return _write(job, fence, "hand_over", {**ended, **counted(job, "releases"), **back}, now_ms)
         case refusal:
             return refusal
 
@@ -112,13 +113,14 @@ def undo(job: Job, *, epoch: int, request_id: str, now_ms: int) -> Decision:
     lease = job.lease
     if lease is None or (lease.epoch, lease.request_id) != (epoch, request_id):
         return Refuse(Answer(Word.CONFLICT, Reason.RACED, held_by(job, now_ms)))
-    changes = {**end_lease(lease, now_ms=now_ms, outcome=Outcome.RELEASED), "state": State.READY}
+    changes = {**end_lease(lease, now_ms=now_ms, outcome=Outcome.RELEASED), **without_lease(job, State.READY)}
     return Write({**changes, "updated_ms": now_ms}, Answer(Word.CONFLICT, Reason.RACED, {"job_id": job.id}))
 
 
-def _write(job: Job, fence: Fence, op: str, state: State, changes: dict[str, Any], now_ms: int) -> Decision:
+def _write(job: Job, fence: Fence, op: str, changes: dict[str, Any], now_ms: int) -> Decision:
+    state: State = changes["state"]
     body: dict[str, Any] = {"job_id": job.id, "epoch": job.epoch, "state": state.value}
     if changes.get("not_before_ms") is not None:
         body["not_before_ms"] = changes["not_before_ms"]
     remembered = remember(job, request_id=fence.request_id, op=op, state=state)
-    return Write({**changes, **remembered, "state": state, "updated_ms": now_ms}, Answer(Word.OK, body=body))
+    return Write({**changes, **remembered, "updated_ms": now_ms}, Answer(Word.OK, body=body))

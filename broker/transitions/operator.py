@@ -14,6 +14,8 @@ from broker.transitions.decision import (
     held_by,
     remember,
     replay,
+    superseded,
+    without_lease,
 )
 
 
@@ -37,8 +39,22 @@ def give_way(job: Job, *, why: str, now_ms: int) -> Decision:
     return Write(changes, Answer(Word.OK, body={"job_id": job.id, "state": State.CANCELLED.value}))
 
 
+def supersede(job: Job, *, by: str, now_ms: int) -> Decision:
+    """Cancel a job for a newer one of its key, if it waits. One that runs may end, but does not wait again.
+
+    One that is over is written on too: a stale read may show it as it was.
+    """
+    waits = job.state in WAITING
+    changes = {**superseded(by), "updated_ms": now_ms} if waits else {"superseded_by": by}
+    state = State.CANCELLED if waits else job.state
+    return Write(changes, Answer(Word.OK, body={"job_id": job.id, "state": state.value}))
+
+
 def redrive(job: Job, *, request_id: str, now_ms: int) -> Decision:
-    """Make a failed or cancelled job ready again. Its epoch goes on; its failures and expiries start at 0."""
+    """Make a failed or cancelled job ready again. Its epoch goes on; its failures and expiries start at 0.
+
+    Also one that was superseded: whoever asks for it wants both.
+    """
     if job.recent(request_id):
         return replay(job, request_id)
     if job.state not in (State.FAILED, State.CANCELLED):
@@ -48,6 +64,7 @@ def redrive(job: Job, *, request_id: str, now_ms: int) -> Decision:
         "deadline_ms": None if job.timeout_ms is None else now_ms + job.timeout_ms,
         "not_before_ms": None,
         "why": None,
+        "superseded_by": None,
         "ready_ms": now_ms,
     }
     return _write(job, request_id, "redrive", State.READY, changes, now_ms)
@@ -62,8 +79,8 @@ def revoke(job: Job, *, request_id: str, now_ms: int, reason: str | None, and_ho
     changes = {**end_lease(job.lease, now_ms=now_ms, outcome=Outcome.REVOKED, error=reason), **counted(job, "releases")}
     if and_hold:
         changes["hold"] = Hold(reason=reason, since_ms=now_ms)
-    state = State.CANCELLED if job.cancel else State.READY
-    return _write(job, request_id, "revoke", state, changes, now_ms)
+    changes |= without_lease(job, State.READY)
+    return _write(job, request_id, "revoke", changes["state"], changes, now_ms)
 
 
 def hold(job: Job, *, request_id: str, now_ms: int, reason: str | None) -> Decision:

@@ -7,7 +7,17 @@ from msgspec import structs
 from broker.answers import Answer, Reason, Word
 from broker.controls import FactoryRecord
 from broker.documents import TERMINAL, Job, Lease, OnParentFailure, OnStuck, Outcome, State
-from broker.transitions.decision import Decision, Refuse, Rules, Write, counted, end_lease, failure, held_by
+from broker.transitions.decision import (
+    Decision,
+    Refuse,
+    Rules,
+    Write,
+    counted,
+    end_lease,
+    failure,
+    held_by,
+    without_lease,
+)
 
 
 def expired(lease: Lease, *, now_ms: int, rules: Rules) -> bool:
@@ -18,14 +28,11 @@ def expired(lease: Lease, *, now_ms: int, rules: Rules) -> bool:
 def expire(job: Job, lease: Lease, *, now_ms: int) -> dict[str, Any]:
     """The changes a dead lease leads to: cancelled if that was asked, failed at the cap, else ready again."""
     changes = {**end_lease(lease, now_ms=now_ms, outcome=Outcome.EXPIRED), **counted(job, "expiries")}
-    if job.cancel is not None:
-        state = State.CANCELLED
-    elif job.counters.expiries + 1 >= job.max_expiries:
-        state = State.FAILED
+    capped = job.counters.expiries + 1 >= job.max_expiries
+    changes |= without_lease(job, State.FAILED if capped else State.READY)
+    if changes["state"] is State.FAILED:
         changes["why"] = f"leases expired: {job.counters.expiries + 1}"
-    else:
-        state = State.READY
-    return {**changes, "state": state}
+    return changes
 
 
 def reap(job: Job, *, now_ms: int, rules: Rules) -> Decision:

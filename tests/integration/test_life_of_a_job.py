@@ -211,6 +211,28 @@ def test_a_newer_job_supersedes_older_ones_that_wait_but_none_that_runs(broker: 
     assert read(broker.store, "b").why == "superseded by c"
 
 
+def test_a_superseded_job_that_fails_is_not_tried_again_beside_the_newer_one(broker: InProcess) -> None:
+    broker.submit("a", supersedes="k")
+    lease = hold(broker, "a")
+    broker.clock.advance(1)
+    broker.submit("b", supersedes="k")
+    assert broker.ask(broker.caller.make("fail", **lease, error="broke"))[0]["body"]["state"] == "cancelled"
+    assert [state(broker, job) for job in "ab"] == ["cancelled", "ready"]
+    assert read(broker.store, "a").why == "superseded by b"
+    assert [run.outcome for run in runs_of(broker.store, "a")] == ["failed"]
+    broker.ask(broker.caller.make("redrive", job_id="a"))
+    assert state(broker, "a") == "ready", "an operator may want both"
+
+
+def test_a_superseded_job_that_completes_has_succeeded(broker: InProcess) -> None:
+    broker.submit("a", supersedes="k")
+    lease = hold(broker, "a")
+    broker.clock.advance(1)
+    broker.submit("b", supersedes="k")
+    broker.ask(broker.caller.make("complete", **lease))
+    assert [state(broker, job) for job in "ab"] == ["succeeded", "ready"]
+
+
 def test_a_run_past_its_own_deadline_fails_by_the_sweep_and_is_tried_again(broker: InProcess) -> None:
     broker.submit("a", run_timeout_ms=30_000)
     lease = hold(broker, "a")

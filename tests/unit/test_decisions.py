@@ -169,9 +169,27 @@ def test_a_waiting_job_gives_way_and_a_running_one_does_not() -> None:
     assert transitions.give_way(job("leased"), why="newer", now_ms=NOW) == refusal
 
 
+def test_a_waiting_job_is_cancelled_for_a_newer_one_and_a_running_one_keeps_that_in_mind() -> None:
+    changes = {"state": "cancelled", "why": "superseded by newer", "updated_ms": NOW}
+    assert transitions.supersede(job("ready"), by="newer", now_ms=NOW) == written(changes, told(state="cancelled"))
+    for state in ("leased", "succeeded"):
+        decision = transitions.supersede(job(state), by="newer", now_ms=NOW)
+        assert decision == written({"superseded_by": "newer"}, told(state=state))
+
+
+@pytest.mark.parametrize("asked", [None, CANCEL])
+def test_a_superseded_job_that_loses_its_lease_is_over_and_names_the_newer_one(asked: dict[str, Any] | None) -> None:
+    found = job("leased", superseded_by="newer", cancel=asked)
+    decision = transitions.revoke(found, request_id="request-1", now_ms=NOW, reason="mine")
+    why = {"why": "superseded by newer"} if asked is None else {}
+    changes = ended("revoked", error="mine") | counters(releases=1) | why | remembered("revoke", "cancelled")
+    assert decision == written(changes, told(epoch=EPOCH, state="cancelled"))
+
+
 def test_redrive_makes_a_job_new_but_for_its_epoch_and_releases() -> None:
     found = job("failed", **counters(3, 2, 1), timeout_ms=500, deadline_ms=NOW - 1, not_before_ms=NOW + 5, why="x")
     changes = counters(releases=1) | {"deadline_ms": NOW + 500, "not_before_ms": None, "why": None, "ready_ms": NOW}
+    changes["superseded_by"] = None
     decision = transitions.redrive(found, request_id="request-1", now_ms=NOW)
     assert decision == written(changes | remembered("redrive", "ready"), told(epoch=EPOCH, state="ready"))
 

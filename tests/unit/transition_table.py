@@ -48,6 +48,9 @@ SITUATIONS: Mapping[str, Job] = {
     "leased, last failure": job("leased", counters={"failures": 2}, max_failures=3),
     "leased, cancel asked": job("leased", cancel=ASKED),
     "leased, grace over": job("leased", cancel=GRACE_OVER),
+    "leased, superseded": job("leased", superseded_by="newer"),
+    "leased, superseded, last failure": job("leased", superseded_by="newer", counters={"failures": 2}, max_failures=3),
+    "leased, superseded, expired": job("leased", superseded_by="newer", lease=DEAD),
     "leased, deadline over": job("leased", deadline_ms=NOW - 1),
     "leased, run over": job("leased", lease=lease(run_deadline_ms=NOW - 1)),
     "leased, no progress": job("leased", stuck_after_ms=30_000),
@@ -57,6 +60,7 @@ SITUATIONS: Mapping[str, Job] = {
     "succeeded": job("succeeded", last_end={**ENDED, "outcome": "succeeded"}),
     "failed": job("failed", counters={"failures": 3, "expiries": 2, "releases": 1}),
     "cancelled": job("cancelled", counters={"failures": 1}),
+    "cancelled, superseded": job("cancelled", superseded_by="newer"),
 }
 
 STARTED_ANEW = FactoryRecord(incarnation="start-2", since_ms=NOW, replaced=("start-1",))
@@ -89,6 +93,7 @@ EVENTS: Mapping[str, Event] = {
     "revoke and hold": lambda job: transitions.revoke(job, request_id="op", now_ms=NOW, reason=None, and_hold=True),
     "redrive": lambda job: transitions.redrive(job, request_id="op", now_ms=NOW),
     "give way": lambda job: transitions.give_way(job, why="replaced", now_ms=NOW),
+    "supersede": lambda job: transitions.supersede(job, by="newer", now_ms=NOW),
     "hold": lambda job: transitions.hold(job, request_id="op", now_ms=NOW, reason=None),
     "lift": lambda job: transitions.lift(job, request_id="op", now_ms=NOW),
 }
@@ -126,9 +131,11 @@ LIVE = (
 )
 EXPIRED = ("leased, expired", "leased, expired at the cap", "leased, expired, held")
 ASKED_TO_STOP = ("leased, cancel asked", "leased, grace over", "leased, expired, cancel asked")
-LEASED = (*LIVE, *EXPIRED, *ASKED_TO_STOP, "leased, last failure")
+SUPERSEDED = ("leased, superseded", "leased, superseded, last failure", "leased, superseded, expired")
+LEASED = (*LIVE, *EXPIRED, *ASKED_TO_STOP, *SUPERSEDED, "leased, last failure")
 UNDER_THE_CAP = (*LIVE, *EXPIRED)
-STARTED_ANEW_ENDS = tuple(set(LEASED) - set(ASKED_TO_STOP) - {"leased, expired at the cap"})
+WAIT_AGAIN = tuple(set(LEASED) - set(ASKED_TO_STOP) - set(SUPERSEDED))
+STARTED_ANEW_ENDS = tuple(set(WAIT_AGAIN) - {"leased, expired at the cap"})
 WAITING = tuple(name for name in SITUATIONS if name.startswith(("blocked", "scheduled", "ready")))
 BLOCKED = ("blocked", "blocked, cancelled with its parent", "blocked, whatever its parent does")
 EVERY = tuple(SITUATIONS)
@@ -163,6 +170,22 @@ ROWS: tuple[tuple[tuple[str, ...], str, Effect], ...] = (
     (ASKED_TO_STOP, "release", Effect("cancelled", counted="releases", run="cancelled")),
     (ASKED_TO_STOP, "fail", Effect("cancelled", counted="failures", run="cancelled")),
     (ASKED_TO_STOP, "fail for good", Effect("cancelled", counted="failures", run="cancelled")),
+    # A newer job of its key has come: it may end, but does not wait again.
+    (SUPERSEDED, "hand over", Effect("cancelled", counted="releases", run="released")),
+    (SUPERSEDED, "release", Effect("cancelled", counted="releases", run="released")),
+    (
+        ("leased, superseded", "leased, superseded, expired"),
+        "fail",
+        Effect("cancelled", counted="failures", run="failed"),
+    ),
+    (("leased, superseded, last failure",), "fail", Effect("failed", counted="failures", run="failed")),
+    (SUPERSEDED, "fail for good", Effect("failed", counted="failures", run="failed")),
+    (SUPERSEDED, "revoke", Effect("cancelled", counted="releases", run="revoked")),
+    (SUPERSEDED, "revoke and hold", Effect("cancelled", counted="releases", run="revoked")),
+    (SUPERSEDED, "its factory starts anew", Effect("cancelled", counted="expiries", run="expired")),
+    (("leased, superseded, expired",), "reap", Effect("cancelled", counted="expiries", run="expired")),
+    (("leased, superseded, expired",), "claim", Effect("cancelled", counted="expiries", run="expired")),
+    (("leased, superseded, expired",), "the heir's claim", Effect("cancelled", counted="expiries", run="expired")),
     # A start of the holder's factory: its earlier leases end as if they had expired.
     (STARTED_ANEW_ENDS, "its factory starts anew", Effect("ready", counted="expiries", run="expired")),
     (("leased, expired at the cap",), "its factory starts anew", Effect("failed", counted="expiries", run="expired")),
@@ -186,12 +209,14 @@ ROWS: tuple[tuple[tuple[str, ...], str, Effect], ...] = (
     (WAITING, "cancel", Effect("cancelled")),
     (WAITING, "give way", Effect("cancelled")),
     (LEASED, "cancel", Effect("leased")),
-    (tuple(set(LEASED) - set(ASKED_TO_STOP)), "revoke", Effect("ready", counted="releases", run="revoked")),
-    (tuple(set(LEASED) - set(ASKED_TO_STOP)), "revoke and hold", Effect("ready", counted="releases", run="revoked")),
+    (WAIT_AGAIN, "revoke", Effect("ready", counted="releases", run="revoked")),
+    (WAIT_AGAIN, "revoke and hold", Effect("ready", counted="releases", run="revoked")),
     (ASKED_TO_STOP, "revoke", Effect("cancelled", counted="releases", run="revoked")),
     (ASKED_TO_STOP, "revoke and hold", Effect("cancelled", counted="releases", run="revoked")),
-    (("failed", "cancelled"), "redrive", Effect("ready")),
+    (("failed", "cancelled", "cancelled, superseded"), "redrive", Effect("ready")),
+    (WAITING, "supersede", Effect("cancelled")),
     # A flag beside the state.
+    (tuple(set(EVERY) - set(WAITING)), "supersede", Effect("=")),
     (EVERY, "hold", Effect("=")),
     (EVERY, "lift", Effect("=")),
 )
