@@ -86,10 +86,19 @@ def job_id(name: str, fire_ms: int) -> str:
 
 
 def fire(context: Context, document: Document, *, now_ms: int) -> Settlement:
-    """Submit what is due of one schedule, then move it on. Nothing is lost or doubled by a crash in between."""
+    """Submit what is due of one schedule, then move it on. Nothing is lost or doubled by a crash in between.
+
+    `document`: as a search showed it, perhaps as it was before somebody paused it: only a version that can be written
+    on fires.
+    """
     schedule = _schedule(document)
     ready = due(schedule, now_ms=now_ms, ttl_ms=context.rules.ttl_ms)
     changes: list[Change] = []
+    if ready.fires:
+        written_on = _update(context, document, {})
+        if written_on is None:
+            return Settlement(Answer(Word.CONFLICT, Reason.RACED, {"name": schedule.name}))
+        document = written_on
     for fire_ms in ready.fires:
         changes += submission.submit(context, _submission(schedule, fire_ms), now_ms=now_ms).changes
     moved: dict[str, Any] = {

@@ -8,11 +8,12 @@ import pytest
 import redis
 from msgspec import structs
 
+from broker import schedules
 from broker.clock import ManualClock
 from broker.repository import find_documents
 from broker.schedules import FIRES_MAX
 from broker.settings import load
-from datastore import Datastore, Expected, Patch, Unavailable, UpdateResult, connect
+from datastore import Datastore, Expected, Filter, Page, Patch, Unavailable, UpdateResult, connect
 from tests.caller import Reply
 from tests.concurrency.race import at_once
 from tests.in_process import InProcess
@@ -130,7 +131,7 @@ class DiesBeforeMovingOn(Forwarding):
     """The sweep dies with the job of a fire made and the schedule not moved on."""
 
     def update_if_match(self, id: str, partition_key: str, expected: Expected, patch: Patch) -> UpdateResult:
-        if id.startswith("schedule:"):
+        if "since_ms" in patch:
             raise Unavailable("died")
         return super().update_if_match(id, partition_key, expected, patch)
 
@@ -159,6 +160,33 @@ def test_on_a_store_whose_create_replaces_a_fire_is_doubled_every_time(redis_cli
     NoLock(broker, DiesBeforeMovingOn(broker.store), broker.clock, redis_client)()
     broker.sweep()
     assert [job.rev for job in find_documents(broker.store, {"kind": "job"})] == [2]
+
+
+class ShowsAsItWas(Forwarding):
+    """Searches show schedules as they were when it was made."""
+
+    def __init__(self, inner: Datastore) -> None:
+        super().__init__(inner)
+        self._was = inner.find({"kind": "schedule"})
+
+    def find(self, filter: Filter, limit: int = 100, cursor: str | None = None) -> Page:
+        return self._was if filter.get("kind") == "schedule" else super().find(filter, limit, cursor)
+
+
+@pytest.mark.parametrize("to", ["paused", "removed"])
+def test_a_schedule_that_was_paused_does_not_fire_though_a_search_shows_it_as_it_was(
+    broker: InProcess, to: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(broker, catch_up="all")
+    stale = ShowsAsItWas(broker.store)
+    change(broker, to)
+    broker.clock.advance(MINUTE_MS)
+    sweep = NoLock(broker, stale, broker.clock, broker.redis)
+    sweep()
+    assert made(broker.store) == []
+    monkeypatch.setattr(schedules, "_update", lambda _context, document, _patch: document)  # the twin: any version does
+    sweep()
+    assert made(broker.store) == ["120100Z"]
 
 
 def test_what_a_sweep_makes_wakes_a_claim_that_waits(broker: InProcess) -> None:

@@ -1,0 +1,124 @@
+"""What must hold between jobs: of locks, limits, unique and superseding keys, and of the fires of a schedule."""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from broker import cron
+from broker.documents import WAITING, Job
+from broker.limits import Limits, Rate, applying
+from broker.schedules import Schedule, Standing, job_id
+from broker.slots import Holder, Slot, in_the_way, wants
+
+FIRE_LATE_MS = 60_000
+"""A sweep comes every few seconds; it may stand still, or its store may."""
+
+
+class BetweenJobs:
+    """Looks at every job written, every grant told and every submission acknowledged."""
+
+    def __init__(self, jobs: Mapping[str, Job], accuse: Callable[[str], None]) -> None:
+        """`jobs`: as they stand, with all changes that come."""
+        self._jobs = jobs
+        self._accuse = accuse
+        self.limits: Callable[[], Limits] = dict
+        """Those that stand since before there was a job."""
+        self._told: set[tuple[str, int]] = set()
+        """Grants whose holders were told, by job and epoch."""
+        self._starts: defaultdict[str, list[int]] = defaultdict(list)
+        self._schedules: dict[str, Schedule] = {}
+        self._revs: dict[str, dict[str, int]] = {}
+        """By a job that supersedes others: the revisions of all that share its key, as it was made."""
+        self._acknowledged: set[str] = set()
+
+    def wrote_job(self, was: Job | None, job: Job) -> None:
+        """A job was written."""
+        if job.unique is not None and not job.state.terminal:
+            for other in self._jobs.values():
+                if other.unique == job.unique and other.id != job.id and not other.state.terminal:
+                    self._accuse(f"keys: {job.id} and {other.id} are both alive with the key {job.unique}")
+        if was is None and job.supersedes is not None:
+            same = [other for other in self._jobs.values() if other.supersedes == job.supersedes]
+            self._revs[job.id] = {other.id: other.document.rev for other in same}
+
+    def wrote_schedule(self, body: Mapping[str, Any]) -> None:
+        """A schedule was written. Where it has moved on, every fire up to there has become a job."""
+        now = msgspec.convert(body, Schedule)
+        was = self._schedules.get(now.name)
+        self._schedules[now.name] = now
+        if was is None or (was.state, was.request_id) != (now.state, now.request_id) or now.since_ms < was.since_ms:
+            return
+        for fire_ms in cron.within(now.cron, now.tz, after_ms=was.since_ms, until_ms=now.since_ms, at_most=1_000):
+            if job_id(now.name, fire_ms) not in self._jobs:
+                self._accuse(f"schedule: {job_id(now.name, fire_ms)} is done with, and is no job")
+
+    def acknowledged(self, job_id: str) -> None:
+        """Its submitter is told that it is stored. Of those that are, with its key, the newest alone waits."""
+        job = self._jobs[job_id]
+        if job.supersedes is None:
+            return
+        self._acknowledged.add(job_id)
+        for other in [self._jobs[other_id] for other_id in self._acknowledged]:
+            if other.supersedes == job.supersedes and other.id != job.id:
+                older, newer = sorted((job, other), key=lambda each: (each.created_ms, each.id))
+                rev = self._revs[newer.id].get(older.id, 1)  # as both were there
+                if older.state in WAITING and older.document.rev == rev:
+                    self._accuse(f"keys: {older.id} waits, though {newer.id} has superseded it")
+
+    def told(self, job: Job) -> None:
+        """The holder of the lease that stands is told of it."""
+        lease = job.lease
+        assert lease is not None
+        new = (job.id, job.epoch) not in self._told
+        self._told.add((job.id, job.epoch))
+        holders = [other for other in self._jobs.values() if other.lease and (other.id, other.epoch) in self._told]
+        for other in holders:
+            if other.id != job.id and (keys := _both(job, other)):
+                self._accuse(f"slots: {job.id} and {other.id} are both leased under {keys}")
+        limits = self.limits()
+        for name in applying(limits, job, lease.factory_id):
+            capacity = limits[name].capacity
+            used = [
+                each.id
+                for each in holders
+                if each.lease is not None and name in applying(limits, each, each.lease.factory_id)
+            ]
+            if capacity is not None and len(used) > capacity:
+                self._accuse(f"limits: {used} are all leased under {name}, which admits {capacity}")
+            if new:
+                self._started(name, limits[name].rate, lease.granted_ms)
+
+    def check_the_end(self, now_ms: int) -> None:
+        """What must be true once the faults are over and everything has settled."""
+        for each in self._schedules.values():
+            if each.state is Standing.ACTIVE and each.next_ms is not None and each.next_ms < now_ms - FIRE_LATE_MS:
+                self._accuse(f"schedule: {each.name} was due {now_ms - each.next_ms} ms ago")
+
+    def _started(self, name: str, rate: Rate | None, granted_ms: int) -> None:
+        if rate is None:
+            return
+        moments = self._starts[name] = sorted([*self._starts[name], granted_ms])
+        windows = [moments[at : at + rate.count + 1] for at in range(len(moments) - rate.count)]
+        if any(window[-1] - window[0] < rate.per_ms for window in windows):
+            self._accuse(f"limits: more than {rate.count} grants in {rate.per_ms} ms under {name}: {moments}")
+
+
+def _both(job: Job, other: Job) -> list[str]:
+    """The keys of locks that two jobs must not hold at once."""
+    theirs = [
+        Slot(
+            key=want.key,
+            holders=(Holder(job_id=other.id, epoch=other.epoch, request_id="", mode=want.mode, taken_ms=0),),
+        )
+        for want in wants(other.locks)
+    ]
+    return sorted(
+        {
+            want.key
+            for want in wants(job.locks)
+            for slot in theirs
+            if slot.key == want.key and in_the_way(slot, want, job.id)
+        }
+    )

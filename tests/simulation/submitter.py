@@ -1,0 +1,164 @@
+"""Who submits jobs until each is acknowledged, and does now and then what an operator does."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from broker.answers import Word
+from broker.client import BrokerTimeout, ClientError, Reply
+from broker.client.aio import AsyncClient
+from broker.limits import Limit, Rate
+from tests.simulation.factory import QUEUE, REPEATS_MAX, Shared, answered
+
+ASKED_LATE_MS = 32_000
+"""More than a request is on its way until its deadline is over, and a worker that has taken it may then stand still."""
+OPEN_EVERY_S = 3
+SCHEDULE = "minutely"
+LOCKS = ("repo", "repo", "repo@shared", "repo/src", "repo/src/app@shared")
+
+UNIQUE, SUPERSEDES, LIMITS, SCHEDULES = FEATURES = ("unique", "supersedes", "limits", "schedules")
+"""What jobs may have in common besides locks; each world has some of it."""
+LIMITED: Sequence[Mapping[str, Limit]] = (
+    {},
+    {"key:gpu": Limit(capacity=1)},
+    {"key:gpu": Limit(capacity=2), f"queue:{QUEUE}": Limit(capacity=3)},
+    {f"queue:{QUEUE}": Limit(capacity=1)},
+    {"factory:f0": Limit(capacity=1), "key:gpu": Limit(rate=Rate(count=2, per_ms=6_000))},
+    {f"queue:{QUEUE}": Limit(capacity=2, rate=Rate(count=3, per_ms=5_000))},
+)
+
+
+class Submitter:
+    """Submits jobs, then operates."""
+
+    def __init__(self, name: str, connect: Callable[[], AsyncClient], shared: Shared, *, jobs: int) -> None:
+        self._connect = connect
+        self._shared = shared
+        self._name = name
+        self._jobs = [f"{name}-{number}" for number in range(jobs)]
+
+    async def run(self) -> None:
+        """Until every job is acknowledged, or given up, and the faults are over."""
+        shared = self._shared
+        while not shared.stopping:
+            try:
+                async with self._connect() as client:
+                    if shared.limits is None:
+                        await self._prepare(client)
+                    while self._jobs:
+                        await self._submit(client, self._jobs.pop())
+                        await asyncio.sleep(shared.random.uniform(0, 4))
+                    shared.submitting.discard(self._name)
+                    while not shared.calm:
+                        await self._operate(client)
+                        await asyncio.sleep(shared.random.uniform(0.5, 8))
+                    return
+            except ClientError:
+                await asyncio.sleep(0.2)
+
+    async def _prepare(self, client: AsyncClient) -> None:
+        """What is to stand before there is a job. A limit that is not acknowledged is not counted on."""
+        standing = {}
+        for name, limit in LIMITED[self._shared.limited].items():
+            rate = None if limit.rate is None else (limit.rate.count, limit.rate.per_ms)
+            reply = await self._until_known(client.set_limit, name, capacity=limit.capacity, rate=rate)
+            if reply is not None and reply.good:
+                standing[name] = limit
+        if SCHEDULES in self._shared.features:
+            job = {"queue": QUEUE, "concurrency": ["gpu"], "max_failures": 9, "max_expiries": 20}
+            await self._until_known(client.put_schedule, SCHEDULE, cron="* * * * *", job=job, catch_up="all")
+        if self._shared.limits is None:  # nobody else was faster
+            self._shared.limits = standing
+
+    async def _submit(self, client: AsyncClient, job_id: str) -> None:
+        reply = await self._until_known(client.submit, {"n": 1}, job_id=job_id, **self._fields())
+        if reply is not None and reply.good and not reply.body.get("joined"):
+            self._shared.acknowledged.append(job_id)
+
+    def _fields(self) -> dict[str, Any]:
+        random, acknowledged, features = self._shared.random, self._shared.acknowledged, self._shared.features
+        fields: dict[str, Any] = {"queue": QUEUE, "max_failures": 9, "max_expiries": 20}
+        roll = random.random()
+        if roll < 0.4:
+            fields["locks"] = [random.choice(LOCKS)]
+        elif roll < 0.55 and acknowledged:
+            fields |= {"depends_on": [random.choice(acknowledged)], "on_parent_failure": "ignore"}
+        elif roll < 0.65:
+            fields["priority"] = random.randint(-5, 5)
+        elif roll < 0.7:
+            fields["fairness_key"] = "tenant"
+        if UNIQUE in features and random.random() < 0.6:
+            fields["unique"] = {"key": "u", "policy": random.choice(("reject", "replace", "join"))}
+        if SUPERSEDES in features and random.random() < 0.6:
+            fields["supersedes"] = "s"
+        if LIMITS in features and random.random() < 0.7:
+            fields["concurrency"] = ["gpu"]
+        return fields
+
+    async def _until_known(self, ask: Callable[..., Awaitable[Reply]], *given: Any, **fields: Any) -> Reply | None:
+        """The answer; the same request is repeated while its outcome is unknown. None: it stayed so."""
+        request_id = None
+        for _ in range(REPEATS_MAX):
+            try:
+                reply = await ask(*given, **fields, request_id=request_id)
+            except BrokerTimeout as error:
+                request_id = error.request_id
+                continue
+            if reply.answer is not Word.OUTCOME_UNKNOWN:
+                return reply
+            request_id = reply.request_id
+        return None
+
+    async def _operate(self, client: AsyncClient) -> None:
+        shared = self._shared
+        random = shared.random
+        acts: list[tuple[float, Callable[[], Awaitable[Reply]]]] = [
+            (0.04, lambda: client.pause_queue(QUEUE)),
+            (0.08, lambda: client.resume_queue(QUEUE)),
+            (0.04, lambda: client.drain(random.choice(shared.names))),
+            (0.06, lambda: client.resume(random.choice(shared.names))),
+        ]
+        if SCHEDULES in shared.features:
+            to = random.choice(("paused", "active", "active", "removed"))
+            acts.append((0.2, lambda: client.change_schedule(SCHEDULE, to)))
+        if shared.acknowledged:
+            job_id = random.choice(shared.acknowledged)
+            acts += [
+                (0.25, lambda: client.cancel(job_id)),
+                (0.25, lambda: client.redrive(job_id)),
+                (0.1, lambda: client.revoke(job_id)),
+                (0.05, lambda: client.revoke(job_id, hold=True)),
+                (0.05, lambda: client.hold(job_id)),
+                (0.1, lambda: client.lift(job_id)),
+                (0.1, lambda: client.job(job_id)),
+            ]
+        [act] = random.choices([act for _, act in acts], [share for share, _ in acts])
+        shared.open_again_until_ms = shared.now_ms() + ASKED_LATE_MS  # a redrive may still come
+        await answered(act())
+
+
+class Opener:
+    """An operator who opens again what others have closed, and goes on with it: their requests may still come."""
+
+    def __init__(self, connect: Callable[[], AsyncClient], shared: Shared) -> None:
+        self._connect = connect
+        self._shared = shared
+
+    async def run(self) -> None:
+        """Until the world stops."""
+        shared = self._shared
+        while not shared.stopping:
+            try:
+                async with self._connect() as client:
+                    while not shared.stopping:
+                        await self._open(client)
+                        await asyncio.sleep(OPEN_EVERY_S)
+            except ClientError:
+                await asyncio.sleep(0.2)
+
+    async def _open(self, client: AsyncClient) -> None:
+        shared = self._shared
+        lifted = [client.lift(job_id) for job_id in shared.acknowledged if shared.held(job_id)]
+        resumed = [client.resume(name) for name in shared.names]
+        for asked in (*lifted, *resumed, client.resume_queue(QUEUE)):
+            await answered(asked)
