@@ -37,7 +37,7 @@ def renew(context: Context, job_id: str, fence: Fence, *, now_ms: int, ttl_ms: i
             )
         return extended
 
-    return judge_and_write(context, job_id, judge, write=_write_renewal)
+    return judge_and_write(context, job_id, judge, write=_write_renewal, seen_epoch=fence.epoch)
 
 
 def _is_paused(context: Context, queue: str) -> bool:
@@ -59,7 +59,8 @@ def _what_is_known(context: Context, factory_id: str) -> FactoryRecord:
 
 def complete(context: Context, job_id: str, fence: Fence, *, now_ms: int, result: Any = None) -> Settlement:
     """End the job as succeeded; `result` goes into the run record."""
-    return judge_and_write(context, job_id, lambda job: transitions.complete(job, fence, now_ms=now_ms, result=result))
+    judge: Judge = lambda job: transitions.complete(job, fence, now_ms=now_ms, result=result)  # noqa: E731  # a rule, bound
+    return judge_and_write(context, job_id, judge, seen_epoch=fence.epoch)
 
 
 def fail(
@@ -87,12 +88,13 @@ def fail(
             jitter=jitter,
         )
 
-    return judge_and_write(context, job_id, judge)
+    return judge_and_write(context, job_id, judge, seen_epoch=fence.epoch)
 
 
 def release(context: Context, job_id: str, fence: Fence, *, now_ms: int, reason: str | None = None) -> Settlement:
     """Give the job back unharmed."""
-    return judge_and_write(context, job_id, lambda job: transitions.release(job, fence, now_ms=now_ms, reason=reason))
+    judge: Judge = lambda job: transitions.release(job, fence, now_ms=now_ms, reason=reason)  # noqa: E731  # a rule, bound
+    return judge_and_write(context, job_id, judge, seen_epoch=fence.epoch)
 
 
 def hand_over(
@@ -111,7 +113,7 @@ def hand_over(
             return Refuse(Answer(Word.NOT_CLAIMABLE, Reason.DRAINING, body))
         return decision
 
-    return judge_and_write(context, job_id, judge)
+    return judge_and_write(context, job_id, judge, seen_epoch=fence.epoch)
 
 
 def report_progress(context: Context, job_id: str, fence: Fence, *, now_ms: int, progress: Any) -> Settlement:
@@ -130,7 +132,7 @@ def report_progress(context: Context, job_id: str, fence: Fence, *, now_ms: int,
 
     changes = {"progress": progress, "progress_ms": now_ms}
     for _ in range(PROGRESS_TRIES_MAX):
-        settled = judge_and_write(context, job_id, judge)
+        settled = judge_and_write(context, job_id, judge, seen_epoch=fence.epoch)
         if settled.answer.word is not Word.OK or seen is None:
             return settled
         write_id = context.entropy.write_id()

@@ -16,6 +16,7 @@ from datastore import (
     NotFound,
     Ok,
     OutcomeUnknown,
+    Unavailable,
 )
 from datastore.confirm import confirmed_create, confirmed_update
 from datastore.value import Value
@@ -99,7 +100,8 @@ def read_spec(store: Datastore, job_id: str) -> Spec:
     """What was submitted.
 
     Raises:
-      Corrupt: the job has no spec; it was not created by a broker.
+      Unavailable: no read shows it. It was stored before its job, so either this one was stale, or no broker made it.
+      Corrupt: what is stored is no spec.
     """
     return Spec.from_document(_spec_document(store, job_id))
 
@@ -108,7 +110,7 @@ def read_submitted(store: Datastore, job_id: str) -> dict[str, Any]:
     """What a grant carries of the spec: `payload` and `labels`, as they are stored.
 
     Raises:
-      Corrupt: as `read_spec`.
+      Unavailable: as `read_spec`.
     """
     body = _spec_document(store, job_id).body
     return {"payload": body.get("payload"), "labels": body.get("labels", {})}
@@ -117,7 +119,7 @@ def read_submitted(store: Datastore, job_id: str) -> dict[str, Any]:
 def _spec_document(store: Datastore, job_id: str) -> Document:
     found = store.read(spec_id(job_id), job_id)
     if isinstance(found, NotFound):
-        raise Corrupt(f"{job_id!r} has no spec document")
+        raise Unavailable(f"no read shows the spec of {job_id!r}")
     return found.document
 
 

@@ -27,6 +27,8 @@ CAS_ATTEMPTS_MAX = 4
 """The first try and three more (design §8.7)."""
 CAS_PAUSE_MS = 20
 """Bound of the jittered pause before a lost race is judged again."""
+REREADS_MAX = 3
+"""Further looks where a read shows less than the caller has seen."""
 
 
 def _nobody_seen(_factories: Sequence[str]) -> Mapping[str, int]:
@@ -114,14 +116,16 @@ def judge_and_write(
     job: Job | None = None,
     write: Writer = repository.rev_update_job,
     attempts_max: int = CAS_ATTEMPTS_MAX,
+    seen_epoch: int = 0,
 ) -> Settlement:
     """Read, judge, write if still so. The guard is evaluated anew on each version; the caller's fence never is.
 
-    `job`: a version just read, judged without another read.
+    `job`: a version just read, judged without another read. `seen_epoch`: the job has had this one, as far as the
+    caller says; a read that shows an earlier one, or no job, may be stale, and says nothing yet.
     """
     for attempt in range(attempts_max):
         if job is None:
-            job = repository.read_job(context.store, job_id)
+            job = _read(context, job_id, seen_epoch)
         if job is None:
             return Settlement(Answer(Word.NOT_FOUND, body={"job_id": job_id}))
         result = _once(context, job, judge(job), write)
@@ -132,6 +136,15 @@ def judge_and_write(
             context.pause(CAS_PAUSE_MS * context.entropy.jitter())
     lost = judge(job) if job is not None else None  # where another has won for good, it is named
     return Settlement(lost.answer if isinstance(lost, Refuse) else raced(job_id))
+
+
+def _read(context: Context, job_id: str, seen_epoch: int) -> Job | None:
+    job = repository.read_job(context.store, job_id)
+    for _ in range(REREADS_MAX):
+        if seen_epoch <= (0 if job is None else job.epoch):
+            break
+        job = repository.read_job(context.store, job_id)
+    return job
 
 
 def _once(context: Context, job: Job, decision: Decision, write: Writer) -> Settlement | Stale:

@@ -1,0 +1,106 @@
+"""A store may show a document as it was, or not yet: what a caller has seen for itself is not doubted for that."""
+
+from collections.abc import Callable
+from unittest.mock import patch
+
+import pytest
+
+from broker import claiming, coordinator, repository, settlement
+from broker.answers import Word
+from broker.documents import Job
+from broker.fence import Fence
+from broker.repository import read_job
+from broker.settlement import Context, Settlement
+from broker.transitions import Claimant
+from datastore import Corrupt, Datastore, NotApplied, NotFound, OutcomeUnknown, ReadResult
+from tests.twins.forwarding import Forwarding
+from tests.unit.desk import NOW, Desk
+
+
+class ShowsEarlier(Forwarding):
+    """The first reads of one document show it as it was."""
+
+    def __init__(self, inner: Datastore, id: str, was: ReadResult, *, times: int) -> None:
+        super().__init__(inner)
+        self._id, self._was, self._times = id, was, times
+
+    def read(self, id: str, partition_key: str) -> ReadResult:
+        if id == self._id and self._times:
+            self._times -= 1
+            return self._was
+        return super().read(id, partition_key)
+
+
+@pytest.fixture
+def desk() -> Desk:
+    made = Desk()
+    made.submit()
+    return made
+
+
+Act = Callable[[Context, Fence], Settlement]
+OF_A_HOLDER: dict[str, tuple[Act, Word]] = {
+    "renew": (lambda context, fence: coordinator.renew(context, "job", fence, now_ms=NOW), Word.RENEWED),
+    "complete": (lambda context, fence: coordinator.complete(context, "job", fence, now_ms=NOW), Word.OK),
+    "fail": (lambda context, fence: coordinator.fail(context, "job", fence, now_ms=NOW), Word.OK),
+    "release": (lambda context, fence: coordinator.release(context, "job", fence, now_ms=NOW), Word.OK),
+    "hand over": (lambda context, fence: coordinator.hand_over(context, "job", fence, now_ms=NOW, to="g"), Word.OK),
+    "progress": (
+        lambda context, fence: coordinator.report_progress(context, "job", fence, now_ms=NOW, progress=1),
+        Word.OK,
+    ),
+}
+
+
+@pytest.mark.parametrize("times", [1, settlement.REREADS_MAX])
+@pytest.mark.parametrize("shown", ["as it was before the grant", "not yet"])
+@pytest.mark.parametrize("name", OF_A_HOLDER)
+def test_a_holder_is_not_turned_away_by_a_read_that_shows_less_than_it_has_seen(
+    desk: Desk, name: str, shown: str, times: int
+) -> None:
+    act, word = OF_A_HOLDER[name]
+    was: ReadResult = desk.store.read("job", "job") if shown == "as it was before the grant" else NotFound()
+    fence = desk.claim()
+    with patch.object(settlement, "REREADS_MAX", 0):  # the twin: the first read counts
+        refused = act(desk.on(ShowsEarlier(desk.store, "job", was, times=times)), fence)
+    assert refused.answer.word in (Word.INVALID, Word.NOT_FOUND)
+    assert act(desk.on(ShowsEarlier(desk.store, "job", was, times=times)), fence).answer.word is word
+
+
+def test_an_epoch_that_the_job_never_had_is_told_so_after_a_few_looks(desk: Desk) -> None:
+    fence = desk.claim()
+    forged = Fence(fence.factory_id, fence.epoch + 1, fence.token, "forged")
+    answer = coordinator.renew(desk.context, "job", forged, now_ms=NOW).answer
+    assert (answer.word, answer.reason) == (Word.INVALID, "epoch_from_the_future")
+
+
+def claim(context: Context, request_id: str = "r1") -> Settlement:
+    who = Claimant(factory_id="f", incarnation="s", request_id=request_id, token="t" * 32)
+    return coordinator.try_claim_job(context, "job", who, now_ms=NOW)
+
+
+def job(desk: Desk) -> Job:
+    found = read_job(desk.store, "job")
+    assert found is not None
+    return found
+
+
+def test_a_grant_whose_spec_no_read_shows_yet_is_not_called_invalid_and_is_told_when_asked_again(desk: Desk) -> None:
+    hidden = desk.on(ShowsEarlier(desk.store, "job:spec", NotFound(), times=1))
+    with pytest.raises(OutcomeUnknown):
+        claim(hidden)
+    told = claim(hidden).answer
+    assert (told.word, told.body["epoch"]) == (Word.REPLAYED, job(desk).epoch)
+
+
+def test_where_a_missing_spec_is_taken_for_a_corrupt_job_a_grant_stands_that_its_holder_never_hears_of(
+    desk: Desk,
+) -> None:
+    hidden = desk.on(ShowsEarlier(desk.store, "job:spec", NotFound(), times=1))
+    with (
+        patch.object(repository, "Unavailable", Corrupt),
+        patch.object(claiming, "DatastoreError", NotApplied),
+        pytest.raises(Corrupt),
+    ):
+        claim(hidden)
+    assert job(desk).lease is not None
