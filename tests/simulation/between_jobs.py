@@ -1,6 +1,6 @@
 """What must hold between jobs: of locks, limits, unique and superseding keys, and of the fires of a schedule."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,9 +19,10 @@ FIRE_LATE_MS = 60_000
 class BetweenJobs:
     """Looks at every job written, every grant told and every submission acknowledged."""
 
-    def __init__(self, jobs: Mapping[str, Job], accuse: Callable[[str], None]) -> None:
+    def __init__(self, jobs: Mapping[str, Job], counts: Counter[str], accuse: Callable[[str], None]) -> None:
         """`jobs`: as they stand, with all changes that come."""
         self._jobs = jobs
+        self._counts = counts
         self._accuse = accuse
         self.limits: Callable[[], Limits] = dict
         """Those that stand since before there was a job."""
@@ -32,6 +33,7 @@ class BetweenJobs:
         self._revs: dict[str, dict[str, int]] = {}
         """By a job that supersedes others: the revisions of all that share its key, as it was made."""
         self._acknowledged: set[str] = set()
+        self._redriven: set[str] = set()
 
     def wrote_job(self, was: Job | None, job: Job) -> None:
         """A job was written."""
@@ -39,6 +41,11 @@ class BetweenJobs:
             for other in self._jobs.values():
                 if other.unique == job.unique and other.id != job.id and not other.state.terminal:
                     self._accuse(f"keys: {job.id} and {other.id} are both alive with the key {job.unique}")
+        if was is not None and was.state.terminal and not job.state.terminal:
+            self._redriven.add(job.id)
+        if job.state.terminal and was is not None and not was.state.terminal:
+            self._counts["superseded"] += (job.why or "").startswith("superseded by")
+            self._counts["superseded_late"] += was.lease is not None and (job.why or "").startswith("superseded by")
         if was is None and job.supersedes is not None:
             same = [other for other in self._jobs.values() if other.supersedes == job.supersedes]
             self._revs[job.id] = {other.id: other.document.rev for other in same}
@@ -51,11 +58,15 @@ class BetweenJobs:
         if was is None or (was.state, was.request_id) != (now.state, now.request_id) or now.since_ms < was.since_ms:
             return
         for fire_ms in cron.within(now.cron, now.tz, after_ms=was.since_ms, until_ms=now.since_ms, at_most=1_000):
+            self._counts["fires"] += 1
             if job_id(now.name, fire_ms) not in self._jobs:
                 self._accuse(f"schedule: {job_id(now.name, fire_ms)} is done with, and is no job")
 
     def acknowledged(self, job_id: str) -> None:
-        """Its submitter is told that it is stored. Of those that are, with its key, the newest alone waits."""
+        """Its submitter is told that it is stored. Of those that are, with its key, the newest alone waits.
+
+        But for what an operator has redriven, and what ran as the newer one came: then it does not wait again.
+        """
         job = self._jobs[job_id]
         if job.supersedes is None:
             return
@@ -64,7 +75,8 @@ class BetweenJobs:
             if other.supersedes == job.supersedes and other.id != job.id:
                 older, newer = sorted((job, other), key=lambda each: (each.created_ms, each.id))
                 rev = self._revs[newer.id].get(older.id, 1)  # as both were there
-                if older.state in WAITING and older.document.rev == rev:
+                waits = older.state in WAITING and older.id not in self._redriven
+                if waits and (older.document.rev == rev or older.superseded_by is not None):
                     self._accuse(f"keys: {older.id} waits, though {newer.id} has superseded it")
 
     def told(self, job: Job) -> None:

@@ -11,6 +11,7 @@ from broker.answers import Word
 from broker.client import BrokerTimeout, ClientError, FenceGate, LeaseLost, Reply, StaleEpoch
 from broker.client.aio import AsyncClient
 from broker.client.async_lease import AsyncLease
+from broker.limits import Limits
 from tests.simulation.timeline import HostClock
 
 QUEUE = "q"
@@ -18,8 +19,6 @@ REPEATS_MAX = 6
 PAST_MAX = 8
 RACE_EVERY_MS = 1_500
 TTL_MS = 10_000
-REDRIVE_LATE_MS = 32_000
-"""More than a request is on its way until its deadline is over, and a worker that has taken it may then stand still."""
 
 
 @dataclass(slots=True)
@@ -57,8 +56,18 @@ class Shared:
     accuse: Callable[[str], None] = lambda _what: None
     open_again_until_ms: float = 0
     """Until then a redrive that was asked for may open a job again."""
-    submitting: bool = True
-    """More jobs are to come."""
+    submitting: set[str] = field(default_factory=set)
+    """Who has more jobs to come."""
+    features: frozenset[str] = frozenset()
+    """What jobs of this world have in common; see the submitter."""
+    limited: int = 0
+    """By which limits; see there, too."""
+    names: tuple[str, ...] = ()
+    """Of the factories."""
+    held: Callable[[str], bool] = lambda _job_id: False
+    """Whether a job is held by an operator now."""
+    limits: Limits | None = None
+    """Those that stand; None: they are still to be set, before there is a job."""
     stopping: bool = False
     calm: bool = False
     """The faults are over: do what there is to do, and nothing else."""
@@ -81,7 +90,7 @@ class Factory:
             try:
                 async with self._connect() as client:
                     if random.random() < 0.3:
-                        await _answered(client.register(capacity=2))
+                        await answered(client.register(capacity=2))
                     while not shared.stopping:
                         await self._one_thing(client)
                         await asyncio.sleep(random.uniform(0, 1.5))
@@ -116,7 +125,7 @@ class Factory:
 
     async def _several(self, client: AsyncClient) -> None:
         """A claim for two jobs: each is kept by a guard of its own."""
-        claimed = await _answered(client.claim(queue=QUEUE, count=2))
+        claimed = await answered(client.claim(queue=QUEUE, count=2))
         if claimed is not None:
             await asyncio.gather(*(self._work_on(client, client.keep(grant)) for grant in claimed.grants))
 
@@ -190,7 +199,7 @@ class Factory:
     async def _repeated(self, ask: Callable[[str], Awaitable[Reply]], error: BrokerTimeout) -> Reply | None:
         for _ in range(REPEATS_MAX):
             await asyncio.sleep(self._shared.random.uniform(0.1, 2))
-            reply = await _answered(ask(error.request_id))
+            reply = await answered(ask(error.request_id))
             if reply is not None and reply.answer is not Word.OUTCOME_UNKNOWN:
                 return reply
         return None
@@ -214,7 +223,7 @@ class Factory:
         ask = random.choice((client.complete, client.renew, client.release, client.progress))
         shared.counts["stale_tried"] += 1
         more: dict[str, Any] = {"progress": 1} if ask == client.progress else {}
-        reply = await _answered(ask(**fence, **more))
+        reply = await answered(ask(**fence, **more))
         if reply is not None and reply.good and ask == client.complete:
             shared.completed[fence["job_id"]] = fence["epoch"]
 
@@ -223,7 +232,7 @@ class _Broken(Exception):
     """The work itself failed."""
 
 
-async def _answered(asked: Awaitable[Reply]) -> Reply | None:
+async def answered(asked: Awaitable[Reply]) -> Reply | None:
     """The reply; None where there is none."""
     try:
         return await asked
@@ -231,69 +240,3 @@ async def _answered(asked: Awaitable[Reply]) -> Reply | None:
         return None
     except ClientError:
         return None
-
-
-class Submitter:
-    """Submits jobs until each is acknowledged, and now and then does what an operator does."""
-
-    def __init__(self, name: str, connect: Callable[[], AsyncClient], shared: Shared, *, jobs: int) -> None:
-        self._name = name
-        self._connect = connect
-        self._shared = shared
-        self._jobs = [f"{name}-{number}" for number in range(jobs)]
-
-    async def run(self) -> None:
-        """Until every job is acknowledged, or given up."""
-        shared = self._shared
-        while self._jobs and not shared.stopping:
-            try:
-                async with self._connect() as client:
-                    while self._jobs:
-                        await self._submit(client, self._jobs.pop())
-                        await asyncio.sleep(shared.random.uniform(0, 4))
-                    shared.submitting = False
-                    while not shared.calm:
-                        await self._operate(client)
-                        await asyncio.sleep(shared.random.uniform(0.5, 8))
-            except ClientError:
-                await asyncio.sleep(0.2)
-
-    async def _submit(self, client: AsyncClient, job_id: str) -> None:
-        random, acknowledged = self._shared.random, self._shared.acknowledged
-        fields: dict[str, Any] = {"queue": QUEUE, "max_failures": 9, "max_expiries": 20}
-        roll = random.random()
-        if roll < 0.4:
-            fields["locks"] = ["repo"]
-        elif roll < 0.55 and acknowledged:
-            fields |= {"depends_on": [random.choice(acknowledged)], "on_parent_failure": "ignore"}
-        elif roll < 0.65:
-            fields["priority"] = random.randint(-5, 5)
-        elif roll < 0.7:
-            fields["fairness_key"] = "tenant"
-        request_id = None
-        for _ in range(REPEATS_MAX):
-            try:
-                reply = await client.submit({"n": 1}, job_id=job_id, **fields, request_id=request_id)
-            except BrokerTimeout as error:
-                request_id = error.request_id
-                continue
-            if reply.good:
-                acknowledged.append(job_id)
-            if reply.good or reply.answer is not Word.OUTCOME_UNKNOWN:
-                return
-            request_id = reply.request_id
-
-    async def _operate(self, client: AsyncClient) -> None:
-        random, jobs = self._shared.random, self._shared.acknowledged
-        if not jobs:
-            return
-        job_id, roll = random.choice(jobs), random.random()
-        if roll < 0.25:
-            await _answered(client.cancel(job_id))
-        elif roll < 0.5:
-            self._shared.open_again_until_ms = self._shared.now_ms() + REDRIVE_LATE_MS
-            await _answered(client.redrive(job_id))
-        elif roll < 0.65:
-            await _answered(client.revoke(job_id))
-        elif roll < 0.75:
-            await _answered(client.job(job_id))

@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 
 from broker.documents import RECENT_REQUESTS_MAX, Job, Lease, Outcome, State
-from broker.slots import Mode, wants
 from datastore import Corrupt, Document, Ok
 from datastore.interface import Datastore
+from tests.simulation.between_jobs import BetweenJobs
 
 _REPLIES = b"broker:reply:"
 _HOLDERS_OPS = frozenset({"complete", "fail", "release", "hand_over"})
@@ -52,8 +52,8 @@ class Judge:
         self._asked: dict[str, Asked] = {}
         self._told_of: defaultdict[str, set[tuple[str, int, str]]] = defaultdict(set)
         self._good: dict[str, int] = {}
-        self._holders: set[tuple[str, int]] = set()
         self._finished: set[str] = set()
+        self.between = BetweenJobs(self._jobs, self.counts, self.accuse)
 
     def accuse(self, what: str) -> None:
         """Something was wrong."""
@@ -75,6 +75,8 @@ class Judge:
         """A document was written. Every write is shown, so that the job as it was is the one shown last."""
         if self._told is not None:
             self._told(f"stored  {after.id} rev {after.rev} {msgspec.json.encode(after.body).decode()}")
+        if after.body.get("kind") == "schedule":
+            self.between.wrote_schedule(after.body)
         if after.body.get("kind") != "job":
             return
         try:
@@ -86,6 +88,7 @@ class Judge:
         was = self._jobs.get(job.id)
         self._jobs[job.id] = job
         (self._finished.add if job.state.terminal else self._finished.discard)(job.id)
+        self.between.wrote_job(was, job)
         if was is not None:
             self._changed(was, job)
 
@@ -98,6 +101,11 @@ class Judge:
     def job(self, job_id: str) -> Job | None:
         """As it stands."""
         return self._jobs.get(job_id)
+
+    def held(self, job_id: str) -> bool:
+        """Whether an operator holds it now."""
+        job = self._jobs.get(job_id)
+        return job is not None and job.hold is not None
 
     def all_finished(self, acknowledged: Collection[str]) -> bool:
         """Whether all jobs there are have come to an end, and the acknowledged ones are there."""
@@ -141,6 +149,8 @@ class Judge:
         name = f"{job.id} epoch {job.epoch}"
         self.counts["grants"] += 1
         self.counts["takeovers"] += was.lease is not None
+        if was.hold is not None:
+            self.accuse(f"holds: {name} was granted while it is held")
         if job.epoch != was.epoch + 1 or lease.epoch != job.epoch:
             self.accuse(f"I1 {name}: granted from epoch {was.epoch}, the lease says {lease.epoch}")
         known = self._tokens.setdefault((job.id, job.epoch), lease.token)
@@ -155,10 +165,16 @@ class Judge:
             return
         answer, request_id = reply["answer"], reply["request_id"]
         self.counts[answer] += 1
+        if reply["reason"]:
+            self.counts[f"because: {reply['reason']}"] += 1
+        if reply["reason"] == "corrupt":
+            self.accuse(f"{request_id} is told of a corrupt document, and there is none")
         request = self._asked.get(request_id)
         grants = reply["body"].get("grants") or ([reply["body"]] if "token" in reply["body"] else [])
         for grant in grants:
             self._told_of_a_grant(request_id, request, grant)
+        if answer in ("ok", "replayed") and request is not None and request.op == "submit":
+            self.between.acknowledged(reply["body"]["job_id"])
         if request is not None and request.op in _HOLDERS_OPS:
             self._told_a_holder(request, answer, str(reply["reason"]))
 
@@ -182,21 +198,9 @@ class Judge:
         asked_for = None if request is None or request.op != "claim" else request.body.job_id
         if asked_for is not None and len(self._told_of[request_id]) > 1:
             self.accuse(f"I6 {request_id} was granted {asked_for} twice")
-        self._holders.add(lease)
-        self._exclusive(lease)
-
-    def _exclusive(self, lease: tuple[str, int]) -> None:
-        """No two jobs of one exclusive lock are leased to holders that were told."""
         job = self._jobs[lease[0]]
-        if not job.locks or job.lease is None or job.lease.epoch != lease[1]:
-            return
-        keys = {want.key for want in wants(job.locks) if want.mode is Mode.EXCLUSIVE}
-        for other in self._jobs.values():
-            if other.id == job.id or other.lease is None or (other.id, other.epoch) not in self._holders:
-                continue
-            both = keys & {want.key for want in wants(other.locks) if want.mode is Mode.EXCLUSIVE}
-            if both:
-                self.accuse(f"slots: {job.id} and {other.id} are both leased under {sorted(both)}")
+        if job.lease is not None and job.lease.epoch == lease[1]:
+            self.between.told(job)
 
     def not_on_record(self) -> list[str]:
         """Of each job that has ended with other runs than one for each epoch, which it has, and which are open."""
@@ -210,8 +214,9 @@ class Judge:
                 found.append(f"I3 {job.id} at epoch {job.epoch} has runs {epochs}, open {open_runs}")
         return found
 
-    def check_the_end(self, acknowledged: Sequence[str]) -> None:
-        """What must be true once the faults are over and everything has settled."""
+    def check_the_end(self, acknowledged: Sequence[str], *, now_ms: int) -> None:
+        """What must be true once the faults are over and everything has settled, at broker time `now_ms`."""
+        self.between.check_the_end(now_ms)
         assert self.store is not None
         for job_id in acknowledged:
             job = self._jobs.get(job_id)

@@ -25,6 +25,11 @@ ENOUGH: Mapping[str, float] = {
     "stale_tried": 1,
     "stale_refused": 0.5,
     "renewed": 1,
+    "because: quota": 0.3,
+    "because: not_unique": 0.05,
+    "superseded": 0.08,
+    "superseded_late": 0.01,
+    "fires": 0.08,
 }
 """What a world must have seen on the average, or the seeds test nothing."""
 

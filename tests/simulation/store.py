@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from random import Random
 
+from broker.controls import FLEET_ID
 from datastore.errors import OutcomeUnknown, Throttled, Unavailable
 from datastore.interface import (
     Body,
@@ -68,7 +69,12 @@ class TrueStore(Forwarding):
         return Page(tuple(found), None)
 
     def earlier(self, id: str, partition_key: str, random: Random) -> ReadResult:
-        """Some version before the one that stands, or none where that is as likely."""
+        """Some version before the one that stands, or none where that is as likely.
+
+        What an operator has said of the fleet is read as it is: a limit holds as soon as it is seen.
+        """
+        if id == FLEET_ID:
+            return self.inner.read(id, partition_key)
         versions = self._versions.get((partition_key, id), [])[:-1]
         return Ok(random.choice(versions)) if versions and random.random() < 0.8 else NotFound()
 

@@ -23,8 +23,8 @@ LIMITED: Sequence[Mapping[str, Limit]] = (
     {"key:gpu": Limit(capacity=1)},
     {"key:gpu": Limit(capacity=2), f"queue:{QUEUE}": Limit(capacity=3)},
     {f"queue:{QUEUE}": Limit(capacity=1)},
-    {"factory:f0": Limit(capacity=1), "key:gpu": Limit(rate=Rate(count=2, per_ms=6_000))},
-    {f"queue:{QUEUE}": Limit(capacity=2, rate=Rate(count=3, per_ms=5_000))},
+    {"factory:f0": Limit(capacity=1), "key:gpu": Limit(rate=Rate(count=1, per_ms=4_000))},
+    {f"queue:{QUEUE}": Limit(capacity=2, rate=Rate(count=2, per_ms=6_000))},
 )
 
 

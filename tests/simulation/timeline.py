@@ -43,9 +43,10 @@ class BrokerClock:
 
     START_MS = 1_700_000_000_000
 
-    def __init__(self, timeline: Timeline) -> None:
+    def __init__(self, timeline: Timeline, *, ahead_ms: int) -> None:
+        """`ahead_ms`: how much later than at `START_MS` it begins."""
         self._timeline = timeline
-        self._ahead_ms = self.START_MS
+        self._ahead_ms = self.START_MS + ahead_ms
         self.jumps: list[float] = []
         """When it jumped, in time of the timeline. Leases end before their holders expect it where it jumps forwards,
         and where a worker still goes by the time before it jumped back."""

@@ -3,20 +3,26 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
 from greenlet import getcurrent
 
-from broker import exclusion, repository, settlement
+from broker import exclusion, keys, limits, repository, schedules, settlement, submission
+from broker.answers import Answer, Word
 from broker.documents import Job
 from broker.fence import Fence, FenceLost, FenceOk, FenceResult, Loss
 from broker.fence import check as sound_check
+from broker.limits import Limits
+from broker.limits import _capacity as sound_capacity
+from broker.quotas import Starts
 from broker.repository import Stale
-from broker.settlement import Context, Settlement, Writer, raced
+from broker.schedules import fire as sound_fire
+from broker.settlement import Change, Context, Settlement, Writer, judge_and_write, raced
 from broker.settlement import _once as sound_once
-from broker.transitions import Decision, decision
-from datastore import Datastore
+from broker.transitions import Decision, decision, give_way
+from datastore import Datastore, Document
 from datastore.confirm import WRITE_ID
 from datastore.interface import Expected, Patch, UpdateResult
 from tests.simulation.process import Process
@@ -118,6 +124,33 @@ def _believes_any_read(holder: Any, *, leased_epoch: int | None, **_: object) ->
     return bool(holder.confirmed) and leased_epoch != holder.epoch
 
 
+def _one_more(known: Limits, name: str) -> int:
+    return sound_capacity(known, name) + 1
+
+
+def _alive(context: Context, owner_id: str, *_: object, **__: object) -> Job | None:
+    """Who has a key is looked at, and not written on."""
+    owner = repository.read_job(context.store, owner_id)
+    return None if owner is None or owner.state.terminal else owner
+
+
+def _superseded(context: Context, jobs: list[str], by: str, now_ms: int) -> tuple[Change, ...]:
+    """What a read shows to run is left alone."""
+    changes: list[Change] = []
+    for job_id in filter(None, jobs):
+        changes += judge_and_write(context, job_id, partial(give_way, why=by, now_ms=now_ms)).changes
+    return tuple(changes)
+
+
+def _fire(context: Context, document: Document, *, now_ms: int) -> Settlement:
+    """Moves the schedule on first, and makes its jobs afterwards."""
+    moved = patch.object(submission, "submit", lambda *_, **__: Settlement(Answer(Word.OK)))
+    with moved:
+        settled = sound_fire(context, document, now_ms=now_ms)
+    sound_fire(context, document, now_ms=now_ms)
+    return settled
+
+
 TWINS: Mapping[str, Broken] = {
     "read, check, write": Broken(_read_check_write),
     "etag ignored": Broken(_ignores_etag),
@@ -127,6 +160,11 @@ TWINS: Mapping[str, Broken] = {
     "no fence, name only": Broken(rule=_in_place_of(decision, "check", _name_only)),
     "412 taken as lost": Broken(rule=_conflict_is_lost),
     "a stale read frees a lock": Broken(rule=_in_place_of(exclusion, "removable", _believes_any_read)),
+    "a key's owner only looked at": Broken(rule=_in_place_of(keys, "_alive", _alive), first=400),
+    "superseded ones only looked at": Broken(rule=_in_place_of(keys, "_superseded", _superseded)),
+    "one unit too many": Broken(rule=_in_place_of(limits, "_capacity", _one_more)),
+    "starts not counted": Broken(rule=_in_place_of(Starts, "take", lambda *_, **__: None)),
+    "a schedule moved on first": Broken(rule=_in_place_of(schedules, "fire", _fire)),
     "runs not made up for": Broken(
         rule=_in_place_of(repository, "record_latest_run", lambda *_, **__: None), first=300
     ),

@@ -18,7 +18,7 @@ from broker.settings import Settings
 from broker.transitions import Rules
 from datastore import Datastore
 from datastore.memory import MemoryDatastore
-from tests.simulation.factory import TTL_MS, Factory, Shared, Submitter
+from tests.simulation.factory import TTL_MS, Factory, Shared
 from tests.simulation.faults import Dice
 from tests.simulation.judge import Judge
 from tests.simulation.lines import ClientListener, ClientSender, RedisHost
@@ -28,6 +28,7 @@ from tests.simulation.redis_side.lua import Lua
 from tests.simulation.redis_side.server import Server
 from tests.simulation.serving import Desk, Sweeper, Worker
 from tests.simulation.store import Line, TrueStore
+from tests.simulation.submitter import FEATURES, LIMITED, LIMITS, Opener, Submitter
 from tests.simulation.timeline import BrokerClock, HostClock, Timeline
 
 FAULTY_MS = 32_000
@@ -38,7 +39,9 @@ QUIET_MS = 60_000
 WORKERS = 2
 SWEEPS = 2
 FACTORIES = 3
-JOBS = 5
+SUBMITTERS = (3, 2)
+"""How many jobs each of them submits."""
+FEATURE_SHARE = 0.35
 UNFINISHED = (b"broker:inflight:", b"broker:in:", b"rq:queue:", b"broker:waiting", b"broker:unread")
 DRIFT_MAX = 0.03
 """Clocks this far from the broker's: together with the skew allowance a holder's margin covers it."""
@@ -87,7 +90,7 @@ class World:
         self._random = Random(seed)
         self.timeline = Timeline(self._random)
         self.dice = Dice(self._random, None if told is None else self.tell)
-        self.broker_clock = BrokerClock(self.timeline)
+        self.broker_clock = BrokerClock(self.timeline, ahead_ms=self._random.randrange(60_000))
         self.server = Server(lua, self.broker_clock.now_ms, None if told is None else self.tell)
         self.host = RedisHost(self.server, self.timeline, self.dice)
         self.judge = Judge(None if told is None else self.tell)
@@ -106,6 +109,10 @@ class World:
         gate = FenceGate(MemoryDatastore(etag_prefix="g"))
         self.shared = Shared(self._random, self.judge.counts, lambda: self.timeline.now_ms, gate)
         self.shared.accuse = self.judge.accuse
+        self.shared.held = self.judge.held
+        self.shared.features = frozenset(name for name in FEATURES if self._random.random() < FEATURE_SHARE)
+        self.shared.limited = self._random.randrange(1, len(LIMITED)) if LIMITS in self.shared.features else 0
+        self.judge.between.limits = lambda: self.shared.limits or {}
         self.judge.taken_over = self._check_beliefs
         self.server.observe(self.judge.pushed)
 
@@ -136,9 +143,11 @@ class World:
             self._start_worker()
         for _ in range(SWEEPS):
             self._start_sweep()
-        for number in range(FACTORIES):
-            self._start_factory(f"f{number}")
-        self._start_submitter()
+        self.shared.names = tuple(f"f{number}" for number in range(FACTORIES))
+        for name in self.shared.names:
+            self._start_factory(name)
+        for number, jobs in enumerate(SUBMITTERS):
+            self._start_submitter(f"s{number}", jobs)
         for event, act in self._events().items():
             for _ in range(self.dice.times(event)):
                 self.timeline.after(self._random.uniform(500, FAULTY_MS - 500), self._counted(event, act))
@@ -170,6 +179,8 @@ class World:
     def _heal(self) -> None:
         self.dice.stop()
         self.shared.calm = True
+        loop = self._loop(self._clock(), "opener")
+        self._start(loop, "opener", Opener(self._connector("opener", loop), self.shared).run())
         for process in (*self._workers, *self._sweeps):
             process.pause(0)
 
@@ -220,9 +231,10 @@ class World:
         loop = self._loop(clock, name)
         self._start(loop, name, Factory(name, clock, self._connector(name, loop), self.shared).run())
 
-    def _start_submitter(self) -> None:
-        loop = self._loop(self._clock(), "sub")
-        self._start(loop, "sub", Submitter("job", self._connector("sub", loop), self.shared, jobs=JOBS).run())
+    def _start_submitter(self, name: str, jobs: int) -> None:
+        self.shared.submitting.add(name)
+        loop = self._loop(self._clock(), name)
+        self._start(loop, name, Submitter(name, self._connector(name, loop), self.shared, jobs=jobs).run())
 
     def _loop(self, clock: HostClock, name: str) -> SimulatedLoop:
         failed: Callable[[BaseException], None] = lambda error: self._died(name, error)  # noqa: E731  # bound to the name
@@ -268,11 +280,10 @@ class World:
         name = self._names[victim]
         self.tell(f"killed  {name}")
         victim.crash()
-        if name == "sub":
-            self.shared.submitting = False
-            return
         self._factories.remove(victim)
-        self._start_factory(name)
+        if name in self.shared.names:
+            self._start_factory(name)
+        self.shared.submitting.discard(name)
 
     def _restart_redis(self) -> None:
         """With or without its data; it forgets the scripts in any case."""
@@ -303,7 +314,7 @@ class World:
         self.judge.accuse(f"I9 {was.id} epoch {was.epoch} was taken over while its holder counts on it")
 
     def _check_the_end(self) -> None:
-        self.judge.check_the_end(self.shared.acknowledged)
+        self.judge.check_the_end(self.shared.acknowledged, now_ms=self.broker_clock.now_ms())
         for job_id, epoch in self.shared.completed.items():
             job = self.judge.job(job_id)
             if job is None or job.state.value != "succeeded" or job.epoch != epoch:
