@@ -74,6 +74,15 @@ def rev_update_job(store: Datastore, job: Job, changes: Mapping[str, Any], *, wr
             return Missing()
 
 
+def stands(store: Datastore, job: Job, *, write_id: str) -> bool:
+    """Whether this version of a job is the one that stands: it can be written on. A read alone may be stale.
+
+    Raises:
+      NotApplied, OutcomeUnknown: as `rev_update_job`.
+    """
+    return isinstance(rev_update_job(store, job, {}, write_id=write_id), Updated)
+
+
 def rev_update_lease(store: Datastore, job: Job, changes: Mapping[str, Any], *, write_id: str) -> JobUpdate:
     """Change nothing but the lease of the version `job` was read from. One conditional write.
 

@@ -195,7 +195,7 @@ class Sweep:
             if held.pop(run.id, None) is not None:
                 continue
             job = self._read(run.partition_key)
-            if job is not None and (job.lease is None or job.last_run_id != run.id):
+            if job is not None:
                 swept.runs_mended += self._mended(run.id, partial(self._end_run, run, job, now_ms))
         for job_id in held.values():  # without an open run, as far as the search shows
             job = self._read(job_id)
@@ -227,21 +227,28 @@ class Sweep:
         except DatastoreError as error:
             log.warning("limits_not_swept", error=str(error))
 
-    def _end_run(self, run: Document, job: Job, now_ms: int) -> None:
-        end = repository.superseded_end(Run.from_document(run), job, now_ms)
-        repository.end_run(self._context.store, job.id, end, write_id=self._context.entropy.write_id())
+    def _end_run(self, document: Document, job: Job, now_ms: int) -> bool:
+        """End an open run if it is over. A job as it was before that run says nothing of it, if it has moved on."""
+        store, run = self._context.store, Run.from_document(document)
+        if job.epoch == run.epoch and job.lease is not None:
+            return False
+        if job.epoch < run.epoch and not repository.stands(store, job, write_id=self._context.entropy.write_id()):
+            return False
+        end = repository.superseded_end(run, job, now_ms)
+        repository.end_run(store, job.id, end, write_id=self._context.entropy.write_id())
+        return True
 
-    def _record_run(self, job: Job) -> None:
+    def _record_run(self, job: Job) -> bool:
         repository.record_latest_run(self._context.store, job, write_id=self._context.entropy.write_id())
+        return True
 
-    def _mended(self, id: str, act: Callable[[], None]) -> int:
+    def _mended(self, id: str, act: Callable[[], bool]) -> int:
         """How many runs were mended by it. One that can't be must not hold up the rest of the sweep."""
         try:
-            act()
+            return act()
         except DatastoreError as error:
             log.error("run_not_mended", id=id, error=str(error))
             return 0
-        return 1
 
     def _ready(self, now_ms: int, swept: Swept) -> None:
         """Every ready job is findable again, and fails once its deadline is over.

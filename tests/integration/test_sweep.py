@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import redis
 
+from broker import repository
 from broker.batch import CANDIDATES_MAX, Taken, settle_batch
 from broker.clock import ManualClock, host_now_ms
 from broker.settings import load
@@ -25,6 +26,7 @@ from tests.fleet import Fleet
 from tests.in_process import SKEW_MS, TTL_MS, InProcess
 from tests.processes import wait_for
 from tests.twins.forwarding import Forwarding
+from tests.twins.stale import ShowsEarlier
 from tests.twins.without_runs import WithoutRuns
 from workers.sweep import LOCK, Sweep
 from workers.taking import WORKERS
@@ -110,6 +112,28 @@ def test_a_run_whose_end_was_never_written_is_ended_as_its_job_says(broker: InPr
     assert broker.sweep().runs_mended == 1
     [run] = runs_of(broker.store, "a")
     assert (run.outcome, run.result, run.ended_ms) == ("succeeded", 7, careless.clock.now_ms())
+
+
+def test_a_run_that_goes_on_is_left_alone_where_its_job_is_read_as_it_was_before(broker: InProcess) -> None:
+    broker.submit("a")
+    was = broker.store.read("a", "a")
+    lease = hold(broker, "a")
+    behind = InProcess(ShowsEarlier(broker.store, "a", was, times=99), broker.redis)
+    assert behind.sweep().runs_mended == 0
+    broker.ask(broker.caller.make("complete", **lease, result=7))
+    assert [(run.outcome, run.result) for run in runs_of(broker.store, "a")] == [("succeeded", 7)]
+
+
+def test_where_the_sweep_believes_any_read_the_result_of_a_run_that_goes_on_is_lost(
+    broker: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repository, "stands", lambda *_, **__: True)
+    broker.submit("a")
+    was = broker.store.read("a", "a")
+    lease = hold(broker, "a")
+    InProcess(ShowsEarlier(broker.store, "a", was, times=99), broker.redis).sweep()
+    broker.ask(broker.caller.make("complete", **lease, result=7))
+    assert [(run.outcome, run.result) for run in runs_of(broker.store, "a")] == [("superseded", None)]
 
 
 def test_a_run_nobody_accounts_for_is_ended_as_superseded(broker: InProcess) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from broker import cron
-from broker.documents import WAITING, Job
+from broker.documents import WAITING, Job, State
 from broker.limits import Limits, Rate, applying
 from broker.schedules import Schedule, Standing, job_id
 from broker.slots import Holder, Slot, in_the_way, wants
@@ -65,7 +65,7 @@ class BetweenJobs:
     def acknowledged(self, job_id: str) -> None:
         """Its submitter is told that it is stored. Of those that are, with its key, the newest alone waits.
 
-        But for what an operator has redriven, and what ran as the newer one came: then it does not wait again.
+        But for what an operator has redriven. What ran as the newer one came does not wait again.
         """
         job = self._jobs[job_id]
         if job.supersedes is None:
@@ -76,7 +76,8 @@ class BetweenJobs:
                 older, newer = sorted((job, other), key=lambda each: (each.created_ms, each.id))
                 rev = self._revs[newer.id].get(older.id, 1)  # as both were there
                 waits = older.state in WAITING and older.id not in self._redriven
-                if waits and (older.document.rev == rev or older.superseded_by is not None):
+                responsible = newer.state is not State.CANCELLED  # or else whoever superseded that one, too
+                if waits and responsible and (older.document.rev == rev or older.superseded_by is not None):
                     self._accuse(f"keys: {older.id} waits, though {newer.id} has superseded it")
 
     def told(self, job: Job) -> None:

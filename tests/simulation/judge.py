@@ -2,12 +2,12 @@
 
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import msgspec
 
-from broker.documents import RECENT_REQUESTS_MAX, Job, Lease, Outcome, State
+from broker.documents import RECENT_REQUESTS_MAX, Job, Lease, Outcome, RunEnd, State, run_id
 from datastore import Corrupt, Document, Ok
 from datastore.interface import Datastore
 from tests.simulation.between_jobs import BetweenJobs
@@ -49,6 +49,8 @@ class Judge:
         self._told = told
         self._jobs: dict[str, Job] = {}
         self._tokens: dict[tuple[str, int], str] = {}
+        self._ends: dict[tuple[str, int], RunEnd] = {}
+        """How each lease ended."""
         self._asked: dict[str, Asked] = {}
         self._told_of: defaultdict[str, set[tuple[str, int, str]]] = defaultdict(set)
         self._good: dict[str, int] = {}
@@ -126,6 +128,8 @@ class Judge:
             self._granted(was, job)
         if had is not None and (lease is None or lease.epoch != had.epoch):
             end = job.last_end
+            if end is not None:
+                self._ends[job.id, end.epoch] = end
             self._fenced(name, had, job)
             if end is not None and end.epoch == had.epoch and end.outcome is Outcome.EXPIRED:
                 self.counts["expiries"] += 1
@@ -173,7 +177,8 @@ class Judge:
         grants = reply["body"].get("grants") or ([reply["body"]] if "token" in reply["body"] else [])
         for grant in grants:
             self._told_of_a_grant(request_id, request, grant)
-        if answer in ("ok", "replayed") and request is not None and request.op == "submit":
+        submitted = request is not None and request.op == "submit" and not reply["body"].get("joined")
+        if submitted and answer in ("ok", "replayed"):
             self.between.acknowledged(reply["body"]["job_id"])
         if request is not None and request.op in _HOLDERS_OPS:
             self._told_a_holder(request, answer, str(reply["reason"]))
@@ -214,6 +219,15 @@ class Judge:
                 found.append(f"I3 {job.id} at epoch {job.epoch} has runs {epochs}, open {open_runs}")
         return found
 
+    def _wrongly_on_record(self) -> Iterator[str]:
+        """Of each run that ended in another way than its lease did."""
+        assert self.store is not None
+        for (job_id, epoch), end in self._ends.items():
+            found = self.store.read(run_id(job_id, epoch), job_id)
+            run = found.document.body if isinstance(found, Ok) else {}
+            if (run.get("outcome"), run.get("result")) != (end.outcome, end.result):
+                yield f"I3 {job_id} epoch {epoch} ended as {end.outcome}, {end.result}, and its run is {dict(run)}"
+
     def check_the_end(self, acknowledged: Sequence[str], *, now_ms: int) -> None:
         """What must be true once the faults are over and everything has settled, at broker time `now_ms`."""
         self.between.check_the_end(now_ms)
@@ -222,7 +236,7 @@ class Judge:
             job = self._jobs.get(job_id)
             if job is None or not job.state.terminal:
                 self.accuse(f"I5 {job_id} was acknowledged and is {'gone' if job is None else job.state}")
-        for wrong in self.not_on_record():
+        for wrong in (*self.not_on_record(), *self._wrongly_on_record()):
             self.accuse(wrong)
         for job in self._jobs.values():
             if not isinstance(self.store.read(job.id, job.id), Ok):

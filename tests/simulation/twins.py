@@ -165,6 +165,7 @@ TWINS: Mapping[str, Broken] = {
     "one unit too many": Broken(rule=_in_place_of(limits, "_capacity", _one_more)),
     "starts not counted": Broken(rule=_in_place_of(Starts, "take", lambda *_, **__: None)),
     "a schedule moved on first": Broken(rule=_in_place_of(schedules, "fire", _fire)),
+    "any read ends a run": Broken(rule=_in_place_of(repository, "stands", lambda *_, **__: True)),
     "runs not made up for": Broken(
         rule=_in_place_of(repository, "record_latest_run", lambda *_, **__: None), first=300
     ),
