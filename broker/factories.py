@@ -138,16 +138,16 @@ def registered(store: Datastore) -> Iterator[tuple[str, FactoryRecord]]:
 
 
 def _change(context: Context, name: str, judge: Callable[[FactoryRecord], Mapping[str, Any] | None]) -> FactoryRecord:
-    """The record once what `judge` made of it was written; `judge` saw the version that was changed last."""
+    """The record once what `judge` made of it was written; `judge` saw the version that was changed last.
+
+    Where it is to stay as it is it is written on all the same: a stale read may only show it so.
+    """
     id = factory_doc_id(name)
     record = FactoryRecord()
 
-    def seen(body: Mapping[str, Any]) -> dict[str, Any] | None:
+    def seen(body: Mapping[str, Any]) -> dict[str, Any]:
         nonlocal record
-        record = parsed(id, body, FactoryRecord)
-        changes = judge(record)
-        if changes is None:
-            return None
+        changes = judge(parsed(id, body, FactoryRecord)) or {}
         record = parsed(id, {**body, **changes}, FactoryRecord)
         return dict(changes)
 

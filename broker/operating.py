@@ -141,15 +141,18 @@ def count_running(context: Context, limits: Limits, jobs: list[Job], *, now_ms: 
 
 
 def _change(context: Context, change: Callable[[FleetControl], FleetControl | None]) -> FleetControl:
-    """Change what holds for the fleet by one conditional write; as it stands then."""
+    """Change what holds for the fleet by one conditional write; as it stands then.
+
+    Where there is nothing to change it is written on all the same: a stale read may only show it so.
+    """
     stands = FleetControl()
 
-    def judge(body: Any) -> dict[str, Any] | None:
+    def judge(body: Any) -> dict[str, Any]:
         nonlocal stands
         known = msgspec.convert(body, FleetControl)
         changed = change(known)
         stands = changed or known
-        return None if changed is None else changed.plain()
+        return {} if changed is None else changed.plain()
 
     shared_document.change(context.store, context.entropy, FLEET_ID, judge, empty={"kind": "controls"})
     return stands

@@ -154,10 +154,8 @@ def change(context: Context, request: ChangeSchedule, now_ms: int) -> Settlement
         known = None if isinstance(found, NotFound) else _schedule(found.document)
         if isinstance(found, NotFound) or known is None or known.state is Standing.REMOVED:
             return Settlement(Answer(Word.NOT_FOUND, body={"name": request.body.name}))
-        if known.state is to:
-            return _told(found.document, Word.OK)
-        moved: dict[str, Any] = {"state": to.value, "updated_ms": now_ms}
-        if to is Standing.ACTIVE:
+        moved: dict[str, Any] = {} if known.state is to else {"state": to.value, "updated_ms": now_ms}
+        if moved and to is Standing.ACTIVE:
             moved |= {"since_ms": now_ms, "next_ms": cron.next_after(known.cron, known.tz, now_ms)}
         if (stored := _update(context, found.document, moved)) is not None:
             return _told(stored, Word.OK)

@@ -1,34 +1,24 @@
 """A store may show a document as it was, or not yet: what a caller has seen for itself is not doubted for that."""
 
 from collections.abc import Callable
+from typing import Any
 from unittest.mock import patch
 
 import pytest
 
 from broker import claiming, coordinator, repository, settlement
 from broker.answers import Word
+from broker.controls import Controls
 from broker.documents import Job
 from broker.fence import Fence
+from broker.messages import REQUESTS
 from broker.repository import read_job
+from broker.settle import settle
 from broker.settlement import Context, Settlement
 from broker.transitions import Claimant
-from datastore import Corrupt, Datastore, NotApplied, NotFound, OutcomeUnknown, ReadResult
-from tests.twins.forwarding import Forwarding
+from datastore import Corrupt, NotApplied, NotFound, OutcomeUnknown, ReadResult
+from tests.twins.stale import ShowsEarlier
 from tests.unit.desk import NOW, Desk
-
-
-class ShowsEarlier(Forwarding):
-    """The first reads of one document show it as it was."""
-
-    def __init__(self, inner: Datastore, id: str, was: ReadResult, *, times: int) -> None:
-        super().__init__(inner)
-        self._id, self._was, self._times = id, was, times
-
-    def read(self, id: str, partition_key: str) -> ReadResult:
-        if id == self._id and self._times:
-            self._times -= 1
-            return self._was
-        return super().read(id, partition_key)
 
 
 @pytest.fixture
@@ -104,3 +94,47 @@ def test_where_a_missing_spec_is_taken_for_a_corrupt_job_a_grant_stands_that_its
     ):
         claim(hidden)
     assert job(desk).lease is not None
+
+
+def settled(context: Context, op: str, **body: object) -> Settlement:
+    address = {"factory_id": "f", "incarnation": "s", "instance": "x"}
+    request = {"op": op, "request_id": f"{op}-1", **address, "body": body}
+    return settle(context, REQUESTS.validate_python(request), now_ms=NOW)
+
+
+def pauses(desk: Desk) -> bool:
+    return Controls(desk.store).queue("q").pause is not None
+
+
+def works(desk: Desk) -> bool:
+    return Controls(desk.store).factory("g").drain is None
+
+
+def rests(desk: Desk) -> bool:
+    [shown] = desk.ask("list_schedules", name="tick").answer.body["schedules"]
+    return bool(shown["state"] == "paused")
+
+
+ASKED_TWICE: dict[str, tuple[str, dict[str, Any], dict[str, Any], Callable[[Desk], bool]]] = {
+    "pause_queue": ("fleet:controls", {"queue": "q"}, {"op": "resume_queue", "queue": "q"}, pauses),
+    "resume_factory": ("factory:g", {"factory": "g"}, {"op": "drain_factory", "factory": "g"}, works),
+    "change_schedule": (
+        "schedule:tick",
+        {"name": "tick", "to": "paused"},
+        {"op": "change_schedule", "name": "tick", "to": "active"},
+        rests,
+    ),
+}
+
+
+@pytest.mark.parametrize("op", ASKED_TWICE)
+def test_what_an_operator_asks_for_is_so_though_a_read_shows_that_it_was_so_before(desk: Desk, op: str) -> None:
+    document, asked, undone, stands = ASKED_TWICE[op]
+    desk.ask("put_schedule", name="tick", cron="* * * * *", job={})
+    desk.ask("register_factory", by="g")
+    assert desk.ask(op, **asked).answer.good
+    was = desk.store.read(document, document)
+    assert desk.ask(**undone).answer.good
+    assert not stands(desk)
+    assert settled(desk.on(ShowsEarlier(desk.store, document, was, times=2)), op, **asked).answer.good
+    assert stands(desk)
