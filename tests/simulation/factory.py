@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -64,8 +64,8 @@ class Shared:
     """By which limits; see there, too."""
     names: tuple[str, ...] = ()
     """Of the factories."""
-    held: Callable[[str], bool] = lambda _job_id: False
-    """Whether a job is held by an operator now."""
+    closed: Callable[[], Sequence[tuple[str, str]]] = tuple
+    """What an operator has closed, by kind and name: a held job, a factory that drains, a paused queue."""
     limits: Limits | None = None
     """Those that stand; None: they are still to be set, before there is a job."""
     stopping: bool = False

@@ -104,10 +104,9 @@ class Judge:
         """As it stands."""
         return self._jobs.get(job_id)
 
-    def held(self, job_id: str) -> bool:
-        """Whether an operator holds it now."""
-        job = self._jobs.get(job_id)
-        return job is not None and job.hold is not None
+    def held(self) -> list[str]:
+        """The jobs that an operator holds now."""
+        return [job.id for job in self._jobs.values() if job.hold is not None]
 
     def all_finished(self, acknowledged: Collection[str]) -> bool:
         """Whether all jobs there are have come to an end, and the acknowledged ones are there."""

@@ -138,7 +138,7 @@ class Submitter:
 
 
 class Opener:
-    """An operator who opens again what others have closed, and goes on with it: their requests may still come."""
+    """An operator who opens again what others have closed, or close yet: their requests may still come."""
 
     def __init__(self, connect: Callable[[], AsyncClient], shared: Shared) -> None:
         self._connect = connect
@@ -158,7 +158,6 @@ class Opener:
 
     async def _open(self, client: AsyncClient) -> None:
         shared = self._shared
-        lifted = [client.lift(job_id) for job_id in shared.acknowledged if shared.held(job_id)]
-        resumed = [client.resume(name) for name in shared.names]
-        for asked in (*lifted, *resumed, client.resume_queue(QUEUE)):
-            await answered(asked)
+        open_again = {"job": client.lift, "factory": client.resume, "queue": client.resume_queue}
+        for kind, name in shared.closed():
+            await answered(open_again[kind](name))

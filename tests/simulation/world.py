@@ -10,6 +10,7 @@ from broker.client import FenceGate
 from broker.client.aio import AsyncClient
 from broker.client.call import Address
 from broker.client.exchange_async import AsyncExchange
+from broker.controls import Controls
 from broker.coordinator import Context
 from broker.documents import Job
 from broker.entropy import SeededEntropy
@@ -18,7 +19,7 @@ from broker.settings import Settings
 from broker.transitions import Rules
 from datastore import Datastore
 from datastore.memory import MemoryDatastore
-from tests.simulation.factory import TTL_MS, Factory, Shared
+from tests.simulation.factory import QUEUE, TTL_MS, Factory, Shared
 from tests.simulation.faults import Dice
 from tests.simulation.judge import Judge
 from tests.simulation.lines import ClientListener, ClientSender, RedisHost
@@ -109,7 +110,7 @@ class World:
         gate = FenceGate(MemoryDatastore(etag_prefix="g"))
         self.shared = Shared(self._random, self.judge.counts, lambda: self.timeline.now_ms, gate)
         self.shared.accuse = self.judge.accuse
-        self.shared.held = self.judge.held
+        self.shared.closed = self._closed
         self.shared.features = frozenset(name for name in FEATURES if self._random.random() < FEATURE_SHARE)
         self.shared.limited = self._random.randrange(1, len(LIMITED)) if LIMITS in self.shared.features else 0
         self.judge.between.limits = lambda: self.shared.limits or {}
@@ -183,6 +184,13 @@ class World:
         self._start(loop, "opener", Opener(self._connector("opener", loop), self.shared).run())
         for process in (*self._workers, *self._sweeps):
             process.pause(0)
+
+    def _closed(self) -> list[tuple[str, str]]:
+        """What is held, drained or paused, in truth."""
+        controls = Controls(self.store)
+        closed = [("job", job_id) for job_id in self.judge.held()]
+        closed += [("factory", name) for name in self.shared.names if controls.factory(name).drain is not None]
+        return closed if controls.queue(QUEUE).pause is None else [*closed, ("queue", QUEUE)]
 
     def _settled(self) -> bool:
         if self.shared.submitting or self.timeline.now_ms < self.shared.open_again_until_ms:
