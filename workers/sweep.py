@@ -98,12 +98,17 @@ class Sweep:
         """One sweep at broker time `now_ms`."""
         swept = Swept()
         steps = (self._schedules, self._timers, self._stuck, self._outlived, self._blocked)
-        changes = [change for step in steps for change in step(now_ms, swept)]
+        changes: list[Change] = []
+        try:
+            for step in steps:
+                for change in step(now_ms, swept):
+                    changes.append(change)  # noqa: PERF402  # what came before a failure is kept
+        finally:
+            self._at("sweep_changed")
+            self._send(changes, swept, now_ms)
+            self._at("sweep_told")
         self._write_owed_runs(swept)
         self._mend_runs(now_ms, swept)
-        self._at("sweep_changed")
-        self._send(changes, swept, now_ms)
-        self._at("sweep_told")
         self._limits(now_ms, swept)
         self._ready(now_ms, swept)
         index.tidy(self._redis)

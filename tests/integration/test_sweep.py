@@ -19,6 +19,7 @@ from datastore import (
     Filter,
     Ok,
     Page,
+    Unavailable,
     connect,
 )
 from tests.concurrency.race import at_once, read, runs_of
@@ -112,6 +113,31 @@ def test_a_run_whose_end_was_never_written_is_ended_as_its_job_says(broker: InPr
     assert broker.sweep().runs_mended == 1
     [run] = runs_of(broker.store, "a")
     assert (run.outcome, run.result, run.ended_ms) == ("succeeded", 7, careless.clock.now_ms())
+
+
+class LosesASearch(Forwarding):
+    """One kind of search fails."""
+
+    def __init__(self, inner: Datastore, state: str) -> None:
+        super().__init__(inner)
+        self._state = state
+
+    def find(self, filter: Filter, limit: int = 100, cursor: str | None = None) -> Page:
+        if filter.get("state") == self._state:
+            raise Unavailable("away")
+        return super().find(filter, limit, cursor)
+
+
+def test_what_a_sweep_has_written_before_it_failed_is_told(broker: InProcess) -> None:
+    broker.submit("a")
+    hold(broker, "a")
+    broker.clock.advance(TTL_MS + SKEW_MS + 1)
+    interrupted = InProcess(LosesASearch(WithoutRuns(broker.store, away=True), "blocked"), broker.redis)
+    interrupted.clock.advance(broker.clock.now_ms() - interrupted.clock.now_ms())
+    with pytest.raises(Unavailable):
+        interrupted.sweep()
+    assert broker.ask(broker.caller.make("claim"))[0]["body"]["job_id"] == "a", "it can be found again"
+    assert "expired" in str(broker.redis.xrange("broker:events"))
 
 
 def test_a_run_that_goes_on_is_left_alone_where_its_job_is_read_as_it_was_before(broker: InProcess) -> None:
