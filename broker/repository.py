@@ -187,11 +187,15 @@ def end_run(store: Datastore, job_id: str, end: RunEnd, *, write_id: str) -> Non
 
 
 def record_latest_run(store: Datastore, job: Job, *, write_id: str) -> None:
-    """Make up for the run of the job's latest lease, where a crash or a failing store left it out (I3)."""
-    if job.lease is not None:
-        if read_run(store, job.id, job.lease.epoch) is None:
-            start_run(store, job.id, job.lease, write_id=write_id)
-    elif job.last_end is not None:
+    """Make up for what the job says of its runs, where a crash or a failing store left it out (I3)."""
+    record_last_end(store, job, write_id=write_id)
+    if job.lease is not None and read_run(store, job.id, job.lease.epoch) is None:
+        start_run(store, job.id, job.lease, write_id=write_id)
+
+
+def record_last_end(store: Datastore, job: Job, *, write_id: str) -> None:
+    """End the run of the lease that ended last, unless that is on record."""
+    if job.last_end is not None:
         run = read_run(store, job.id, job.last_end.epoch)
         if run is None or run.ended_ms is None:
             end_run(store, job.id, job.last_end, write_id=write_id)

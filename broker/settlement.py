@@ -227,8 +227,18 @@ def _free_slots(context: Context, job: Job, lease: Lease) -> None:
         context.controls.note_freed(lease.limits)
 
 
+def _took_over(job: Job) -> bool:
+    """Whether the write of this lease ended the one before, too: that end may not be on record yet, and is forgotten
+    with the end of this one.
+    """
+    lease, end = job.lease, job.last_end
+    return lease is not None and end is not None and end.ended_ms == lease.granted_ms
+
+
 def _write_runs(context: Context, before: Job, after: Job) -> None:
     if after.last_end is not None and after.last_end != before.last_end:
+        if _took_over(before):
+            repository.record_last_end(context.store, before, write_id=context.entropy.write_id())
         repository.end_run(context.store, after.id, after.last_end, write_id=context.entropy.write_id())
     elif after.state.terminal and after.epoch:
         # Ended without a lease: no claim will make up for the run before.

@@ -28,8 +28,8 @@ def store() -> WithoutRuns:
     return store
 
 
-def sent(store: WithoutRuns, request: Request) -> Settlement:
-    return settle(Context(store, Rules(), SeededEntropy(7), lambda _ms: None), request, now_ms=NOW)
+def sent(store: WithoutRuns, request: Request, *, now_ms: int = NOW) -> Settlement:
+    return settle(Context(store, Rules(), SeededEntropy(7), lambda _ms: None), request, now_ms=now_ms)
 
 
 def claim(request_id: str) -> Claim:
@@ -64,6 +64,32 @@ def test_no_epoch_is_granted_while_the_run_of_the_one_before_is_not_on_record(st
     job = repository.read_job(store, "job")
     assert job is not None
     assert (job.epoch, job.lease) == (1, None)
+
+
+@pytest.mark.parametrize("told_again", [False, True])
+def test_the_end_that_a_takeover_wrote_is_on_record_once_the_new_holder_has_ended_too(
+    store: WithoutRuns, told_again: bool
+) -> None:
+    sent(store, claim("c1"))
+    late = NOW + 3_600_000
+    store.away = True
+    second = sent(store, claim("c2"), now_ms=late)
+    store.away = False
+    if told_again:
+        assert sent(store, claim("c2"), now_ms=late).answer.word == "replayed"
+        assert outcomes(store) == [Outcome.EXPIRED, None]
+    complete = Complete(request_id="d1", body=CompleteBody(**fence(second)), **SENDER)
+    assert sent(store, complete, now_ms=late).answer.good
+    assert outcomes(store) == [Outcome.EXPIRED, Outcome.SUCCEEDED]
+
+
+def test_where_nobody_looks_back_the_end_that_a_takeover_wrote_is_forgotten(
+    store: WithoutRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repository, "record_last_end", lambda *_, **__: None)
+    test_it = test_the_end_that_a_takeover_wrote_is_on_record_once_the_new_holder_has_ended_too
+    with pytest.raises(AssertionError):
+        test_it(store, told_again=False)
 
 
 def test_an_end_that_is_not_on_record_is_unknown_until_a_resend_has_put_it_there(store: WithoutRuns) -> None:
