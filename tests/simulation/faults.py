@@ -17,6 +17,9 @@ SITES: Mapping[str, Mapping[str, float]] = {
         "write_late": 0.02,
         "write_slow": 0.01,
     },
+    "file_read": {"file_read_failed": 0.002},
+    "file_write": {"file_write_failed": 0.005},
+    "file_commit": {"commit_refused": 0.01, "commit_lost": 0.01, "commit_answer_lost": 0.02},
     "redis": {"redis_refused": 0.002, "redis_reply_lost": 0.003, "redis_cut": 0.004, "redis_slow": 0.003},
     "send": {
         "send_refused": 0.02,

@@ -87,9 +87,9 @@ class Submitter:
             fields["priority"] = random.randint(-5, 5)
         elif roll < 0.7:
             fields["fairness_key"] = "tenant"
-        if UNIQUE in features and random.random() < 0.6:
+        if UNIQUE in features and random.random() < 0.85:
             fields["unique"] = {"key": "u", "policy": random.choice(("reject", "replace", "join"))}
-        if SUPERSEDES in features and random.random() < 0.6:
+        if SUPERSEDES in features and random.random() < 0.85:
             fields["supersedes"] = "s"
         if LIMITS in features and random.random() < 0.7:
             fields["concurrency"] = ["gpu"]

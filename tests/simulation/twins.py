@@ -1,7 +1,7 @@
 """Brokers that are broken on purpose: the simulation counts only because it catches each of them."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -9,9 +9,11 @@ from unittest.mock import patch
 
 from greenlet import getcurrent
 
-from broker import exclusion, keys, limits, repository, schedules, settlement, submission
+from broker import batch, exclusion, keys, limits, repository, schedules, settlement, submission
 from broker.answers import Answer, Word
+from broker.clock import Clock
 from broker.documents import Job
+from broker.door import Taken
 from broker.fence import Fence, FenceLost, FenceOk, FenceResult, Loss
 from broker.fence import check as sound_check
 from broker.limits import Limits
@@ -22,7 +24,7 @@ from broker.schedules import fire as sound_fire
 from broker.settlement import Change, Context, Settlement, Writer, judge_and_write, raced
 from broker.settlement import _once as sound_once
 from broker.transitions import Decision, decision, give_way
-from datastore import Datastore, Document
+from datastore import Datastore, DatastoreError, Document
 from datastore.confirm import WRITE_ID
 from datastore.interface import Expected, Patch, UpdateResult
 from tests.simulation.process import Process
@@ -124,6 +126,18 @@ def _believes_any_read(holder: Any, *, leased_epoch: int | None, **_: object) ->
     return bool(holder.confirmed) and leased_epoch != holder.epoch
 
 
+def _one_round(
+    context: Context, taken: Sequence[Taken], pending: list[int], proposals: dict[int, Any], *, clock: Clock
+) -> list[Settlement | None]:
+    """What a transaction came to is believed before it is committed."""
+    results: list[Settlement | None] = []
+    with suppress(DatastoreError), context.store.batch():
+        for position in pending:
+            request = taken[position].request
+            results.append(batch._one(context, request, proposals.get(position), clock.now_ms()))
+    return results + [Settlement(Answer(Word.OUTCOME_UNKNOWN))] * (len(pending) - len(results))
+
+
 def _one_more(known: Limits, name: str) -> int:
     return sound_capacity(known, name) + 1
 
@@ -160,12 +174,13 @@ TWINS: Mapping[str, Broken] = {
     "no fence, name only": Broken(rule=_in_place_of(decision, "check", _name_only)),
     "412 taken as lost": Broken(rule=_conflict_is_lost),
     "a stale read frees a lock": Broken(rule=_in_place_of(exclusion, "removable", _believes_any_read)),
-    "a key's owner only looked at": Broken(rule=_in_place_of(keys, "_alive", _alive), first=400),
+    "a key's owner only looked at": Broken(rule=_in_place_of(keys, "_alive", _alive)),
     "superseded ones only looked at": Broken(rule=_in_place_of(keys, "_superseded", _superseded)),
     "one unit too many": Broken(rule=_in_place_of(limits, "_capacity", _one_more)),
     "starts not counted": Broken(rule=_in_place_of(Starts, "take", lambda *_, **__: None)),
     "a schedule moved on first": Broken(rule=_in_place_of(schedules, "fire", _fire)),
-    "any read ends a run": Broken(rule=_in_place_of(repository, "stands", lambda *_, **__: True)),
+    "a transaction believed before its commit": Broken(rule=_in_place_of(batch, "_one_round", _one_round)),
+    "any read ends a run": Broken(rule=_in_place_of(repository, "stands", lambda *_, **__: True), first=200),
     "runs not made up for": Broken(
         rule=_in_place_of(repository, "record_latest_run", lambda *_, **__: None), first=300
     ),

@@ -21,6 +21,7 @@ from datastore import Datastore
 from datastore.memory import MemoryDatastore
 from tests.simulation.factory import QUEUE, TTL_MS, Factory, Shared
 from tests.simulation.faults import Dice
+from tests.simulation.file_store import FileLine, TrueFile
 from tests.simulation.judge import Judge
 from tests.simulation.lines import ClientListener, ClientSender, RedisHost
 from tests.simulation.loop import SimulatedLoop
@@ -43,6 +44,8 @@ FACTORIES = 3
 SUBMITTERS = (3, 2)
 """How many jobs each of them submits."""
 FEATURE_SHARE = 0.35
+FILE_SHARE = 0.25
+"""Worlds whose store is a file of transactions."""
 UNFINISHED = (b"broker:inflight:", b"broker:in:", b"rq:queue:", b"broker:waiting", b"broker:unread")
 DRIFT_MAX = 0.03
 """Clocks this far from the broker's: together with the skew allowance a holder's margin covers it."""
@@ -95,8 +98,9 @@ class World:
         self.server = Server(lua, self.broker_clock.now_ms, None if told is None else self.tell)
         self.host = RedisHost(self.server, self.timeline, self.dice)
         self.judge = Judge(None if told is None else self.tell)
-        self.store = self.judge.store = TrueStore(self.judge.wrote)
         self._twin = twin
+        in_file = twin is sound and self._random.random() < FILE_SHARE
+        self.store = self.judge.store = (TrueFile if in_file else TrueStore)(self.judge.wrote)
         self._timing = timing
         self._desk = Desk(self.host, timing.settings, self._context)
         self._born = 0
@@ -231,7 +235,9 @@ class World:
         process.start(Sweeper(process, self._desk).run)
 
     def _context(self, process: Process) -> Context:
-        line = Line(self._twin(self.store, process), self.store, process, self.dice, self.timeline)
+        line: Datastore = Line(self._twin(self.store, process), self.store, process, self.dice, self.timeline)
+        if isinstance(self.store, TrueFile):
+            line = FileLine(self.store, process, self.dice)
         return Context(line, self._timing.rules, SeededEntropy(self._random.getrandbits(64)), process.wait)
 
     def _start_factory(self, name: str) -> None:
