@@ -125,7 +125,7 @@ class Submitter:
             job_id = random.choice(shared.acknowledged)
             acts += [
                 (0.25, lambda: client.cancel(job_id)),
-                (0.25, lambda: client.redrive(job_id)),
+                (0.25, lambda: self._redrive(client, job_id)),
                 (0.1, lambda: client.revoke(job_id)),
                 (0.05, lambda: client.revoke(job_id, hold=True)),
                 (0.05, lambda: client.hold(job_id)),
@@ -133,8 +133,12 @@ class Submitter:
                 (0.1, lambda: client.job(job_id)),
             ]
         [act] = random.choices([act for _, act in acts], [share for share, _ in acts])
-        shared.open_again_until_ms = shared.now_ms() + ASKED_LATE_MS  # a redrive may still come
         await answered(act())
+
+    def _redrive(self, client: AsyncClient, job_id: str) -> Awaitable[Reply]:
+        """Which may have its effect late, on a job that has ended by then."""
+        self._shared.open_again_until_ms = self._shared.now_ms() + ASKED_LATE_MS
+        return client.redrive(job_id)
 
 
 class Opener:
