@@ -114,9 +114,9 @@ def removable(holder: Holder, *, epoch: int, leased_epoch: int | None, now_ms: i
 
     `epoch`: of its job, as read. The job of a confirmed entry has reached that entry's epoch, so a read that shows an
     earlier one is stale, and shows nothing. An unconfirmed entry may belong to a claim that is just being written, and
-    is left alone for a while.
+    is left alone for a while; one from the future was made before the clock was set back.
     """
-    settled = epoch >= holder.epoch if holder.confirmed else now_ms - holder.taken_ms > CONFIRM_WITHIN_MS
+    settled = epoch >= holder.epoch if holder.confirmed else abs(now_ms - holder.taken_ms) > CONFIRM_WITHIN_MS
     return settled and leased_epoch != holder.epoch
 
 
@@ -177,8 +177,10 @@ def _parsed(lock: str) -> tuple[str, Mode]:
 
 
 def _path(key: str) -> str:
-    """`repo:web/src/`, `repo:web/src/…` and `repo:web/src/*` all name the folder and what lies under it."""
-    return key.removesuffix("…").removesuffix("*").rstrip("/") or "/"
+    """`repo:web/src/`, `repo:web/src/…` and `repo:web/src/*` all name the folder and what lies under it; `/` the root,
+    which is the empty key: the first ancestor of `/etc`.
+    """
+    return key.removesuffix("…").removesuffix("*").rstrip("/")
 
 
 def _only(slot: Slot, stays: Callable[[Holder], bool]) -> dict[str, Any] | None:

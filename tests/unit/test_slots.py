@@ -2,7 +2,7 @@
 
 import pytest
 
-from broker.slots import CONFIRM_WITHIN_MS, Holder, Mode, removable
+from broker.slots import CONFIRM_WITHIN_MS, Holder, Mode, Slot, in_the_way, removable, wants
 
 NOW = 1_700_000_000_000
 
@@ -34,6 +34,19 @@ def test_a_confirmed_entry_goes_only_where_its_lease_is_seen_to_be_over(
 @pytest.mark.parametrize(("age_ms", "goes"), [(CONFIRM_WITHIN_MS, False), (CONFIRM_WITHIN_MS + 1, True)])
 def test_an_unconfirmed_entry_goes_once_its_claim_must_have_been_written(age_ms: int, goes: bool) -> None:
     assert removable(entry(confirmed=False, age_ms=age_ms), epoch=3, leased_epoch=None, now_ms=NOW) is goes
+
+
+def test_an_unconfirmed_entry_from_before_the_clock_was_set_back_does_not_keep_its_lock_until_then() -> None:
+    ahead = entry(confirmed=False, age_ms=-3_600_000)
+    assert removable(ahead, epoch=3, leased_epoch=None, now_ms=NOW)
+
+
+@pytest.mark.parametrize("root", ["/", "/*", "/…", "//"])
+def test_a_lock_on_the_root_excludes_what_lies_under_it(root: str) -> None:
+    holders = tuple(Holder(job_id="a", epoch=1, request_id="r", mode=want.mode, taken_ms=NOW) for want in wants([root]))
+    under = {want.key: want for want in wants(["/etc"])}
+    [mine] = wants([root])
+    assert in_the_way(Slot(key=mine.key, holders=holders), under[mine.key], "b") == list(holders)
 
 
 def test_an_unconfirmed_entry_of_a_lease_that_stands_stays() -> None:
