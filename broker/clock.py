@@ -12,6 +12,9 @@ from redis import Redis
 _STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
+SET_BACK_MS = 600_000
+"""No worker is late by as much: what is so far ahead of its time is from before broker time was set back."""
+
 Steady: TypeAlias = Callable[[], int]
 """A host's monotonic clock: `monotonic_ms`, or in a simulation one that drifts and stands still when told."""
 

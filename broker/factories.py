@@ -3,15 +3,20 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import structlog
+
 from broker import coordinator, shared_document
 from broker.answers import Answer, Reason, Word
+from broker.clock import SET_BACK_MS
 from broker.controls import FACTORY, REPLACED_MAX, Drain, FactoryRecord, factory_doc_id, parsed
 from broker.documents import Job, Lease
 from broker.matching import canonical
 from broker.messages import DrainFactory, GetFactory, ListFactories, RegisterFactory, RemoveFactory, ResumeFactory
 from broker.repository import find_documents
 from broker.settlement import Change, Context, Settlement
-from datastore import Datastore, Filter, Ok
+from datastore import Corrupt, Datastore, Filter, Ok
+
+log = structlog.get_logger(__name__)
 
 LEASES_SHOWN_MAX = 500
 CONTROL_STATE = "control"
@@ -34,8 +39,9 @@ def register(context: Context, request: RegisterFactory, now_ms: int) -> Settlem
 
     def judge(known: FactoryRecord) -> dict[str, Any] | None:
         nonlocal refused
-        later = known.incarnation not in (None, start) and known.since_ms is not None and known.since_ms > asked_ms
-        refused = later or known.has_replaced(start)
+        # A start from the future registered before the clock was set back: that says nothing of which came later.
+        after_ms = known.since_ms if known.since_ms is not None and known.since_ms <= now_ms + SET_BACK_MS else 0
+        refused = (known.incarnation not in (None, start) and after_ms > asked_ms) or known.has_replaced(start)
         if refused:
             return None
         if known.incarnation == start:
@@ -128,13 +134,12 @@ def list_all(context: Context, request: ListFactories, now_ms: int) -> Settlemen
 
 
 def registered(store: Datastore) -> Iterator[tuple[str, FactoryRecord]]:
-    """Every factory with a document, also one that was removed.
-
-    Raises:
-      Corrupt: a document is no factory's.
-    """
+    """Every factory with a document, also one that was removed. One that does not parse is reported and left alone."""
     for document in find_documents(store, _EVERY):
-        yield document.id.removeprefix(FACTORY), parsed(document.id, document.body, FactoryRecord)
+        try:
+            yield document.id.removeprefix(FACTORY), parsed(document.id, document.body, FactoryRecord)
+        except Corrupt as error:
+            log.error("factory_corrupt", document=document.id, error=str(error))
 
 
 def _change(context: Context, name: str, judge: Callable[[FactoryRecord], Mapping[str, Any] | None]) -> FactoryRecord:

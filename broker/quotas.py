@@ -109,8 +109,10 @@ class Starts:
 
     def _give_back(self, counted: Sequence[tuple[str, Rate]], now_ms: int) -> None:
         for name, _ in counted:
+            less: shared_document.Judge = lambda body: _less(body, now_ms)  # noqa: E731  # a rule, bound
             try:
-                shared_document.change(self.store, self.entropy, rate_id(name), lambda body: _less(body, now_ms))
+                # Not judged again: where it had its effect, the same moment is another's by now.
+                shared_document.change(self.store, self.entropy, rate_id(name), less, writes_max=1)
             except DatastoreError:
                 continue  # counted though it did not come about: that errs on the side of fewer grants
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from broker.clock import SET_BACK_MS
 from broker.limits import Rate
 
 
@@ -11,6 +12,7 @@ def admitted(moments: Sequence[int], rate: Rate, now_ms: int) -> list[int] | Non
     A window is `[t, t + per_ms)`. Workers' clocks differ a little, so `now_ms` may lie before moments that are
     there already; two windows of moments are kept, so that every window such a latecomer is in is known.
     """
+    moments = [moment for moment in moments if moment <= now_ms + SET_BACK_MS]
     newest = max([*moments, now_ms])
     if now_ms <= newest - rate.per_ms:
         return None

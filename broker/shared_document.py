@@ -21,17 +21,24 @@ def read_body(store: Datastore, name: str) -> Mapping[str, Any] | None:
 
 
 def change(
-    store: Datastore, entropy: Entropy, name: str, judge: Judge, *, empty: Mapping[str, Any] | None = None
+    store: Datastore,
+    entropy: Entropy,
+    name: str,
+    judge: Judge,
+    *,
+    empty: Mapping[str, Any] | None = None,
+    writes_max: int = WRITES_MAX,
 ) -> None:
     """Apply `judge` to each version until its change lands, or it has nothing to change.
 
-    `empty`: what a missing document begins with; None: a missing one is left missing.
+    `empty`: what a missing document begins with; None: a missing one is left missing. `writes_max`: 1 for a change that
+    must not be made twice, since one that landed may be answered as a lost race.
 
     Raises:
       NotApplied: it was not changed. OutcomeUnknown: it may have been.
     """
     document = _read(store, entropy, name, empty)
-    for _ in range(WRITES_MAX):
+    for _ in range(writes_max):
         if document is None or (patch := judge(document.body)) is None:
             return
         expected = Expected(etag=document.etag, known=document)
@@ -40,7 +47,7 @@ def change(
                 return
             case Conflict(current):
                 document = current or _read(store, entropy, name, empty)
-    raise Unavailable(f"{name!r}: {WRITES_MAX} swaps in a row lost")
+    raise Unavailable(f"{name!r}: {writes_max} swaps in a row lost")
 
 
 def _read(store: Datastore, entropy: Entropy, name: str, empty: Mapping[str, Any] | None) -> Document | None:

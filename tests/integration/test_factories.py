@@ -127,6 +127,14 @@ def test_a_start_can_not_ask_in_the_future(broker: InProcess) -> None:
     assert told(ask(broker, new, "register_factory", asked_ms=broker.clock.now_ms())) == ("ok", None)
 
 
+def test_a_factory_can_register_though_it_did_so_before_the_clock_was_set_back(broker: InProcess) -> None:
+    old, new = start(broker, "s1"), start(broker, "s2")
+    ask(broker, old, "register_factory")
+    broker.clock.advance(-DAY_MS)
+    assert told(ask(broker, new, "register_factory")) == ("ok", None)
+    assert told(ask(broker, old, "register_factory")) == ("conflict", "restarted"), "it is known by name"
+
+
 def test_the_sweep_ends_what_a_crash_in_the_middle_of_a_registration_left(broker: InProcess) -> None:
     broker.submit("a")
     old = start(broker, "s1")

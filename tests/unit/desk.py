@@ -12,6 +12,7 @@ from broker.messages import REQUESTS
 from broker.repository import read_job, read_run
 from broker.settle import settle
 from broker.transitions import Rules
+from datastore import Datastore
 from datastore.memory import MemoryDatastore
 
 NOW = 1_700_000_000_000
@@ -26,12 +27,22 @@ class Desk:
         self.context = Context(self.store, Rules(), SeededEntropy(7), lambda _ms: None)
         self._requests = 0
 
-    def ask(self, op: str, *, by: str = "f", start: str = "start-1", now_ms: int = NOW, **body: Any) -> Settlement:
-        """One request, settled."""
+    def ask(
+        self,
+        op: str,
+        *,
+        by: str = "f",
+        start: str = "start-1",
+        now_ms: int = NOW,
+        store: Datastore | None = None,
+        **body: Any,
+    ) -> Settlement:
+        """One request, settled. `store`: what is to stand between the broker and the desk's own."""
         self._requests += 1
         address = {"factory_id": by, "incarnation": start, "instance": "x"}
         request = {"op": op, "request_id": f"r{self._requests}", **address, "body": body}
-        return settle(self.context, REQUESTS.validate_python(request), now_ms=now_ms)
+        context = self.context if store is None else self.on(store)
+        return settle(context, REQUESTS.validate_python(request), now_ms=now_ms)
 
     def submit(self, job_id: str = "job", **body: Any) -> None:
         assert self.ask("submit", job_id=job_id, **body).answer.good
