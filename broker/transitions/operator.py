@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from msgspec import structs
+
 from broker.answers import Answer, Reason, Word
 from broker.documents import WAITING, CancelRequest, Counters, Hold, Job, Outcome, State
 from broker.transitions.decision import (
@@ -27,6 +29,8 @@ def cancel(job: Job, *, request_id: str, now_ms: int, rules: Rules, reason: str 
         return _write(job, request_id, "cancel", State.CANCELLED, {"why": reason}, now_ms)
     if job.state is State.LEASED:
         asked = CancelRequest(reason=reason, asked_ms=now_ms, enforce_ms=now_ms + rules.cancel_grace_ms)
+        if job.cancel is not None:  # the grace runs since it was asked first
+            asked = structs.replace(job.cancel, reason=reason or job.cancel.reason)
         return _write(job, request_id, "cancel", State.LEASED, {"cancel": asked}, now_ms)
     return Refuse(Answer(Word.ALREADY_TERMINAL, body={"job_id": job.id, "outcome": job.state.value}))
 

@@ -158,6 +158,13 @@ def test_cancel_asks_a_holder_to_stop_within_the_grace() -> None:
     assert cancel(job("leased")) == written(changes, told(epoch=EPOCH, state="leased"))
 
 
+def test_a_cancel_that_is_asked_again_does_not_put_off_its_enforcement() -> None:
+    asked = {"reason": "now", "asked_ms": NOW - 29_000, "enforce_ms": NOW + 1_000}
+    again = cancel(job("leased", cancel=asked))
+    changes = {"cancel": {**asked, "reason": "stop"}} | remembered("cancel", "leased")
+    assert again == written(changes, told(epoch=EPOCH, state="leased"))
+
+
 def test_cancel_of_a_job_that_is_over_says_how_it_ended() -> None:
     assert cancel(job("failed")) == Refuse(Answer(Word.ALREADY_TERMINAL, body={"job_id": "job", "outcome": "failed"}))
 
