@@ -109,7 +109,7 @@ def _proposals(
     """
     proposals: dict[int, Proposal | Settlement] = {}
     asking: dict[int, Asking] = {}
-    senders: set[tuple[str, str, str]] = set()
+    senders: set[str] = set()
     for position, earlier in asked.items():
         taken = batch[position]
         request = taken.request
@@ -122,7 +122,7 @@ def _proposals(
             proposals[position] = known
         elif (refused := refusal(context, request, now_ms=now_ms)) is not None:
             proposals[position] = refused
-        elif (sender := (request.factory_id, request.instance, request.request_id)) in senders:
+        elif (sender := claim_next.claim_id(request)) in senders:
             proposals[position] = InHand()
         else:
             senders.add(sender)
@@ -220,10 +220,19 @@ def _gone(proposal: Proposal | Settlement | None, answer: Answer) -> bool:
     return isinstance(proposal, Candidate) and another(answer, proposed=len(proposal.job_ids))
 
 
+def _did_nothing_now(answer: Answer) -> bool:
+    """Whether an answer says only that this copy of a request was not looked at: an earlier one may have had effect."""
+    return answer.word is Word.THROTTLED or (
+        answer.word is Word.REQUEST_EXPIRED and answer.reason is not Reason.LEASE_OVER
+    )
+
+
 def _settled(taken: Taken, result: Settlement | None, *, now_ms: int) -> Settled:
     request, seal = taken.request, taken.seal
     if result is None:
         return Settled(request)
+    if taken.resend and _did_nothing_now(result.answer):
+        result = structs.replace(result, answer=Answer(Word.OUTCOME_UNKNOWN, result.answer.reason))
     if (
         type(request) is Claim
         and claim_next.is_claim_next(request)

@@ -15,11 +15,11 @@ from broker.limits import Limits, applying, limit_key, limit_name, sets_aside, u
 from broker.obstacles import Obstacle, not_claimable
 from broker.quotas import Starts
 from broker.repository import JobUpdate, Stale, Updated
-from broker.settlement import Context, Denied, Settlement, Wait, judge_and_write, raced
+from broker.settlement import Change, Context, Denied, Settlement, Wait, judge_and_write, raced
 from broker.slots import Want
-from broker.transitions import Claimant, Decision, Refuse, Replay, Write
+from broker.transitions import Claimant, Decision, Refuse, Replay
 from broker.transitions.decision import held_by
-from datastore import Datastore, DatastoreError, NotApplied, OutcomeUnknown
+from datastore import Datastore, DatastoreError, OutcomeUnknown
 
 
 def try_claim_job(
@@ -88,7 +88,8 @@ def _write_with_slots(
                 slots.step_back()
                 starts.give_back(now_ms=now_ms)
             return update
-        return update if _confirmed(context, slots, update.job, now_ms) else Denied(raced(job.id))
+        undone = _confirmed(context, slots, update.job, now_ms)
+        return update if undone is None else Denied(raced(job.id), changes=undone)
 
 
 def limited(context: Context) -> bool:
@@ -153,33 +154,31 @@ def _still_excluding(context: Context, settled: Settlement, who: Claimant, now_m
     job = change.after
     assert job.lease is not None, "a grant is replayed while its lease stands"
     slots = _slots(context, job, job.epoch, who, unit_wants({}, job.lease.limits))
-    if not slots.wanted or _confirmed(context, slots, job, now_ms):
-        return settled
-    return Settlement(raced(job.id), settled.changes)
+    undone = _confirmed(context, slots, job, now_ms) if slots.wanted else None
+    return settled if undone is None else Settlement(raced(job.id), undone)
 
 
-def _confirmed(context: Context, slots: Slots, job: Job, now_ms: int) -> bool:
-    """Confirm a claim's slots; where one was lost, undo the claim, of which nobody was told."""
+def _confirmed(context: Context, slots: Slots, job: Job, now_ms: int) -> tuple[Change, ...] | None:
+    """Confirm a claim's slots. Where one was lost, undo the claim, of which nobody was told: what that changed."""
+    undo = partial(transitions.undo, epoch=slots.epoch, request_id=slots.request_id, now_ms=now_ms)
     try:
         if slots.confirm():
-            return True
-        undone = transitions.undo(job, epoch=slots.epoch, request_id=slots.request_id, now_ms=now_ms)
-        update: JobUpdate | None = None
-        if isinstance(undone, Write):
-            update = repository.rev_update_job(context.store, job, undone.changes, write_id=context.entropy.write_id())
-        if isinstance(update, Updated):
-            slots.give_back()
-        else:
+            return None
+        # On this version only: another copy of this claim may have been told of the lease, and have renewed it.
+        settled = judge_and_write(context, job.id, undo, job=job, attempts_max=1)  # gives the slots back, too
+        if not settled.changes:
             slots.step_back()
-    except NotApplied as error:
+    except DatastoreError as error:
         raise OutcomeUnknown(f"{job.id}: granted, but its slots can't be confirmed now") from error
-    return False
+    return settled.changes
 
 
 def _is_ours(update: JobUpdate, who: Claimant) -> bool:
     """Whether another copy of this very request has won: its entries are ours too, and stay."""
-    lease = update.current.lease if isinstance(update, Stale) and update.current is not None else None
-    return lease is not None and lease.request_id == who.request_id
+    job = update.current if isinstance(update, Stale) else None
+    if job is None:
+        return False
+    return job.claimed_before(who.request_id) or (job.lease is not None and job.lease.request_id == who.request_id)
 
 
 def _with_spec(context: Context, settled: Settlement) -> Settlement:

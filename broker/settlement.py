@@ -28,7 +28,7 @@ CAS_ATTEMPTS_MAX = 4
 CAS_PAUSE_MS = 20
 """Bound of the jittered pause before a lost race is judged again."""
 REREADS_MAX = 3
-"""Further looks where a read shows less than the caller has seen."""
+"""Further looks where a read shows no job, or less of it than the caller has seen."""
 
 
 def _nobody_seen(_factories: Sequence[str]) -> Mapping[str, int]:
@@ -97,10 +97,13 @@ class Settlement(Value, frozen=True):
 
 
 class Denied(Value, frozen=True):
-    """A claim that was not written, or was undone before anybody was told. `wait`: the slot that was busy."""
+    """A claim that was not written, or was undone before anybody was told."""
 
     answer: Answer
     wait: Wait | None = None
+    """The slot that was busy."""
+    changes: tuple[Change, ...] = ()
+    """What undoing it changed."""
 
 
 Judge: TypeAlias = Callable[[Job], Decision]
@@ -117,31 +120,38 @@ def judge_and_write(
     write: Writer = repository.rev_update_job,
     attempts_max: int = CAS_ATTEMPTS_MAX,
     seen_epoch: int = 0,
+    sure: bool = False,
 ) -> Settlement:
     """Read, judge, write if still so. The guard is evaluated anew on each version; the caller's fence never is.
 
     `job`: a version just read, judged without another read. `seen_epoch`: the job has had this one, as far as the
-    caller says; a read that shows an earlier one, or no job, may be stale, and says nothing yet.
+    caller says; a read that shows an earlier one may be stale, and says nothing yet, like one that shows no job.
+    `sure`: also a refusal is given only of a version that can be written on.
     """
     for attempt in range(attempts_max):
         if job is None:
             job = _read(context, job_id, seen_epoch)
         if job is None:
             return Settlement(Answer(Word.NOT_FOUND, body={"job_id": job_id}))
-        result = _once(context, job, judge(job), write)
+        decision = judge(job)
+        if sure and isinstance(decision, Refuse):
+            decision = Write({}, decision.answer)
+        result = _once(context, job, decision, write)
         if isinstance(result, Settlement):
             return result
         job = result.current
         if attempt + 1 < attempts_max:
             context.pause(CAS_PAUSE_MS * context.entropy.jitter())
     lost = judge(job) if job is not None else None  # where another has won for good, it is named
+    if job is not None and isinstance(lost, Replay):  # the last try landed, and was written over before its answer
+        return _replayed(context, job, lost)
     return Settlement(lost.answer if isinstance(lost, Refuse) else raced(job_id))
 
 
 def _read(context: Context, job_id: str, seen_epoch: int) -> Job | None:
     job = repository.read_job(context.store, job_id)
     for _ in range(REREADS_MAX):
-        if seen_epoch <= (0 if job is None else job.epoch):
+        if job is not None and job.epoch >= seen_epoch:
             break
         job = repository.read_job(context.store, job_id)
     return job
@@ -151,25 +161,29 @@ def _once(context: Context, job: Job, decision: Decision, write: Writer) -> Sett
     match decision:
         case Refuse(answer):
             return Settlement(answer)
-        case Replay(answer):
-            # Written before, perhaps by a worker that died before it wrote the run and moved the hints.
-            recorded = _make_up(context, job)
-            return Settlement(_told(job, answer, recorded), (Change(None, job, recorded=recorded),))
+        case Replay():
+            return _replayed(context, job, decision)
         case Write(changes, answer):
             update = write(context.store, job, changes, write_id=context.entropy.write_id())
     match update:
         case Updated(after):
             recorded = _follow_up(context, job, after)
             return Settlement(_told(after, answer, recorded), (Change(job, after, recorded=recorded),))
-        case Denied(refusal, wait):
+        case Denied(refusal, wait, undone):
             # A job that does not stand aside is offered again: whoever proposed it has taken it out of the index.
             if wait is not None and wait.job is not None:
                 return Settlement(refusal, waits=(wait,))
-            return Settlement(refusal, (Change(job, job),), () if wait is None else (wait,))
+            return Settlement(refusal, undone or (Change(job, job),), () if wait is None else (wait,))
         case Missing():
             return Settlement(Answer(Word.NOT_FOUND, body={"job_id": job.id}))
         case Stale():
             return update
+
+
+def _replayed(context: Context, job: Job, replay: Replay) -> Settlement:
+    """What was written before, perhaps by a worker that died before it wrote the run and moved the hints."""
+    recorded = _make_up(context, job)
+    return Settlement(_told(job, replay.answer, recorded), (Change(None, job, recorded=recorded),))
 
 
 def raced(job_id: str) -> Answer:

@@ -22,6 +22,7 @@ from broker.slots import Holder, Slot, confirmed, entries, slot_id, with_entry
 from broker.submission import submit
 from broker.transitions import Claimant, Rules
 from datastore import Datastore, Expected, Ok, Patch, ReadResult, UpdateResult, connect
+from tests.concurrency.race import runs_of
 from tests.twins.forwarding import Forwarding
 
 NOW_MS = 1_700_000_000_000
@@ -357,6 +358,19 @@ def test_a_lock_that_a_stale_read_does_not_show_is_not_taken_for_lost(context: C
     copy, first, other = two_copies_and_a_lock_that_one_does_not_see(context)
     assert (copy.answer.word, first.answer.word) == (Word.REPLAYED, Word.GRANTED)
     assert other.answer.reason is Reason.LOCK_BUSY
+
+
+def test_a_takeover_that_is_undone_puts_the_end_of_the_lease_before_it_on_record_and_offers_the_job(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_job(context, "a", "common-plat")
+    claim(context, "a")
+    late = NOW_MS + RULES.ttl_ms + RULES.skew_ms + 1
+    monkeypatch.setattr(Slots, "confirm", lambda _slots: False)
+    undone = claim(context, "a", now_ms=late)
+    assert undone.answer.reason is Reason.RACED
+    assert [change.after.state for change in undone.changes] == ["ready"]
+    assert [run.outcome for run in runs_of(context.store, "a")] == ["expired", "released"]
 
 
 def trusting(slots: Slots, key: str) -> bool:

@@ -7,6 +7,7 @@ import pytest
 
 from broker.messages import Request
 from datastore import Expected, Filter, Page, Patch, ReadResult, Unavailable, UpdateResult
+from tests.caller import Caller
 from tests.in_process import SKEW_MS, TTL_MS, InProcess
 from tests.twins.forwarding import Forwarding
 
@@ -198,9 +199,19 @@ def test_a_claim_that_was_granted_and_then_met_a_failing_store_gets_nothing_more
     broker.ask(broker.caller.make("complete", **_lease(broker.ask(claim)[0])))
     failing = GoesDarkAfterAWrite(broker.store)
     failing.dark = True
-    assert InProcess(failing, broker.redis).ask(_again(claim))[0]["answer"] == "throttled"
+    assert InProcess(failing, broker.redis).ask(_again(claim))[0]["answer"] == "outcome_unknown"
     again = broker.ask(_again(claim, attempt=3))[0]
     assert (again["answer"], again["reason"]) == ("request_expired", "lease_over")
+
+
+def test_two_copies_of_a_claim_from_two_clients_of_one_factory_get_one_job_in_one_batch(broker: InProcess) -> None:
+    broker.submit("a", "b")
+    one, other = (Caller(broker.redis, "f", instance=name) for name in ("i1", "i2"))
+    claim = one.make("claim")
+    one.send(claim, wire="intake")
+    other.send(other.make("claim", request_id=claim.request_id), wire="intake")
+    broker.serve()
+    assert len(_leased(broker)) == 1
 
 
 def test_a_resend_that_waits_for_a_paused_queue_is_told_of_its_own_lease_when_it_is_resumed(broker: InProcess) -> None:

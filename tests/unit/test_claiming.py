@@ -16,7 +16,7 @@ from broker.settlement import Wait, raced
 from broker.shared_document import read_body
 from broker.slots import CONFIRM_WITHIN_MS, slot_id
 from broker.transitions import Claimant
-from datastore import Datastore, Expected, Unavailable
+from datastore import Corrupt, Datastore, DatastoreError, Expected, OutcomeUnknown, Rejected, Unavailable
 from datastore.confirm import WRITE_ID
 from datastore.interface import Body, CreateResult, Patch, UpdateResult
 from tests.twins.forwarding import Forwarding
@@ -359,3 +359,29 @@ def test_a_unit_is_waited_for_until_its_lease_has_ended_however_late_that_is(des
     assert now_free(desk.context, [wait], now_ms=NOW + 3 * TTL) == []
     desk.ask("release", job_id="job", epoch=1, token=WHO.token)
     assert now_free(desk.context, [wait], now_ms=NOW) == [wait.key]
+
+
+class RefusesToConfirm(Forwarding):
+    """A slot can be taken, and not confirmed."""
+
+    def __init__(self, inner: Datastore, error: DatastoreError) -> None:
+        super().__init__(inner)
+        self._error = error
+
+    def update_if_match(self, id: str, partition_key: str, expected: Expected, patch: Patch) -> UpdateResult:
+        holders: Any = patch.get("holders", ())
+        if any(holder["confirmed"] for holder in holders):
+            raise self._error
+        return super().update_if_match(id, partition_key, expected, patch)
+
+
+@pytest.mark.parametrize("error", [Unavailable("503"), Rejected("403"), Corrupt("a slot that is none")])
+def test_a_grant_whose_lock_cannot_be_confirmed_now_is_unknown_and_neither_refused_nor_told(
+    error: DatastoreError,
+) -> None:
+    desk = Desk()
+    desk.submit(locks=["repo"])
+    who = Claimant(factory_id="f", incarnation="s", request_id="r", token="t" * 32)
+    with pytest.raises(OutcomeUnknown):
+        coordinator.try_claim_job(desk.on(RefusesToConfirm(desk.store, error)), "job", who, now_ms=NOW)
+    assert coordinator.try_claim_job(desk.context, "job", who, now_ms=NOW).answer.word == "replayed"

@@ -1,5 +1,7 @@
 """What becomes of a conditional write that another came before: who judges again, how often, and who leaves it."""
 
+from collections.abc import Callable
+
 import pytest
 from msgspec import structs
 
@@ -12,7 +14,9 @@ from broker.repository import read_job
 from broker.settle import settle
 from broker.settlement import CAS_ATTEMPTS_MAX, CAS_PAUSE_MS, raced
 from broker.transitions import Rules
+from datastore import Conflict, Expected, Ok, Patch, UpdateResult
 from datastore.memory import MemoryDatastore
+from tests.twins.forwarding import Forwarding
 from tests.unit.test_coordinator import ADDRESS, CLAIM, NOW, Watched, complete, on, sent, touch
 
 
@@ -68,6 +72,35 @@ def test_a_race_that_is_lost_for_good_names_who_won(store: MemoryDatastore) -> N
     answer = sent(watched, CLAIM).answer
     assert (answer.word, answer.reason, answer.body["holder"]) == ("conflict", "held", "g")
     assert len(watched.updates) == 4
+
+
+class WrittenOver(Forwarding):
+    """The first updates of the job come second; one more lands, is written over, and is answered as a lost race."""
+
+    def __init__(self, inner: MemoryDatastore, over: Callable[[], None]) -> None:
+        super().__init__(inner)
+        self._over = over
+        self._left = CAS_ATTEMPTS_MAX
+
+    def update_if_match(self, id: str, partition_key: str, expected: Expected, patch: Patch) -> UpdateResult:
+        if id != "job" or not self._left:
+            return super().update_if_match(id, partition_key, expected, patch)
+        self._left -= 1
+        if self._left:
+            touch(self.inner)
+            return super().update_if_match(id, partition_key, expected, patch)
+        assert isinstance(super().update_if_match(id, partition_key, expected, patch), Ok)
+        self._over()
+        found = self.read(id, partition_key)
+        assert isinstance(found, Ok)
+        return Conflict(found.document)
+
+
+def test_a_last_try_that_landed_and_was_written_over_is_told_as_what_it_did(store: MemoryDatastore) -> None:
+    claimed = sent(WrittenOver(store, lambda: touch(store)), CLAIM).answer
+    assert (claimed.word, claimed.body["epoch"]) == ("replayed", 1)
+    completed = sent(WrittenOver(store, lambda: touch(store)), complete(claimed.body)).answer
+    assert (completed.word, completed.body["state"]) == ("replayed", "succeeded")
 
 
 def test_an_expected_version_that_is_gone_is_not_fought_for(store: MemoryDatastore) -> None:
