@@ -10,7 +10,7 @@ from broker import keys, repository, transitions
 from broker.answers import Answer, Reason, Word
 from broker.claiming import try_claim_job
 from broker.controls import UNREGISTERED, Controls, FactoryRecord
-from broker.documents import Job, State
+from broker.documents import Job, OnParentFailure, Run, State
 from broker.fence import Fence
 from broker.repository import JobUpdate, RunUpdate
 from broker.settlement import Change, Context, Denied, Judge, Settlement, judge_and_write
@@ -161,6 +161,7 @@ def cancel(context: Context, job_id: str, *, request_id: str, now_ms: int, reaso
         context,
         job_id,
         lambda job: transitions.cancel(job, request_id=request_id, now_ms=now_ms, rules=rules, reason=reason),
+        sure=True,
     )
 
 
@@ -175,7 +176,7 @@ def redrive(context: Context, job_id: str, *, request_id: str, now_ms: int) -> S
         return repository.rev_update_job(store, job, changes, write_id=write_id)
 
     judge: Judge = lambda job: transitions.redrive(job, request_id=request_id, now_ms=now_ms)  # noqa: E731  # a rule, bound
-    return judge_and_write(context, job_id, judge, write=write)
+    return judge_and_write(context, job_id, judge, write=write, sure=True)
 
 
 def not_unique(owner: Job) -> Answer:
@@ -198,7 +199,7 @@ def revoke(
     def judge(job: Job) -> Decision:
         return transitions.revoke(job, request_id=request_id, now_ms=now_ms, reason=reason, and_hold=and_hold)
 
-    return judge_and_write(context, job_id, judge)
+    return judge_and_write(context, job_id, judge, sure=True)
 
 
 def hold(context: Context, job_id: str, *, request_id: str, now_ms: int, reason: str | None = None) -> Settlement:
@@ -240,9 +241,15 @@ def outlive(context: Context, job: Job, factory_id: str, factory: FactoryRecord,
 def watch(context: Context, job: Job, *, now_ms: int) -> Settlement:
     """See whether a leased job gets on, by the progress of its run. A lost race is a skip."""
     run = repository.read_run(context.store, job.id, job.epoch)
-    progress_ms = None if run is None else run.progress_ms
-    judge = partial(_heed, context, job.epoch, now_ms, progress_ms)
+    if _is_to_change(context, job, run, now_ms=now_ms):  # also what can't be written on may have got on since
+        run = repository.open_run_that_stands(context.store, job.id, job.epoch, write_id=context.entropy.write_id())
+    judge = partial(_heed, context, job.epoch, now_ms, None if run is None else run.progress_ms)
     return judge_and_write(context, job.id, judge, job=job, attempts_max=1)
+
+
+def _is_to_change(context: Context, job: Job, run: Run | None, *, now_ms: int) -> bool:
+    made_ms = None if run is None else run.progress_ms
+    return isinstance(_heed(context, job.epoch, now_ms, made_ms, job), Write)
 
 
 def _heed(context: Context, epoch: int, now_ms: int, progress_ms: int | None, job: Job) -> Decision:
@@ -262,16 +269,26 @@ def unblock(context: Context, job_id: str, *, now_ms: int, job: Job | None = Non
     """Free or cancel a blocked job as its parents stand now. `job`: a version just read."""
 
     def judge(read: Job) -> Decision:
-        parents = {} if read.state is not State.BLOCKED else parent_states(context, read)
+        parents = {} if read.state is not State.BLOCKED else parent_states(context, read, sure=True)
         return transitions.unblock(read, parents=parents, now_ms=now_ms)
 
     return judge_and_write(context, job_id, judge, job=job)
 
 
-def parent_states(context: Context, job: Job) -> dict[str, State]:
-    """The state of every parent there is."""
+def parent_states(context: Context, job: Job, *, sure: bool = False) -> dict[str, State]:
+    """The state of every parent there is.
+
+    `sure`: of one that failed or was cancelled, where that frees or ends the child, only if the version read can be
+    written on: it may have been redriven since. Success is for good.
+    """
     found = {parent: repository.read_job(context.store, parent) for parent in job.depends_on}
-    return {parent: read.state for parent, read in found.items() if read is not None}
+    there = {parent: read for parent, read in found.items() if read is not None}
+    if sure and job.on_parent_failure is not OnParentFailure.BLOCK:
+        for parent, read in list(there.items()):
+            lost = read.state in (State.FAILED, State.CANCELLED)
+            if lost and not repository.stands(context.store, read, write_id=context.entropy.write_id()):
+                del there[parent]
+    return {parent: read.state for parent, read in there.items()}
 
 
 __all__ = [

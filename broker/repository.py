@@ -217,14 +217,31 @@ def update_open_run(
     Raises:
       OutcomeUnknown: others kept writing it.
     """
+    written = _write_open_run(store, job_id, epoch, changes, write_id=write_id)
+    return RunUpdate.CHANGED if isinstance(written, Document) else written
+
+
+def open_run_that_stands(store: Datastore, job_id: str, epoch: int, *, write_id: str) -> Run | None:
+    """A run that has no end, as it is now: it was written on. None: it has ended, or no read shows it.
+
+    Raises:
+      OutcomeUnknown: others kept writing it.
+    """
+    written = _write_open_run(store, job_id, epoch, {}, write_id=write_id)
+    return Run.from_document(written) if isinstance(written, Document) else None
+
+
+def _write_open_run(
+    store: Datastore, job_id: str, epoch: int, changes: Mapping[str, Any], *, write_id: str
+) -> Document | RunUpdate:
     run = run_id(job_id, epoch)
     for _ in range(RUN_WRITES_MAX):
         match store.read(run, job_id):
             case Ok(document) if document.body.get("ended_ms") is None:
                 expected = Expected(etag=document.etag, known=document)
                 match confirmed_update(store, run, job_id, expected, changes, write_id=write_id):
-                    case Ok(_):
-                        return RunUpdate.CHANGED
+                    case Ok(changed):
+                        return changed
                     case NotFound():
                         return RunUpdate.MISSING
                     case Conflict(_):

@@ -211,7 +211,7 @@ class Sweep:
         """Runs of jobs that have ended, of which neither start nor end could be written."""
         for job_id in owed.jobs(self._redis):
             job = self._read(job_id)
-            if job is not None and self._mended(job_id, partial(self._record_run, job)):
+            if job is not None and self._mended(job_id, partial(self._record_owed, job)):
                 swept.runs_mended += 1
                 owed.forget(self._redis, job_id)
 
@@ -246,6 +246,11 @@ class Sweep:
     def _record_run(self, job: Job) -> bool:
         repository.record_latest_run(self._context.store, job, write_id=self._context.entropy.write_id())
         return True
+
+    def _record_owed(self, job: Job) -> bool:
+        """Of the job as it stands: as it was before it says nothing of the run that is owed."""
+        stands = repository.stands(self._context.store, job, write_id=self._context.entropy.write_id())
+        return stands and self._record_run(job)
 
     def _mended(self, id: str, act: Callable[[], bool]) -> int:
         """How many runs were mended by it. One that can't be must not hold up the rest of the sweep."""

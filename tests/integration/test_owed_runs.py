@@ -6,6 +6,7 @@ from broker import owed
 from datastore.memory import MemoryDatastore
 from tests.concurrency.race import runs_of
 from tests.in_process import InProcess
+from tests.twins.stale import ShowsEarlier
 from tests.twins.without_runs import WithoutRuns
 
 
@@ -32,6 +33,17 @@ def test_a_run_that_could_not_be_written_is_on_record_after_a_later_sweep(redis_
     assert (run.epoch, run.outcome, run.result) == (1, "succeeded", 7)
     assert owed.jobs(redis_client) == []
     assert broker.sweep().runs_mended == 0
+
+
+def test_it_is_not_forgotten_for_a_read_that_shows_the_job_as_it_was(redis_client: redis.Redis) -> None:
+    broker = ended_without_a_record(redis_client)
+    before = MemoryDatastore()
+    InProcess(before, redis_client).submit("a")
+    behind = InProcess(ShowsEarlier(broker.store, "a", before.read("a", "a"), times=1), redis_client)
+    behind.sweep()
+    assert runs_of(broker.store, "a") == []
+    assert owed.jobs(redis_client) == ["a"]
+    assert broker.sweep().runs_mended == 1
 
 
 def test_without_the_hint_nobody_writes_it(redis_client: redis.Redis) -> None:

@@ -140,6 +140,15 @@ def test_what_a_sweep_has_written_before_it_failed_is_told(broker: InProcess) ->
     assert "expired" in str(broker.redis.xrange("broker:events"))
 
 
+def test_a_factory_that_cannot_be_read_does_not_hold_up_the_sweep(broker: InProcess) -> None:
+    body: dict[str, Any] = {"kind": "factory", "state": "control", "replaced": 7}
+    assert isinstance(broker.store.create("factory:broken", "factory:broken", body), Ok)
+    broker.submit("a")
+    hold(broker, "a")
+    broker.clock.advance(TTL_MS + SKEW_MS + 1)
+    assert broker.sweep().reaped == 1
+
+
 def test_a_run_that_goes_on_is_left_alone_where_its_job_is_read_as_it_was_before(broker: InProcess) -> None:
     broker.submit("a")
     was = broker.store.read("a", "a")

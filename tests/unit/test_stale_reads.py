@@ -57,6 +57,51 @@ def test_a_holder_is_not_turned_away_by_a_read_that_shows_less_than_it_has_seen(
     assert act(desk.on(ShowsEarlier(desk.store, "job", was, times=times)), fence).answer.word is word
 
 
+REDRIVEN = ("cancel", "revoke", "redrive")
+
+
+@pytest.mark.parametrize("shown", ["as it was", "not yet"])
+@pytest.mark.parametrize("op", REDRIVEN)
+def test_an_operator_is_not_refused_for_what_a_read_shows_as_it_was(desk: Desk, op: str, shown: str) -> None:
+    fence = desk.claim()
+    was: ReadResult = desk.store.read("job", "job")  # leased: it can't be redriven
+    coordinator.fail(desk.context, "job", fence, now_ms=NOW, retryable=False)
+    if op != "redrive":
+        was = desk.store.read("job", "job")  # over: it can't be cancelled or revoked
+        desk.ask("redrive", job_id="job")
+        desk.claim()
+    behind = desk.on(ShowsEarlier(desk.store, "job", was if shown == "as it was" else NotFound(), times=1))
+    assert settled(behind, op, job_id="job").answer.word is Word.OK
+
+
+@pytest.mark.parametrize("policy", ["cancel", "ignore"])
+def test_a_child_does_not_go_by_the_end_of_a_parent_that_was_redriven(desk: Desk, policy: str) -> None:
+    coordinator.fail(desk.context, "job", desk.claim(), now_ms=NOW, retryable=False)
+    was = desk.store.read("job", "job")
+    desk.ask("redrive", job_id="job")
+    desk.submit("child", depends_on=["job"], on_parent_failure=policy)
+    behind = desk.on(ShowsEarlier(desk.store, "job", was, times=1))
+    with patch.object(repository, "stands", lambda *_, **__: True):  # the twin: the first read counts
+        changed = coordinator.unblock(desk.on(ShowsEarlier(desk.store, "job", was, times=1)), "child", now_ms=NOW)
+        assert [change.after.state for change in changed.changes] == ["cancelled" if policy == "cancel" else "ready"]
+    desk.submit("another", depends_on=["job"], on_parent_failure=policy)
+    coordinator.unblock(behind, "another", now_ms=NOW)
+    assert desk.job("another").state == "blocked"
+
+
+def test_a_run_that_got_on_is_not_taken_for_stuck_where_a_read_shows_it_as_it_was(desk: Desk) -> None:
+    desk.submit("slow", stuck_after_ms=60_000, on_stuck="revoke")
+    fence = desk.claim("slow")
+    was = desk.store.read("slow:run:1", "slow")
+    coordinator.renew(desk.context, "slow", fence, now_ms=NOW + 50_000)
+    coordinator.report_progress(desk.context, "slow", fence, now_ms=NOW + 50_000, progress=1)
+    behind = desk.on(ShowsEarlier(desk.store, "slow:run:1", was, times=1))
+    coordinator.watch(behind, desk.job("slow"), now_ms=NOW + 61_000)
+    assert desk.job("slow").lease is not None
+    coordinator.watch(desk.context, desk.job("slow"), now_ms=NOW + 111_000)
+    assert desk.job("slow").lease is None
+
+
 def test_an_epoch_that_the_job_never_had_is_told_so_after_a_few_looks(desk: Desk) -> None:
     fence = desk.claim()
     forged = Fence(fence.factory_id, fence.epoch + 1, fence.token, "forged")
