@@ -15,7 +15,7 @@ from broker.limits import Limits, applying, limit_key, limit_name, sets_aside, u
 from broker.obstacles import Obstacle, not_claimable
 from broker.quotas import Starts
 from broker.repository import JobUpdate, Stale, Updated
-from broker.settlement import Change, Context, Denied, Settlement, Wait, judge_and_write, raced
+from broker.settlement import CAS_ATTEMPTS_MAX, Change, Context, Denied, Settlement, Wait, judge_and_write, raced
 from broker.slots import Want
 from broker.transitions import Claimant, Decision, Refuse, Replay
 from broker.transitions.decision import held_by
@@ -47,10 +47,15 @@ def try_claim_job(
         return decision
 
     write = partial(_write_with_slots, context, controls, who, now_ms)
-    settled = judge_and_write(context, job_id, judge, job=job, write=write)
-    if settled.answer.word is Word.REPLAYED:
-        settled = _still_excluding(context, settled, who, now_ms)
-    return _with_spec(context, settled)
+    for _ in range(CAS_ATTEMPTS_MAX):
+        settled = judge_and_write(context, job_id, judge, job=job, write=write)
+        if settled.answer.word is not Word.REPLAYED:
+            return _with_spec(context, settled)
+        told = _still_granted(context, settled, who, now_ms)
+        if isinstance(told, Settlement):
+            return _with_spec(context, told)
+        job = told.current
+    raise OutcomeUnknown(f"{job_id}: granted to this request, as far as reads show; others keep writing it")
 
 
 def _write_with_slots(
@@ -146,6 +151,21 @@ def _slots(context: Context, job: Job, epoch: int, who: Claimant, wanted: tuple[
         factory_id=who.factory_id,
         units=wanted,
     )
+
+
+def _still_granted(context: Context, settled: Settlement, who: Claimant, now_ms: int) -> Settlement | Stale:
+    """A replayed grant is told only of a version that can be written on: a read may show a lease that is over."""
+    [change] = settled.changes
+    job = change.after
+    try:
+        update = repository.rev_update_lease(context.store, job, {}, write_id=context.entropy.write_id())
+    except DatastoreError as error:
+        # Nothing else may be told of a grant that perhaps stands.
+        raise OutcomeUnknown(f"{job.id}: granted to this request, if the lease that was read stands") from error
+    if not isinstance(update, Updated):
+        return update if isinstance(update, Stale) else Stale(None)
+    settled = structs.replace(settled, changes=(structs.replace(change, after=update.job),))
+    return _still_excluding(context, settled, who, now_ms)
 
 
 def _still_excluding(context: Context, settled: Settlement, who: Claimant, now_ms: int) -> Settlement:

@@ -7,16 +7,25 @@ from unittest.mock import patch
 import pytest
 
 from broker import claiming, coordinator, repository, settlement
-from broker.answers import Word
+from broker.answers import Answer, Word
 from broker.controls import Controls
 from broker.documents import Job
 from broker.fence import Fence
 from broker.messages import REQUESTS
-from broker.repository import read_job
+from broker.repository import Stale, read_job
 from broker.settle import settle
 from broker.settlement import Context, Settlement
 from broker.transitions import Claimant
-from datastore import Corrupt, NotApplied, NotFound, OutcomeUnknown, ReadResult
+from datastore import (
+    Corrupt,
+    DatastoreError,
+    NotApplied,
+    NotFound,
+    OutcomeUnknown,
+    ReadResult,
+    Rejected,
+    Throttled,
+)
 from tests.twins.stale import ShowsEarlier
 from tests.unit.desk import NOW, Desk
 
@@ -126,6 +135,35 @@ def test_a_grant_whose_spec_no_read_shows_yet_is_not_called_invalid_and_is_told_
         claim(hidden)
     told = claim(hidden).answer
     assert (told.word, told.body["epoch"]) == (Word.REPLAYED, job(desk).epoch)
+
+
+def test_a_grant_that_a_read_shows_though_it_is_over_is_not_told_again(desk: Desk) -> None:
+    assert a_grant_that_went_to_another_meanwhile(desk).word is Word.REQUEST_EXPIRED
+
+
+def test_where_the_read_alone_decides_two_are_told_that_they_hold_the_job(desk: Desk) -> None:
+    # The twin of the test above.
+    with patch.object(claiming, "_still_granted", lambda _context, settled, *_: settled):
+        assert a_grant_that_went_to_another_meanwhile(desk).word is Word.REPLAYED
+
+
+def a_grant_that_went_to_another_meanwhile(desk: Desk) -> Answer:
+    """What its request is told, where a read still shows it."""
+    assert claim(desk.context).answer.word is Word.GRANTED
+    was = desk.store.read("job", "job")
+    assert desk.ask("revoke", job_id="job").answer.good
+    desk.claim(by="g")
+    return claim(desk.on(ShowsEarlier(desk.store, "job", was, times=1))).answer
+
+
+@pytest.mark.parametrize("failure", [Throttled("429", retry_after_ms=10), Rejected("403"), OutcomeUnknown("?")])
+def test_a_grant_that_can_t_be_told_again_now_is_not_denied(desk: Desk, failure: DatastoreError) -> None:
+    assert claim(desk.context).answer.word is Word.GRANTED
+    with patch.object(repository, "rev_update_lease", side_effect=failure), pytest.raises(OutcomeUnknown):
+        claim(desk.context)
+    with patch.object(repository, "rev_update_lease", return_value=Stale(None)), pytest.raises(OutcomeUnknown):
+        claim(desk.context)
+    assert claim(desk.context).answer.word is Word.REPLAYED
 
 
 def test_where_a_missing_spec_is_taken_for_a_corrupt_job_a_grant_stands_that_its_holder_never_hears_of(
