@@ -157,8 +157,10 @@ def _still_granted(context: Context, settled: Settlement, who: Claimant, now_ms:
     """A replayed grant is told only of a version that can be written on: a read may show a lease that is over."""
     [change] = settled.changes
     job = change.after
+    assert job.lease is not None, "a grant is replayed while its lease stands"
+    changes = transitions.told_again(job.lease, who)
     try:
-        update = repository.rev_update_lease(context.store, job, {}, write_id=context.entropy.write_id())
+        update = repository.rev_update_lease(context.store, job, changes, write_id=context.entropy.write_id())
     except DatastoreError as error:
         # Nothing else may be told of a grant that perhaps stands.
         raise OutcomeUnknown(f"{job.id}: granted to this request, if the lease that was read stands") from error

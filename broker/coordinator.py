@@ -91,9 +91,20 @@ def fail(
     return judge_and_write(context, job_id, judge, seen_epoch=fence.epoch)
 
 
-def release(context: Context, job_id: str, fence: Fence, *, now_ms: int, reason: str | None = None) -> Settlement:
-    """Give the job back unharmed."""
-    judge: Judge = lambda job: transitions.release(job, fence, now_ms=now_ms, reason=reason)  # noqa: E731  # a rule, bound
+def release(
+    context: Context,
+    job_id: str,
+    fence: Fence,
+    *,
+    now_ms: int,
+    reason: str | None = None,
+    unread_by: str | None = None,
+) -> Settlement:
+    """Give the job back unharmed. `unread_by`: as far as Redis knows, this client has not read its grant."""
+
+    def judge(job: Job) -> Decision:
+        return transitions.release(job, fence, now_ms=now_ms, reason=reason, unread_by=unread_by)
+
     return judge_and_write(context, job_id, judge, seen_epoch=fence.epoch)
 
 

@@ -1,6 +1,6 @@
 """What the operations of a lease's holder carry: its fence, and what they do with it."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, JsonValue, StringConstraints
 
@@ -45,11 +45,17 @@ class FailBody(FencedBody):
     retryable: bool = True
 
 
-class ReleaseBody(FencedBody):
+class _GivenBackBody(FencedBody):
     reason: Annotated[str, StringConstraints(max_length=1_024)] | None = None
 
 
-class HandOverBody(ReleaseBody):
+class ReleaseBody(_GivenBackBody):
+    unread: Literal[True] | None = None
+    """Set by the broker where nobody read the grant: only a lease that was granted to this instance, and was never
+    renewed, ends by it."""
+
+
+class HandOverBody(_GivenBackBody):
     to: FactoryId
     """For a while nobody but this factory gets the job."""
 

@@ -3,6 +3,11 @@
 The reply itself is the hint: who waits, blocks on the reply channel and takes it at once. One that still lies there
 after `READ_WITHIN_MS` is taken back, in one step with the look at it, and its leases are released. The next to get
 them is somebody who reads, however many others have died with this one.
+
+A Redis that went back to an earlier state (a failover, an old snapshot) shows replies as unread that were read. So the
+release says what it rests on, and `transitions.release` takes no lease that was renewed or that another client was told
+of since. What remains: a holder whose Redis went back before its first renewal, a sixth of its ttl after the grant,
+may lose the lease. What it sends from then on is refused, and its first renewal tells it so.
 """
 
 import json
@@ -88,6 +93,6 @@ def _release(sender: dict[str, Any], grant: dict[str, Any], entropy: Entropy) ->
         {
             **{name: sender[name] for name in ("factory_id", "incarnation", "instance")},
             "request_id": entropy.write_id(),
-            "body": {**lease, "reason": "nobody read the grant"},
+            "body": {**lease, "reason": "nobody read the grant", "unread": True},
         }
     )

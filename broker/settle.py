@@ -116,6 +116,7 @@ def claimant(context: Context, request: Claim) -> Claimant:
         request_id=request.request_id,
         token=context.entropy.token(),
         instance=request.instance,
+        waited=request.body.wait_until_ms is not None,
         offers=request.body.offers,
         ttl_ms=request.body.ttl_ms,
     )
@@ -179,7 +180,10 @@ def _fail(context: Context, request: Fail, now_ms: int) -> Settlement:
 
 def _release(context: Context, request: Release, now_ms: int) -> Settlement:
     body = request.body
-    return coordinator.release(context, body.job_id, fence(request), now_ms=now_ms, reason=body.reason)
+    unread_by = request.instance if body.unread else None
+    return coordinator.release(
+        context, body.job_id, fence(request), now_ms=now_ms, reason=body.reason, unread_by=unread_by
+    )
 
 
 def _hand_over(context: Context, request: HandOver, now_ms: int) -> Settlement:

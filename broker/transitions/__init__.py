@@ -12,7 +12,7 @@ redrive: failed, cancelled ---> ready
 """
 
 from broker.controls import Surroundings
-from broker.transitions.claim import Claimant, claim
+from broker.transitions.claim import Claimant, claim, told_again
 from broker.transitions.decision import Decision, Refuse, Replay, Rules, Write
 from broker.transitions.factory import draining, turned_away
 from broker.transitions.holder import complete, fail, hand_over, release, renew, undo
@@ -48,6 +48,7 @@ __all__ = [
     "revoke",
     "supersede",
     "time_out",
+    "told_again",
     "turned_away",
     "unblock",
     "undo",

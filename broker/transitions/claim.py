@@ -22,6 +22,8 @@ class Claimant(Value, frozen=True):
     request_id: str
     token: str
     instance: str | None = None
+    waited: bool = False
+    """This copy of the request was parked: since then another may have been told."""
     offers: tuple[str, ...] = ()
     ttl_ms: int | None = None
 
@@ -87,6 +89,16 @@ def granted(job: Job, lease: Lease, *, now_ms: int, word: Word) -> Answer:
             "failures": job.counters.failures,
         },
     )
+
+
+def told_again(lease: Lease, who: Claimant) -> dict[str, Any]:
+    """What the replay of a grant writes: the client that is told of it now is the one to hear of a cancel.
+
+    It is written even where it is nothing: a read alone may show a lease that is over.
+    """
+    if who.waited or who.instance in (None, lease.instance):
+        return {}
+    return {"lease": structs.replace(lease, instance=who.instance)}
 
 
 def _keep_last_claim(job: Job) -> dict[str, Any]:

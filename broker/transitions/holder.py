@@ -80,9 +80,17 @@ def fail(
             return refusal
 
 
-def release(job: Job, fence: Fence, *, now_ms: int, reason: str | None = None) -> Decision:
-    """Give the job back unharmed; where a cancel was asked, this acknowledges it, and the reason is that cancel's."""
+def release(
+    job: Job, fence: Fence, *, now_ms: int, reason: str | None = None, unread_by: str | None = None
+) -> Decision:
+    """Give the job back unharmed; where a cancel was asked, this acknowledges it, and the reason is that cancel's.
+
+    `unread_by`: the broker asks for it, since this client has not read its grant. Only Redis says so, and Redis may be
+    wrong (I8): a lease that was renewed, or that another client was told of since, has somebody who read it.
+    """
     match at_the_fence(job, fence, now_ms):
+        case Lease() as lease if unread_by is not None and (lease.renewals or lease.instance != unread_by):
+            return Refuse(Answer(Word.CONFLICT, Reason.HELD, held_by(job, now_ms)))
         case Lease() as lease:
             outcome = Outcome.CANCELLED if job.cancel else Outcome.RELEASED
             why = (job.cancel.reason if job.cancel else None) or reason

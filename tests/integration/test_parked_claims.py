@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from broker import claim_next, silent
+from broker import claim_next, silent, transitions
 from broker.client import Client
 from broker.messages import Claim
 from broker.presence import READ_WITHIN_MS, take_back_unread
@@ -212,6 +212,35 @@ def test_a_grant_that_was_read_is_never_taken_back(broker: InProcess) -> None:
     assert take_back(broker) == 0
     assert broker.ask(broker.caller.make("complete", **lease))[0]["answer"] == "ok"
     assert not broker.redis.exists("broker:unread")
+
+
+def test_a_redis_that_comes_back_without_its_last_writes_takes_no_lease_that_was_renewed(broker: InProcess) -> None:
+    assert a_rolled_back_redis_after_a_renewal(broker)["answer"] == "renewed"
+
+
+def test_were_redis_believed_it_would_take_it(broker: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The twin of the test above: a release like any other.
+    release = transitions.release
+    monkeypatch.setattr(transitions, "release", lambda *known, **more: release(*known, **{**more, "unread_by": None}))
+    assert a_rolled_back_redis_after_a_renewal(broker)["answer"] == "lease_lost"
+
+
+def a_rolled_back_redis_after_a_renewal(broker: InProcess) -> Any:
+    """What its holder's next renewal is told, where the grant it has read lies on its channel again."""
+    claim = park(broker)
+    broker.caller.send(broker.caller.make("submit", job_id="a"))
+    broker.serve()
+    keys = ("broker:unread", broker.caller.channel)
+    earlier = {key: cast(bytes, broker.redis.dump(key)) for key in keys}
+    grant = answer(broker, claim)["body"]
+    lease = {name: grant[name] for name in ("job_id", "epoch", "token")}
+    assert broker.ask(broker.caller.make("renew", **lease))[0]["answer"] == "renewed"
+    broker.clock.advance(READ_WITHIN_MS)
+    for key, dumped in earlier.items():
+        broker.redis.restore(key, 0, dumped, replace=True)
+    assert take_back(broker) == 1
+    broker.serve()
+    return broker.ask(broker.caller.make("renew", **lease))[0]
 
 
 DEAD = silent.STEP + 6

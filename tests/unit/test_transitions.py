@@ -1,5 +1,7 @@
 """The state machine, pair by pair: what each event does in each situation, and that nothing else does anything."""
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -59,6 +61,18 @@ def test_the_same_claim_again_is_the_same_grant_with_what_is_left_of_it() -> Non
     assert decision.answer.word is Word.REPLAYED
     body = decision.answer.body
     assert (body["epoch"], body["token"], body["remaining_ms"], body["ttl_ms"]) == (EPOCH, TOKEN, 1_000, 60_000)
+
+
+@pytest.mark.parametrize(
+    ("fields", "goes"), [({}, True), ({"renewals": 1}, False), ({"instance": "y"}, False), ({"instance": None}, False)]
+)
+def test_a_grant_that_nobody_read_is_given_back_unless_it_was_renewed_or_told_to_another_client(
+    fields: dict[str, Any], goes: bool
+) -> None:
+    held = job("leased", lease=lease(**{"instance": "x", **fields}))
+    decision = transitions.release(held, fence(), now_ms=NOW, unread_by="x")
+    assert isinstance(decision, Write) is goes
+    assert goes or (decision.answer.word, decision.answer.reason) == (Word.CONFLICT, Reason.HELD)
 
 
 @pytest.mark.parametrize("who", [claimant("other", "claim-1"), claimant("holder", "claim-1", incarnation="start-2")])

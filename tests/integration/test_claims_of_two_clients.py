@@ -1,0 +1,97 @@
+"""One claim sent by two clients of a factory: the same command run again, while the first is perhaps dead."""
+
+import json
+from typing import Any
+
+import pytest
+from msgspec import structs
+
+from broker import claim_next, presence, transitions
+from broker.documents import Lease
+from broker.messages import Claim
+from broker.queues import intake_key
+from broker.transitions import Claimant
+from tests.caller import Caller
+from tests.in_process import InProcess
+
+WAIT_MS = 60_000
+
+
+def the_same_again(claim: Claim, by: Caller) -> Claim:
+    again = by.make("claim", request_id=claim.request_id, attempt=2, wait_ms=WAIT_MS)
+    assert isinstance(again, Claim)
+    return again
+
+
+def waiting(broker: InProcess, caller: Caller) -> Claim:
+    """A claim that waits, and whose client is never heard of again."""
+    claim = caller.make("claim", wait_ms=WAIT_MS)
+    assert isinstance(claim, Claim)
+    caller.send(claim)
+    broker.serve()
+    return claim
+
+
+def told_to_the_second(broker: InProcess, *, and_the_first_again: bool = False) -> tuple[Caller, dict[str, Any]]:
+    """The second client and its lease, after the first one's unread grant was looked after."""
+    first, second = (Caller(broker.redis, "f", instance=name) for name in ("i1", "i2"))
+    claim = waiting(broker, first)
+    [record] = broker.redis.hvals(claim_next.WAITING)
+    broker.submit("a")
+    again = the_same_again(claim, second)
+    second.send(again)
+    broker.serve()
+    if and_the_first_again:
+        broker.redis.lpush(intake_key("claims"), json.loads(record)["envelope"])
+        broker.serve()
+    reply = second.replies(again)[0]
+    assert reply["answer"] == "replayed"
+    broker.clock.advance(presence.READ_WITHIN_MS)
+    assert presence.take_back_unread(broker.redis, broker.context.entropy, now_ms=broker.clock.now_ms()) >= 1
+    broker.serve()
+    return second, {name: reply["body"][name] for name in ("job_id", "epoch", "token")}
+
+
+def renewed(broker: InProcess, caller: Caller, lease: dict[str, Any]) -> str:
+    request = caller.make("renew", **lease)
+    caller.send(request)
+    broker.serve()
+    return str(caller.replies(request)[0]["answer"])
+
+
+def test_a_grant_told_to_another_client_is_not_taken_back_for_the_one_that_did_not_read_it(broker: InProcess) -> None:
+    second, lease = told_to_the_second(broker)
+    assert renewed(broker, second, lease) == "renewed"
+    broker.ask(broker.caller.make("cancel", job_id="a"))
+    second.collect()
+    assert [notice["job_id"] for notice in second.notices] == ["a"], "it is the one to hear of a cancel"
+
+
+def test_did_the_lease_not_say_who_was_told_it_would_be_taken_from_the_second(
+    broker: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The twin of the test above.
+    monkeypatch.setattr(transitions, "told_again", lambda _lease, _who: {})
+    second, lease = told_to_the_second(broker)
+    assert renewed(broker, second, lease) == "lease_lost"
+
+
+def test_a_copy_that_was_woken_before_the_second_came_and_is_settled_after_it_takes_nothing_back(
+    broker: InProcess,
+) -> None:
+    second, lease = told_to_the_second(broker, and_the_first_again=True)
+    assert renewed(broker, second, lease) == "renewed"
+
+
+def test_did_a_copy_that_was_woken_count_as_the_newest_it_would(
+    broker: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The twin of the test above.
+    told_again = transitions.told_again
+
+    def whoever_comes(lease: Lease, who: Claimant) -> dict[str, Any]:
+        return told_again(lease, structs.replace(who, waited=False))
+
+    monkeypatch.setattr(transitions, "told_again", whoever_comes)
+    second, lease = told_to_the_second(broker, and_the_first_again=True)
+    assert renewed(broker, second, lease) == "lease_lost"
