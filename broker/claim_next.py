@@ -42,7 +42,7 @@ class Remembered(Value, frozen=True):
 
 
 class InHand(Value, frozen=True):
-    """Another worker settles this very request now, or it is parked: its answer serves this copy too."""
+    """Another worker settles this very request now, or its client waits already: its answer serves this copy too."""
 
 
 class NothingFits(Value, frozen=True):
@@ -50,34 +50,6 @@ class NothingFits(Value, frozen=True):
 
 
 Proposal: TypeAlias = Candidate | Remembered | InHand | NothingFits
-
-_PROPOSE = Script(
-    index.POP_BEST
-    + """
--- KEYS: 1 what is remembered, 2 who settles it, 3 the waiting claims, 4 their ends, 5 lanes as served, 6.. the sets
--- ARGV: worker, request id, insist, mark ttl, now, ageing step, how many jobs, 8.. the bonus of each set
--- It waits only where it can be woken and ended too; with a part of that lost, a resend begins the wait anew.
-local function waits(id)
-  local record = redis.call('HGET', KEYS[3], id)
-  return record and redis.call('ZSCORE', KEYS[4], id) and redis.call('ZSCORE', cjson.decode(record).parked_in, id)
-end
-local known = redis.call('GET', KEYS[1])
-if known then return {'remembered', known} end
-if ARGV[3] == '0' then
-  local settler = redis.call('GET', KEYS[2])
-  if settler and settler ~= ARGV[1] then return {'in_hand'} end
-  if waits(ARGV[2]) then return {'in_hand'} end
-end
-redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[4])
-local found = {'candidate'}
-for _ = 1, ARGV[7] do
-  local best = pop_best(6, 8, KEYS[5], tonumber(ARGV[5]), tonumber(ARGV[6]))
-  if not best then break end
-  found[#found + 1] = best
-end
-return #found > 1 and found or {'nothing'}
-"""
-)
 
 UNPARK = """
 -- Take a waiting claim out: everything that is known of it, and its mark. Returns its record.
@@ -92,6 +64,40 @@ local function unpark(id)
   return parked
 end
 """
+
+_PROPOSE = Script(
+    index.POP_BEST
+    + UNPARK
+    + """
+-- KEYS: 1 the waiting claims, 2 their ends, 3 what is remembered, 4 who settles it, 5 lanes as served, 6.. the sets
+-- ARGV: worker, request id, insist, mark ttl, now, ageing step, how many jobs, 8 the channel of a client that asks now
+-- (of a claim that was woken: nothing), 9.. the bonus of each set
+-- It waits only where it can be woken and ended too; with a part of that lost, a resend begins the wait anew.
+local function waits(id)
+  local record = redis.call('HGET', KEYS[1], id)
+  local parked = record and redis.call('ZSCORE', KEYS[2], id) and cjson.decode(record)
+  return parked and redis.call('ZSCORE', parked.parked_in, id) and parked
+end
+local known = redis.call('GET', KEYS[3])
+if known then return {'remembered', known} end
+if ARGV[3] == '0' then
+  local parked = waits(ARGV[2])
+  if parked and (ARGV[8] == '' or ARGV[8] == parked.reply_key) then return {'in_hand'} end
+  -- The client that asked last is the one to be answered: the one before it is gone, or it would have waited.
+  if parked then unpark(ARGV[2]) end
+  local settler = redis.call('GET', KEYS[4])
+  if settler and settler ~= ARGV[1] then return {'in_hand'} end
+end
+redis.call('SET', KEYS[4], ARGV[1], 'PX', ARGV[4])
+local found = {'candidate'}
+for _ = 1, ARGV[7] do
+  local best = pop_best(6, 9, KEYS[5], tonumber(ARGV[5]), tonumber(ARGV[6]))
+  if not best then break end
+  found[#found + 1] = best
+end
+return #found > 1 and found or {'nothing'}
+"""
+)
 
 _WAKE = Script(
     index.POP_BEST
@@ -159,6 +165,11 @@ def is_claim_next(request: object) -> TypeGuard[Claim]:
     return type(request) is Claim and request.body.job_id is None
 
 
+def waited(claim: Claim) -> bool:
+    """Whether this copy was parked before: since then another client may have sent the claim."""
+    return claim.body.wait_until_ms is not None
+
+
 class Asking(Value, frozen=True):
     """A claim-next that wants `count` (more) jobs proposed. `insist`: taken over from a dead worker."""
 
@@ -178,11 +189,12 @@ def propose(connection: Redis, asking: Sequence[Asking], *, worker: str, now_ms:
         fitting = index.serving(canonical(claim.body.offers), sets[queue])
         keys = [index.members_key(index.READY, queue, terms) for terms, _ in fitting]
         arguments: list[Argument] = [worker, claim_id(claim), int(each.insist), MARK_TTL_MS, now_ms, step_ms]
-        arguments += [each.count, *(step_ms * met // WEIGHT_MAX for _, met in fitting)]
+        arguments += [each.count, "" if waited(claim) else replies.reply_key(claim.factory_id, claim.instance)]
+        arguments += [*(step_ms * met // WEIGHT_MAX for _, met in fitting)]
         keys.append(index.reserved_key(queue, claim.factory_id))
         arguments.append(0)
         own = [answer_key(claim_id(claim)), mark_key(claim_id(claim))]
-        calls.append(([*own, WAITING, WAIT_ENDS, index.served_key(queue), *keys], arguments))
+        calls.append(([WAITING, WAIT_ENDS, *own, index.served_key(queue), *keys], arguments))
     return [_proposal(result) for result in _PROPOSE.run_many(connection, calls)]
 
 

@@ -17,7 +17,7 @@ import pydantic_core
 from redis import Redis
 from redis.client import Pipeline
 
-from broker import queues, replies, silent
+from broker import claim_next, queues, replies, silent
 from broker.answers import Answer
 from broker.door import OPEN_DOOR, Door
 from broker.entropy import Entropy
@@ -53,7 +53,7 @@ return unread
 
 def expect_reader(pipe: Pipeline, request: Request, answer: Answer, *, key_id: str | None, now_ms: int) -> None:
     """Add the command that has a grant looked after, where its claim waited."""
-    if type(request) is not Claim or request.body.wait_until_ms is None or not answer.grants:
+    if type(request) is not Claim or not claim_next.waited(request) or not answer.grants:
         return
     entry = {
         "channel": replies.reply_key(request.factory_id, request.instance),

@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 import structlog
 
-from broker import coordinator, explain, factories, listing, operating, schedules, side_by_side, submission
+from broker import claim_next, coordinator, explain, factories, listing, operating, schedules, side_by_side, submission
 from broker.answers import Answer, Reason, Word, plain
 from broker.coordinator import Context, Settlement
 from broker.fence import Fence
@@ -116,7 +116,7 @@ def claimant(context: Context, request: Claim) -> Claimant:
         request_id=request.request_id,
         token=context.entropy.token(),
         instance=request.instance,
-        waited=request.body.wait_until_ms is not None,
+        waited=claim_next.waited(request),
         offers=request.body.offers,
         ttl_ms=request.body.ttl_ms,
     )

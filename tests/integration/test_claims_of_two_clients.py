@@ -32,6 +32,63 @@ def waiting(broker: InProcess, caller: Caller) -> Claim:
     return claim
 
 
+def one_waits_and_another_asks(broker: InProcess) -> tuple[tuple[Caller, Claim], tuple[Caller, Claim]]:
+    first, second = (Caller(broker.redis, "f", instance=name) for name in ("i1", "i2"))
+    claim = waiting(broker, first)
+    broker.clock.advance(10)
+    again = the_same_again(claim, second)
+    second.send(again)
+    broker.serve("w2")
+    return (first, claim), (second, again)
+
+
+def test_the_second_client_of_a_claim_that_waits_gets_the_job(broker: InProcess) -> None:
+    (first, claim), (second, again) = one_waits_and_another_asks(broker)
+    assert broker.redis.hlen(claim_next.WAITING) == 1
+    broker.submit("a", "b")
+    assert second.replies(again, deadline_ms=1_000)[0]["answer"] == "granted"
+    assert not first.has_reply(claim)
+    assert len(broker.store.find({"kind": "job", "state": "leased"}).documents) == 1
+
+
+def test_the_second_client_of_a_claim_that_waits_is_told_the_end_of_its_own_wait(broker: InProcess) -> None:
+    _, (second, again) = one_waits_and_another_asks(broker)
+    broker.clock.advance(WAIT_MS - 1)
+    assert broker.sweep().waits_ended == 0
+    broker.clock.advance(1)
+    assert broker.sweep().waits_ended == 1
+    assert second.replies(again, deadline_ms=1_000)[0]["answer"] == "none_available"
+
+
+def test_a_copy_that_was_woken_does_not_take_the_place_of_the_client_that_asked_since(broker: InProcess) -> None:
+    second, again = one_asks_as_the_first_is_woken(broker)
+    assert second.replies(again, deadline_ms=1_000)[0]["answer"] == "granted"
+
+
+def test_did_a_copy_that_was_woken_count_as_the_newest_it_would_take_the_place_too(
+    broker: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The twin of the test above.
+    monkeypatch.setattr(claim_next, "waited", lambda _claim: False)
+    second, again = one_asks_as_the_first_is_woken(broker)
+    assert not second.has_reply(again)
+
+
+def one_asks_as_the_first_is_woken(broker: InProcess) -> tuple[Caller, Claim]:
+    """The second client, after a job came."""
+    first = Caller(broker.redis, "f", instance="i1")
+    claim = waiting(broker, first)
+    [record] = broker.redis.hvals(claim_next.WAITING)
+    second = Caller(broker.redis, "f", instance="i2")
+    again = the_same_again(claim, second)
+    second.send(again)
+    broker.serve()
+    broker.redis.lpush(intake_key("claims"), json.loads(record)["envelope"])
+    broker.serve()
+    broker.submit("a")
+    return second, again
+
+
 def told_to_the_second(broker: InProcess, *, and_the_first_again: bool = False) -> tuple[Caller, dict[str, Any]]:
     """The second client and its lease, after the first one's unread grant was looked after."""
     first, second = (Caller(broker.redis, "f", instance=name) for name in ("i1", "i2"))
