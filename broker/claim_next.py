@@ -116,7 +116,7 @@ return 1
 _RECHECK = Script(
     UNPARK
     + """
--- KEYS: 1 waiting, 2 their ends, 3 the intake of claims, 4.. ready sets that fit.  ARGV: request id
+-- KEYS: 1 waiting, 2 their ends, 3 the intake of claims, 4.. the jobs that may fit.  ARGV: request id
 for i = 4, #KEYS do
   if redis.call('EXISTS', KEYS[i]) == 1 then
     local parked = unpark(ARGV[1])
@@ -258,18 +258,17 @@ def wake(connection: Redis, ready: Sequence[tuple[str, str]]) -> int:
 
 
 def recheck(connection: Redis, parked: Sequence[Claim]) -> None:
-    """Look once more after parking: a job that became ready just before has found nobody to wake."""
+    """Look once more after parking: a job that came, or was handed over, just before has found nobody to wake."""
     if not parked:
         return
     sets = _sets(connection, index.READY, [claim.body.queue for claim in parked])
     calls: list[tuple[list[str], list[Argument]]] = []
     for claim in parked:
         fitting = index.serving(canonical(claim.body.offers), sets[claim.body.queue])
-        if fitting:
-            keys = [index.members_key(index.READY, claim.body.queue, terms) for terms, _ in fitting]
-            calls.append(([WAITING, WAIT_ENDS, intake_key("claims"), *keys], [claim_id(claim)]))
-    if calls:
-        _RECHECK.run_many(connection, calls)
+        keys = [index.members_key(index.READY, claim.body.queue, terms) for terms, _ in fitting]
+        keys.append(index.reserved_key(claim.body.queue, claim.factory_id))
+        calls.append(([WAITING, WAIT_ENDS, intake_key("claims"), *keys], [claim_id(claim)]))
+    _RECHECK.run_many(connection, calls)
 
 
 def end_waits(connection: Redis, now_ms: int) -> int:

@@ -33,6 +33,7 @@ from broker.coordinator import Change, Context, Settlement
 from broker.documents import Job, Run
 from broker.index import Place
 from broker.limits import limit_key, units
+from broker.recall import recall
 from broker.settings import Settings
 from datastore import AtMost, DatastoreError, Document, Filter
 from workers import left_behind
@@ -298,6 +299,9 @@ class Sweep:
         new = [place for first, place in zip(firsts, places, strict=True) if results[first]]
         swept.indexed += len(new)
         swept.woken += claim_next.wake(self._redis, [place.wants for place in places if not place.kept_for])
+        for place in new:  # only where its hint was lost: who found nothing may be its heir
+            if place.kept_for:
+                swept.woken += recall(self._redis, place.kept_for, queue=place.queue, at_most=1)
         return new
 
     def _withdraw_taken(self, places: list[Place]) -> None:

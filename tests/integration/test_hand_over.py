@@ -4,6 +4,9 @@ from typing import Any
 
 import pytest
 
+from broker import claim_next
+from broker.messages import Request
+from tests.caller import Caller
 from tests.in_process import InProcess
 from tests.starts import ask, hold, start, told
 
@@ -42,6 +45,49 @@ def test_the_heirs_waiting_claim_is_woken_and_nobody_elses(broker: InProcess) ->
     ask(broker, giver, "hand_over", **lease, to="mac-2")
     assert heir.replies(waiting[heir], deadline_ms=1_000)[0]["body"]["job_id"] == "a"
     assert not other.has_reply(waiting[other])
+
+
+def test_a_job_handed_over_just_before_its_heirs_claim_is_parked_is_not_missed(broker: InProcess) -> None:
+    heir, claim = handed_over_before_the_claim_is_parked(broker)
+    assert heir.replies(claim, deadline_ms=1_000)[0]["body"]["job_id"] == "a"
+
+
+def test_without_the_second_look_the_heir_would_wait_on(broker: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The twin of the test above.
+    monkeypatch.setattr(claim_next, "recheck", lambda *_: None)
+    heir, claim = handed_over_before_the_claim_is_parked(broker)
+    assert not heir.has_reply(claim)
+
+
+def handed_over_before_the_claim_is_parked(broker: InProcess) -> tuple[Caller, Request]:
+    """The heir and its claim, which had found nothing, and whatever that has led to."""
+    giver, heir = start(broker, "s1"), start(broker, "s1", "mac-2")
+    broker.submit("a")
+    lease = hold(broker, giver)
+    claim = heir.make("claim", wait_ms=60_000)
+    heir.send(claim)
+    found_nothing = broker.settle(broker.take("w1").entries, "w1")
+    over = giver.make("hand_over", **lease, to="mac-2")
+    giver.send(over)
+    broker.serve("w2")
+    assert told(giver.replies(over, deadline_ms=1_000)[0])[0] == "ok"
+    broker.finish(found_nothing, "w1")
+    broker.serve()
+    return heir, claim
+
+
+def test_an_heir_that_found_nothing_in_an_empty_redis_is_woken_by_the_sweep(broker: InProcess) -> None:
+    giver, heir = start(broker, "s1"), start(broker, "s1", "mac-2")
+    broker.submit("a")
+    ask(broker, giver, "hand_over", **hold(broker, giver), to="mac-2")
+    broker.redis.flushall()
+    claim = heir.make("claim", wait_ms=60_000)
+    heir.send(claim)
+    broker.serve()
+    assert not heir.has_reply(claim)
+    assert broker.sweep().woken == 1
+    broker.serve()
+    assert heir.replies(claim, deadline_ms=1_000)[0]["body"]["job_id"] == "a"
 
 
 def test_what_nobody_came_for_is_anybodys_after_a_while(broker: InProcess) -> None:
