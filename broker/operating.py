@@ -4,9 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+import structlog
 
 from broker import quotas, repository, shared_document
-from broker.answers import Answer, Word
+from broker.answers import Answer, Reason, Word
 from broker.controls import FLEET_ID, Controls, FleetControl, Pause
 from broker.documents import Job, State
 from broker.limits import LIMITS_MAX, Limit, Limits, Rate, applying, limit_key, limited_queue, queue_limit, units
@@ -19,13 +20,19 @@ from broker.messages import (
     SetLimit,
 )
 from broker.settlement import Context, Settlement
+from datastore import DatastoreError
+
+log = structlog.get_logger(__name__)
 
 OPENED_MAX = 256
 """Jobs and claims that are let through at once where an operator opens something; the sweep finds the rest."""
 
 
 def set_limit(context: Context, request: SetLimit, now_ms: int) -> Settlement:
-    """Set a limit, or one half of it. Leases that stand go on, and count; nobody new is admitted above it."""
+    """Set a limit, or one half of it. Leases that stand go on, and count; nobody new is admitted above it.
+
+    `outcome_unknown` where it is set and what runs could not be counted: the same request again does, or the sweep.
+    """
     body = request.body
     name = body.limit
     given: dict[str, Any] = {field: getattr(body, field) for field in body.model_fields_set - {"limit"}}
@@ -48,8 +55,13 @@ def set_limit(context: Context, request: SetLimit, now_ms: int) -> Settlement:
         too_many = name not in fleet.limits and len(fleet.limits) >= LIMITS_MAX
         detail = f"{LIMITS_MAX} limits are the most" if too_many else "a limit needs a capacity or a rate"
         return Settlement(Answer(Word.INVALID, body={"limit": name, "detail": detail}))
-    count_running(context, fleet.limits, repository.leased_jobs(context.store), now_ms=now_ms)
-    return Settlement(Answer(Word.OK, body=_shown(context, name, fleet.limits[name])), freed=_opened(name))
+    try:
+        count_running(context, fleet.limits, repository.leased_jobs(context.store), now_ms=now_ms)
+        answer = Answer(Word.OK, body=_shown(context, name, fleet.limits[name]))
+    except DatastoreError as error:
+        log.warning("running_jobs_not_counted", limit=name, error=str(error))
+        answer = Answer(Word.OUTCOME_UNKNOWN, Reason.STORE)
+    return Settlement(answer, freed=_opened(name))
 
 
 def remove_limit(context: Context, request: RemoveLimit, _now_ms: int) -> Settlement:

@@ -100,7 +100,10 @@ def fire(context: Context, document: Document, *, now_ms: int) -> Settlement:
             return Settlement(Answer(Word.CONFLICT, Reason.RACED, {"name": schedule.name}))
         document = written_on
     for fire_ms in ready.fires:
-        changes += submission.submit(context, _submission(schedule, fire_ms), now_ms=now_ms).changes
+        settled = submission.submit(context, _submission(schedule, fire_ms), now_ms=now_ms)
+        changes += settled.changes
+        if settled.answer.word is Word.OUTCOME_UNKNOWN:  # the next sweep fires it again, and finishes it
+            return Settlement(settled.answer, tuple(changes))
     moved: dict[str, Any] = {
         "since_ms": ready.since_ms,
         "next_ms": cron.next_after(schedule.cron, schedule.tz, ready.since_ms),

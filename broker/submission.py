@@ -2,12 +2,17 @@
 
 from typing import Any
 
+import structlog
+
 from broker import coordinator, keys, repository
 from broker.answers import Answer, Reason, Word
 from broker.coordinator import Change, Context, Settlement
 from broker.documents import Job, Spec, State
 from broker.matching import canonical
 from broker.messages import Submit, SubmitBody
+from datastore import DatastoreError
+
+log = structlog.get_logger(__name__)
 
 RARELY_SAID = {
     "fairness_key",
@@ -29,6 +34,8 @@ def submit(context: Context, request: Submit, *, now_ms: int) -> Settlement:
 
     The same request id from the same factory again is a replay; another request for the same job id is
     `conflict {exists}`: who guesses the id of a request must not have another job taken for the one it names.
+    Where the job is there and the older ones of its key could not be told, it is `outcome_unknown`: the same request
+    again tells them.
 
     Raises:
       NotApplied: the job was not created; the same request may be sent again.
@@ -64,7 +71,11 @@ def submit(context: Context, request: Submit, *, now_ms: int) -> Settlement:
     # Not only where it was created here: the worker that did may have died before the job was findable.
     changes = (*changes, Change(None, job, new=created))
     if job.supersedes is not None:
-        changes += keys.supersede(context, job, now_ms=now_ms)
+        try:
+            changes += keys.supersede(context, job, now_ms=now_ms)
+        except DatastoreError as error:  # whatever it is, the job is there: nobody may submit it under another id
+            log.warning("older_jobs_not_told", job=job_id, error=str(error))
+            return Settlement(Answer(Word.OUTCOME_UNKNOWN, Reason.STORE), changes)
     facts = {"job_id": job_id, "state": job.state.value, "etag": job.document.etag}
     if (stored.request_id, stored.submitted_by) != (request.request_id, request.factory_id):
         return Settlement(Answer(Word.CONFLICT, Reason.EXISTS, facts), changes)

@@ -15,7 +15,7 @@ from broker.fence import Fence
 from broker.settlement import raced
 from broker.transitions import Claimant, Rules
 from datastore import Unavailable
-from datastore.interface import ReadResult
+from datastore.interface import Page, ReadResult
 from datastore.memory import MemoryDatastore
 from tests.twins.forwarding import Forwarding
 from tests.unit.desk import NOW, TTL, Desk
@@ -303,6 +303,26 @@ def test_a_claim_above_a_limit_names_it_and_waits_for_its_units(desk: Desk) -> N
     desk.ask("remove_limit", limit="queue:builds")
     assert now_free(desk.context, [wait], now_ms=NOW) == [wait.key], "no limit, no wait"
     assert now_free(desk.context, [], now_ms=NOW) == []
+
+
+class NoSearch(Forwarding):
+    """Every search fails."""
+
+    def find(self, *_args: Any, **_limits: Any) -> Page:
+        raise Unavailable("scripted")
+
+
+def test_a_limit_that_is_set_while_what_runs_cannot_be_counted_is_to_be_set_again_under_the_same_id(
+    desk: Desk,
+) -> None:
+    desk.submit(concurrency=["k"])
+    desk.claim()
+    sound, desk.context = desk.context, desk.on(NoSearch(desk.store))
+    unknown = desk.ask("set_limit", limit="key:k", capacity=1)
+    assert (unknown.answer.word, unknown.answer.retry) == ("outcome_unknown", "same_id")
+    assert unknown.freed, "it is set: who may come through by it does"
+    desk.context = sound
+    assert desk.ask("set_limit", limit="key:k", capacity=1).answer.body["used"] == 1
 
 
 def test_in_one_batch_a_limit_that_was_found_full_is_not_looked_at_again_until_a_unit_is_given_back(
