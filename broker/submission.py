@@ -7,7 +7,7 @@ import structlog
 from broker import coordinator, keys, repository
 from broker.answers import Answer, Reason, Word
 from broker.coordinator import Change, Context, Settlement
-from broker.documents import Job, Spec, State
+from broker.documents import WAITING, Job, Spec, State
 from broker.matching import canonical
 from broker.messages import Submit, SubmitBody
 from datastore import DatastoreError
@@ -52,10 +52,10 @@ def submit(context: Context, request: Submit, *, now_ms: int) -> Settlement:
         created_ms=now_ms,
         job=first_version(body, now_ms=now_ms),
     )
-    if body.unique is not None and not _replaces(body) and repository.read_job(context.store, job_id) is None:
+    if body.unique is not None and repository.read_job(context.store, job_id) is None:
         # The usual refusal leaves nothing behind. Whoever passes here may still lose the race below.
         owner = keys.live_owner(context, body.unique.key, job_id)
-        if owner is not None:
+        if owner is not None and not (_replaces(body) and owner.state in WAITING):
             return Settlement(_has_the_key(body, owner))
     stored = repository.create_spec(context.store, spec, write_id=context.entropy.write_id())
     changes: tuple[Change, ...] = ()

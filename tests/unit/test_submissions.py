@@ -4,13 +4,14 @@ from typing import Any
 
 import pytest
 
-from broker import schedules
-from broker.answers import Retry, Word
+from broker import coordinator, schedules
+from broker.answers import Reason, Retry, Word
 from broker.coordinator import Context, Settlement
 from broker.documents import State
 from broker.messages import REQUESTS
+from broker.repository import read_submitted
 from broker.settle import settle
-from datastore import Corrupt, DatastoreError, Ok, Throttled, Unavailable
+from datastore import Corrupt, DatastoreError, NotFound, Ok, Throttled, Unavailable
 from datastore.interface import Expected, Patch, UpdateResult
 from datastore.memory import MemoryDatastore
 from tests.twins.forwarding import Forwarding
@@ -76,3 +77,22 @@ def test_a_fire_whose_older_jobs_could_not_be_told_is_fired_again(desk: Desk) ->
     assert isinstance(found, Ok)
     assert schedules.fire(on, found.document, now_ms=NOW + minute_ms).answer.body["fired"] == 1
     assert desk.job("old").state is State.CANCELLED
+
+
+@pytest.mark.parametrize("policy", ["reject", "replace", "join"])
+def test_a_submission_that_was_refused_leaves_nothing_that_takes_effect_later(desk: Desk, policy: str) -> None:
+    desk.submit("old", unique={"key": "k"})
+    fence = desk.claim("old")
+    unique = {"key": "k", "policy": policy}
+    refused = submit(desk.context, "s1", job_id="deploy", unique=unique, payload=1).answer
+    assert (refused.reason, refused.body.get("joined")) in [(Reason.NOT_UNIQUE, None), (None, True)]
+    assert isinstance(desk.store.read("deploy:spec", "deploy"), NotFound)
+    assert coordinator.complete(desk.context, "old", fence, now_ms=NOW).answer.good
+    assert submit(desk.context, "s2", job_id="deploy", unique=unique, payload=2).answer.word is Word.OK
+    assert read_submitted(desk.store, "deploy")["payload"] == 2
+
+
+def test_a_submission_replaces_a_job_that_waits(desk: Desk) -> None:
+    desk.submit("old", unique={"key": "k"})
+    assert submit(desk.context, "s1", job_id="new", unique={"key": "k", "policy": "replace"}).answer.word is Word.OK
+    assert (desk.job("old").state, desk.job("old").why) == (State.CANCELLED, "replaced by new")
