@@ -165,18 +165,20 @@ def _unflagged(context: Context, job: Job, settled: Settlement, *, now_ms: int) 
     return Settlement(settled.answer, unflagged.changes)
 
 
-def cancel(context: Context, job_id: str, *, request_id: str, now_ms: int, reason: str | None = None) -> Settlement:
+def cancel(
+    context: Context, job_id: str, *, request_id: str, by: str = "", now_ms: int, reason: str | None = None
+) -> Settlement:
     """Cancel a waiting job, or ask the holder of a running one to stop."""
     rules = context.rules
     return judge_and_write(
         context,
         job_id,
-        lambda job: transitions.cancel(job, request_id=request_id, now_ms=now_ms, rules=rules, reason=reason),
+        lambda job: transitions.cancel(job, request_id=request_id, by=by, now_ms=now_ms, rules=rules, reason=reason),
         sure=True,
     )
 
 
-def redrive(context: Context, job_id: str, *, request_id: str, now_ms: int) -> Settlement:
+def redrive(context: Context, job_id: str, *, request_id: str, by: str = "", now_ms: int) -> Settlement:
     """Make a failed or cancelled job ready again, at the epoch it had; a unique one only if its key is free."""
 
     def write(store: Datastore, job: Job, changes: Mapping[str, Any], *, write_id: str) -> JobUpdate | Denied:
@@ -186,7 +188,7 @@ def redrive(context: Context, job_id: str, *, request_id: str, now_ms: int) -> S
                 return Denied(not_unique(admitted.owner))
         return repository.rev_update_job(store, job, changes, write_id=write_id)
 
-    judge: Judge = lambda job: transitions.redrive(job, request_id=request_id, now_ms=now_ms)  # noqa: E731  # a rule, bound
+    judge: Judge = lambda job: transitions.redrive(job, request_id=request_id, by=by, now_ms=now_ms)  # noqa: E731  # a rule, bound
     return judge_and_write(context, job_id, judge, write=write, sure=True)
 
 
@@ -201,6 +203,7 @@ def revoke(
     job_id: str,
     *,
     request_id: str,
+    by: str = "",
     now_ms: int,
     reason: str | None = None,
     and_hold: bool = False,
@@ -208,23 +211,27 @@ def revoke(
     """Take the lease from whoever holds it."""
 
     def judge(job: Job) -> Decision:
-        return transitions.revoke(job, request_id=request_id, now_ms=now_ms, reason=reason, and_hold=and_hold)
+        return transitions.revoke(job, request_id=request_id, by=by, now_ms=now_ms, reason=reason, and_hold=and_hold)
 
     return judge_and_write(context, job_id, judge, sure=True)
 
 
-def hold(context: Context, job_id: str, *, request_id: str, now_ms: int, reason: str | None = None) -> Settlement:
+def hold(
+    context: Context, job_id: str, *, request_id: str, by: str = "", now_ms: int, reason: str | None = None
+) -> Settlement:
     """Keep a job from being claimed until it is lifted; a lease that stands is not touched."""
 
     def judge(job: Job) -> Decision:
-        return transitions.hold(job, request_id=request_id, now_ms=now_ms, reason=reason)
+        return transitions.hold(job, request_id=request_id, by=by, now_ms=now_ms, reason=reason)
 
     return judge_and_write(context, job_id, judge)
 
 
-def lift(context: Context, job_id: str, *, request_id: str, now_ms: int) -> Settlement:
+def lift(context: Context, job_id: str, *, request_id: str, by: str = "", now_ms: int) -> Settlement:
     """End an operator's hold."""
-    return judge_and_write(context, job_id, lambda job: transitions.lift(job, request_id=request_id, now_ms=now_ms))
+    return judge_and_write(
+        context, job_id, lambda job: transitions.lift(job, request_id=request_id, by=by, now_ms=now_ms)
+    )
 
 
 def reap(context: Context, job: Job, *, now_ms: int) -> Settlement:

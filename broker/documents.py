@@ -155,6 +155,12 @@ class Recent(Frozen, frozen=True, kw_only=True):
     op: str
     epoch: int
     state: State
+    factory_id: str = ""
+    """Whose request id it is: that of another factory is another request. Empty: not known, and everybody's."""
+
+    def is_of(self, request_id: str, factory_id: str) -> bool:
+        """Whether this is what this factory asked under this id."""
+        return self.request_id == request_id and self.factory_id in ("", factory_id)
 
 
 class CancelRequest(Frozen, frozen=True, kw_only=True):
@@ -265,16 +271,17 @@ class Job(Frozen, frozen=True, kw_only=True):
         if (self.lease is not None) != (self.state is State.LEASED):
             raise Corrupt(f"{self.id!r} is {self.state} and {'has' if self.lease else 'lacks'} a lease")
 
-    def recent(self, request_id: str) -> Recent | None:
-        """The operation this request id already did here, or None. Claims are told apart: see `claimed_before`."""
+    def recent(self, request_id: str, factory_id: str) -> Recent | None:
+        """What this factory's request already did here, or None. Claims are told apart: see `claimed_before`."""
         entries = (entry for entry in self.recent_requests if entry.op != CLAIM)
-        return next((entry for entry in entries if entry.request_id == request_id), None)
+        return next((entry for entry in entries if entry.is_of(request_id, factory_id)), None)
 
-    def claimed_before(self, request_id: str) -> bool:
-        """Whether this request id was granted an earlier lease, which is over."""
-        if self.last_end is not None and self.last_end.request_id == request_id:
+    def claimed_before(self, request_id: str, factory_id: str) -> bool:
+        """Whether this factory's request was granted an earlier lease, which is over."""
+        end = self.last_end
+        if end is not None and (end.request_id, end.factory_id) == (request_id, factory_id):
             return True
-        return any(entry.op == CLAIM and entry.request_id == request_id for entry in self.recent_requests)
+        return any(entry.op == CLAIM and entry.is_of(request_id, factory_id) for entry in self.recent_requests)
 
 
 class Spec(Frozen, frozen=True, kw_only=True):

@@ -202,11 +202,15 @@ def _submit(context: Context, request: Submit, now_ms: int) -> Settlement:
 
 def _cancel(context: Context, request: Cancel, now_ms: int) -> Settlement:
     body = request.body
-    return coordinator.cancel(context, body.job_id, request_id=request.request_id, now_ms=now_ms, reason=body.reason)
+    return coordinator.cancel(
+        context, body.job_id, request_id=request.request_id, by=request.factory_id, now_ms=now_ms, reason=body.reason
+    )
 
 
 def _redrive(context: Context, request: Redrive, now_ms: int) -> Settlement:
-    return coordinator.redrive(context, request.body.job_id, request_id=request.request_id, now_ms=now_ms)
+    return coordinator.redrive(
+        context, request.body.job_id, request_id=request.request_id, by=request.factory_id, now_ms=now_ms
+    )
 
 
 def _revoke(context: Context, request: Revoke, now_ms: int) -> Settlement:
@@ -215,6 +219,7 @@ def _revoke(context: Context, request: Revoke, now_ms: int) -> Settlement:
         context,
         body.job_id,
         request_id=request.request_id,
+        by=request.factory_id,
         now_ms=now_ms,
         reason=body.reason,
         and_hold=body.hold,
@@ -223,11 +228,15 @@ def _revoke(context: Context, request: Revoke, now_ms: int) -> Settlement:
 
 def _hold(context: Context, request: Hold, now_ms: int) -> Settlement:
     body = request.body
-    return coordinator.hold(context, body.job_id, request_id=request.request_id, now_ms=now_ms, reason=body.reason)
+    return coordinator.hold(
+        context, body.job_id, request_id=request.request_id, by=request.factory_id, now_ms=now_ms, reason=body.reason
+    )
 
 
 def _lift(context: Context, request: Lift, now_ms: int) -> Settlement:
-    return coordinator.lift(context, request.body.job_id, request_id=request.request_id, now_ms=now_ms)
+    return coordinator.lift(
+        context, request.body.job_id, request_id=request.request_id, by=request.factory_id, now_ms=now_ms
+    )
 
 
 HANDLERS: Mapping[type, Handler] = {

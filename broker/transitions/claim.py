@@ -36,7 +36,7 @@ def claim(job: Job, who: Claimant, *, now_ms: int, rules: Rules, around: Surroun
     lease = job.lease
     if lease is not None and _same_request(lease, who):
         return Replay(granted(job, lease, now_ms=now_ms, word=Word.REPLAYED))
-    if job.claimed_before(who.request_id):
+    if job.claimed_before(who.request_id, who.factory_id):
         return Refuse(Answer(Word.REQUEST_EXPIRED, Reason.LEASE_OVER, held_by(job, now_ms)))
     if lease is not None and not expired(lease, now_ms=now_ms, rules=rules):
         return Refuse(Answer(Word.CONFLICT, Reason.HELD, held_by(job, now_ms)))
@@ -104,7 +104,9 @@ def told_again(lease: Lease, who: Claimant) -> dict[str, Any]:
 def _keep_last_claim(job: Job) -> dict[str, Any]:
     """The end of the new lease overwrites `last_end`; a stray copy of an earlier claim must still be known (I6)."""
     earlier = job.lease or job.last_end
-    return {} if earlier is None else remember(job, request_id=earlier.request_id, op=CLAIM, state=State.LEASED)
+    if earlier is None:
+        return {}
+    return remember(job, request_id=earlier.request_id, by=earlier.factory_id, op=CLAIM, state=State.LEASED)
 
 
 def _same_request(holder: Lease, who: Claimant) -> bool:

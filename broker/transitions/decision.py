@@ -76,9 +76,9 @@ def end_lease(lease: Lease, *, now_ms: int, outcome: Outcome, **details: Any) ->
     return {"lease": None, "cancel": None, "last_end": ended}
 
 
-def remember(job: Job, *, request_id: str, op: str, state: State) -> dict[str, Any]:
-    """The change that makes a resend of `request_id` a replay."""
-    recent = Recent(request_id=request_id, op=op, epoch=job.epoch, state=state)
+def remember(job: Job, *, request_id: str, by: str, op: str, state: State) -> dict[str, Any]:
+    """The change that makes a resend of `request_id` from factory `by` a replay."""
+    recent = Recent(request_id=request_id, factory_id=by, op=op, epoch=job.epoch, state=state)
     return {"recent_requests": (*job.recent_requests[-(RECENT_REQUESTS_MAX - 1) :], recent)}
 
 
@@ -128,7 +128,7 @@ def at_the_fence(job: Job, fence: Fence, now_ms: int) -> Decision | Lease:
             assert job.lease is not None, "the fence passes holders only"
             return job.lease
         case Replayed():
-            return replay(job, fence.request_id)
+            return replay(job, fence.request_id, by=fence.factory_id)
         case FenceLost(Loss.TERMINAL):
             return Refuse(Answer(Word.ALREADY_TERMINAL, body={"job_id": job.id, "outcome": job.state.value}))
         case FenceLost(loss):
@@ -137,9 +137,9 @@ def at_the_fence(job: Job, fence: Fence, now_ms: int) -> Decision | Lease:
             return Refuse(Answer(Word.INVALID, Reason.EPOCH_FROM_THE_FUTURE, held_by(job, now_ms)))
 
 
-def replay(job: Job, request_id: str) -> Decision:
-    """The answer to a resend of an operation the job remembers."""
-    entry = job.recent(request_id)
+def replay(job: Job, request_id: str, *, by: str) -> Decision:
+    """The answer to a resend of an operation the job remembers. `by`: the factory that asks."""
+    entry = job.recent(request_id, by)
     assert entry is not None, "only a remembered request is a replay"
     body = {"job_id": job.id, "op": entry.op, "epoch": entry.epoch, "state": entry.state.value}
     return Replay(Answer(Word.REPLAYED, body=body))

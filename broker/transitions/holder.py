@@ -130,5 +130,5 @@ def _write(job: Job, fence: Fence, op: str, changes: dict[str, Any], now_ms: int
     body: dict[str, Any] = {"job_id": job.id, "epoch": job.epoch, "state": state.value}
     if changes.get("not_before_ms") is not None:
         body["not_before_ms"] = changes["not_before_ms"]
-    remembered = remember(job, request_id=fence.request_id, op=op, state=state)
+    remembered = remember(job, request_id=fence.request_id, by=fence.factory_id, op=op, state=state)
     return Write({**changes, **remembered, "updated_ms": now_ms}, Answer(Word.OK, body=body))

@@ -1,4 +1,4 @@
-"""What an operator may do with a job, whoever holds it."""
+"""What an operator may do with a job, whoever holds it. `by`: the factory whose request id it is; empty: not known."""
 
 from typing import Any
 
@@ -21,17 +21,17 @@ from broker.transitions.decision import (
 )
 
 
-def cancel(job: Job, *, request_id: str, now_ms: int, rules: Rules, reason: str | None) -> Decision:
+def cancel(job: Job, *, request_id: str, by: str = "", now_ms: int, rules: Rules, reason: str | None) -> Decision:
     """Cancel a waiting job; ask the holder of a running one to stop, and enforce it after the grace."""
-    if job.recent(request_id):
-        return replay(job, request_id)
+    if job.recent(request_id, by):
+        return replay(job, request_id, by=by)
     if job.state in WAITING:
-        return _write(job, request_id, "cancel", State.CANCELLED, {"why": reason}, now_ms)
+        return _write(job, request_id, "cancel", State.CANCELLED, {"why": reason}, now_ms, by=by)
     if job.state is State.LEASED:
         asked = CancelRequest(reason=reason, asked_ms=now_ms, enforce_ms=now_ms + rules.cancel_grace_ms)
         if job.cancel is not None:  # the grace runs since it was asked first
             asked = structs.replace(job.cancel, reason=reason or job.cancel.reason)
-        return _write(job, request_id, "cancel", State.LEASED, {"cancel": asked}, now_ms)
+        return _write(job, request_id, "cancel", State.LEASED, {"cancel": asked}, now_ms, by=by)
     return Refuse(Answer(Word.ALREADY_TERMINAL, body={"job_id": job.id, "outcome": job.state.value}))
 
 
@@ -54,13 +54,13 @@ def supersede(job: Job, *, by: str, now_ms: int) -> Decision:
     return Write(changes, Answer(Word.OK, body={"job_id": job.id, "state": state.value}))
 
 
-def redrive(job: Job, *, request_id: str, now_ms: int) -> Decision:
+def redrive(job: Job, *, request_id: str, by: str = "", now_ms: int) -> Decision:
     """Make a failed or cancelled job ready again. Its epoch goes on; its failures and expiries start at 0.
 
     Also one that was superseded: whoever asks for it wants both.
     """
-    if job.recent(request_id):
-        return replay(job, request_id)
+    if job.recent(request_id, by):
+        return replay(job, request_id, by=by)
     if job.state not in (State.FAILED, State.CANCELLED):
         return Refuse(Answer(Word.CONFLICT, Reason.NOT_REDRIVABLE, held_by(job, now_ms)))
     changes = {
@@ -71,37 +71,41 @@ def redrive(job: Job, *, request_id: str, now_ms: int) -> Decision:
         "superseded_by": None,
         "ready_ms": now_ms,
     }
-    return _write(job, request_id, "redrive", State.READY, changes, now_ms)
+    return _write(job, request_id, "redrive", State.READY, changes, now_ms, by=by)
 
 
-def revoke(job: Job, *, request_id: str, now_ms: int, reason: str | None, and_hold: bool = False) -> Decision:
+def revoke(
+    job: Job, *, request_id: str, by: str = "", now_ms: int, reason: str | None, and_hold: bool = False
+) -> Decision:
     """Take the lease away from its holder; with `and_hold` nobody gets the job until it is lifted."""
-    if job.recent(request_id):
-        return replay(job, request_id)
+    if job.recent(request_id, by):
+        return replay(job, request_id, by=by)
     if job.lease is None:
         return Refuse(Answer(Word.CONFLICT, Reason.NOT_LEASED, held_by(job, now_ms)))
     changes = {**end_lease(job.lease, now_ms=now_ms, outcome=Outcome.REVOKED, error=reason), **counted(job, "releases")}
     if and_hold:
         changes["hold"] = Hold(reason=reason, since_ms=now_ms)
     changes |= without_lease(job, State.READY)
-    return _write(job, request_id, "revoke", changes["state"], changes, now_ms)
+    return _write(job, request_id, "revoke", changes["state"], changes, now_ms, by=by)
 
 
-def hold(job: Job, *, request_id: str, now_ms: int, reason: str | None) -> Decision:
+def hold(job: Job, *, request_id: str, by: str = "", now_ms: int, reason: str | None) -> Decision:
     """Keep a job from being granted; a lease that stands is not touched."""
-    if job.recent(request_id):
-        return replay(job, request_id)
-    return _write(job, request_id, "hold", job.state, {"hold": Hold(reason=reason, since_ms=now_ms)}, now_ms)
+    if job.recent(request_id, by):
+        return replay(job, request_id, by=by)
+    return _write(job, request_id, "hold", job.state, {"hold": Hold(reason=reason, since_ms=now_ms)}, now_ms, by=by)
 
 
-def lift(job: Job, *, request_id: str, now_ms: int) -> Decision:
+def lift(job: Job, *, request_id: str, by: str = "", now_ms: int) -> Decision:
     """End an operator's hold."""
-    if job.recent(request_id):
-        return replay(job, request_id)
-    return _write(job, request_id, "lift", job.state, {"hold": None}, now_ms)
+    if job.recent(request_id, by):
+        return replay(job, request_id, by=by)
+    return _write(job, request_id, "lift", job.state, {"hold": None}, now_ms, by=by)
 
 
-def _write(job: Job, request_id: str, op: str, state: State, changes: dict[str, Any], now_ms: int) -> Decision:
-    remembered = remember(job, request_id=request_id, op=op, state=state)
+def _write(
+    job: Job, request_id: str, op: str, state: State, changes: dict[str, Any], now_ms: int, *, by: str
+) -> Decision:
+    remembered = remember(job, request_id=request_id, by=by, op=op, state=state)
     body = {"job_id": job.id, "epoch": job.epoch, "state": state.value}
     return Write({**changes, **remembered, "state": state, "updated_ms": now_ms}, Answer(Word.OK, body=body))

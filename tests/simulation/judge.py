@@ -31,6 +31,7 @@ class Asked(msgspec.Struct):
 
     request_id: str
     op: str
+    factory_id: str
     deadline_ms: int | None = None
     body: About = msgspec.field(default_factory=About)
 
@@ -191,7 +192,7 @@ class Judge:
         elif answer in _LOST:
             self.counts["stale_refused"] += 1
             remembered = job.document.rev - self._good.get(request_id, -RECENT_REQUESTS_MAX) < RECENT_REQUESTS_MAX
-            if remembered or job.recent(request_id) is not None:
+            if remembered or job.recent(request_id, request.factory_id) is not None:
                 self.accuse(f"I6 {request.op} {request_id} had its effect, and is told {answer} ({reason})")
 
     def _told_of_a_grant(self, request_id: str, request: "Asked | None", grant: dict[str, Any]) -> None:

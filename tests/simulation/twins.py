@@ -94,7 +94,7 @@ def _forgets_requests(store: Datastore, _process: Process) -> Datastore:
 
 
 def _name_only(job: Job, fence: Fence) -> FenceResult:
-    if job.lease is None or job.recent(fence.request_id) is not None:
+    if job.lease is None or job.recent(fence.request_id, fence.factory_id) is not None:
         return sound_check(job, fence)
     return FenceOk() if job.lease.factory_id == fence.factory_id else FenceLost(Loss.SUPERSEDED)
 

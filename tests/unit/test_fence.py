@@ -78,5 +78,11 @@ def test_a_remembered_claim_is_no_replay_of_what_a_holder_asks() -> None:
     assert check(job("leased", recent_requests=claimed), by()) == FenceOk()
 
 
+def test_a_request_of_another_factory_under_the_same_id_is_no_replay() -> None:
+    done = [{"request_id": "request-1", "factory_id": "other", "op": "release", "epoch": EPOCH - 1, "state": "ready"}]
+    assert check(job("leased", recent_requests=done), by()) == FenceOk()
+    assert check(job("leased", recent_requests=[{**done[0], "factory_id": "holder"}]), by()) == Replayed()
+
+
 def _lease_at(state: str, epoch: int) -> dict[str, object]:
     return {"lease": lease(epoch=epoch)} if state == "leased" else {}

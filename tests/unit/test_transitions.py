@@ -184,8 +184,8 @@ def test_a_job_remembers_no_more_requests_than_it_says() -> None:
     for number in range(RECENT_REQUESTS_MAX + 5):
         now = after(now, transitions.hold(now, request_id=f"r{number}", now_ms=NOW, reason=None))
         assert len(now.recent_requests) == min(number + 1, RECENT_REQUESTS_MAX)
-    assert now.recent(f"r{RECENT_REQUESTS_MAX + 4}")
-    assert now.recent("r0") is None
+    assert now.recent(f"r{RECENT_REQUESTS_MAX + 4}", "f")
+    assert now.recent("r0", "f") is None
 
 
 def test_results_and_errors_go_to_the_end_of_the_run_not_to_the_job() -> None:
