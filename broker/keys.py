@@ -3,16 +3,17 @@
 The document of a key names one job. To make job X live: name X in it, then write X on the version read before that.
 To name another: see that X is terminal, write on X, then change the key on the version read first. So of two who
 race, one finds its version gone. A named job that was never made (its submission died half-way) is made from its spec.
+To join X: see that X is not terminal, write on X, then write the request down with the key, on the version read first.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from broker import repository, transitions
 from broker.documents import WAITING, Job
 from broker.settlement import Change, Context, Judge, judge_and_write
-from datastore import Conflict, Document, Expected, NotFound, Ok, Unavailable
+from datastore import Conflict, Document, Expected, NotFound, Ok, OutcomeUnknown, Unavailable
 from datastore.confirm import confirmed_create, confirmed_update
 from datastore.value import Value
 
@@ -20,6 +21,15 @@ KEY_WRITES_MAX = 16
 """Tries to change a key that others change too."""
 KEY_PAUSE_MS = 20
 """Bound of the jittered pause between them."""
+JOINED_MAX = 32
+"""Requests that a key remembers to have pointed to a job of it: a resend is pointed there again (I6)."""
+
+
+class Joiner(Value, frozen=True):
+    """Whose submission is pointed to the job that has its key."""
+
+    request_id: str
+    factory_id: str
 
 
 class Owned(Value, frozen=True):
@@ -30,7 +40,7 @@ class Owned(Value, frozen=True):
 
 
 class Busy(Value, frozen=True):
-    """The key is another job's, which is not terminal."""
+    """The key is another job's, which is not terminal; or this is the job that the request has joined before."""
 
     owner: Job
     changes: tuple[Change, ...]
@@ -41,17 +51,32 @@ def key_id(use: str, key: str) -> str:
     return f"{use}:{hashlib.sha256(key.encode()).hexdigest()[:40]}"
 
 
-def live_owner(context: Context, key: str, job_id: str) -> Job | None:
-    """Another job that has this unique key and is not terminal, as it looks now. Nothing is written."""
+def live_owner(context: Context, key: str, job_id: str, *, join: Joiner | None = None) -> Job | None:
+    """Another job that has this unique key and is not terminal, as it looks now. Nothing is written, but for a `join`.
+
+    Raises:
+      NotApplied, OutcomeUnknown: whether it was joined is not known; the same request again is harmless.
+    """
     name = key_id("unique", key)
-    found = context.store.read(name, name)
-    owner_id = _owner(found.document) if isinstance(found, Ok) else None
-    owner = None if owner_id is None or owner_id == job_id else repository.read_job(context.store, owner_id)
-    return None if owner is None or owner.state.terminal else owner
+    for _ in range(KEY_WRITES_MAX):
+        found = context.store.read(name, name)
+        if isinstance(found, NotFound):
+            return None
+        if join is not None and (before := _joined_before(context, found.document, join)) is not None:
+            return before
+        owner_id = _owner(found.document)
+        owner = None if owner_id is None or owner_id == job_id else repository.read_job(context.store, owner_id)
+        if owner is None or owner.state.terminal or join is None:
+            return None if owner is None or owner.state.terminal else owner
+        if (joined := _joined(context, found.document, owner, join)) is not None:
+            return joined
+    raise Unavailable(f"key {key!r}: {KEY_WRITES_MAX} tries in a row lost")
 
 
-def take(context: Context, key: str, job_id: str, *, replace: bool = False, now_ms: int) -> Owned | Busy:
-    """Make a unique key `job_id`'s, unless a live job has it. `replace` cancels one that waits.
+def take(
+    context: Context, key: str, job_id: str, *, replace: bool = False, join: Joiner | None = None, now_ms: int
+) -> Owned | Busy:
+    """Make a unique key `job_id`'s, unless a live job has it. `replace` cancels one that waits; `join` joins it.
 
     Raises:
       NotApplied: it was not taken; jobs may have been cancelled for it.
@@ -60,9 +85,14 @@ def take(context: Context, key: str, job_id: str, *, replace: bool = False, now_
     changes: list[Change] = []
     for _ in range(KEY_WRITES_MAX):
         document = _read(context, key_id("unique", key), {"key": key, "job_id": None})
+        # Another copy of this request may have joined a job meanwhile.
+        if join is not None and (before := _joined_before(context, document, join)) is not None:
+            return Busy(before, tuple(changes))
         owner_id = _owner(document)
         if owner_id is not None and owner_id != job_id:
             live = _alive(context, owner_id, job_id, changes, replace=replace, now_ms=now_ms)
+            if live is not None and join is not None and (live := _joined(context, document, live, join)) is None:
+                continue
             if live is not None:
                 return Busy(live, tuple(changes))
         if _changed(context, document, {"job_id": job_id, "since_ms": now_ms}):
@@ -126,6 +156,32 @@ def _alive(
     raise Unavailable(f"{owner_id!r}: {KEY_WRITES_MAX} swaps in a row lost")
 
 
+def _joined(context: Context, document: Document, owner: Job, join: Joiner) -> Job | None:
+    """The owner, once it is sure that it was not over, and written down who joined it. None: look again."""
+    update = repository.rev_update_job(context.store, owner, {}, write_id=context.entropy.write_id())
+    if not isinstance(update, repository.Updated):  # a stale read would show one that is over as it was
+        context.pause(KEY_PAUSE_MS * context.entropy.jitter())
+        return None
+    noted = {"request_id": join.request_id, "factory_id": join.factory_id, "job_id": owner.id}
+    joined = (*_noted(document)[-(JOINED_MAX - 1) :], noted)
+    return update.job if _changed(context, document, {"joined": joined}) else None
+
+
+def _joined_before(context: Context, document: Document, join: Joiner) -> Job | None:
+    """The job that this request has joined, whatever became of it.
+
+    Raises:
+      OutcomeUnknown: it has joined one, and no read shows that.
+    """
+    for noted in _noted(document):
+        if (noted["request_id"], noted["factory_id"]) == (join.request_id, join.factory_id):
+            job = repository.read_job(context.store, noted["job_id"])
+            if job is None:
+                raise OutcomeUnknown(f"{noted['job_id']!r} was joined, and no read shows it")
+            return job
+    return None
+
+
 def _made(context: Context, job_id: str, changes: list[Change]) -> Job:
     """The job of a submission that was cut off after it took the key."""
     spec = repository.read_spec(context.store, job_id)
@@ -136,6 +192,10 @@ def _made(context: Context, job_id: str, changes: list[Change]) -> Job:
 
 def _cancel_waiting(context: Context, job_id: str, why: str, now_ms: int) -> tuple[Change, ...]:
     return judge_and_write(context, job_id, lambda job: transitions.give_way(job, why=why, now_ms=now_ms)).changes
+
+
+def _noted(document: Document) -> tuple[Mapping[str, Any], ...]:
+    return tuple(cast("Sequence[Mapping[str, Any]]", document.body.get("joined", ())))
 
 
 def _owner(document: Document) -> str | None:

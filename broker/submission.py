@@ -54,14 +54,14 @@ def submit(context: Context, request: Submit, *, now_ms: int) -> Settlement:
     )
     if body.unique is not None and repository.read_job(context.store, job_id) is None:
         # The usual refusal leaves nothing behind. Whoever passes here may still lose the race below.
-        owner = keys.live_owner(context, body.unique.key, job_id)
+        owner = keys.live_owner(context, body.unique.key, job_id, join=_joiner(request))
         if owner is not None and not (_replaces(body) and owner.state in WAITING):
             return Settlement(_has_the_key(body, owner))
     stored = repository.create_spec(context.store, spec, write_id=context.entropy.write_id())
     changes: tuple[Change, ...] = ()
     key = stored.job.get("unique")
     if key is not None and repository.read_job(context.store, job_id) is None:
-        admitted = keys.take(context, key, job_id, replace=_replaces(body), now_ms=now_ms)
+        admitted = keys.take(context, key, job_id, replace=_replaces(body), join=_joiner(request), now_ms=now_ms)
         changes = admitted.changes
         # Another copy of this request may have had the key, and made the job, meanwhile.
         if isinstance(admitted, keys.Busy) and repository.read_job(context.store, job_id) is None:
@@ -89,6 +89,13 @@ def job_named(request: Submit) -> str:
 
 def _replaces(body: SubmitBody) -> bool:
     return body.unique is not None and body.unique.policy == "replace"
+
+
+def _joiner(request: Submit) -> keys.Joiner | None:
+    """Who joins the job that has the key; None: nobody does, who submits is turned away."""
+    unique = request.body.unique
+    joins = unique is not None and unique.policy == "join"
+    return keys.Joiner(request.request_id, request.factory_id) if joins else None
 
 
 def _has_the_key(body: SubmitBody, owner: Job) -> Answer:

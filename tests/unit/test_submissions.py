@@ -1,20 +1,24 @@
 """Submissions whose store fails half-way, or that come again: one job, one answer, and no effect that was refused."""
 
+from collections.abc import Callable
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
-from broker import coordinator, schedules
+from broker import coordinator, keys, repository, schedules
 from broker.answers import Reason, Retry, Word
 from broker.coordinator import Context, Settlement
 from broker.documents import State
+from broker.fence import Fence
 from broker.messages import REQUESTS
 from broker.repository import read_submitted
 from broker.settle import settle
 from datastore import Corrupt, DatastoreError, NotFound, Ok, Throttled, Unavailable
-from datastore.interface import Expected, Patch, UpdateResult
+from datastore.interface import Body, CreateResult, Expected, Patch, UpdateResult
 from datastore.memory import MemoryDatastore
 from tests.twins.forwarding import Forwarding
+from tests.twins.stale import ShowsEarlier
 from tests.unit.desk import NOW, Desk
 
 
@@ -96,3 +100,106 @@ def test_a_submission_replaces_a_job_that_waits(desk: Desk) -> None:
     desk.submit("old", unique={"key": "k"})
     assert submit(desk.context, "s1", job_id="new", unique={"key": "k", "policy": "replace"}).answer.word is Word.OK
     assert (desk.job("old").state, desk.job("old").why) == (State.CANCELLED, "replaced by new")
+
+
+JOIN = {"key": "k", "policy": "join"}
+
+
+@pytest.fixture
+def owner(desk: Desk) -> Fence:
+    """The holder of `old`, whose key is taken."""
+    desk.submit("old", unique={"key": "k"})
+    return desk.claim("old")
+
+
+def is_over(desk: Desk, owner: Fence) -> None:
+    assert coordinator.complete(desk.context, "old", owner, now_ms=NOW).answer.good
+
+
+def joins(on: Context, request_id: str = "s1") -> tuple[str, bool]:
+    """The job that is to run, and whether it is another's."""
+    answer = submit(on, request_id, unique=JOIN).answer
+    assert answer.word is Word.OK
+    return answer.body["job_id"], answer.body.get("joined", False)
+
+
+def test_a_submission_that_joined_a_job_is_told_so_again_whatever_became_of_that_job_and_its_key(
+    desk: Desk, owner: Fence
+) -> None:
+    assert joins(desk.context) == ("old", True)
+    assert joins(desk.context) == ("old", True)
+    is_over(desk, owner)
+    assert joins(desk.context) == ("old", True), "it is over: nothing new runs for the same request"
+    assert joins(desk.context, "s2") == ("j-s2", False)
+    assert joins(desk.context) == ("old", True), "the key is another job's by now"
+    other = {"factory_id": "other", "incarnation": "start-1", "instance": "x", "body": {"unique": JOIN}}
+    request = REQUESTS.validate_python({"op": "submit", "request_id": "s1", **other})
+    assert settle(desk.context, request, now_ms=NOW).answer.body["job_id"] == "j-s2", "another factory's is another"
+
+
+def test_a_key_remembers_the_last_that_joined(desk: Desk, owner: Fence) -> None:
+    for number in range(keys.JOINED_MAX + 1):
+        joins(desk.context, f"s{number}")
+    is_over(desk, owner)
+    assert joins(desk.context, "s1") == ("old", True)
+    assert joins(desk.context, "s0") == ("j-s0", False)
+    found = desk.store.read(keys.key_id("unique", "k"), keys.key_id("unique", "k"))
+    assert isinstance(found, Ok)
+    body: Any = found.document.body
+    assert len(body["joined"]) == keys.JOINED_MAX
+
+
+def test_nobody_joins_a_job_that_only_a_stale_read_shows_alive(desk: Desk, owner: Fence) -> None:
+    was = desk.store.read("old", "old")
+    is_over(desk, owner)
+    assert joins(desk.on(ShowsEarlier(desk.store, "old", was, times=3))) == ("j-s1", False)
+
+
+def test_where_the_owner_is_not_written_on_a_job_that_is_over_is_joined_and_nothing_runs(
+    desk: Desk, owner: Fence
+) -> None:
+    was = desk.store.read("old", "old")
+    is_over(desk, owner)
+    unsure = patch.object(repository, "rev_update_job", lambda _store, job, _changes, **_mark: repository.Updated(job))
+    with unsure:
+        assert joins(desk.on(ShowsEarlier(desk.store, "old", was, times=3))) == ("old", True)
+
+
+def test_the_version_of_the_job_that_is_joined_is_the_one_that_stands(desk: Desk, owner: Fence) -> None:
+    answer = submit(desk.context, "s1", unique=JOIN).answer
+    assert answer.body["etag"] == desk.job("old").document.etag
+    assert owner.epoch == desk.job("old").epoch
+
+
+class ActsBefore(Forwarding):
+    """Before a document is created for the first time, something else happens."""
+
+    def __init__(self, inner: MemoryDatastore, id: str, act: Callable[[], None]) -> None:
+        super().__init__(inner)
+        self._acts = {id: act}
+
+    def create(self, id: str, partition_key: str, body: Body) -> CreateResult:
+        self._acts.pop(id, lambda: None)()
+        return super().create(id, partition_key, body)
+
+
+def test_of_two_copies_of_a_submission_at_once_both_join_or_neither_does(desk: Desk) -> None:
+    desk.submit("old", unique={"key": "k"})
+    coordinator.cancel(desk.context, "old", request_id="x", now_ms=NOW)
+
+    def other_copy() -> None:
+        desk.ask("redrive", job_id="old")
+        owner = desk.claim("old")
+        assert joins(desk.context) == ("old", True)
+        is_over(desk, owner)
+
+    assert joins(desk.on(ActsBefore(desk.store, "j-s1:spec", other_copy))) == ("old", True)
+
+
+def test_who_loses_the_race_for_a_key_joins_the_job_that_won_it(desk: Desk) -> None:
+    desk.submit("old", unique={"key": "k"})
+    coordinator.cancel(desk.context, "old", request_id="x", now_ms=NOW)
+    rival = ActsBefore(desk.store, "j-s1:spec", lambda: desk.submit("rival", unique={"key": "k"}))
+    assert joins(desk.on(rival)) == ("rival", True)
+    coordinator.cancel(desk.context, "rival", request_id="x", now_ms=NOW)
+    assert joins(desk.context) == ("rival", True)
