@@ -240,6 +240,8 @@ class Job(Frozen, frozen=True, kw_only=True):
     last_run_id: str | None = None
     superseded_by: str | None = None
     """A newer job of the same key came while this one ran, or was over: it does not wait again, but for a redrive."""
+    gave_way_to: str | None = None
+    """The newer job it was last superseded by. Stays when it is redriven: a late copy of that submission spares it."""
 
     @classmethod
     def from_document(cls, document: Document) -> Self:

@@ -103,6 +103,8 @@ def take(
 def supersede(context: Context, job: Job, *, now_ms: int) -> tuple[Change, ...]:
     """Make `job` the newest of its key; those before it give way, or itself where a newer one is there.
 
+    Once only: what an operator has redriven since is left alone, however often this is asked again.
+
     Raises:
       NotApplied, OutcomeUnknown: some may still wait; the same request again is harmless.
     """
@@ -115,22 +117,22 @@ def supersede(context: Context, job: Job, *, now_ms: int) -> tuple[Change, ...]:
         if newest == job.id:
             return _superseded(context, [body["before"]], job.id, now_ms)
         if (job.created_ms, job.id) < (body["since_ms"], newest):
-            return _superseded(context, [job.id], newest, now_ms)
+            return _superseded(context, [job.id], newest, now_ms, anew=False)
         if _changed(context, document, {"job_id": job.id, "since_ms": job.created_ms, "before": newest}):
             # The one before last too: whoever superseded it may have died before it cancelled it.
             return _superseded(context, [body["before"], newest], job.id, now_ms)
     raise Unavailable(f"key {job.supersedes!r}: {KEY_WRITES_MAX} swaps in a row lost")
 
 
-def _superseded(context: Context, jobs: list[str], by: str, now_ms: int) -> tuple[Change, ...]:
-    """Have these jobs give way to a newer one.
+def _superseded(context: Context, jobs: list[str], by: str, now_ms: int, *, anew: bool = True) -> tuple[Change, ...]:
+    """Have these jobs give way to a newer one; unless `anew`, those that have given way to none so far.
 
     Raises:
       Unavailable: others kept writing, or no read shows a job that is there. To ask again is harmless.
     """
     changes: list[Change] = []
     for job_id in filter(None, jobs):
-        judge: Judge = lambda job: transitions.supersede(job, by=by, now_ms=now_ms)  # noqa: E731  # a rule, bound
+        judge: Judge = lambda job: transitions.supersede(job, by=by, now_ms=now_ms, anew=anew)  # noqa: E731  # a rule, bound
         settled = judge_and_write(context, job_id, judge, attempts_max=KEY_WRITES_MAX)
         if not settled.changes:
             raise Unavailable(f"{job_id!r} has to give way to {by!r}, and can't be written now")

@@ -9,6 +9,7 @@ from broker.documents import WAITING, CancelRequest, Counters, Hold, Job, Outcom
 from broker.transitions.decision import (
     Decision,
     Refuse,
+    Replay,
     Rules,
     Write,
     counted,
@@ -43,15 +44,18 @@ def give_way(job: Job, *, why: str, now_ms: int) -> Decision:
     return Write(changes, Answer(Word.OK, body={"job_id": job.id, "state": State.CANCELLED.value}))
 
 
-def supersede(job: Job, *, by: str, now_ms: int) -> Decision:
+def supersede(job: Job, *, by: str, now_ms: int, anew: bool = True) -> Decision:
     """Cancel a job for a newer one of its key, if it waits. One that runs may end, but does not wait again.
 
-    One that is over is written on too: a stale read may show it as it was.
+    One that is over is written on too: a stale read may show it as it was. One that gave way to the same job before
+    is left alone, or, unless `anew`, to any: if it waits, it was redriven since.
     """
+    if job.gave_way_to is not None and (job.gave_way_to == by or not anew):
+        return Replay(Answer(Word.REPLAYED, body={"job_id": job.id, "state": job.state.value}))
     waits = job.state in WAITING
     changes = {**superseded(by), "updated_ms": now_ms} if waits else {"superseded_by": by}
     state = State.CANCELLED if waits else job.state
-    return Write(changes, Answer(Word.OK, body={"job_id": job.id, "state": state.value}))
+    return Write({**changes, "gave_way_to": by}, Answer(Word.OK, body={"job_id": job.id, "state": state.value}))
 
 
 def redrive(job: Job, *, request_id: str, by: str = "", now_ms: int) -> Decision:

@@ -177,11 +177,20 @@ def test_a_waiting_job_gives_way_and_a_running_one_does_not() -> None:
 
 
 def test_a_waiting_job_is_cancelled_for_a_newer_one_and_a_running_one_keeps_that_in_mind() -> None:
-    changes = {"state": "cancelled", "why": "superseded by newer", "updated_ms": NOW}
+    changes = {"state": "cancelled", "why": "superseded by newer", "updated_ms": NOW, "gave_way_to": "newer"}
     assert transitions.supersede(job("ready"), by="newer", now_ms=NOW) == written(changes, told(state="cancelled"))
     for state in ("leased", "succeeded"):
         decision = transitions.supersede(job(state), by="newer", now_ms=NOW)
-        assert decision == written({"superseded_by": "newer"}, told(state=state))
+        assert decision == written({"superseded_by": "newer", "gave_way_to": "newer"}, told(state=state))
+
+
+def test_a_job_that_gave_way_and_was_redriven_gives_way_to_another_but_not_to_the_same_again() -> None:
+    replayed = Replay(Answer(Word.REPLAYED, body={"job_id": "job", "state": "ready"}))
+    redriven = job("ready", gave_way_to="newer")
+    assert transitions.supersede(redriven, by="newer", now_ms=NOW) == replayed
+    assert isinstance(transitions.supersede(redriven, by="newest", now_ms=NOW), Write)
+    assert transitions.supersede(redriven, by="newest", now_ms=NOW, anew=False) == replayed
+    assert isinstance(transitions.supersede(job("ready"), by="newest", now_ms=NOW, anew=False), Write)
 
 
 @pytest.mark.parametrize("asked", [None, CANCEL])

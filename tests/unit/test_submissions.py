@@ -203,3 +203,64 @@ def test_who_loses_the_race_for_a_key_joins_the_job_that_won_it(desk: Desk) -> N
     assert joins(desk.on(rival)) == ("rival", True)
     coordinator.cancel(desk.context, "rival", request_id="x", now_ms=NOW)
     assert joins(desk.context) == ("rival", True)
+
+
+def supersedes(desk: Desk, *names: str) -> None:
+    """Jobs of one key, each newer than the one before; their request ids are their own."""
+    for number, name in enumerate(names):
+        assert submit(desk.context, f"s-{name}", job_id=name, supersedes="k", now_ms=NOW + number).answer.good
+
+
+@pytest.mark.parametrize("newer", [("b",), ("b", "c"), ("b", "c", "d")], ids=len)
+def test_a_late_copy_of_a_submission_leaves_alone_what_was_redriven(desk: Desk, newer: tuple[str, ...]) -> None:
+    supersedes(desk, "a", *newer)
+    assert desk.ask("redrive", job_id="a").answer.good
+    for name in ("a", *newer):
+        late = submit(desk.context, f"s-{name}", job_id=name, supersedes="k", now_ms=NOW + 9)
+        assert late.answer.word is Word.REPLAYED
+    assert [desk.job(name).state for name in ("a", newer[-1])] == [State.READY, State.READY]
+
+
+def test_a_late_copy_of_a_submission_leaves_alone_a_failed_job_that_was_redriven(desk: Desk) -> None:
+    supersedes(desk, "a")
+    coordinator.fail(desk.context, "a", desk.claim("a"), now_ms=NOW, retryable=False)
+    supersedes(desk, "a", "b")
+    assert desk.ask("redrive", job_id="a").answer.good
+    supersedes(desk, "a", "b")
+    assert (desk.job("a").state, desk.job("b").state) == (State.READY, State.READY)
+
+
+def test_a_new_submission_supersedes_what_was_redriven_too(desk: Desk) -> None:
+    supersedes(desk, "a", "b")
+    assert desk.ask("redrive", job_id="a").answer.good
+    supersedes(desk, "a", "b", "c")
+    assert [desk.job(name).state for name in ("a", "b", "c")] == [State.CANCELLED, State.CANCELLED, State.READY]
+
+
+class NotWritten(Forwarding):
+    """Fails to change one document."""
+
+    def __init__(self, inner: MemoryDatastore, id: str) -> None:
+        super().__init__(inner)
+        self._id = id
+
+    def update_if_match(self, id: str, partition_key: str, expected: Expected, patch: Patch) -> UpdateResult:
+        if id == self._id:
+            raise Unavailable("503")
+        return super().update_if_match(id, partition_key, expected, patch)
+
+
+@pytest.mark.parametrize("settled_last", ["old", "new"])
+def test_a_submission_that_was_cut_off_before_the_older_job_gave_way_is_finished_by_its_resend(
+    desk: Desk, settled_last: str
+) -> None:
+    taken_ms = {"old": NOW, "new": NOW + 1}
+    first = "new" if settled_last == "old" else "old"
+    assert submit(desk.context, first, job_id=first, supersedes="k", now_ms=taken_ms[first]).answer.good
+    cut_off = desk.on(NotWritten(desk.store, "old"))
+    cut = submit(cut_off, settled_last, job_id=settled_last, supersedes="k", now_ms=taken_ms[settled_last])
+    assert cut.answer.word is Word.OUTCOME_UNKNOWN
+    assert desk.job("old").state is State.READY
+    again = submit(desk.context, settled_last, job_id=settled_last, supersedes="k", now_ms=NOW + 9)
+    assert again.answer.word is Word.REPLAYED
+    assert (desk.job("old").state, desk.job("new").state) == (State.CANCELLED, State.READY)
