@@ -14,6 +14,7 @@ import msgspec
 
 from broker import cron, submission
 from broker.answers import Answer, Reason, Word
+from broker.asked import Asked, remembering, who_asks
 from broker.documents import Frozen
 from broker.messages import CatchUp, ChangeSchedule, ListSchedules, PutSchedule, Submit, SubmitBody
 from broker.settlement import Change, Context, Settlement
@@ -57,6 +58,12 @@ class Schedule(Frozen, frozen=True, kw_only=True):
     updated_ms: int
     last_fire_ms: int | None = None
     last_job_id: str | None = None
+    recent_requests: tuple[Asked, ...] = ()
+    """What it was changed by."""
+
+    def has_done(self, asked: Asked) -> bool:
+        """Whether this request has had its effect here. A schedule that remembers none knows the one that stored it."""
+        return asked in self.recent_requests or (not self.recent_requests and asked.request_id == self.request_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +123,7 @@ def fire(context: Context, document: Document, *, now_ms: int) -> Settlement:
 
 def put(context: Context, request: PutSchedule, now_ms: int) -> Settlement:
     """Store a schedule: `ok`, or `conflict (exists)` where its name is taken and it is not to be replaced."""
-    asked = request.body
+    asked, who = request.body, who_asks(request)
     body: dict[str, Any] = {
         "kind": "schedule",
         "name": asked.name,
@@ -128,6 +135,7 @@ def put(context: Context, request: PutSchedule, now_ms: int) -> Settlement:
         "since_ms": now_ms,
         "next_ms": cron.next_after(asked.cron, asked.tz, now_ms),
         "request_id": request.request_id,
+        "recent_requests": [who.plain()],
         "created_ms": now_ms,
         "updated_ms": now_ms,
     }
@@ -140,26 +148,33 @@ def put(context: Context, request: PutSchedule, now_ms: int) -> Settlement:
                 return _told(created.document, Word.OK)
             continue
         known = _schedule(found.document)
-        if known.request_id == request.request_id:
+        if known.has_done(who):
             return _told(found.document, Word.REPLAYED)
         if known.state is not Standing.REMOVED and not asked.replace:
             return Settlement(Answer(Word.CONFLICT, Reason.EXISTS, {"name": asked.name, "state": known.state.value}))
-        if (stored := _update(context, found.document, body)) is not None:
+        changed = {**body, "recent_requests": [each.plain() for each in remembering(known.recent_requests, who)]}
+        if (stored := _update(context, found.document, changed)) is not None:
             return _told(stored, Word.OK)
     raise Unavailable(f"schedule {asked.name!r}: {WRITES_MAX} swaps in a row lost")
 
 
 def change(context: Context, request: ChangeSchedule, now_ms: int) -> Settlement:
     """Pause, resume or remove a schedule. Fires that fell into a pause are not made up for."""
-    name, to = _id(request.body.name), Standing(request.body.to)
+    name, to, who = _id(request.body.name), Standing(request.body.to), who_asks(request)
+    missing = Settlement(Answer(Word.NOT_FOUND, body={"name": request.body.name}))
     for _ in range(WRITES_MAX):
         found = context.store.read(name, name)
-        known = None if isinstance(found, NotFound) else _schedule(found.document)
-        if isinstance(found, NotFound) or known is None or known.state is Standing.REMOVED:
-            return Settlement(Answer(Word.NOT_FOUND, body={"name": request.body.name}))
+        if isinstance(found, NotFound):
+            return missing
+        known = _schedule(found.document)
+        if known.has_done(who):
+            return _told(found.document, Word.REPLAYED)
+        if known.state is Standing.REMOVED:
+            return missing
         moved: dict[str, Any] = {} if known.state is to else {"state": to.value, "updated_ms": now_ms}
         if moved and to is Standing.ACTIVE:
             moved |= {"since_ms": now_ms, "next_ms": cron.next_after(known.cron, known.tz, now_ms)}
+        moved["recent_requests"] = [each.plain() for each in remembering(known.recent_requests, who)]
         if (stored := _update(context, found.document, moved)) is not None:
             return _told(stored, Word.OK)
     raise Unavailable(f"schedule {request.body.name!r}: {WRITES_MAX} swaps in a row lost")
@@ -209,7 +224,7 @@ def _schedule(document: Document) -> Schedule:
 
 def _shown(document: Document) -> dict[str, Any]:
     shown = _schedule(document).plain()
-    del shown["request_id"]
+    del shown["request_id"], shown["recent_requests"]
     return shown
 
 
