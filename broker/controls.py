@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from broker.asked import Asked
 from broker.documents import Frozen
 from broker.limits import Limit, Limits
 from datastore import Corrupt, Datastore, Ok
@@ -53,6 +54,8 @@ class FleetControl(Frozen, frozen=True, kw_only=True):
     """By queue."""
     limits: dict[str, Limit] = msgspec.field(default_factory=dict)
     """By name: `queue:builds`, `key:gpu`, `factory:mac-1`."""
+    recent_requests: tuple[Asked, ...] = ()
+    """What these were changed by."""
 
 
 REPLACED_MAX = 32

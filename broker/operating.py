@@ -8,10 +8,12 @@ import structlog
 
 from broker import quotas, repository, shared_document
 from broker.answers import Answer, Reason, Word
+from broker.asked import remembering, who_asks
 from broker.controls import FLEET_ID, Controls, FleetControl, Pause
 from broker.documents import Job, State
 from broker.limits import LIMITS_MAX, Limit, Limits, Rate, applying, limit_key, limited_queue, queue_limit, units
 from broker.messages import (
+    Envelope,
     ListLimits,
     ListQueues,
     PauseQueue,
@@ -44,20 +46,23 @@ def set_limit(context: Context, request: SetLimit, now_ms: int) -> Settlement:
         nonlocal merged
         known = fleet.limits.get(name)
         merged = msgspec.structs.replace(known or Limit(since_ms=now_ms), **given)
-        if merged == known or (merged.capacity is None and merged.rate is None):
+        if merged == known:
+            return fleet
+        if merged.capacity is None and merged.rate is None:
             return None
         if known is None and len(fleet.limits) >= LIMITS_MAX:
             return None
         return msgspec.structs.replace(fleet, limits={**fleet.limits, name: merged})
 
-    fleet = _change(context, with_limit)
-    if name not in fleet.limits or fleet.limits[name] != merged:
+    fleet, word = _change(context, request, with_limit)
+    if word is Word.OK and fleet.limits.get(name) != merged:
         too_many = name not in fleet.limits and len(fleet.limits) >= LIMITS_MAX
         detail = f"{LIMITS_MAX} limits are the most" if too_many else "a limit needs a capacity or a rate"
         return Settlement(Answer(Word.INVALID, body={"limit": name, "detail": detail}))
     try:
         count_running(context, fleet.limits, repository.leased_jobs(context.store), now_ms=now_ms)
-        answer = Answer(Word.OK, body=_shown(context, name, fleet.limits[name]))
+        stands = fleet.limits.get(name, Limit(since_ms=now_ms))  # a late copy may come once it is removed
+        answer = Answer(word, body=_shown(context, name, stands))
     except DatastoreError as error:
         log.warning("running_jobs_not_counted", limit=name, error=str(error))
         answer = Answer(Word.OUTCOME_UNKNOWN, Reason.STORE)
@@ -75,8 +80,9 @@ def remove_limit(context: Context, request: RemoveLimit, _now_ms: int) -> Settle
         kept = {other: limit for other, limit in fleet.limits.items() if other != name}
         return msgspec.structs.replace(fleet, limits=kept) if name in fleet.limits else None
 
-    _change(context, without)
-    word = Word.OK if found else Word.NOT_FOUND
+    _, word = _change(context, request, without)
+    if word is Word.OK and not found:
+        word = Word.NOT_FOUND
     return Settlement(Answer(word, body={"limit": name}), freed=_opened(name))
 
 
@@ -92,30 +98,33 @@ def pause_queue(context: Context, request: PauseQueue, now_ms: int) -> Settlemen
     queue = request.body.queue
     pause = Pause(reason=request.body.reason, since_ms=now_ms)
 
-    def paused(fleet: FleetControl) -> FleetControl | None:
+    def paused(fleet: FleetControl) -> FleetControl:
         known = fleet.pauses.get(queue)
         if known is not None and known.reason == pause.reason:
-            return None  # paused since then
+            return fleet  # paused since then
         since_ms = now_ms if known is None else known.since_ms
         renewed = msgspec.structs.replace(pause, since_ms=since_ms)
         return msgspec.structs.replace(fleet, pauses={**fleet.pauses, queue: renewed})
 
-    fleet = _change(context, paused)
-    stands = fleet.pauses[queue]
-    body = {"queue": queue, "paused": True, "why": stands.reason, "since_ms": stands.since_ms}
-    return Settlement(Answer(Word.OK, body=body))
+    fleet, word = _change(context, request, paused)
+    stands = fleet.pauses.get(queue)  # a late copy may come once it is resumed
+    why, since_ms = (None, None) if stands is None else (stands.reason, stands.since_ms)
+    return Settlement(
+        Answer(word, body={"queue": queue, "paused": stands is not None, "why": why, "since_ms": since_ms})
+    )
 
 
 def resume_queue(context: Context, request: ResumeQueue, _now_ms: int) -> Settlement:
     """Hand out its work again."""
     queue = request.body.queue
 
-    def resumed(fleet: FleetControl) -> FleetControl | None:
+    def resumed(fleet: FleetControl) -> FleetControl:
         kept = {other: pause for other, pause in fleet.pauses.items() if other != queue}
-        return msgspec.structs.replace(fleet, pauses=kept) if queue in fleet.pauses else None
+        return msgspec.structs.replace(fleet, pauses=kept)
 
-    _change(context, resumed)
-    return Settlement(Answer(Word.OK, body={"queue": queue, "paused": False}), freed=_opened(queue_limit(queue)))
+    fleet, word = _change(context, request, resumed)
+    body = {"queue": queue, "paused": queue in fleet.pauses}
+    return Settlement(Answer(word, body=body), freed=_opened(queue_limit(queue)))
 
 
 def list_queues(context: Context, _request: ListQueues, _now_ms: int) -> Settlement:
@@ -152,22 +161,28 @@ def count_running(context: Context, limits: Limits, jobs: list[Job], *, now_ms: 
     return counted
 
 
-def _change(context: Context, change: Callable[[FleetControl], FleetControl | None]) -> FleetControl:
-    """Change what holds for the fleet by one conditional write; as it stands then.
+def _change(
+    context: Context, request: Envelope, change: Callable[[FleetControl], FleetControl | None]
+) -> tuple[FleetControl, Word]:
+    """Change what holds for the fleet by one conditional write, once for each request: what stands then, `ok` or
+    `replayed`. A change that is None is not made, and not remembered.
 
     Where there is nothing to change it is written on all the same: a stale read may only show it so.
     """
-    stands = FleetControl()
+    stands, word, asked = FleetControl(), Word.OK, who_asks(request)
 
     def judge(body: Any) -> dict[str, Any]:
-        nonlocal stands
-        known = msgspec.convert(body, FleetControl)
-        changed = change(known)
-        stands = changed or known
-        return {} if changed is None else changed.plain()
+        nonlocal stands, word
+        stands = msgspec.convert(body, FleetControl)
+        word = Word.REPLAYED if asked in stands.recent_requests else Word.OK
+        changed = None if word is Word.REPLAYED else change(stands)
+        if changed is None:
+            return {}
+        stands = msgspec.structs.replace(changed, recent_requests=remembering(stands.recent_requests, asked))
+        return stands.plain()
 
     shared_document.change(context.store, context.entropy, FLEET_ID, judge, empty={"kind": "controls"})
-    return stands
+    return stands, word
 
 
 def _opened(name: str) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ import pytest
 
 from broker.answers import Answer, Word
 from broker.asked import ASKED_MAX
+from broker.controls import Controls
 from broker.messages import REQUESTS
 from broker.settle import settle
 from datastore import Expected, Ok
@@ -90,3 +91,49 @@ def test_a_schedule_that_remembers_nothing_yet_knows_the_request_that_stored_it(
         "schedule:tick", "schedule:tick", Expected(etag=found.document.etag), {"recent_requests": []}
     )
     assert put(desk, "p1", "* * * * *") is Word.REPLAYED
+
+
+def limit(desk: Desk) -> int | None:
+    found = Controls(desk.store).limits().get("key:k")
+    return None if found is None else found.capacity
+
+
+def test_a_late_copy_of_a_limit_does_not_put_the_old_one_back(desk: Desk) -> None:
+    assert ask(desk, "set_limit", "l1", limit="key:k", capacity=1).word is Word.OK
+    assert ask(desk, "set_limit", "l2", limit="key:k", capacity=2).word is Word.OK
+    late = ask(desk, "set_limit", "l1", limit="key:k", capacity=1)
+    assert (late.word, late.body["capacity"], limit(desk)) == (Word.REPLAYED, 2, 2)
+    assert ask(desk, "set_limit", "l1", by="two", limit="key:k", capacity=1).word is Word.OK
+    assert ask(desk, "remove_limit", "l3", limit="key:k").word is Word.OK
+    late = ask(desk, "set_limit", "l2", limit="key:k", capacity=2)
+    assert (late.word, late.body["capacity"], limit(desk)) == (Word.REPLAYED, None, None)
+
+
+def test_the_removal_of_a_limit_that_comes_again_is_a_replay_and_another_finds_nothing(desk: Desk) -> None:
+    ask(desk, "set_limit", "l1", limit="key:k", capacity=1)
+    assert [ask(desk, "remove_limit", "l2", limit="key:k").word for _ in range(2)] == [Word.OK, Word.REPLAYED]
+    assert ask(desk, "remove_limit", "l3", limit="key:k").word is Word.NOT_FOUND
+    ask(desk, "set_limit", "l4", limit="key:k", capacity=4)
+    assert ask(desk, "remove_limit", "l2", limit="key:k").word is Word.REPLAYED
+    assert limit(desk) == 4
+
+
+def test_what_was_refused_or_found_nothing_is_not_remembered(desk: Desk) -> None:
+    assert [ask(desk, "set_limit", "l1", limit="key:k").word for _ in range(2)] == [Word.INVALID, Word.INVALID]
+    assert [ask(desk, "remove_limit", "l2", limit="key:k").word for _ in range(2)] == [Word.NOT_FOUND, Word.NOT_FOUND]
+
+
+@pytest.mark.parametrize(("op", "then", "paused"), [("pause", "resume", False), ("resume", "pause", True)])
+def test_a_late_copy_of_what_was_asked_of_a_queue_changes_nothing(desk: Desk, op: str, then: str, paused: bool) -> None:
+    assert ask(desk, f"{op}_queue", "q1", queue="builds").word is Word.OK
+    assert ask(desk, f"{then}_queue", "q2", queue="builds").word is Word.OK
+    late = ask(desk, f"{op}_queue", "q1", queue="builds")
+    assert (late.word, late.body["paused"]) == (Word.REPLAYED, paused)
+    assert (Controls(desk.store).queue("builds").pause is not None) is paused
+
+
+def test_the_fleet_remembers_the_last_requests(desk: Desk) -> None:
+    for number in range(ASKED_MAX + 1):
+        ask(desk, "set_limit", f"l{number}", limit="key:k", capacity=number + 1)
+    late = [ask(desk, "set_limit", f"l{number}", limit="key:k", capacity=number + 1).word for number in (1, 0)]
+    assert late == [Word.REPLAYED, Word.OK]
