@@ -10,7 +10,7 @@ from broker.coordinator import Change, Context, Settlement
 from broker.documents import WAITING, Job, Spec, State
 from broker.matching import canonical
 from broker.messages import Submit, SubmitBody
-from datastore import DatastoreError
+from datastore import DatastoreError, NotApplied, OutcomeUnknown
 
 log = structlog.get_logger(__name__)
 
@@ -38,7 +38,7 @@ def submit(context: Context, request: Submit, *, now_ms: int) -> Settlement:
     again tells them.
 
     Raises:
-      NotApplied: the job was not created; the same request may be sent again.
+      NotApplied: nothing was stored.
       OutcomeUnknown: it may have been; the same request id tells.
     """
     body = request.body
@@ -58,6 +58,15 @@ def submit(context: Context, request: Submit, *, now_ms: int) -> Settlement:
         if owner is not None and not (_replaces(body) and owner.state in WAITING):
             return Settlement(_has_the_key(body, owner))
     stored = repository.create_spec(context.store, spec, write_id=context.entropy.write_id())
+    try:
+        return _made_of(context, stored, request, now_ms)
+    except NotApplied as error:  # under another id it would meet this spec, and take the job of it for somebody else's
+        raise OutcomeUnknown(f"the spec of {job_id!r} is there, and its job is not made yet") from error
+
+
+def _made_of(context: Context, stored: Spec, request: Submit, now_ms: int) -> Settlement:
+    """Make the job of a stored spec, once its key is free; perhaps it is made already."""
+    body, job_id = request.body, stored.job_id
     changes: tuple[Change, ...] = ()
     key = stored.job.get("unique")
     if key is not None and repository.read_job(context.store, job_id) is None:

@@ -14,7 +14,7 @@ from broker import coordinator, submission
 from broker.answers import Answer
 from broker.coordinator import Context, Settlement
 from broker.messages import Submit, SubmitBody, Unique
-from datastore import NotApplied
+from datastore import NotApplied, OutcomeUnknown
 from tests.concurrency.race import NOW, context
 from tests.contract.racing import open_store
 
@@ -62,11 +62,11 @@ def fight(own: Context, key: str, number: int, policy: str) -> str:
 
 
 def until_applied(act: Callable[[], Settlement]) -> Answer:
-    """As a client does: where a store says "later", or a race was lost too often, ask again."""
+    """As a client does: where a store fails, or a race was lost too often, send the same request again."""
     for _ in range(TRIES_MAX):
         try:
             return act().answer
-        except NotApplied:
+        except (NotApplied, OutcomeUnknown):
             continue
     raise AssertionError(f"{TRIES_MAX} tries in a row not applied")
 

@@ -15,7 +15,18 @@ from broker.documents import WAITING, Job
 from broker.keys import key_id
 from broker.messages import Submit, SubmitBody, Unique
 from broker.repository import find_documents
-from datastore import Body, CreateResult, Datastore, Expected, Ok, Patch, Unavailable, UpdateResult, connect
+from datastore import (
+    Body,
+    CreateResult,
+    Datastore,
+    Expected,
+    Ok,
+    OutcomeUnknown,
+    Patch,
+    Unavailable,
+    UpdateResult,
+    connect,
+)
 from tests.concurrency.race import NOW, at_once, context, new_job, outcome, read
 from tests.concurrency.submitters import submit
 from tests.contract.racing import open_store
@@ -188,7 +199,7 @@ class DiesBeforeTheJob(Forwarding):
 def test_a_submission_that_died_with_the_key_is_finished_by_the_next(store: Datastore) -> None:
     body = SubmitBody(job_id="a", unique=Unique(key="k"), payload=7)
     request = Submit(request_id="s", factory_id="f", incarnation="i", instance="x", body=body)
-    with pytest.raises(Unavailable):
+    with pytest.raises(OutcomeUnknown):
         submission.submit(context(DiesBeforeTheJob(store, "a")), request, now_ms=NOW)
     assert submit(context(store), "b", "k", "reject") == "not_unique"
     assert (live(store), read(store, "a").unique) == (["a"], "k")

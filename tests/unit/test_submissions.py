@@ -264,3 +264,29 @@ def test_a_submission_that_was_cut_off_before_the_older_job_gave_way_is_finished
     again = submit(desk.context, settled_last, job_id=settled_last, supersedes="k", now_ms=NOW + 9)
     assert again.answer.word is Word.REPLAYED
     assert (desk.job("old").state, desk.job("new").state) == (State.CANCELLED, State.READY)
+
+
+@pytest.mark.parametrize("failing", ["key", "job"])
+def test_a_submission_that_stored_its_spec_is_to_be_repeated_under_its_id_until_its_job_is_made(
+    desk: Desk, failing: str
+) -> None:
+    class Fails(Forwarding):
+        def create(self, id: str, partition_key: str, body: Body) -> CreateResult:
+            if body["kind"] == failing:
+                raise Throttled("429", retry_after_ms=9)
+            return super().create(id, partition_key, body)
+
+    cut = submit(desk.on(Fails(desk.store)), "s1", job_id="job", unique={"key": "k"}).answer
+    assert (cut.word, cut.retry) == (Word.OUTCOME_UNKNOWN, Retry.SAME_ID)
+    assert submit(desk.context, "s1", job_id="job", unique={"key": "k"}).answer.word is Word.OK
+
+
+def test_a_submission_that_stored_nothing_may_come_under_another_id(desk: Desk) -> None:
+    class NoSpecs(Forwarding):
+        def create(self, id: str, partition_key: str, body: Body) -> CreateResult:
+            raise Throttled(f"429 for {id} of {partition_key} {body['kind']}", retry_after_ms=9)
+
+    cut = submit(desk.on(NoSpecs(desk.store)), "s1", job_id="job", payload=1).answer
+    assert (cut.word, cut.retry) == (Word.THROTTLED, Retry.LATER)
+    assert submit(desk.context, "s2", job_id="job", payload=2).answer.word is Word.OK
+    assert read_submitted(desk.store, "job")["payload"] == 2
