@@ -200,7 +200,9 @@ def _is_ours(update: JobUpdate, who: Claimant) -> bool:
     job = update.current if isinstance(update, Stale) else None
     if job is None:
         return False
-    return job.claimed_before(who.request_id) or (job.lease is not None and job.lease.request_id == who.request_id)
+    lease = job.lease
+    held = lease is not None and (lease.request_id, lease.factory_id) == (who.request_id, who.factory_id)
+    return held or job.claimed_before(who.request_id, who.factory_id)
 
 
 def _with_spec(context: Context, settled: Settlement) -> Settlement:
