@@ -63,11 +63,17 @@ local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local taken = {{}}
 
--- What can't even be carried: too long for a worker to read. It is cut and buried here, without what could be a token;
--- 64 characters more are looked at, since half of one counts too.
+-- What can't even be carried: too long for a worker to read. It is cut and buried here, without what could be a token,
+-- also one in UTF-16 or in escapes. More is looked at than is kept, since half of one counts too.
+local LOOK, KEEP = 16384, 512
+local function masked(text)
+  return (string.gsub(text, '%x+', function(run) if #run >= 32 then return string.rep('*', #run) end end))
+end
 local function bury(value, reason)
-  local cut = string.gsub(string.sub(value, 1, 576), '%x+', function(run) if #run >= 32 then return '***' end end)
-  cut = string.gsub(string.sub(cut, 1, 512), '[^%w%p ]', '?')
+  local cut = masked((string.gsub(string.sub(value, 1, LOOK), '[%z\\\\]', '')))
+  cut = masked((string.gsub(cut, 'u00(%x%x)', function(code) return string.char(tonumber(code, 16)) end)))
+  local keep = #value > LOOK and math.max(0, math.min(KEEP, #cut - 64)) or KEEP
+  cut = string.gsub(string.sub(cut, 1, keep), '[^%w%p ]', '?')
   redis.call('LPUSH', DEAD, cjson.encode({{reason = reason, at_ms = now, entry = cut}}))
   redis.call('LTRIM', DEAD, 0, DEAD_MAX - 1)
 end

@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import pytest
 
+from broker.messages import ENVELOPE_BYTES_MAX
 from broker.queues import SETTLE
 from broker.replies import reply_key
 from tests.caller import Caller, Reply
@@ -154,6 +155,12 @@ def test_the_same_name_in_two_objects_is_no_repetition(prey: Prey) -> None:
     assert prey.holder.ask("get_job", job_id=job_id)["body"]["spec"]["payload"] == payload
 
 
+def escaped(prey: Prey, text: bytes) -> bytes:
+    """The token of the victim in `text`, as JSON may have it too."""
+    token = prey.lease["token"]
+    return text.replace(token.encode(), "".join(f"\\u{ord(digit):04x}" for digit in token).encode())
+
+
 # What is no envelope at all: nobody to reply to, so a dead letter only.
 
 NO_ENVELOPE: Mapping[str, Callable[[Prey], bytes]] = {
@@ -183,6 +190,14 @@ NO_ENVELOPE: Mapping[str, Callable[[Prey], bytes]] = {
     "an oversized envelope, its token across the cut": lambda prey: json.dumps(
         {"pad": "y" * 470, "token": prey.lease["token"], "more": "x" * 140_000}
     ).encode(),
+    "an oversized envelope in UTF-16": lambda prey: json.dumps(
+        {"token": prey.lease["token"], "pad": "x" * 140_000}
+    ).encode("utf-16-be"),
+    "an oversized envelope, its token in escapes": lambda prey: escaped(
+        prey, json.dumps({"pad": "y" * 300, "token": prey.lease["token"], "more": "x" * 140_000}).encode()
+    ),
+    "a token in escapes": lambda prey: escaped(prey, json.dumps(prey.envelope()).encode())[:-1],
+    "a bomb of backslashes": lambda _: b"\\" * ENVELOPE_BYTES_MAX,
     "a token under an escaped name": lambda prey: (
         json.dumps({"op": "x", "token": prey.lease["token"]}).replace('"token"', '"\\u0074oken"').encode()
     ),
@@ -194,6 +209,14 @@ def test_what_is_no_envelope_is_buried_with_a_reason(prey: Prey, case: str) -> N
     letter = prey.buried(lambda: intake(prey, NO_ENVELOPE[case](prey)))
     assert letter["reason"]
     assert prey.holder.collect() == 0, "nobody is known to whom a reply could go"
+
+
+def test_a_bomb_of_backslashes_keeps_nobody_waiting(prey: Prey) -> None:
+    for _ in range(5):
+        intake(prey, NO_ENVELOPE["a bomb of backslashes"](prey))
+    request = prey.holder.make("get_job", job_id="victim")
+    prey.holder.send(request)
+    assert prey.holder.replies(request, deadline_ms=10_000), "each of them took ten seconds"
 
 
 def test_what_is_too_long_is_buried_also_by_a_busy_worker(prey: Prey) -> None:

@@ -1,6 +1,8 @@
 """Requests at the door: what each operation takes, its limits to the byte, and which queue serves it."""
 
 import json
+import re
+import time
 from typing import Any, get_args
 
 import pytest
@@ -16,6 +18,7 @@ from broker.settle import HANDLERS
 from broker.wire_types import NESTING_MAX, PAYLOAD_BYTES_MAX, PROGRESS_BYTES_MAX, RESULT_BYTES_MAX
 
 TOKEN = "0123456789abcdef" * 2
+ESCAPED = "".join(f"\\u{ord(digit):04x}" for digit in TOKEN)
 LEASE = {"job_id": "job", "epoch": 1, "token": TOKEN}
 BODIES: dict[str, tuple[str, dict[str, Any]]] = {
     "claim": ("claims", {}),
@@ -183,15 +186,43 @@ def test_a_request_shown_in_a_log_hides_its_token() -> None:
         f'{{\\"token\\": \\"{TOKEN}\\"}}',
         f"x{TOKEN}y",
         '{"token":"short"}',
+        f'{{"token":"{ESCAPED}"}}',
+        f'{{"token":"{TOKEN[:10]}{ESCAPED[60:]}"}}',
+        json.dumps(f'{{"Token":"{ESCAPED}"}}'),
+        json.dumps(json.dumps(ESCAPED)),
+        f'{{"Token":"{TOKEN}"}}'.encode("utf-16-le").decode(),
     ],
 )
 def test_tokens_are_taken_out_of_any_text(leaky: str) -> None:
     shown = without_tokens(f"before {leaky} after")
-    assert TOKEN not in shown
+    assert TOKEN[16:] not in shown.replace("\0", "")
+    assert ESCAPED[96:] not in re.sub(r"\\+", r"\\", shown)
     assert TOKEN.upper() not in shown
     assert "short" not in shown
     assert shown.startswith("before ")
     assert shown.endswith(" after")
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "\\",
+        '"token',
+        '"token\\',
+        '"token": ',
+        '"token":"\\',
+        "a" * 31 + "x",
+        ("\\\\u0061" * 31) + "x",
+        "a\\" * 31 + "x",
+        "a\\\\\\",
+    ],
+)
+def test_tokens_are_taken_out_of_the_longest_text_in_no_time_whatever_it_repeats(piece: str) -> None:
+    text = piece * (ENVELOPE_BYTES_MAX // len(piece))
+    for hostile in (text, f'"token{text}', f'"token":"{text}', f"{piece}{' ' * 60_000}{text}"):
+        began = time.process_time()
+        without_tokens(hostile)
+        assert time.process_time() - began < 1, "some 10 ms; 10 s where it is looked at once for each of its characters"
 
 
 def test_a_claim_offers_at_most_64_things_and_waits_at_most_a_minute() -> None:
