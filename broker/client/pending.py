@@ -5,6 +5,7 @@ from typing import TypeAlias
 
 import structlog
 
+from broker.answers import Retry
 from broker.client.call import BrokerTime, Call, Waiter
 from broker.client.notices import Notices
 from broker.client.reply import Reply, parse_reply
@@ -88,9 +89,10 @@ class Pending:
                 repeats = True
                 if call.is_of_an_earlier_copy(reply, now_ms=now_ms):
                     return ()
-        if waiting[0].is_claim:
+        decides = reply.retry is not Retry.SAME_ID  # else it may be anybody's, and the answer is still to come
+        if decides and waiting[0].is_claim:
             self._keep(reply.request_id, leases_of(reply))
-        if not repeats:  # else the answer may be older than what was sent here
+        if decides and not repeats:  # else the answer may be older than what was sent here
             sent_ms = min([call.first_sent_ms for call in waiting])
             self._broker_time.learn(reply.server_now_ms, sent_ms=sent_ms, received_ms=now_ms)
         for call in waiting:

@@ -1,6 +1,7 @@
 """The signed form, and the door that only it opens: who signed, whose key, which channel, which role, how late."""
 
 import json
+from concurrent.futures import Future
 from typing import Any
 from uuid import uuid4
 
@@ -8,13 +9,15 @@ import pytest
 
 from broker import replies, signing
 from broker.answers import Reason, Word
-from broker.client.call import Address
+from broker.client.call import Address, BrokerTime, Call
 from broker.client.errors import InvalidRequest
+from broker.client.pending import Pending
 from broker.client.trust import Trust
 from broker.clock import ManualClock
 from broker.door import WINDOW_MS, GuardedDoor, Taken, Unauthorized
 from broker.entropy import SystemEntropy
 from broker.keyring import STANDING_MS, BadMaster, Keyring, Masters, record, records, revoke
+from broker.messages import Claim
 from broker.parsing import Malformed
 from broker.signing import BadKey, Key, KeyId, NotSigned, Role
 from datastore import Datastore, Unavailable, connect
@@ -292,6 +295,23 @@ def test_a_client_with_a_key_does_not_believe_an_unsigned_reply_and_asks_again()
     _, trust = trusting()
     reply = trust.read(json.dumps(REPLY).encode())
     assert (reply.answer, reply.retry.value, reply.grants) == (Word.OUTCOME_UNKNOWN, "same_id", ())
+
+
+def test_an_unsigned_reply_gives_away_no_grant_that_comes_after_it_and_tells_no_time() -> None:
+    key, trust = trusting()
+    time = BrokerTime()
+    time.learn(NOW_MS, sent_ms=0, received_ms=0)
+    pending = Pending(time, lambda: 10, read=trust.read)
+    asked = Call(Claim, {}, ADDRESS, request_id=None, timeout_ms=5_000, now_ms=0, entropy=SystemEntropy())
+    pending.expect(asked, Future())
+    refused = {**REPLY, "request_id": asked.request_id, "answer": "unauthorized", "body": {}}
+    for forged_ms in (0, NOW_MS * 2):
+        assert pending.deliver(json.dumps({**refused, "server_now_ms": forged_ms}).encode()) == ()
+        pending.expect(asked, Future())
+    assert time.at(0) == NOW_MS, "a holder shortens its leases by it"
+    granted = {**REPLY, "request_id": asked.request_id, "server_now_ms": NOW_MS + 5}
+    pending.forget(asked, abandoned=False)  # between two attempts nobody waits
+    assert pending.deliver(key.signed(CHANNEL, json.dumps(granted).encode())) == (), "it would be released at once"
 
 
 def test_a_client_with_a_key_drops_what_another_key_or_another_channel_was_signed_for() -> None:
