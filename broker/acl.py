@@ -25,8 +25,12 @@ class RedisRole(StrEnum):
 
 _CONNECT = "+auth +hello +ping +time +client|setname +client|setinfo"
 """Not +@connection: it allows CLIENT PAUSE, which stops the whole broker."""
-_DATA = "+@read +@write +eval +evalsha +script|load -@dangerous"
-"""Commands on keys. KEYS, FLUSHALL, SWAPDB, MIGRATE, RESTORE and SORT are among the dangerous ones."""
+_DATA = "+@read +@write -@dangerous -@scripting +eval +evalsha +script|load -copy -move -randomkey"
+"""Commands on keys. KEYS, FLUSHALL, SWAPDB, MIGRATE, RESTORE and SORT are among the dangerous ones.
+
+Functions, which write and belong to everybody, go by their category: a server before Redis 7 has none, and refuses a
+rule that names them. COPY and MOVE reach other databases.
+"""
 _SERVE = "+info +client|id +client|unblock"
 _RQ = "+multi +exec +client|info"
 """What rq itself does where a worker begins and ends."""
