@@ -287,7 +287,8 @@ def _sets(connection: Redis, prefix: str, queues: Iterable[str]) -> dict[str, li
 def _proposal(result: list[Any]) -> Proposal:
     match cast(bytes, result[0]):
         case b"candidate":
-            return Candidate(tuple(job_id.decode() for job_id in result[1:]))
+            # What is no text is no job's id either, and is not found.
+            return Candidate(tuple(job_id.decode(errors="replace") for job_id in result[1:]))
         case b"remembered":
             return Remembered(tuple(result[1].decode().split()))
         case b"in_hand":

@@ -65,7 +65,10 @@ class Demand:
         found = cast(list[tuple[bytes, float]], self._redis.zrevrange(ASKED, 0, ASKED_MAX, withscores=True))
         latest: dict[tuple[str, str], Asker] = {}
         for text, asked_ms in found:
-            factory, asked_queue, *offers = text.decode().split(_BETWEEN)
+            parts = (index.text_of(text) or "").split(_BETWEEN)
+            if len(parts) < 2:  # nobody of ours has written that
+                continue
+            factory, asked_queue, *offers = parts
             if queue in (None, asked_queue) and factory_id in (None, factory):
                 asker = Asker(factory, asked_queue, tuple(offers), int(asked_ms))
                 latest.setdefault((factory, asked_queue), asker)

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Self, cast
 
+import msgspec
+import structlog
 from redis import Redis
 from redis.client import Pipeline
 
@@ -17,6 +19,8 @@ from broker.documents import Job, State
 from broker.matching import Preferences, canonical, meets, preference
 from broker.scripts import Script
 from datastore.value import Value
+
+log = structlog.get_logger(__name__)
 
 READY = "broker:ready"
 """Jobs: terms are requirements and preferences, the score is when they came, less what their priority is worth."""
@@ -101,13 +105,26 @@ def encode_job_terms(requires: tuple[str, ...], prefers: Preferences) -> str:
     return json.dumps([canonical(requires), dict(sorted(prefers))], separators=(",", ":"))
 
 
+_TERMS = msgspec.json.Decoder(tuple[str, ...])
+_WITH_PREFERENCES = msgspec.json.Decoder(tuple[tuple[str, ...], dict[str, int]])
+
+
 @lru_cache(maxsize=16_384)
-def decode_job_terms(text: str) -> tuple[tuple[str, ...], Preferences]:
-    """The requirements and preferences in such a text."""
-    found = json.loads(text)
-    if len(found) == 2 and isinstance(found[1], dict):
-        return tuple(found[0]), tuple(found[1].items())
-    return tuple(found), ()
+def decode_job_terms(text: str) -> tuple[tuple[str, ...], Preferences] | None:
+    """The requirements and preferences in such a text; None where it is none: somebody else has written it."""
+    try:
+        if text.startswith("[["):
+            requires, prefers = _WITH_PREFERENCES.decode(text)
+            return requires, tuple(prefers.items())
+        return _TERMS.decode(text), ()
+    except msgspec.MsgspecError:
+        return None
+
+
+def decode_offers(text: str) -> tuple[str, ...] | None:
+    """The offers in such a text; None where it is none."""
+    found = decode_job_terms(text)
+    return None if found is None or found[1] else found[0]
 
 
 def move(pipe: Pipeline, moves: Iterable[tuple[Place, bool]]) -> None:
@@ -170,18 +187,36 @@ def park(pipe: Pipeline, queue: str, offers: Iterable[str], request_id: str, sco
 def serving(offers: tuple[str, ...], sets: Iterable[bytes]) -> list[tuple[str, int]]:
     """Of a queue's sets of jobs, those that a factory with `offers` may have, and how well it meets each."""
     found = []
-    for text in sorted(each.decode() for each in sets):
-        requires, prefers = decode_job_terms(text)
-        if meets(offers, requires):
-            found.append((text, preference(offers, prefers)))
+    for text in names(sets):
+        terms = decode_job_terms(text)
+        if terms is not None and meets(offers, terms[0]):
+            found.append((text, preference(offers, terms[1])))
     return found
 
 
 def awaiting(terms: str, sets: Iterable[bytes]) -> list[tuple[str, int]]:
     """Of a queue's sets of offers, those that meet a job's requirements, and how well each meets its preferences."""
-    requires, prefers = decode_job_terms(terms)
-    found = ((text, tuple(json.loads(text))) for text in sorted(each.decode() for each in sets))
-    return [(text, preference(offers, prefers)) for text, offers in found if meets(offers, requires)]
+    wanted = decode_job_terms(terms)
+    if wanted is None:
+        return []
+    requires, prefers = wanted
+    found = ((text, decode_offers(text)) for text in names(sets))
+    return [
+        (text, preference(offers, prefers)) for text, offers in found if offers is not None and meets(offers, requires)
+    ]
+
+
+def names(found: Iterable[bytes]) -> list[str]:
+    """Names in one order, without those that are no text: nobody may be stopped by what somebody else has written."""
+    return sorted(text for each in found if (text := text_of(each)) is not None)
+
+
+def text_of(name: bytes) -> str | None:
+    """A name as text; None where it is none."""
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def offered(job: Job) -> bool:
@@ -192,29 +227,42 @@ def offered(job: Job) -> bool:
 def ready_terms(connection: Redis, queue: str, *, at_most: int) -> list[tuple[str, str]]:
     """The queue and terms of ready jobs, once for each job, up to so many of each set of terms."""
     found: list[tuple[str, str]] = []
-    for text in cast(set[bytes], connection.smembers(sets_key(READY, queue))):
-        key = members_key(READY, queue, text.decode())
-        entries = [entry.decode() for entry in cast(list[bytes], connection.zrange(key, 0, at_most - 1))]
+    for text in names(cast(set[bytes], connection.smembers(sets_key(READY, queue)))):
+        key = members_key(READY, queue, text)
+        entries = names(cast(list[bytes], connection.zrange(key, 0, at_most - 1)))
         ready = sum(connection.zcard(LANE + key + entry) if entry.startswith("~") else 1 for entry in entries)
-        found += [(queue, text.decode())] * min(at_most, ready)
+        found += [(queue, text)] * min(at_most, ready)
     return found
 
 
 def tidy(connection: Redis) -> None:
-    """Forget sets of terms that have no members any more. The check and the removal are one step."""
-    for prefix in (READY, PARKED):
+    """Forget sets of terms that have no members any more, and what is none. The check and the removal are one step."""
+    for prefix, decode in ((READY, decode_job_terms), (PARKED, decode_offers)):
         for key in connection.scan_iter(match=sets_key(prefix, "*"), count=1_000):
-            name = key.decode()
-            members = name.removesuffix("sets") + "in:"
-            _TIDY.run(connection, [name], [members])
+            members = key.removesuffix(b"sets") + b"in:"
+            there = cast(list[bytes], _TIDY.run(connection, [key], [members]))
+            wrong = [terms for terms in there if (text := text_of(terms)) is None or decode(text) is None]
+            if wrong:
+                log.warning("index_has_garbage", key=repr(key), count=len(wrong))
+                connection.delete(*(members + terms for terms in wrong))
+                connection.srem(key, *wrong)
 
 
 _TIDY = Script(
     """
--- KEYS: 1 sets of terms.  ARGV: prefix of their members
+-- KEYS: 1 sets of terms.  ARGV: prefix of their members.  Returns those that have members
+local there = {}
+if redis.call('TYPE', KEYS[1]).ok ~= 'set' then redis.call('DEL', KEYS[1]) end
 for _, terms in ipairs(redis.call('SMEMBERS', KEYS[1])) do
-  if redis.call('EXISTS', ARGV[1] .. terms) == 0 then redis.call('SREM', KEYS[1], terms) end
+  local kind = redis.call('TYPE', ARGV[1] .. terms).ok
+  if kind == 'zset' then
+    there[#there + 1] = terms
+  else
+    redis.call('DEL', ARGV[1] .. terms)
+    redis.call('SREM', KEYS[1], terms)
+  end
 end
+return there
 """
 )
 
@@ -258,10 +306,11 @@ local function pop_best(from, bonus_from, served, now, step)
       redis.call('ZREM', key, best)
       return best
     end
-    local worth = string.match(best, '^~(%-?%d+)~') * step
+    local priority = string.match(best, '^~(%-?%d+)~')
+    local worth = (priority or 0) * step
     local head = redis.call('ZRANGE', LANE .. key .. best, 0, 0, 'WITHSCORES')[2]
     local turn = (redis.call('ZSCORE', served, best) or 0) - worth
-    if not head then
+    if not head or not priority then
       redis.call('ZREM', key, best)
     elseif math.max(head, turn) > score then
       redis.call('ZADD', key, math.max(head, turn), best)

@@ -66,7 +66,7 @@ def bring_back(connection: Redis, keys: Sequence[str]) -> list[tuple[str, str]]:
     with connection.pipeline(transaction=False) as pipe:
         for key, count in counted.items():
             pipe.zpopmin(waits_key(key), RETURN_MAX if limit_name(key) is None else count + UNIT_RETURNS)
-        places = [Place(**json.loads(text)) for found in pipe.execute() for text, _ in found]
+        places = [place for found in pipe.execute() for text, _ in found if (place := _place(text)) is not None]
         for place in places:
             index.offer(pipe, place)
         pipe.execute()
@@ -77,12 +77,25 @@ def bring_back(connection: Redis, keys: Sequence[str]) -> list[tuple[str, str]]:
     return back
 
 
+def _place(text: bytes) -> Place | None:
+    """Where a job stood; None where nobody of ours has written that down."""
+    try:
+        return msgspec.json.decode(text, type=Place)
+    except msgspec.MsgspecError:
+        return None
+
+
 def due(connection: Redis, now_ms: int) -> list[str]:
-    """Keys whose time has come, each noted for another look: whoever waits still and is refused tells a better time."""
+    """Keys whose time has come, each noted for another look: whoever waits still and is refused tells a better time.
+
+    What is no text is no key, and goes.
+    """
     found = cast(list[bytes], connection.zrangebyscore(TIMES, "-inf", now_ms, start=0, num=RETURN_MAX))
-    keys = [key.decode() for key in found]
+    keys = index.names(found)
     if keys:
         connection.zadd(TIMES, dict.fromkeys(keys, now_ms + RETRY_MS))
+    if len(keys) < len(found):
+        connection.zrem(TIMES, *(key for key in found if index.text_of(key) is None))
     return keys
 
 

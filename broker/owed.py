@@ -8,6 +8,7 @@ from typing import cast
 from redis import Redis
 from redis.client import Pipeline
 
+from broker.index import text_of
 from broker.settlement import Change
 
 OWED = "broker:owed"
@@ -25,8 +26,12 @@ def note(pipe: Pipeline, change: Change) -> None:
 
 
 def jobs(connection: Redis) -> list[str]:
-    """Some of them, those that have waited longest."""
-    return [job_id.decode() for job_id in cast(list[bytes], connection.zrange(OWED, 0, AT_ONCE - 1))]
+    """Some of them, those that have waited longest. What is no text names none, and goes."""
+    found = cast(list[bytes], connection.zrange(OWED, 0, AT_ONCE - 1))
+    named = {entry: text_of(entry) for entry in found}
+    if wrong := [entry for entry, job_id in named.items() if job_id is None]:
+        connection.zrem(OWED, *wrong)
+    return [job_id for job_id in named.values() if job_id is not None]
 
 
 def forget(connection: Redis, job_id: str) -> None:

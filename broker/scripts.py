@@ -17,7 +17,7 @@ class Script:
         self.text = text
         self.sha = hashlib.sha1(text.encode()).hexdigest()  # noqa: S324  # Redis names scripts by SHA-1
 
-    def run(self, connection: Redis, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
+    def run(self, connection: Redis, keys: Sequence[str | bytes], arguments: Sequence[Argument]) -> Any:
         """Run once, in one round trip."""
         try:
             return connection.evalsha(self.sha, len(keys), *keys, *arguments)

@@ -33,8 +33,8 @@ def stand_behind(connection: Redis, queues: Iterable[str]) -> int:
     reads: dict[str, bool] = {}
     silent = 0
     for queue in sorted(set(queues)):
-        for terms in cast(set[bytes], connection.smembers(index.sets_key(index.PARKED, queue))):
-            silent += _one_line(connection, index.members_key(index.PARKED, queue, terms.decode()), reads)
+        for terms in index.names(cast(set[bytes], connection.smembers(index.sets_key(index.PARKED, queue)))):
+            silent += _one_line(connection, index.members_key(index.PARKED, queue, terms), reads)
     return silent
 
 

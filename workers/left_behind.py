@@ -21,8 +21,8 @@ _MOVE = """
 -- What stands in `list` goes into the slot of this call, up to `left`.
 local function move(list, wire)
   while left > 0 do
-    local value = redis.call('LMOVE', list, KEYS[wire], 'LEFT', 'RIGHT')
-    if not value then break end
+    local value = redis.pcall('LMOVE', list, KEYS[wire], 'LEFT', 'RIGHT')
+    if type(value) ~= 'string' then break end  -- empty, or no list: then no request stands there
     left = left - 1
     if wire == RQ then rq_entry(value) else taken[#taken + 1] = value end
   end

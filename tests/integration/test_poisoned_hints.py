@@ -1,0 +1,111 @@
+"""Hints that nobody of ours has written: what makes no sense is passed over and cleared away, and all live on."""
+
+from collections.abc import Callable, Mapping
+
+import pytest
+import redis
+
+from broker import index, lock_waits, owed
+from broker.claim_next import end_waits
+from datastore import connect
+from tests.caller import Caller
+from tests.fleet import Fleet
+from tests.in_process import InProcess
+from tests.processes import wait_for
+from workers import left_behind
+from workers.taking import WORKERS
+
+pytestmark = pytest.mark.redis
+
+READY, PARKED = "broker:ready:default", "broker:parked:default"
+NO_TEXT = b"\xff"
+
+
+def a_set(prefix: str, name: bytes) -> Callable[[redis.Redis], object]:
+    """A set of terms of this name, with a member."""
+
+    def write(client: redis.Redis) -> None:
+        client.sadd(f"{prefix}:sets", name)
+        client.zadd(prefix.encode() + b":in:" + name, {"x": 1})
+
+    return write
+
+
+def an_entry(entry: bytes) -> Callable[[redis.Redis], object]:
+    """An entry before all others of the jobs that require nothing."""
+
+    def write(client: redis.Redis) -> None:
+        client.sadd(f"{READY}:sets", "[]")
+        client.zadd(f"{READY}:in:[]", {entry: -1e15})
+
+    return write
+
+
+POISON: Mapping[str, Callable[[redis.Redis], object]] = {
+    **{
+        f"{prefix}, a set named {name!r}"[:60]: a_set(prefix, name)
+        for prefix in (READY, PARKED)
+        for name in (b"garbage", b"5", b"[5]", b'{"a":1}', b'[["a"],{"b":"c"}]', b"[" * 90_000, b'"a"', NO_TEXT)
+    },
+    "parked claims with preferences": a_set(PARKED, b'[["a"],{"b":1}]'),
+    "an entry that looks like a lane": an_entry(b"~garbage"),
+    "a lane of a priority beyond numbers": an_entry(b"~" + b"9" * 400 + b"~x"),
+    "an entry that is no text": an_entry(NO_TEXT),
+    "a lane that is no text": an_entry(b"~0~" + NO_TEXT),
+    "sets of another type": lambda client: client.set("broker:ready:other:sets", "x"),
+    "members of another type": lambda client: (
+        client.sadd(f"{READY}:sets", '["a"]'),
+        client.set(f'{READY}:in:["a"]', "x"),
+    ),
+    "a job that owes a run and is no text": lambda client: client.zadd(owed.OWED, {NO_TEXT: 1}),
+    "a slot that is no text": lambda client: client.zadd(lock_waits.TIMES, {NO_TEXT: 1}),
+    "jobs that wait for a slot": lambda client: (
+        client.zadd(lock_waits.TIMES, {"lock": 1}),
+        client.zadd(lock_waits.waits_key("lock"), {b"garbage": 1, b"{}": 2, NO_TEXT: 3}),
+    ),
+    "an in-flight list of another type": lambda client: (
+        client.set("broker:inflight:dead:intake", "x"),
+        client.zadd(WORKERS, {"dead": 1}),
+    ),
+    "one who asked and is no text": lambda client: client.zadd("broker:asked", {NO_TEXT: 4e12, b"x": 4e12}),
+}
+
+
+@pytest.mark.parametrize("case", POISON)
+def test_nobody_is_stopped_by_a_hint_that_makes_no_sense(redis_client: redis.Redis, case: str) -> None:
+    broker = InProcess(connect("memory://"), redis_client)
+    POISON[case](redis_client)
+    for job in ("one", "two", "three"):
+        broker.submit(job)
+        [granted] = broker.ask(broker.caller.make("claim"))
+        assert (granted["answer"], granted["body"]["job_id"]) == ("granted", job)
+        assert broker.ask(broker.caller.make("explain", job_id=job))[0]["answer"] == "ok"
+        end_waits(redis_client, broker.clock.now_ms())
+        left_behind.take_over(redis_client, "w9", dead_after_ms=60_000, at_most=64)
+        broker.sweep()
+    assert not [key for key in redis_client.keys("*") if NO_TEXT in key or b"garbage" in key], "it was cleared away"
+
+
+def test_what_looks_like_a_set_of_terms_is_cleared_away_and_real_ones_stay(redis_client: redis.Redis) -> None:
+    broker = InProcess(connect("memory://"), redis_client)
+    broker.submit("job", requires=["gpu"], prefers={"fast": 3})
+    broker.caller.send(broker.caller.make("claim", offers=["cpu"], wait_ms=30_000))
+    broker.serve()
+    real = {key: redis_client.smembers(key) for key in (f"{READY}:sets", f"{PARKED}:sets")}
+    for prefix in (READY, PARKED):
+        a_set(prefix, b"garbage")(redis_client)
+    index.tidy(redis_client)
+    assert {key: redis_client.smembers(key) for key in real} == real
+    assert all(real.values())
+
+
+def test_a_worker_and_a_sweep_live_on(fleet: Fleet) -> None:
+    worker = fleet.start_worker({"BROKER_LOG_LEVEL": "ERROR", "BROKER_TAKEOVER_MS": "2000"})
+    for poison in POISON.values():
+        poison(fleet.redis)
+    sweep = fleet.start_sweep({"BROKER_SWEEP_INTERVAL_MS": "100", "BROKER_LOG_LEVEL": "ERROR"})
+    caller = Caller(fleet.redis, "caller")
+    caller.submit("job")
+    assert caller.ask("claim", offers=["a"])["answer"] == "granted"
+    wait_for(lambda: fleet.redis.smembers(f"{READY}:sets") <= {b"[]"}, "the sweep has cleared it away")
+    assert (worker.poll(), sweep.poll()) == (None, None)
