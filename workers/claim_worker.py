@@ -15,7 +15,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 from rq.serializers import JSONSerializer
 from rq.worker import SimpleWorker
-from tenacity import RetryCallState, Retrying, retry_if_exception_type
+from tenacity import RetryCallState, Retrying, retry_if_exception
 
 from broker.backoff import Backoff
 from broker.clock import monotonic_ms, sleep_ms
@@ -89,7 +89,7 @@ class ClaimWorker(SimpleWorker):
 
 
 class ServeLoop:
-    """One worker's life: serve, and after every failure of Redis come back to what was in hand."""
+    """One worker's life: serve, and after every failure, of Redis or of our own, come back to what was in hand."""
 
     def __init__(self, runtime: Runtime, name: str, queues: Sequence[str]) -> None:
         self._runtime = runtime
@@ -116,7 +116,7 @@ class ServeLoop:
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD, *gc.get_threshold()[1:])
         retrying = Retrying(
-            retry=retry_if_exception_type(RedisError),
+            retry=retry_if_exception(lambda error: isinstance(error, Exception) and not isinstance(error, _Stopped)),
             wait=lambda _: self._backoff.next_s(),
             before_sleep=self._report,
             sleep=self._pause,
@@ -163,6 +163,9 @@ class ServeLoop:
     def _report(self, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         pause_s = state.next_action.sleep if state.next_action else 0.0
+        if not isinstance(error, RedisError):  # a mistake of ours must not end a worker, nor the next one after it
+            log.error("serving_failed", worker=self._name, retry_in_s=round(pause_s, 3), exc_info=error)
+            return
         log.warning("redis_lost", worker=self._name, error=str(error), retry_in_s=round(pause_s, 3))
 
     def _pause(self, seconds: float) -> None:

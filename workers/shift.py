@@ -9,12 +9,15 @@ from collections.abc import Callable, Sequence
 
 import structlog
 from redis import Redis
+from redis.exceptions import RedisError
 
 from broker import claim_next, presence
 from broker.aftermath import on_time
+from broker.answers import Answer, Word
 from broker.batch import Settled, settle_batch
 from broker.clock import Steady, monotonic_ms
 from broker.coordinator import Context
+from broker.door import Taken
 from broker.settings import Settings
 from workers import left_behind, shedding
 from workers.admission import admitted
@@ -150,7 +153,7 @@ class Shift:
         self._at("taken")
         batch, refused = admitted(self._context, self._redis, hand.entries, now_ms=hand.clock.now_ms())
         taken = [request for _, request in batch]
-        results = settle_batch(self._context, self._redis, taken, clock=hand.clock, worker=self._worker)
+        results = self._settled(taken, hand)
         self._at("settled")
         settled = list(zip((entry for entry, _ in batch), results, strict=True))
         self._end()  # of the batch before this one: Redis had the time of this one's settlement for it
@@ -159,6 +162,19 @@ class Shift:
         self.settled += len(batch)
         for each in refused:
             log.warning("request_refused", worker=self._worker, wire=each.entry.wire, reason=str(each.error))
+
+    def _settled(self, taken: Sequence[Taken], hand: Hand) -> list[Settled]:
+        """What became of these. A mistake of ours leaves that unknown, also to those who sent them: they ask again.
+
+        Left in hand, they would stop this worker, and then each that takes them over.
+        """
+        try:
+            return settle_batch(self._context, self._redis, taken, clock=hand.clock, worker=self._worker)
+        except RedisError:
+            raise
+        except Exception:
+            log.exception("batch_failed", worker=self._worker, count=len(taken))
+            return [Settled(each.request, Answer(Word.OUTCOME_UNKNOWN), seal=each.seal) for each in taken]
 
     def _turn_away(self) -> None:
         """Answer what the queues can't hold, without a look at the store."""

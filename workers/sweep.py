@@ -92,6 +92,8 @@ class Sweep:
                 self._locked_pass()
             except (RedisError, DatastoreError) as error:
                 log.warning("sweep_failed", error=str(error))
+            except Exception:  # a mistake of ours in one pass must not end all of them
+                log.exception("sweep_failed")
             self._stop.wait(self.pause_s())
         return 0
 

@@ -109,3 +109,16 @@ def test_a_worker_and_a_sweep_live_on(fleet: Fleet) -> None:
     assert caller.ask("claim", offers=["a"])["answer"] == "granted"
     wait_for(lambda: fleet.redis.smembers(f"{READY}:sets") <= {b"[]"}, "the sweep has cleared it away")
     assert (worker.poll(), sweep.poll()) == (None, None)
+
+
+def test_a_worker_outlives_a_mistake_of_its_own_and_tells_of_it(fleet: Fleet) -> None:
+    worker = fleet.start_worker({"BROKER_LOG_LEVEL": "ERROR"})
+    caller = Caller(fleet.redis, "caller")
+    caller.submit("job")
+    # What looks after replies takes it for one of the broker's own.
+    fleet.redis.rpush("broker:reply:x:y", '{"v":1,"request_id":"r","x":1}')
+    fleet.redis.zadd("broker:unread", {'{"channel":"broker:reply:x:y","request_id":"r"}': 1})
+    wait_for(lambda: not fleet.redis.zcard("broker:unread"), "the worker has met it")
+    assert caller.ask("claim", job_id="job")["answer"] == "granted"
+    wait_for(lambda: not fleet.redis.keys("broker:inflight:*"), "nothing is left in flight")
+    assert worker.poll() is None

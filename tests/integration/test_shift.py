@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import redis
 
+from broker.batch import Settled
 from broker.messages import Envelope
 from broker.queues import QUEUES, Wire
 from broker.settings import load
@@ -141,3 +142,26 @@ def test_what_a_wait_has_moved_is_taken_over_though_its_worker_died_before_it_to
     broker.kill("w1")
     broker.take_over("w2")
     assert words(broker, claims) == {"granted": 1}
+
+
+def test_where_a_batch_fails_by_a_mistake_of_ours_its_senders_are_told_that_nothing_is_known(
+    broker: InProcess, worker: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claims = sent(broker, 3, "intake")
+    mine = shift(broker, worker)
+
+    def mistaken(*_: Any, **__: Any) -> list[Settled]:
+        raise KeyError("ours")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("workers.shift.settle_batch", mistaken)
+        while mine.serve():
+            pass
+    assert {(reply["answer"], reply["retry"]) for reply in broker.caller.replies(*claims)} == {
+        ("outcome_unknown", "same_id")
+    }
+    assert broker.redis.exists(*lists("w1")) == 0, "whoever took it over would fail as well"
+    broker.caller.send(*claims)
+    while mine.serve():
+        pass
+    assert words(broker, claims) == {"granted": 3}

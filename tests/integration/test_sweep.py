@@ -29,7 +29,7 @@ from tests.processes import wait_for
 from tests.twins.forwarding import Forwarding
 from tests.twins.stale import ShowsEarlier
 from tests.twins.without_runs import WithoutRuns
-from workers.sweep import LOCK, Sweep
+from workers.sweep import LOCK, Sweep, Swept
 from workers.taking import WORKERS
 
 
@@ -353,3 +353,23 @@ def test_a_job_claimed_while_the_sweep_reads_is_not_offered_again(broker: InProc
     broker.submit("one-more")
     [reply] = broker.ask(broker.caller.make("claim"))
     assert (reply["answer"], reply["body"].get("job_id")) == ("granted", "one-more")
+
+
+def test_a_sweep_outlives_a_mistake_of_its_own_in_one_pass(broker: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = Sweep(broker.context, broker.redis, load(sweep_interval_ms=10))
+    passes: list[int] = []
+
+    def mistaken(now_ms: int) -> Swept:
+        passes.append(now_ms)
+        if len(passes) == 3:
+            signal.raise_signal(signal.SIGTERM)
+        raise KeyError("ours")
+
+    monkeypatch.setattr(sweep, "pass_over", mistaken)
+    before = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT)]
+    try:
+        assert sweep.run(once=False) == 0
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+    assert len(passes) == 3
