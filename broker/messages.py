@@ -4,6 +4,7 @@ from enum import StrEnum
 from typing import Annotated, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -27,6 +28,7 @@ from broker.lease_bodies import (
 )
 from broker.limit_bodies import LimitBody, PauseQueueBody, QueueBody, SetLimitBody
 from broker.operator_bodies import CancelBody, JobIdBody, ListBody, RevokeBody
+from broker.slots import within_slots
 from broker.wire_types import (
     PAGE_MAX,
     WAIT_MS_MAX,
@@ -96,7 +98,7 @@ class SubmitBody(Body):
     requires: Annotated[tuple[Need, ...], Field(max_length=64)] = ()
     prefers: dict[Need, Weight] = Field(default_factory=dict, max_length=16)
     fairness_key: FairnessKey | None = None
-    locks: Annotated[tuple[LockKey, ...], Field(max_length=64)] = ()
+    locks: Annotated[tuple[LockKey, ...], Field(max_length=64), AfterValidator(within_slots)] = ()
     concurrency: Annotated[tuple[ConcurrencyKey, ...], Field(max_length=16)] = ()
     """Keys that share a limit wherever an operator sets one."""
     depends_on: Annotated[tuple[JobId, ...], Field(max_length=256)] = ()

@@ -16,6 +16,8 @@ from broker.documents import Frozen
 
 CONFIRM_WITHIN_MS = 10_000
 """An entry that is not confirmed is left alone for this long: its claim may be about to be written (design §8)."""
+SLOTS_MAX = 256
+"""Slots that the locks of one job may need: a claim reads and writes each of them."""
 SHARED_SUFFIX = "@shared"
 EXCLUSIVE_SUFFIX = "@exclusive"
 
@@ -93,6 +95,20 @@ def wants(locks: Iterable[str]) -> list[Want]:
             needed[ancestor, intent] = Want(ancestor, intent)
         needed[key, mode] = Want(key, mode)
     return [needed[name] for name in sorted(needed)]
+
+
+def within_slots(locks: tuple[str, ...]) -> tuple[str, ...]:
+    """These locks.
+
+    Raises:
+      ValueError: together they need more than `SLOTS_MAX` slots.
+    """
+    # A lock needs as many as it has steps, so that most need no closer look.
+    if len(locks) + sum(lock.count("/") for lock in locks) > SLOTS_MAX and (count := len(wants(locks))) > SLOTS_MAX:
+        raise ValueError(
+            f"these locks need {count} slots, one for each and for each folder above it; at most {SLOTS_MAX} are taken"
+        )
+    return locks
 
 
 def in_the_way(slot: Slot, want: Want, job_id: str) -> list[Holder]:

@@ -242,3 +242,14 @@ def test_a_requirement_has_one_of_five_forms(need: str) -> None:
 def test_any_other_requirement_is_refused(need: str) -> None:
     with pytest.raises(Malformed):
         parse(text("submit", {"requires": [need]}))
+
+
+def test_locks_that_need_more_than_256_slots_are_refused_and_it_is_said_why() -> None:
+    deep = [f"{number:02}{'/a' * 126}" for number in range(64)]
+    with pytest.raises(Malformed, match="these locks need 8128 slots"):
+        parse(text("submit", {"locks": deep}))
+    assert parse(text("submit", {"locks": deep[:2]})).op == "submit"
+    shared = [f"repo{'/a' * 120}/{number}" for number in range(64)]
+    assert parse(text("submit", {"locks": shared})).op == "submit", "folders that they share count once"
+    with pytest.raises(Malformed, match="these locks need"):
+        parse(text("put_schedule", {"name": "n", "cron": "0 2 * * *", "job": {"locks": deep}}))
