@@ -2,7 +2,12 @@
 
 import json
 
+import msgspec
+
+from datastore.errors import Rejected
 from datastore.interface import Document
+
+_PLACE = msgspec.json.Decoder(tuple[str, str])
 
 
 def encode_cursor(last: Document) -> str:
@@ -14,13 +19,9 @@ def decode_cursor(cursor: str) -> tuple[str, str]:
     """(partition key, id) of the last document the caller has seen.
 
     Raises:
-      ValueError: it did not come from `encode_cursor`.
+      Rejected: it did not come from `encode_cursor`.
     """
     try:
-        seen = json.loads(cursor)
-    except ValueError:
-        seen = None
-    match seen:
-        case [str(partition_key), str(id_)]:
-            return partition_key, id_
-    raise ValueError("unknown cursor: pass on Page.cursor as it was, or None to start over")
+        return _PLACE.decode(cursor)
+    except msgspec.MsgspecError:
+        raise Rejected("unknown cursor: pass on Page.cursor as it was, or None to start over") from None

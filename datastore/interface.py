@@ -162,7 +162,12 @@ class Datastore(Protocol):
         ...
 
     def find(self, filter: Filter, limit: int = 100, cursor: str | None = None) -> Page:
-        """Up to `limit` documents that match. May be stale: it proposes, a conditional write decides."""
+        """Up to `limit` documents that match. May be stale: it proposes, a conditional write decides.
+
+        Raises:
+          Rejected: `cursor` is not the one of a page.
+          Unavailable: the store could not be read.
+        """
         ...
 
     def batch(self) -> AbstractContextManager[None]:

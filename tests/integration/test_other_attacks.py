@@ -69,6 +69,14 @@ def test_a_parked_claim_does_not_keep_the_answer_from_another_with_the_same_requ
     assert jobs == {"one", "two"}
 
 
+@pytest.mark.parametrize("op", ["list_jobs", "list_schedules", "list_factories"])
+@pytest.mark.parametrize("cursor", ["x", "[]", '["a"]', '["a", 1]', '["\\ud800", "a"]', "[" * 4_000])
+def test_a_cursor_that_is_none_is_invalid_and_no_mistake_of_ours(two: Two, op: str, cursor: str) -> None:
+    reply = two.ask(two.thief, op, cursor=cursor)
+    assert (reply["answer"], reply["retry"]) == ("invalid", "final")
+    assert "unknown cursor" in reply["body"]["detail"]
+
+
 def test_a_factory_does_not_cancel_by_submitting_what_it_may_not_cancel_by_asking() -> None:
     gate = Gate()
     key = gate.key(role=Role.FACTORY)
