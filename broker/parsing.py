@@ -12,6 +12,9 @@ from broker.messages import ENVELOPE_BYTES_MAX, REQUESTS, Request
 from broker.signing import UNSEALED, Seal
 from broker.wire_types import FactoryId, RequestId
 
+DETAIL_CHARS_MAX = 1_024
+"""What is said about a request: it may name fields that the sender has made up."""
+
 
 class Malformed(Exception):
     """A request that can't be understood. `sender` holds what of its address could still be read, for a typed reply."""
@@ -52,7 +55,7 @@ def _why(error: ValidationError) -> str:
     """The first few problems, without the values."""
     problems = error.errors(include_url=False, include_context=False, include_input=False)
     whys = (f"{'.'.join(map(str, item['loc'])) or 'envelope'}: {item['msg']}" for item in problems[:5])
-    return without_tokens("; ".join(whys))
+    return without_tokens("; ".join(whys))[:DETAIL_CHARS_MAX]
 
 
 _TOKEN_LIKE = re.compile(r'("token\\*"\s*:\s*\\*")[^"\\]*(?:\\+[^"\\]+)*|(?:(?:u00[0-9A-Fa-f]{2}|[0-9A-Fa-f])\\*){32,}')

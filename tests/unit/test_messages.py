@@ -12,7 +12,7 @@ from broker.messages import (
     Claim,
     Request,
 )
-from broker.parsing import Malformed, parse, without_tokens
+from broker.parsing import DETAIL_CHARS_MAX, Malformed, parse, without_tokens
 from broker.queues import QUEUES
 from broker.settle import HANDLERS
 from broker.wire_types import NESTING_MAX, PAYLOAD_BYTES_MAX, PROGRESS_BYTES_MAX, RESULT_BYTES_MAX
@@ -253,3 +253,9 @@ def test_locks_that_need_more_than_256_slots_are_refused_and_it_is_said_why() ->
     assert parse(text("submit", {"locks": shared})).op == "submit", "folders that they share count once"
     with pytest.raises(Malformed, match="these locks need"):
         parse(text("put_schedule", {"name": "n", "cron": "0 2 * * *", "job": {"locks": deep}}))
+
+
+def test_what_is_said_about_a_malformed_request_is_short_whatever_it_says_itself() -> None:
+    with pytest.raises(Malformed) as refused:
+        parse(text("claim", {}, **{"Q" * 100_000: 1}))
+    assert len(str(refused.value)) <= DETAIL_CHARS_MAX
