@@ -1,10 +1,10 @@
 """What is asked of an explanation; apart from the other messages, whose module is long enough."""
 
-from typing import Annotated, Self
+from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from broker.wire_types import Body, FactoryId, JobId, Offer, QueueName
+from broker.wire_types import Body, FactoryId, JobId, Offers, QueueName
 
 
 class ExplainBody(Body):
@@ -12,7 +12,7 @@ class ExplainBody(Body):
 
     job_id: JobId | None = None
     factory: FactoryId | None = None
-    offers: Annotated[tuple[Offer, ...], Field(max_length=64)] | None = None
+    offers: Offers | None = None
     """What the factory offers. None: what its last claim did."""
     queue: QueueName | None = None
     """Whose ready jobs are looked at for a factory. None: those of the queues it asked for lately."""

@@ -4,14 +4,14 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-from broker.wire_types import PAGE_MAX, Body, FactoryId, LabelText, Millis, Offer
+from broker.wire_types import PAGE_MAX, Body, FactoryId, LabelText, Millis, Offers
 
 
 class RegisterBody(Body):
     capacity: Annotated[int, Field(ge=1, le=100_000)] | None = None
     """Jobs it runs at once; told, not enforced."""
     version: LabelText | None = None
-    offers: Annotated[tuple[Offer, ...], Field(max_length=64)] = ()
+    offers: Offers = ()
     """What its claims offer that name nothing themselves."""
     asked_ms: Millis | None = None
     """When the sender asked, in broker time as it knows it: orders starts whose requests are settled in another order.

@@ -41,14 +41,14 @@ from broker.wire_types import (
     LabelText,
     LockKey,
     Millis,
-    Need,
-    Offer,
+    Needs,
+    Offers,
     Payload,
+    Preferences,
     QueueName,
     RequestId,
     Span,
     TtlMs,
-    Weight,
 )
 
 ENVELOPE_BYTES_MAX = 131_072
@@ -62,7 +62,7 @@ class ClaimBody(Body):
     count: Annotated[int, Field(ge=1, le=CLAIM_COUNT_MAX)] | None = None
     """A claim-next for up to so many jobs; its answer holds `grants`. None: one job, which is the answer itself."""
     queue: QueueName = "default"
-    offers: Annotated[tuple[Offer, ...], Field(max_length=64)] = ()
+    offers: Offers = ()
     ttl_ms: TtlMs | None = None
     """None: the job's, else the broker's."""
     wait_ms: Annotated[int, Field(ge=0, le=WAIT_MS_MAX)] = 0
@@ -95,8 +95,8 @@ class SubmitBody(Body):
     """None: derived from the request id."""
     queue: QueueName = "default"
     priority: Annotated[int, Field(ge=-PRIORITY_MAX, le=PRIORITY_MAX)] = 0
-    requires: Annotated[tuple[Need, ...], Field(max_length=64)] = ()
-    prefers: dict[Need, Weight] = Field(default_factory=dict, max_length=16)
+    requires: Needs = ()
+    prefers: Preferences = Field(default_factory=dict)
     fairness_key: FairnessKey | None = None
     locks: Annotated[tuple[LockKey, ...], Field(max_length=64), AfterValidator(within_slots)] = ()
     concurrency: Annotated[tuple[ConcurrencyKey, ...], Field(max_length=16)] = ()

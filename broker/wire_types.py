@@ -1,8 +1,9 @@
 """The types of what travels: ids, names, spans and JSON, each with its limits."""
 
 import json
+from collections.abc import Iterable
 from math import isfinite
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import msgspec
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, StringConstraints
@@ -19,6 +20,7 @@ WAIT_MS_MAX = 60_000
 PAGE_MAX = 500
 
 
+_Terms = TypeVar("_Terms", bound=Iterable[str])
 _encode = msgspec.json.Encoder().encode
 
 
@@ -72,8 +74,23 @@ Offer = Annotated[str, StringConstraints(pattern=r"^[^\s=<>!]{1,64}(=[^\x00-\x1f
 """What a factory has: `key` or `key=value`."""
 Need = Annotated[str, StringConstraints(pattern=r"^[^\s=<>!]{1,64}((=|>=|<=|>|<)[^\x00-\x1f]{0,128})?$")]
 """What a job needs: `key`, `key=value`, or a comparison of numbers such as `mem_gb>=16`."""
+TERMS_BYTES_MAX = 4_096
+"""The terms of one job, or of one factory, together: each different set of them is looked at by every claim."""
+
+
+def _terms(terms: _Terms) -> _Terms:
+    """Raise where there is too much of them together."""
+    size = sum(len(term.encode()) for term in terms)
+    if size > TERMS_BYTES_MAX:
+        raise ValueError(f"{size} bytes of terms; at most {TERMS_BYTES_MAX} are taken")
+    return terms
+
+
+Offers = Annotated[tuple[Offer, ...], Field(max_length=64), AfterValidator(_terms)]
+Needs = Annotated[tuple[Need, ...], Field(max_length=64), AfterValidator(_terms)]
 Weight = Annotated[int, Field(ge=1, le=WEIGHT_MAX)]
 """Of a preference."""
+Preferences = Annotated[dict[Need, Weight], Field(max_length=16), AfterValidator(_terms)]
 FairnessKey = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f]+$")]
 LockKey = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f]+$")]
 ConcurrencyKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")]

@@ -15,7 +15,7 @@ from broker.messages import (
 from broker.parsing import DETAIL_CHARS_MAX, Malformed, parse, without_tokens
 from broker.queues import QUEUES
 from broker.settle import HANDLERS
-from broker.wire_types import NESTING_MAX, PAYLOAD_BYTES_MAX, PROGRESS_BYTES_MAX, RESULT_BYTES_MAX
+from broker.wire_types import NESTING_MAX, PAYLOAD_BYTES_MAX, PROGRESS_BYTES_MAX, RESULT_BYTES_MAX, TERMS_BYTES_MAX
 
 TOKEN = "0123456789abcdef" * 2
 ESCAPED = "".join(f"\\u{ord(digit):04x}" for digit in TOKEN)
@@ -253,6 +253,24 @@ def test_locks_that_need_more_than_256_slots_are_refused_and_it_is_said_why() ->
     assert parse(text("submit", {"locks": shared})).op == "submit", "folders that they share count once"
     with pytest.raises(Malformed, match="these locks need"):
         parse(text("put_schedule", {"name": "n", "cron": "0 2 * * *", "job": {"locks": deep}}))
+
+
+def test_what_a_job_needs_or_a_factory_offers_is_at_most_4_kib_together() -> None:
+    whole = [f"{number:02}={'x' * 125}" for number in range(32)]
+    assert sum(map(len, whole)) == TERMS_BYTES_MAX
+    prefers = dict.fromkeys((f"{number:02}{'k' * 62}={'ü' * 128}" for number in range(13)), 1)
+    for op, name in (
+        ("submit", "requires"),
+        ("claim", "offers"),
+        ("register_factory", "offers"),
+        ("explain", "offers"),
+    ):
+        body = {"factory": "f"} if op == "explain" else {}
+        assert parse(text(op, {**body, name: whole})).op == op
+        with pytest.raises(Malformed, match="4097 bytes of terms; at most 4096 are taken"):
+            parse(text(op, {**body, name: [*whole, "x"]}))
+    with pytest.raises(Malformed, match="bytes of terms"):
+        parse(text("submit", {"prefers": prefers}))
 
 
 def test_what_is_said_about_a_malformed_request_is_short_whatever_it_says_itself() -> None:
