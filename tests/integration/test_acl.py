@@ -14,6 +14,7 @@ from broker.acl import RedisRole, user_line
 from broker.client import BrokerUnavailable, Client, Reply
 from broker.queues import QUEUES
 from broker.settings import load
+from tests.caller import Caller
 from tests.fleet import Fleet
 from tests.processes import wait_for
 from workers.embedded import EmbeddedServer, start_embedded
@@ -208,11 +209,21 @@ def test_who_resets_the_connection_is_nobody(guarded: Guarded) -> None:
 
 
 @pytest.mark.parametrize("queue", [queue for queue in QUEUES if queue != "jobs"])
-def test_a_submitter_can_neither_claim_nor_end_a_lease(guarded: Guarded, queue: str) -> None:
+def test_a_submitter_pushes_on_no_list_but_that_of_submissions(guarded: Guarded, queue: str) -> None:
     with guarded.as_user("ci") as ci, pytest.raises(NoPermissionError):
         ci.rpush(f"broker:in:{queue}", "{}")
     with guarded.client("ci", timeout_ms=2_000) as client, pytest.raises(BrokerUnavailable, match="check the user"):
         client.claim()
+
+
+def test_only_a_key_keeps_a_submitter_from_claiming(guarded: Guarded) -> None:
+    # Redis can't look into what is pushed, and nothing is signed here (SECURITY.md).
+    with guarded.client("ci") as client, guarded.as_user("ci") as ci:
+        client.submit(job_id="for-a-factory")
+        caller = Caller(ci, "ci")
+        claim = caller.make("claim", job_id="for-a-factory")
+        ci.rpush("broker:in:jobs", claim.model_dump_json(exclude_none=True))
+        assert caller.replies(claim)[0]["answer"] == "granted"
 
 
 def test_on_rqs_wire_a_factory_is_refused_before_anything_is_sent(guarded: Guarded) -> None:
