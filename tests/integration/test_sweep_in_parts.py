@@ -1,0 +1,43 @@
+"""What one sweep leaves for the next, so that nobody waits for it who matters more."""
+
+from collections import Counter
+
+import pytest
+
+from datastore import Datastore, ReadResult
+from tests.in_process import InProcess
+from tests.twins.forwarding import Forwarding
+
+
+class CountsReads(Forwarding):
+    """Says what was read how often."""
+
+    def __init__(self, inner: Datastore) -> None:
+        super().__init__(inner)
+        self.reads: Counter[str] = Counter()
+
+    def read(self, id: str, partition_key: str) -> ReadResult:
+        self.reads[id] += 1
+        return super().read(id, partition_key)
+
+
+def test_of_many_blocked_jobs_a_sweep_looks_at_some_and_the_next_one_goes_on_there(
+    broker: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.sweep.PARENTS_READ", 20)
+    monkeypatch.setattr("workers.sweep.BLOCKED_PAGE", 4)
+    parents = [f"parent-{number}" for number in range(5)]
+    children = [f"child-{number:02}" for number in range(12)]
+    broker.submit(*children, depends_on=parents)
+    reads = CountsReads(broker.store)
+    counted = InProcess(reads, broker.redis)
+
+    def parents_read() -> int:
+        reads.reads.clear()
+        counted.sweep()
+        return sum(reads.reads[parent] for parent in parents)
+
+    assert parents_read() == 60, "the index was not there: all at once"
+    assert [parents_read() for _ in range(4)] == [20, 20, 20, 20]
+    broker.redis.flushall()
+    assert parents_read() == 60
