@@ -164,6 +164,8 @@ def _once(context: Context, job: Job, decision: Decision, write: Writer) -> Sett
         case Replay():
             return _replayed(context, job, decision)
         case Write(changes, answer):
+            if "last_end" in changes and _took_over(job):
+                repository.record_last_end(context.store, job, write_id=context.entropy.write_id())
             update = write(context.store, job, changes, write_id=context.entropy.write_id())
     match update:
         case Updated(after):
@@ -242,8 +244,8 @@ def _free_slots(context: Context, job: Job, lease: Lease) -> None:
 
 
 def _took_over(job: Job) -> bool:
-    """Whether the write of this lease ended the one before, too: that end may not be on record yet, and is forgotten
-    with the end of this one.
+    """Whether the write of this lease ended the one before, too: that end may not be on record yet, and the job is
+    about to forget it with the end of this one.
     """
     lease, end = job.lease, job.last_end
     return lease is not None and end is not None and end.ended_ms == lease.granted_ms
@@ -251,8 +253,6 @@ def _took_over(job: Job) -> bool:
 
 def _write_runs(context: Context, before: Job, after: Job) -> None:
     if after.last_end is not None and after.last_end != before.last_end:
-        if _took_over(before):
-            repository.record_last_end(context.store, before, write_id=context.entropy.write_id())
         repository.end_run(context.store, after.id, after.last_end, write_id=context.entropy.write_id())
     elif after.state.terminal and after.epoch:
         # Ended without a lease: no claim will make up for the run before.

@@ -83,6 +83,18 @@ def test_the_end_that_a_takeover_wrote_is_on_record_once_the_new_holder_has_ende
     assert outcomes(store) == [Outcome.EXPIRED, Outcome.SUCCEEDED]
 
 
+def test_no_lease_ends_while_the_end_that_its_takeover_wrote_is_not_on_record(store: WithoutRuns) -> None:
+    sent(store, claim("c1"))
+    late = NOW + 3_600_000
+    store.away = True
+    second = sent(store, claim("c2"), now_ms=late)
+    complete = Complete(request_id="d1", body=CompleteBody(**fence(second)), **SENDER)
+    assert sent(store, complete, now_ms=late).answer.word == "throttled"
+    store.away = False
+    assert sent(store, complete, now_ms=late).answer.good
+    assert outcomes(store) == [Outcome.EXPIRED, Outcome.SUCCEEDED]
+
+
 def test_where_nobody_looks_back_the_end_that_a_takeover_wrote_is_forgotten(
     store: WithoutRuns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
