@@ -1,6 +1,5 @@
 """The sweep: what time demands, runs a crash left open, hints that drifted. Every write of it is conditional too."""
 
-import math
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -196,10 +195,10 @@ class Sweep:
         So many that about `PARENTS_READ` parents are looked at, the next ones in the next sweep: dead leases must not
         wait for them. After Redis has lost everything, and with it the hints, all at once.
         """
-        left: float = PARENTS_READ
-        if not self._redis.exists(INDEXED):
-            left, self._blocked_from = math.inf, None
-        while left > 0:
+        if self._blocked_from is not None and not self._redis.exists(INDEXED):
+            self._blocked_from = None
+        left = PARENTS_READ
+        while True:
             search: Filter = {"kind": "job", "state": "blocked"}
             page = self._context.store.find(search, limit=BLOCKED_PAGE, cursor=self._blocked_from)
             for job in filter(None, map(self._parse, page.documents)):
@@ -208,7 +207,7 @@ class Sweep:
                 swept.unblocked += len(changes)
                 yield from changes or (Change(None, job),)
             self._blocked_from = page.cursor
-            if page.cursor is None:
+            if page.cursor is None or (left <= 0 and self._redis.exists(INDEXED)):
                 break
 
     def _mend_runs(self, now_ms: int, swept: Swept) -> None:
