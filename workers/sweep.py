@@ -289,6 +289,7 @@ class Sweep:
         """
         everything = not self._redis.exists(INDEXED)
         if everything:
+            self._cursor = None
             self._redis.set(LOST, now_ms, px=LOST_MS)
         if self._redis.exists(LOST):
             left_behind.adopt(self._redis, now_ms)

@@ -41,3 +41,18 @@ def test_of_many_blocked_jobs_a_sweep_looks_at_some_and_the_next_one_goes_on_the
     assert [parents_read() for _ in range(4)] == [20, 20, 20, 20]
     broker.redis.flushall()
     assert parents_read() == 60
+
+
+def test_where_redis_was_lost_between_two_parts_every_ready_job_can_be_found_again_after_one_sweep(
+    broker: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.sweep.READY_PAGES", 1)
+    monkeypatch.setattr("broker.repository.PAGE_DOCUMENTS", 4)
+    jobs = [f"job-{number:02}" for number in range(12)]
+    broker.submit(*jobs)
+    broker.sweep()
+    broker.sweep()  # stands behind the first page of them
+    broker.redis.flushall()
+    broker.sweep()
+    granted = {broker.ask(broker.caller.make("claim"))[0]["body"].get("job_id") for _ in jobs}
+    assert granted == set(jobs)
