@@ -17,7 +17,7 @@ ROOT = str(Path(__file__).parents[2])
 SEEDS = 100
 CHUNKS = 20
 """2,000 worlds in all; the chunks run side by side. `make soak` runs 100,000."""
-CAUGHT_WITHIN = 150
+CAUGHT_WITHIN = 400
 HISTORY = "history "
 DIGEST = """
 import sys
