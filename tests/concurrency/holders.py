@@ -15,6 +15,11 @@ from broker.clock import monotonic_ms, sleep_ms
 from tests.caller import Caller
 
 DONE = "test:done"
+REACH = "test:reach"
+"""How many are to hold a job at one moment; until that has come about each works for longer, up to `REACH_MS`."""
+HOLDING = "test:holding"
+REACHED = "test:reached"
+REACH_MS = 3_000
 WORK_MS = 40
 WAIT_MS = 300
 IDLE_MS = 15_000
@@ -49,10 +54,22 @@ def _work(redis_url: str, factory: str, witness: str, jobs: int, queue: str) -> 
             end_ms = monotonic_ms() + IDLE_MS
             lease = {name: reply["body"][name] for name in ("job_id", "epoch", "token")}
             os.write(file, f"+{lease['job_id']}\n".encode())
+            _hold_together(connection)
             sleep_ms(random.uniform(WORK_MS / 2, WORK_MS))
             os.write(file, f"-{lease['job_id']}\n".encode())
             if caller.ask("complete", **lease, wire="intake")["answer"] == "ok":
                 connection.incr(DONE)
+
+
+def _hold_together(connection: Redis) -> None:
+    """Wait for others who hold a job, too: a slow store may hand out one after the other, and no limit matter."""
+    reach = int(connection.get(REACH) or 0)
+    if connection.incr(HOLDING) >= reach:
+        connection.set(REACHED, 1)
+    end_ms = monotonic_ms() + REACH_MS
+    while not connection.exists(REACHED) and monotonic_ms() < end_ms:
+        sleep_ms(5)
+    connection.decr(HOLDING)
 
 
 def overlaps(witness: Path) -> list[frozenset[str]]:

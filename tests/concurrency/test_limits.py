@@ -18,7 +18,7 @@ from broker.repository import find_documents
 from broker.slots import slot_id
 from datastore import Datastore, Ok
 from tests.caller import Caller
-from tests.concurrency.holders import overlaps
+from tests.concurrency.holders import REACH, overlaps
 from tests.concurrency.test_processes import ROOT, two_workers
 from tests.contract.racing import open_store
 from tests.processes import start
@@ -121,6 +121,7 @@ def test_no_two_conflicting_locks_are_ever_held_together(fleet: Fleet) -> None:
 def test_the_limit_of_a_queue_is_reached_and_never_passed(fleet: Fleet) -> None:
     fleet.ask("set_limit", limit="queue:builds", capacity=3)
     fleet.submit(60, queue="builds")
+    fleet.caller.redis.set(REACH, 3)
     assert max(map(len, fleet.work_off("builds"))) == 3
     assert fleet.entries("queue:builds") == []
 
@@ -130,6 +131,7 @@ def test_the_limit_of_a_key_holds_over_queues_and_lets_others_pass(fleet: Fleet)
     fleet.submit(20, queue="builds", concurrency=["gpu"])
     fleet.submit(20, queue="tests", concurrency=["gpu"])
     fleet.submit(20, queue="tests")
+    fleet.caller.redis.set(REACH, 3)
     found = fleet.work_off("builds", "tests")
     limited = {f"job-{number}" for number in range(40)}
     assert max(len(held & limited) for held in found) == 2
