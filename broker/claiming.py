@@ -166,18 +166,12 @@ def _still_granted(context: Context, settled: Settlement, who: Claimant, now_ms:
         raise OutcomeUnknown(f"{job.id}: granted to this request, if the lease that was read stands") from error
     if not isinstance(update, Updated):
         return update if isinstance(update, Stale) else Stale(None)
-    settled = structs.replace(settled, changes=(structs.replace(change, after=update.job),))
-    return _still_excluding(context, settled, who, now_ms)
-
-
-def _still_excluding(context: Context, settled: Settlement, who: Claimant, now_ms: int) -> Settlement:
-    """A replayed grant stands only with its slots: the first try may have ended before it confirmed them."""
-    [change] = settled.changes
-    job = change.after
-    assert job.lease is not None, "a grant is replayed while its lease stands"
+    # It stands only with its slots, too: the first try may have ended before it confirmed them.
     slots = _slots(context, job, job.epoch, who, unit_wants({}, job.lease.limits))
-    undone = _confirmed(context, slots, job, now_ms) if slots.wanted else None
-    return settled if undone is None else Settlement(raced(job.id), undone)
+    undone = _confirmed(context, slots, update.job, now_ms) if slots.wanted else None
+    if undone is not None:
+        return Settlement(raced(job.id), undone)
+    return structs.replace(settled, changes=(structs.replace(change, after=update.job),))
 
 
 def _confirmed(context: Context, slots: Slots, job: Job, now_ms: int) -> tuple[Change, ...] | None:

@@ -299,14 +299,18 @@ def parent_states(context: Context, job: Job, *, sure: bool = False) -> dict[str
     `sure`: of one that failed or was cancelled, where that frees or ends the child, only if the version read can be
     written on: it may have been redriven since. Success is for good.
     """
+    sure = sure and job.on_parent_failure is not OnParentFailure.BLOCK
     found = {parent: repository.read_job(context.store, parent) for parent in job.depends_on}
-    there = {parent: read for parent, read in found.items() if read is not None}
-    if sure and job.on_parent_failure is not OnParentFailure.BLOCK:
-        for parent, read in list(there.items()):
-            lost = read.state in (State.FAILED, State.CANCELLED)
-            if lost and not repository.stands(context.store, read, write_id=context.entropy.write_id()):
-                del there[parent]
-    return {parent: read.state for parent, read in there.items()}
+    return {
+        parent: read.state
+        for parent, read in found.items()
+        if read is not None and not (sure and _may_be_redriven(context, read))
+    }
+
+
+def _may_be_redriven(context: Context, parent: Job) -> bool:
+    lost = parent.state in (State.FAILED, State.CANCELLED)
+    return lost and not repository.stands(context.store, parent, write_id=context.entropy.write_id())
 
 
 __all__ = [

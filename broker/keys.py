@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from broker import repository, transitions
+from broker.asked import Asked
 from broker.documents import WAITING, Job
 from broker.settlement import Change, Context, Judge, judge_and_write
 from datastore import Conflict, Document, Expected, NotFound, Ok, OutcomeUnknown, Unavailable
@@ -23,13 +24,6 @@ KEY_PAUSE_MS = 20
 """Bound of the jittered pause between them."""
 JOINED_MAX = 32
 """Requests that a key remembers to have pointed to a job of it: a resend is pointed there again (I6)."""
-
-
-class Joiner(Value, frozen=True):
-    """Whose submission is pointed to the job that has its key."""
-
-    request_id: str
-    factory_id: str
 
 
 class Owned(Value, frozen=True):
@@ -51,7 +45,7 @@ def key_id(use: str, key: str) -> str:
     return f"{use}:{hashlib.sha256(key.encode()).hexdigest()[:40]}"
 
 
-def live_owner(context: Context, key: str, job_id: str, *, join: Joiner | None = None) -> Job | None:
+def live_owner(context: Context, key: str, job_id: str, *, join: Asked | None = None) -> Job | None:
     """Another job that has this unique key and is not terminal, as it looks now. Nothing is written, but for a `join`.
 
     Raises:
@@ -66,15 +60,17 @@ def live_owner(context: Context, key: str, job_id: str, *, join: Joiner | None =
             return before
         owner_id = _owner(found.document)
         owner = None if owner_id is None or owner_id == job_id else repository.read_job(context.store, owner_id)
-        if owner is None or owner.state.terminal or join is None:
-            return None if owner is None or owner.state.terminal else owner
+        if owner is None or owner.state.terminal:
+            return None
+        if join is None:
+            return owner
         if (joined := _joined(context, found.document, owner, join)) is not None:
             return joined
     raise Unavailable(f"key {key!r}: {KEY_WRITES_MAX} tries in a row lost")
 
 
 def take(
-    context: Context, key: str, job_id: str, *, replace: bool = False, join: Joiner | None = None, now_ms: int
+    context: Context, key: str, job_id: str, *, replace: bool = False, join: Asked | None = None, now_ms: int
 ) -> Owned | Busy:
     """Make a unique key `job_id`'s, unless a live job has it. `replace` cancels one that waits; `join` joins it.
 
@@ -158,18 +154,18 @@ def _alive(
     raise Unavailable(f"{owner_id!r}: {KEY_WRITES_MAX} swaps in a row lost")
 
 
-def _joined(context: Context, document: Document, owner: Job, join: Joiner) -> Job | None:
+def _joined(context: Context, document: Document, owner: Job, join: Asked) -> Job | None:
     """The owner, once it is sure that it was not over, and written down who joined it. None: look again."""
     update = repository.rev_update_job(context.store, owner, {}, write_id=context.entropy.write_id())
     if not isinstance(update, repository.Updated):  # a stale read would show one that is over as it was
         context.pause(KEY_PAUSE_MS * context.entropy.jitter())
         return None
-    noted = {"request_id": join.request_id, "factory_id": join.factory_id, "job_id": owner.id}
+    noted = {**join.plain(), "job_id": owner.id}
     joined = (*_noted(document)[-(JOINED_MAX - 1) :], noted)
     return update.job if _changed(context, document, {"joined": joined}) else None
 
 
-def _joined_before(context: Context, document: Document, join: Joiner) -> Job | None:
+def _joined_before(context: Context, document: Document, join: Asked) -> Job | None:
     """The job that this request has joined, whatever became of it.
 
     Raises:

@@ -6,6 +6,7 @@ import structlog
 
 from broker import coordinator, keys, repository
 from broker.answers import Answer, Reason, Word
+from broker.asked import Asked, who_asks
 from broker.coordinator import Change, Context, Settlement
 from broker.documents import WAITING, Job, Spec, State
 from broker.matching import canonical
@@ -100,11 +101,11 @@ def _replaces(body: SubmitBody) -> bool:
     return body.unique is not None and body.unique.policy == "replace"
 
 
-def _joiner(request: Submit) -> keys.Joiner | None:
+def _joiner(request: Submit) -> Asked | None:
     """Who joins the job that has the key; None: nobody does, who submits is turned away."""
     unique = request.body.unique
     joins = unique is not None and unique.policy == "join"
-    return keys.Joiner(request.request_id, request.factory_id) if joins else None
+    return who_asks(request) if joins else None
 
 
 def _has_the_key(body: SubmitBody, owner: Job) -> Answer:

@@ -9,11 +9,8 @@ import pytest
 from broker import claiming, coordinator, repository, settlement
 from broker.answers import Answer, Word
 from broker.controls import Controls
-from broker.documents import Job
 from broker.fence import Fence
-from broker.messages import REQUESTS
-from broker.repository import Stale, read_job
-from broker.settle import settle
+from broker.repository import Stale
 from broker.settlement import Context, Settlement
 from broker.transitions import Claimant
 from datastore import (
@@ -79,8 +76,8 @@ def test_an_operator_is_not_refused_for_what_a_read_shows_as_it_was(desk: Desk, 
         was = desk.store.read("job", "job")  # over: it can't be cancelled or revoked
         desk.ask("redrive", job_id="job")
         desk.claim()
-    behind = desk.on(ShowsEarlier(desk.store, "job", was if shown == "as it was" else NotFound(), times=1))
-    assert settled(behind, op, job_id="job").answer.word is Word.OK
+    behind = ShowsEarlier(desk.store, "job", was if shown == "as it was" else NotFound(), times=1)
+    assert desk.ask(op, store=behind, job_id="job").answer.word is Word.OK
 
 
 @pytest.mark.parametrize("policy", ["cancel", "ignore"])
@@ -123,18 +120,12 @@ def claim(context: Context, request_id: str = "r1") -> Settlement:
     return coordinator.try_claim_job(context, "job", who, now_ms=NOW)
 
 
-def job(desk: Desk) -> Job:
-    found = read_job(desk.store, "job")
-    assert found is not None
-    return found
-
-
 def test_a_grant_whose_spec_no_read_shows_yet_is_not_called_invalid_and_is_told_when_asked_again(desk: Desk) -> None:
     hidden = desk.on(ShowsEarlier(desk.store, "job:spec", NotFound(), times=1))
     with pytest.raises(OutcomeUnknown):
         claim(hidden)
     told = claim(hidden).answer
-    assert (told.word, told.body["epoch"]) == (Word.REPLAYED, job(desk).epoch)
+    assert (told.word, told.body["epoch"]) == (Word.REPLAYED, desk.job().epoch)
 
 
 def test_a_grant_that_a_read_shows_though_it_is_over_is_not_told_again(desk: Desk) -> None:
@@ -176,13 +167,7 @@ def test_where_a_missing_spec_is_taken_for_a_corrupt_job_a_grant_stands_that_its
         pytest.raises(Corrupt),
     ):
         claim(hidden)
-    assert job(desk).lease is not None
-
-
-def settled(context: Context, op: str, **body: object) -> Settlement:
-    address = {"factory_id": "f", "incarnation": "s", "instance": "x"}
-    request = {"op": op, "request_id": f"{op}-1", **address, "body": body}
-    return settle(context, REQUESTS.validate_python(request), now_ms=NOW)
+    assert desk.job().lease is not None
 
 
 def pauses(desk: Desk) -> bool:
@@ -219,5 +204,5 @@ def test_what_an_operator_asks_for_is_so_though_a_read_shows_that_it_was_so_befo
     was = desk.store.read(document, document)
     assert desk.ask(**undone).answer.good
     assert not stands(desk)
-    assert settled(desk.on(ShowsEarlier(desk.store, document, was, times=2)), op, **asked).answer.good
+    assert desk.ask(op, store=ShowsEarlier(desk.store, document, was, times=2), **asked).answer.good
     assert stands(desk)
