@@ -98,8 +98,8 @@ class Counters(Frozen, frozen=True, kw_only=True):
     releases: Count = 0
 
 
-class Lease(Frozen, frozen=True, kw_only=True):
-    """The right to run a job at one epoch."""
+class Lease(Frozen, frozen=True, kw_only=True, omit_defaults=True):
+    """The right to run a job at one epoch. It is written at every grant and renewal: what is not said stays away."""
 
     factory_id: str
     incarnation: str
@@ -121,14 +121,6 @@ class Lease(Frozen, frozen=True, kw_only=True):
     """Limits of which this lease holds a unit, to be given back with it."""
     instance: str | None = None
     """The holder's client, which is told at once where the job is to be cancelled. None: it is told by its renewal."""
-
-    def plain(self) -> dict[str, Any]:
-        """As JSON values: flat ones, where no limit applies. It is written at every grant and renewal."""
-        fields = msgspec.structs.asdict(self)
-        if self.limits:
-            return fields | {"limits": list(self.limits)}
-        del fields["limits"]
-        return frozen_fields(fields)
 
 
 class RunEnd(Frozen, frozen=True, kw_only=True):
@@ -350,18 +342,15 @@ def _convert(document: Document, kind: type[Kind]) -> Kind:
 
 
 _FIELDS = frozenset(Job.__struct_fields__)
-_PLAIN = frozenset({str, int, bool, type(None)})
 
 
 def as_stored(changes: Mapping[str, Any]) -> dict[str, Any]:
     """A rule's changes, which are values of a job, as JSON values."""
-    return {name: value if type(value) in _PLAIN else _as_json(value) for name, value in changes.items()}
-
-
-def _as_json(value: Any) -> Any:
-    if isinstance(value, Frozen):
-        return value.plain()
-    return value.value if isinstance(value, StrEnum) else [_as_json(each) for each in value]
+    plain = cast(dict[str, Any], msgspec.to_builtins(changes))
+    lease = plain.get("lease")
+    if lease is not None and "limits" not in lease:  # written most often, and flat
+        plain["lease"] = frozen_fields(lease)
+    return plain
 
 
 def spec_id(job_id: str) -> str:

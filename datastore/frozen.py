@@ -145,8 +145,9 @@ def _object(source: Mapping[Any, object], depth: int, valid: bool) -> FrozenDict
         return FrozenDict({_key(key): _freeze(value, depth + 1, valid) for key, value in source.items()})
     frozen = FrozenDict(source)
     if not _FLAT.issuperset(map(type, source.values())):
-        for key in [key for key, value in source.items() if type(value) not in _FLAT]:
-            dict.__setitem__(frozen, key, _freeze(source[key], depth + 1, valid))
+        for key, value in source.items():
+            if type(value) not in _FLAT:
+                dict.__setitem__(frozen, key, _freeze(value, depth + 1, valid))
     return frozen
 
 

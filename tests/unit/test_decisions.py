@@ -267,8 +267,8 @@ def test_a_grant_says_everything_its_holder_needs() -> None:
     granted |= {"remaining_ms": 5_000, "expires_ms": NOW + 5_000, "deadline_ms": NOW + 900}
     assert decision.answer == Answer(Word.GRANTED, body={**granted, "run_deadline_ms": NOW + 700, "failures": 2})
     taken = {"factory_id": "f", "incarnation": "i", "epoch": EPOCH + 1, "token": TOKEN, "request_id": "claim-9"}
-    taken |= {"granted_ms": NOW, "expires_ms": NOW + 5_000, "ttl_ms": 5_000, "renewals": 0, "stuck_ms": None}
-    taken |= {"run_deadline_ms": NOW + 700, "limits": ["key:gpu"], "instance": "x"}
+    taken |= {"granted_ms": NOW, "expires_ms": NOW + 5_000, "ttl_ms": 5_000}
+    taken |= {"run_deadline_ms": NOW + 700, "limits": ("key:gpu",), "instance": "x"}
     assert as_stored(decision.changes) == {
         "state": "leased",
         "epoch": EPOCH + 1,
