@@ -45,12 +45,14 @@ GENERATIONS_MAX = 16
 """Of children cancelled with their parents, at once; deeper ones are the sweep's."""
 
 
-def deliver(pipe: Pipeline, batch: Sequence[Settled], *, now_ms: int, step_ms: int) -> None:
+def deliver(context: Context, pipe: Pipeline, batch: Sequence[Settled], *, now_ms: int) -> None:
     """Add every command a batch leads to: answers kept, hints moved, claims parked, events told, replies sent."""
     channels: defaultdict[str, list[bytes]] = defaultdict(list)
     told: list[Event] = []
+    requests = [settled.request for settled in batch]
+    step_ms = context.rules.ageing_step_ms
     move_hints(pipe, chain.from_iterable([settled.changes for settled in batch]), step_ms=step_ms)
-    seen.note(pipe, (settled.request for settled in batch), now_ms)
+    seen.note(pipe, requests, now_ms, context.lately)
     for settled in batch:
         request = settled.request
         told += telling.of_request(request, settled.answer, settled.changes, now_ms=now_ms)
@@ -69,7 +71,7 @@ def deliver(pipe: Pipeline, batch: Sequence[Settled], *, now_ms: int, step_ms: i
     for key, texts in channels.items():
         replies.push(pipe, key, texts)
     telling.publish(pipe, told)
-    demand.note(pipe, (settled.request for settled in batch), now_ms)
+    demand.note(pipe, requests, now_ms, context.lately)
 
 
 def move_hints(pipe: Pipeline, changes: Iterable[Change], *, step_ms: int) -> None:

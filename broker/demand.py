@@ -9,6 +9,7 @@ from redis.client import Pipeline
 
 from broker import index
 from broker.documents import Job
+from broker.lately import Lately
 from broker.messages import Claim, Envelope
 
 ASKED = "broker:asked"
@@ -31,14 +32,11 @@ class Asker:
     asked_ms: int
 
 
-def note(pipe: Pipeline, requests: Iterable[Envelope], now_ms: int) -> None:
+def note(pipe: Pipeline, requests: Iterable[Envelope], now_ms: int, lately: Lately) -> None:
     """Add the command that keeps who of these has asked for work; none where nobody did."""
-    asked = {
-        _BETWEEN.join((request.factory_id, _queue(request), *request.body.offers)): now_ms
-        for request in requests
-        if type(request) is Claim
-    }
-    if asked:
+    claims = [request for request in requests if type(request) is Claim]
+    askers = [_BETWEEN.join((claim.factory_id, _queue(claim), *claim.body.offers)) for claim in claims]
+    if asked := lately.news(askers, now_ms):
         pipe.zadd(ASKED, asked)
 
 

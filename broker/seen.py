@@ -6,20 +6,26 @@ from redis import Redis
 from redis.client import Pipeline
 from redis.exceptions import RedisError
 
-from broker.messages import Request
+from broker.lately import Lately
+from broker.messages import RegisterFactory, Request
 
 SEEN = "broker:seen"
 """Sorted set: factory by the broker time of its last request."""
-_OF_FACTORIES = frozenset({"claim", "renew", "complete", "fail", "release", "hand_over", "register_factory"})
+_OF_FACTORIES = frozenset({"leases", "claims"})
+"""The queues of what only factories send."""
 SEEN_MAX = 10_000
 """Whoever was heard of least recently goes first: anybody may send under any name."""
 
 
-def note(pipe: Pipeline, requests: Iterable[Request], now_ms: int) -> None:
+def note(pipe: Pipeline, requests: Iterable[Request], now_ms: int, lately: Lately) -> None:
     """Add the command that keeps when the senders were heard of: of claims, of what holders send, of starts."""
-    heard = {request.factory_id: now_ms for request in requests if request.op in _OF_FACTORIES}
+    heard = lately.news([request.factory_id for request in requests if _of_factory(request)], now_ms)
     if heard:
         pipe.zadd(SEEN, heard)
+
+
+def _of_factory(request: Request) -> bool:
+    return request.queue_name in _OF_FACTORIES or type(request) is RegisterFactory
 
 
 def trim(connection: Redis) -> None:

@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TypeAlias
 
 import structlog
+from msgspec import field
 
 from broker import repository
 from broker.answers import Answer, Reason, Word
@@ -14,6 +15,7 @@ from broker.documents import Job, Lease
 from broker.door import OPEN_DOOR, Door
 from broker.entropy import Entropy
 from broker.exclusion import Slots
+from broker.lately import Lately
 from broker.limits import unit_wants
 from broker.repository import JobUpdate, Missing, Stale, Updated
 from broker.slot_turns import SlotTurns
@@ -55,6 +57,8 @@ class Context(Value, frozen=True, gc=True):
     """For slots, where claims of one batch run side by side; None: they come one after the other."""
     door: Door = OPEN_DOOR
     """What requests come in by, and replies go out by."""
+    lately: Lately = field(default_factory=Lately)
+    """What the batches before have told Redis."""
 
     def turns_of(self, keys: Iterable[str]) -> AbstractContextManager[None]:
         """Within the block no other claim of this batch changes these slots."""

@@ -64,7 +64,7 @@ def post_end(
     results = [result for _, result in settled]
     parents = families.ended(change for result in results for change in result.changes)
     with connection.pipeline(transaction=False) as pipe:
-        aftermath.deliver(pipe, results, now_ms=now_ms, step_ms=context.rules.ageing_step_ms)
+        aftermath.deliver(context, pipe, results, now_ms=now_ms)
         for each in refused:
             bury(pipe, each, now_ms=now_ms)
         entries = [(entry, result.answer) for entry, result in settled] + [(each.entry, None) for each in refused]

@@ -277,6 +277,24 @@ def test_factories_are_shown_with_their_leases_and_when_they_were_last_heard_of_
     assert (shown["last_seen_ms"], shown["capacity"]) == (None, 4), "Redis only knows when"
 
 
+def test_a_factory_is_heard_of_by_whatever_its_holders_send(broker: InProcess) -> None:
+    broker.submit("a")
+    caller = start(broker, "s1")
+    lease = hold(broker, caller)
+    fields = {name: lease[name] for name in ("job_id", "epoch", "token")}
+    sent: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("renew", fields),
+        ("renew_many", {"leases": [fields]}),
+        ("progress", {**fields, "progress": 1}),
+        ("complete", fields),
+    )
+    for op, body in sent:
+        broker.clock.advance(5_000)
+        ask(broker, caller, op, **body)
+        shown = broker.ask(broker.caller.make("get_factory", factory="mac-1"))[0]["body"]
+        assert shown["last_seen_ms"] == broker.clock.now_ms(), op
+
+
 def test_a_factory_with_leases_is_removed_by_force_only_and_its_starts_get_no_more_work(broker: InProcess) -> None:
     broker.submit("a", "b")
     caller = start(broker, "s1")
