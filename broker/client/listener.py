@@ -27,7 +27,8 @@ class Listener:
         self._channel: _Answering | None = None
         self._asking = threading.Lock()
         self._asked = False
-        self._asked_ms = 0
+        self._dead_ms = 0
+        """When the question has had no answer for too long; this host's monotonic clock."""
         self._woken, self._waker = socket.socketpair()
         self._poll = select.poll()
         self._poll.register(self._woken, select.POLLIN)
@@ -100,19 +101,20 @@ class Listener:
     def _ask(self, channel: "_Answering") -> None:
         with self._asking:
             if not self._asked:
-                self._asked_ms = monotonic_ms()
+                self._dead_ms = monotonic_ms() + int(DEAD_AFTER_S * 1000)
                 channel.send(self._question)
                 # After it: where an interrupt comes in between, it is asked twice, and the second answer waits.
                 self._asked = True
 
     def _collect(self, channel: "_Answering", wait_ms: int) -> None:
-        ready = [fd for fd, _ in self._poll.poll(wait_ms)]
+        left_ms = max(0, self._dead_ms - monotonic_ms())  # a dead connection wakes nobody, however long they would wait
+        ready = [fd for fd, _ in self._poll.poll(min(wait_ms, left_ms))]
         if self._woken.fileno() in ready:
             self._woken.recv(4096)
         if channel.socket.fileno() in ready:
             channel.read()
             channel.drain(channel.answers)
-        elif monotonic_ms() - self._asked_ms > DEAD_AFTER_S * 1000:
+        elif monotonic_ms() >= self._dead_ms:
             raise TimeoutError(f"the reply channel was silent for {DEAD_AFTER_S} s")
 
 

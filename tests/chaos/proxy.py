@@ -22,6 +22,10 @@ class Proxy:
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._server: asyncio.Server | None = None
         self.port = 0
+        self.opened = 0
+        """Connections that clients have opened so far."""
+        self.mute = False
+        """Whether connections that are opened from now on are half-open from the start."""
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -73,12 +77,13 @@ class Proxy:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.opened += 1
         try:
             inner_reader, inner_writer = await asyncio.open_unix_connection(str(self._target))
         except OSError:
             writer.transport.abort()
             return
-        connection = _Connection(writer, inner_writer)
+        connection = _Connection(writer, inner_writer, silent=self.mute)
         self._connections.add(connection)
         try:
             with suppress(asyncio.CancelledError):  # of `_end`
@@ -89,9 +94,9 @@ class Proxy:
 
 
 class _Connection:
-    def __init__(self, *writers: asyncio.StreamWriter) -> None:
+    def __init__(self, *writers: asyncio.StreamWriter, silent: bool) -> None:
         self._writers = writers
-        self._silent = False
+        self._silent = silent
 
     def silence(self) -> None:
         self._silent = True
