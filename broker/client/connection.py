@@ -125,8 +125,7 @@ class Sender:
     def close(self) -> None:
         """Give back the connections."""
         self._closed = True
-        while self._free:
-            self._free.pop().close()
+        self._close_free()
 
     def _carry(self, packed: bytes, replies: int, meanwhile: Callable[[], None] | None) -> list[Any]:
         """One round trip.
@@ -145,8 +144,10 @@ class Sender:
                 if meanwhile is not None:
                     meanwhile()
                 told = channel.receive(replies)
-            except BaseException:  # also an interrupt: what this one asked must not be answered to the next
+            except BaseException as error:  # also an interrupt: what this one asked must not be answered to the next
                 channel.close()
+                if isinstance(error, RedisError | OSError):
+                    self._close_free()  # they lead the same way: each would be tried at the price of a time-out
                 raise
             self._free.append(channel)
         except Empty:
@@ -159,8 +160,7 @@ class Sender:
         return told
 
     def _open(self) -> Channel:
-        while self._free:
-            channel = self._free.pop()
+        while (channel := self._take_free()) is not None:
             if not channel.stale():
                 return channel
             channel.close()
@@ -170,3 +170,13 @@ class Sender:
             raise NotAccepted(str(error)) from error
         except (RedisError, OSError) as error:
             raise NotSent(str(error)) from error
+
+    def _take_free(self) -> Channel | None:
+        try:
+            return self._free.pop()
+        except IndexError:  # or another thread was quicker
+            return None
+
+    def _close_free(self) -> None:
+        while (channel := self._take_free()) is not None:
+            channel.close()

@@ -11,8 +11,10 @@ from typing import Any, Protocol, TypeVar
 import pytest
 
 from broker.client import AsyncClient, Client, Reply, connection, connection_async, listener, watching
+from broker.client.connection import MaybeSent, Sender
 from broker.clock import monotonic_ms
 from broker.events import Event
+from broker.queues import Message
 from tests.chaos.proxy import Proxy
 from tests.fleet import Fleet
 from tests.processes import wait_for
@@ -25,6 +27,7 @@ NOTICED_MS = 15_000
 LONG_MS = 50_000
 ANSWERED_S = 20
 TTL_MS = 8_000
+SENDERS = 4
 
 
 class Asked(Protocol):
@@ -200,3 +203,22 @@ def test_who_follows_the_events_notices(asked: Asked, proxy: Proxy, fleet: Fleet
     cut_off(proxy, times=2)  # the one that reads replies, and the one of the events
     assert direct.submit(job_id="seen").good
     assert events.result(ANSWERED_S).job_id == "seen"
+
+
+def test_one_dead_connection_of_those_that_send_tells_of_the_others(proxy: Proxy) -> None:
+    sender = Sender(proxy.url, wire="intake", password=None)
+    message = Message("jobs", "unused", "{}")
+    together = threading.Barrier(SENDERS)
+
+    def at_once() -> None:
+        together.wait()
+
+    sending = [in_a_thread(lambda: sender.send([message], at_once)) for _ in range(SENDERS)]
+    for each in sending:
+        each.result(ANSWERED_S)
+    assert proxy.opened == SENDERS
+    proxy.half_open()
+    with pytest.raises(MaybeSent):
+        sender.send([message])
+    sender.send([message])
+    sender.close()
