@@ -20,6 +20,7 @@ DEAD_AFTER_S = 8.0
 DRAIN_MAX = 256
 """Replies taken along with the first one."""
 SEND_TIMEOUT_S = 3.0
+"""How long Redis may take to confirm what is sent, and to take a new connection of either kind."""
 SENDERS_MAX = 8
 """Connections that send. A send is one short round trip, so that few serve many threads."""
 

@@ -208,7 +208,7 @@ class AsyncListener:
 
     def __init__(self, url: str, key: str, *, password: str | None) -> None:
         self._pool: ConnectionPool = ConnectionPool.from_url(
-            url, retry=Retry(NoBackoff(), 0), **options(password, DEAD_AFTER_S)
+            url, retry=Retry(NoBackoff(), 0), **options(password, SEND_TIMEOUT_S)
         )
         self._ask = packed_wait(key)
 

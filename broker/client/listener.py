@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from broker.client.channel import Channel
-from broker.client.connection import DEAD_AFTER_S, options, packed_wait, replies_of
+from broker.client.connection import DEAD_AFTER_S, SEND_TIMEOUT_S, options, packed_wait, replies_of
 from broker.clock import monotonic_ms
 
 ANSWERS = 2
@@ -22,7 +22,7 @@ class Listener:
     """One thread at a time receives. Replies that it has received stay until they are handed over, whoever receives."""
 
     def __init__(self, url: str, key: str, *, password: str | None) -> None:
-        self._pool = ConnectionPool.from_url(url, retry=Retry(NoBackoff(), 0), **options(password, DEAD_AFTER_S))
+        self._pool = ConnectionPool.from_url(url, retry=Retry(NoBackoff(), 0), **options(password, SEND_TIMEOUT_S))
         self._question = packed_wait(key)
         self._channel: _Answering | None = None
         self._asking = threading.Lock()

@@ -128,8 +128,15 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watching, "BLOCK_MS", 250)
     for module in (listener, connection_async, watching):
         monkeypatch.setattr(module, "DEAD_AFTER_S", 1.0)
-    for edge in (connection, connection_async):
+    for edge in (connection, connection_async, listener):
         monkeypatch.setattr(edge, "SEND_TIMEOUT_S", 1.0)
+
+
+@pytest.fixture
+def slow_to_despair(impatient: None, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001  # it comes after that
+    """A reply channel may be silent for longer than this test lasts."""
+    for module in (listener, connection_async):
+        monkeypatch.setattr(module, "DEAD_AFTER_S", 60.0)
 
 
 @pytest.fixture
@@ -192,6 +199,16 @@ def test_a_lease_is_kept(asked: Asked, proxy: Proxy, direct: Client) -> None:
 def test_a_connection_that_is_half_open_from_the_start_is_noticed_too(asked: Asked, proxy: Proxy) -> None:
     proxy.mute = True
     cut_off(proxy, times=3)
+    proxy.mute = False
+    assert asked.ask("job", "j").result(ANSWERED_S).good
+
+
+@pytest.mark.usefixtures("slow_to_despair")
+def test_it_is_noticed_as_soon_as_a_new_one_that_sends(asked: Asked, proxy: Proxy) -> None:
+    before = proxy.opened
+    proxy.mute = True
+    proxy.drop()
+    wait_for(lambda: proxy.opened >= before + 3, "it tries again and again", deadline_ms=NOTICED_MS)
     proxy.mute = False
     assert asked.ask("job", "j").result(ANSWERED_S).good
 
