@@ -129,7 +129,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (listener, connection_async, watching):
         monkeypatch.setattr(module, "DEAD_AFTER_S", 1.0)
     for edge in (connection, connection_async, listener):
-        monkeypatch.setattr(edge, "SEND_TIMEOUT_S", 1.0)
+        monkeypatch.setattr(edge, "SEND_TIMEOUT_S", 2.0)  # a busy machine may stall for one
 
 
 @pytest.fixture
