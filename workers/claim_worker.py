@@ -3,7 +3,6 @@
 wait (the server takes, by one Lua call) -> settle (one group of writes) -> end (one pipeline) -> wait
 """
 
-import gc
 import signal
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -22,6 +21,7 @@ from broker.clock import monotonic_ms, sleep_ms
 from broker.queues import QUEUES
 from broker.settings import load
 from workers import left_behind
+from workers.garbage import Garbage
 from workers.heartbeat import Heartbeat
 from workers.logs import configure_logging
 from workers.runtime import SOCKET_TIMEOUT_S, Runtime, open_runtime, worker_name
@@ -34,8 +34,6 @@ TICK_MS = 1_000
 """How often one of the workers looks after dead workers and ended waits."""
 OTHERS_TICK_MS = 3_000
 """How often the others see whether it still does: an idle fleet costs little else."""
-GC_THRESHOLD = 50_000
-"""Containers made before the collector looks: a batch makes some thousands that outlive it, and no cycles."""
 
 
 class ClaimWorker(SimpleWorker):
@@ -101,6 +99,7 @@ class ServeLoop:
         self._next_tick_ms = 0
         self._backoff = Backoff(runtime.context.entropy)
         self._heartbeat = Heartbeat(runtime, name)
+        self._garbage = Garbage()
         self._sweep = _own_sweep(runtime) if runtime.memory is not None else nullcontext()
 
     def request_stop(self, number: int, _frame: FrameType | None) -> None:
@@ -111,17 +110,13 @@ class ServeLoop:
     def run(self, *, burst: bool) -> bool:
         """Serve; whether anything was settled."""
         log.info("worker_started", worker=self._name, queues=self._queues)
-        # What is loaded stays; collections then look at requests only, of many batches together. None goes before: it
-        # finds next to nothing, and took a tenth of the time from the start to the first claim.
-        gc.freeze()
-        gc.set_threshold(GC_THRESHOLD, *gc.get_threshold()[1:])
         retrying = Retrying(
             retry=retry_if_exception(lambda error: isinstance(error, Exception) and not isinstance(error, _Stopped)),
             wait=lambda _: self._backoff.next_s(),
             before_sleep=self._report,
             sleep=self._pause,
         )
-        with self._heartbeat, self._sweep, suppress(_Stopped):
+        with self._garbage, self._heartbeat, self._sweep, suppress(_Stopped):
             retrying(self._serve, burst)
         _quietly(lambda: left_behind.leave(self._redis, self._name))
         log.info("worker_stopped", worker=self._name, settled=self._shift.settled)
@@ -140,6 +135,7 @@ class ServeLoop:
                 if hands or busy or burst:  # else every list is empty, and waited on
                     busy = self._shift.serve(hands, meanwhile=waiters.arm)
                     self._backoff.reset()
+                    self._garbage.after_batch()
                     if burst and not busy:
                         break
                 self._tick()
