@@ -117,7 +117,7 @@ def _has_the_key(body: SubmitBody, owner: Job) -> Answer:
 
 
 def first_version(body: SubmitBody, *, now_ms: int) -> dict[str, Any]:
-    """The job document a submission begins with."""
+    """The job document a submission begins with. It leaves out what is empty or zero, but the epoch."""
     if body.depends_on:
         state = State.BLOCKED
     elif body.not_before_ms is not None and body.not_before_ms > now_ms:
@@ -131,10 +131,8 @@ def first_version(body: SubmitBody, *, now_ms: int) -> dict[str, Any]:
         "priority": body.priority,
         "max_failures": body.max_failures,
         "max_expiries": body.max_expiries,
-        "counters": {"failures": 0, "expiries": 0, "releases": 0},
         "epoch": 0,
         "lease": None,
-        "recent_requests": [],
         "created_ms": now_ms,
         "updated_ms": now_ms,
         **_said(body, now_ms),
