@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from enum import StrEnum
+from functools import cache
 from typing import Annotated, Any, Self, TypeVar, cast
 
 import msgspec
@@ -123,7 +124,7 @@ class Lease(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     """The holder's client, which is told at once where the job is to be cancelled. None: it is told by its renewal."""
 
 
-class RunEnd(Frozen, frozen=True, kw_only=True):
+class RunEnd(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     """The end of the last run, kept in the job so that the run record can be rebuilt after a crash."""
 
     epoch: int
@@ -351,6 +352,15 @@ def as_stored(changes: Mapping[str, Any]) -> dict[str, Any]:
     if lease is not None and "limits" not in lease:  # written most often, and flat
         plain["lease"] = frozen_fields(lease)
     return plain
+
+
+@cache
+def left_out(kind: type[Frozen]) -> Mapping[str, Any]:
+    """What a stored value of `kind` means by the fields that it does not have, as JSON values."""
+    defaults = {
+        each.name: each.default for each in msgspec.structs.fields(kind) if each.default is not msgspec.NODEFAULT
+    }
+    return cast(dict[str, Any], msgspec.to_builtins(defaults))
 
 
 def spec_id(job_id: str) -> str:

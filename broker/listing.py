@@ -5,6 +5,7 @@ from typing import Any
 from broker import coordinator, repository
 from broker.answers import Answer, Word
 from broker.coordinator import Context, Settlement
+from broker.documents import Counters, Lease, RunEnd, left_out
 from broker.messages import GetJob, ListJobs, ListRuns
 from broker.wire_types import PAGE_MAX
 from datastore import Document
@@ -15,10 +16,16 @@ HIDDEN_FIELDS = frozenset({"kind", "write_id", "open"})
 
 
 def shown(document: Document) -> dict[str, Any]:
-    """A document as a listing shows it: with its version, without a token."""
+    """A document as a listing shows it: with its version and what it leaves out, without a token."""
     body: dict[str, Any] = {name: value for name, value in document.body.items() if name not in HIDDEN_FIELDS}
+    if document.body.get("kind") == "job":
+        body = {"counters": Counters().plain(), "recent_requests": [], **body}
     if isinstance(lease := body.get("lease"), dict):
-        body["lease"] = {name: value for name, value in lease.items() if name != "token"}
+        body["lease"] = {name: value for name, value in {**left_out(Lease), **lease}.items() if name != "token"}
+    if isinstance(end := body.get("last_end"), dict):
+        body["last_end"] = {**left_out(RunEnd), **end}
+    if "ended_ms" in body:
+        body = {**left_out(RunEnd), **body}
     return {"id": document.id, "rev": document.rev, "etag": document.etag, **body}
 
 

@@ -170,6 +170,19 @@ def test_joining_gives_the_job_that_has_the_key(broker: InProcess) -> None:
     assert broker.ask(broker.caller.make("get_job", job_id="b"))[0]["answer"] == "not_found"
 
 
+def test_a_listing_says_what_a_stored_document_leaves_out(broker: InProcess) -> None:
+    broker.submit("a")
+    lease = hold(broker, "a")
+    held = broker.ask(broker.caller.make("get_job", job_id="a"))[0]["body"]["job"]
+    assert (held["counters"], held["recent_requests"]) == ({"failures": 0, "expiries": 0, "releases": 0}, [])
+    assert (held["lease"]["renewals"], held["lease"]["run_deadline_ms"], held["lease"]["stuck_ms"]) == (0, None, None)
+    assert broker.ask(broker.caller.make("complete", **lease))[0]["answer"] == "ok"
+    over = broker.ask(broker.caller.make("get_job", job_id="a"))[0]["body"]["job"]
+    [run] = broker.ask(broker.caller.make("list_runs", job_id="a"))[0]["body"]["runs"]
+    for end in (over["last_end"], run):
+        assert (end["outcome"], end["renewals"], end["result"], end["error"]) == ("succeeded", 0, None, None)
+
+
 def test_replacing_cancels_a_job_that_waits_and_leaves_one_that_runs(broker: InProcess) -> None:
     broker.submit("a", unique={"key": "k", "policy": "replace"})
     broker.submit("b", unique={"key": "k", "policy": "replace"})
