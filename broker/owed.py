@@ -12,7 +12,7 @@ from broker.index import text_of
 from broker.settlement import Change
 
 OWED = "broker:owed"
-"""Sorted set: job by when it ended, broker time."""
+"""Sorted set: job by when it ended, or when its run could not be written last; broker time."""
 OWED_MAX = 10_000
 """The first to end goes first, where a store takes jobs and no runs for long."""
 AT_ONCE = 500
@@ -34,6 +34,11 @@ def jobs(connection: Redis) -> list[str]:
     return [job_id for job_id in named.values() if job_id is not None]
 
 
+def put_behind(connection: Redis, job_id: str, now_ms: int) -> None:
+    """Its run can't be written now: the others are not to wait for it."""
+    connection.zadd(OWED, {job_id: now_ms}, xx=True)
+
+
 def forget(connection: Redis, job_id: str) -> None:
-    """Its run is on record."""
+    """Its run is on record, or there is no such job."""
     connection.zrem(OWED, job_id)

@@ -20,7 +20,6 @@ from broker import (
     index,
     lock_waits,
     operating,
-    owed,
     quotas,
     repository,
     schedules,
@@ -36,7 +35,7 @@ from broker.limits import limit_key, units
 from broker.recall import recall
 from broker.settings import Settings
 from datastore import AtMost, DatastoreError, Document, Filter
-from workers import left_behind
+from workers import left_behind, owed_runs
 from workers.fault_points import At, nowhere
 
 log = structlog.get_logger(__name__)
@@ -114,7 +113,7 @@ class Sweep:
             self._at("sweep_changed")
             self._send(changes, swept, now_ms)
             self._at("sweep_told")
-        self._write_owed_runs(swept)
+        swept.runs_mended += owed_runs.write(self._context, self._redis, now_ms=now_ms)
         self._mend_runs(now_ms, swept)
         self._limits(now_ms, swept)
         self._ready(now_ms, swept)
@@ -228,14 +227,6 @@ class Sweep:
             if job is not None and job.lease is not None:
                 swept.runs_mended += self._mended(job_id, partial(self._record_run, job))
 
-    def _write_owed_runs(self, swept: Swept) -> None:
-        """Runs of jobs that have ended, of which neither start nor end could be written."""
-        for job_id in owed.jobs(self._redis):
-            job = self._read(job_id)
-            if job is not None and self._mended(job_id, partial(self._record_owed, job)):
-                swept.runs_mended += 1
-                owed.forget(self._redis, job_id)
-
     def _limits(self, now_ms: int, swept: Swept) -> None:
         """Every lease has its units and no other has any: those that a crash, or a limit set later, left wrong."""
         store, entropy = self._context.store, self._context.entropy
@@ -267,11 +258,6 @@ class Sweep:
     def _record_run(self, job: Job) -> bool:
         repository.record_latest_run(self._context.store, job, write_id=self._context.entropy.write_id())
         return True
-
-    def _record_owed(self, job: Job) -> bool:
-        """Of the job as it stands: as it was before it says nothing of the run that is owed."""
-        stands = repository.stands(self._context.store, job, write_id=self._context.entropy.write_id())
-        return stands and self._record_run(job)
 
     def _mended(self, id: str, act: Callable[[], bool]) -> int:
         """How many runs were mended by it. One that can't be must not hold up the rest of the sweep."""

@@ -1,5 +1,6 @@
 """A run record that could not be written, and for which nobody asks again, is written by the sweep."""
 
+import pytest
 import redis
 
 from broker import owed
@@ -51,3 +52,28 @@ def test_without_the_hint_nobody_writes_it(redis_client: redis.Redis) -> None:
     redis_client.delete(owed.OWED)
     assert broker.sweep().runs_mended == 0
     assert runs_of(broker.store, "a") == []
+
+
+def owing(broker: InProcess, *jobs: str) -> None:
+    """As if these had ended before the job `a`."""
+    broker.redis.zadd(owed.OWED, dict.fromkeys(jobs, 1))
+
+
+def test_jobs_that_nobody_knows_are_forgotten_and_keep_no_other_waiting(redis_client: redis.Redis) -> None:
+    broker = ended_without_a_record(redis_client)
+    owing(broker, *(f"nobody-{number}" for number in range(owed.AT_ONCE)))
+    assert broker.sweep().runs_mended == 0
+    assert broker.sweep().runs_mended == 1
+    assert owed.jobs(redis_client) == []
+
+
+def test_a_job_that_can_t_be_read_keeps_no_other_waiting(
+    redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(owed, "AT_ONCE", 1)
+    broker = ended_without_a_record(redis_client)
+    broker.store.create("b", "b", {"kind": "job"})
+    owing(broker, "b")
+    assert broker.sweep().runs_mended == 0
+    assert broker.sweep().runs_mended == 1
+    assert owed.jobs(redis_client) == ["b"], "it can still be mended"
