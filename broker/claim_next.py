@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias, TypeGuard, cast
 
+import msgspec
 from redis import Redis
 from redis.client import Pipeline
 
@@ -52,14 +53,25 @@ class NothingFits(Value, frozen=True):
 Proposal: TypeAlias = Candidate | Remembered | InHand | NothingFits
 
 UNPARK = """
+-- The record of a waiting claim; nil where there is none, or somebody else has written it.
+local function parked_claim(id)
+  local record = redis.call('HGET', KEYS[1], id)
+  if not record then return nil end
+  local is_json, parked = pcall(cjson.decode, record)
+  if not is_json or type(parked) ~= 'table' then return nil end
+  for _, name in ipairs({'envelope', 'parked_in', 'mark', 'reply_key', 'reply'}) do
+    if type(parked[name]) ~= 'string' then return nil end
+  end
+  return parked
+end
+
 -- Take a waiting claim out: everything that is known of it, and its mark. Returns its record.
 local function unpark(id)
-  local record = redis.call('HGET', KEYS[1], id)
+  local parked = parked_claim(id)
   redis.call('HDEL', KEYS[1], id)
   redis.call('ZREM', KEYS[2], id)
-  if not record then return nil end
-  local parked = cjson.decode(record)
-  redis.call('ZREM', parked.parked_in, id)
+  if not parked then return nil end
+  redis.pcall('ZREM', parked.parked_in, id)
   redis.call('DEL', parked.mark)
   return parked
 end
@@ -74,9 +86,9 @@ _PROPOSE = Script(
 -- (of a claim that was woken: nothing), 9.. the bonus of each set
 -- It waits only where it can be woken and ended too; with a part of that lost, a resend begins the wait anew.
 local function waits(id)
-  local record = redis.call('HGET', KEYS[1], id)
-  local parked = record and redis.call('ZSCORE', KEYS[2], id) and cjson.decode(record)
-  return parked and redis.call('ZSCORE', parked.parked_in, id) and parked
+  local parked = parked_claim(id)
+  if not parked or not redis.call('ZSCORE', KEYS[2], id) then return nil end
+  return type(redis.pcall('ZSCORE', parked.parked_in, id)) == 'string' and parked
 end
 local known = redis.call('GET', KEYS[3])
 if known then return {'remembered', known} end
@@ -136,13 +148,29 @@ local ended = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', ARGV[1], 'LIMIT', 0, 
 for _, id in ipairs(ended) do
   local parked = unpark(id)
   if parked then
-    redis.call('RPUSH', parked.reply_key, parked.reply)
-    redis.call('PEXPIRE', parked.reply_key, ARGV[3])
+    redis.pcall('RPUSH', parked.reply_key, parked.reply)
+    redis.pcall('PEXPIRE', parked.reply_key, ARGV[3])
   end
 end
 return #ended
 """
 )
+
+
+class Parked(Value, frozen=True):
+    """What is written down of a waiting claim, as far as it is looked for."""
+
+    factory_id: str
+    queue: str
+    reply_key: str
+
+    @classmethod
+    def read(cls, record: bytes) -> "Parked | None":
+        """None: somebody else has written it."""
+        try:
+            return msgspec.json.decode(record, type=cls)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return None
 
 
 def claim_id(claim: Claim) -> str:

@@ -11,7 +11,7 @@ import structlog
 from redis import Redis
 from redis.client import Pipeline
 
-from broker import coordinator
+from broker import coordinator, index
 from broker.documents import Job, State
 from broker.settlement import Change, Context
 from datastore import DatastoreError
@@ -60,7 +60,7 @@ def found(connection: Redis, parents: Sequence[Job], answer: Any) -> list[str]:
     with connection.pipeline(transaction=False) as pipe:
         for parent in parents:
             pipe.srandmember(children_key(parent.id), CHILDREN_MAX)
-        return sorted({child.decode() for children in pipe.execute() for child in children})
+        return sorted({child for children in pipe.execute() for child in index.names(children)})
 
 
 def look(context: Context, children: Iterable[str], *, now_ms: int) -> list[Change]:

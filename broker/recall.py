@@ -1,11 +1,10 @@
 """Sends the waiting claims of one factory back to be settled: it was drained, or a job was handed to it."""
 
-import json
 from typing import cast
 
 from redis import Redis
 
-from broker.claim_next import UNPARK, WAIT_ENDS, WAITING
+from broker.claim_next import UNPARK, WAIT_ENDS, WAITING, Parked
 from broker.queues import intake_key
 from broker.scripts import Script
 
@@ -30,8 +29,11 @@ def recall(connection: Redis, factory_id: str, *, queue: str | None = None, at_m
     """
     recalled = 0
     for claim_id, record in connection.hscan_iter(WAITING, count=_SCAN_COUNT):
-        parked = json.loads(cast(bytes, record))
-        if parked["factory_id"] != factory_id or queue not in (None, parked["queue"]):
+        parked = Parked.read(cast(bytes, record))
+        if parked is None:  # it waits for nothing
+            connection.hdel(WAITING, claim_id)
+            continue
+        if parked.factory_id != factory_id or queue not in (None, parked.queue):
             continue
         recalled += int(_RECALL.run(connection, [WAITING, WAIT_ENDS, intake_key("claims")], [claim_id]))
         if recalled == at_most:

@@ -4,14 +4,13 @@ A client that waits blocks on its reply channel: what is pushed there is gone be
 and a notice that is still there then was read by nobody. Looked at only when a grant was left unread.
 """
 
-import json
 from collections.abc import Iterable
 from typing import Any, cast
 
 from redis import Redis
 
 from broker import index, replies
-from broker.claim_next import WAITING
+from broker.claim_next import WAITING, Parked
 
 BEHIND = 1 << 50
 """Added to the arrival of a claim that stands behind: above every arrival and every bonus."""
@@ -44,8 +43,11 @@ def _one_line(connection: Redis, key: str, reads: dict[str, bool]) -> int:
     silent = 0
     for start in range(0, len(line), STEP):
         page = line[start : start + STEP]
-        records = cast(list[bytes | None], connection.hmget(WAITING, [request_id.decode() for request_id, _ in page]))
-        channels = ["" if record is None else json.loads(record)["reply_key"] for record in records]
+        # Its types know text only.
+        ids = cast(list[str], [request_id for request_id, _ in page])
+        records = cast(list[bytes | None], connection.hmget(WAITING, ids))
+        parked = [None if record is None else Parked.read(record) for record in records]
+        channels = ["" if each is None else each.reply_key for each in parked]
         _look(connection, set(channels) - {""}, reads)
         with connection.pipeline(transaction=False) as pipe:
             for (request_id, score), channel in zip(page, channels, strict=True):
@@ -69,5 +71,5 @@ def _look(connection: Redis, channels: Iterable[str], reads: dict[str, bool]) ->
                 pipe.pexpire(channel, replies.REPLY_TTL_MS)
                 # Not pipe.lrem: the element is bytes, and its types know text only.
                 pipe.execute_command("LREM", channel, -1, NOTICE)  # type: ignore[no-untyped-call]
-            results: list[Any] = pipe.execute()
+            results: list[Any] = pipe.execute(raise_on_error=False)  # a channel of another type is nobody's
         reads.update(zip(unread, (taken_off == 0 for taken_off in results[2::3]), strict=True))

@@ -67,6 +67,7 @@ POISON: Mapping[str, Callable[[redis.Redis], object]] = {
         client.set("broker:inflight:dead:intake", "x"),
         client.zadd(WORKERS, {"dead": 1}),
     ),
+    "children that are none": lambda client: client.sadd("broker:children:one", NO_TEXT, b"", b"/?#", b"x" * 3_000),
     "one who asked and is no text": lambda client: client.zadd("broker:asked", {NO_TEXT: 4e12, b"x": 4e12}),
 }
 
@@ -80,6 +81,8 @@ def test_nobody_is_stopped_by_a_hint_that_makes_no_sense(redis_client: redis.Red
         [granted] = broker.ask(broker.caller.make("claim"))
         assert (granted["answer"], granted["body"]["job_id"]) == ("granted", job)
         assert broker.ask(broker.caller.make("explain", job_id=job))[0]["answer"] == "ok"
+        fence = {name: granted["body"][name] for name in ("job_id", "epoch", "token")}
+        assert broker.ask(broker.caller.make("complete", **fence))[0]["answer"] == "ok"
         end_waits(redis_client, broker.clock.now_ms())
         left_behind.take_over(redis_client, "w9", dead_after_ms=60_000, at_most=64)
         broker.sweep()

@@ -1,0 +1,107 @@
+"""Records of waiting claims that nobody of ours has written: they wait for nothing, and hold nobody up."""
+
+import json
+
+import pytest
+import redis
+
+from broker.claim_next import WAIT_ENDS, WAITING, claim_id, end_waits
+from broker.recall import recall
+from broker.silent import stand_behind
+from tests.caller import Caller
+from tests.fleet import Fleet
+from tests.in_process import InProcess
+from tests.processes import wait_for
+
+pytestmark = pytest.mark.redis
+
+LINE = "broker:parked:default:in:[]"
+NO_TEXT = b"\xff"
+
+
+def record(**changed: object) -> bytes:
+    known = {"envelope": "{}", "parked_in": LINE, "mark": "broker:settling:f:r", "factory_id": "f", "queue": "default"}
+    return json.dumps({**known, "reply_key": "broker:reply:f:x", "reply": "{}", **changed}).encode()
+
+
+OTHER_TYPES: tuple[object, ...] = (None, 5, {})
+RECORDS: dict[str, bytes] = {
+    "no JSON": b"garbage",
+    "no text": NO_TEXT,
+    "empty": b"",
+    "too deep": b"[" * 90_000,
+    "no object": b"5",
+    "null": b"null",
+    "a list": b'["parked_in"]',
+    "nothing in it": b"{}",
+    **{
+        f"{name} is {type(value).__name__}": record(**{name: value})
+        for name in ("envelope", "parked_in", "mark", "reply_key", "reply", "factory_id", "queue")
+        for value in OTHER_TYPES
+    },
+    "a line of another type": record(parked_in="broker:test:text"),
+    "a channel of another type": record(reply_key="broker:test:text"),
+    "a mark of no claim": record(mark=""),
+}
+
+
+def poison(client: redis.Redis, name: str, wrong: bytes) -> None:
+    """As if a claim of this name waited."""
+    client.set("broker:test:text", "x")
+    client.hset(WAITING, name, wrong)
+    client.zadd(WAIT_ENDS, {name: 4e12})
+    client.zadd(LINE, {name: 1})
+    client.sadd("broker:parked:default:sets", "[]")
+
+
+@pytest.mark.parametrize("case", RECORDS)
+def test_the_claim_it_stands_for_is_settled_as_if_it_did_not_wait(broker: InProcess, case: str) -> None:
+    claim = broker.caller.make("claim")
+    poison(broker.redis, claim_id(claim), RECORDS[case])  # type: ignore[arg-type]  # it is a claim
+    broker.submit("job")
+    [granted] = broker.ask(claim)
+    assert granted["answer"] == "granted"
+
+
+@pytest.mark.parametrize("case", RECORDS)
+def test_who_waits_behind_it_is_woken_and_told_of_the_end(broker: InProcess, case: str) -> None:
+    others = [broker.caller.make("claim", wait_ms=60_000) for _ in range(2)]
+    broker.caller.send(*others)
+    broker.serve()
+    poison(broker.redis, "x:y", RECORDS[case])
+    stand_behind(broker.redis, ["default"])
+    broker.submit("one", "two")
+    broker.sweep()
+    broker.serve()
+    assert {reply["answer"] for reply in broker.caller.replies(*others, deadline_ms=1_000)} == {"granted"}
+    poison(broker.redis, "x:y", RECORDS[case])
+    end_waits(broker.redis, 5_000_000_000_000)
+    assert not broker.redis.exists(WAITING, WAIT_ENDS)
+
+
+@pytest.mark.parametrize("case", RECORDS)
+def test_the_claims_of_a_factory_are_called_back_past_it(broker: InProcess, case: str) -> None:
+    claim = broker.caller.make("claim", wait_ms=60_000)
+    broker.caller.send(claim)
+    broker.serve()
+    for number in range(3):
+        poison(broker.redis, f"x:{number}", RECORDS[case])
+    assert recall(broker.redis, broker.caller.factory) == 1
+
+
+def test_a_line_with_an_entry_that_is_no_text_is_gone_over(broker: InProcess) -> None:
+    broker.redis.zadd(LINE, {NO_TEXT: 1})
+    broker.redis.sadd("broker:parked:default:sets", "[]")
+    assert stand_behind(broker.redis, ["default"]) == 1
+
+
+def test_a_worker_serves_on(fleet: Fleet) -> None:
+    worker = fleet.start_worker({"BROKER_LOG_LEVEL": "ERROR"})
+    caller = Caller(fleet.redis, "caller")
+    for number, wrong in enumerate(RECORDS.values()):
+        claim = caller.make("claim", queue=f"empty-{number}")
+        poison(fleet.redis, claim_id(claim), wrong)  # type: ignore[arg-type]  # it is a claim
+        caller.send(claim)
+        assert caller.replies(claim)[0]["answer"] == "none_available"
+    wait_for(lambda: not fleet.redis.keys("broker:inflight:*"), "nothing is left in flight")
+    assert worker.poll() is None
