@@ -28,7 +28,8 @@ PARKED = "broker:parked"
 """Claims that wait: terms are offers, the score is their arrival."""
 LANE = "broker:lane:"
 """Before the key of a set: the jobs of one lane in it."""
-
+INDEXED = "broker:indexed"
+"""When all ready jobs were last gone over; gone together with the index when Redis loses everything."""
 
 _FIRST = 1 << 52
 """Above every score: what is kept for a factory comes before all else."""

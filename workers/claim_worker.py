@@ -20,7 +20,7 @@ from broker.backoff import Backoff
 from broker.clock import monotonic_ms, sleep_ms
 from broker.queues import QUEUES
 from broker.settings import load
-from workers import left_behind
+from workers import left_behind, wrong_types
 from workers.garbage import Garbage
 from workers.heartbeat import Heartbeat
 from workers.logs import configure_logging
@@ -163,6 +163,8 @@ class ServeLoop:
             log.error("serving_failed", worker=self._name, retry_in_s=round(pause_s, 3), exc_info=error)
             return
         log.warning("redis_lost", worker=self._name, error=str(error), retry_in_s=round(pause_s, 3))
+        if wrong_types.met(error):
+            wrong_types.clear(self._redis)
 
     def _pause(self, seconds: float) -> None:
         """Wait before Redis is tried again, in slices, so that a stop is heard."""

@@ -9,7 +9,7 @@ from threading import Event
 
 import structlog
 from redis import Redis
-from redis.exceptions import LockError, RedisError
+from redis.exceptions import LockError, RedisError, ResponseError
 
 from broker import (
     aftermath,
@@ -30,12 +30,12 @@ from broker.clock import RedisClock
 from broker.controls import Controls
 from broker.coordinator import Change, Context, Settlement
 from broker.documents import Job, Run
-from broker.index import Place
+from broker.index import INDEXED, Place
 from broker.limits import limit_key, units
 from broker.recall import recall
 from broker.settings import Settings
 from datastore import AtMost, DatastoreError, Document, Filter
-from workers import left_behind, owed_runs
+from workers import left_behind, owed_runs, wrong_types
 from workers.fault_points import At, nowhere
 
 log = structlog.get_logger(__name__)
@@ -43,8 +43,6 @@ log = structlog.get_logger(__name__)
 LOCK = "broker:sweep"
 LOCK_TTL_S = 15
 """A sweep that was killed is followed by another after this. Where a pass takes longer, two at once cost time only."""
-INDEXED = "broker:indexed"
-"""When the ready index was last gone over; gone together with the index when Redis loses everything."""
 LOST = "broker:lost"
 """Stands for a minute after Redis was found empty: by then every worker that lives has been heard of again."""
 LOST_MS = 60_000
@@ -101,7 +99,15 @@ class Sweep:
         return 0
 
     def pass_over(self, now_ms: int) -> Swept:
-        """One sweep at broker time `now_ms`."""
+        """One sweep at broker time `now_ms`. A hint of the wrong type does not stop it: it is cleared away."""
+        try:
+            return self._pass_over(now_ms)
+        except ResponseError as error:
+            if not wrong_types.met(error) or not wrong_types.clear(self._redis):
+                raise
+        return self._pass_over(now_ms)
+
+    def _pass_over(self, now_ms: int) -> Swept:
         swept = Swept()
         steps = (self._schedules, self._timers, self._stuck, self._outlived, self._blocked)
         changes: list[Change] = []

@@ -15,12 +15,12 @@ import redis
 
 from broker import replies
 from broker.events import STREAM as EVENTS
+from broker.index import INDEXED
 from broker.queues import intake_key
 from tests.processes import wait_for
 from workers.embedded import start_embedded
 from workers.leash import leashed
 from workers.state_dir import StateDir
-from workers.sweep import INDEXED
 from workers.taking import WORKERS
 
 ROOT = Path(__file__).parents[2]
