@@ -26,7 +26,7 @@ from broker import (
     seen,
     telling,
 )
-from broker.answers import Word, wire
+from broker.answers import wire
 from broker.batch import Settled
 from broker.controls import Controls
 from broker.documents import Job, State
@@ -176,7 +176,7 @@ def _now_free(context: Context, batch: Sequence[Settled], now_ms: int) -> list[s
 def _unsettled_factory(settled: Settled) -> str | None:
     """The factory whose waiting claims are to be judged again."""
     request = settled.request
-    if settled.answer is None or settled.answer.word is not Word.OK:
+    if settled.answer is None or not settled.answer.good:
         return None
     if isinstance(request, RegisterFactory):
         return request.factory_id

@@ -4,9 +4,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import structlog
+from msgspec import structs
 
 from broker import coordinator, shared_document
 from broker.answers import Answer, Reason, Word
+from broker.asked import Asked, remembering, who_asks
 from broker.clock import SET_BACK_MS
 from broker.controls import FACTORY, REPLACED_MAX, Drain, FactoryRecord, factory_doc_id, parsed
 from broker.documents import Job, Lease
@@ -14,7 +16,7 @@ from broker.matching import canonical
 from broker.messages import DrainFactory, GetFactory, ListFactories, RegisterFactory, RemoveFactory, ResumeFactory
 from broker.repository import find_documents
 from broker.settlement import Change, Context, Settlement
-from datastore import Corrupt, Datastore, Filter, Ok
+from datastore import Corrupt, Datastore, DatastoreError, Filter, Ok
 
 log = structlog.get_logger(__name__)
 
@@ -52,13 +54,11 @@ def register(context: Context, request: RegisterFactory, now_ms: int) -> Settlem
         plain = None if drain is None else drain.plain()
         return {**offered, "incarnation": start, "since_ms": asked_ms, "replaced": _with_last(known), "drain": plain}
 
-    record = _change(context, name, judge)
+    record, word = _change(context, name, judge)
     if refused:
         body_of_now = {"factory": name, "incarnation": record.incarnation, "since_ms": record.since_ms}
         return Settlement(Answer(Word.CONFLICT, Reason.RESTARTED, body_of_now))
-    ended = _end_outlived(context, name, record, now_ms)
-    facts = {**_facts(name, record, now_ms), "ended": [change.after.id for change in ended]}
-    return Settlement(Answer(Word.OK, body=facts), tuple(ended))
+    return _with_leases_ended(context, name, record, Answer(word, body=_facts(name, record, now_ms)), now_ms)
 
 
 def drain(context: Context, request: DrainFactory, now_ms: int) -> Settlement:
@@ -67,40 +67,55 @@ def drain(context: Context, request: DrainFactory, now_ms: int) -> Settlement:
     until_ms = body.until_ms if body.for_ms is None else now_ms + body.for_ms
     asked = Drain(reason=body.reason, since_ms=now_ms, until_ms=until_ms, incarnation=body.incarnation)
 
-    def judge(known: FactoryRecord) -> dict[str, Any] | None:
+    def judge(known: FactoryRecord) -> dict[str, Any]:
         # A start that stops must not shorten what an operator asked for.
         stands = None if asked.incarnation is None else known.draining("", now_ms)
-        return {"drain": asked.plain()} if stands is None else None
+        return {"drain": asked.plain()} if stands is None else {}
 
-    record = _change(context, body.factory, judge)
-    return Settlement(Answer(Word.OK, body=_facts(body.factory, record, now_ms)))
+    record, word = _change(context, body.factory, judge, who_asks(request))
+    return Settlement(Answer(word, body=_facts(body.factory, record, now_ms)))
 
 
 def resume(context: Context, request: ResumeFactory, now_ms: int) -> Settlement:
     """End a drain. Harmless where none stands."""
     name = request.body.factory
-    if _read(context.store, name) is None:
+    known_here = False
+
+    def judge(known: FactoryRecord) -> dict[str, Any] | None:
+        nonlocal known_here
+        known_here = not _removed(known)
+        return {"drain": None} if known_here else None
+
+    record, word = _change(context, name, judge, who_asks(request), create=False)
+    if word is Word.OK and not known_here:
         return _unknown(name)
-    record = _change(context, name, lambda known: None if known.drain is None else {"drain": None})
-    return Settlement(Answer(Word.OK, body=_facts(name, record, now_ms)))
+    return Settlement(Answer(word, body=_facts(name, record, now_ms)))
 
 
 def remove(context: Context, request: RemoveFactory, now_ms: int) -> Settlement:
     """Forget a factory: it comes back by registering a new start. With leases only where forced, which end then."""
     name = request.body.factory
-    if _read(context.store, name) is None:
-        return _unknown(name)
-    held = list(_leased(context.store, name))
-    if held and not request.body.force:
-        body = {"factory": name, "leases": [_shown(job, job.lease, now_ms) for job in held if job.lease]}
-        return Settlement(Answer(Word.CONFLICT, Reason.HELD, body))
+    refusal: Settlement | None = _unknown(name)
 
-    def judge(known: FactoryRecord) -> dict[str, Any]:
+    def judge(known: FactoryRecord) -> dict[str, Any] | None:
+        nonlocal refusal
+        refusal = _unknown(name) if _removed(known) else None
+        if refusal is None and not request.body.force:
+            refusal = _holds(context, name, now_ms)
+        if refusal is not None:
+            return None
         return {**FactoryRecord(since_ms=now_ms).plain(), "replaced": _with_last(known)}
 
-    record = _change(context, name, judge)
-    ended = _end_outlived(context, name, record, now_ms)
-    return Settlement(Answer(Word.OK, body={"factory": name, "ended": [each.after.id for each in ended]}), tuple(ended))
+    record, word = _change(context, name, judge, who_asks(request), create=False)
+    if word is Word.OK and refusal is not None:
+        return refusal
+    return _with_leases_ended(context, name, record, Answer(word, body={"factory": name}), now_ms)
+
+
+def _holds(context: Context, name: str, now_ms: int) -> Settlement | None:
+    """The refusal to forget a factory that holds leases."""
+    held = [_shown(job, job.lease, now_ms) for job in _leased(context.store, name) if job.lease]
+    return Settlement(Answer(Word.CONFLICT, Reason.HELD, {"factory": name, "leases": held})) if held else None
 
 
 def show(context: Context, request: GetFactory, now_ms: int) -> Settlement:
@@ -142,25 +157,39 @@ def registered(store: Datastore) -> Iterator[tuple[str, FactoryRecord]]:
             log.error("factory_corrupt", document=document.id, error=str(error))
 
 
-def _change(context: Context, name: str, judge: Callable[[FactoryRecord], Mapping[str, Any] | None]) -> FactoryRecord:
+def _change(
+    context: Context,
+    name: str,
+    judge: Callable[[FactoryRecord], Mapping[str, Any] | None],
+    asked: Asked | None = None,
+    *,
+    create: bool = True,
+) -> tuple[FactoryRecord, Word]:
     """The record once what `judge` made of it was written; `judge` saw the version that was changed last.
 
-    Where it is to stay as it is it is written on all the same: a stale read may only show it so.
+    Where it is to stay as it is (None, which is not remembered) it is written on all the same: a stale read may only
+    show it so. `asked`: has its effect once; a copy of it is `replayed`. Unless `create`, a missing one stays missing.
     """
     id = factory_doc_id(name)
-    record = FactoryRecord()
+    record, word = FactoryRecord(), Word.OK
 
     def seen(body: Mapping[str, Any]) -> dict[str, Any]:
-        nonlocal record
-        changes = judge(parsed(id, body, FactoryRecord)) or {}
-        record = parsed(id, {**body, **changes}, FactoryRecord)
-        return dict(changes)
+        nonlocal record, word
+        record = parsed(id, body, FactoryRecord)
+        word = Word.REPLAYED if asked in record.recent_requests else Word.OK
+        changes = None if word is Word.REPLAYED else judge(record)
+        if changes is None:
+            return {}
+        remembered = record.recent_requests if asked is None else remembering(record.recent_requests, asked)
+        changed = {**changes, "recent_requests": [each.plain() for each in remembered]}
+        record = parsed(id, {**body, **changed}, FactoryRecord)
+        return changed
 
-    empty = {"kind": _KIND, "state": CONTROL_STATE, **FactoryRecord().plain()}
+    empty = {"kind": _KIND, "state": CONTROL_STATE, **FactoryRecord().plain()} if create else None
     shared_document.change(context.store, context.entropy, id, seen, empty=empty)
     if context.controls is not None:
         context.controls.forget(id)
-    return record
+    return record, word
 
 
 def _with_last(known: FactoryRecord) -> list[str]:
@@ -169,18 +198,31 @@ def _with_last(known: FactoryRecord) -> list[str]:
     return over[-REPLACED_MAX:]
 
 
-def _end_outlived(context: Context, name: str, record: FactoryRecord, now_ms: int) -> list[Change]:
-    """End what earlier starts hold. Whatever this misses, because a claim was on its way, the sweep ends."""
+def _with_leases_ended(context: Context, name: str, record: FactoryRecord, answer: Answer, now_ms: int) -> Settlement:
+    """The answer, once what earlier starts hold has ended. Whatever that misses, because a claim was on its way, the
+    sweep ends.
+
+    The record is changed by now: where a lease could not be ended, the same request again ends it, or the sweep.
+    """
     changes: list[Change] = []
-    for job in _leased(context.store, name):
-        if job.lease is not None and record.outlived(job.lease.incarnation, job.lease.granted_ms):
-            changes += coordinator.outlive(context, job, name, record, now_ms=now_ms).changes
-    return changes
+    try:
+        for job in _leased(context.store, name):
+            if job.lease is not None and record.outlived(job.lease.incarnation, job.lease.granted_ms):
+                changes += coordinator.outlive(context, job, name, record, now_ms=now_ms).changes
+    except DatastoreError as error:
+        log.warning("leases_not_ended", factory=name, error=str(error))
+        return Settlement(Answer(Word.OUTCOME_UNKNOWN, Reason.STORE), tuple(changes))
+    ended = {"ended": [change.after.id for change in changes]}
+    return Settlement(structs.replace(answer, body={**answer.body, **ended}), tuple(changes))
 
 
 def _leased(store: Datastore, name: str) -> Iterator[Job]:
-    filter = {"kind": "job", "state": "leased", "lease.factory_id": name}
-    return (Job.from_document(document) for document in find_documents(store, filter))
+    """What a factory holds. A job that does not parse is reported and left alone: nobody could end its lease."""
+    for document in find_documents(store, {"kind": "job", "state": "leased", "lease.factory_id": name}):
+        try:
+            yield Job.from_document(document)
+        except Corrupt as error:
+            log.error("job_corrupt", job=document.id, error=str(error))
 
 
 def _held_by_each(store: Datastore) -> dict[str, int]:
@@ -211,7 +253,7 @@ def _unknown(name: str) -> Settlement:
 def _facts(name: str, record: FactoryRecord, now_ms: int) -> dict[str, Any]:
     drain = record.drain if record.draining(record.incarnation or "", now_ms) else None
     facts = {"factory": name, **record.plain(), "drain": None if drain is None else drain.plain()}
-    del facts["replaced"]
+    del facts["replaced"], facts["recent_requests"]
     return facts
 
 

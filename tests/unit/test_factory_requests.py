@@ -1,0 +1,161 @@
+"""What is asked of a factory has its effect once, and is not denied once it had it, whatever fails afterwards."""
+
+from typing import Any
+
+import pytest
+
+from broker.answers import Answer, Reason, Word
+from broker.controls import Controls, FactoryRecord
+from broker.messages import REQUESTS
+from broker.settle import settle
+from broker.settlement import Settlement
+from datastore import Corrupt, DatastoreError, Filter, Page, Rejected, Throttled, Unavailable
+from datastore.interface import Expected, Patch, UpdateResult
+from datastore.memory import MemoryDatastore
+from tests.twins.forwarding import Forwarding
+from tests.twins.stale import ShowsEarlier
+from tests.unit.desk import NOW, Desk
+
+LATER = NOW + 1_000
+
+
+@pytest.fixture
+def desk() -> Desk:
+    """Factory `f` has registered its first start, which holds a job."""
+    made = Desk()
+    ask(made, "register_factory", "g1")
+    made.submit()
+    made.claim()
+    return made
+
+
+def settled(
+    desk: Desk, op: str, request_id: str, *, start: str = "start-1", store: Any = None, **body: Any
+) -> Settlement:
+    address = {"factory_id": "f", "incarnation": start, "instance": "x"}
+    request = REQUESTS.validate_python({"op": op, "request_id": request_id, **address, "body": body})
+    return settle(desk.context if store is None else desk.on(store), request, now_ms=LATER)
+
+
+def ask(desk: Desk, op: str, request_id: str, **asked: Any) -> Answer:
+    return settled(desk, op, request_id, **asked).answer
+
+
+def record(desk: Desk) -> FactoryRecord:
+    return Controls(desk.store).factory("f")
+
+
+class NoLeases(Forwarding):
+    """Fails to search for what a factory holds."""
+
+    def __init__(self, inner: MemoryDatastore, error: DatastoreError) -> None:
+        super().__init__(inner)
+        self._error = error
+
+    def find(self, filter: Filter, limit: int = 100, cursor: str | None = None) -> Page:  # noqa: ARG002  # it fails
+        raise self._error
+
+
+class Stuck(Forwarding):
+    """Fails to write one job."""
+
+    def __init__(self, inner: MemoryDatastore, job_id: str) -> None:
+        super().__init__(inner)
+        self._job_id = job_id
+
+    def update_if_match(self, id: str, partition_key: str, expected: Expected, patch: Patch) -> UpdateResult:
+        if id == self._job_id:
+            raise Unavailable("503")
+        return super().update_if_match(id, partition_key, expected, patch)
+
+
+FAILURES = [Throttled("429", retry_after_ms=9), Unavailable("503"), Rejected("403"), Corrupt("rot")]
+ENDS_LEASES: dict[str, dict[str, Any]] = {
+    "register_factory": {"start": "start-2"},
+    "remove_factory": {"factory": "f", "force": True},
+}
+
+
+@pytest.mark.parametrize("error", FAILURES, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("op", ENDS_LEASES)
+def test_a_change_that_was_made_is_not_denied_where_the_leases_can_t_be_ended(
+    desk: Desk, op: str, error: DatastoreError
+) -> None:
+    cut = ask(desk, op, "r1", store=NoLeases(desk.store, error), **ENDS_LEASES[op])
+    assert (cut.word, cut.retry) == (Word.OUTCOME_UNKNOWN, "same_id")
+    assert record(desk).has_replaced("start-1")
+    again = ask(desk, op, "r1", **ENDS_LEASES[op])
+    assert (again.good, again.body["ended"]) == (True, ["job"])
+    assert desk.job().lease is None
+
+
+@pytest.mark.parametrize("op", ENDS_LEASES)
+def test_leases_that_were_ended_before_one_could_not_be_are_told_of(desk: Desk, op: str) -> None:
+    desk.submit("stuck")
+    desk.claim("stuck")
+    cut = settled(desk, op, "r1", store=Stuck(desk.store, "stuck"), **ENDS_LEASES[op])
+    assert cut.answer.word is Word.OUTCOME_UNKNOWN
+    assert [change.after.id for change in cut.changes] == ["job"]
+    assert ask(desk, op, "r1", **ENDS_LEASES[op]).body["ended"] == ["stuck"]
+
+
+@pytest.mark.parametrize("op", ENDS_LEASES)
+def test_a_job_that_does_not_parse_keeps_no_lease_of_another_from_ending(desk: Desk, op: str) -> None:
+    desk.store.create("rot", "rot", {"kind": "job", "state": "leased", "lease": {"factory_id": "f"}})
+    answer = ask(desk, op, "r1", **ENDS_LEASES[op])
+    assert (answer.word, answer.body["ended"]) == (Word.OK, ["job"])
+
+
+def test_a_removal_that_comes_again_is_a_replay_and_another_finds_nothing(desk: Desk) -> None:
+    remove = {"factory": "f", "force": True}
+    assert [ask(desk, "remove_factory", "r1", **remove).word for _ in range(2)] == [Word.OK, Word.REPLAYED]
+    assert ask(desk, "remove_factory", "r2", **remove).word is Word.NOT_FOUND
+
+
+def test_a_late_copy_of_a_removal_leaves_the_start_alone_that_has_come_since(desk: Desk) -> None:
+    ask(desk, "remove_factory", "r1", factory="f", force=True)
+    ask(desk, "register_factory", "g2", start="start-2")
+    for force in (True, False):
+        late = ask(desk, "remove_factory", "r1", factory="f", force=force)
+        assert (late.word, late.body["ended"]) == (Word.REPLAYED, [])
+    assert record(desk).incarnation == "start-2"
+
+
+def test_a_removal_that_was_refused_is_not_remembered(desk: Desk) -> None:
+    refused = [ask(desk, "remove_factory", "r1", factory="f") for _ in range(2)]
+    assert [(answer.word, answer.reason) for answer in refused] == [(Word.CONFLICT, Reason.HELD)] * 2
+
+
+def is_drained(desk: Desk) -> bool:
+    return record(desk).drain is not None
+
+
+@pytest.mark.parametrize(("op", "then", "drained"), [("drain", "resume", False), ("resume", "drain", True)])
+def test_a_late_copy_of_a_drain_or_its_end_changes_nothing(desk: Desk, op: str, then: str, drained: bool) -> None:
+    assert ask(desk, f"{op}_factory", "d1", factory="f").word is Word.OK
+    assert ask(desk, f"{then}_factory", "d2", factory="f").word is Word.OK
+    late = ask(desk, f"{op}_factory", "d1", factory="f")
+    assert (late.word, late.body["drain"] is not None) == (Word.REPLAYED, drained)
+    assert is_drained(desk) is drained
+
+
+def test_a_new_start_does_not_make_it_forget_what_was_asked(desk: Desk) -> None:
+    ask(desk, "drain_factory", "d1", factory="f")
+    ask(desk, "resume_factory", "d2", factory="f")
+    ask(desk, "register_factory", "g2", start="start-2")
+    assert ask(desk, "drain_factory", "d1", factory="f").word is Word.REPLAYED
+    assert not is_drained(desk)
+
+
+@pytest.mark.parametrize("op", ["resume_factory", "remove_factory"])
+def test_a_factory_that_came_back_is_not_called_unknown_for_a_read_from_before(desk: Desk, op: str) -> None:
+    ask(desk, "remove_factory", "r1", factory="f", force=True)
+    was = desk.store.read("factory:f", "factory:f")
+    ask(desk, "register_factory", "g2", start="start-2")
+    behind = ShowsEarlier(desk.store, "factory:f", was, times=1)
+    assert ask(desk, op, "r2", store=behind, factory="f").word is Word.OK
+
+
+def test_what_is_remembered_is_not_shown(desk: Desk) -> None:
+    shown = [ask(desk, "drain_factory", "d1", factory="f").body, ask(desk, "get_factory", "d2", factory="f").body]
+    assert not any("recent_requests" in body for body in shown)
