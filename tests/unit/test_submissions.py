@@ -14,8 +14,8 @@ from broker.fence import Fence
 from broker.messages import REQUESTS
 from broker.repository import read_submitted
 from broker.settle import settle
-from datastore import Corrupt, DatastoreError, NotFound, Ok, Throttled, Unavailable
-from datastore.interface import Body, CreateResult, Expected, Patch, UpdateResult
+from datastore import Conflict, Corrupt, DatastoreError, NotFound, Ok, Throttled, Unavailable
+from datastore.interface import Body, CreateResult, Expected, Patch, ReadResult, UpdateResult
 from datastore.memory import MemoryDatastore
 from tests.twins.forwarding import Forwarding
 from tests.twins.stale import ShowsEarlier
@@ -94,6 +94,29 @@ def test_a_submission_that_was_refused_leaves_nothing_that_takes_effect_later(de
     assert coordinator.complete(desk.context, "old", fence, now_ms=NOW).answer.good
     assert submit(desk.context, "s2", job_id="deploy", unique=unique, payload=2).answer.word is Word.OK
     assert read_submitted(desk.store, "deploy")["payload"] == 2
+
+
+class HidesSpecs(Forwarding):
+    """No read shows a spec that is there, and who would create it again is not shown it either."""
+
+    def read(self, id: str, partition_key: str) -> ReadResult:
+        return NotFound() if id.endswith(":spec") else super().read(id, partition_key)
+
+    def create(self, id: str, partition_key: str, body: Body) -> CreateResult:
+        created = super().create(id, partition_key, body)
+        return created if isinstance(created, Ok) else Conflict(None)
+
+
+@pytest.mark.parametrize("cut_off", [False, True], ids=["its job is made", "its job is not made yet"])
+def test_a_submission_whose_spec_no_read_shows_is_to_be_repeated_under_its_id(desk: Desk, cut_off: bool) -> None:
+    if cut_off:
+        with patch.object(repository, "create_job", side_effect=Unavailable("503")):
+            submit(desk.context, "s1", job_id="new")
+    else:
+        submit(desk.context, "s1", job_id="new")
+    answer = submit(desk.on(HidesSpecs(desk.store)), "s1", job_id="new").answer
+    assert (answer.word, answer.retry) == (Word.OUTCOME_UNKNOWN, Retry.SAME_ID)
+    assert submit(desk.context, "s1", job_id="new").answer.word is (Word.OK if cut_off else Word.REPLAYED)
 
 
 def test_a_submission_replaces_a_job_that_waits(desk: Desk) -> None:
