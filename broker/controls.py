@@ -10,8 +10,10 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from broker import shared_document
 from broker.asked import Asked
 from broker.documents import Frozen
+from broker.entropy import Entropy
 from broker.limits import Limit, Limits
 from datastore import Corrupt, Datastore, Ok
 from datastore.json_body import decoded
@@ -194,6 +196,19 @@ class Controls:
             control = parsed(name, found.document.body, kind) if isinstance(found, Ok) else kind()
             self._read[name] = control
             return control
+
+
+def standing_factory(store: Datastore, entropy: Entropy, factory_id: str) -> FactoryRecord:
+    """The record of a factory as it is now: it was written on. A read may show it as it was."""
+    id, record = factory_doc_id(factory_id), UNREGISTERED
+
+    def seen(body: Mapping[str, Any]) -> dict[str, Any]:
+        nonlocal record
+        record = parsed(id, body, FactoryRecord)
+        return {}
+
+    shared_document.change(store, entropy, id, seen)
+    return record
 
 
 def parsed(name: str, body: Mapping[str, Any], kind: type[Kind]) -> Kind:

@@ -9,7 +9,7 @@ import structlog
 from broker import keys, repository, transitions
 from broker.answers import Answer, Reason, Word
 from broker.claiming import try_claim_job
-from broker.controls import UNREGISTERED, Controls, FactoryRecord
+from broker.controls import UNREGISTERED, Controls, FactoryRecord, standing_factory
 from broker.documents import Job, OnParentFailure, Run, State
 from broker.fence import Fence
 from broker.repository import JobUpdate, RunUpdate
@@ -112,17 +112,20 @@ def hand_over(
     context: Context, job_id: str, fence: Fence, *, now_ms: int, to: str, reason: str | None = None
 ) -> Settlement:
     """Give the job back for factory `to`, unless that one would be turned away: then the lease stands."""
-    factory = (context.controls or Controls(context.store)).factory(to)
-    drain = factory.draining(factory.incarnation or "", now_ms)
+    read = (context.controls or Controls(context.store)).factory(to)
 
     def judge(job: Job) -> Decision:
         rules = context.rules
         decision = transitions.hand_over(job, fence, now_ms=now_ms, rules=rules, to=to, reason=reason)
-        if drain is not None and isinstance(decision, Write) and not job.cancel:
-            refusal = transitions.draining(drain, now_ms=now_ms)
-            body = {"job_id": job_id, "factory": to, **refusal.body}
-            return Refuse(Answer(Word.NOT_CLAIMABLE, Reason.DRAINING, body))
-        return decision
+        if not isinstance(decision, Write) or job.cancel or read.draining(read.incarnation or "", now_ms) is None:
+            return decision
+        # The refusal is final, and the drain that was read may be over.
+        stands = standing_factory(context.store, context.entropy, to)
+        drain = stands.draining(stands.incarnation or "", now_ms)
+        if drain is None:
+            return decision
+        body = {"job_id": job_id, "factory": to, **transitions.draining(drain, now_ms=now_ms).body}
+        return Refuse(Answer(Word.NOT_CLAIMABLE, Reason.DRAINING, body))
 
     return judge_and_write(context, job_id, judge, seen_epoch=fence.epoch)
 

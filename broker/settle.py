@@ -133,7 +133,8 @@ def _claim(context: Context, request: Claim, now_ms: int, job_id: str | None = N
     if wanted is None:
         return Settlement(Answer(Word.NONE_AVAILABLE))
     who = claimant(context, request)
-    return coordinator.try_claim_job(context, wanted, who, now_ms=now_ms, etag=request.body.expected_etag)
+    etag, named = request.body.expected_etag, job_id is None
+    return coordinator.try_claim_job(context, wanted, who, now_ms=now_ms, etag=etag, named=named)
 
 
 def _renew(context: Context, request: Renew, now_ms: int) -> Settlement:

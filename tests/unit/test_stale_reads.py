@@ -120,6 +120,29 @@ def claim(context: Context, request_id: str = "r1") -> Settlement:
     return coordinator.try_claim_job(context, "job", who, now_ms=NOW)
 
 
+def test_a_claim_is_not_told_that_the_job_is_over_by_a_read_from_before_it_was_redriven(desk: Desk) -> None:
+    coordinator.fail(desk.context, "job", desk.claim(), now_ms=NOW, retryable=False)
+    was = desk.store.read("job", "job")
+    over = claim(desk.context, "r0").answer
+    assert (over.word, over.reason, over.retry) == (Word.NOT_CLAIMABLE, "terminal", "final")
+    desk.ask("redrive", job_id="job")
+    assert claim(desk.on(ShowsEarlier(desk.store, "job", was, times=1))).answer.word is Word.GRANTED
+
+
+@pytest.mark.parametrize("start", [None, "start-1"], ids=["every start", "the start that stops"])
+def test_a_hand_over_is_not_refused_for_a_drain_that_is_over(desk: Desk, start: str | None) -> None:
+    desk.ask("register_factory", by="g")
+    desk.ask("drain_factory", factory="g", incarnation=start)
+    was = desk.store.read("factory:g", "factory:g")
+    if start is None:
+        desk.ask("resume_factory", factory="g")
+    else:
+        desk.ask("register_factory", by="g", start="start-2", now_ms=NOW + 1)
+    fence = desk.claim()
+    behind = ShowsEarlier(desk.store, "factory:g", was, times=1)
+    assert coordinator.hand_over(desk.on(behind), "job", fence, now_ms=NOW + 1, to="g").answer.word is Word.OK
+
+
 def test_a_grant_whose_spec_no_read_shows_yet_is_not_called_invalid_and_is_told_when_asked_again(desk: Desk) -> None:
     hidden = desk.on(ShowsEarlier(desk.store, "job:spec", NotFound(), times=1))
     with pytest.raises(OutcomeUnknown):
