@@ -10,6 +10,7 @@ from broker import repository, shared_document
 from broker.documents import Job
 from broker.entropy import Entropy
 from broker.slots import (
+    ClaimKey,
     Holder,
     Mode,
     Slot,
@@ -118,7 +119,7 @@ class Slots:
         """Take them out of a claim that was not granted here; not what another copy of it has confirmed meanwhile."""
         self._leave(without_unconfirmed)
 
-    def _leave(self, rule: Callable[[Slot, tuple[str, int, str]], dict[str, Any] | None]) -> None:
+    def _leave(self, rule: Callable[[Slot, ClaimKey], dict[str, Any] | None]) -> None:
         for key in self.keys:
             try:
                 self._change(key, lambda slot: rule(slot, self._claim))
@@ -126,8 +127,8 @@ class Slots:
                 continue
 
     @property
-    def _claim(self) -> tuple[str, int, str]:
-        return self.job_id, self.epoch, self.request_id
+    def _claim(self) -> ClaimKey:
+        return self.job_id, self.epoch, self.request_id, self.factory_id
 
     @property
     def keys(self) -> list[str]:

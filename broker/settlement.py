@@ -240,7 +240,15 @@ def _free_slots(context: Context, job: Job, lease: Lease) -> None:
     if not (job.locks or lease.limits):
         return
     units = unit_wants({}, lease.limits)
-    slots = Slots.of(context.store, context.entropy, job, epoch=lease.epoch, request_id=lease.request_id, units=units)
+    slots = Slots.of(
+        context.store,
+        context.entropy,
+        job,
+        epoch=lease.epoch,
+        request_id=lease.request_id,
+        factory_id=lease.factory_id,
+        units=units,
+    )
     with context.turns_of(slots.keys):
         slots.give_back()
     if context.controls is not None:

@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -20,6 +20,10 @@ SLOTS_MAX = 256
 """Slots that the locks of one job may need: a claim reads and writes each of them."""
 SHARED_SUFFIX = "@shared"
 EXCLUSIVE_SUFFIX = "@exclusive"
+
+
+ClaimKey: TypeAlias = tuple[str, int, str, str]
+"""A claim: its job, the epoch, its request and whose that is."""
 
 
 class Mode(StrEnum):
@@ -57,9 +61,9 @@ class Holder(Frozen, frozen=True, kw_only=True):
     factory_id: str = ""
 
     @property
-    def claim(self) -> tuple[str, int, str]:
-        """Whose entry it is."""
-        return self.job_id, self.epoch, self.request_id
+    def claim(self) -> ClaimKey:
+        """Whose entry it is. Two factories may use one request id, and neither's entry is the other's."""
+        return self.job_id, self.epoch, self.request_id, self.factory_id
 
 
 class Slot(Frozen, frozen=True, kw_only=True):
@@ -148,12 +152,12 @@ def with_entry(slot: Slot, entry: Holder, dead: Sequence[Holder] = ()) -> dict[s
     return _holders([*(holder for holder in slot.holders if holder not in dead), entry])
 
 
-def without_claim(slot: Slot, claim: tuple[str, int, str]) -> dict[str, Any] | None:
+def without_claim(slot: Slot, claim: ClaimKey) -> dict[str, Any] | None:
     """The change that gives a claim's entries back; None where it has none."""
     return _only(slot, lambda holder: holder.claim != claim)
 
 
-def without_unconfirmed(slot: Slot, claim: tuple[str, int, str]) -> dict[str, Any] | None:
+def without_unconfirmed(slot: Slot, claim: ClaimKey) -> dict[str, Any] | None:
     """The same for a claim that came to nothing here: what is confirmed, another copy of it was granted."""
     return _only(slot, lambda holder: holder.claim != claim or holder.confirmed)
 
@@ -163,18 +167,18 @@ def without_holders(slot: Slot, gone: Sequence[Holder]) -> dict[str, Any] | None
     return _only(slot, lambda holder: holder not in gone)
 
 
-def entries(slot: Slot, claim: tuple[str, int, str]) -> list[Holder]:
+def entries(slot: Slot, claim: ClaimKey) -> list[Holder]:
     """A claim's own entries. None left: they were taken out, and the claim has to step back."""
     return [holder for holder in slot.holders if holder.claim == claim]
 
 
-def confirmed(slot: Slot, claim: tuple[str, int, str]) -> dict[str, Any] | None:
+def confirmed(slot: Slot, claim: ClaimKey) -> dict[str, Any] | None:
     """The change that confirms a claim's entries; None where there is nothing left to confirm.
 
     Only now, with the job written, are the entries of its earlier epochs over: until then its last holder may still
     renew, however late, and the claim comes to nothing.
     """
-    job_id, epoch, _ = claim
+    job_id, epoch, *_ = claim
     over = [holder for holder in slot.holders if holder.job_id == job_id and holder.epoch < epoch]
     mine = entries(slot, claim)
     if not mine or (not over and all(holder.confirmed for holder in mine)):

@@ -5,8 +5,11 @@ from typing import Any
 import pytest
 
 from broker.answers import Answer, Word
+from broker.exclusion import Slots
 from broker.messages import REQUESTS
 from broker.settle import settle
+from broker.shared_document import read_body
+from broker.slots import slot_id
 from tests.unit.desk import NOW, Desk
 
 ID = "the-same"
@@ -78,3 +81,30 @@ def test_what_an_operator_asks_is_carried_out_though_another_has_used_its_id(des
         assert ask(desk, op, operator).word is Word.OK
     for operator in ("one", "two"):
         assert ask(desk, op, operator).word is Word.REPLAYED
+
+
+def slots_of(desk: Desk, by: str) -> Slots:
+    """Those of a claim under the same id."""
+    return Slots.of(desk.store, desk.context.entropy, desk.job("locked"), epoch=1, request_id=ID, factory_id=by)
+
+
+def test_a_claim_that_steps_back_leaves_the_slots_of_another_factorys_claim_under_its_id(desk: Desk) -> None:
+    desk.submit("locked", locks=["lock"])
+    mine, theirs = slots_of(desk, "f"), slots_of(desk, "g")
+    assert [mine.take(now_ms=NOW), theirs.take(now_ms=NOW)] == [None, None], "the job decides between them"
+    mine.step_back()
+    assert theirs.confirm()
+    assert not mine.confirm()
+
+
+def test_a_slot_says_which_of_two_factories_with_one_request_id_holds_it(desk: Desk) -> None:
+    desk.submit("locked", locks=["lock"])
+    assert slots_of(desk, "f").take(now_ms=NOW) is None
+    granted = ask(desk, "claim", "g", job_id="locked")
+    assert granted.word is Word.GRANTED
+    body: Any = read_body(desk.store, slot_id("lock"))
+    assert [each["factory_id"] for each in body["holders"] if each["confirmed"]] == ["g"]
+    fence = {name: granted.body[name] for name in ("epoch", "token")}
+    assert ask(desk, "release", "g", "end", job_id="locked", **fence).word is Word.OK
+    body = read_body(desk.store, slot_id("lock"))
+    assert [each["factory_id"] for each in body["holders"]] == ["f"]
