@@ -88,6 +88,7 @@ class Reason(StrEnum):
     CORRUPT = "corrupt"
     STORE = "store"
     OVERLOADED = "overloaded"
+    TOO_MANY_WAITING = "too_many_waiting"
     UNSIGNED = "unsigned"
     BAD_SIGNATURE = "bad_signature"
     UNKNOWN_KEY = "unknown_key"

@@ -14,6 +14,7 @@ from broker import (
     repository,
     seen,
     side_by_side,
+    waiting,
 )
 from broker.answers import Answer, Reason, Word
 from broker.claim_next import Asking, Candidate, InHand, NothingFits, Proposal, Remembered
@@ -84,7 +85,22 @@ def settle_batch(
     for position in pending:
         found[position] = with_earlier(found[position], Settlement(Answer(Word.NONE_AVAILABLE)))
     now_ms = clock.now_ms()
-    return [_settled(taken, result, now_ms=now_ms) for taken, result in zip(batch, found, strict=True)]
+    settled = [_settled(taken, result, now_ms=now_ms) for taken, result in zip(batch, found, strict=True)]
+    return _not_too_many_waiting(context, connection, batch, settled, now_ms=now_ms)
+
+
+def _not_too_many_waiting(
+    context: Context, connection: Redis, batch: Sequence[Taken], settled: list[Settled], *, now_ms: int
+) -> list[Settled]:
+    """The same, with the claims told so that would wait beyond what their factories may have waiting."""
+    parked = [(position, each.parked) for position, each in enumerate(settled) if each.parked is not None]
+    if parked:
+        claims, at_most = [claim for _, claim in parked], context.rules.waiting_max
+        beyond = waiting.beyond(connection, claims, at_most=at_most, now_ms=now_ms)
+        for position in [position for (position, _), too_many in zip(parked, beyond, strict=True) if too_many]:
+            answer = waiting.turned_away(context.entropy, resend=batch[position].resend)
+            settled[position] = structs.replace(settled[position], answer=answer, parked=None)
+    return settled
 
 
 def _with_offers(controls: Controls, taken: Taken) -> Taken:

@@ -8,7 +8,7 @@ import msgspec
 from redis import Redis
 from redis.client import Pipeline
 
-from broker import index, replies
+from broker import index, replies, waiting
 from broker.answers import Answer, Word, wire
 from broker.matching import WEIGHT_MAX, canonical
 from broker.messages import Claim
@@ -52,7 +52,9 @@ class NothingFits(Value, frozen=True):
 
 Proposal: TypeAlias = Candidate | Remembered | InHand | NothingFits
 
-UNPARK = """
+UNPARK = (
+    f"local WAITING_OF = '{waiting.OF}'"
+    + """
 -- The record of a waiting claim; nil where there is none, or somebody else has written it.
 local function parked_claim(id)
   local record = redis.call('HGET', KEYS[1], id)
@@ -70,12 +72,14 @@ local function unpark(id)
   local parked = parked_claim(id)
   redis.call('HDEL', KEYS[1], id)
   redis.call('ZREM', KEYS[2], id)
+  redis.pcall('ZREM', WAITING_OF .. string.match(id, '^[^:]*'), id)
   if not parked then return nil end
   redis.pcall('ZREM', parked.parked_in, id)
   redis.call('DEL', parked.mark)
   return parked
 end
 """
+)
 
 _PROPOSE = Script(
     index.POP_BEST
@@ -262,6 +266,7 @@ def park(pipe: Pipeline, claim: Claim, now_ms: int, *, seal: Seal = UNSEALED) ->
     }
     # Its end comes first: where the connection breaks in between, whatever was written is cleared away with that.
     pipe.zadd(WAIT_ENDS, {claim_id(claim): ends_ms})
+    waiting.note(pipe, claim.factory_id, claim_id(claim), ends_ms)
     pipe.hset(WAITING, claim_id(claim), json.dumps(record))
     index.park(pipe, body.queue, body.offers, claim_id(claim), ends_ms - body.wait_ms)
 

@@ -57,6 +57,8 @@ class Settings(BaseSettings):
     """Requests settled together; 64 was measured best (issue 4)."""
     queue_max: Annotated[int, Field(ge=100, le=10_000_000)] = 100_000
     """Requests a list of a queue may hold; what comes on top is answered `throttled`. Some ten seconds of work."""
+    waiting_max: Annotated[int, Field(ge=1, le=1_000_000)] = 1_024
+    """Claims of one factory that may wait at once, about; what comes on top is answered `throttled`. Some 1 KB each."""
     takeover_ms: Annotated[int, Field(ge=2_000, le=60_000)] = 6_000
     """A worker that has not been heard of for this long loses its in-flight requests to another."""
 

@@ -191,7 +191,7 @@ def datastore_url(settings: Settings) -> str:
 
 
 def rules(settings: Settings) -> Rules:
-    """The timing the rules work with."""
+    """What the rules work with."""
     return Rules(
         ttl_ms=settings.ttl_ms,
         skew_ms=settings.skew_ms,
@@ -199,6 +199,7 @@ def rules(settings: Settings) -> Rules:
         backoff_base_ms=settings.backoff_base_ms,
         backoff_max_ms=settings.backoff_max_ms,
         ageing_step_ms=settings.ageing_step_ms,
+        waiting_max=settings.waiting_max,
     )
 
 

@@ -10,7 +10,7 @@ import structlog
 from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from broker import claim_next, demand, events, index, lock_waits, owed, presence, replies, seen
+from broker import claim_next, demand, events, index, lock_waits, owed, presence, replies, seen, waiting
 from broker.scripts import Script
 from workers.taking import WORKERS
 
@@ -36,6 +36,7 @@ FAMILIES: Mapping[str, str] = {
     "broker:reserved:": "zset",
     "broker:served:": "zset",
     "broker:settling:": "string",
+    waiting.OF: "zset",
     "broker:waits:": "zset",
 }
 """Hints there are many of, by how their names begin."""

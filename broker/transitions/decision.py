@@ -17,7 +17,7 @@ BACKOFF_DOUBLINGS_MAX = 16
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """The timing of design §9, in milliseconds."""
+    """The timing of design §9, in milliseconds, and what one factory may ask for."""
 
     ttl_ms: int = 60_000
     skew_ms: int = 2_000
@@ -27,6 +27,8 @@ class Rules:
     backoff_max_ms: int = 300_000
     ageing_step_ms: int = 600_000
     """How long a job waits to count as one priority higher."""
+    waiting_max: int = 1_024
+    """Claims of one factory that may wait at once, about."""
 
 
 class Write(Value, frozen=True):

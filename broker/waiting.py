@@ -1,0 +1,48 @@
+"""How many claims of one factory may wait: each is kept in Redis, whole, until its wait is over."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import cast
+
+from redis import Redis
+from redis.client import Pipeline
+
+from broker.answers import Answer, Reason, Word
+from broker.entropy import Entropy
+from broker.messages import Claim
+
+OF = "broker:waiting:of:"
+"""Before the name of a factory: its waiting claims by the ends of their waits, broker time."""
+RETRY_AFTER_MS = 5_000
+"""What is turned away comes back within this time and as much again, not all at once."""
+
+
+def note(pipe: Pipeline, factory_id: str, claim_id: str, ends_ms: int) -> None:
+    """Add the command that counts a waiting claim. The script that takes it out of the wait ends that."""
+    pipe.zadd(OF + factory_id, {claim_id: ends_ms})
+
+
+def beyond(connection: Redis, claims: Sequence[Claim], *, at_most: int, now_ms: int) -> list[bool]:
+    """Of each of these whether its factory has `at_most` others that wait, those before it among them.
+
+    About: workers that look at the same moment do not see each other's.
+    """
+    factories = sorted({claim.factory_id for claim in claims})
+    with connection.pipeline(transaction=False) as pipe:
+        for factory in factories:
+            pipe.zremrangebyscore(OF + factory, "-inf", now_ms)
+            pipe.zcard(OF + factory)
+        counted = cast(list[int], pipe.execute())[1::2]
+    waiting = Counter(dict(zip(factories, counted, strict=True)))
+    found = []
+    for claim in claims:
+        found.append(waiting[claim.factory_id] >= at_most)
+        waiting[claim.factory_id] += not found[-1]
+    return found
+
+
+def turned_away(entropy: Entropy, *, resend: bool) -> Answer:
+    """What a claim is told that may not wait. Of a `resend` nothing is known: its first copy may have been granted."""
+    word = Word.OUTCOME_UNKNOWN if resend else Word.THROTTLED
+    retry_after_ms = RETRY_AFTER_MS + int(RETRY_AFTER_MS * entropy.jitter())
+    return Answer(word, Reason.TOO_MANY_WAITING, retry_after_ms=None if resend else retry_after_ms)
