@@ -38,6 +38,10 @@ local left = tonumber(ARGV[4])
 """
     + _MOVE
     + """
+-- Heard of in the future: before the clock was set back. Who lives says so again; who is dead counts from now on.
+for _, other in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], now + 1, '+inf')) do
+  redis.call('ZADD', KEYS[1], now, other)
+end
 for _, other in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[2])) do
   for wire = RQ, INTAKE do
     local theirs = 'broker:inflight:' .. other .. (wire == RQ and ':rq' or ':intake')

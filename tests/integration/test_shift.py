@@ -9,15 +9,18 @@ import pytest
 import redis
 
 from broker.batch import Settled
+from broker.clock import RedisClock
 from broker.messages import Envelope
 from broker.queues import QUEUES, Wire
 from broker.settings import load
 from datastore.memory import MemoryDatastore
 from tests.in_process import InProcess
 from tests.processes import wait_for
+from workers import left_behind
 from workers.inflight import arrivals_key, lists
 from workers.lean_redis import LeanRedis
 from workers.shift import BESIDE_HOLDERS, LATELY_MS, Shift
+from workers.taking import WORKERS, Hand
 
 WIRES: tuple[Wire, ...] = ("rq", "intake")
 
@@ -141,6 +144,25 @@ def test_what_a_wait_has_moved_is_taken_over_though_its_worker_died_before_it_to
     worker.lmove("broker:in:claims", arrivals_key("w1", "intake"), "LEFT", "RIGHT")
     broker.kill("w1")
     broker.take_over("w2")
+    assert words(broker, claims) == {"granted": 1}
+
+
+def test_what_a_dead_worker_had_in_hand_does_not_wait_out_a_clock_that_was_set_back(broker: InProcess) -> None:
+    claims = sent(broker, 1, "intake")
+    broker.take("w1")
+    hour_ms = 3_600_000
+    before = RedisClock(broker.redis).now_ms() + hour_ms
+    broker.redis.zadd(WORKERS, {"w1": before})  # it was heard of last an hour before the clock was set back by one
+    assert not left_behind.take_over(broker.redis, "w2", dead_after_ms=60_000, at_most=64).entries, "it may live"
+    assert broker.redis.zcount(WORKERS, before - hour_ms + 60_000, "+inf") == 0
+    hands: list[Hand] = []
+
+    def taken_over() -> bool:
+        hands.append(left_behind.take_over(broker.redis, "w2", dead_after_ms=1, at_most=64))
+        return bool(hands[-1].entries)
+
+    wait_for(taken_over, "it counts as dead")
+    broker.finish(broker.settle(hands[-1].entries, "w2"), "w2")
     assert words(broker, claims) == {"granted": 1}
 
 
