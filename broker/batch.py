@@ -142,7 +142,7 @@ def _proposals(
             proposals[position] = InHand()
         else:
             senders.add(sender)
-            asking[position] = Asking(request, taken.insist, count)
+            asking[position] = Asking(request, taken.insist, count, again=taken.resend and earlier is None)
     step_ms = context.rules.ageing_step_ms
     found = claim_next.propose(connection, list(asking.values()), worker=worker, now_ms=now_ms, step_ms=step_ms)
     return proposals | dict(zip(asking, found, strict=True))

@@ -87,7 +87,9 @@ _PROPOSE = Script(
     + """
 -- KEYS: 1 the waiting claims, 2 their ends, 3 what is remembered, 4 who settles it, 5 lanes as served, 6.. the sets
 -- ARGV: worker, request id, insist, mark ttl, now, ageing step, how many jobs, 8 the channel of a client that asks now
--- (of a claim that was woken: nothing), 9.. the bonus of each set
+-- (of a claim that was woken: nothing), 9 a resend that nothing was proposed to here, 10.. the bonus of each set
+-- Who settles it stands there with what it was proposed: where that worker has died, these jobs are tried again first,
+-- for one of them may be leased by this claim, and no search show it yet.
 -- It waits only where it can be woken and ended too; with a part of that lost, a resend begins the wait anew.
 local function waits(id)
   local parked = parked_claim(id)
@@ -96,21 +98,32 @@ local function waits(id)
 end
 local known = redis.call('GET', KEYS[3])
 if known then return {'remembered', known} end
+local settler, proposed = nil, {}
+for part in string.gmatch(redis.call('GET', KEYS[4]) or '', '%S+') do
+  if settler then proposed[#proposed + 1] = part else settler = part end
+end
 if ARGV[3] == '0' then
   local parked = waits(ARGV[2])
   if parked and (ARGV[8] == '' or ARGV[8] == parked.reply_key) then return {'in_hand'} end
   -- The client that asked last is the one to be answered: the one before it is gone, or it would have waited.
-  if parked then unpark(ARGV[2]) end
-  local settler = redis.call('GET', KEYS[4])
+  if parked then
+    unpark(ARGV[2])
+    settler, proposed = nil, {}
+  end
   if settler and settler ~= ARGV[1] then return {'in_hand'} end
 end
-redis.call('SET', KEYS[4], ARGV[1], 'PX', ARGV[4])
 local found = {'candidate'}
-for _ = 1, ARGV[7] do
-  local best = pop_best(6, 9, KEYS[5], tonumber(ARGV[5]), tonumber(ARGV[6]))
-  if not best then break end
-  found[#found + 1] = best
+if ARGV[9] == '1' then
+  for i = 1, #proposed do found[i + 1] = proposed[i] end
 end
+if #found == 1 then
+  for _ = 1, ARGV[7] do
+    local best = pop_best(6, 10, KEYS[5], tonumber(ARGV[5]), tonumber(ARGV[6]))
+    if not best then break end
+    found[#found + 1], proposed[#proposed + 1] = best, best
+  end
+end
+redis.call('SET', KEYS[4], table.concat({ARGV[1], unpack(proposed)}, ' '), 'PX', ARGV[4])
 return #found > 1 and found or {'nothing'}
 """
 )
@@ -188,7 +201,7 @@ def answer_key(claim_id: str) -> str:
 
 
 def mark_key(claim_id: str) -> str:
-    """Which worker settles a claim-next right now."""
+    """Which worker settles a claim-next right now, and which jobs it was proposed."""
     return f"broker:settling:{claim_id}"
 
 
@@ -203,11 +216,15 @@ def waited(claim: Claim) -> bool:
 
 
 class Asking(Value, frozen=True):
-    """A claim-next that wants `count` (more) jobs proposed. `insist`: taken over from a dead worker."""
+    """A claim-next that wants `count` (more) jobs proposed. `insist`: taken over from a dead worker.
+
+    `again`: it was sent before, and this worker has not proposed it anything yet.
+    """
 
     claim: Claim
     insist: bool = False
     count: int = 1
+    again: bool = False
 
 
 def propose(connection: Redis, asking: Sequence[Asking], *, worker: str, now_ms: int, step_ms: int) -> list[Proposal]:
@@ -222,6 +239,7 @@ def propose(connection: Redis, asking: Sequence[Asking], *, worker: str, now_ms:
         keys = [index.members_key(index.READY, queue, terms) for terms, _ in fitting]
         arguments: list[Argument] = [worker, claim_id(claim), int(each.insist), MARK_TTL_MS, now_ms, step_ms]
         arguments += [each.count, "" if waited(claim) else replies.reply_key(claim.factory_id, claim.instance)]
+        arguments.append(int(each.again))
         arguments += [*(step_ms * met // WEIGHT_MAX for _, met in fitting)]
         keys.append(index.reserved_key(queue, claim.factory_id))
         arguments.append(0)

@@ -1,10 +1,13 @@
 """Claim-next: the best job that fits, once for each request id, whatever happened to the first answer."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
+from broker import batch
 from broker.messages import Request
 from datastore import Expected, Filter, Page, Patch, ReadResult, Unavailable, UpdateResult
 from tests.caller import Caller
@@ -114,6 +117,41 @@ def test_a_resend_gets_one_grant_though_the_worker_was_killed(broker: InProcess,
         grants += broker.caller.replies(claim)
     assert len({_grant(reply) for reply in grants}) == 1
     assert len(broker.store.find({"kind": "job", "state": "leased"}).documents) == 1
+
+
+class ShowsNoLeaseYet(Forwarding):
+    """A store whose searches show jobs as they were before they were leased."""
+
+    def find(self, filter: Filter, limit: int = 100, cursor: str | None = None) -> Page:
+        page = super().find(filter, limit, cursor)
+        return Page((), page.cursor) if filter.get("state") == "leased" else page
+
+
+@pytest.mark.parametrize("count", [None, 2])
+@pytest.mark.parametrize("wrote", [False, True], ids=["before the write", "between the write and the reply"])
+def test_a_claim_taken_over_from_a_dead_worker_gets_what_it_was_proposed_there_though_no_search_shows_it(
+    broker: InProcess, wrote: bool, count: int | None
+) -> None:
+    broker.submit("a", "b", "c", "d")
+    claim = broker.caller.make("claim", count=count)
+    broker.caller.send(claim)
+    with dying(after_the_write=wrote):
+        broker.settle(broker.take("w1").entries, "w1")
+    broker.kill("w1")
+    InProcess(ShowsNoLeaseYet(broker.store), broker.redis).take_over("w2")
+    [reply] = broker.caller.replies(claim)
+    assert reply["answer"] == ("replayed" if wrote else "granted")
+    assert _leased(broker) == ["a", "b"][: count or 1]
+
+
+@contextmanager
+def dying(*, after_the_write: bool) -> Iterator[None]:
+    """A worker dies, having proposed what fits."""
+    if after_the_write:
+        yield
+        return
+    with patch.object(batch, "_one_round", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
+        yield
 
 
 def test_two_copies_in_one_batch_get_one_job(broker: InProcess) -> None:
