@@ -62,7 +62,7 @@ def settle_batch(
     """
     controls = Controls(context.store)
     last_seen = partial(seen.last_seen, connection)
-    context = structs.replace(context, controls=controls, demand=Demand(connection), last_seen=last_seen)
+    context = structs.replace(context, controls=controls, demand=Demand(connection), last_seen=last_seen, clock=clock)
     batch = [_with_offers(controls, taken) for taken in batch]
     found: list[Settlement | None] = [None] * len(batch)
     pending = list(range(len(batch)))

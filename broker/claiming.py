@@ -85,8 +85,10 @@ def _write_with_slots(
         repository.record_latest_run(store, job, write_id=context.entropy.write_id())
     limits = controls.limits()
     names = applying(limits, job, who.factory_id)
-    if changes.get("lease") is None or not (job.locks or names):
+    if changes.get("lease") is None:
         return repository.rev_update_job(store, job, changes, write_id=write_id)
+    if not (job.locks or names):
+        return _too_late(context, who) or repository.rev_update_job(store, job, changes, write_id=write_id)
     slots = _slots(context, job, changes["epoch"], who, unit_wants(limits, units(limits, names)))
     starts = Starts.of(store, context.entropy, limits, names)
     with context.turns_of([*slots.keys, *map(limit_key, names)]):
@@ -97,6 +99,10 @@ def _write_with_slots(
         if (refused := starts.take(now_ms=now_ms)) is not None:
             slots.step_back()
             return _denied(job, refused, now_ms, controls)
+        if (late := _too_late(context, who)) is not None:
+            slots.step_back()
+            starts.give_back(now_ms=now_ms)
+            return late
         update = repository.rev_update_job(store, job, changes, write_id=write_id)
         if not isinstance(update, Updated):
             if not _is_ours(update, who):
@@ -105,6 +111,15 @@ def _write_with_slots(
             return update
         undone = _confirmed(context, slots, update.job, now_ms)
         return update if undone is None else Denied(raced(job.id), changes=undone)
+
+
+def _too_late(context: Context, who: Claimant) -> Denied | None:
+    """The refusal of a grant whose deadline has passed since it was first judged: the store was slow, or others came
+    first (I7).
+    """
+    if who.deadline_ms is None or context.clock is None or context.clock.now_ms() <= who.deadline_ms:
+        return None
+    return Denied(Answer(Word.REQUEST_EXPIRED, body={"deadline_ms": who.deadline_ms}))
 
 
 def limited(context: Context) -> bool:

@@ -119,6 +119,7 @@ def claimant(context: Context, request: Claim) -> Claimant:
         waited=claim_next.waited(request),
         offers=request.body.offers,
         ttl_ms=request.body.ttl_ms,
+        deadline_ms=request.deadline_ms,
     )
 
 

@@ -9,6 +9,7 @@ from msgspec import field
 
 from broker import repository
 from broker.answers import Answer, Reason, Word
+from broker.clock import Clock
 from broker.controls import Controls
 from broker.demand import Demand
 from broker.documents import Job, Lease
@@ -55,6 +56,8 @@ class Context(Value, frozen=True, gc=True):
     """When factories were last heard of, as far as Redis knows; only shown."""
     turns: SlotTurns | None = None
     """For slots, where claims of one batch run side by side; None: they come one after the other."""
+    clock: Clock | None = None
+    """Broker time as it goes on while a batch is settled; None: what is judged is judged by the time it began with."""
     door: Door = OPEN_DOOR
     """What requests come in by, and replies go out by."""
     lately: Lately = field(default_factory=Lately)

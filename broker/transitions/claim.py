@@ -26,6 +26,8 @@ class Claimant(Value, frozen=True):
     """This copy of the request was parked: since then another may have been told."""
     offers: tuple[str, ...] = ()
     ttl_ms: int | None = None
+    deadline_ms: int | None = None
+    """A grant that is written later than this, broker time, is none (I7)."""
 
 
 def claim(job: Job, who: Claimant, *, now_ms: int, rules: Rules, around: Surroundings | None = None) -> Decision:
