@@ -61,6 +61,7 @@ def another(answer: Answer, *, proposed: int) -> bool:
 
 
 def _several(answers: Sequence[Answer]) -> Answer:
-    grants = [grant for answer in answers for grant in answer.grants]
+    """All grants in one answer, the last of each job: another copy may have been told of them meanwhile."""
+    grants = {grant["job_id"]: grant for answer in answers for grant in answer.grants}
     again = all(answer.word is Word.REPLAYED for answer in answers if answer.grants)
-    return Answer(Word.REPLAYED if again else Word.GRANTED, body={"grants": grants})
+    return Answer(Word.REPLAYED if again else Word.GRANTED, body={"grants": list(grants.values())})

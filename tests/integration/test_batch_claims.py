@@ -1,13 +1,20 @@
 """Several jobs with one claim, several leases renewed with one message: each by itself, once for each request id."""
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from broker.messages import Request
 from broker.parsing import Malformed, parse
+from datastore import Datastore
 from tests.in_process import SKEW_MS, TTL_MS, InProcess
+from tests.twins.forwarding import Forwarding
+
+READY = "broker:ready:default:in:[]"
 
 
 def several(broker: InProcess, count: int, **fields: Any) -> Request:
@@ -82,6 +89,43 @@ def test_two_copies_in_one_batch_get_one_set_of_grants(broker: InProcess) -> Non
     assert leased(broker) == {"a", "b"}
 
 
+class _BetweenRounds(Forwarding):
+    """A store after whose first group of writes something else happens."""
+
+    def __init__(self, inner: Datastore, act: Callable[[], None]) -> None:
+        super().__init__(inner)
+        self._acts = [act]
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        with self.inner.batch():
+            yield
+        for act in self._acts[:]:
+            self._acts.clear()
+            act()
+
+
+def test_a_grant_that_another_copy_was_told_of_between_two_rounds_is_named_once(broker: InProcess) -> None:
+    broker.submit("gone", priority=9)
+    broker.submit("a", "b", "c")
+    broker.redis.copy(READY, "stale")
+    broker.ask(broker.caller.make("cancel", job_id="gone"))
+    broker.redis.rename("stale", READY)
+    claim = several(broker, 3)
+    broker.caller.send(claim)
+    entries, told = broker.take("w1").entries, []
+
+    def other_copy() -> None:
+        broker.context = structs.replace(broker.context, store=broker.store)
+        told.append(broker.ask(again(claim), worker="w2")[0])
+
+    broker.context = structs.replace(broker.context, store=_BetweenRounds(broker.store, other_copy))
+    broker.finish(broker.settle(entries, "w1"), "w1")
+    told.append(broker.caller.replies(claim)[0])
+    assert [jobs(each) for each in told] == [["a", "b"], ["a", "b"]]
+    assert leased(broker) == {"a", "b"}
+
+
 def test_what_has_ended_is_no_longer_in_the_answer_and_after_all_of_it_nothing_is(broker: InProcess) -> None:
     broker.submit("a", "b", "c")
     claim = several(broker, 2)
@@ -99,11 +143,10 @@ def test_what_has_ended_is_no_longer_in_the_answer_and_after_all_of_it_nothing_i
 def test_jobs_that_had_gone_are_made_up_for_by_others(broker: InProcess) -> None:
     broker.submit(*(f"gone-{number}" for number in range(6)), priority=9)
     broker.submit(*"abc")
-    ready = "broker:ready:default:in:[]"
-    broker.redis.copy(ready, "stale")
+    broker.redis.copy(READY, "stale")
     for number in (0, 2, 3, 5):
         broker.ask(broker.caller.make("cancel", job_id=f"gone-{number}"))
-    broker.redis.rename("stale", ready)
+    broker.redis.rename("stale", READY)
     assert jobs(broker.ask(several(broker, 4))[0]) == ["a", "b", "gone-1", "gone-4"]
     assert leased(broker) == {"a", "b", "gone-1", "gone-4"}
 
