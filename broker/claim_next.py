@@ -133,12 +133,15 @@ _WAKE = Script(
     + UNPARK
     + """
 -- KEYS: 1 waiting, 2 their ends, 3 the intake of claims, 4.. parked sets that fit.  ARGV: the bonus of each set
-local best = pop_best(4, 1)
-if not best then return 0 end
-local parked = unpark(best)
-if not parked then return 0 end
-redis.call('LPUSH', KEYS[3], parked.envelope)
-return 1
+while true do  -- each round ends it, or clears away one that waits no more
+  local best = pop_best(4, 1)
+  if not best then return 0 end
+  local parked = unpark(best)
+  if parked then
+    redis.call('LPUSH', KEYS[3], parked.envelope)
+    return 1
+  end
+end
 """
 )
 

@@ -70,6 +70,15 @@ def test_what_a_connection_that_broke_left_of_a_parked_claim_goes_with_the_end_o
     assert not broker.redis.keys("broker:waiting*")
 
 
+def test_waiters_that_redis_has_forgotten_take_no_wake_up_from_those_that_it_knows(broker: InProcess) -> None:
+    for _ in range(3):
+        park(broker)
+    broker.redis.delete("broker:waiting")
+    claim = park(broker)
+    broker.submit("a")
+    assert answer(broker, claim)["answer"] == "granted", "at once: it is not the sweep that has found it"
+
+
 def test_two_waiters_and_one_job_make_one_grant_and_the_other_waits_on(broker: InProcess) -> None:
     first = park(broker)
     broker.clock.advance(10)
