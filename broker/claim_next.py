@@ -97,7 +97,7 @@ local function waits(id)
   return type(redis.pcall('ZSCORE', parked.parked_in, id)) == 'string' and parked
 end
 local known = redis.call('GET', KEYS[3])
-if known then return {'remembered', known} end
+if known and string.find(known, '%S') then return {'remembered', known} end
 local settler, proposed = nil, {}
 for part in string.gmatch(redis.call('GET', KEYS[4]) or '', '%S+') do
   if settler then proposed[#proposed + 1] = part else settler = part end
@@ -344,7 +344,7 @@ def _proposal(result: list[Any]) -> Proposal:
             # What is no text is no job's id either, and is not found.
             return Candidate(tuple(job_id.decode(errors="replace") for job_id in result[1:]))
         case b"remembered":
-            return Remembered(tuple(result[1].decode().split()))
+            return Remembered(tuple(result[1].decode(errors="replace").split()))
         case b"in_hand":
             return InHand()
         case _:

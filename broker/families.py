@@ -5,14 +5,16 @@ whichever comes second sees the other. The sweep rebuilds the hint and finds wha
 """
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 import structlog
 from redis import Redis
 from redis.client import Pipeline
 
-from broker import coordinator, index
+from broker import coordinator
 from broker.documents import Job, State
+from broker.index import names
 from broker.settlement import Change, Context
 from datastore import DatastoreError
 
@@ -60,7 +62,7 @@ def found(connection: Redis, parents: Sequence[Job], answer: Any) -> list[str]:
     with connection.pipeline(transaction=False) as pipe:
         for parent in parents:
             pipe.srandmember(children_key(parent.id), CHILDREN_MAX)
-        return sorted({child for children in pipe.execute() for child in index.names(children)})
+        return sorted(set(names(chain.from_iterable(pipe.execute()))))
 
 
 def look(context: Context, children: Iterable[str], *, now_ms: int) -> list[Change]:

@@ -6,7 +6,9 @@ import pytest
 import redis
 
 from broker import index, lock_waits, owed
-from broker.claim_next import end_waits
+from broker.claim_next import answer_key, claim_id, end_waits
+from broker.families import children_key
+from broker.messages import Claim
 from datastore import connect
 from tests.caller import Caller
 from tests.fleet import Fleet
@@ -87,6 +89,31 @@ def test_nobody_is_stopped_by_a_hint_that_makes_no_sense(redis_client: redis.Red
         left_behind.take_over(redis_client, "w9", dead_after_ms=60_000, at_most=64)
         broker.sweep()
     assert not [key for key in redis_client.keys("*") if NO_TEXT in key or b"garbage" in key], "it was cleared away"
+
+
+@pytest.mark.parametrize("remembered", [NO_TEXT, b"", b" ", b"garbage", b"x" * 2_000])
+def test_what_makes_no_sense_of_one_claim_concerns_no_other_in_its_batch(
+    redis_client: redis.Redis, remembered: bytes
+) -> None:
+    broker = InProcess(connect("memory://"), redis_client)
+    broker.submit("one", "two")
+    claim, other = broker.caller.make("claim"), broker.caller.make("claim", job_id="two")
+    assert type(claim) is Claim
+    redis_client.set(answer_key(claim_id(claim)), remembered)
+    told, granted = broker.ask(claim, other)
+    assert told["answer"] in ("granted", "request_expired")
+    assert granted["answer"] == "granted"
+
+
+def test_children_that_are_no_text_hold_up_no_others(redis_client: redis.Redis) -> None:
+    broker = InProcess(connect("memory://"), redis_client)
+    broker.submit("parent")
+    broker.submit("child", depends_on=["parent"])
+    redis_client.sadd(children_key("parent"), NO_TEXT)
+    [granted] = broker.ask(broker.caller.make("claim", job_id="parent"))
+    lease = {name: granted["body"][name] for name in ("job_id", "epoch", "token")}
+    assert broker.ask(broker.caller.make("complete", **lease))[0]["answer"] == "ok"
+    assert broker.ask(broker.caller.make("claim"))[0]["body"]["job_id"] == "child"
 
 
 def test_what_looks_like_a_set_of_terms_is_cleared_away_and_real_ones_stay(redis_client: redis.Redis) -> None:
