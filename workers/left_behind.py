@@ -34,14 +34,14 @@ _TAKE_OVER = Script(
     + """
 -- KEYS: 1 workers, 2 and 3 own slot.  ARGV: worker, dead after ms, forget after ms, at most, how many slots there are
 redis.call('ZADD', KEYS[1], now, ARGV[1])
+-- Who was heard of in the future was so before broker time was set back. From now on it is taken for dead in time.
+for _, other in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. now, '+inf')) do
+  redis.call('ZADD', KEYS[1], now, other)
+end
 local left = tonumber(ARGV[4])
 """
     + _MOVE
     + """
--- Heard of in the future: before the clock was set back. Who lives says so again; who is dead counts from now on.
-for _, other in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], now + 1, '+inf')) do
-  redis.call('ZADD', KEYS[1], now, other)
-end
 for _, other in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[2])) do
   for wire = RQ, INTAKE do
     local theirs = 'broker:inflight:' .. other .. (wire == RQ and ':rq' or ':intake')
@@ -83,7 +83,10 @@ redis.call('ZREM', KEYS[1], ARGV[1])
 _TURN = Script(
     """
 -- KEYS: 1 whose turn it is.  ARGV: worker, how long it lasts
-if not redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return false end
+-- One that lasts longer, or for ever, is none: broker time was set back, or nobody of ours has written it.
+local left = redis.call('PTTL', KEYS[1])
+if left >= 0 and left <= tonumber(ARGV[2]) then return false end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 local t = redis.call('TIME')
 return t[1] * 1000 + math.floor(t[2] / 1000)
 """

@@ -33,6 +33,7 @@ from broker.documents import Job, Run
 from broker.index import INDEXED, Place
 from broker.limits import limit_key, units
 from broker.recall import recall
+from broker.scripts import Script
 from broker.settings import Settings
 from datastore import AtMost, DatastoreError, Document, Filter
 from workers import left_behind, owed_runs, wrong_types
@@ -51,6 +52,15 @@ READY_PAGES = 40
 PARENTS_READ = 20_000
 """Parents of blocked jobs looked at in one sweep: half a second on SQLite, where a job has up to 256."""
 BLOCKED_PAGE = 64
+
+
+_FREE = Script(
+    """
+-- KEYS: 1 a lock.  ARGV: how long it lasts.  One that lasts longer, or for ever, goes: broker time was set back
+local left = redis.call('PTTL', KEYS[1])
+if left == -1 or left > tonumber(ARGV[1]) then redis.call('DEL', KEYS[1]) end
+"""
+)
 
 
 @dataclass(slots=True)
@@ -135,6 +145,7 @@ class Sweep:
     def _locked_pass(self) -> None:
         lock = self._redis.lock(LOCK, timeout=LOCK_TTL_S, blocking=False)
         if not lock.acquire():
+            _FREE.run(self._redis, [LOCK], [LOCK_TTL_S * 1_000])
             return
         self._at("sweep_locked")
         try:

@@ -111,6 +111,15 @@ def test_it_answers_every_command_as_valkey_does(redis_client: redis.Redis, seed
             assert _answer(ours, ["DEL", key]) == _answer(redis_client, ["DEL", key])
 
 
+@pytest.mark.parametrize(("how", "left_ms"), [([], -1), (["PX", 60_000], 60_000), (None, -2)])
+def test_it_says_how_long_a_key_stands(redis_client: redis.Redis, how: list[Any] | None, left_ms: int) -> None:
+    for client in (simulated(), redis_client):
+        if how is not None:
+            client.execute_command("SET", "a", "x", *how)  # type: ignore[no-untyped-call]  # redis-py's own
+        assert left_ms - 10_000 <= client.pttl("a") <= left_ms
+        assert (client.pttl("a") < 0) == (left_ms < 0)
+
+
 class Lockstep:
     """One broker on each server: the same requests, step by step."""
 

@@ -90,6 +90,12 @@ class Keyspace:
         self._ends_ms[key] = self.now_ms() + after_ms
         return True
 
+    def left_ms(self, key: bytes) -> int:
+        """How long a key stands still; -1 for ever, -2 where there is none."""
+        if self.peek(key) is None:
+            return -2
+        return self._ends_ms[key] - self.now_ms() if key in self._ends_ms else -1
+
     def drop(self, key: bytes) -> bool:
         """Remove a key. False: there was none."""
         self._ends_ms.pop(key, None)

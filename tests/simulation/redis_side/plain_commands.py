@@ -49,6 +49,10 @@ def _pexpire(keys: Keyspace, args: list[bytes]) -> Any:
     return int(keys.expire(args[0], int(args[1])))
 
 
+def _pttl(keys: Keyspace, args: list[bytes]) -> Any:
+    return keys.left_ms(args[0])
+
+
 def _time(keys: Keyspace, _args: list[bytes]) -> Any:
     now_ms = keys.now_ms()
     return [str(now_ms // 1000).encode(), str(now_ms % 1000 * 1000).encode()]
@@ -231,6 +235,7 @@ COMMANDS: Mapping[bytes, Command] = {
     b"TYPE": _type,
     b"EXPIRE": _expire,
     b"PEXPIRE": _pexpire,
+    b"PTTL": _pttl,
     b"TIME": _time,
     b"SCAN": _scan,
     b"FLUSHALL": _flushall,

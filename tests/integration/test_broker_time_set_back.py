@@ -1,0 +1,69 @@
+"""Broker time that was set back by an hour: what was to stand for seconds in Redis stands no hour in anybody's way."""
+
+import pytest
+import redis
+
+from broker.claim_next import claim_id, mark_key
+from broker.messages import Claim
+from broker.settings import load
+from tests.in_process import InProcess
+from workers import left_behind, sweep
+from workers.left_behind import TURN, take_over, turn
+from workers.sweep import LOCK, Sweep
+from workers.taking import WORKERS
+
+pytestmark = pytest.mark.redis
+
+HOUR_MS = 3_600_000
+LONG = pytest.mark.parametrize("ends_ms", [HOUR_MS, None], ids=["an hour", "for ever"])
+
+
+def server_ms(client: redis.Redis) -> int:
+    seconds, micros = client.time()
+    return int(seconds) * 1_000 + int(micros) // 1_000
+
+
+@LONG
+def test_whose_turn_it_was_before_is_nobodys(redis_client: redis.Redis, ends_ms: int | None) -> None:
+    redis_client.set(TURN, "w1", px=ends_ms)
+    assert turn(redis_client, "w2") is not None
+    assert turn(redis_client, "w3") is None, "a turn of now stands"
+    assert 0 < redis_client.pttl(TURN) <= left_behind.TURN_MS
+
+
+@LONG
+def test_the_lock_of_a_sweep_that_was_killed_is_free_by_the_next_but_one(
+    broker: InProcess, ends_ms: int | None
+) -> None:
+    broker.redis.set(LOCK, "somebody", px=ends_ms)
+    for _ in range(2):
+        Sweep(broker.context, broker.redis, load()).run(once=True)
+    assert broker.redis.exists(sweep.INDEXED), "it has swept"
+
+
+def test_the_lock_of_a_sweep_that_is_at_work_stays(broker: InProcess) -> None:
+    broker.redis.set(LOCK, "somebody", px=sweep.LOCK_TTL_S * 1_000)
+    for _ in range(2):
+        Sweep(broker.context, broker.redis, load()).run(once=True)
+    assert broker.redis.get(LOCK) == b"somebody"
+
+
+@LONG
+def test_a_claim_that_a_dead_worker_had_in_hand_before_is_settled(broker: InProcess, ends_ms: int | None) -> None:
+    broker.submit("job")
+    claim = broker.caller.make("claim")
+    assert type(claim) is Claim
+    broker.redis.set(mark_key(claim_id(claim)), "dead", px=ends_ms)
+    assert broker.ask(claim)[0]["answer"] == "granted"
+
+
+def test_a_worker_that_was_heard_of_in_the_future_and_died_is_taken_over_from_in_time(broker: InProcess) -> None:
+    broker.submit("job")
+    claim = broker.caller.make("claim", job_id="job")
+    broker.caller.send(claim)
+    broker.take("w1")
+    broker.redis.zadd(WORKERS, {"w1": server_ms(broker.redis) + HOUR_MS})
+    take_over(broker.redis, "w2", dead_after_ms=60_000, at_most=64)
+    heard_ms = broker.redis.zscore(WORKERS, "w1")
+    assert heard_ms is not None
+    assert heard_ms <= server_ms(broker.redis), "it is dead once it was not heard of for as long as any other"
