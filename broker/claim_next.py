@@ -110,10 +110,11 @@ if ARGV[3] == '0' then
     unpark(ARGV[2])
     settler, proposed = nil, {}
   end
-  -- A mark that stands longer than any is none: broker time was set back under it.
-  local left = redis.call('PTTL', KEYS[4])
-  local settles = left >= 0 and left <= tonumber(ARGV[4])
-  if settles and settler and settler ~= ARGV[1] then return {'in_hand'} end
+  if settler and settler ~= ARGV[1] then
+    local left = redis.call('PTTL', KEYS[4])
+    -- A mark that stands longer than any is none: broker time was set back under it.
+    if left >= 0 and left <= tonumber(ARGV[4]) then return {'in_hand'} end
+  end
 end
 local found = {'candidate'}
 if ARGV[9] == '1' then

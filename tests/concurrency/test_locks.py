@@ -1,9 +1,8 @@
 """Locks are exclusive under contention, end with their lease, and never block for ever."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from threading import Barrier
 from typing import Any
 
@@ -21,22 +20,12 @@ from broker.repository import read_job
 from broker.slots import Holder, Slot, confirmed, entries, slot_id, with_entry
 from broker.submission import submit
 from broker.transitions import Claimant, Rules
-from datastore import Datastore, Expected, Ok, Patch, ReadResult, UpdateResult, connect
+from datastore import Datastore, Expected, Ok, Patch, ReadResult, UpdateResult
 from tests.concurrency.race import runs_of
 from tests.twins.forwarding import Forwarding
 
 NOW_MS = 1_700_000_000_000
 RULES = Rules(ttl_ms=10_000, skew_ms=1_000)
-
-
-@pytest.fixture(params=["memory", "sqlite", pytest.param("cosmos", marks=pytest.mark.cosmos)])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Datastore]:
-    if request.param == "cosmos":
-        opened = connect(request.getfixturevalue("cosmos_url"))
-    else:
-        opened = connect("memory://" if request.param == "memory" else f"sqlite:///{tmp_path / 'jobs.db'}")
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

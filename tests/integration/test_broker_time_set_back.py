@@ -3,6 +3,7 @@
 import pytest
 import redis
 
+from broker import index
 from broker.claim_next import claim_id, mark_key
 from broker.messages import Claim
 from broker.settings import load
@@ -38,7 +39,7 @@ def test_the_lock_of_a_sweep_that_was_killed_is_free_by_the_next_but_one(
     broker.redis.set(LOCK, "somebody", px=ends_ms)
     for _ in range(2):
         Sweep(broker.context, broker.redis, load()).run(once=True)
-    assert broker.redis.exists(sweep.INDEXED), "it has swept"
+    assert broker.redis.exists(index.INDEXED), "it has swept"
 
 
 def test_the_lock_of_a_sweep_that_is_at_work_stays(broker: InProcess) -> None:
