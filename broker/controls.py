@@ -126,14 +126,14 @@ def factory_doc_id(factory_id: str) -> str:
 class Controls:
     """Reads controls through, each once: made anew for every batch, so that a change holds from the next one on.
 
-    Claims of a batch may ask from several threads; `forget` is for a request that runs alone.
+    Claims of a batch may ask from several threads; `forget_factories` is for a request that runs alone.
     """
 
     def __init__(self, store: Datastore) -> None:
         self._store = store
-        self._read: dict[str, Frozen] = {}
-        self._reading: dict[str, Lock] = {}
+        self._fleet: FleetControl | None = None
         self._factories: dict[str, FactoryRecord] = {}
+        self._reading: dict[str, Lock] = {}
         self._around: dict[tuple[str, str], Surroundings] = {}
         self._full: dict[str, Mapping[str, Any]] = {}
 
@@ -150,7 +150,10 @@ class Controls:
         """What is known of a factory; nothing, where it never registered."""
         known = self._factories.get(factory_id)
         if known is None:
-            known = self._factories[factory_id] = self._get(factory_doc_id(factory_id), FactoryRecord)
+            id = factory_doc_id(factory_id)
+            with self._one_reads(id):
+                known = self._factories.get(factory_id) or self._stored(id, FactoryRecord)
+                self._factories[factory_id] = known
         return known
 
     def around(self, queue: str, factory_id: str) -> Surroundings:
@@ -163,7 +166,10 @@ class Controls:
 
     def fleet(self) -> FleetControl:
         """Pauses and limits."""
-        return self._get(FLEET_ID, FleetControl)
+        if self._fleet is None:
+            with self._one_reads(FLEET_ID):
+                self._fleet = self._fleet or self._stored(FLEET_ID, FleetControl)
+        return self._fleet
 
     def note_full(self, limit: str, detail: Mapping[str, Any]) -> None:
         """Remember that a limit admits nobody, so that the rest of the batch need not look again."""
@@ -178,24 +184,18 @@ class Controls:
         for limit in limits:
             self._full.pop(limit, None)
 
-    def forget(self, name: str) -> None:
-        """It was changed in this batch: who asks next reads it again."""
-        self._read.pop(name, None)
+    def forget_factories(self) -> None:
+        """One was changed in this batch: who asks next reads it again."""
         self._factories.clear()
         self._around.clear()
 
-    def _get(self, name: str, kind: type[Kind]) -> Kind:
-        known = self._read.get(name)
-        if isinstance(known, kind):
-            return known
-        with self._reading.setdefault(name, Lock()):  # where claims run side by side one of them reads
-            known = self._read.get(name)
-            if isinstance(known, kind):
-                return known
-            found = self._store.read(name, name)
-            control = parsed(name, found.document.body, kind) if isinstance(found, Ok) else kind()
-            self._read[name] = control
-            return control
+    def _one_reads(self, name: str) -> Lock:
+        """Where claims run side by side, one of them reads what all are waiting for."""
+        return self._reading.setdefault(name, Lock())
+
+    def _stored(self, name: str, kind: type[Kind]) -> Kind:
+        found = self._store.read(name, name)
+        return parsed(name, found.document.body, kind) if isinstance(found, Ok) else kind()
 
 
 def standing_factory(store: Datastore, entropy: Entropy, factory_id: str) -> FactoryRecord:

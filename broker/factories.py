@@ -188,7 +188,7 @@ def _change(
     empty = {"kind": _KIND, "state": CONTROL_STATE, **FactoryRecord().plain()} if create else None
     shared_document.change(context.store, context.entropy, id, seen, empty=empty)
     if context.controls is not None:
-        context.controls.forget(id)
+        context.controls.forget_factories()
     return record, word
 
 
