@@ -15,6 +15,7 @@ from workers.cli import (
     status_command,
 )
 from workers.leash import leashed
+from workers.loading import quiet_interrupts
 
 
 def build_app() -> typer.Typer:
@@ -35,4 +36,6 @@ def build_app() -> typer.Typer:
 
 def main() -> None:
     """The console script."""
-    sys.exit(cli.run(build_app(), sys.argv[1:]))
+    with quiet_interrupts():
+        status = cli.run(build_app(), sys.argv[1:])
+    sys.exit(status)
