@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from broker.answers import Reason, Word
+from broker.cli.errors import CommandError
 from broker.cli.exits import EXITS
 from broker.cli.output import complain, emit, moment, say, span
 from broker.cli.why_text import words
@@ -44,6 +45,25 @@ _NEXT_FOR_REASON: Mapping[Reason, str] = {
     Reason.NOT_PERMITTED: "ask whoever has a key with another role: `broker key new --role operator`",
     Reason.NOT_CANCELLABLE: "see `broker job JOB_ID`",
 }
+
+
+_ANY_JOB: Mapping[Word, str] = {
+    Word.NOT_CLAIMABLE: "wait for it with --wait; see `broker queue list` and `broker limit list`",
+}
+"""Instead of `_NEXT` where the claim named no job."""
+_SCHEDULE_EXISTS = "choose another name, or change that schedule with --replace"
+
+
+class Refused(CommandError):
+    """A command that needs an answer to go on was refused it."""
+
+    def __init__(self, reply: "Reply") -> None:
+        super().__init__(_problem(reply), _next_step(reply), exit=EXITS[reply.answer])
+        self._reply = reply
+
+    def shown(self) -> dict[str, Any]:
+        """The answer's own object, as of every refusal."""
+        return flat(self._reply)
 
 
 def flat(reply: "Reply") -> dict[str, Any]:
@@ -89,6 +109,10 @@ def _problem(reply: "Reply") -> str:
 
 def _next_step(reply: "Reply") -> str:
     step = _NEXT_FOR_REASON.get(reply.reason) if reply.reason is not None else None
+    if reply.reason is Reason.EXISTS and "name" in reply.body:
+        step = _SCHEDULE_EXISTS
+    if "job_id" not in reply.body:
+        step = step or _ANY_JOB.get(reply.answer)
     if reply.answer is Word.NOT_FOUND:
         step = next(
             (f"see `{lists}` for those there are" for field, (_, lists) in _LISTS.items() if field in reply.body), None

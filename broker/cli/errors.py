@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import typer
 
@@ -30,7 +31,7 @@ class CommandError(Exception):
         self.exit = exit
         self.request_id = request_id
 
-    def shown(self) -> dict[str, str]:
+    def shown(self) -> dict[str, Any]:
         """The `--json` shape."""
         known = {} if self.request_id is None else {"request_id": self.request_id}
         return {"error": str(self), "next": self.next_step, **known}

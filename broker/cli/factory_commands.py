@@ -174,11 +174,10 @@ def _factories(client: "Client") -> Iterator[tuple[dict[str, Any], int]]:
 
 
 def _must_be_good(reply: "Reply") -> None:
-    from broker.cli.errors import CommandError
-    from broker.cli.exits import EXITS
+    from broker.cli.answers import Refused
 
     if not reply.good:
-        raise CommandError(reply.summary, "try again; see `broker doctor`", exit=EXITS[reply.answer])
+        raise Refused(reply)
 
 
 def _standing(facts: Any) -> str:

@@ -139,15 +139,14 @@ def _change(ask: Ask, name: str, to: str) -> int:
 
 
 def _all(client: "Client") -> list[dict[str, Any]]:
-    from broker.cli.errors import CommandError
-    from broker.cli.exits import EXITS
+    from broker.cli.answers import Refused
 
     found: list[dict[str, Any]] = []
     cursor = None
     while True:
         reply = client.schedules(limit=PAGE, cursor=cursor)
         if not reply.good:
-            raise CommandError(reply.summary, "try again; see `broker doctor`", exit=EXITS[reply.answer])
+            raise Refused(reply)
         found += reply.body["schedules"]
         cursor = reply.body["cursor"]
         if cursor is None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from broker.answers import Answer, Reason, Word
-from broker.cli.answers import finish
+from broker.cli.answers import Refused, finish
 from tests.unit.test_call import reply
 
 
@@ -26,6 +26,13 @@ from tests.unit.test_call import reply
             "conflict (held): job j, epoch 3, held by f for another 9.0 s",
             "wait until its lease is over",
         ),
+        (Answer(Word.CONFLICT, Reason.EXISTS, {"job_id": "j"}), "conflict (exists): job j", "choose another id"),
+        (Answer(Word.CONFLICT, Reason.EXISTS, {"name": "n"}), "conflict (exists): schedule n", "with --replace"),
+        (
+            Answer(Word.NOT_CLAIMABLE, body={"reasons": ["paused"]}),
+            "not_claimable (paused)",
+            "wait for it with --wait; see `broker queue list`",
+        ),
     ],
 )
 def test_an_answer_says_what_it_is_about_and_what_to_do(
@@ -36,3 +43,12 @@ def test_an_answer_says_what_it_is_about_and_what_to_do(
     told = capsys.readouterr().err
     assert problem in told
     assert step in told
+
+
+def test_a_listing_that_is_refused_says_what_to_do_and_gives_the_answers_own_object() -> None:
+    said: Any = reply(Answer(Word.UNAUTHORIZED, Reason.UNSIGNED, {"detail": "requests have to be signed here"}))
+    refused = Refused(said)
+    assert str(refused) == "unauthorized (unsigned): detail requests have to be signed here"
+    assert "BROKER_KEY_FILE" in refused.next_step
+    assert refused.exit == 1
+    assert (refused.shown()["answer"], refused.shown()["reason"]) == ("unauthorized", "unsigned")
