@@ -1,5 +1,6 @@
 """Turns a request's arguments into its text. Validated once, for the body; what surrounds it was validated before."""
 
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -14,6 +15,8 @@ from broker.wire_types import RequestId
 
 _encode = msgspec.json.Encoder().encode
 _REQUEST_ID = TypeAdapter(RequestId)
+_NAME = re.compile(r"\^\[A-Za-z0-9]\[A-Za-z0-9\._(?P<slash>/?)-]\{0,(?P<rest>\d+)}\$")
+"""The pattern of a name in `broker.wire_types`."""
 
 
 class Form:
@@ -60,5 +63,17 @@ def check_request_id(request_id: str) -> None:
 
 def problems(error: ValidationError) -> str:
     """What is wrong, without the values."""
-    found = error.errors(include_url=False, include_context=False, include_input=False)
-    return "; ".join(f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in found[:5])
+    found = error.errors(include_url=False, include_input=False)
+    return "; ".join(
+        ": ".join(filter(None, [".".join(map(str, item["loc"])), _reason(item["msg"], item.get("ctx", {}))]))
+        for item in found[:5]
+    )
+
+
+def _reason(message: str, context: Mapping[str, Any]) -> str:
+    """As pydantic says it, without its own terms."""
+    name = _NAME.fullmatch(str(context.get("pattern")))
+    if name is None:
+        return message.removeprefix("Value error, ")
+    more = ", `/`" if name["slash"] else ""
+    return f"1 to {int(name['rest']) + 1} letters, digits{more}, `.`, `_` or `-`, the first a letter or digit"

@@ -255,3 +255,9 @@ def test_a_span_reads_well(ms: int, text: str) -> None:
 def test_a_moment_is_utc() -> None:
     assert moment(1_700_000_000_000) == "2023-11-14 22:13:20Z"
     assert moment(None) is None
+
+
+def test_a_choice_that_there_is_not_is_told_without_the_terms_of_the_library(broker: Broker) -> None:
+    status, _, err = broker("jobs", "--state", "lost")
+    assert status == Exit.USAGE
+    assert err.startswith("error: Invalid value for '--state': 'lost' is not one of")

@@ -114,3 +114,21 @@ def test_packed_requests_are_the_commands_they_stand_for(wire: Wire) -> None:
 def test_every_kind_of_request_was_compared() -> None:
     ops = {kind.model_fields["op"].default for kind in KINDS}
     assert ops == set(REQUESTS.json_schema()["discriminator"]["mapping"])
+
+
+@pytest.mark.parametrize(
+    ("op", "given", "told"),
+    [
+        ("cancel", {"job_id": "a b"}, "job_id: 1 to 128 letters, digits, `.`, `_` or `-`, the first a letter or digit"),
+        ("claim", {"queue": ""}, "queue: 1 to 64 letters, digits, `.`, `_` or `-`, the first a letter or digit"),
+        ("claim", {"wait_ms": -1}, "wait_ms: Input should be greater than or equal to 0"),
+        ("put_schedule", {"name": "n", "cron": "x", "job": {}}, "'x' needs 5 fields: minute hour day month weekday"),
+    ],
+)
+def test_a_wrong_argument_is_told_without_the_terms_of_the_library(
+    op: str, given: Mapping[str, Any], told: str
+) -> None:
+    [kind] = [kind for kind in KINDS if kind.model_fields["op"].default == op]
+    with pytest.raises(InvalidRequest) as refused:
+        form(kind).body(given)
+    assert str(refused.value).startswith(told)
