@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from broker.cli import options
-from broker.cli.exec_command import GRACE_MS, Wrap, shown
+from broker.cli.exec_command import Wrap, shown
 from broker.cli.session import Target, connected
 
 if TYPE_CHECKING:
@@ -31,12 +31,7 @@ def register(app: typer.Typer, wrap: Wrap) -> None:
         offers: options.Offers = None,
         version: Annotated[str | None, typer.Option("--version", metavar="V", help="What it runs; only shown.")] = None,
         ttl: options.Ttl = None,
-        grace: Annotated[
-            int,
-            typer.Option(
-                "--grace", metavar="S", parser=options.milliseconds, help="From TERM to KILL, where CMD has to stop."
-            ),
-        ] = GRACE_MS,
+        grace: options.Grace = options.GRACE_MS,
         once: Annotated[bool, typer.Option("--once", help="Run one job, and exit by what became of it.")] = False,
         max_jobs: Annotated[
             int | None, typer.Option("--max-jobs", metavar="N", min=1, help="End after so many jobs.")

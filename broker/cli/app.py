@@ -1,5 +1,7 @@
 """The commands of this layer, put together."""
 
+from inspect import cleandoc
+
 import typer
 
 from broker.cli import (
@@ -62,4 +64,15 @@ def build_app(*, wrap: exec_command.Wrap = list) -> typer.Typer:
         completion_command,
     ):
         group.register(app)
+    _flow(app)
     return app
+
+
+def _flow(app: typer.Typer) -> None:
+    """Have the paragraphs of every command's help wrapped by the terminal's width, not by the source's."""
+    for command in app.registered_commands:
+        paragraphs = (cleandoc(command.callback.__doc__ or "") if command.callback else "").split("\n\n")
+        command.help = command.help or "\n\n".join(" ".join(each.split()) for each in paragraphs)
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            _flow(group.typer_instance)

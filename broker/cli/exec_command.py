@@ -12,7 +12,6 @@ from broker.cli.session import INCARNATION, Target, connected
 if TYPE_CHECKING:
     from broker.exec import ExecResult
 
-GRACE_MS = 10_000
 Wrap = Callable[[Sequence[str]], Sequence[str]]
 
 
@@ -32,12 +31,7 @@ def register(app: typer.Typer, wrap: Wrap) -> None:
         offers: options.Offers = None,
         wait: options.Wait = 0,
         ttl: options.Ttl = None,
-        grace: Annotated[
-            int,
-            typer.Option(
-                "--grace", metavar="S", parser=options.milliseconds, help="From TERM to KILL, where CMD has to stop."
-            ),
-        ] = GRACE_MS,
+        grace: options.Grace = options.GRACE_MS,
         request_id: options.RequestId = None,
         incarnation: options.Incarnation = INCARNATION,
         redis: options.RedisUrl = None,

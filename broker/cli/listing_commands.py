@@ -32,7 +32,9 @@ def register(app: typer.Typer) -> None:
 @asks(LOOKING)
 def jobs(
     ask: Ask,
-    state: Annotated[State | None, typer.Option("--state", help="In this state only.")] = None,
+    state: Annotated[
+        State | None, typer.Option("--state", metavar="STATE", help=f"Only those that are {', '.join(State)}.")
+    ] = None,
     queue: QueueFilter = None,
     limit: Limit = LIMIT_DEFAULT,
 ) -> int:

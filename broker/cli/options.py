@@ -3,10 +3,13 @@
 import json
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from broker.wire_types import WAIT_MS_MAX
 
 SECONDS_MAX = 31_536_000
 
@@ -64,6 +67,18 @@ def listed(values: list[str] | None) -> list[str]:
     return [part for value in values or () for part in (piece.strip() for piece in value.split(",")) if part]
 
 
+def _within(least_ms: int, most_ms: int) -> Callable[[str | int], int]:
+    """Milliseconds as above, within what the protocol allows: told in the unit they were written in."""
+
+    def parse(text: str | int) -> int:
+        ms = milliseconds(text)
+        if not least_ms <= ms <= most_ms:
+            raise typer.BadParameter(f"{text}: {least_ms // 1000} to {most_ms // 1000} seconds")
+        return ms
+
+    return parse
+
+
 RedisUrl = Annotated[
     str | None,
     typer.Option("--redis", metavar="URL", help="Redis; else BROKER_REDIS_URL, else the fleet in the state folder."),
@@ -90,11 +105,28 @@ Incarnation = Annotated[
 Queue = Annotated[str, typer.Option("--queue", metavar="Q", help="Queue of jobs.")]
 Ttl = Annotated[
     int | None,
-    typer.Option("--ttl", metavar="S", parser=milliseconds, help="Length of the lease; else the job's, the broker's."),
+    typer.Option(
+        "--ttl",
+        metavar="S",
+        parser=_within(1_000, 86_400_000),
+        help="Length of the lease; else the job's, the broker's.",
+    ),
 ]
 Wait = Annotated[
-    int, typer.Option("--wait", metavar="S", parser=milliseconds, help="How long to wait for a job that fits.")
+    int,
+    typer.Option("--wait", metavar="S", parser=_within(0, WAIT_MS_MAX), help="How long to wait for a job that fits."),
 ]
+Grace = Annotated[
+    int,
+    typer.Option(
+        "--grace",
+        metavar="S",
+        parser=milliseconds,
+        help="From TERM to KILL, where CMD has to stop; default 10.",
+        show_default=False,  # it is kept in milliseconds
+    ),
+]
+GRACE_MS = 10_000
 Count = Annotated[
     int | None,
     typer.Option("--count", metavar="N", min=1, max=64, help="Up to N jobs at once; `grants` then holds the leases."),

@@ -95,6 +95,8 @@ def test_json_after_the_dashes_belongs_to_the_command_that_exec_runs(broker: Bro
         (["claim"], "--factory NAME"),
         (["claim", "--factory", "f", "--wait", "soon"], "not a duration"),
         (["claim", "--factory", "f", "--ttl", "-1"], "not a number of seconds"),
+        (["claim", "--factory", "f", "--ttl", "0.5"], "0.5: 1 to 86400 seconds"),
+        (["claim", "--factory", "f", "--wait", "61"], "61: 0 to 60 seconds"),
         (["complete", "j", "--factory", "f", "--epoch", "0", "--token", "t"], "--epoch"),
         (["complete", "j", "--factory", "f", "--epoch", "1", "--token", "t", "--result", "{x"], "not JSON"),
         (["complete", "j", "--factory", "f", "--epoch", "1", "--token", "t", "--result", "NaN"], "NaN is not JSON"),
@@ -261,3 +263,23 @@ def test_a_choice_that_there_is_not_is_told_without_the_terms_of_the_library(bro
     status, _, err = broker("jobs", "--state", "lost")
     assert status == Exit.USAGE
     assert err.startswith("error: Invalid value for '--state': 'lost' is not one of")
+
+
+@pytest.mark.parametrize("command", ["exec", "agent"])
+def test_the_help_gives_a_default_in_the_unit_of_its_option_and_wraps_by_the_terminal(
+    broker: Broker, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    status, out, _ = broker(command, "--help")
+    lines = [line.strip() for line in out.splitlines()]
+    assert status == 0
+    assert [line for line in lines if "CMD has to stop; default 10." in line]
+    assert "10000" not in out
+    told = [line for line in lines if "With --json" in line]
+    assert len(told) == 1
+    assert len(told[0]) < 200
+
+
+def test_the_help_of_jobs_names_its_states_in_words(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert "blocked, scheduled, ready, leased, succeeded, failed, cancelled" in broker("jobs", "--help")[1]
