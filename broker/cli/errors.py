@@ -3,11 +3,12 @@
 import os
 import sys
 from collections.abc import Sequence
+from errno import ENOSPC
 from typing import Any
 
 import typer
 
-from broker.cli import completion_command
+from broker.cli import completion_command, streams
 from broker.cli.exits import Exit
 from broker.cli.output import complain, emit
 
@@ -45,6 +46,7 @@ class CommandError(Exception):
 
 def run(app: typer.Typer, arguments: Sequence[str]) -> int:
     """Run one command line and return its exit status. Whatever fails is told, never raised."""
+    streams.mend()
     if completion_command.VARIABLE in os.environ:
         completion_command.answer_shell(app)
     try:
@@ -52,8 +54,14 @@ def run(app: typer.Typer, arguments: Sequence[str]) -> int:
         sys.stdout.flush()
         return status
     except (BrokenPipeError, SystemExit):  # typer turns the first into the second, and nothing else here into it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes nowhere
+        streams.drop_output()
         return Exit.PIPE_CLOSED
+    except OSError as error:
+        if error.errno != ENOSPC:
+            raise
+        streams.drop_output()
+        complain(f"can't write: {error.strerror}", "make room; what was asked for may have been done")
+        return Exit.REFUSED
 
 
 def _run(app: typer.Typer, arguments: list[str]) -> int:
@@ -65,6 +73,8 @@ def _run(app: typer.Typer, arguments: list[str]) -> int:
     except BrokenPipeError:
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == ENOSPC:
+            raise
         known = _described(error)
         if known is None and os.environ.get(DEBUG):
             raise
