@@ -18,6 +18,7 @@ from broker.coordinator import Context
 from broker.door import OPEN_DOOR, Door, GuardedDoor
 from broker.entropy import SystemEntropy
 from broker.keyring import BadMaster, Keyring, Masters
+from broker.redis_urls import require_known_options
 from broker.repository import INDEXES
 from broker.settings import Settings
 from broker.transitions import Rules
@@ -40,6 +41,10 @@ REDIS_VERSION_MIN = (6, 2)
 
 class StartError(Exception):
     """A process can't start with what it was given. Nothing was served; the message says what to do."""
+
+
+class WrongSetting(StartError):
+    """... and never will: a setting is wrong in itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +100,17 @@ def connect_redis(settings: Settings, kind: type[Redis] = Redis, **options: Any)
     if settings.redis_password is not None and urlsplit(url).password is None:
         options["password"] = settings.redis_password.get_secret_value()
     try:
-        return kind.from_url(
+        redis = kind.from_url(
             url,
             socket_timeout=SOCKET_TIMEOUT_S,
             socket_connect_timeout=SOCKET_TIMEOUT_S,
             retry=Retry(NoBackoff(), 0),
             **options,
         )
+        require_known_options(redis.connection_pool)
     except ValueError as error:
-        raise StartError(f"BROKER_REDIS_URL: {error}; use redis://, rediss:// or unix://") from error
+        raise WrongSetting(f"BROKER_REDIS_URL: {error}; use redis://, rediss:// or unix://") from error
+    return redis
 
 
 def copy_pool(redis: Redis) -> ConnectionPool:
@@ -139,12 +146,15 @@ def open_store(settings: Settings, url: str) -> Datastore:
 
     Raises:
       StartError: it can't be reached, or ignores conditional writes.
+      WrongSetting: it is no URL of a store.
     """
     key = None if settings.cosmos_key is None else settings.cosmos_key.get_secret_value()
     try:
         store = connect(url, indexes=INDEXES, cosmos_key=key)
         require_conditional_writes(store)
-    except (DatastoreError, ContractViolation, ValueError) as error:
+    except ValueError as error:
+        raise WrongSetting(f"datastore {url}: {error}; correct BROKER_DATASTORE_URL or --datastore") from error
+    except (DatastoreError, ContractViolation) as error:
         raise StartError(f"datastore {url}: {error}") from error
     return store
 

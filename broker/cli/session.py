@@ -103,7 +103,7 @@ def _usage_told() -> Iterator[None]:
     except InvalidRequest:
         raise
     except ValueError as error:
-        raise CommandError(str(error), "use redis://, rediss:// or unix://", exit=Exit.USAGE) from error
+        raise CommandError(str(error), "use redis://HOST:PORT/DB, rediss:// or unix://PATH", exit=Exit.USAGE) from error
 
 
 def _owner(key: str | None) -> str | None:

@@ -12,6 +12,7 @@ from redis.retry import Retry
 from broker import queues
 from broker.client.channel import Channel
 from broker.queues import Message, Wire
+from broker.redis_urls import require_known_options
 
 BLOCK_S = 5
 """How long the server blocks one BLPOP."""
@@ -80,6 +81,7 @@ class Sender:
     ) -> None:
         self._url, self._wire, self._password, self._sign = url, wire, password, sign
         self._pool = ConnectionPool.from_url(url, retry=Retry(NoBackoff(), 0), **options(password, SEND_TIMEOUT_S))
+        require_known_options(self._pool)
         self._free: list[Channel] = []
         self._places: SimpleQueue[None] = SimpleQueue()
         for _ in range(connections_max):

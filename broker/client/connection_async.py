@@ -26,6 +26,7 @@ from broker.client.connection import (
 )
 from broker.client.stream import Stream
 from broker.queues import Message, Wire
+from broker.redis_urls import require_known_options
 
 Posted: TypeAlias = tuple[Message, Call]
 """What is to be sent, and the call it belongs to."""
@@ -64,6 +65,7 @@ class AsyncSender:
         self._pool: ConnectionPool = ConnectionPool.from_url(
             url, retry=Retry(NoBackoff(), 0), **options(password, SEND_TIMEOUT_S)
         )
+        require_known_options(self._pool)
         self._redis = Redis(connection_pool=self._pool)
         self._stream: Stream | None = None
         self._opening = asyncio.Lock()

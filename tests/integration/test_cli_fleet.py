@@ -120,11 +120,29 @@ def test_a_second_worker_may_not_serve_from_memory(commands: Commands, tmp_path:
 
 def test_what_cannot_serve_is_refused_before_anything_is_started(tmp_path: Path) -> None:
     home = Home(tmp_path)
-    for options in (["--redis", f"unix://{tmp_path}/nobody.sock"], ["--datastore", "mysql://x"]):
+    for options, exit in ((["--redis", f"unix://{tmp_path}/nobody.sock"], 1), (["--datastore", "mysql://x"], 2)):
         status, out, err = home.run("up", "--detach", *options)
-        assert (status, out) == (1, "")
+        assert (status, out) == (exit, "")
         assert "\nnext: " in err
     assert home.json("down") == (0, {"up": False, "stopped": False, "state_dir": str(tmp_path / ".broker")})
+
+
+@pytest.mark.parametrize("command", ["up", "worker", "sweep", "doctor"])
+@pytest.mark.parametrize(
+    ("setting", "value", "said"),
+    [
+        ("--redis", "http://x", "use redis://, rediss:// or unix://"),
+        ("--redis", "redis://localhost:1/?foo=1", "there is no option foo"),
+        ("--datastore", "mysql://x", "use memory://, sqlite:///path or cosmos://"),
+    ],
+)
+def test_a_setting_that_is_wrong_in_itself_is_status_2(
+    commands: Commands, tmp_path: Path, redis_url: str, command: str, setting: str, value: str, said: str
+) -> None:
+    home = Home(tmp_path, {"BROKER_REDIS_URL": redis_url}, run=commands.run)
+    status, out, err = home.run(command, setting, value)
+    assert said in out + err
+    assert status == (1 if command == "doctor" else 2)  # the doctor goes on to what else may be missing
 
 
 def test_data_outlive_the_fleet_and_urls_given_relative_stay_where_they_were(tmp_path: Path, redis_url: str) -> None:

@@ -103,6 +103,7 @@ def test_json_after_the_dashes_belongs_to_the_command_that_exec_runs(broker: Bro
         (["complete", "j", "--factory", "f", "--epoch", "1", "--token", "t", "--result", "@gone"], "can't read"),
         (["jobs", "--state", "done"], "--state"),
         (["jobs", "--redis", "http://x"], "redis://"),
+        (["jobs", "--redis", "redis://localhost:1/?foo=1"], "there is no option foo"),
         (["check-store", "mysql://x"], "memory://"),
         (["completion", "tcsh"], "bash"),
         (["submit", "--format", "xml", "x"], "markdown"),

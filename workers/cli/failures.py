@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from urllib.parse import urlsplit, urlunsplit
 
 from broker.cli import CommandError
+from broker.cli.exits import Exit
 
 
 @contextmanager
@@ -18,11 +19,13 @@ def told() -> Iterator[None]:
 
     from workers.daemon import DaemonError
     from workers.embedded import EmbeddedError
-    from workers.runtime import StartError
+    from workers.runtime import StartError, WrongSetting
     from workers.state_dir import StateDirError
 
     try:
         yield
+    except WrongSetting as error:
+        raise CommandError.from_text(str(error), otherwise="correct it", exit=Exit.USAGE) from error
     except (StartError, StateDirError, EmbeddedError) as error:
         raise CommandError.from_text(str(error), otherwise="see `broker doctor`") from error
     except DaemonError as error:
