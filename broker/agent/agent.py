@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from broker.agent.claiming import WAIT_MS_MAX, Claiming, Terms
 from broker.agent.running import Running
-from broker.answers import Retry, Word
+from broker.answers import Reason, Retry, Word
 from broker.client import Client, ClientError, Reply
 from broker.clock import monotonic_ms
 from broker.exec import Command, ExecResult
@@ -23,6 +23,7 @@ PAUSE_MAX_MS = 30_000
 """Between two claims that failed: doubled each time up to this."""
 LAST_CLAIM_MS = 5_000
 """How long a stopped agent waits for the answer to its last claim, which the broker sends at once."""
+REPLACED = "another start of this factory has registered, or it was removed"
 
 
 class End(StrEnum):
@@ -182,7 +183,9 @@ class Agent:
             self._begin(answer)
         elif answer.retry is Retry.FINAL and self._end is None:
             self._end = End.REFUSED
-            self._tell(f"no more work: the broker answered {answer.summary}")
+            replaced = answer.reason is Reason.RESTARTED
+            why = REPLACED if replaced else f"the broker answered {answer.summary}"
+            self._tell(f"no more work: {why}")
         else:
             self._pause(answer, asked_ms or 0)
         self._tell_drain(answer)

@@ -127,7 +127,9 @@ def drain(
         raise typer.BadParameter("give --until or --for, not both", param_hint="--until")
     with ask.connected() as client:
         reply = client.drain(name, reason=reason, until_ms=until, for_ms=for_, request_id=ask.request_id)
-    return ask.finish(reply, good=f"factory {name} is draining{_why(reply.body.get('drain') or {})}")
+    stands = reply.body.get("drain")
+    over = f"factory {name} does not drain: the end that was given is past"
+    return ask.finish(reply, good=over if stands is None else f"factory {name} is draining{_why(stands)}")
 
 
 @asks(OF_FACTORY)

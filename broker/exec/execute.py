@@ -70,7 +70,9 @@ def require_command(command: Command) -> None:
       CommandNotFound: it has not.
     """
     if shutil.which(command.argv[0], path=command.environ.get("PATH")) is None:
-        raise CommandNotFound(f"{command.argv[0]}: no such command; nothing was claimed")
+        raise CommandNotFound(
+            f"{command.argv[0]}: no such command that may be run; check its name and PATH (nothing was claimed)"
+        )
 
 
 def work(lease: Lease, command: Command, events: Events) -> ExecResult:

@@ -102,6 +102,7 @@ def test_after_max_jobs_an_agent_ends(home: Home) -> None:
 def test_a_wrong_command_is_told_before_anything_is_claimed(home: Home) -> None:
     status, _, err = home.run("agent", "--", "no-such-command")
     assert (status, "no such command" in err) == (1, True)
+    assert "\nnext: check its name and PATH" in err
 
 
 def test_the_first_signal_lets_the_job_finish_and_takes_no_other(home: Home, agent: Start, tmp_path: Path) -> None:
@@ -180,6 +181,13 @@ def test_a_second_start_of_a_factory_ends_what_the_first_one_held_and_the_first_
     outcomes: list[Any] = [(run["epoch"], run["outcome"]) for run in home.lines("runs", job)]
     assert outcomes == [(1, "expired"), (2, "succeeded")]
     assert ended(first) == 1, "its start is over: it gets no more work"
+    assert "no more work: another start of this factory has registered" in first.communicate()[0]
+
+
+def test_a_drain_until_a_time_that_is_past_is_told_not_to_stand(home: Home) -> None:
+    told = home.run("factory", "drain", "past-1", "--until", "2020-01-01T00:00:00Z")[1]
+    assert told == "factory past-1 does not drain: the end that was given is past\n"
+    assert home.run("factory", "drain", "past-1", "--for", "1h")[1].startswith("factory past-1 is draining until ")
 
 
 def test_a_lease_is_handed_over_by_command_to_an_agent_that_waits(home: Home, agent: Start) -> None:
