@@ -37,5 +37,7 @@ def _write_new(path: Path, text: str) -> None:
     try:
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
             file.write(text)
-    except OSError as error:
+    except FileExistsError as error:
         raise StartError(f"{path}: {error.strerror}; name a file that does not exist yet") from error
+    except OSError as error:
+        raise StartError(f"{path}: {error.strerror}; name a file in a folder that this user may write") from error

@@ -95,6 +95,8 @@ def test_the_life_of_keys(desk: Desk) -> None:
     assert not any(secret in listed.out for secret in secrets)
     again = desk.run("key", "new", "--factory", "mac-1", "--out", str(desk.folder / "mac.key"))
     assert (again.status, "does not exist yet" in again.err) == (1, True), again.err
+    nowhere = desk.run("key", "new", "--factory", "mac-1", "--out", str(desk.folder / "gone" / "mac.key"))
+    assert (nowhere.status, "in a folder that this user may write" in nowhere.err) == (1, True), nowhere.err
     assert desk.run("key", "revoke", "nobody").status == 1
 
 
