@@ -118,6 +118,18 @@ def test_a_second_worker_may_not_serve_from_memory(commands: Commands, tmp_path:
         end(first)
 
 
+def test_a_fleet_elsewhere_says_how_to_reach_it(commands: Commands, tmp_path: Path) -> None:
+    home = Home(tmp_path, run=commands.run)
+    elsewhere = f"--state-dir '{tmp_path}/a fleet'"
+    try:
+        status, out, _ = home.run("up", "--detach", "--workers", "1", "--state-dir", f"{tmp_path}/a fleet")
+        assert (status, out.splitlines()[-1]) == (
+            0, f"`broker submit FILE {elsewhere}` brings work; `broker down {elsewhere}` stops it",
+        )  # fmt: skip
+    finally:
+        assert home.run("down", "--state-dir", f"{tmp_path}/a fleet")[0] == 0
+
+
 def test_what_cannot_serve_is_refused_before_anything_is_started(tmp_path: Path) -> None:
     home = Home(tmp_path)
     for options, exit in ((["--redis", f"unix://{tmp_path}/nobody.sock"], 1), (["--datastore", "mysql://x"], 2)):

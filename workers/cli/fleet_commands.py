@@ -1,5 +1,7 @@
 """Starts and stops a fleet of this machine's own."""
 
+from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -111,4 +113,15 @@ def _show(plan: "FleetPlan", endpoint: "Endpoint", *, json: bool, detached: bool
     say(f"redis      {shown['redis_url']}")
     say(f"datastore  {shown['datastore_url']}")
     say(f"workers    {shown['workers']}")
-    say("`broker submit FILE` brings work; " + ("`broker down` stops it" if detached else "Ctrl-C stops it"))
+    named = "" if plan.state.path == _unnamed() else f" --state-dir {quote(str(plan.state.path))}"
+    say(
+        f"`broker submit FILE{named}` brings work; "
+        + (f"`broker down{named}` stops it" if detached else "Ctrl-C stops it")
+    )
+
+
+def _unnamed() -> Path:
+    """The state folder of a command here that names none."""
+    from broker.settings import load
+
+    return load().state_dir.expanduser().absolute()
