@@ -1,7 +1,7 @@
 """What a client does with its key: sign what it sends, and believe only what the broker signed for its channel."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Self
 
@@ -16,6 +16,7 @@ from broker.client.reply import Reply, parse_reply
 from broker.signing import BadKey, Key
 
 log = structlog.get_logger(__name__)
+TOLD_MAX = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class Trust:
     channel: str
     """The reply channel of the client."""
     key: Key | None
+    _told: set[str] = field(default_factory=set, repr=False, compare=False)
 
     @classmethod
     def of(cls, key: str | None, address: Address) -> Self:
@@ -61,8 +63,11 @@ class Trust:
         if message.startswith(signing.MARK):
             return parse_reply(self.key.opened(self.channel, message))
         reply = parse_reply(message)
-        log.warning("reply_not_signed", answer=reply.answer, detail=reply.body.get("detail"))
         told = f"a reply without a signature said {reply.answer}: {reply.body.get('detail', reply.reason)}"
+        if told not in self._told:  # a call goes on, and is answered so each time
+            log.warning("reply_not_signed", answer=reply.answer.value, detail=reply.body.get("detail"))
+            if len(self._told) < TOLD_MAX:
+                self._told.add(told)
         detail: Mapping[str, Any] = MappingProxyType({"detail": told})
         return replace(
             reply, answer=Word.OUTCOME_UNKNOWN, reason=None, retry=Retry.SAME_ID, retry_after_ms=None, body=detail

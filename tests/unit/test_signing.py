@@ -6,6 +6,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from structlog.testing import capture_logs
 
 from broker import replies, signing
 from broker.answers import Reason, Word
@@ -295,6 +296,16 @@ def test_a_client_with_a_key_does_not_believe_an_unsigned_reply_and_asks_again()
     _, trust = trusting()
     reply = trust.read(json.dumps(REPLY).encode())
     assert (reply.answer, reply.retry.value, reply.grants) == (Word.OUTCOME_UNKNOWN, "same_id", ())
+
+
+def test_an_unsigned_reply_that_comes_again_is_logged_once() -> None:
+    _, trust = trusting()
+    refused = json.dumps({**REPLY, "answer": "unauthorized", "body": {"detail": "the key is revoked"}}).encode()
+    with capture_logs() as logs:
+        for _ in range(3):
+            assert trust.read(refused).answer is Word.OUTCOME_UNKNOWN
+    expected = {"event": "reply_not_signed", "answer": "unauthorized", "detail": "the key is revoked"}
+    assert logs == [{**expected, "log_level": "warning"}]
 
 
 def test_an_unsigned_reply_gives_away_no_grant_that_comes_after_it_and_tells_no_time() -> None:
