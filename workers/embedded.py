@@ -67,13 +67,16 @@ def valkey_child(files: ServerFiles) -> ChildSpec:
 def server_argv(files: ServerFiles) -> tuple[str, ...]:
     """Write the server's configuration and return the command that runs it in the foreground.
 
+    The socket is relative to `dir` where it can be: clients are told it as their address, and redis-py, and with it a
+    stock rq worker, stumbles over a space there.
+
     Raises:
       EmbeddedError: no server program was found.
     """
     folder = files.state.path
     settings: dict[str, str | Path] = {
         "port": "0",
-        "unixsocket": files.socket,
+        "unixsocket": files.socket.name if files.socket.parent == folder else files.socket,
         "unixsocketperm": "700",
         "dir": folder,
         "pidfile": folder / "valkey.pid",

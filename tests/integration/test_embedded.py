@@ -180,6 +180,15 @@ def test_a_folder_with_a_long_name_gets_a_short_socket(start_valkey: StartValkey
             folder.rmdir()
 
 
+def test_the_address_of_a_client_can_be_read_where_the_folder_has_a_space(start_valkey: StartValkey) -> None:
+    server = start_valkey("a folder")
+    try:
+        with client_of(server.url) as client:
+            assert "valkey.sock" in str(client.client_info()["addr"])
+    finally:
+        server.stop()
+
+
 def test_an_operators_own_server_is_used_and_nothing_started(tmp_path: Path) -> None:
     server = start_embedded(StateDir.at(tmp_path), redis_url="redis://example.invalid:1")
     assert (server.url, server.owned) == ("redis://example.invalid:1", False)
