@@ -4,24 +4,25 @@ PY := .venv/bin/python
 UV := $(shell command -v uv 2>/dev/null)
 FLEET_ARGS ?=
 
-.PHONY: demo test lint install install-test emulator bench bench-quick simulate-fleet chaos bounds simulate soak model soak-faults soak-checker mutants fuzz clean help
+.PHONY: demo test lint install install-test emulator bench bench-quick simulate-fleet chaos bounds simulate soak model soak-faults soak-checker mutants mutation fuzz clean help
 
 help:
 	@echo "make demo    install, then run the main job on the embedded default (about 30 s)"
-	@echo "make test    install with the test extras, then ruff, mypy and pytest"
+	@echo "make install make .venv with the broker in it; make install-test: with the test extras"
+	@echo "make test    install with the test extras, then ruff, mypy and pytest; make lint: ruff and mypy alone"
 	@echo "make bench-quick  measure it, a few rows, under 3 minutes; make bench: every row and peer (about 35 minutes)"
 	@echo "make chaos   kill, stop and cut off a fleet under load for DURATION=60 seconds, then judge what clients saw"
 	@echo "make bounds  memory over many requests, unread replies, poison, a backlog, overload; SCALE=0.02, SCALE=1 for all"
 	@echo "make simulate  2,000 seeded worlds of the production code under faults (a part of make test); SEED=N tells one"
+	@echo "make soak    100,000 such worlds (some two hours of CPU time); it says where to go on after an interruption"
 	@echo "make simulate-fleet  10,000 factories and a million jobs in simulated time (minutes); ARGS='--redis 4' for others"
 	@echo "make model   every state of the protocol as a Promela model, and of six broken variants (needs spin and gcc)"
-	@echo "make soak    100,000 of them (some two hours of CPU time); it says where to go on after an interruption"
 	@echo "make soak-faults  kill at every step, TIMES=200 each, on every store (hours); FIRST=N goes on with that turn"
 	@echo "make mutants  nine broken brokers, and the test that notices each (a part of make test)"
-	@echo "make mutation every small change that mutmut knows, to rules and stores; MUTANTS='broker.fence*' for some"
-	@echo "make soak-checker hold the checker of histories against a brute-force search, 100,000 times (about 2 minutes)"
+	@echo "make mutation  every small change that mutmut knows, to rules and stores; MUTANTS='broker.fence*' for some"
+	@echo "make soak-checker  hold the checker of histories against a brute-force search, 100,000 times (about 2 minutes)"
 	@echo "make fuzz    a million wrong inputs to whatever reads requests (about two minutes)"
-	@echo "make clean   remove the virtual environment and caches"
+	@echo "make clean   remove the virtual environment and caches; what a fleet keeps in .broker stays"
 
 demo: .venv/.installed
 	@$(PY) -m workers.cli demo $(FLEET_ARGS)
@@ -115,4 +116,4 @@ bench: .venv/.installed-bench
 	@$(PY) -m benchmarks.run
 
 clean:
-	rm -rf .venv .broker .mypy_cache .ruff_cache .pytest_cache tests/emulator/node_modules
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache tests/emulator/node_modules
