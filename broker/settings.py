@@ -1,16 +1,24 @@
 """Settings of every broker process: `BROKER_*` variables, secrets from files, relations validated once."""
 
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 PREFIX = "BROKER_"
 Ms = Annotated[int, Field(gt=0, le=86_400_000)]
+
+
+def _known_level(name: str) -> str:
+    known = logging.getLevelNamesMapping()
+    if name.upper() not in known:
+        raise ValueError(f"{name!r} is none of {', '.join(known)}")
+    return name
 
 
 class SettingsError(Exception):
@@ -37,7 +45,7 @@ class Settings(BaseSettings):
     key: SecretStr | None = None
     """A factory's own key, one line, as `broker key new` wrote it. None: nothing is signed."""
     state_dir: Path = Path(".broker")
-    log_level: str = "INFO"
+    log_level: Annotated[str, AfterValidator(_known_level)] = "INFO"
 
     factory: str | None = None
     """The default of `--factory`."""
@@ -131,8 +139,10 @@ def load(**overrides: Any) -> Settings:
     try:
         return Settings(**given)
     except ValidationError as error:
-        problems = "; ".join(
-            f"{PREFIX + str(item['loc'][0]).upper() if item['loc'] else 'settings'}: {item['msg']}"
-            for item in error.errors(include_url=False, include_input=False)
-        )
-        raise SettingsError(problems) from error
+        found = error.errors(include_url=False, include_input=False)
+        raise SettingsError(", and ".join(_problem(item["loc"], item["msg"]) for item in found)) from error
+
+
+def _problem(loc: tuple[int | str, ...], message: str) -> str:
+    message = message.removeprefix("Value error, ")
+    return f"{PREFIX}{str(loc[0]).upper()}: {message}" if loc else message

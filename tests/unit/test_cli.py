@@ -126,6 +126,24 @@ def test_a_wrong_variable_is_named(broker: Broker, monkeypatch: pytest.MonkeyPat
     assert "BROKER_TTL_MS" in err
 
 
+@pytest.mark.parametrize(
+    ("environ", "told"),
+    [
+        ({"BROKER_LOG_LEVEL": "loud"}, "error: BROKER_LOG_LEVEL: 'loud' is none of CRITICAL, "),
+        ({"BROKER_SKEW_MS": "60000"}, "error: BROKER_SKEW_MS must be below BROKER_TTL_MS"),
+        ({"BROKER_TTL_MS": "0", "BROKER_QUEUE_MAX": "1"}, ", and BROKER_QUEUE_MAX: "),
+    ],
+)
+def test_wrong_variables_are_told_in_the_error_and_not_as_what_to_do_next(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], told: str
+) -> None:
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    status, _, err = broker("jobs")
+    assert (status, told in err) == (2, True), err
+    assert err.endswith("\nnext: correct the variable, or unset it\n")
+
+
 def test_a_redis_that_is_down_is_status_1(broker: Broker, tmp_path: Path) -> None:
     status, _, err = broker("jobs", "--redis", f"unix://{tmp_path}/nobody.sock", "--timeout", "0.2")
     assert status == 1
