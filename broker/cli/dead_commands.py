@@ -107,7 +107,7 @@ def redrive(
         )
         for job_id, repeated in zip(found, ids, strict=True):
             reply = client.redrive(job_id, request_id=repeated)
-            status = ask.finish(reply, good=f"job {job_id} is {reply.body.get('state')}") or status
+            status = max(status, ask.finish(reply, good=f"job {job_id} is {reply.body.get('state')}"))
     if all and not ask.json:
         note(f"{len(found)} jobs")
     return status

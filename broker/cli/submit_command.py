@@ -65,7 +65,7 @@ def submit(
         for reply in client.submit_many(bodies, request_ids=ids):
             good = f"{reply.body.get('job_id')}  {reply.body.get('state')}"
             good += ", joined: it has the unique key" if reply.body.get("joined") else ""
-            status = finish(reply, json=json, good=good) or status
+            status = max(status, finish(reply, json=json, good=good))
     return status
 
 

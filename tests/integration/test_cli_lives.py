@@ -52,6 +52,15 @@ def test_dead_jobs_are_listed_with_the_reason_and_all_runs(fleet: Home) -> None:
     assert "epoch 2  f1  failed" in shown
 
 
+def test_the_exit_status_for_several_jobs_is_the_highest_of_their_answers(fleet: Home) -> None:
+    held = fleet.submit(id="runs", queue="statuses")
+    fleet.claim("statuses")
+    assert [fleet.run("redrive", job)[0] for job in (held, "nowhere")] == [5, 1]
+    assert [fleet.run("redrive", *jobs)[0] for jobs in ((held, "nowhere"), ("nowhere", held))] == [5, 5]
+    again = '{"id": "runs"}\n{"id": "one-more"}'
+    assert fleet.run("submit", "-", "no-such-file", input=again)[0] == 5
+
+
 def test_redrive_takes_one_several_or_all_that_fit_and_a_dry_run_changes_nothing(fleet: Home) -> None:
     for job in ("r1", "r2", "r3"):
         dies(fleet, job, "again", "broke")
