@@ -53,7 +53,8 @@ class StateDir:
             if folder.stat().st_mode & 0o077:
                 if any(folder.iterdir()):  # not ours to change: it may be a home, or /tmp
                     raise StateDirError(
-                        f"{folder} holds files and is open to others; give a folder of its own with --state-dir"
+                        f"{folder} holds files and is open to others; chmod 700 it where it is the broker's alone, or "
+                        "give a folder of its own with --state-dir"
                     )
                 folder.chmod(0o700)
         except OSError as error:
