@@ -30,6 +30,8 @@ NOT_STARTED_EXIT = 127
 PARENT_GONE_EXIT = 70
 """Exit status where the parent died before the command was started. Nobody is left to read it."""
 
+IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
+"""Ignored by every interpreter, this one too; a command would inherit that, and write into closed pipes for ever."""
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _POLL_S = 0.2
 
@@ -70,6 +72,8 @@ def main(arguments: Sequence[str]) -> int:
         tie_to_parent(death_signal)
         if os.getppid() != parent:  # it died before the prctl above, so no signal will come
             return PARENT_GONE_EXIT
+        for number in IGNORED_BY_PYTHON:
+            signal.signal(number, signal.SIG_DFL)
         os.execvp(command[0], command)  # noqa: S606 - an argument list; no shell is wanted
     except OSError as error:
         sys.stderr.write(f"leash: can't run {command[0]}: {error.strerror}\n")

@@ -53,6 +53,14 @@ def test_without_the_leash_the_child_outlives_its_parent() -> None:
 
 
 @pytest.mark.parametrize("watch", [False, True])
+@pytest.mark.parametrize("number", [signal.SIGPIPE, signal.SIGXFSZ])
+def test_a_command_is_ended_by_the_signals_that_python_ignores(number: signal.Signals, watch: bool) -> None:
+    argv = leashed(["sh", "-c", f"kill -{int(number)} $$; echo survived"], watch=watch)
+    done = subprocess.run(argv, capture_output=True, timeout=10, check=False)
+    assert (done.returncode, done.stdout) == (128 + number if watch else -number, b"")
+
+
+@pytest.mark.parametrize("watch", [False, True])
 def test_a_parent_that_died_before_the_leash_was_tied_is_noticed(watch: bool) -> None:
     argv = leashed(SLEEPER, watch=watch)
     argv[argv.index("--parent") + 1] = "1"  # as if this process had been our parent's heir
