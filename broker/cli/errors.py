@@ -101,6 +101,8 @@ def _described(error: Exception) -> CommandError | None:
         case BrokerTimeout(request_id=request_id):
             again = f"see `broker status`; then repeat it with --request-id {request_id}: it may have taken effect"
             return CommandError(_problem(error), again, exit=Exit.UNKNOWN, request_id=request_id)
+        case BrokerUnavailable(refused=True):
+            return CommandError.from_text(str(error), otherwise="check the user and its rights")
         case BrokerUnavailable():
             return CommandError(_problem(error), "run `broker up`, or set BROKER_REDIS_URL to a Redis that answers")
         case InvalidRequest():

@@ -226,7 +226,9 @@ class Call:
         """The failure to raise where Redis takes no request."""
         if not self._out:
             return BrokerUnavailable(
-                f"Redis refused: {why}; nothing was sent; check the user, its rights and its memory"
+                f"Redis refused: {why}; nothing was sent; check the user, its rights (those of `broker acl` are for "
+                "BROKER_WIRE=intake) and its memory",
+                refused=True,
             )
         return BrokerTimeout(f"Redis refused to take the request again: {why}", request_id=self.request_id)
 

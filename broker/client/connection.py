@@ -30,6 +30,10 @@ class NotSent(Exception):
     """Redis can't be reached. Nothing was sent."""
 
 
+NOT_LET_IN = "Redis refused the password"
+LET_IN_BY = "give the one of the URL's user, or of `default`: BROKER_REDIS_PASSWORD_FILE"
+
+
 class NotAccepted(Exception):
     """Redis refused: the password, or the command. Nothing was sent, and a second try would fare no better."""
 

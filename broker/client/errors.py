@@ -22,7 +22,14 @@ class InvalidRequest(ClientError, ValueError):
 
 
 class BrokerUnavailable(ClientError):
-    """Redis can't be reached, or refused the request. Certainly nothing was sent; it may be tried again."""
+    """Redis can't be reached, or refused the request. Certainly nothing was sent; it may be tried again.
+
+    `refused`: Redis answered, with the password or the rights it has against it. Another try needs others.
+    """
+
+    def __init__(self, message: str, *, refused: bool = False) -> None:
+        super().__init__(message)
+        self.refused = refused
 
 
 class BrokerTimeout(ClientError):

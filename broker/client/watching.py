@@ -41,7 +41,7 @@ class Patience:
         self._since_ms = now_ms if self._since_ms is None else self._since_ms
         if refused or not self._follow or now_ms - self._since_ms > AWAY_MS_MAX:
             advice = f"give this user +xread on {STREAM}" if refused else "start Redis, or check its URL"
-            raise BrokerUnavailable(f"the events can't be read: {error}; {advice}") from error
+            raise BrokerUnavailable(f"the events can't be read: {error}; {advice}", refused=refused) from error
         return self._backoff.next_s()
 
     def reset(self) -> None:

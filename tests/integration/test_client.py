@@ -16,6 +16,7 @@ from broker.messages import Claim, ClaimBody, SubmitBody
 from broker.queues import Wire
 from tests.conftest import StartValkey
 from tests.fleet import Fleet
+from tests.home import Home
 from tests.processes import end, start_python, wait_for
 
 pytestmark = pytest.mark.redis
@@ -304,7 +305,17 @@ def test_a_factory_with_the_least_rights_is_served_through_the_intake(
             client.submit(job_id="k")
         with pytest.raises(BrokerUnavailable) as refused:
             Client.connect(url, factory_id="f", password="wr0ng")
+        assert str(refused.value).startswith("Redis refused the password: ")
+        assert refused.value.refused
         assert "wr0ng" not in str(refused.value)
+        home = Home(tmp_path, {"BROKER_REDIS_URL": url})
+        for environ, problem, step in (
+            ({"BROKER_REDIS_PASSWORD": "wr0ng"}, "error: Redis refused the password", "BROKER_REDIS_PASSWORD_FILE"),
+            ({"BROKER_REDIS_PASSWORD": "s3cret"}, "error: Redis refused: ", "BROKER_WIRE=intake"),
+        ):
+            status, _, told = home.run("jobs", "--factory", "f", env=environ)
+            assert (status, told.startswith(problem)) == (1, True), told
+            assert step in told.splitlines()[-1]
     finally:
         fleet.close()
 
