@@ -100,6 +100,8 @@ def redrive(
     with ask.connected(only_reads=dry_run) as client:
         chosen = Filter(State(state), queue, outcome, older_than)
         found = [job["id"] for job in chosen.found(client)] if all else list(job_ids or ())
+        if all and not ask.json:
+            note("1 job fits" if len(found) == 1 else f"{len(found)} jobs fit")
         if dry_run:
             return _tell(client, found, json=ask.json)
         ids: list[str | None] = (
@@ -108,8 +110,6 @@ def redrive(
         for job_id, repeated in zip(found, ids, strict=True):
             reply = client.redrive(job_id, request_id=repeated)
             status = max(status, ask.finish(reply, good=f"job {job_id} is {reply.body.get('state')}"))
-    if all and not ask.json:
-        note(f"{len(found)} jobs")
     return status
 
 

@@ -72,6 +72,7 @@ def test_redrive_takes_one_several_or_all_that_fit_and_a_dry_run_changes_nothing
     ]
     assert fleet.lines(*everything, "--older-than", "1h") == []
     assert fleet.lines(*everything, "--outcome", "timed_out") == []
+    assert fleet.run(*everything, "--outcome", "timed_out", "--dry-run") == (0, "", "0 jobs fit\n")
     assert [each["job_id"] for each in fleet.lines(*everything, "--state", "cancelled", "--dry-run")] == ["gone"]
     assert [state(fleet, job) for job in ("r1", "r2", "r3", "gone")] == ["failed"] * 3 + ["cancelled"]
     assert [each["answer"] for each in fleet.lines("redrive", "r1", "r2")] == ["ok", "ok"]
