@@ -81,7 +81,7 @@ def renew_many(
     from broker.cli.output import span
 
     given = leases.get("grants", [leases]) if isinstance(leases, dict) else leases
-    if not isinstance(given, list) or not all(isinstance(lease, dict) for lease in given):
+    if not isinstance(given, list) or not given or not all(map(_is_lease, given)):
         raise typer.BadParameter("must be an array of objects with job_id, epoch and token", param_hint="JSON")
     with ask.connected() as client:
         reply = client.renew_many(given, request_id=ask.request_id)
@@ -96,6 +96,10 @@ def renew_many(
         for each in reply.results
     ]
     return max(statuses)
+
+
+def _is_lease(given: Any) -> bool:
+    return isinstance(given, dict) and {"job_id", "epoch", "token"} <= given.keys()
 
 
 @asks(AS_HOLDER)
