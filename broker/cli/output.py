@@ -4,11 +4,14 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from shutil import get_terminal_size
 from typing import Any
 
 import typer
 
 _CELL_CHARS_MAX = 60
+_READABLE_CHARS = 12
+"""A column that is folded to less says nothing."""
 
 
 def emit(value: Mapping[str, Any]) -> None:
@@ -35,13 +38,20 @@ def complain(problem: str, next_step: str) -> None:
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Rows under their headings. Nothing but the headings where there are none."""
     cells = [[cell(value) for value in row] for row in rows]
-    if sys.stdout.isatty():
+    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+    if sys.stdout.isatty() and _fits(widths):
         _draw(columns, cells)
         return
-    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
     for line in (columns, *cells):
         padded = (text.ljust(width) for text, width in zip(line, widths, strict=True))
         typer.echo("  ".join(padded).rstrip())
+
+
+def _fits(widths: Sequence[int]) -> bool:
+    """Whether a drawn table would leave each column enough to be read: its terminal may be narrow."""
+    first, *rest = widths
+    needed = [first, *(min(width, _READABLE_CHARS) for width in rest)]
+    return sum(needed) + 2 * len(needed) <= get_terminal_size().columns
 
 
 def _draw(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:

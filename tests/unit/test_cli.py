@@ -1,6 +1,7 @@
 """What the command line says and returns where no broker is needed to know."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -261,6 +262,18 @@ def test_what_a_job_says_cannot_steer_the_terminal() -> None:
     assert printable("\x1b[31mred\x9b\u202e") == "\\x1b[31mred\\x9b\\u202e"
     assert cell("two\nlines") == "two lines"
     assert len(cell("long" * 100)) == 60
+
+
+@pytest.mark.parametrize(("terminal", "drawn"), [("80", True), ("30", False)])
+def test_a_table_that_a_narrow_terminal_would_fold_to_letters_is_plain_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, terminal: str, drawn: bool
+) -> None:
+    monkeypatch.setenv("COLUMNS", terminal)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    table(("JOB", "STATE", "UPDATED"), [("nightly", "succeeded", "2026-11-26 06:51:20Z")])
+    lines = capsys.readouterr().out.splitlines()
+    plain = ["JOB      STATE      UPDATED", "nightly  succeeded  2026-11-26 06:51:20Z"]
+    assert (lines == plain) is not drawn
 
 
 def test_a_table_without_a_terminal_is_plain_columns(capsys: pytest.CaptureFixture[str]) -> None:
