@@ -16,7 +16,7 @@ from broker.answers import Reason, Retry, Word
 from broker.client import Client, ClientError, Reply
 from broker.clock import monotonic_ms
 from broker.exec import Command, ExecResult
-from broker.exec.events import HEAR_S, STOP_SIGNALS
+from broker.exec.events import HEAR_S, heard_signals
 
 PAUSE_MS = 1_000
 PAUSE_MAX_MS = 30_000
@@ -245,7 +245,7 @@ class Agent:
         def heard(number: int, _frame: FrameType | None) -> None:
             self._events.put(Told(signal.Signals(number)))  # a SimpleQueue may be put into from a handler
 
-        before = {number: signal.signal(number, heard) for number in STOP_SIGNALS}
+        before = {number: signal.signal(number, heard) for number in heard_signals()}
         try:
             yield
         finally:

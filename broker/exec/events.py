@@ -55,6 +55,12 @@ class StoppedEarly(BaseException):
         self.signal = number
 
 
+def heard_signals() -> tuple[signal.Signals, ...]:
+    """The stop signals that are meant for this process: whoever starts it with nohup wants it to outlive a hang-up."""
+    outlives = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return tuple(number for number in STOP_SIGNALS if number is not signal.SIGHUP or not outlives)
+
+
 @contextmanager
 def stop_signals(events: Events) -> Iterator[threading.Event]:
     """Turn stop signals into events; while the flag given is set, they break off the claim instead."""
@@ -67,7 +73,7 @@ def stop_signals(events: Events) -> Iterator[threading.Event]:
             raise StoppedEarly(signal.Signals(number))
         events.put(Told(signal.Signals(number)))
 
-    before = {number: signal.signal(number, heard) for number in STOP_SIGNALS}
+    before = {number: signal.signal(number, heard) for number in heard_signals()}
     try:
         yield claiming
     finally:

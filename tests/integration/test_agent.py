@@ -128,6 +128,20 @@ def test_the_second_signal_stops_the_command_and_releases_its_job(home: Home, ag
     assert (run["outcome"], state(home, job)) == ("released", "ready")
 
 
+def test_a_command_under_nohup_outlives_a_hang_up(home: Home, tmp_path: Path) -> None:
+    job, go = home.submit(queue="nohup"), tmp_path / "go"
+    command = script(f"import os, time\nwhile not os.path.exists({str(go)!r}): time.sleep(0.01)")
+    where = ["--state-dir", str(home.path / ".broker"), "--factory", "nohup-1", "--queue", "nohup"]
+    process = start(["nohup", *BROKER, "exec", *where, "--", *command])
+    try:
+        wait_for(lambda: state(home, job) == "leased", "the job runs", deadline_ms=SOON_MS)
+        process.send_signal(signal.SIGHUP)
+        go.touch()
+        assert (ended(process), state(home, job)) == (0, "succeeded")
+    finally:
+        end(process)
+
+
 def test_stop_after_is_the_second_signal(home: Home, agent: Start) -> None:
     job = home.submit(queue="after")
     process = agent("--factory", "after-1", "--queue", "after", "--stop-after", "0.1", "--", "sleep", "600")
