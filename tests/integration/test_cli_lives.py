@@ -93,6 +93,7 @@ def test_requests_that_made_no_sense_are_another_list(fleet: Home) -> None:
     assert "nonsense" in letter["entry"]
     assert letter["wire"] == "intake"
     assert "nonsense" in fleet.run("refused")[1]
+    assert "refused requests 1\n" in fleet.run("status")[1]
 
 
 def test_a_schedule_is_added_shown_paused_resumed_and_removed(fleet: Home) -> None:

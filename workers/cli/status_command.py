@@ -105,7 +105,8 @@ def _tell(found: dict[str, Any]) -> None:
         waiting = {queue: sum(depths.values()) for queue, depths in found["queues"].items()}
         say(f"serving    {len(found['workers'])} workers")
         say(f"waiting    {', '.join(f'{count} {queue}' for queue, count in waiting.items())}")
-        say(f"in flight  {found['in_flight']}, parked claims {found['parked']}, dead letters {found['dead_letters']}")
+        refused = found["dead_letters"]
+        say(f"in flight  {found['in_flight']}, parked claims {found['parked']}, refused requests {refused}")
     if found["processes"]:
         rows = [
             (each["name"], each["pid"], "yes" if each["alive"] else "no", each["restarts"], moment(each["up_since_ms"]))
