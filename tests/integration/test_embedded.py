@@ -180,7 +180,7 @@ def test_a_folder_with_a_long_name_gets_a_short_socket(start_valkey: StartValkey
             folder.rmdir()
 
 
-def test_the_address_of_a_client_can_be_read_where_the_folder_has_a_space(start_valkey: StartValkey) -> None:
+def test_an_address_of_a_client_is_one_word(start_valkey: StartValkey) -> None:
     server = start_valkey("a folder")
     try:
         with client_of(server.url) as client:
