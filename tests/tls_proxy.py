@@ -4,14 +4,14 @@ import socket
 import ssl
 import threading
 from contextlib import suppress
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 
 class TlsProxy:
     """Ends TLS on a loopback port and passes on to a Redis on a unix socket. Takes clients with a certificate only."""
 
     def __init__(self, redis_url: str, context: ssl.SSLContext) -> None:
-        self._behind = urlsplit(redis_url).path
+        self._behind = unquote(urlsplit(redis_url).path)
         self._context = context
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])

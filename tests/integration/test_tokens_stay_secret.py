@@ -108,7 +108,7 @@ def test_a_token_is_nowhere_but_with_its_holder(
     history = tmp_path / "history"
     with Client.connect(fleet.redis_url, factory_id="holder", wire="intake", history=history) as client:
         tokens = list(grants(client, Caller(fleet.redis, "thief"), fleet.redis))
-        command = ["exec", "--factory", "runner", "--", "sh", "-c", f"touch {tmp_path}/runs; sleep 60"]
+        command = ["exec", "--factory", "runner", "--", "sh", "-c", f"touch '{tmp_path}/runs'; sleep 60"]
         runner = fleet.start([sys.executable, "-m", "workers.cli", *command])
         wait_for(lambda: (tmp_path / "runs").exists(), "a command runs under a lease", deadline_ms=30_000)
         held = (tmp_path / "jobs.db").read_bytes() + (tmp_path / "jobs.db-wal").read_bytes()
