@@ -80,7 +80,7 @@ class FactoryRecord(Frozen, frozen=True, kw_only=True):
     """What its claims offer that name nothing themselves."""
     drain: Drain | None = None
     recent_requests: tuple[Asked, ...] = ()
-    """What operators have changed it by. A registration is known by the start it names."""
+    """What it was changed by."""
 
     def draining(self, incarnation: str, now_ms: int) -> Drain | None:
         """The drain that stands for this start of it, if there is one."""

@@ -54,8 +54,8 @@ def register(context: Context, request: RegisterFactory, now_ms: int) -> Settlem
         plain = None if drain is None else drain.plain()
         return {**offered, "incarnation": start, "since_ms": asked_ms, "replaced": _with_last(known), "drain": plain}
 
-    record, word = _change(context, name, judge)
-    if refused:
+    record, word = _change(context, name, judge, who_asks(request))
+    if refused or record.has_replaced(start):
         body_of_now = {"factory": name, "incarnation": record.incarnation, "since_ms": record.since_ms}
         return Settlement(Answer(Word.CONFLICT, Reason.RESTARTED, body_of_now))
     return _with_leases_ended(context, name, record, Answer(word, body=_facts(name, record, now_ms)), now_ms)

@@ -139,6 +139,19 @@ def test_a_late_copy_of_a_drain_or_its_end_changes_nothing(desk: Desk, op: str, 
     assert is_drained(desk) is drained
 
 
+def test_a_late_copy_of_a_registration_does_not_put_the_old_offers_back(desk: Desk) -> None:
+    assert ask(desk, "register_factory", "g2", offers=["old"]).word is Word.OK
+    assert ask(desk, "register_factory", "g3", offers=["new"]).word is Word.OK
+    late = ask(desk, "register_factory", "g2", offers=["old"])
+    assert (late.word, late.body["offers"], record(desk).offers) == (Word.REPLAYED, ("new",), ("new",))
+
+
+def test_a_late_copy_of_the_registration_of_a_start_that_is_over_says_so(desk: Desk) -> None:
+    ask(desk, "register_factory", "g2", start="start-2")
+    late = ask(desk, "register_factory", "g1")
+    assert (late.word, late.reason) == (Word.CONFLICT, Reason.RESTARTED)
+
+
 def test_a_new_start_does_not_make_it_forget_what_was_asked(desk: Desk) -> None:
     ask(desk, "drain_factory", "d1", factory="f")
     ask(desk, "resume_factory", "d2", factory="f")
