@@ -69,6 +69,17 @@ def live_owner(context: Context, key: str, job_id: str, *, join: Asked | None = 
     raise Unavailable(f"key {key!r}: {KEY_WRITES_MAX} tries in a row lost")
 
 
+def joined_before(context: Context, key: str, join: Asked) -> Job | None:
+    """The job of this key that the request has joined, if it has, whatever became of the job.
+
+    Raises:
+      OutcomeUnknown: it has joined one, and no read shows that.
+    """
+    name = key_id("unique", key)
+    found = context.store.read(name, name)
+    return None if isinstance(found, NotFound) else _joined_before(context, found.document, join)
+
+
 def take(
     context: Context, key: str, job_id: str, *, replace: bool = False, join: Asked | None = None, now_ms: int
 ) -> Owned | Busy:

@@ -53,9 +53,13 @@ def submit(context: Context, request: Submit, *, now_ms: int) -> Settlement:
         created_ms=now_ms,
         job=first_version(body, now_ms=now_ms),
     )
-    if body.unique is not None and repository.read_job(context.store, job_id) is None:
-        # The usual refusal leaves nothing behind. Whoever passes here may still lose the race below.
-        owner = keys.live_owner(context, body.unique.key, job_id, join=_joiner(request))
+    if body.unique is not None:
+        joiner = _joiner(request)
+        if repository.read_job(context.store, job_id) is None:
+            # The usual refusal leaves nothing behind. Whoever passes here may still lose the race below.
+            owner = keys.live_owner(context, body.unique.key, job_id, join=joiner)
+        else:  # perhaps made by another request, after this one had joined a job
+            owner = None if joiner is None else keys.joined_before(context, body.unique.key, joiner)
         if owner is not None and not (_replaces(body) and owner.state in WAITING):
             return Settlement(_has_the_key(body, owner))
     stored = repository.create_spec(context.store, spec, write_id=context.entropy.write_id())

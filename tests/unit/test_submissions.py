@@ -160,6 +160,17 @@ def test_a_submission_that_joined_a_job_is_told_so_again_whatever_became_of_that
     assert settle(desk.context, request, now_ms=NOW).answer.body["job_id"] == "j-s2", "another factory's is another"
 
 
+def test_a_submission_that_joined_a_job_is_told_so_again_though_another_has_made_a_job_of_its_id(
+    desk: Desk, owner: Fence
+) -> None:
+    first = submit(desk.context, "s1", job_id="named", unique=JOIN).answer
+    is_over(desk, owner)
+    assert submit(desk.context, "s2", job_id="named", unique=JOIN).answer.word is Word.OK
+    again = submit(desk.context, "s1", job_id="named", unique=JOIN).answer
+    assert [(each.word, each.body["job_id"]) for each in (first, again)] == [(Word.OK, "old")] * 2
+    assert submit(desk.context, "s3", job_id="named", unique=JOIN).answer.reason is Reason.EXISTS
+
+
 def test_a_key_remembers_the_last_that_joined(desk: Desk, owner: Fence) -> None:
     for number in range(keys.JOINED_MAX + 1):
         joins(desk.context, f"s{number}")
