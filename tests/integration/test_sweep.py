@@ -29,7 +29,7 @@ from tests.processes import wait_for
 from tests.twins.forwarding import Forwarding
 from tests.twins.stale import ShowsEarlier
 from tests.twins.without_runs import WithoutRuns
-from workers.sweep import LOCK, Sweep, Swept
+from workers.sweep import LOCK, LOCK_TTL_S, Sweep, Swept
 from workers.taking import WORKERS
 
 
@@ -277,7 +277,7 @@ def test_claims_and_the_sweep_at_once_take_each_dead_lease_over_once(
 def test_a_sweep_that_finds_another_at_work_leaves_it_to_that_one(broker: InProcess) -> None:
     dead_leases(broker.store, broker.redis, 1, now_ms=host_now_ms())
     sweep = Sweep(broker.context, broker.redis, load())
-    lock = broker.redis.lock(LOCK, timeout=30)
+    lock = broker.redis.lock(LOCK, timeout=LOCK_TTL_S)
     assert lock.acquire(blocking=False)
     assert sweep.run(once=True) == 0
     assert state(broker, "job-0") == "leased"
