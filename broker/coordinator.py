@@ -238,7 +238,9 @@ def lift(context: Context, job_id: str, *, request_id: str, by: str = "", now_ms
 
 
 def reap(context: Context, job: Job, *, now_ms: int) -> Settlement:
-    """Do what time demands of `job`: enforce a cancel, deadlines, an expiry, a schedule. A lost race is a skip."""
+    """Do what time demands of `job`: enforce a cancel, deadlines, an expiry, a schedule; where it was set back, a lease
+    stands no longer for that. A lost race is a skip.
+    """
 
     def judge(read: Job) -> Decision:
         attempts: tuple[Decision, ...] = (
@@ -246,6 +248,7 @@ def reap(context: Context, job: Job, *, now_ms: int) -> Settlement:
             transitions.time_out(read, now_ms=now_ms),
             transitions.end_run(read, now_ms=now_ms, rules=context.rules, jitter=context.entropy.jitter()),
             transitions.reap(read, now_ms=now_ms, rules=context.rules),
+            transitions.anchor(read, now_ms=now_ms),
             transitions.due(read, now_ms=now_ms),
         )
         return next((decision for decision in attempts if isinstance(decision, Write)), attempts[-1])

@@ -26,7 +26,7 @@ from broker import (
     seen,
     telling,
 )
-from broker.clock import RedisClock
+from broker.clock import SET_BACK_MS, RedisClock
 from broker.controls import Controls
 from broker.coordinator import Change, Context, Settlement
 from broker.documents import Job, Run
@@ -230,9 +230,14 @@ class Sweep:
         """I3: one run for each epoch, at most one without an end. The job says what each should be.
 
         Two searches find nearly all of them in order; what does not fit is read by itself, for it may have moved on.
+        The first shows leases from the future, too.
         """
-        leased = repository.find_documents(self._context.store, {"kind": "job", "state": "leased"})
-        held = {document.body.get("last_run_id"): document.id for document in leased}
+        held: dict[object, str] = {}
+        for document in repository.find_documents(self._context.store, {"kind": "job", "state": "leased"}):
+            held[document.body.get("last_run_id")] = document.id
+            written_ms = document.body.get("updated_ms")
+            if isinstance(written_ms, int) and written_ms > now_ms + SET_BACK_MS and (job := self._parse(document)):
+                self._reap(job, now_ms, swept)
         for run in repository.find_documents(self._context.store, {"open": True}):
             if held.pop(run.id, None) is not None:
                 continue

@@ -17,7 +17,17 @@ from broker.transitions.decision import Decision, Refuse, Replay, Rules, Write
 from broker.transitions.factory import draining, turned_away
 from broker.transitions.holder import complete, fail, hand_over, release, renew, undo
 from broker.transitions.operator import cancel, give_way, hold, lift, redrive, revoke, supersede
-from broker.transitions.timer import due, end_run, enforce_cancel, heed_progress, outlive, reap, time_out, unblock
+from broker.transitions.timer import (
+    anchor,
+    due,
+    end_run,
+    enforce_cancel,
+    heed_progress,
+    outlive,
+    reap,
+    time_out,
+    unblock,
+)
 
 __all__ = [
     "Claimant",
@@ -27,6 +37,7 @@ __all__ = [
     "Rules",
     "Surroundings",
     "Write",
+    "anchor",
     "cancel",
     "claim",
     "complete",

@@ -5,6 +5,7 @@ from typing import Any
 from msgspec import structs
 
 from broker.answers import Answer, Reason, Word
+from broker.clock import SET_BACK_MS
 from broker.controls import FactoryRecord
 from broker.documents import TERMINAL, Job, Lease, OnParentFailure, OnStuck, Outcome, State
 from broker.transitions.decision import (
@@ -40,6 +41,18 @@ def reap(job: Job, *, now_ms: int, rules: Rules) -> Decision:
     if job.lease is None or not expired(job.lease, now_ms=now_ms, rules=rules):
         return _nothing_to_do(job, now_ms)
     return _write(expire(job, job.lease, now_ms=now_ms), job, now_ms)
+
+
+def anchor(job: Job, *, now_ms: int) -> Decision:
+    """Let a lease that was last written on in the future stand from now as long as it was to stand from then.
+
+    Broker time was set back since. Its holder counts from before that write, on a clock of its own (I9).
+    """
+    if job.lease is None or job.updated_ms <= now_ms + SET_BACK_MS:
+        return _nothing_to_do(job, now_ms)
+    left_ms = max(0, job.lease.expires_ms - job.updated_ms)
+    lease = structs.replace(job.lease, expires_ms=now_ms + left_ms)
+    return _write({"lease": lease, "state": job.state}, job, now_ms)
 
 
 def outlive(job: Job, factory_id: str, factory: FactoryRecord, *, now_ms: int) -> Decision:

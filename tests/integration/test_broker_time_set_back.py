@@ -7,7 +7,7 @@ from broker import index
 from broker.claim_next import claim_id, mark_key
 from broker.messages import Claim
 from broker.settings import load
-from tests.in_process import InProcess
+from tests.in_process import SKEW_MS, TTL_MS, InProcess
 from workers import left_behind, sweep
 from workers.left_behind import TURN, take_over, turn
 from workers.sweep import LOCK, Sweep
@@ -68,3 +68,19 @@ def test_a_worker_that_was_heard_of_in_the_future_and_died_is_taken_over_from_in
     heard_ms = broker.redis.zscore(WORKERS, "w1")
     assert heard_ms is not None
     assert heard_ms <= server_ms(broker.redis), "it is dead once it was not heard of for as long as any other"
+
+
+def test_a_job_whose_holder_died_before_is_ready_once_its_lease_would_have_been_over(broker: InProcess) -> None:
+    broker.submit("dead", "alive")
+    dead, alive = (broker.ask(broker.caller.make("claim", job_id=job))[0]["body"] for job in ("dead", "alive"))
+    fence = {name: alive[name] for name in ("job_id", "epoch", "token")}
+    broker.clock.advance(-HOUR_MS)
+    broker.sweep()
+    for _ in range(4):
+        assert broker.ask(broker.caller.make("renew", **fence))[0]["answer"] == "renewed"
+        broker.clock.advance(TTL_MS // 2)
+    broker.clock.advance(SKEW_MS)
+    broker.sweep()
+    again = [broker.ask(broker.caller.make("claim", job_id=job))[0] for job in ("dead", "alive")]
+    assert [(reply["answer"], reply["body"]["epoch"]) for reply in again] == [("granted", 2), ("conflict", 1)]
+    assert dead["epoch"] == 1

@@ -3,8 +3,10 @@
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from broker import transitions
+from broker.clock import SET_BACK_MS
 from broker.controls import FactoryRecord
 from broker.documents import Job, State
 from broker.transitions import Write
@@ -38,6 +40,21 @@ def test_a_lease_that_may_still_be_believed_in_is_not_reaped() -> None:
     believed = job("leased", lease=lease(expires_ms=NOW - RULES.skew_ms))
     assert transitions.reap(believed, now_ms=NOW, rules=RULES) == raced("leased", remaining_ms=0)
     assert transitions.reap(job("ready"), now_ms=NOW, rules=RULES) == raced("ready")
+
+
+@pytest.mark.parametrize("left_ms", [30_000, 0, -5])
+def test_a_lease_from_before_broker_time_was_set_back_stands_as_long_as_it_was_to_stand_then(left_ms: int) -> None:
+    then = NOW + SET_BACK_MS + 1
+    found = job("leased", lease=lease(expires_ms=then + left_ms), updated_ms=then)
+    assert found.lease is not None
+    kept = structs.replace(found.lease, expires_ms=NOW + max(0, left_ms))
+    assert transitions.anchor(found, now_ms=NOW) == by_itself({"lease": kept}, State.LEASED)
+
+
+def test_a_lease_that_a_faster_worker_wrote_or_that_is_none_stays() -> None:
+    found = job("leased", updated_ms=NOW + SET_BACK_MS)
+    assert transitions.anchor(found, now_ms=NOW) == raced("leased")
+    assert transitions.anchor(job("ready", updated_ms=NOW + 2 * SET_BACK_MS), now_ms=NOW) == raced("ready")
 
 
 def test_a_lease_of_a_start_that_is_over_is_ended_and_one_of_the_present_start_is_not() -> None:
