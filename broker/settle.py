@@ -51,6 +51,7 @@ from broker.messages import (
 from broker.repository import read_job
 from broker.settlement import Change
 from broker.transitions import Claimant
+from broker.wire_types import is_job_id
 from datastore import Corrupt, DatastoreError, NotApplied, OutcomeUnknown, Rejected, Throttled
 
 log = structlog.get_logger(__name__)
@@ -130,9 +131,11 @@ def fence(request: FencedRequest) -> Fence:
 
 
 def _claim(context: Context, request: Claim, now_ms: int, job_id: str | None = None) -> Settlement:
-    wanted = job_id or request.body.job_id
+    wanted = request.body.job_id if job_id is None else job_id
     if wanted is None:
         return Settlement(Answer(Word.NONE_AVAILABLE))
+    if job_id is not None and not is_job_id(job_id):  # out of the index, where somebody else has written it
+        return Settlement(Answer(Word.NOT_FOUND, body={"job_id": job_id}))
     who = claimant(context, request)
     etag, named = request.body.expected_etag, job_id is None
     return coordinator.try_claim_job(context, wanted, who, now_ms=now_ms, etag=etag, named=named)

@@ -1,6 +1,7 @@
 """The types of what travels: ids, names, spans and JSON, each with its limits."""
 
 import json
+import re
 from collections.abc import Iterable
 from math import isfinite
 from typing import Annotated, TypeVar
@@ -62,7 +63,8 @@ class JsonAtMost:
 Payload = Annotated[JsonValue, AfterValidator(JsonAtMost(PAYLOAD_BYTES_MAX))]
 Result = Annotated[JsonValue, AfterValidator(JsonAtMost(RESULT_BYTES_MAX))]
 
-JobId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+_JOB_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+JobId = Annotated[str, StringConstraints(pattern=_JOB_ID)]
 """Letters, digits, `.`, `_`, `-`. No `:`, which stands in the ids of specs and runs."""
 FactoryId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 QueueName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -104,6 +106,14 @@ Span = Annotated[int, Field(gt=0, le=31_536_000_000)]
 """Milliseconds, up to a year."""
 Millis = Annotated[int, Field(ge=0, le=4_102_444_800_000)]
 """Unix milliseconds, up to the year 2100."""
+
+
+def is_job_id(text: str) -> bool:
+    """Whether a job may have this id. A hint may name what none has, and a store what it is then asked for refuses."""
+    return _is_job_id(text) is not None
+
+
+_is_job_id = re.compile(_JOB_ID).fullmatch
 
 
 class Body(BaseModel):

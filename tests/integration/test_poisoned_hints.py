@@ -53,6 +53,9 @@ POISON: Mapping[str, Callable[[redis.Redis], object]] = {
     "an entry that looks like a lane": an_entry(b"~garbage"),
     "a lane of a priority beyond numbers": an_entry(b"~" + b"9" * 400 + b"~x"),
     "an entry that is no text": an_entry(NO_TEXT),
+    "an entry without a name": an_entry(b""),
+    "an entry with a name that no job may have": an_entry(b"/?#\\"),
+    "an entry with a long name": an_entry(b"x" * 3_000),
     "a lane that is no text": an_entry(b"~0~" + NO_TEXT),
     "sets of another type": lambda client: client.set("broker:ready:other:sets", "x"),
     "members of another type": lambda client: (
@@ -75,9 +78,9 @@ POISON: Mapping[str, Callable[[redis.Redis], object]] = {
 
 
 @pytest.mark.parametrize("case", POISON)
-def test_nobody_is_stopped_by_a_hint_that_makes_no_sense(redis_client: redis.Redis, case: str) -> None:
-    broker = InProcess(connect("memory://"), redis_client)
-    POISON[case](redis_client)
+def test_nobody_is_stopped_by_a_hint_that_makes_no_sense(anywhere: InProcess, case: str) -> None:
+    broker = anywhere
+    POISON[case](broker.redis)
     for job in ("one", "two", "three"):
         broker.submit(job)
         [granted] = broker.ask(broker.caller.make("claim"))
@@ -85,10 +88,10 @@ def test_nobody_is_stopped_by_a_hint_that_makes_no_sense(redis_client: redis.Red
         assert broker.ask(broker.caller.make("explain", job_id=job))[0]["answer"] == "ok"
         fence = {name: granted["body"][name] for name in ("job_id", "epoch", "token")}
         assert broker.ask(broker.caller.make("complete", **fence))[0]["answer"] == "ok"
-        end_waits(redis_client, broker.clock.now_ms())
-        left_behind.take_over(redis_client, "w9", dead_after_ms=60_000, at_most=64)
+        end_waits(broker.redis, broker.clock.now_ms())
+        left_behind.take_over(broker.redis, "w9", dead_after_ms=60_000, at_most=64)
         broker.sweep()
-    assert not [key for key in redis_client.keys("*") if NO_TEXT in key or b"garbage" in key], "it was cleared away"
+    assert not [key for key in broker.redis.keys("*") if NO_TEXT in key or b"garbage" in key], "it was cleared away"
 
 
 @pytest.mark.parametrize("remembered", [NO_TEXT, b"", b" ", b"garbage", b"x" * 2_000])
