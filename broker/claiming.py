@@ -17,26 +17,18 @@ from broker.quotas import Starts
 from broker.repository import JobUpdate, Stale, Updated
 from broker.settlement import CAS_ATTEMPTS_MAX, Change, Context, Denied, Settlement, Wait, judge_and_write, raced
 from broker.slots import Want
-from broker.transitions import Claimant, Decision, Refuse, Replay, Write
+from broker.transitions import Claimant, Decision, Refuse, Replay
 from broker.transitions.decision import held_by
 from datastore import Datastore, DatastoreError, OutcomeUnknown
 
 
 def try_claim_job(
-    context: Context,
-    job_id: str,
-    who: Claimant,
-    *,
-    now_ms: int,
-    job: Job | None = None,
-    etag: str | None = None,
-    named: bool = True,
+    context: Context, job_id: str, who: Claimant, *, now_ms: int, job: Job | None = None, etag: str | None = None
 ) -> Settlement:
     """Claim one job for one claimant; of any number at once, one is granted.
 
     `job`: a version that was just read, judged without a second read. `etag`: claim exactly this
-    version; any other is `conflict {etag_mismatch}`. Losers write nothing. `named`: the claimant asked for this job,
-    and is told for good where it is over: only of a version that can be written on, then.
+    version; any other is `conflict {etag_mismatch}`. Losers write nothing.
 
     Raises:
       NotApplied: nothing was granted.
@@ -52,8 +44,6 @@ def try_claim_job(
         decision = transitions.claim(read, who, now_ms=now_ms, rules=context.rules, around=around)
         if etag is not None and etag != read.document.etag and not isinstance(decision, Replay):
             return Refuse(Answer(Word.CONFLICT, Reason.ETAG_MISMATCH, held_by(read, now_ms)))
-        if named and isinstance(decision, Refuse) and decision.answer.reason is Reason.TERMINAL:
-            return Write({}, decision.answer)
         return decision
 
     write = partial(_write_with_slots, context, controls, who, now_ms)

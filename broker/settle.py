@@ -137,8 +137,7 @@ def _claim(context: Context, request: Claim, now_ms: int, job_id: str | None = N
     if job_id is not None and not is_job_id(job_id):  # out of the index, where somebody else has written it
         return Settlement(Answer(Word.NOT_FOUND, body={"job_id": job_id}))
     who = claimant(context, request)
-    etag, named = request.body.expected_etag, job_id is None
-    return coordinator.try_claim_job(context, wanted, who, now_ms=now_ms, etag=etag, named=named)
+    return coordinator.try_claim_job(context, wanted, who, now_ms=now_ms, etag=request.body.expected_etag)
 
 
 def _renew(context: Context, request: Renew, now_ms: int) -> Settlement:

@@ -120,15 +120,6 @@ def claim(context: Context, request_id: str = "r1") -> Settlement:
     return coordinator.try_claim_job(context, "job", who, now_ms=NOW)
 
 
-def test_a_claim_is_not_told_that_the_job_is_over_by_a_read_from_before_it_was_redriven(desk: Desk) -> None:
-    coordinator.fail(desk.context, "job", desk.claim(), now_ms=NOW, retryable=False)
-    was = desk.store.read("job", "job")
-    over = claim(desk.context, "r0").answer
-    assert (over.word, over.reason, over.retry) == (Word.NOT_CLAIMABLE, "terminal", "final")
-    desk.ask("redrive", job_id="job")
-    assert claim(desk.on(ShowsEarlier(desk.store, "job", was, times=1))).answer.word is Word.GRANTED
-
-
 @pytest.mark.parametrize("start", [None, "start-1"], ids=["every start", "the start that stops"])
 def test_a_hand_over_is_not_refused_for_a_drain_that_is_over(desk: Desk, start: str | None) -> None:
     desk.ask("register_factory", by="g")
