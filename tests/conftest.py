@@ -38,10 +38,12 @@ def _no_settings_from_outside() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _children_hear_ctrl_c() -> None:
-    """A shell's background job ignores SIGINT, and its children would inherit that; a handler they don't inherit."""
+def _children_hear_signals() -> None:
+    """A shell's background job ignores SIGINT, one of nohup a hang-up, and their children would inherit that."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
