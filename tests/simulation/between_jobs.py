@@ -1,7 +1,7 @@
 """What must hold between jobs: of locks, limits, unique and superseding keys, and of the fires of a schedule."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -26,9 +26,15 @@ class BetweenJobs:
         self._accuse = accuse
         self.limits: Callable[[], Limits] = dict
         """Those that stand since before there was a job."""
+        self.now_ms: Callable[[], float] = lambda: 0.0
+        """Time as it really is, however broker time jumps."""
+        self.jumps: Sequence[float] = ()
+        """When broker time did."""
         self._told: set[tuple[str, int]] = set()
         """Grants whose holders were told, by job and epoch."""
-        self._starts: defaultdict[str, list[int]] = defaultdict(list)
+        self._granted: dict[tuple[str, int], float] = {}
+        """When each grant was written, by job and epoch."""
+        self._starts: defaultdict[str, list[tuple[int, float]]] = defaultdict(list)
         self._schedules: dict[str, Schedule] = {}
         self._revs: dict[str, dict[str, int]] = {}
         """By a job that supersedes others: the revisions of all that share its key, as it was made."""
@@ -37,6 +43,8 @@ class BetweenJobs:
 
     def wrote_job(self, was: Job | None, job: Job) -> None:
         """A job was written."""
+        if job.lease is not None:
+            self._granted.setdefault((job.id, job.epoch), self.now_ms())
         if job.unique is not None and not job.state.terminal:
             for other in self._jobs.values():
                 if other.unique == job.unique and other.id != job.id and not other.state.terminal:
@@ -101,7 +109,7 @@ class BetweenJobs:
             if capacity is not None and len(used) > capacity:
                 self._accuse(f"limits: {used} are all leased under {name}, which admits {capacity}")
             if new:
-                self._started(name, limits[name].rate, lease.granted_ms)
+                self._started(name, limits[name].rate, lease.granted_ms, self._granted[job.id, job.epoch])
 
     def check_the_end(self, now_ms: int) -> None:
         """What must be true once the faults are over and everything has settled."""
@@ -109,13 +117,20 @@ class BetweenJobs:
             if each.state is Standing.ACTIVE and each.next_ms is not None and each.next_ms < now_ms - FIRE_LATE_MS:
                 self._accuse(f"schedule: {each.name} was due {now_ms - each.next_ms} ms ago")
 
-    def _started(self, name: str, rate: Rate | None, granted_ms: int) -> None:
+    def _started(self, name: str, rate: Rate | None, granted_ms: int, really_ms: float) -> None:
+        """Too many at once by broker time; after a jump of it, only if really so: set back, it puts starts together."""
         if rate is None:
             return
-        moments = self._starts[name] = sorted([*self._starts[name], granted_ms])
-        windows = [moments[at : at + rate.count + 1] for at in range(len(moments) - rate.count)]
-        if any(window[-1] - window[0] < rate.per_ms for window in windows):
+        starts = self._starts[name] = sorted([*self._starts[name], (granted_ms, really_ms)])
+        windows = [starts[at : at + rate.count + 1] for at in range(len(starts) - rate.count)]
+        if any(self._too_near(window, rate) for window in windows):
+            moments = [granted_ms for granted_ms, _ in starts]
             self._accuse(f"limits: more than {rate.count} grants in {rate.per_ms} ms under {name}: {moments}")
+
+    def _too_near(self, starts: Sequence[tuple[int, float]], rate: Rate) -> bool:
+        first_ms, last_ms = min(really for _, really in starts), max(really for _, really in starts)
+        jumped = any(first_ms < jump < last_ms for jump in self.jumps)
+        return starts[-1][0] - starts[0][0] < rate.per_ms and not (jumped and last_ms - first_ms >= rate.per_ms)
 
 
 def _both(job: Job, other: Job) -> list[str]:

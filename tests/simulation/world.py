@@ -118,6 +118,8 @@ class World:
         self.shared.features = frozenset(name for name in FEATURES if self._random.random() < FEATURE_SHARE)
         self.shared.limited = self._random.randrange(1, len(LIMITED)) if LIMITS in self.shared.features else 0
         self.judge.between.limits = lambda: self.shared.limits or {}
+        self.judge.between.now_ms = lambda: self.timeline.now_ms
+        self.judge.between.jumps = self.broker_clock.jumps
         self.judge.taken_over = self._check_beliefs
         self.server.observe(self.judge.pushed)
 
