@@ -51,7 +51,21 @@ def test_a_healthy_machine_passes_the_doctor(home: Home) -> None:
     status, out, _ = home.run("doctor", "--json")
     found = [json.loads(line) for line in out.splitlines()]
     assert status == 0, out
-    assert [each["check"] for each in found] == ["python", "state folder", "server", "redis", "datastore", "clock"]
+    assert [each["check"] for each in found] == [
+        *("python", "variables", "state folder", "server", "redis", "datastore", "clock")
+    ]
+
+
+def test_the_doctor_tells_a_misspelt_variable_without_its_value(commands: Commands, tmp_path: Path) -> None:
+    environ = {"BROKER_TTLMS": "5", "BROKER_SIGNIN_SECRET": "hush", "BROKER_QUEUE": "q", "BROKER_REPLICAS": "3"}
+    misspelt = Home(tmp_path, environ, run=commands.run)
+    status, out, _ = misspelt.run("doctor")
+    assert status == 1
+    assert "BROKER_SIGNIN_SECRET is read by nobody; write BROKER_SIGNING_SECRET, or unset it" in out
+    assert "hush" not in out
+    others = Home(tmp_path, {"BROKER_QUEUE": "q", "BROKER_REPLICAS": "3", "BROKER_TTL_MS": "5000"}, run=commands.run)
+    status, out, _ = others.run("doctor")
+    assert (status, "variables" in out, "BROKER_TTL_MS" in out) == (0, True, True)
 
 
 def test_the_doctor_names_what_is_missing(commands: Commands, tmp_path: Path, redis_url: str) -> None:
