@@ -188,7 +188,7 @@ class Judge:
         if job is None:
             return
         if answer in ("ok", "replayed"):
-            self._good[request_id] = job.document.rev
+            self._good.setdefault(request_id, job.document.rev)  # a replay is not remembered anew
         elif answer in _LOST:
             self.counts["stale_refused"] += 1
             remembered = job.document.rev - self._good.get(request_id, -RECENT_REQUESTS_MAX) < RECENT_REQUESTS_MAX
