@@ -56,9 +56,12 @@ class StoppedEarly(BaseException):
 
 
 def heard_signals() -> tuple[signal.Signals, ...]:
-    """The stop signals that are meant for this process: whoever starts it with nohup wants it to outlive a hang-up."""
-    outlives = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    return tuple(number for number in STOP_SIGNALS if number is not signal.SIGHUP or not outlives)
+    """The stop signals that are meant for this process: not those it was started to ignore.
+
+    With nohup it is to outlive a hang-up. Behind a script's `&` a Ctrl-C is for the script, which passes on what it
+    likes: heard here too, that was a second signal, and ended the grace.
+    """
+    return tuple(number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN)
 
 
 @contextmanager

@@ -128,14 +128,21 @@ def test_the_second_signal_stops_the_command_and_releases_its_job(home: Home, ag
     assert (run["outcome"], state(home, job)) == ("released", "ready")
 
 
-def test_a_command_under_nohup_outlives_a_hang_up(home: Home, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("starter", "ignored"),
+    [(["nohup"], signal.SIGHUP), (["sh", "-c", 'trap "" INT; exec "$@"', "sh"], signal.SIGINT)],
+    ids=["a hang-up under nohup", "Ctrl-C behind a script's &"],
+)
+def test_a_command_outlives_what_it_was_started_to_ignore(
+    home: Home, tmp_path: Path, starter: list[str], ignored: signal.Signals
+) -> None:
     job, go = home.submit(queue="nohup"), tmp_path / "go"
     command = script(f"import os, time\nwhile not os.path.exists({str(go)!r}): time.sleep(0.01)")
     where = ["--state-dir", str(home.path / ".broker"), "--factory", "nohup-1", "--queue", "nohup"]
-    process = start(["nohup", *BROKER, "exec", *where, "--", *command])
+    process = start([*starter, *BROKER, "exec", *where, "--", *command])
     try:
         wait_for(lambda: state(home, job) == "leased", "the job runs", deadline_ms=SOON_MS)
-        process.send_signal(signal.SIGHUP)
+        process.send_signal(ignored)
         go.touch()
         assert (ended(process), state(home, job)) == (0, "succeeded")
     finally:
