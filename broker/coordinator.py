@@ -12,8 +12,17 @@ from broker.claiming import try_claim_job
 from broker.controls import UNREGISTERED, Controls, FactoryRecord, standing_factory
 from broker.documents import Job, OnParentFailure, Run, State
 from broker.fence import Fence
-from broker.repository import JobUpdate, RunUpdate
-from broker.settlement import Change, Context, Denied, Judge, Settlement, judge_and_write
+from broker.repository import JobUpdate, Missing, RunUpdate, Stale, Updated
+from broker.settlement import (
+    CAS_ATTEMPTS_MAX,
+    CAS_PAUSE_MS,
+    Change,
+    Context,
+    Denied,
+    Judge,
+    Settlement,
+    judge_and_write,
+)
 from broker.transitions import Decision, Refuse, Write
 from datastore import Datastore, DatastoreError
 
@@ -302,21 +311,35 @@ def unblock(context: Context, job_id: str, *, now_ms: int, job: Job | None = Non
 def parent_states(context: Context, job: Job, *, sure: bool = False) -> dict[str, State]:
     """The state of every parent there is.
 
-    `sure`: of one that failed or was cancelled, where that frees or ends the child, only if the version read can be
-    written on: it may have been redriven since. Success is for good.
+    `sure`: of one that failed or was cancelled, where that frees or ends the child, only as a version that can be
+    written on has it: it may have been redriven since. Success is for good.
     """
     sure = sure and job.on_parent_failure is not OnParentFailure.BLOCK
     found = {parent: repository.read_job(context.store, parent) for parent in job.depends_on}
-    return {
-        parent: read.state
-        for parent, read in found.items()
-        if read is not None and not (sure and _may_be_redriven(context, read))
-    }
+    if sure:
+        found = {parent: read and _as_it_stands(context, read) for parent, read in found.items()}
+    return {parent: read.state for parent, read in found.items() if read is not None}
 
 
-def _may_be_redriven(context: Context, parent: Job) -> bool:
-    lost = parent.state in (State.FAILED, State.CANCELLED)
-    return lost and not repository.stands(context.store, parent, write_id=context.entropy.write_id())
+def _as_it_stands(context: Context, parent: Job) -> Job | None:
+    """A parent that was lost as it is now; None where others keep writing it.
+
+    Those are mostly others who look at the same children: who gave way to them at once left it to them, and they to it.
+    """
+    read: Job | None = parent
+    for attempt in range(CAS_ATTEMPTS_MAX):
+        if read is None or read.state not in (State.FAILED, State.CANCELLED):
+            return read
+        if attempt:
+            context.pause(CAS_PAUSE_MS * context.entropy.jitter())
+        match repository.rev_update_job(context.store, read, {}, write_id=context.entropy.write_id()):
+            case Updated(job):
+                return job
+            case Stale(current):
+                read = current or repository.read_job(context.store, parent.id)
+            case Missing():
+                return None
+    return None
 
 
 __all__ = [

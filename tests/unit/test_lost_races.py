@@ -7,6 +7,7 @@ from msgspec import structs
 
 from broker import coordinator
 from broker.coordinator import Context
+from broker.documents import OnParentFailure
 from broker.entropy import SeededEntropy
 from broker.fence import Fence
 from broker.messages import Claim, ClaimBody, Submit, SubmitBody
@@ -155,3 +156,28 @@ def test_a_sweep_whose_race_was_lost_leaves_the_job_to_the_next_one(store: Memor
     again = read_job(store, "job")
     assert again is not None
     assert [change.after.state for change in coordinator.reap(on(store), again, now_ms=dead_ms).changes] == ["ready"]
+
+
+@pytest.mark.parametrize(("policy", "becomes"), [("ignore", "ready"), ("cancel", "cancelled")])
+def test_of_those_who_look_at_a_child_at_once_not_each_leaves_it_to_the_others(
+    store: MemoryDatastore, policy: str, becomes: str
+) -> None:
+    fields = SubmitBody(job_id="child", depends_on=("job",), on_parent_failure=OnParentFailure(policy))
+    assert sent(store, Submit(request_id="s2", body=fields, **ADDRESS)).answer.good
+    coordinator.cancel(on(store), "job", request_id="x", now_ms=NOW)
+    watched = Watched(store)
+    left = iter([True, True, False])
+    watched.before_write = lambda: touch(store) if next(left, False) else None  # another looks at the same parent
+    coordinator.unblock(on(watched), "child", now_ms=NOW)
+    assert (read_job(store, "child") or pytest.fail("gone")).state == becomes
+
+
+def test_a_child_whose_parent_others_keep_writing_is_left_as_it_is(store: MemoryDatastore) -> None:
+    fields = SubmitBody(job_id="child", depends_on=("job",), on_parent_failure=OnParentFailure.IGNORE)
+    assert sent(store, Submit(request_id="s2", body=fields, **ADDRESS)).answer.good
+    coordinator.cancel(on(store), "job", request_id="x", now_ms=NOW)
+    watched = Watched(store)
+    watched.before_write = lambda: touch(store)
+    coordinator.unblock(on(watched), "child", now_ms=NOW)
+    assert (read_job(store, "child") or pytest.fail("gone")).state == "blocked"
+    assert [id for id, _ in watched.updates] == ["job"] * CAS_ATTEMPTS_MAX
