@@ -125,6 +125,20 @@ class Answer(Value, frozen=True):
         return self.word in (Word.OK, Word.GRANTED, Word.RENEWED, Word.REPLAYED)
 
 
+def past_deadline(deadline_ms: int) -> Answer:
+    """What a request is told whose time is over. This copy of it did nothing."""
+    return Answer(Word.REQUEST_EXPIRED, body={"deadline_ms": deadline_ms})
+
+
+def put_off(reason: Reason, *, resend: bool, retry_after_ms: int) -> Answer:
+    """What a request is told that there is no room for. Of a `resend` nothing is known: its first copy may have had
+    its effect.
+    """
+    if resend:
+        return Answer(Word.OUTCOME_UNKNOWN, reason)
+    return Answer(Word.THROTTLED, reason, retry_after_ms=retry_after_ms)
+
+
 def wire(answer: Answer, *, request_id: str, now_ms: int) -> dict[str, Any]:
     """The reply as it goes over the reply channel; `server_now_ms` is broker time, Unix milliseconds."""
     return {"v": 1, "request_id": request_id, "server_now_ms": now_ms, **_said(answer), "body": answer.body}

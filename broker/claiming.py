@@ -7,7 +7,7 @@ from typing import Any
 from msgspec import structs
 
 from broker import quotas, repository, transitions
-from broker.answers import Answer, Reason, Word
+from broker.answers import Answer, Reason, Word, past_deadline
 from broker.controls import Controls
 from broker.documents import Job
 from broker.exclusion import Busy, Slots
@@ -109,7 +109,7 @@ def _too_late(context: Context, who: Claimant) -> Denied | None:
     """
     if who.deadline_ms is None or context.clock is None or context.clock.now_ms() <= who.deadline_ms:
         return None
-    return Denied(Answer(Word.REQUEST_EXPIRED, body={"deadline_ms": who.deadline_ms}))
+    return Denied(past_deadline(who.deadline_ms))
 
 
 def limited(context: Context) -> bool:

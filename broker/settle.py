@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import structlog
 
 from broker import claim_next, coordinator, explain, factories, listing, operating, schedules, side_by_side, submission
-from broker.answers import Answer, Reason, Word, plain
+from broker.answers import Answer, Reason, Word, past_deadline, plain
 from broker.coordinator import Context, Settlement
 from broker.fence import Fence
 from broker.lease_bodies import RenewBody
@@ -66,7 +66,7 @@ def settle(context: Context, request: Request, *, now_ms: int, candidate: str | 
     more than is known.
     """
     if request.deadline_ms is not None and now_ms > request.deadline_ms:
-        return Settlement(Answer(Word.REQUEST_EXPIRED, body={"deadline_ms": request.deadline_ms}))
+        return Settlement(past_deadline(request.deadline_ms))
     try:
         if candidate is not None:
             assert isinstance(request, Claim), "only a claim has a candidate"

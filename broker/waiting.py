@@ -7,7 +7,7 @@ from typing import cast
 from redis import Redis
 from redis.client import Pipeline
 
-from broker.answers import Answer, Reason, Word
+from broker.answers import Answer, Reason, put_off
 from broker.entropy import Entropy
 from broker.messages import Claim
 
@@ -42,7 +42,6 @@ def beyond(connection: Redis, claims: Sequence[Claim], *, at_most: int, now_ms: 
 
 
 def turned_away(entropy: Entropy, *, resend: bool) -> Answer:
-    """What a claim is told that may not wait. Of a `resend` nothing is known: its first copy may have been granted."""
-    word = Word.OUTCOME_UNKNOWN if resend else Word.THROTTLED
+    """What a claim is told that may not wait."""
     retry_after_ms = RETRY_AFTER_MS + int(RETRY_AFTER_MS * entropy.jitter())
-    return Answer(word, Reason.TOO_MANY_WAITING, retry_after_ms=None if resend else retry_after_ms)
+    return put_off(Reason.TOO_MANY_WAITING, resend=resend, retry_after_ms=retry_after_ms)

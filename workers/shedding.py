@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from redis import Redis
 
-from broker.answers import Answer, Reason, Word
+from broker.answers import Answer, Reason, put_off
 from broker.clock import Steady
 from broker.entropy import Entropy
 from broker.scripts import Script
@@ -50,9 +50,6 @@ def take_surplus(connection: Redis, worker: str, queues: Sequence[str], *, queue
 
 
 def overloaded(entropy: Entropy, *, resend: bool) -> Answer:
-    """What a request is told that was not looked at. Of a `resend` nothing is known: its first copy may be settled."""
-    if resend:
-        return Answer(Word.OUTCOME_UNKNOWN, Reason.OVERLOADED)
-    return Answer(
-        Word.THROTTLED, Reason.OVERLOADED, retry_after_ms=RETRY_AFTER_MS + int(RETRY_SPREAD_MS * entropy.jitter())
-    )
+    """What a request is told that was not looked at."""
+    retry_after_ms = RETRY_AFTER_MS + int(RETRY_SPREAD_MS * entropy.jitter())
+    return put_off(Reason.OVERLOADED, resend=resend, retry_after_ms=retry_after_ms)
