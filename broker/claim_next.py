@@ -13,7 +13,7 @@ from broker.answers import Answer, Word, wire
 from broker.matching import WEIGHT_MAX, canonical
 from broker.messages import Claim
 from broker.queues import intake_key
-from broker.scripts import Argument, Script
+from broker.scripts import STANDS, Argument, Script
 from broker.signing import UNSEALED, Seal
 from broker.wire_types import WAIT_MS_MAX
 from datastore.value import Value
@@ -84,6 +84,7 @@ end
 _PROPOSE = Script(
     index.POP_BEST
     + UNPARK
+    + STANDS
     + """
 -- KEYS: 1 the waiting claims, 2 their ends, 3 what is remembered, 4 who settles it, 5 lanes as served, 6.. the sets
 -- ARGV: worker, request id, insist, mark ttl, now, ageing step, how many jobs, 8 the channel of a client that asks now
@@ -110,11 +111,7 @@ if ARGV[3] == '0' then
     unpark(ARGV[2])
     settler, proposed = nil, {}
   end
-  if settler and settler ~= ARGV[1] then
-    local left = redis.call('PTTL', KEYS[4])
-    -- A mark that stands longer than any is none: broker time was set back under it.
-    if left >= 0 and left <= tonumber(ARGV[4]) then return {'in_hand'} end
-  end
+  if settler and settler ~= ARGV[1] and stands(KEYS[4], ARGV[4]) then return {'in_hand'} end
 end
 local found = {'candidate'}
 if ARGV[9] == '1' then

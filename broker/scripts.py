@@ -10,6 +10,16 @@ from redis.exceptions import NoScriptError
 Argument: TypeAlias = str | bytes | int | float
 
 
+STANDS = """
+-- Whether what was set for a while still stands. What lasts longer than it is ever given, or for ever, does not: broker
+-- time was set back under it, or nobody of ours has written it.
+local function stands(key, longest_ms)
+  local left = redis.call('PTTL', key)
+  return left >= 0 and left <= tonumber(longest_ms)
+end
+"""
+
+
 class Script:
     """One Lua script. Every script here may run twice: what it does is a hint, or idempotent."""
 

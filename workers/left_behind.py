@@ -5,7 +5,7 @@ from typing import cast
 from redis import Redis
 
 from broker.clock import Steady, monotonic_ms
-from broker.scripts import Script
+from broker.scripts import STANDS, Script
 from workers.inflight import PREFIX, SLOTS, TAKEN_OVER, WIRES, lists, slot_key
 from workers.taking import COMMON, WORKERS, Hand, brought
 
@@ -81,11 +81,10 @@ redis.call('ZREM', KEYS[1], ARGV[1])
 )
 
 _TURN = Script(
-    """
+    STANDS
+    + """
 -- KEYS: 1 whose turn it is.  ARGV: worker, how long it lasts
--- One that lasts longer, or for ever, is none: broker time was set back, or nobody of ours has written it.
-local left = redis.call('PTTL', KEYS[1])
-if left >= 0 and left <= tonumber(ARGV[2]) then return false end
+if stands(KEYS[1], ARGV[2]) then return false end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 local t = redis.call('TIME')
 return t[1] * 1000 + math.floor(t[2] / 1000)

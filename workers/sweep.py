@@ -33,7 +33,7 @@ from broker.documents import Job, Run
 from broker.index import INDEXED, Place
 from broker.limits import limit_key, units
 from broker.recall import recall
-from broker.scripts import Script
+from broker.scripts import STANDS, Script
 from broker.settings import Settings
 from datastore import AtMost, DatastoreError, Document, Filter
 from workers import left_behind, owed_runs, wrong_types
@@ -55,10 +55,10 @@ BLOCKED_PAGE = 64
 
 
 _FREE = Script(
-    """
--- KEYS: 1 a lock.  ARGV: how long it lasts.  One that lasts longer, or for ever, goes: broker time was set back
-local left = redis.call('PTTL', KEYS[1])
-if left == -1 or left > tonumber(ARGV[1]) then redis.call('DEL', KEYS[1]) end
+    STANDS
+    + """
+-- KEYS: 1 a lock.  ARGV: how long it lasts
+if not stands(KEYS[1], ARGV[1]) then redis.call('DEL', KEYS[1]) end
 """
 )
 
