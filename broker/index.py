@@ -26,6 +26,8 @@ READY = "broker:ready"
 """Jobs: terms are requirements and preferences, the score is when they came, less what their priority is worth."""
 PARKED = "broker:parked"
 """Claims that wait: terms are offers, the score is their arrival."""
+RESERVED = "broker:reserved:"
+"""Before the names of a queue and a factory: the jobs kept for it."""
 LANE = "broker:lane:"
 """Before the key of a set: the jobs of one lane in it."""
 INDEXED = "broker:indexed"
@@ -90,7 +92,7 @@ def served_key(queue: str) -> str:
 
 def reserved_key(queue: str, factory_id: str) -> str:
     """Jobs kept for one factory, whatever they require."""
-    return f"broker:reserved:{queue}:{factory_id}"
+    return f"{RESERVED}{queue}:{factory_id}"
 
 
 def encode_terms(terms: Iterable[str]) -> str:

@@ -24,13 +24,15 @@ UNIT_RETURNS = 3
 """Jobs that come back for one unit of a limit: the first may have met another obstacle meanwhile."""
 RETRY_MS = 1_000
 """When those who wait for a rate are let through once more, unless they have been told a later time."""
-TIMES = "broker:waits:times"
+WAITS = "broker:waits:"
+"""Before the id of a slot: the jobs that wait for it."""
+TIMES = f"{WAITS}times"
 """Sorted set: keys of slots by the broker time at which they admit somebody again."""
 
 
 def waits_key(key: str) -> str:
     """Jobs that wait for one slot, by their place in the ready index."""
-    return f"broker:waits:{slot_id(key)}"
+    return f"{WAITS}{slot_id(key)}"
 
 
 def wait(pipe: Pipeline, met: Wait, *, step_ms: int) -> None:

@@ -10,7 +10,7 @@ import structlog
 from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from broker import claim_next, demand, events, index, lock_waits, owed, presence, replies, seen, waiting
+from broker import claim_next, demand, events, families, index, lock_waits, owed, presence, replies, seen, waiting
 from broker.scripts import Script
 from workers.taking import WORKERS
 
@@ -29,15 +29,15 @@ NAMED: Mapping[str, str] = {
 }
 """Hints there is one of."""
 FAMILIES: Mapping[str, str] = {
-    "broker:answer:": "string",
-    "broker:children:": "set",
+    claim_next.answer_key(""): "string",
+    claim_next.mark_key(""): "string",
+    families.children_key(""): "set",
     index.LANE: "zset",
+    index.RESERVED: "zset",
+    index.served_key(""): "zset",
+    lock_waits.WAITS: "zset",
     replies.REPLY_PREFIX: "list",
-    "broker:reserved:": "zset",
-    "broker:served:": "zset",
-    "broker:settling:": "string",
     waiting.OF: "zset",
-    "broker:waits:": "zset",
 }
 """Hints there are many of, by how their names begin."""
 _PAGE = 1_000
