@@ -11,6 +11,7 @@ from redis.retry import Retry
 
 from broker import queues
 from broker.client.channel import Channel
+from broker.client.errors import BrokerUnavailable
 from broker.queues import Message, Wire
 from broker.redis_urls import require_known_options
 
@@ -30,16 +31,20 @@ class NotSent(Exception):
     """Redis can't be reached. Nothing was sent."""
 
 
-NOT_LET_IN = "Redis refused the password"
-LET_IN_BY = "give the one of the URL's user, or of `default`: BROKER_REDIS_PASSWORD_FILE"
-
-
 class NotAccepted(Exception):
     """Redis refused: the password, or the command. Nothing was sent, and a second try would fare no better."""
 
 
 class MaybeSent(Exception):
     """The connection broke before Redis confirmed. The request may be in the queue."""
+
+
+def shut_out(error: NotSent | NotAccepted) -> BrokerUnavailable:
+    """The failure to raise where a client can't even ask for the time."""
+    if isinstance(error, NotAccepted):
+        let_in_by = "give the one of the URL's user, or of `default`: BROKER_REDIS_PASSWORD_FILE"
+        return BrokerUnavailable(f"Redis refused the password: {error}; {let_in_by}", refused=True)
+    return BrokerUnavailable(f"Redis is not reachable: {error}; start it, or check its URL")
 
 
 def options(password: str | None, timeout_s: float) -> dict[str, Any]:

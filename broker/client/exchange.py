@@ -10,8 +10,8 @@ from redis.exceptions import RedisError
 
 from broker.backoff import Backoff
 from broker.client.call import Address, BrokerTime, Call, release_of
-from broker.client.connection import LET_IN_BY, NOT_LET_IN, MaybeSent, NotAccepted, NotSent, Sender
-from broker.client.errors import BrokerUnavailable, ClientClosed
+from broker.client.connection import MaybeSent, NotAccepted, NotSent, Sender, shut_out
+from broker.client.errors import ClientClosed
 from broker.client.listener import Listener
 from broker.client.pending import Pending
 from broker.client.reply import Reply, parse_reply
@@ -75,10 +75,8 @@ class Exchange:
         sent_ms = monotonic_ms()
         try:
             server_ms = self._sender.server_ms()
-        except NotAccepted as error:
-            raise BrokerUnavailable(f"{NOT_LET_IN}: {error}; {LET_IN_BY}", refused=True) from error
-        except NotSent as error:
-            raise BrokerUnavailable(f"Redis is not reachable: {error}; start it, or check its URL") from error
+        except (NotSent, NotAccepted) as error:
+            raise shut_out(error) from error
         if server_ms is not None:
             self.broker_time.learn(server_ms, sent_ms=sent_ms, received_ms=monotonic_ms())
         self._watch.start()

@@ -11,9 +11,9 @@ from redis.exceptions import RedisError
 from broker.backoff import Backoff
 from broker.client.alarm import Alarm
 from broker.client.call import Address, BrokerTime, Call, release_of
-from broker.client.connection import LET_IN_BY, NOT_LET_IN, MaybeSent, NotAccepted, NotSent
+from broker.client.connection import MaybeSent, NotAccepted, NotSent, shut_out
 from broker.client.connection_async import AsyncListener, AsyncSender
-from broker.client.errors import BrokerUnavailable, ClientClosed
+from broker.client.errors import ClientClosed
 from broker.client.pending import Pending
 from broker.client.reply import Reply, parse_reply
 from broker.clock import Steady, monotonic_ms
@@ -69,10 +69,8 @@ class AsyncExchange:
         sent_ms = self.steady_ms()
         try:
             server_ms = await self._sender.server_ms()
-        except NotAccepted as error:
-            raise BrokerUnavailable(f"{NOT_LET_IN}: {error}; {LET_IN_BY}", refused=True) from error
-        except NotSent as error:
-            raise BrokerUnavailable(f"Redis is not reachable: {error}; start it, or check its URL") from error
+        except (NotSent, NotAccepted) as error:
+            raise shut_out(error) from error
         if server_ms is not None:
             self.broker_time.learn(server_ms, sent_ms=sent_ms, received_ms=self.steady_ms())
         self._loop = asyncio.get_running_loop()
