@@ -63,11 +63,20 @@ class JsonAtMost:
 Payload = Annotated[JsonValue, AfterValidator(JsonAtMost(PAYLOAD_BYTES_MAX))]
 Result = Annotated[JsonValue, AfterValidator(JsonAtMost(RESULT_BYTES_MAX))]
 
-_JOB_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
-JobId = Annotated[str, StringConstraints(pattern=_JOB_ID)]
+_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+_QUEUE = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+_KEY = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$"
+IN_WORDS = {
+    _ID: "1 to 128 letters, digits, `.`, `_` or `-`, the first a letter or digit",
+    _QUEUE: "1 to 64 letters, digits, `.`, `_` or `-`, the first a letter or digit",
+    _KEY: "1 to 128 letters, digits, `/`, `.`, `_` or `-`, the first a letter or digit",
+}
+"""What a person is told who has written a name that does not match the pattern."""
+
+JobId = Annotated[str, StringConstraints(pattern=_ID)]
 """Letters, digits, `.`, `_`, `-`. No `:`, which stands in the ids of specs and runs."""
-FactoryId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
-QueueName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+FactoryId = Annotated[str, StringConstraints(pattern=_ID)]
+QueueName = Annotated[str, StringConstraints(pattern=_QUEUE)]
 RequestId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 """What rq allows in the id of an rq job."""
 Token = Annotated[str, StringConstraints(pattern=r"^[!-~]{1,128}$")]
@@ -95,7 +104,7 @@ Weight = Annotated[int, Field(ge=1, le=WEIGHT_MAX)]
 Preferences = Annotated[dict[Need, Weight], Field(max_length=16), AfterValidator(_terms)]
 FairnessKey = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f]+$")]
 LockKey = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f]+$")]
-ConcurrencyKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")]
+ConcurrencyKey = Annotated[str, StringConstraints(pattern=_KEY)]
 """What jobs share whose number at once an operator may limit: `gpu`."""
 LimitName = Annotated[str, StringConstraints(pattern=r"^(queue|key|factory):[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")]
 """`queue:builds`, `key:gpu`, `factory:mac-1`."""
@@ -113,7 +122,7 @@ def is_job_id(text: str) -> bool:
     return _is_job_id(text) is not None
 
 
-_is_job_id = re.compile(_JOB_ID).fullmatch
+_is_job_id = re.compile(_ID).fullmatch
 
 
 class Body(BaseModel):

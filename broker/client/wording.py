@@ -1,6 +1,5 @@
 """Turns a request's arguments into its text. Validated once, for the body; what surrounds it was validated before."""
 
-import re
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -11,12 +10,10 @@ from pydantic import TypeAdapter, ValidationError
 from broker.client.errors import InvalidRequest
 from broker.client.plain import Plain
 from broker.messages import Envelope
-from broker.wire_types import RequestId
+from broker.wire_types import IN_WORDS, RequestId
 
 _encode = msgspec.json.Encoder().encode
 _REQUEST_ID = TypeAdapter(RequestId)
-_NAME = re.compile(r"\^\[A-Za-z0-9]\[A-Za-z0-9\._(?P<slash>/?)-]\{0,(?P<rest>\d+)}\$")
-"""The pattern of a name in `broker.wire_types`."""
 
 
 class Form:
@@ -72,8 +69,4 @@ def problems(error: ValidationError) -> str:
 
 def _reason(message: str, context: Mapping[str, Any]) -> str:
     """As pydantic says it, without its own terms."""
-    name = _NAME.fullmatch(str(context.get("pattern")))
-    if name is None:
-        return message.removeprefix("Value error, ")
-    more = ", `/`" if name["slash"] else ""
-    return f"1 to {int(name['rest']) + 1} letters, digits{more}, `.`, `_` or `-`, the first a letter or digit"
+    return IN_WORDS.get(context.get("pattern", "")) or message.removeprefix("Value error, ")
