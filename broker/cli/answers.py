@@ -66,6 +66,16 @@ class Refused(CommandError):
         return flat(self._reply)
 
 
+def require_good(reply: "Reply") -> None:
+    """Do nothing where a command can go on with this answer.
+
+    Raises:
+      Refused: it can't.
+    """
+    if not reply.good:
+        raise Refused(reply)
+
+
 def flat(reply: "Reply") -> dict[str, Any]:
     """The answer as one flat object, the `--json` shape of every command that changes something."""
     shown: dict[str, Any] = {"answer": reply.answer.value, "reason": None, "retry": reply.retry.value}

@@ -11,7 +11,7 @@ from broker.cli.output import emit, moment, say, span, table
 from broker.cli.session import INCARNATION
 
 if TYPE_CHECKING:
-    from broker.client import Client, Reply
+    from broker.client import Client
 
 PAGE_FACTORIES = 200
 
@@ -164,22 +164,17 @@ def remove(
 
 def _factories(client: "Client") -> Iterator[tuple[dict[str, Any], int]]:
     """Factories over all pages, each with the broker time of its page."""
+    from broker.cli.answers import require_good
+
     cursor = None
     while True:
         reply = client.factories(limit=PAGE_FACTORIES, cursor=cursor)
-        _must_be_good(reply)
+        require_good(reply)
         for each in reply.body["factories"]:
             yield each, reply.server_now_ms
         cursor = reply.body.get("cursor")
         if cursor is None:
             return
-
-
-def _must_be_good(reply: "Reply") -> None:
-    from broker.cli.answers import Refused
-
-    if not reply.good:
-        raise Refused(reply)
 
 
 def _standing(facts: Any) -> str:

@@ -120,14 +120,13 @@ def all_jobs(
     client: "Client", *, state: State | None, queue: str | None, limit: int
 ) -> Iterator[tuple[dict[str, Any], int]]:
     """Jobs over all pages, each with the broker time of its page. `limit` 0: all there are."""
-    from broker.cli.answers import Refused
+    from broker.cli.answers import require_good
 
     cursor, left = None, limit
     while True:
         page = min(PAGE_JOBS, left) if limit else PAGE_JOBS
         reply = client.jobs(state=state, queue=queue, limit=page, cursor=cursor)
-        if not reply.good:
-            raise Refused(reply)
+        require_good(reply)
         for each in reply.body["jobs"]:
             yield each, reply.server_now_ms
         cursor, left = reply.body.get("cursor"), left - len(reply.body["jobs"])

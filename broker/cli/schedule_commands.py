@@ -139,14 +139,13 @@ def _change(ask: Ask, name: str, to: str) -> int:
 
 
 def _all(client: "Client") -> list[dict[str, Any]]:
-    from broker.cli.answers import Refused
+    from broker.cli.answers import require_good
 
     found: list[dict[str, Any]] = []
     cursor = None
     while True:
         reply = client.schedules(limit=PAGE, cursor=cursor)
-        if not reply.good:
-            raise Refused(reply)
+        require_good(reply)
         found += reply.body["schedules"]
         cursor = reply.body["cursor"]
         if cursor is None:
