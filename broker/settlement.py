@@ -137,7 +137,7 @@ def judge_and_write(
     """
     for attempt in range(attempts_max):
         if job is None:
-            job = _read(context, job_id, seen_epoch)
+            job = read_known(context, job_id, seen_epoch=seen_epoch)
         if job is None:
             return Settlement(Answer(Word.NOT_FOUND, body={"job_id": job_id}))
         decision = judge(job)
@@ -155,7 +155,8 @@ def judge_and_write(
     return Settlement(lost.answer if isinstance(lost, Refuse) else raced(job_id))
 
 
-def _read(context: Context, job_id: str, seen_epoch: int) -> Job | None:
+def read_known(context: Context, job_id: str, *, seen_epoch: int = 0) -> Job | None:
+    """The job. A read that shows none, or one from before `seen_epoch`, may be stale, and is repeated."""
     job = repository.read_job(context.store, job_id)
     for _ in range(REREADS_MAX):
         if job is not None and job.epoch >= seen_epoch:

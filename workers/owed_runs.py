@@ -5,7 +5,7 @@ from redis import Redis
 
 from broker import owed, repository
 from broker.documents import Job
-from broker.settlement import REREADS_MAX, Context
+from broker.settlement import Context, read_known
 from datastore import DatastoreError
 
 log = structlog.get_logger(__name__)
@@ -20,7 +20,7 @@ def write(context: Context, connection: Redis, *, now_ms: int) -> int:
     written = 0
     for job_id in owed.jobs(connection):
         try:
-            job = _read(context, job_id)
+            job = read_known(context, job_id)
             recorded = job is not None and _recorded(context, job)
         except DatastoreError as error:
             log.error("run_not_mended", id=job_id, error=str(error))
@@ -32,14 +32,6 @@ def write(context: Context, connection: Redis, *, now_ms: int) -> int:
             owed.put_behind(connection, job_id, now_ms)
         written += recorded
     return written
-
-
-def _read(context: Context, job_id: str) -> Job | None:
-    """The job. One read that shows none may be stale, and says nothing yet."""
-    for _ in range(1 + REREADS_MAX):
-        if (job := repository.read_job(context.store, job_id)) is not None:
-            return job
-    return None
 
 
 def _recorded(context: Context, job: Job) -> bool:
