@@ -93,11 +93,13 @@ def _not_too_many_waiting(
     context: Context, connection: Redis, batch: Sequence[Taken], settled: list[Settled], *, now_ms: int
 ) -> list[Settled]:
     """The same, with the claims told so that would wait beyond what their factories may have waiting."""
-    parked = [(position, each.parked) for position, each in enumerate(settled) if each.parked is not None]
-    if parked:
-        claims, at_most = [claim for _, claim in parked], context.rules.waiting_max
-        beyond = waiting.beyond(connection, claims, at_most=at_most, now_ms=now_ms)
-        for position in [position for (position, _), too_many in zip(parked, beyond, strict=True) if too_many]:
+    parked = {position: each.parked for position, each in enumerate(settled) if each.parked is not None}
+    if not parked:
+        return settled
+    at_most = context.rules.waiting_max
+    beyond = waiting.beyond(connection, list(parked.values()), at_most=at_most, now_ms=now_ms)
+    for position, too_many in zip(parked, beyond, strict=True):
+        if too_many:
             answer = waiting.turned_away(context.entropy, resend=batch[position].resend)
             settled[position] = structs.replace(settled[position], answer=answer, parked=None)
     return settled

@@ -161,7 +161,7 @@ def _change(
     context: Context,
     name: str,
     judge: Callable[[FactoryRecord], Mapping[str, Any] | None],
-    asked: Asked | None = None,
+    asked: Asked,
     *,
     create: bool = True,
 ) -> tuple[FactoryRecord, Word]:
@@ -180,7 +180,7 @@ def _change(
         changes = None if word is Word.REPLAYED else judge(record)
         if changes is None:
             return {}
-        remembered = record.recent_requests if asked is None else remembering(record.recent_requests, asked)
+        remembered = remembering(record.recent_requests, asked)
         changed = {**changes, "recent_requests": [each.plain() for each in remembered]}
         record = parsed(id, {**body, **changed}, FactoryRecord)
         return changed
