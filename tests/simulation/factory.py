@@ -67,7 +67,10 @@ class Shared:
     closed: Callable[[], Sequence[tuple[str, str]]] = tuple
     """What an operator has closed, by kind and name: a held job, a factory that drains, a paused queue."""
     limits: Limits | None = None
-    """Those that stand; None: they are still to be set, before there is a job."""
+    """Those that stand; None: they are still to be set, before there is a job, and before there is a claim.
+
+    A limit holds from the next batch on: one that is under way meanwhile may have read that there is none.
+    """
     stopping: bool = False
     calm: bool = False
     """The faults are over: do what there is to do, and nothing else."""
@@ -92,7 +95,8 @@ class Factory:
                     if random.random() < 0.3:
                         await answered(client.register(capacity=2))
                     while not shared.stopping:
-                        await self._one_thing(client)
+                        if shared.limits is not None:
+                            await self._one_thing(client)
                         await asyncio.sleep(random.uniform(0, 1.5))
             except ClientError:
                 await asyncio.sleep(0.2)
