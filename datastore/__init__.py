@@ -13,6 +13,7 @@ from datastore.errors import (
 from datastore.interface import (
     UNSET,
     AnyOf,
+    AtLeast,
     AtMost,
     Body,
     Conflict,
@@ -34,6 +35,7 @@ from datastore.interface import (
 __all__ = [
     "UNSET",
     "AnyOf",
+    "AtLeast",
     "AtMost",
     "Body",
     "Conflict",

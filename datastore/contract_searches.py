@@ -1,7 +1,7 @@
 """The part of the contract about `find`: alike in every store, and complete over all pages."""
 
 from datastore.contract_probe import Probe, expect
-from datastore.interface import AnyOf, AtMost, Document, Filter
+from datastore.interface import AnyOf, AtLeast, AtMost, Document, Filter
 
 
 def a_search_finds_equal_values(probe: Probe) -> None:
@@ -28,6 +28,15 @@ def at_most_compares_numbers_under_a_dotted_path(probe: Probe) -> None:
     probe.new({})
     _expect_found(probe, {"lease.expires_ms": AtMost(10)}, [early, exact])
     _expect_found(probe, {"lease.expires_ms": AtMost(4)}, [])
+
+
+def at_least_compares_numbers_under_a_dotted_path(probe: Probe) -> None:
+    exact, late = probe.new({"lease": {"expires_ms": 10}}), probe.new({"lease": {"expires_ms": 11}})
+    for other in ({"expires_ms": 9}, {"expires_ms": None}, {"expires_ms": "99"}, {"expires_ms": True}, {}, None, [99]):
+        probe.new({"lease": other})
+    probe.new({})
+    _expect_found(probe, {"lease.expires_ms": AtLeast(10)}, [exact, late])
+    _expect_found(probe, {"lease.expires_ms": AtLeast(12)}, [])
 
 
 def any_of_finds_each_of_its_values(probe: Probe) -> None:
@@ -91,6 +100,7 @@ SEARCHES = (
     a_search_finds_equal_values,
     true_is_not_one,
     at_most_compares_numbers_under_a_dotted_path,
+    at_least_compares_numbers_under_a_dotted_path,
     any_of_finds_each_of_its_values,
     a_search_sees_the_last_version,
     pages_lose_nothing_and_repeat_nothing,

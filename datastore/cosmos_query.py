@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from datastore.cursor import decode_cursor
-from datastore.interface import AnyOf, AtMost, Filter
+from datastore.interface import AnyOf, AtLeast, AtMost, Filter
 
 Scalar = str | int | float | bool
 
@@ -44,6 +44,8 @@ def build_query(filter: Filter, cursor: str | None) -> Query:
         match condition:
             case AtMost(limit):
                 query.clauses.append(f"{target} <= {query.bind(limit)}")
+            case AtLeast(limit):
+                query.clauses.append(f"{target} >= {query.bind(limit)}")
             case AnyOf(()):
                 query.clauses.append("false")
             case AnyOf(values):

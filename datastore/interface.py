@@ -94,13 +94,19 @@ class AtMost(Value, frozen=True):
     limit: int | float
 
 
+class AtLeast(Value, frozen=True):
+    """Filter condition: a number that is not below `limit`. A missing or null field does not match."""
+
+    limit: int | float
+
+
 class AnyOf(Value, frozen=True):
     """Filter condition: one of these values."""
 
     values: tuple[str | int | bool, ...]
 
 
-Condition: TypeAlias = str | int | bool | AtMost | AnyOf
+Condition: TypeAlias = str | int | bool | AtMost | AtLeast | AnyOf
 Filter: TypeAlias = Mapping[str, Condition]
 """Field to condition, all of which must hold. A dot descends: `{"state": "leased", "lease.expires_ms": AtMost(n)}`.
 A plain value means equality. The key `partition_key` restricts the search to one partition."""

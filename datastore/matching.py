@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Final, TypeGuard
 
-from datastore.interface import RESERVED_FIELDS, AnyOf, AtMost, Condition, Document, Filter
+from datastore.interface import RESERVED_FIELDS, AnyOf, AtLeast, AtMost, Condition, Document, Filter
 
 FIELD: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*(\.[A-Za-z_][A-Za-z0-9_-]*)*")
 """A field or a dotted path of fields. Strict, because a provider has to write it into its query text."""
@@ -28,8 +28,8 @@ def check_query(filter: Filter, limit: int) -> None:
                 raise ValueError("partition_key: a filter restricts it to one string")
         elif field in RESERVED_FIELDS or FIELD.fullmatch(field) is None:
             raise ValueError(f"{field!r} can't be filtered by: use a field of the body, or a dotted path to one")
-        if not isinstance(condition, str | int | AtMost | AnyOf):
-            raise ValueError(f"{field}: {condition!r} is no condition: use a value, AtMost or AnyOf")
+        if not isinstance(condition, str | int | AtMost | AtLeast | AnyOf):
+            raise ValueError(f"{field}: {condition!r} is no condition: use a value, AtMost, AtLeast or AnyOf")
 
 
 def matches(document: Document, filter: Filter) -> bool:
@@ -63,11 +63,17 @@ def matcher(filter: Filter) -> Callable[[Document], bool]:
 def _holding(condition: Condition) -> Callable[[object], bool]:
     match condition:
         case AtMost(limit):
-            return lambda value: isinstance(value, int | float) and not isinstance(value, bool) and value <= limit
+            return lambda value: _is_number(value) and value <= limit
+        case AtLeast(limit):
+            return lambda value: _is_number(value) and value >= limit
         case AnyOf(values):
             return lambda value: any(_equal(value, wanted) for wanted in values)
         case _:
             return lambda value: _equal(value, condition)
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _equal(value: object, wanted: str | int | bool) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from typing import Final
 
-from datastore.interface import AnyOf, AtMost, Condition, Filter
+from datastore.interface import AnyOf, AtLeast, AtMost, Condition, Filter
 from datastore.matching import FIELD
 
 _INTEGER_MAX: Final = 2**63 - 1
@@ -41,7 +41,7 @@ def page_query(
         clauses.append(clause)
         parameters += values
     # Behind an equality the index is in page order by itself; behind any other leader the rows are sorted.
-    sign = "+" if isinstance(filter.get(leader or ""), AtMost | AnyOf) else ""
+    sign = "+" if isinstance(filter.get(leader or ""), AtMost | AtLeast | AnyOf) else ""
     if after is not None:
         clauses.append(f"({sign}partition_key, {sign}id) > (?, ?)")
         parameters += after
@@ -56,13 +56,15 @@ def _leader(filter: Filter, indexes: Collection[str]) -> str | None:
     if "partition_key" in filter:
         return "partition_key"
     indexed = [field for field in filter if field in indexes]
-    rank: dict[type, int] = {AtMost: 0, AnyOf: 2}
+    rank: dict[type, int] = {AtMost: 0, AtLeast: 0, AnyOf: 2}
     return min(indexed, key=lambda field: rank.get(type(filter[field]), 1), default=None)
 
 
 def _clause(expression: str, condition: Condition) -> tuple[str, list[Parameter]]:
     if isinstance(condition, AtMost):
         return f"{expression} <= ?", [_bindable(condition.limit)]
+    if isinstance(condition, AtLeast):
+        return f"{expression} >= ?", [_bindable(condition.limit)]
     values = condition.values if isinstance(condition, AnyOf) else (condition,)
     if any(isinstance(value, str) and "\0" in value for value in values):
         return f"{expression} IS NOT NULL", []  # SQLite's JSON ends a text at a null character

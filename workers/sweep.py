@@ -35,7 +35,7 @@ from broker.limits import limit_key, units
 from broker.recall import recall
 from broker.scripts import STANDS, Script
 from broker.settings import Settings
-from datastore import AtMost, DatastoreError, Document, Filter
+from datastore import AtLeast, AtMost, DatastoreError, Document, Filter
 from workers import left_behind, owed_runs, wrong_types
 from workers.fault_points import At, nowhere
 
@@ -161,7 +161,7 @@ class Sweep:
         return self._settings.sweep_every_ms / 1000 * (0.9 + 0.2 * self._context.entropy.jitter())
 
     def _timers(self, now_ms: int, swept: Swept) -> Iterator[Change]:
-        """Dead leases, cancels past their grace, deadlines, schedules that are due."""
+        """Dead leases, cancels past their grace, deadlines, schedules that are due, and what is from the future."""
         over = AtMost(now_ms)
         searches: tuple[Filter, ...] = (
             {"state": "leased", "lease.expires_ms": AtMost(now_ms - self._settings.skew_ms)},
@@ -169,6 +169,7 @@ class Sweep:
             {"state": "scheduled", "not_before_ms": over},
             {"state": "leased", "lease.run_deadline_ms": over},
             *({"state": state, "deadline_ms": over} for state in ("leased", "scheduled", "blocked")),
+            {"state": "leased", "updated_ms": AtLeast(now_ms + SET_BACK_MS + 1)},
         )
         for search in searches:
             for job in self._jobs(search):
@@ -230,14 +231,10 @@ class Sweep:
         """I3: one run for each epoch, at most one without an end. The job says what each should be.
 
         Two searches find nearly all of them in order; what does not fit is read by itself, for it may have moved on.
-        The first shows leases from the future, too.
         """
         held: dict[object, str] = {}
         for document in repository.find_documents(self._context.store, {"kind": "job", "state": "leased"}):
             held[document.body.get("last_run_id")] = document.id
-            written_ms = document.body.get("updated_ms")
-            if isinstance(written_ms, int) and written_ms > now_ms + SET_BACK_MS and (job := self._parse(document)):
-                self._reap(job, now_ms, swept)
         for run in repository.find_documents(self._context.store, {"open": True}):
             if held.pop(run.id, None) is not None:
                 continue

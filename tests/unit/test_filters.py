@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from datastore import AnyOf, AtMost, Document
+from datastore import AnyOf, AtLeast, AtMost, Document
 from datastore.interface import Etag, Filter
 from datastore.matching import matcher
 
@@ -23,6 +23,7 @@ def met(filter: Filter) -> bool:
         {"partition_key": "p", "state": "leased"},
         {"lease.factory": "f1", "n": AtMost(3)},
         {"n": AnyOf((1, 3))},
+        {"n": AtLeast(3)},
         {"on": True},
     ],
 )
@@ -42,6 +43,9 @@ def test_a_document_of_which_every_condition_holds_is_met(filter: Filter) -> Non
         {"none": AtMost(3)},
         {"on": 1},
         {"on": AtMost(1)},
+        {"on": AtLeast(1)},
+        {"n": AtLeast(4)},
+        {"text": AtLeast(0)},
         {"n": AnyOf((1, 2))},
     ],
 )

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from datastore import (
     AnyOf,
+    AtLeast,
     AtMost,
     Conflict,
     Document,
@@ -222,6 +223,7 @@ SqliteDatastore(sys.argv[1], indexes=["state"]).create(sys.argv[3], "p", {})
         ({"lease.expires_ms": AtMost(10)}, "by lease.expires_ms", True),
         ({"state": "leased", "lease.expires_ms": AtMost(10)}, "by lease.expires_ms", True),
         ({"lease.expires_ms": 10, "state": AtMost(3)}, "by state", True),
+        ({"state": "leased", "lease.expires_ms": AtLeast(10)}, "by lease.expires_ms", True),
         ({"lease.expires_ms": AnyOf((10, 11)), "state": "ready"}, "by state", False),
         ({"partition_key": "p", "state": "ready"}, "sqlite_autoindex_documents_1", False),
     ],
@@ -293,6 +295,7 @@ CONDITIONS = (
     SCALARS
     | st.lists(SCALARS, max_size=3).map(lambda values: AnyOf(tuple(values)))
     | st.sampled_from([-1, 0, 1, 1.5, 2**63, 2**70, 10**400]).map(AtMost)
+    | st.sampled_from([-1, 0, 1, 1.5, 2**63, 2**70, 10**400]).map(AtLeast)
 )
 FILTERS = st.dictionaries(st.sampled_from(["a", "b", "a.c", "b.c"]), CONDITIONS, min_size=1, max_size=2)
 
