@@ -6,13 +6,13 @@ from typing import Any
 
 import structlog
 
-from broker import keys, repository, transitions
+from broker import keys, repository, runs, transitions
 from broker.answers import Answer, Reason, Word
 from broker.claiming import try_claim_job
 from broker.controls import UNREGISTERED, Controls, FactoryRecord, standing_factory
 from broker.documents import Job, OnParentFailure, Run, State
 from broker.fence import Fence
-from broker.repository import JobUpdate, Missing, RunUpdate, Stale, Updated
+from broker.repository import JobUpdate, Missing, Stale, Updated
 from broker.settlement import (
     CAS_ATTEMPTS_MAX,
     CAS_PAUSE_MS,
@@ -21,6 +21,7 @@ from broker.settlement import (
     Denied,
     Judge,
     Settlement,
+    Writer,
     judge_and_write,
 )
 from broker.transitions import Decision, Refuse, Write
@@ -46,7 +47,7 @@ def renew(context: Context, job_id: str, fence: Fence, *, now_ms: int, ttl_ms: i
             )
         return extended
 
-    return judge_and_write(context, job_id, judge, write=_write_renewal, seen_epoch=fence.epoch)
+    return judge_and_write(context, job_id, judge, write=partial(_write_renewal, context), seen_epoch=fence.epoch)
 
 
 def _is_paused(context: Context, queue: str) -> bool:
@@ -156,16 +157,11 @@ def report_progress(context: Context, job_id: str, fence: Fence, *, now_ms: int,
     changes = {"progress": progress, "progress_ms": now_ms}
     for _ in range(PROGRESS_TRIES_MAX):
         settled = judge_and_write(context, job_id, judge, seen_epoch=fence.epoch)
-        if settled.answer.word is not Word.OK or seen is None:
+        if settled.answer.word is not Word.OK or seen is None or seen.lease is None:
             return settled
-        write_id = context.entropy.write_id()
-        match repository.update_open_run(context.store, job_id, fence.epoch, changes, write_id=write_id):
-            case RunUpdate.CHANGED:
-                return _unflagged(context, seen, settled, now_ms=now_ms)
-            case RunUpdate.MISSING:  # its start went unrecorded
-                repository.record_latest_run(context.store, seen, write_id=context.entropy.write_id())
-            case RunUpdate.ENDED:
-                pass  # a stale read showed the job as it was before
+        if runs.write_open_run(context.store, context.entropy, job_id, seen.lease, changes) is not None:
+            return _unflagged(context, seen, settled, now_ms=now_ms)
+        # It has ended: a stale read showed the job as it was before.
     return Settlement(Answer(Word.OUTCOME_UNKNOWN, Reason.STORE))
 
 
@@ -262,22 +258,23 @@ def reap(context: Context, job: Job, *, now_ms: int) -> Settlement:
         )
         return next((decision for decision in attempts if isinstance(decision, Write)), attempts[-1])
 
-    return judge_and_write(context, job.id, judge, job=job, attempts_max=1)
+    return judge_and_write(context, job.id, judge, job=job, write=_unasked(context), attempts_max=1)
 
 
 def outlive(context: Context, job: Job, factory_id: str, factory: FactoryRecord, *, now_ms: int) -> Settlement:
     """End the lease of a start of this factory that is over. The guard is judged anew on each version."""
     judge: Judge = lambda read: transitions.outlive(read, factory_id, factory, now_ms=now_ms)  # noqa: E731  # a rule, bound
-    return judge_and_write(context, job.id, judge, job=job)
+    return judge_and_write(context, job.id, judge, job=job, write=_unasked(context))
 
 
 def watch(context: Context, job: Job, *, now_ms: int) -> Settlement:
     """See whether a leased job gets on, by the progress of its run. A lost race is a skip."""
-    run = repository.read_run(context.store, job.id, job.epoch)
-    if _is_to_change(context, job, run, now_ms=now_ms):  # also what can't be written on may have got on since
-        run = repository.open_run_that_stands(context.store, job.id, job.epoch, write_id=context.entropy.write_id())
+    run = runs.read_run(context.store, job.id, job.epoch)
+    if job.lease is not None and _is_to_change(context, job, run, now_ms=now_ms):
+        # What a read shows may be as it was before: it has got on, unless it can be written on.
+        run = runs.write_open_run(context.store, context.entropy, job.id, job.lease, {})
     judge = partial(_heed, context, job.epoch, now_ms, None if run is None else run.progress_ms)
-    return judge_and_write(context, job.id, judge, job=job, attempts_max=1)
+    return judge_and_write(context, job.id, judge, job=job, write=_unasked(context), attempts_max=1)
 
 
 def _is_to_change(context: Context, job: Job, run: Run | None, *, now_ms: int) -> bool:
@@ -292,10 +289,18 @@ def _heed(context: Context, epoch: int, now_ms: int, progress_ms: int | None, jo
     return transitions.heed_progress(job, progress_ms=made_ms, now_ms=now_ms, rules=context.rules, jitter=jitter)
 
 
-def _write_renewal(store: Datastore, job: Job, changes: Mapping[str, Any], *, write_id: str) -> JobUpdate:
+def _write_renewal(
+    context: Context, store: Datastore, job: Job, changes: Mapping[str, Any], *, write_id: str
+) -> JobUpdate:
     """A renewal changes the lease alone, unless it ends the run."""
-    write = repository.rev_update_lease if changes.get("lease") is not None else repository.rev_update_job
-    return write(store, job, changes, write_id=write_id)
+    if changes.get("lease") is not None:
+        return repository.rev_update_lease(store, job, changes, write_id=write_id)
+    return runs.end_unasked(context.entropy, store, job, changes, write_id=write_id)
+
+
+def _unasked(context: Context) -> Writer:
+    """How what ends a lease is written where nobody asked for its end."""
+    return partial(runs.end_unasked, context.entropy)
 
 
 def unblock(context: Context, job_id: str, *, now_ms: int, job: Job | None = None) -> Settlement:

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from broker import coordinator, repository
+from broker import coordinator, repository, runs
 from broker.answers import Answer, Word
 from broker.coordinator import Context, Settlement
-from broker.documents import Counters, Lease, RunEnd, left_out
+from broker.documents import Counters, Lease, RunEnd, left_out, run_id
 from broker.messages import GetJob, ListJobs, ListRuns
 from broker.wire_types import PAGE_MAX
 from datastore import Document
@@ -24,9 +24,13 @@ def shown(document: Document) -> dict[str, Any]:
         body["lease"] = {name: value for name, value in {**left_out(Lease), **lease}.items() if name != "token"}
     if isinstance(end := body.get("last_end"), dict):
         body["last_end"] = {**left_out(RunEnd), **end}
-    if "ended_ms" in body:
-        body = {**left_out(RunEnd), **body}
+    body = _whole(body)
     return {"id": document.id, "rev": document.rev, "etag": document.etag, **body}
+
+
+def _whole(body: dict[str, Any]) -> dict[str, Any]:
+    """A run with what its end leaves out."""
+    return {**left_out(RunEnd), **body} if "ended_ms" in body else body
 
 
 def get_job(context: Context, request: GetJob, _now_ms: int) -> Settlement:
@@ -60,11 +64,14 @@ def list_runs(context: Context, request: ListRuns, _now_ms: int) -> Settlement:
     """The runs of one job in order of epoch; the latest `PAGE_MAX` of them. An open run's renewals are its lease's."""
     job_id = request.body.job_id
     found = repository.find_documents(context.store, {"partition_key": job_id, "kind": "run"})
-    runs = sorted(map(shown, found), key=lambda run: run["epoch"])[-PAGE_MAX:]
+    by_epoch = {run["epoch"]: run for run in map(shown, found)}
     job = repository.read_job(context.store, job_id)
     if job is None:
         return Settlement(Answer(Word.NOT_FOUND, body={"job_id": job_id}))
-    for run in runs:
-        if job.lease is not None and job.lease.epoch == run["epoch"]:
-            run["renewals"] = job.lease.renewals
-    return Settlement(Answer(Word.OK, body={"runs": runs}))
+    for told in runs.told_by(job):
+        epoch = told["epoch"]
+        by_epoch[epoch] = {"id": run_id(job_id, epoch), **by_epoch.get(epoch, {}), **_whole(told)}
+    if job.lease is not None:
+        by_epoch[job.lease.epoch]["renewals"] = job.lease.renewals
+    listed = [by_epoch[epoch] for epoch in sorted(by_epoch)][-PAGE_MAX:]
+    return Settlement(Answer(Word.OK, body={"runs": listed}))

@@ -7,7 +7,7 @@ from typing import TypeAlias
 import structlog
 from msgspec import field
 
-from broker import repository
+from broker import repository, runs
 from broker.answers import Answer, Reason, Word
 from broker.clock import Clock
 from broker.controls import Controls
@@ -173,7 +173,7 @@ def _once(context: Context, job: Job, decision: Decision, write: Writer) -> Sett
             return _replayed(context, job, decision)
         case Write(changes, answer):
             if "last_end" in changes and _took_over(job):
-                repository.record_last_end(context.store, job, write_id=context.entropy.write_id())
+                runs.record_last_end(context.store, context.entropy, job)
             update = write(context.store, job, changes, write_id=context.entropy.write_id())
     match update:
         case Updated(after):
@@ -220,7 +220,7 @@ def _follow_up(context: Context, before: Job, after: Job) -> bool:
 def _make_up(context: Context, job: Job) -> bool:
     """Write the run again of a request that was carried out before. Whether it is written."""
     try:
-        repository.record_latest_run(context.store, job, write_id=context.entropy.write_id())
+        runs.record_last_end(context.store, context.entropy, job)
     except DatastoreError as error:
         return _not_recorded(job, error)
     return True
@@ -269,9 +269,7 @@ def _took_over(job: Job) -> bool:
 
 def _write_runs(context: Context, before: Job, after: Job) -> None:
     if after.last_end is not None and after.last_end != before.last_end:
-        repository.end_run(context.store, after.id, after.last_end, write_id=context.entropy.write_id())
+        runs.end_run(context.store, context.entropy, after.id, after.last_end)
     elif after.state.terminal and after.epoch:
         # Ended without a lease: no claim will make up for the run before.
-        repository.record_latest_run(context.store, after, write_id=context.entropy.write_id())
-    if after.lease is not None and after.epoch != before.epoch:
-        repository.start_run(context.store, after.id, after.lease, write_id=context.entropy.write_id())
+        runs.record_last_end(context.store, context.entropy, after)

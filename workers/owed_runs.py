@@ -3,7 +3,7 @@
 import structlog
 from redis import Redis
 
-from broker import owed, repository
+from broker import owed, repository, runs
 from broker.documents import Job
 from broker.settlement import Context, read_known
 from datastore import DatastoreError
@@ -38,5 +38,5 @@ def _recorded(context: Context, job: Job) -> bool:
     """Of the job as it stands: as it was before it says nothing of the run that is owed."""
     if not repository.stands(context.store, job, write_id=context.entropy.write_id()):
         return False
-    repository.record_latest_run(context.store, job, write_id=context.entropy.write_id())
+    runs.record_last_end(context.store, context.entropy, job)
     return True

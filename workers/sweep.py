@@ -22,6 +22,7 @@ from broker import (
     operating,
     quotas,
     repository,
+    runs,
     schedules,
     seen,
     telling,
@@ -228,23 +229,11 @@ class Sweep:
                 break
 
     def _mend_runs(self, now_ms: int, swept: Swept) -> None:
-        """I3: one run for each epoch, at most one without an end. The job says what each should be.
-
-        Two searches find nearly all of them in order; what does not fit is read by itself, for it may have moved on.
-        """
-        held: dict[object, str] = {}
-        for document in repository.find_documents(self._context.store, {"kind": "job", "state": "leased"}):
-            held[document.body.get("last_run_id")] = document.id
+        """Runs that were opened and are over (I3): whoever ended them died before that was on record."""
         for run in repository.find_documents(self._context.store, {"open": True}):
-            if held.pop(run.id, None) is not None:
-                continue
             job = self._read(run.partition_key)
             if job is not None:
                 swept.runs_mended += self._mended(run.id, partial(self._end_run, run, job, now_ms))
-        for job_id in held.values():  # without an open run, as far as the search shows
-            job = self._read(job_id)
-            if job is not None and job.lease is not None:
-                swept.runs_mended += self._mended(job_id, partial(self._record_run, job))
 
     def _limits(self, now_ms: int, swept: Swept) -> None:
         """Every lease has its units and no other has any: those that a crash, or a limit set later, left wrong."""
@@ -270,12 +259,8 @@ class Sweep:
             return False
         if job.epoch < run.epoch and not repository.stands(store, job, write_id=self._context.entropy.write_id()):
             return False
-        end = repository.superseded_end(run, job, now_ms)
-        repository.end_run(store, job.id, end, write_id=self._context.entropy.write_id())
-        return True
-
-    def _record_run(self, job: Job) -> bool:
-        repository.record_latest_run(self._context.store, job, write_id=self._context.entropy.write_id())
+        end = runs.superseded_end(run, job, now_ms)
+        runs.end_run(store, self._context.entropy, job.id, end)
         return True
 
     def _mended(self, id: str, act: Callable[[], bool]) -> int:

@@ -1,5 +1,6 @@
-"""Reads the store after a row: each granted job has been granted once, at epoch 1, and has one run."""
+"""Reads the store after a row: each granted job has been granted once, at epoch 1, and has one run, or its lease."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,15 +15,13 @@ SAMPLES_MAX = 50
 
 def by_store(store: Datastore) -> int:
     """Count winners in a store that this process can open."""
-    jobs = sum(_single(body) for state in HELD_OR_DONE for body in _documents(store, {"kind": "job", "state": state}))
-    runs: dict[str, int] = {}
-    for body in _documents(store, {"kind": "run"}):
-        runs[body["job_id"]] = runs.get(body["job_id"], 0) + 1
+    held, done = (list(_documents(store, {"kind": "job", "state": state})) for state in HELD_OR_DONE)
+    runs = Counter(body["job_id"] for body in _documents(store, {"kind": "run"}))
     if several := [job for job, count in runs.items() if count != 1]:
         raise Violation(f"{len(several)} jobs have more than one run, such as {several[0]}")
-    if len(runs) != jobs:
-        raise Violation(f"{jobs} jobs were granted, but {len(runs)} runs are recorded")
-    return jobs
+    if len(runs) != len(done):
+        raise Violation(f"{len(done)} jobs were completed, but {len(runs)} runs are recorded")
+    return sum(map(_single, [*held, *done]))
 
 
 def by_client(url: str) -> int:

@@ -9,7 +9,7 @@ from broker.clock import monotonic_ms, sleep_ms
 from datastore import connect
 from tests.chaos.faults import FAULTS, Stage
 from tests.chaos.fleet import Fleet
-from tests.chaos.judge import TERMINAL, Verdict, judge
+from tests.chaos.judge import Verdict, judge
 from tests.chaos.measure import baseline, rate, recovered_after_ms
 from tests.chaos.plan import schedule
 from tests.chaos.proxy import Proxy
@@ -17,7 +17,7 @@ from tests.chaos.screen import Injected, progress
 from tests.chaos.servers import Servers
 from tests.chaos.tail import Tail
 from tests.chaos.work import DRAIN_FILE
-from tests.faults.judging import found
+from tests.faults.judging import TERMINAL, found
 
 START_MS = 60_000
 RECOVERY_MAX_MS = 30_000

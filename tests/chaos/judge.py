@@ -9,11 +9,10 @@ from typing import Any
 from broker.history import Record, Report, check
 from broker.history.reading import read
 from datastore import Datastore
-from tests.faults.judging import faults_of_the_store, found
+from tests.faults.judging import TERMINAL, faults_of_the_store, found, runs_of
 
 FENCED = frozenset({"renew", "complete", "fail", "release", "progress"})
 TOLD_OFF = frozenset({"lease_lost", "already_terminal"})
-TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
 
 Body = Mapping[str, Any]
 
@@ -45,7 +44,8 @@ class Verdict:
 def judge(store: Datastore, histories: Path) -> Verdict:
     """Judge a campaign that has ended; nothing writes to either any more."""
     records = [record for piece in read([histories]) for record in piece]
-    jobs, runs = dict(found(store, "job")), [run for _, run in found(store, "run")]
+    jobs = dict(found(store, "job"))
+    runs = runs_of(store, jobs)
     report = check(records, drained=False)
     granted = _granted(records)
     holders = _holders(granted, runs)

@@ -9,11 +9,14 @@ from functools import partial
 from typing import Any, TypeVar
 from uuid import uuid4
 
+import msgspec
+
 from broker import coordinator, repository, submission
 from broker.coordinator import Context, Settlement
 from broker.documents import Job, Run
 from broker.entropy import SystemEntropy
 from broker.messages import Submit, SubmitBody
+from broker.runs import told_by
 from broker.transitions import Claimant, Rules
 from datastore import Datastore
 
@@ -112,9 +115,12 @@ def read(store: Datastore, job_id: str) -> Job:
 
 
 def runs_of(store: Datastore, job_id: str) -> list[Run]:
-    """The runs of a job, by epoch."""
+    """The runs of a job, by epoch: those that have a document, and what the job alone says."""
     found = repository.find_documents(store, {"partition_key": job_id, "kind": "run"})
-    return sorted(map(Run.from_document, found), key=lambda run: run.epoch)
+    by_epoch = {run.epoch: run for run in map(Run.from_document, found)}
+    for told in told_by(read(store, job_id)):
+        by_epoch.setdefault(told["epoch"], msgspec.convert(told, Run))
+    return [by_epoch[epoch] for epoch in sorted(by_epoch)]
 
 
 def outcome(settled: Settlement) -> Outcome:

@@ -15,7 +15,8 @@ import redis
 from broker.claim_next import answer_key, claim_id
 from broker.documents import Job
 from broker.messages import Claim, Request
-from broker.repository import read_job, read_run
+from broker.repository import read_job
+from broker.runs import read_run
 from datastore import Expected, OutcomeUnknown, Unavailable
 from datastore.cosmos import CosmosDatastore
 from datastore.interface import Patch, UpdateResult
@@ -112,16 +113,22 @@ def _claim(broker: InProcess, cell: Cell) -> Request:
     return broker.caller.make("claim", job_id=cell.job)
 
 
+def _complete_after_progress(broker: InProcess, cell: Cell) -> Request:
+    [told] = broker.ask(cell.prove(broker, "progress", progress=1))
+    assert told["answer"] == "ok", told
+    return cell.prove(broker, "complete")
+
+
 ROWS: Final = {
     "submit, create of the spec": Row(_submit, "POST", 1, _submitted),
     "submit, create of the job": Row(_submit, "POST", 2, _submitted),
     "claim, read": Row(_claim, "GET", 1, _granted, held=False),
     "claim, update": Row(_claim, "PUT", 1, _granted, held=False),
-    "claim, create of the run": Row(_claim, "POST", 1, _granted, held=False),
     "claim the next, update": Row(lambda b, c: b.caller.make("claim", queue=c.job), "PUT", 1, _granted, held=False),
     "renew, update": Row(lambda b, c: c.prove(b, "renew"), "PUT", 1, _renewed),
     "complete, update of the job": Row(lambda b, c: c.prove(b, "complete"), "PUT", 1, _ended("succeeded")),
-    "complete, update of the run": Row(lambda b, c: c.prove(b, "complete"), "PUT", 2, _ended("succeeded")),
+    "complete, create of the run": Row(lambda b, c: c.prove(b, "complete"), "POST", 1, _ended("succeeded")),
+    "complete, update of a run with progress": Row(_complete_after_progress, "PUT", 2, _ended("succeeded")),
 }
 
 
@@ -199,7 +206,7 @@ def _not_once(row: Row, request: Request, target: str, calm: InProcess) -> str |
         return f"in the end: {job}"
     runs = [read_run(calm.store, job.id, epoch) for epoch in (1, 2)]
     ends = [run.ended_ms is not None for run in runs if run is not None]
-    return None if ends == [job.lease is None] * job.epoch else f"runs with ends: {ends}"
+    return None if ends == [True] * (job.epoch if job.lease is None else 0) else f"runs with ends: {ends}"
 
 
 class TooSure(Forwarding):

@@ -10,6 +10,7 @@ from datastore import Datastore
 from tests.caller import Reply
 
 PAGE = 500
+TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
 GOOD = frozenset({"ok", "granted", "renewed", "replayed"})
 
 
@@ -30,7 +31,7 @@ def faults_of(store: Datastore, told: Told, *, stored: bool = True) -> list[str]
     `stored`: whether what was acknowledged has outlived the kill; a store in a killed process's memory has not.
     """
     jobs = dict(found(store, "job"))
-    runs = [run for _, run in found(store, "run")]
+    runs = runs_of(store, jobs)
     wrong = [*faults_of_the_store(jobs, runs), *_answers(told)]
     return [*wrong, *_lost(jobs, told), *_grants(_by_job(runs), told), *_taken_back(told)] if stored else wrong
 
@@ -49,6 +50,15 @@ def found(store: Datastore, kind: str) -> Iterator[tuple[str, Mapping[str, Any]]
         cursor = page.cursor
         if cursor is None:
             return
+
+
+def runs_of(store: Datastore, jobs: Mapping[str, Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Every run that has a document, and the latest of a job that is not over, where that alone is their record."""
+    runs = [run for _, run in found(store, "run")]
+    written = {(run["job_id"], run["epoch"]) for run in runs}
+    alive = {job: body for job, body in jobs.items() if body["state"] not in TERMINAL}
+    told = [(job, body.get(field)) for job, body in alive.items() for field in ("last_end", "lease")]
+    return [*runs, *({**run, "job_id": job} for job, run in told if run and (job, run["epoch"]) not in written)]
 
 
 def _by_job(runs: Iterable[Mapping[str, Any]]) -> Mapping[str, list[Mapping[str, Any]]]:

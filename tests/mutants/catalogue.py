@@ -91,7 +91,8 @@ MUTANTS = (
         "broker.coordinator",
         (
             (
-                "attempts[-1])\n\n    return judge_and_write(context, job.id, judge, job=job, attempts_max=1)",
+                "attempts[-1])\n\n"
+                "    return judge_and_write(context, job.id, judge, job=job, write=_unasked(context), attempts_max=1)",
                 "attempts[-1])\n\n"
                 "    def anyway(store: Any, read: Job, changes: Any, *, write_id: str) -> Any:\n"
                 "        now = repository.read_job(store, read.id) or read\n"

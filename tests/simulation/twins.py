@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 from greenlet import getcurrent
 
-from broker import batch, exclusion, keys, limits, repository, schedules, settlement, submission
+from broker import batch, exclusion, keys, limits, repository, runs, schedules, settlement, submission
 from broker.answers import Answer, Word
 from broker.clock import Clock
 from broker.documents import Job
@@ -181,9 +181,7 @@ TWINS: Mapping[str, Broken] = {
     "a schedule moved on first": Broken(rule=_in_place_of(schedules, "fire", _fire)),
     "a transaction believed before its commit": Broken(rule=_in_place_of(batch, "_one_round", _one_round)),
     "any read ends a run": Broken(rule=_in_place_of(repository, "stands", lambda *_, **__: True), first=200),
-    "runs not made up for": Broken(
-        rule=_in_place_of(repository, "record_latest_run", lambda *_, **__: None), first=300
-    ),
+    "runs not made up for": Broken(rule=_in_place_of(runs, "record_last_end", lambda *_, **__: None), first=300),
 }
 
 

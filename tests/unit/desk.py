@@ -9,7 +9,8 @@ from broker.documents import Job, Run
 from broker.entropy import SeededEntropy
 from broker.fence import Fence
 from broker.messages import REQUESTS
-from broker.repository import read_job, read_run
+from broker.repository import read_job
+from broker.runs import read_run
 from broker.settle import settle
 from broker.transitions import Rules
 from datastore import Datastore

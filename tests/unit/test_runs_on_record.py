@@ -1,19 +1,34 @@
 """One run record for each epoch (I3), also where the store failed, or a worker died, just after the job was written."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from broker import repository
+from broker import coordinator, repository, runs
 from broker.coordinator import Context, Settlement
-from broker.documents import Outcome, Run, run_id
+from broker.documents import Outcome, Run
 from broker.entropy import SeededEntropy
-from broker.lease_bodies import CompleteBody, ReleaseBody
-from broker.messages import Cancel, Claim, ClaimBody, Complete, Release, Request, Submit, SubmitBody
-from broker.operator_bodies import CancelBody
+from broker.lease_bodies import CompleteBody, ProgressBody, ReleaseBody
+from broker.messages import (
+    Cancel,
+    Claim,
+    ClaimBody,
+    Complete,
+    ListRuns,
+    Progress,
+    Release,
+    Request,
+    Submit,
+    SubmitBody,
+)
+from broker.operator_bodies import CancelBody, JobIdBody
 from broker.settle import settle
 from broker.transitions import Rules
+from datastore import CreateResult, Datastore, Expected, Patch, Unavailable, UpdateResult
+from datastore.interface import Body
 from datastore.memory import MemoryDatastore
+from tests.twins.forwarding import Forwarding
 from tests.twins.without_runs import WithoutRuns
 
 NOW = 1_700_000_000_000
@@ -42,8 +57,8 @@ def fence(grant: Settlement) -> dict[str, Any]:
 
 def outcomes(store: WithoutRuns) -> list[Outcome | None]:
     """Of the runs of epoch 1, 2, … that are on record."""
-    runs: list[Run | None] = [repository.read_run(store, "job", epoch) for epoch in (1, 2)]
-    return [run.outcome for run in runs if run is not None]
+    found: list[Run | None] = [runs.read_run(store, "job", epoch) for epoch in (1, 2)]
+    return [run.outcome for run in found if run is not None]
 
 
 def test_a_claim_makes_up_for_the_run_of_the_lease_before(store: WithoutRuns) -> None:
@@ -53,7 +68,7 @@ def test_a_claim_makes_up_for_the_run_of_the_lease_before(store: WithoutRuns) ->
     assert outcomes(store) == []
     store.away = False
     assert sent(store, claim("c2")).answer.good
-    assert outcomes(store) == [Outcome.RELEASED, None]
+    assert outcomes(store) == [Outcome.RELEASED]
 
 
 def test_no_epoch_is_granted_while_the_run_of_the_one_before_is_not_on_record(store: WithoutRuns) -> None:
@@ -77,7 +92,7 @@ def test_the_end_that_a_takeover_wrote_is_on_record_once_the_new_holder_has_ende
     store.away = False
     if told_again:
         assert sent(store, claim("c2"), now_ms=late).answer.word == "replayed"
-        assert outcomes(store) == [Outcome.EXPIRED, None]
+        assert outcomes(store) == [Outcome.EXPIRED]
     complete = Complete(request_id="d1", body=CompleteBody(**fence(second)), **SENDER)
     assert sent(store, complete, now_ms=late).answer.good
     assert outcomes(store) == [Outcome.EXPIRED, Outcome.SUCCEEDED]
@@ -98,7 +113,7 @@ def test_no_lease_ends_while_the_end_that_its_takeover_wrote_is_not_on_record(st
 def test_where_nobody_looks_back_the_end_that_a_takeover_wrote_is_forgotten(
     store: WithoutRuns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(repository, "record_last_end", lambda *_, **__: None)
+    monkeypatch.setattr(runs, "record_last_end", lambda *_, **__: None)
     test_it = test_the_end_that_a_takeover_wrote_is_on_record_once_the_new_holder_has_ended_too
     with pytest.raises(AssertionError):
         test_it(store, told_again=False)
@@ -111,17 +126,9 @@ def test_an_end_that_is_not_on_record_is_unknown_until_a_resend_has_put_it_there
         assert sent(store, complete).answer.word == "outcome_unknown"
     store.away = False
     assert sent(store, complete).answer.word == "replayed"
-    run = repository.read_run(store, "job", 1)
+    run = runs.read_run(store, "job", 1)
     assert run is not None
     assert (run.outcome, run.result) == (Outcome.SUCCEEDED, 7)
-
-
-def test_a_resend_of_a_claim_puts_its_run_on_record(store: WithoutRuns) -> None:
-    store.away = True
-    assert sent(store, claim("c1")).answer.word == "granted"
-    store.away = False
-    assert sent(store, claim("c1")).answer.word == "replayed"
-    assert repository.read_run(store, "job", 1) is not None, f"{run_id('job', 1)} is missing"
 
 
 def test_a_job_that_is_cancelled_while_it_waits_puts_its_last_run_on_record(store: WithoutRuns) -> None:
@@ -131,3 +138,74 @@ def test_a_job_that_is_cancelled_while_it_waits_puts_its_last_run_on_record(stor
     store.away = False
     assert sent(store, Cancel(request_id="x1", body=CancelBody(job_id="job"), **SENDER)).answer.good
     assert outcomes(store) == [Outcome.RELEASED]
+
+
+class DiesAfterTheJob(Forwarding):
+    """Takes nothing any more once a job has ended: whoever ended it has died."""
+
+    def __init__(self, inner: Datastore) -> None:
+        super().__init__(inner)
+        self.over = False
+
+    def create(self, id: str, partition_key: str, body: Body) -> CreateResult:
+        if self.over:
+            raise Unavailable("dead")
+        return super().create(id, partition_key, body)
+
+    def update_if_match(self, id: str, partition_key: str, expected: Expected, patch: Patch) -> UpdateResult:
+        if self.over:
+            raise Unavailable("dead")
+        result = super().update_if_match(id, partition_key, expected, patch)
+        self.over = patch.get("state") == "failed"
+        return result
+
+
+def left_open(store: WithoutRuns, end: Callable[[WithoutRuns], object]) -> list[str]:
+    """The runs that a sweep finds where whoever ended the job at its cap died before that was on record."""
+    sent(store, Submit(request_id="s1", body=SubmitBody(job_id="capped", max_expiries=1), **SENDER))
+    sent(store, Claim(request_id="c1", body=ClaimBody(job_id="capped"), **SENDER))
+    end(WithoutRuns(DiesAfterTheJob(store)))
+    job = repository.read_job(store, "capped")
+    assert job is not None
+    assert (job.state, job.lease) == ("failed", None)
+    return [found.id for found in store.find({"open": True}).documents]
+
+
+def reap(store: WithoutRuns) -> None:
+    job = repository.read_job(store, "capped")
+    assert job is not None
+    coordinator.reap(Context(store, Rules(), SeededEntropy(8), lambda _ms: None), job, now_ms=NOW + 3_600_000)
+
+
+def claim_late(store: WithoutRuns) -> None:
+    sent(store, Claim(request_id="c2", body=ClaimBody(job_id="capped"), **SENDER), now_ms=NOW + 3_600_000)
+
+
+@pytest.mark.parametrize("end", [reap, claim_late])
+def test_a_run_that_nobody_asks_about_again_is_found_where_its_end_did_not_get_on_record(
+    store: WithoutRuns, end: Callable[[WithoutRuns], object]
+) -> None:
+    assert left_open(store, end) == ["capped:run:1"]
+
+
+@pytest.mark.parametrize("end", [reap, claim_late])
+def test_where_its_run_is_not_opened_first_nobody_finds_it(
+    store: WithoutRuns, monkeypatch: pytest.MonkeyPatch, end: Callable[[WithoutRuns], object]
+) -> None:
+    monkeypatch.setattr(runs, "write_open_run", lambda *_: None)
+    assert left_open(store, end) == []
+
+
+def listed(store: WithoutRuns) -> list[tuple[int, str | None, Any]]:
+    found = sent(store, ListRuns(request_id="l", body=JobIdBody(job_id="job"), **SENDER)).answer.body["runs"]
+    return [(run["epoch"], run.get("outcome"), run.get("progress")) for run in found]
+
+
+def test_who_lists_runs_sees_what_only_the_job_says_too(store: WithoutRuns) -> None:
+    grant = sent(store, claim("c1"))
+    assert listed(store) == [(1, None, None)]
+    sent(store, Progress(request_id="p1", body=ProgressBody(**fence(grant), progress=7), **SENDER))
+    assert listed(store) == [(1, None, 7)]
+    store.away = True
+    sent(store, Release(request_id="r1", body=ReleaseBody(**fence(grant)), **SENDER))
+    assert listed(store) == [(1, "released", 7)]
