@@ -1,6 +1,6 @@
 """Settles a batch of requests: proposals, then one group of conditional writes. What they lead to is `aftermath`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 import structlog
@@ -24,13 +24,14 @@ from broker.demand import Demand
 from broker.door import Taken as Taken
 from broker.gathering import another, gathered, wanted, with_earlier
 from broker.messages import Claim, Request
-from broker.settle import failed, settle
+from broker.settle import failed, looked_at, settle
 from broker.settlement import Change, Context, Settlement, Wait
 from broker.side_by_side import Errand
 from broker.signing import UNSEALED, Seal
 from broker.slot_turns import SlotTurns
 from broker.turned_away import may_wait, refusal
 from datastore import DatastoreError
+from datastore.interface import Key
 from datastore.value import Value
 
 log = structlog.get_logger(__name__)
@@ -170,7 +171,7 @@ def _one_round(
 ) -> list[Settlement | None]:
     """One group of writes. Where the group fails as a whole, so do all of its results."""
     try:
-        with context.store.batch():
+        with context.store.batch(partial(_ahead, batch, pending, proposals)):
             if context.store.concurrency > 1:
                 return _side_by_side(context, batch, pending, proposals, clock=clock)
             return [
@@ -178,6 +179,12 @@ def _one_round(
             ]
     except DatastoreError as error:
         return [failed(context, error, _jobs(proposals.get(position))) for position in pending]
+
+
+def _ahead(batch: Sequence[Taken], pending: list[int], proposals: Mapping[int, Proposal | Settlement]) -> Iterator[Key]:
+    """What a round looks at."""
+    for position in pending:
+        yield from looked_at(batch[position].request, _jobs(proposals.get(position)))
 
 
 def _one(context: Context, request: Request, proposal: Proposal | Settlement | None, now_ms: int) -> Settlement | None:

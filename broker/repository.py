@@ -18,6 +18,7 @@ from datastore import (
     Unavailable,
 )
 from datastore.confirm import confirmed_create, confirmed_update
+from datastore.json_body import spoken
 from datastore.value import Value
 
 INDEXES = ("state", "open")
@@ -113,13 +114,13 @@ def read_spec(store: Datastore, job_id: str) -> Spec:
 
 
 def read_submitted(store: Datastore, job_id: str) -> dict[str, Any]:
-    """What a grant carries of the spec: `payload` and `labels`, as they are stored.
+    """What a grant carries of the spec: `payload` and `labels`, as they are stored, ready to be written as JSON.
 
     Raises:
       Unavailable: as `read_spec`.
     """
     body = _spec_document(store, job_id).body
-    return {"payload": body.get("payload"), "labels": body.get("labels", {})}
+    return {"payload": None, "labels": {}, **spoken(body, ("payload", "labels"))}
 
 
 def _spec_document(store: Datastore, job_id: str) -> Document:

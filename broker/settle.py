@@ -1,6 +1,6 @@
 """One request, one settlement: the table from operation to coordinator, and what failures are answered with."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -9,6 +9,7 @@ import structlog
 from broker import claim_next, coordinator, explain, factories, listing, operating, schedules, side_by_side, submission
 from broker.answers import Answer, Reason, Word, past_deadline, plain
 from broker.coordinator import Context, Settlement
+from broker.documents import spec_id
 from broker.fence import Fence
 from broker.lease_bodies import RenewBody
 from broker.messages import (
@@ -53,6 +54,7 @@ from broker.settlement import Change
 from broker.transitions import Claimant
 from broker.wire_types import is_job_id
 from datastore import Corrupt, DatastoreError, NotApplied, OutcomeUnknown, Rejected, Throttled
+from datastore.interface import Key
 
 log = structlog.get_logger(__name__)
 
@@ -78,6 +80,19 @@ def settle(context: Context, request: Request, *, now_ms: int, candidate: str | 
         # A mistake of ours must not stop the worker, nor undo the batch of the others.
         log.exception("settle_failed", op=request.op, request_id=request.request_id)
         return Settlement(Answer(Word.OUTCOME_UNKNOWN))
+
+
+def looked_at(request: Request, candidates: Sequence[str]) -> Iterator[Key]:
+    """The documents that settling it reads in any case: jobs, and where they may be granted what was submitted."""
+    match request:
+        case Claim(body=body):
+            named = candidates or ((body.job_id,) if body.job_id is not None else ())
+            for job_id in filter(is_job_id, named):
+                yield from ((job_id, job_id), (spec_id(job_id), job_id))
+        case RenewMany(body=body):
+            yield from ((lease.job_id, lease.job_id) for lease in body.leases)
+        case Renew() | Complete() | Fail() | Release() | HandOver() | Progress():
+            yield request.body.job_id, request.body.job_id
 
 
 def failed(context: Context, error: DatastoreError, proposed: Sequence[str]) -> Settlement:

@@ -112,6 +112,18 @@ def writes_of_a_batch_are_there_after_it(probe: Probe) -> None:
     expect(probe.stored(other) == other, "a create of a batch is gone after it")
 
 
+def what_lies_ahead_of_a_batch_is_read_as_it_is(probe: Probe) -> None:
+    first, second = probe.new({"n": 0}), probe.new({"n": 0})
+    keys = [(each.id, each.partition_key) for each in (first, second)]
+    with probe.store.batch(lambda: [*keys, ("nowhere", first.partition_key), (first.id, "nowhere")]):
+        expect(probe.stored(second) == second, "a document that lies ahead is read as another one")
+        written = probe.written(first, {"n": 1})
+        expect(probe.stored(first) == written, "a document that lies ahead is read as it was before its own batch")
+        for key in (("nowhere", first.partition_key), (first.id, "nowhere")):
+            expect(probe.store.read(*key) == NotFound(), f"{key} lies ahead, and is found though there is none")
+    expect(probe.stored(first) == written, "a write of a batch with reads ahead is gone after it")
+
+
 WRITES = (
     a_bogus_etag_conflicts_and_writes_nothing,
     a_matching_etag_writes_with_the_next_rev_and_a_new_etag,
@@ -126,4 +138,5 @@ WRITES = (
     a_second_create_conflicts_and_writes_nothing,
     an_etag_is_never_given_twice,
     writes_of_a_batch_are_there_after_it,
+    what_lies_ahead_of_a_batch_is_read_as_it_is,
 )

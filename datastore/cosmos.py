@@ -21,6 +21,7 @@ from datastore.cursor import encode_cursor
 from datastore.errors import Corrupt, DatastoreError, Rejected, Unavailable
 from datastore.frozen import freeze_body, freeze_patch, merge
 from datastore.interface import (
+    Ahead,
     Body,
     Conflict,
     CreateResult,
@@ -34,6 +35,7 @@ from datastore.interface import (
     Patch,
     ReadResult,
     UpdateResult,
+    nothing_ahead,
 )
 from datastore.matching import check_query
 
@@ -168,7 +170,7 @@ class CosmosDatastore:
         return Page(page, encode_cursor(page[-1]) if len(found) > limit else None)
 
     @contextmanager
-    def batch(self) -> Iterator[None]:
+    def batch(self, ahead: Ahead = nothing_ahead) -> Iterator[None]:  # noqa: ARG002 - a read costs one call
         """See `Datastore.batch`. Each write stands for itself: a transactional batch would ignore If-Match."""
         yield
 

@@ -1,6 +1,6 @@
 """The contract of a datastore: versioned documents, written by compare-and-swap."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from enum import Enum
 from typing import Final, NewType, Protocol, TypeAlias
@@ -119,6 +119,16 @@ class Page(Value, frozen=True):
     cursor: str | None
 
 
+Key: TypeAlias = tuple[str, str]
+"""(id, partition key) of a document, as `Datastore.read` takes them."""
+Ahead: TypeAlias = Callable[[], Iterable[Key]]
+
+
+def nothing_ahead() -> Iterable[Key]:
+    """The block of a batch does not say what it will read."""
+    return ()
+
+
 class Datastore(Protocol):
     """Versioned documents, written by compare-and-swap.
 
@@ -176,8 +186,10 @@ class Datastore(Protocol):
         """
         ...
 
-    def batch(self) -> AbstractContextManager[None]:
+    def batch(self, ahead: Ahead = nothing_ahead) -> AbstractContextManager[None]:
         """Group the writes made inside where the store can (one SQLite transaction), else do nothing.
+
+        `ahead` tells what the block will read: a store that reads many documents at less cost asks for it and does.
 
         Results inside are provisional until the block ends. An exception from the end of the
         block says what became of all of them: NotApplied (none was written) or OutcomeUnknown.

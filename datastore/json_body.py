@@ -3,7 +3,7 @@
 A claim reads a document and changes a few of its fields: so the others are neither decoded nor encoded again.
 """
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, TypeVar, cast
 
@@ -71,6 +71,12 @@ class JsonBody(Mapping[str, JsonValue]):
 def encode(body: Mapping[str, Any]) -> str:
     """The JSON text of a body."""
     return _encode(body).decode()
+
+
+def spoken(body: Body, names: Iterable[str]) -> dict[str, Any]:
+    """Those of these fields that a body has, to be written into another JSON text: of a stored one they stay text."""
+    fields: Mapping[str, Any] = body._top() if type(body) is JsonBody else body
+    return {name: fields[name] for name in names if name in fields}
 
 
 def decoded(body: Body, kind: type[Kind]) -> Kind:

@@ -12,6 +12,7 @@ from datastore.cursor import decode_cursor, encode_cursor
 from datastore.errors import Unavailable
 from datastore.frozen import freeze_body, freeze_patch, merge
 from datastore.interface import (
+    Ahead,
     Body,
     Conflict,
     CreateResult,
@@ -25,6 +26,7 @@ from datastore.interface import (
     Patch,
     ReadResult,
     UpdateResult,
+    nothing_ahead,
 )
 from datastore.matching import check_query, matcher
 from datastore.memory_index import Key, MemoryIndex
@@ -102,7 +104,7 @@ class MemoryDatastore:
         return Page(page, encode_cursor(page[-1]) if len(found) > limit else None)
 
     @contextmanager
-    def batch(self) -> Iterator[None]:
+    def batch(self, ahead: Ahead = nothing_ahead) -> Iterator[None]:  # noqa: ARG002 - it reads at no cost
         """See `Datastore.batch`. Each write stands for itself; nothing is rolled back."""
         yield
 

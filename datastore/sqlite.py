@@ -2,8 +2,9 @@
 
 import os
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from itertools import islice
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -12,6 +13,7 @@ from datastore.cursor import decode_cursor, encode_cursor
 from datastore.errors import Corrupt, Rejected
 from datastore.frozen import FrozenDict, freeze_body, freeze_patch
 from datastore.interface import (
+    Ahead,
     Body,
     Conflict,
     CreateResult,
@@ -19,12 +21,14 @@ from datastore.interface import (
     Etag,
     Expected,
     Filter,
+    Key,
     NotFound,
     Ok,
     Page,
     Patch,
     ReadResult,
     UpdateResult,
+    nothing_ahead,
 )
 from datastore.json_body import JsonBody, encode
 from datastore.matching import check_query, matches
@@ -38,6 +42,12 @@ TIMEOUT_MS: Final = 5_000
 """How long a write waits for other writers before it is `Unavailable`; a batch takes a few milliseconds."""
 
 _SELECT: Final = "SELECT partition_key, id, rev, etag, body FROM documents WHERE partition_key = ? AND id = ?"
+_SELECT_AHEAD: Final = (
+    "SELECT d.partition_key, d.id, d.rev, d.etag, d.body"
+    " FROM json_each(?) j CROSS JOIN documents d ON d.partition_key = j.value AND d.id = j.key"
+)
+AHEAD_MAX: Final = 1_024
+"""Documents read ahead for one batch: what a batch of claims looks at, eight times."""
 _INSERT: Final = (
     "INSERT INTO documents (partition_key, id, rev, etag, body) VALUES (?, ?, ?, ?, ?)"
     " ON CONFLICT (partition_key, id) DO NOTHING"
@@ -128,8 +138,10 @@ class SqliteDatastore:
             after = (rows[-1][0], rows[-1][1])
 
     @contextmanager
-    def batch(self) -> Iterator[None]:
+    def batch(self, ahead: Ahead = nothing_ahead) -> Iterator[None]:
         """See `Datastore.batch`: one transaction. What the block raises rolls all of it back and propagates.
+
+        What lies ahead is read by one statement, at a third of the cost of as many.
 
         Raises:
           ValueError: this thread is in a batch already.
@@ -138,7 +150,8 @@ class SqliteDatastore:
         """
         if self._session.own_batch() is not None:
             raise ValueError("this thread is in a batch already: one batch is one transaction")
-        with self._session.transaction():
+        with self._session.transaction() as batch:
+            self._read_ahead(batch, ahead())
             yield
 
     def close(self) -> None:
@@ -188,6 +201,20 @@ class SqliteDatastore:
         document = self._parse(rows[0]) if rows else None
         batch.documents[key] = document
         return document
+
+    def _read_ahead(self, batch: Batch, keys: Iterable[Key]) -> None:
+        """Into the transaction's view. What is not found here, or does not parse, is looked at when it is read."""
+        named = dict(islice(keys, AHEAD_MAX))
+        if not named:
+            return
+        try:
+            text = encode(named)
+        except UnicodeEncodeError:  # a name that no document can have
+            return
+        for row in batch.select(_SELECT_AHEAD, (text,)):
+            with suppress(Corrupt):
+                document = self._parse(row)
+                batch.documents[document.partition_key, document.id] = document
 
     def _select(self, sql: str, parameters: Sequence[Any]) -> list[Any]:
         batch = self._session.own_batch()

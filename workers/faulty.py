@@ -12,7 +12,18 @@ from redis.client import Pipeline
 from broker.replies import REPLY_PREFIX
 from datastore import Datastore
 from datastore.confirm import WRITE_ID
-from datastore.interface import Body, CreateResult, Expected, Filter, Page, Patch, ReadResult, UpdateResult
+from datastore.interface import (
+    Ahead,
+    Body,
+    CreateResult,
+    Expected,
+    Filter,
+    Page,
+    Patch,
+    ReadResult,
+    UpdateResult,
+    nothing_ahead,
+)
 from workers.fault_points import At
 from workers.runtime import Runtime
 
@@ -59,8 +70,8 @@ class FaultyStore:
         return page
 
     @contextmanager
-    def batch(self) -> Iterator[None]:
-        with self._inner.batch():
+    def batch(self, ahead: Ahead = nothing_ahead) -> Iterator[None]:
+        with self._inner.batch(ahead):
             yield
             self._at("committing")
         self._at("committed")

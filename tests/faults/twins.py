@@ -7,7 +7,18 @@ from dataclasses import replace
 from msgspec import structs
 
 from datastore import Datastore
-from datastore.interface import Body, CreateResult, Document, Etag, Expected, Ok, Patch, UpdateResult
+from datastore.interface import (
+    Ahead,
+    Body,
+    CreateResult,
+    Document,
+    Etag,
+    Expected,
+    Ok,
+    Patch,
+    UpdateResult,
+    nothing_ahead,
+)
 from tests.twins.forwarding import Forwarding
 from workers.inflight import PREFIX
 from workers.runtime import Runtime
@@ -49,8 +60,8 @@ class LateStore(Forwarding):
         return self.inner.update_if_match(id, partition_key, expected, patch)
 
     @contextmanager
-    def batch(self) -> Iterator[None]:
-        with self.inner.batch():
+    def batch(self, ahead: Ahead = nothing_ahead) -> Iterator[None]:
+        with self.inner.batch(ahead):
             for owed in self._owed:
                 self.inner.create(*owed)
             self._owed = []

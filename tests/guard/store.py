@@ -4,7 +4,18 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from datastore.interface import Body, CreateResult, Expected, Filter, Page, Patch, ReadResult, UpdateResult
+from datastore.interface import (
+    Ahead,
+    Body,
+    CreateResult,
+    Expected,
+    Filter,
+    Page,
+    Patch,
+    ReadResult,
+    UpdateResult,
+    nothing_ahead,
+)
 from tests.twins.forwarding import Forwarding
 
 
@@ -36,7 +47,7 @@ class CountingStore(Forwarding):
         return super().find(filter, limit, cursor)
 
     @contextmanager
-    def batch(self) -> Iterator[None]:
+    def batch(self, ahead: Ahead = nothing_ahead) -> Iterator[None]:
         self.calls["batch"] += 1
-        with super().batch():
+        with super().batch(ahead):
             yield

@@ -11,6 +11,7 @@ from msgspec import structs
 from broker.messages import Request
 from broker.parsing import Malformed, parse
 from datastore import Datastore
+from datastore.interface import Ahead, nothing_ahead
 from tests.in_process import SKEW_MS, TTL_MS, InProcess
 from tests.twins.forwarding import Forwarding
 
@@ -97,8 +98,8 @@ class _BetweenRounds(Forwarding):
         self._acts = [act]
 
     @contextmanager
-    def batch(self) -> Iterator[None]:
-        with self.inner.batch():
+    def batch(self, ahead: Ahead = nothing_ahead) -> Iterator[None]:
+        with self.inner.batch(ahead):
             yield
         for act in self._acts[:]:
             self._acts.clear()

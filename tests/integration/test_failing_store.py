@@ -7,7 +7,7 @@ import pytest
 import redis
 
 from datastore import Datastore, DatastoreError, Expected, Filter, OutcomeUnknown, Page, Throttled, Unavailable
-from datastore.interface import Body, CreateResult, Patch, ReadResult, UpdateResult
+from datastore.interface import Ahead, Body, CreateResult, Patch, ReadResult, UpdateResult, nothing_ahead
 from datastore.memory import MemoryDatastore
 from tests.in_process import InProcess
 from tests.twins.forwarding import Forwarding
@@ -45,9 +45,9 @@ class Failing(Forwarding):
         return self.inner.find(filter, limit, cursor)
 
     @contextmanager
-    def batch(self) -> Iterator[None]:
+    def batch(self, ahead: Ahead = nothing_ahead) -> Iterator[None]:
         self._meet("begin")
-        with self.inner.batch():
+        with self.inner.batch(ahead):
             yield
         self._meet("commit")
 

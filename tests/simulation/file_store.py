@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 from datastore.errors import OutcomeUnknown, Unavailable
 from datastore.interface import (
+    Ahead,
     Body,
     CreateResult,
     Document,
@@ -16,6 +17,7 @@ from datastore.interface import (
     Patch,
     ReadResult,
     UpdateResult,
+    nothing_ahead,
 )
 from datastore.memory import MemoryDatastore
 from tests.simulation.faults import Dice
@@ -100,7 +102,7 @@ class FileLine(Forwarding):
             return self._truth.update_if_match(id, partition_key, expected, patch)
 
     @contextmanager
-    def batch(self) -> Iterator[None]:
+    def batch(self, ahead: Ahead = nothing_ahead) -> Iterator[None]:  # noqa: ARG002
         assert self._truth.owner is not self._process, "one batch is one transaction"
         with self._turn():
             yield

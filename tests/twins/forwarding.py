@@ -3,6 +3,7 @@
 from contextlib import AbstractContextManager
 
 from datastore.interface import (
+    Ahead,
     Body,
     CreateResult,
     Datastore,
@@ -13,6 +14,7 @@ from datastore.interface import (
     Patch,
     ReadResult,
     UpdateResult,
+    nothing_ahead,
 )
 
 OVERWRITES_MAX = 10_000
@@ -40,8 +42,8 @@ class Forwarding:
     def find(self, filter: Filter, limit: int = 100, cursor: str | None = None) -> Page:
         return self.inner.find(filter, limit, cursor)
 
-    def batch(self) -> AbstractContextManager[None]:
-        return self.inner.batch()
+    def batch(self, ahead: Ahead = nothing_ahead) -> AbstractContextManager[None]:
+        return self.inner.batch(ahead)
 
     def close(self) -> None:
         self.inner.close()

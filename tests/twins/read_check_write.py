@@ -10,6 +10,7 @@ from typing import Any
 
 from datastore.interface import (
     UNSET,
+    Ahead,
     Body,
     Conflict,
     CreateResult,
@@ -19,6 +20,7 @@ from datastore.interface import (
     Ok,
     Patch,
     UpdateResult,
+    nothing_ahead,
 )
 from datastore.memory import MemoryDatastore
 from datastore.sqlite import SqliteDatastore
@@ -58,7 +60,7 @@ class ReadCheckWrite(Forwarding):
         assert isinstance(replaced, Ok)
         return replaced
 
-    def batch(self) -> AbstractContextManager[None]:
+    def batch(self, ahead: Ahead = nothing_ahead) -> AbstractContextManager[None]:  # noqa: ARG002
         return nullcontext()  # a transaction around all three steps would hide the bug
 
     def _replace(self, id: str, partition_key: str, body: Mapping[str, Any]) -> UpdateResult:

@@ -3,6 +3,7 @@
 from contextlib import AbstractContextManager, nullcontext
 
 from datastore import Datastore
+from datastore.interface import Ahead, nothing_ahead
 from datastore.sqlite import SqliteDatastore
 from tests.twins.forwarding import Forwarding
 from tests.twins.meeting import FileMeeting, Version
@@ -14,7 +15,7 @@ ALONE_MS = 200
 class Unbatched(Forwarding):
     """A sound store that groups nothing."""
 
-    def batch(self) -> AbstractContextManager[None]:
+    def batch(self, ahead: Ahead = nothing_ahead) -> AbstractContextManager[None]:  # noqa: ARG002
         return nullcontext()
 
 

@@ -3,6 +3,7 @@
 import sqlite3
 import stat
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from threading import Thread
 
@@ -15,6 +16,7 @@ from datastore import (
     AtLeast,
     AtMost,
     Conflict,
+    Corrupt,
     Document,
     Expected,
     Filter,
@@ -24,6 +26,7 @@ from datastore import (
     Rejected,
     Unavailable,
 )
+from datastore.interface import Ahead, Key, nothing_ahead
 from datastore.memory import MemoryDatastore
 from datastore.sqlite import SqliteDatastore
 from datastore.sqlite_query import page_query
@@ -128,6 +131,52 @@ def test_a_batch_sees_what_was_there_and_what_it_wrote_itself_however_often_it_l
         assert isinstance(updated, Ok)
         other = put(store, "other", {"n": 1})
         assert store.find({"n": 1}).documents == (updated.document, other)
+
+
+def selects(store: SqliteDatastore, *reads: Key, ahead: Ahead = nothing_ahead) -> int:
+    """How often a batch that reads these asks for documents."""
+    statements: list[str] = []
+    with store.batch(ahead):
+        writer = store._session._writer
+        assert writer is not None
+        writer.set_trace_callback(statements.append)
+        for key in reads:
+            store.read(*key)
+    writer.set_trace_callback(None)
+    return sum(statement.startswith("SELECT") for statement in statements)
+
+
+def test_what_lies_ahead_is_not_asked_for_again(store: SqliteDatastore) -> None:
+    keys = [(put(store, name).id, "p") for name in ("a", "b:spec", 'é"\\')]
+    assert selects(store, *keys) == 3
+    assert selects(store, *keys, ahead=lambda: keys) == 0
+    assert selects(store, *keys, ahead=lambda: keys[:2]) == 1
+
+
+def test_what_is_not_found_ahead_is_looked_at_when_it_is_read(store: SqliteDatastore) -> None:
+    beyond = put(store, "a\0b")  # SQLite's JSON ends a text at a null character
+    with store.batch(lambda: [("a\0b", "p"), ("none", "p")]):
+        assert store.read("a\0b", "p") == Ok(beyond)
+        assert store.read("none", "p") == NotFound()
+
+
+def test_a_name_that_no_document_can_have_spoils_no_batch_that_it_lies_ahead_of(store: SqliteDatastore) -> None:
+    document = put(store)
+    with store.batch(lambda: [("\ud800", "p"), ("job", "p")]):
+        assert store.read("job", "p") == Ok(document)
+
+
+def test_a_document_that_does_not_parse_spoils_no_batch_that_it_lies_ahead_of(
+    store: SqliteDatastore, path: Path
+) -> None:
+    put(store, "a")
+    put(store, "bad")
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE documents SET body = '[]' WHERE id = 'bad'")
+    with store.batch(lambda: [("bad", "p"), ("a", "p")]):
+        assert isinstance(store.read("a", "p"), Ok)
+        with pytest.raises(Corrupt):
+            store.read("bad", "p")
 
 
 def test_a_batch_in_a_batch_is_a_value_error(store: SqliteDatastore) -> None:
