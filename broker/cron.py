@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, tzinfo
-from itertools import islice
+from itertools import islice, takewhile
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
@@ -36,7 +36,8 @@ def next_after(expression: str, zone: str, after_ms: int) -> int | None:
 
 def within(expression: str, zone: str, *, after_ms: int, until_ms: int, at_most: int) -> list[int]:
     """The first `at_most` times after `after_ms`, up to and with `until_ms`."""
-    return [fire_ms for fire_ms in islice(_fires(expression, zone, after_ms), at_most) if fire_ms <= until_ms]
+    fires = takewhile(lambda fire_ms: fire_ms <= until_ms, _fires(expression, zone, after_ms))
+    return list(islice(fires, at_most))
 
 
 def last_until(expression: str, zone: str, until_ms: int) -> int | None:
