@@ -95,6 +95,7 @@ class AsyncClient(AsyncLine, Leasing[Coroutine[Any, Any, Reply], AsyncLease]):
         address = Address.checked(factory_id, incarnation)
         trust = Trust.of(key, address)
         sender = AsyncSender(redis_url, wire=wire, password=password, sign=trust.sign)
+        sender.check_url()
         listener = AsyncListener(redis_url, trust.channel, password=password)
         exchange = AsyncExchange(
             address,

@@ -90,7 +90,6 @@ class Sender:
     ) -> None:
         self._url, self._wire, self._password, self._sign = url, wire, password, sign
         self._pool = ConnectionPool.from_url(url, retry=Retry(NoBackoff(), 0), **options(password, SEND_TIMEOUT_S))
-        require_known_options(self._pool)
         self._free: list[Channel] = []
         self._places: SimpleQueue[None] = SimpleQueue()
         for _ in range(connections_max):
@@ -101,6 +100,14 @@ class Sender:
     def server(self) -> tuple[str, str | None]:
         """URL and password, for a connection of another kind to the same server."""
         return self._url, self._password
+
+    def check_url(self) -> None:
+        """Do nothing where a connection can be made of its URL; none is opened.
+
+        Raises:
+          ValueError: the URL has an option that no connection knows.
+        """
+        require_known_options(self._pool)
 
     def another(self) -> "Sender":
         """A sender with one connection of its own, to the same server."""

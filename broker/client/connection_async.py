@@ -65,8 +65,6 @@ class AsyncSender:
         self._pool: ConnectionPool = ConnectionPool.from_url(
             url, retry=Retry(NoBackoff(), 0), **options(password, SEND_TIMEOUT_S)
         )
-        require_known_options(self._pool)
-        self._redis = Redis(connection_pool=self._pool)
         self._stream: Stream | None = None
         self._opening = asyncio.Lock()
         self._outbox: list[Posted] = []
@@ -80,6 +78,14 @@ class AsyncSender:
     def server(self) -> tuple[str, str | None]:
         """URL and password, for a connection of another kind to the same server."""
         return self._url, self._password
+
+    def check_url(self) -> None:
+        """Do nothing where a connection can be made of its URL; none is opened.
+
+        Raises:
+          ValueError: the URL has an option that no connection knows.
+        """
+        require_known_options(self._pool)
 
     def another(self) -> "AsyncSender":
         """A sender with a connection of its own, to the same server."""
@@ -187,7 +193,7 @@ class AsyncSender:
           NotSent, NotAccepted: Redis can't be reached, or refuses the password.
         """
         try:
-            seconds, micros = await self._redis.time()
+            seconds, micros = await Redis(connection_pool=self._pool).time()
         except AuthenticationError as error:
             raise NotAccepted(str(error)) from error
         except ResponseError:
@@ -201,7 +207,6 @@ class AsyncSender:
         await self.sent()
         if self._stream is not None:
             self._stream.close()
-        await self._redis.aclose()
         await self._pool.disconnect()
 
 

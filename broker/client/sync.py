@@ -100,6 +100,7 @@ class Client(Line, Leasing[Reply, Lease]):
         address = Address.checked(factory_id, incarnation)
         trust = Trust.of(key, address)
         sender = Sender(redis_url, wire=wire, password=password, sign=trust.sign)
+        sender.check_url()
         listener = Listener(redis_url, trust.channel, password=password)
         exchange = Exchange(
             address,
