@@ -18,13 +18,16 @@ FORGET_MS = 3_600_000
 handed a request on a connection that is open."""
 
 _MOVE = """
--- What stands in `list` goes into the slot of this call, up to `left`.
-local function move(list, wire)
-  while left > 0 do
-    local value = redis.pcall('LMOVE', list, KEYS[wire], 'LEFT', 'RIGHT')
-    if type(value) ~= 'string' then break end  -- empty, or no list: then no request stands there
-    left = left - 1
-    if wire == RQ then rq_entry(value) else taken[#taken + 1] = value end
+-- What stands in these lists goes into the slot of this call, up to `left`. Nearly always that is nothing.
+local function move(lists, wire)
+  if redis.call('EXISTS', unpack(lists)) == 0 then return end
+  for _, list in ipairs(lists) do
+    while left > 0 do
+      local value = redis.pcall('LMOVE', list, KEYS[wire], 'LEFT', 'RIGHT')
+      if type(value) ~= 'string' then break end  -- empty, or no list: then no request stands there
+      left = left - 1
+      if wire == RQ then rq_entry(value) else taken[#taken + 1] = value end
+    end
   end
 end
 """
@@ -44,9 +47,9 @@ local left = tonumber(ARGV[4])
     + """
 for _, other in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[2])) do
   for wire = RQ, INTAKE do
-    local theirs = 'broker:inflight:' .. other .. (wire == RQ and ':rq' or ':intake')
+    local theirs = {'broker:inflight:' .. other .. (wire == RQ and ':rq' or ':intake')}
+    for slot = 0, ARGV[5] - 1 do theirs[slot + 2] = theirs[1] .. slot end
     move(theirs, wire)
-    for slot = 0, ARGV[5] - 1 do move(theirs .. slot, wire) end
   end
   if left > 0 and tonumber(redis.call('ZSCORE', KEYS[1], other)) < now - ARGV[3] then
     redis.call('ZREM', KEYS[1], other)
@@ -64,7 +67,9 @@ local left = math.huge
 """
     + _MOVE
     + """
-for i = 4, #KEYS do move(KEYS[i], i % 2 == 0 and RQ or INTAKE) end
+local mine = {[RQ] = {}, [INTAKE] = {}}
+for i = 4, #KEYS do table.insert(mine[i % 2 == 0 and RQ or INTAKE], KEYS[i]) end
+for wire = RQ, INTAKE do move(mine[wire], wire) end
 taken = {}
 for _, id in ipairs(redis.call('LRANGE', KEYS[RQ], 0, -1)) do rq_entry(id) end
 for _, text in ipairs(redis.call('LRANGE', KEYS[INTAKE], 0, -1)) do taken[#taken + 1] = text end
