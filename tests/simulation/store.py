@@ -20,7 +20,7 @@ from datastore.interface import (
     ReadResult,
     UpdateResult,
 )
-from datastore.matching import matches
+from datastore.matching import matcher
 from datastore.memory import MemoryDatastore
 from tests.simulation.faults import Dice
 from tests.simulation.process import Process
@@ -65,8 +65,9 @@ class TrueStore(Forwarding):
         if kind is None or cursor is not None:
             return super().find(filter, limit, cursor)
         documents = self._kinds.get(kind, {})
-        found = [document for _, document in sorted(documents.items()) if matches(document, filter)]
-        return Page(tuple(found), None)
+        met = matcher(filter)
+        found = sorted(key for key, document in documents.items() if met(document))
+        return Page(tuple(documents[key] for key in found), None)
 
     def earlier(self, id: str, partition_key: str, random: Random) -> ReadResult:
         """Some version before the one that stands, or none where that is as likely.
