@@ -15,7 +15,9 @@ Call: TypeAlias = Callable[[bytes, list[bytes]], Any]
 """Carries out one command, its name apart."""
 
 _AS_IT_IS = frozenset({bytes, int, bool})
+"""What Lua sees as Python does."""
 _LISTED = b"function(table) return #table, unpack(table) end"
+_TABLE = b"function(...) return {...} end"
 
 
 class Lua:
@@ -26,6 +28,8 @@ class Lua:
         self._runtime: Any = lua51.LuaRuntime(encoding=None, register_eval=False, register_builtins=False)
         self._compiled: dict[bytes, Any] = {}
         self._listed = self._runtime.eval(_LISTED)
+        self._table = self._runtime.eval(_TABLE)
+        """Of what stands in a list. Its own `table_from` asks first what kind of collection each one is."""
         self._statuses: dict[Status, Any] = {}
         """Tables that a status reply is; no script changes one."""
         self._call: Call | None = None
@@ -38,10 +42,9 @@ class Lua:
         function = self._compiled.get(text)
         if function is None:
             function = self._compiled[text] = self._runtime.eval(b"function(KEYS, ARGV)\n" + text + b"\nend")
-        table = self._runtime.table_from
         self._call = call
         try:
-            return self._from_lua(function(table(keys), table(arguments)))
+            return self._from_lua(function(self._table(*keys), self._table(*arguments)))
         except lua51.LuaError as error:
             raise ResponseError(f"ERR in script: {error}") from error
         finally:
@@ -49,7 +52,8 @@ class Lua:
 
     def _redis_call(self, name: bytes, *arguments: Any) -> Any:
         assert self._call is not None, "only a script calls"
-        return self._to_lua(self._call(name, as_texts(arguments)))
+        reply = self._call(name, as_texts(arguments))
+        return reply if type(reply) in _AS_IT_IS else self._to_lua(reply)
 
     def _redis_pcall(self, name: bytes, *arguments: Any) -> Any:
         try:
@@ -60,8 +64,6 @@ class Lua:
     def _to_lua(self, value: Any) -> Any:
         """A reply as Lua sees it: no nil but false, numbers of sorted sets as text, pairs one after the other."""
         kind = type(value)
-        if kind in _AS_IT_IS:
-            return value
         if value is None:
             return False
         if kind is Status:
@@ -69,7 +71,7 @@ class Lua:
         if kind is list:
             if value and type(value[0]) is Scored:
                 value = [part for pair in value for part in pair]
-            return self._runtime.table_from([each if type(each) is bytes else self._to_lua(each) for each in value])
+            return self._table(*[each if type(each) in _AS_IT_IS else self._to_lua(each) for each in value])
         return as_text(value)
 
     def _status(self, value: Status) -> Any:

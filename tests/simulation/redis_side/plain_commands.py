@@ -1,7 +1,7 @@
 """Commands on keys, strings, lists, hashes, sets and streams, as far as the broker uses them."""
 
+import fnmatch
 from collections.abc import Callable, Mapping
-from fnmatch import fnmatchcase
 from typing import Any, TypeAlias
 
 from redis.exceptions import ResponseError
@@ -61,7 +61,7 @@ def _time(keys: Keyspace, _args: list[bytes]) -> Any:
 def _scan(keys: Keyspace, args: list[bytes]) -> Any:
     names = [name.upper() for name in args]
     pattern = args[names.index(b"MATCH") + 1] if b"MATCH" in names else b"*"
-    return [b"0", sorted(key for key in keys.names() if fnmatchcase(key, pattern))]
+    return [b"0", sorted(fnmatch.filter(keys.names(), pattern))]
 
 
 def _flushall(keys: Keyspace, _args: list[bytes]) -> Any:
@@ -89,10 +89,11 @@ def _lpop(keys: Keyspace, args: list[bytes]) -> Any:
 
 
 def _lmove(keys: Keyspace, args: list[bytes]) -> Any:
-    source, target, take, give = args[0], args[1], args[2].upper(), args[3].upper()
+    source, target = args[0], args[1]
     found = keys.get(source, list)
     if not found:
         return None
+    take, give = args[2].upper(), args[3].upper()
     keys.get(target, list)  # of the wrong kind: nothing is moved
     value = found.pop(0 if take == b"LEFT" else -1)
     keys.tidy(source)
