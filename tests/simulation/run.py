@@ -12,10 +12,6 @@ from tests.simulation.faults import EVENTS, SITES
 from tests.simulation.redis_side.lua import Lua
 from tests.simulation.world import Timing, Twin, World, sound
 
-COLLECT_EVERY = 25
-"""Worlds between two garbage collections; within a world they cost a third of the time. What there was before the first
-world is not looked at."""
-
 ENOUGH: Mapping[str, float] = {
     "requests": 40,
     "grants": 4,
@@ -67,20 +63,25 @@ def run(
     summary, lua, timing = Summary(), Lua(), Timing.short()
     with _undisturbed():
         for seed in seeds:
-            world = World(seed, lua=lua, timing=timing, twin=twin)
-            judge = world.run()
-            wrong = {seed: judge.wrong} if judge.wrong else {}
-            summary.add(Summary(1, judge.counts, world.dice.struck, wrong))
-            if summary.worlds % COLLECT_EVERY == 0:
-                gc.collect()
-            if until(judge.wrong):
+            found = _judged(World(seed, lua=lua, timing=timing, twin=twin), seed)
+            gc.collect()  # while this world is in the processor's cache: for many at once it takes twice as long
+            summary.add(found)
+            if until(found.wrong.get(seed, ())):
                 break
     return summary
 
 
+def _judged(world: World, seed: int) -> Summary:
+    judge = world.run()
+    return Summary(1, judge.counts, world.dice.struck, {seed: judge.wrong} if judge.wrong else {})
+
+
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Without log lines, and without garbage collections in the midst of a world."""
+    """Without log lines, and without garbage collections in the midst of a world: they cost a third of the time.
+
+    What there was before the first world is not looked at.
+    """
     before, enabled = structlog.get_config(), gc.isenabled()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50), processors=[_drop])
     gc.disable()
