@@ -36,6 +36,9 @@ class Asked(msgspec.Struct):
     body: About = msgspec.field(default_factory=About)
 
 
+_asked = msgspec.json.Decoder(Asked).decode
+
+
 class Judge:
     """Collects what was wrong, and counts what happened, so that a run in which nothing did proves nothing."""
 
@@ -66,7 +69,7 @@ class Judge:
 
     def sent(self, text: str) -> None:
         """A client sends this request, or may have."""
-        request = msgspec.json.decode(text, type=Asked)
+        request = _asked(text)
         earlier = self._asked.get(request.request_id)
         if earlier is not None and request.deadline_ms is not None:
             # Each attempt has its own: a client corrects what it knows of broker time. The latest one binds.

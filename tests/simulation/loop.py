@@ -134,7 +134,10 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
             _, _, handle = heappop(self._timers)
             if not handle.cancelled():
                 self._ready.append(handle)
-        self._run_ready()
+        if self._ready:
+            self._run_ready()
+        else:  # it ran with an earlier turn, or its timer was cancelled
+            self._turn_due = False
 
     def _run_ready(self) -> None:
         self._turn_due = False

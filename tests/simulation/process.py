@@ -25,6 +25,8 @@ class Process:
         self._paused_until_ms = 0.0
         self._waits = 0
         self._greenlet: greenlet | None = None
+        self._hub: greenlet | None = None
+        """Where the timeline runs."""
 
     def start(self, main: Callable[[], Any]) -> None:
         """Run `main` from now on. An exception that ends it is told to `died`."""
@@ -39,17 +41,16 @@ class Process:
             self.alive = False
 
         self._greenlet = greenlet(run)
+        self._hub = self._greenlet.parent
         self._resume_after(0)
 
     def wait(self, ms: float) -> None:
         """Let `ms` milliseconds pass, or less where `wake` is called. Called by the code that runs in this process."""
         self.check_alive()
-        assert self._greenlet is not None, "only a started process waits"
-        hub = self._greenlet.parent
-        assert hub is not None
+        assert self._hub is not None, "only a started process waits"
         self._waits += 1
         self._resume_after(ms)
-        hub.switch()
+        self._hub.switch()
 
     def wake(self) -> None:
         """Go on now with what waits."""

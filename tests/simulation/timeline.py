@@ -29,10 +29,11 @@ class Timeline:
 
     def run(self, *, until_ms: float, done: Callable[[], bool] = lambda: False) -> None:
         """Let time pass until then, or until something is `done`."""
-        while self._queue and self._queue[0][0] <= until_ms:
+        queue = self._queue
+        while queue and queue[0][0] <= until_ms:
             if done():
                 return
-            self.now_ms, _, _, action = heappop(self._queue)
+            self.now_ms, _, _, action = heappop(queue)
             self.steps += 1
             action()
         self.now_ms = max(self.now_ms, until_ms)

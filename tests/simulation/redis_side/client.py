@@ -44,7 +44,9 @@ class SimulatedRedis(Redis):
 @cache
 def _unconnected() -> dict[str, Any]:
     """What a client of redis-py consists of. To make it takes as long as a hundred simulated commands."""
-    return vars(Redis(connection_pool=ConnectionPool()))
+    made = vars(Redis(connection_pool=ConnectionPool()))
+    # By name, as redis-py writes them itself: its own dict looks at the case of each.
+    return {**made, "response_callbacks": dict(made["response_callbacks"])}
 
 
 class SimulatedPipeline(Pipeline):
