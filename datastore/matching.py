@@ -41,15 +41,15 @@ def matcher(filter: Filter) -> Callable[[Document], bool]:
     """`matches`, for one filter and many documents."""
     partition_key = filter.get("partition_key")
     conditions = [
-        (field.split("."), _holding(condition)) for field, condition in filter.items() if field != "partition_key"
+        (*_steps(field), _holding(condition)) for field, condition in filter.items() if field != "partition_key"
     ]
 
     def met(document: Document) -> bool:
         if partition_key is not None and document.partition_key != partition_key:
             return False
-        for steps, holds in conditions:
-            value: object = document.body
-            for step in steps:
+        for first, further, holds in conditions:
+            value: object = document.body.get(first)
+            for step in further:
                 if not isinstance(value, Mapping):
                     return False
                 value = value.get(step)
@@ -60,6 +60,11 @@ def matcher(filter: Filter) -> Callable[[Document], bool]:
     return met
 
 
+def _steps(field: str) -> tuple[str, list[str]]:
+    first, *further = field.split(".")
+    return first, further
+
+
 def _holding(condition: Condition) -> Callable[[object], bool]:
     match condition:
         case AtMost(limit):
@@ -68,6 +73,8 @@ def _holding(condition: Condition) -> Callable[[object], bool]:
             return lambda value: _is_number(value) and value >= limit
         case AnyOf(values):
             return lambda value: any(_equal(value, wanted) for wanted in values)
+        case str():
+            return lambda value: value == condition  # no number and no boolean equals a text
         case _:
             return lambda value: _equal(value, condition)
 
