@@ -76,7 +76,7 @@ class BrokerLine:
         if self._broken() or fault == "redis_refused":
             raise RedisConnectionError("simulated: connection refused")
         at = random.randrange(len(commands) + 1) if fault == "redis_cut" or random.random() < 0.1 else 0
-        replies = host.pipeline(commands[:at])
+        replies = host.pipeline(commands[:at]) if at else []
         if fault == "redis_cut":
             raise RedisConnectionError("simulated: the line broke in a pipeline")
         if at:  # others come in between: a pipeline is no transaction

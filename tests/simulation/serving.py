@@ -52,7 +52,8 @@ class Worker:
         )
         self._taker = Taker(self._redis, self._name, QUEUES, steady_ms=process.clock.steady_ms)
         self._batch_max = desk.settings.batch_max
-        self._slots = dict(zip((source for _, source in sources()), WOKEN, strict=True))
+        self._sources = sources()
+        self._slots = dict(zip((source for _, source in self._sources), WOKEN, strict=True))
         self._answered: list[tuple[Any, int, int]] = []
         """What the calls behind the waits have brought: the reply, the slot, and when the call was sent."""
         self._armed: set[str] = set()
@@ -98,12 +99,13 @@ class Worker:
         return [self._taker.hand(reply, slot, asked_ms=asked_ms) for reply, slot, asked_ms in answered]
 
     def _arm_all(self) -> None:
-        for wire, source in sources():
-            self._arm(wire, source)
+        if self._host.down:
+            return
+        for wire, source in self._sources:
+            if source not in self._armed:
+                self._arm(wire, source)
 
     def _arm(self, wire: Wire, source: str) -> None:
-        if source in self._armed or self._host.down:
-            return
         self._armed.add(source)
         armed = self._armed
         asked_ms = self._process.clock.steady_ms()

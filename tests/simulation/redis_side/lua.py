@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Sequence
-from itertools import takewhile
 from typing import Any, TypeAlias
 
 from lupa import lua51
@@ -94,7 +93,10 @@ class Lua:
         listed = self._listed(value)
         if type(listed) is not tuple:
             return []
-        return [self._from_lua(each) for each in takewhile(_is_there, listed[1:])]
+        items = listed[1:]
+        if None in items:
+            items = items[: items.index(None)]
+        return [each if type(each) is bytes else self._from_lua(each) for each in items]
 
     def _decode(self, text: bytes) -> Any:
         return self._table_of(json.loads(text))
@@ -113,10 +115,6 @@ class Lua:
         if lua51.lua_type(value) == "table":
             return {name.decode(): self._plain(each) for name, each in value.items()}
         return value.decode() if isinstance(value, bytes) else value
-
-
-def _is_there(value: Any) -> bool:
-    return value is not None
 
 
 def as_texts(values: Sequence[Any]) -> list[bytes]:
