@@ -56,7 +56,9 @@ class Keyspace:
         Raises:
           ResponseError: there is one of another kind.
         """
-        value = self.peek(key)
+        value = self._values.get(key)  # mostly there is none
+        if value is not None and key in self._ends_ms:
+            value = self.peek(key)
         if value is not None and type(value) is not kind:
             raise ResponseError("WRONGTYPE Operation against a key holding the wrong kind of value")
         return value
