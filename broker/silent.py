@@ -48,7 +48,7 @@ def _one_line(connection: Redis, key: str, reads: dict[str, bool]) -> int:
         records = cast(list[bytes | None], connection.hmget(WAITING, ids))
         parked = [None if record is None else Parked.read(record) for record in records]
         channels = ["" if each is None else each.reply_key for each in parked]
-        _look(connection, set(channels) - {""}, reads)
+        _look(connection, sorted(set(channels) - {""}), reads)
         with connection.pipeline(transaction=False) as pipe:
             for (request_id, score), channel in zip(page, channels, strict=True):
                 place = score % BEHIND + (0 if reads.get(channel) else BEHIND)
