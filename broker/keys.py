@@ -117,34 +117,37 @@ def supersede(context: Context, job: Job, *, now_ms: int) -> tuple[Change, ...]:
     """
     assert job.supersedes is not None, "only for a job with the key"
     name = key_id("newest", job.supersedes)
+    changes: tuple[Change, ...] = ()
     for _ in range(KEY_WRITES_MAX):
         document = _read(context, name, {"key": job.supersedes, "job_id": "", "since_ms": 0, "before": ""})
         body: Mapping[str, Any] = document.body
         newest: str = body["job_id"]
         if newest == job.id:
-            return _superseded(context, [body["before"]], job.id, now_ms)
+            return changes + _superseded(context, body["before"], job.id, now_ms)
         if (job.created_ms, job.id) < (body["since_ms"], newest):
-            return _superseded(context, [job.id], newest, now_ms, anew=False)
+            return changes + _superseded(context, job.id, newest, now_ms, anew=False)
+        # Whoever came before may have died before the one before that gave way to it, whom the key is about to forget.
+        changes += _superseded(context, body["before"], newest, now_ms)
         if _changed(context, document, {"job_id": job.id, "since_ms": job.created_ms, "before": newest}):
-            # The one before last too: whoever superseded it may have died before it cancelled it.
-            return _superseded(context, [body["before"], newest], job.id, now_ms)
+            # The one before last too, which may have been redriven since.
+            changes += _superseded(context, body["before"], job.id, now_ms)
+            return changes + _superseded(context, newest, job.id, now_ms)
     raise Unavailable(f"key {job.supersedes!r}: {KEY_WRITES_MAX} swaps in a row lost")
 
 
-def _superseded(context: Context, jobs: list[str], by: str, now_ms: int, *, anew: bool = True) -> tuple[Change, ...]:
-    """Have these jobs give way to a newer one; unless `anew`, those that have given way to none so far.
+def _superseded(context: Context, job_id: str, by: str, now_ms: int, *, anew: bool = True) -> tuple[Change, ...]:
+    """Have a job give way to a newer one; unless `anew`, only if it has given way to none so far. Empty: it is none.
 
     Raises:
       Unavailable: others kept writing, or no read shows a job that is there. To ask again is harmless.
     """
-    changes: list[Change] = []
-    for job_id in filter(None, jobs):
-        judge: Judge = lambda job: transitions.supersede(job, by=by, now_ms=now_ms, anew=anew)  # noqa: E731  # a rule, bound
-        settled = judge_and_write(context, job_id, judge, attempts_max=KEY_WRITES_MAX)
-        if not settled.changes:
-            raise Unavailable(f"{job_id!r} has to give way to {by!r}, and can't be written now")
-        changes += settled.changes
-    return tuple(changes)
+    if not job_id:
+        return ()
+    judge: Judge = lambda job: transitions.supersede(job, by=by, now_ms=now_ms, anew=anew)  # noqa: E731  # a rule, bound
+    settled = judge_and_write(context, job_id, judge, attempts_max=KEY_WRITES_MAX)
+    if not settled.changes:
+        raise Unavailable(f"{job_id!r} has to give way to {by!r}, and can't be written now")
+    return settled.changes
 
 
 def _alive(

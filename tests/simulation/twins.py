@@ -148,12 +148,9 @@ def _alive(context: Context, owner_id: str, *_: object, **__: object) -> Job | N
     return None if owner is None or owner.state.terminal else owner
 
 
-def _superseded(context: Context, jobs: list[str], by: str, now_ms: int) -> tuple[Change, ...]:
+def _superseded(context: Context, job_id: str, by: str, now_ms: int, **_: object) -> tuple[Change, ...]:
     """What a read shows to run is left alone."""
-    changes: list[Change] = []
-    for job_id in filter(None, jobs):
-        changes += judge_and_write(context, job_id, partial(give_way, why=by, now_ms=now_ms)).changes
-    return tuple(changes)
+    return judge_and_write(context, job_id, partial(give_way, why=by, now_ms=now_ms)).changes if job_id else ()
 
 
 def _fire(context: Context, document: Document, *, now_ms: int) -> Settlement:

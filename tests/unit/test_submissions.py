@@ -1,6 +1,7 @@
 """Submissions whose store fails half-way, or that come again: one job, one answer, and no effect that was refused."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -14,6 +15,7 @@ from broker.fence import Fence
 from broker.messages import REQUESTS
 from broker.repository import read_submitted
 from broker.settle import settle
+from broker.settlement import Change
 from datastore import Conflict, Corrupt, DatastoreError, NotFound, Ok, Throttled, Unavailable
 from datastore.interface import Body, CreateResult, Expected, Patch, ReadResult, UpdateResult
 from datastore.memory import MemoryDatastore
@@ -298,6 +300,34 @@ def test_a_submission_that_was_cut_off_before_the_older_job_gave_way_is_finished
     again = submit(desk.context, settled_last, job_id=settled_last, supersedes="k", now_ms=NOW + 9)
     assert again.answer.word is Word.REPLAYED
     assert (desk.job("old").state, desk.job("new").state) == (State.CANCELLED, State.READY)
+
+
+def cut_off_in_a_row(desk: Desk, meanwhile: Callable[[], None] = lambda: None) -> list[State]:
+    """What becomes of three jobs of a key where the last two submissions were cut off as the oldest was to give way."""
+    supersedes(desk, "a")
+    stuck = desk.on(NotWritten(desk.store, "a"))
+    for number, name in enumerate(("b", "c"), start=1):
+        cut = submit(stuck, f"s-{name}", job_id=name, supersedes="k", now_ms=NOW + number)
+        assert cut.answer.word is Word.OUTCOME_UNKNOWN
+        meanwhile()
+    assert submit(desk.context, "s-c", job_id="c", supersedes="k", now_ms=NOW + 3).answer.word is Word.REPLAYED
+    return [desk.job(name).state for name in "abc"]
+
+
+def test_a_submission_leaves_none_waiting_whose_newer_jobs_were_all_cut_off(desk: Desk) -> None:
+    assert cut_off_in_a_row(desk) == [State.CANCELLED, State.CANCELLED, State.READY]
+
+
+def test_where_nobody_finishes_what_the_one_before_began_the_oldest_waits_for_good(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound = keys._superseded
+
+    def for_itself(context: Context, job_id: str, by: str, now_ms: int, **how: Any) -> tuple[Change, ...]:
+        return () if by == "b" else sound(context, job_id, by, now_ms, **how)
+
+    broken = partial(monkeypatch.setattr, keys, "_superseded", for_itself)
+    assert cut_off_in_a_row(desk, broken) == [State.READY, State.CANCELLED, State.READY]
 
 
 @pytest.mark.parametrize("failing", ["key", "job"])
