@@ -122,12 +122,12 @@ def supersede(context: Context, job: Job, *, now_ms: int) -> tuple[Change, ...]:
         document = _read(context, name, {"key": job.supersedes, "job_id": "", "since_ms": 0, "before": ""})
         body: Mapping[str, Any] = document.body
         newest: str = body["job_id"]
+        # What the newest one began is finished first, whoever asks: it may have died, and the key may forget it now.
+        changes += _superseded(context, body["before"], newest, now_ms)
         if newest == job.id:
-            return changes + _superseded(context, body["before"], job.id, now_ms)
+            return changes
         if (job.created_ms, job.id) < (body["since_ms"], newest):
             return changes + _superseded(context, job.id, newest, now_ms, anew=False)
-        # Whoever came before may have died before the one before that gave way to it, whom the key is about to forget.
-        changes += _superseded(context, body["before"], newest, now_ms)
         if _changed(context, document, {"job_id": job.id, "since_ms": job.created_ms, "before": newest}):
             # The one before last too, which may have been redriven since.
             changes += _superseded(context, body["before"], job.id, now_ms)

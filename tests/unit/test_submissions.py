@@ -318,6 +318,17 @@ def test_a_submission_leaves_none_waiting_whose_newer_jobs_were_all_cut_off(desk
     assert cut_off_in_a_row(desk) == [State.CANCELLED, State.CANCELLED, State.READY]
 
 
+def test_a_submission_that_comes_late_finishes_what_a_newer_one_began(desk: Desk) -> None:
+    supersedes(desk, "a")
+    stored = submit(
+        desk.on(NoNewest(desk.store, Unavailable("503"))), "s-b", job_id="b", supersedes="k", now_ms=NOW + 1
+    )
+    newest = submit(desk.on(NotWritten(desk.store, "a")), "s-c", job_id="c", supersedes="k", now_ms=NOW + 2)
+    assert [cut.answer.word for cut in (stored, newest)] == [Word.OUTCOME_UNKNOWN] * 2
+    assert submit(desk.context, "s-b", job_id="b", supersedes="k", now_ms=NOW + 3).answer.good
+    assert [desk.job(name).state for name in "abc"] == [State.CANCELLED, State.CANCELLED, State.READY]
+
+
 def test_where_nobody_finishes_what_the_one_before_began_the_oldest_waits_for_good(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
