@@ -124,11 +124,12 @@ def _proposals(
 
     `asked` holds what earlier rounds have brought each.
 
-    Of several copies in one batch (its client sent it again while the queue was long) the first is answered.
+    Of several copies in one batch (its client sent it again while the queue was long) the first is answered, or the
+    first that does not wait: its client has given up the wait.
     """
     proposals: dict[int, Proposal | Settlement] = {}
     asking: dict[int, Asking] = {}
-    senders: set[str] = set()
+    senders: dict[str, int] = {}
     for position, earlier in asked.items():
         taken = batch[position]
         request = taken.request
@@ -139,13 +140,19 @@ def _proposals(
         count = wanted(request, earlier)
         if taken.resend and earlier is None and (known := _known(context, request, at_most=count)) is not None:
             proposals[position] = known
-        elif (refused := refusal(context, request, now_ms=now_ms)) is not None:
+            continue
+        if (refused := refusal(context, request, now_ms=now_ms)) is not None:
             proposals[position] = refused
-        elif (sender := claim_next.claim_id(request)) in senders:
+            continue
+        before = senders.get(sender := claim_next.claim_id(request))
+        if before is not None and (request.body.wait_ms or not asking[before].claim.body.wait_ms):
             proposals[position] = InHand()
-        else:
-            senders.add(sender)
-            asking[position] = Asking(request, taken.insist, count, again=taken.resend and earlier is None)
+            continue
+        if before is not None:
+            del asking[before]
+            proposals[before] = InHand()
+        senders[sender] = position
+        asking[position] = Asking(request, taken.insist, count, again=taken.resend and earlier is None)
     step_ms = context.rules.ageing_step_ms
     found = claim_next.propose(connection, list(asking.values()), worker=worker, now_ms=now_ms, step_ms=step_ms)
     return proposals | dict(zip(asking, found, strict=True))

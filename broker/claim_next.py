@@ -88,7 +88,8 @@ _PROPOSE = Script(
     + """
 -- KEYS: 1 the waiting claims, 2 their ends, 3 what is remembered, 4 who settles it, 5 lanes as served, 6.. the sets
 -- ARGV: worker, request id, insist, mark ttl, now, ageing step, how many jobs, 8 the channel of a client that asks now
--- (of a claim that was woken: nothing), 9 a resend that nothing was proposed to here, 10.. the bonus of each set
+-- (of a claim that was woken: nothing; of one that will not wait: `-`), 9 a resend that nothing was proposed to here,
+-- 10.. the bonus of each set
 -- Who settles it stands there with what it was proposed: where that worker has died, these jobs are tried again first,
 -- for one of them may be leased by this claim, and no search show it yet.
 -- It waits only where it can be woken and ended too; with a part of that lost, a resend begins the wait anew.
@@ -106,7 +107,8 @@ end
 if ARGV[3] == '0' then
   local parked = waits(ARGV[2])
   if parked and (ARGV[8] == '' or ARGV[8] == parked.reply_key) then return {'in_hand'} end
-  -- The client that asked last is the one to be answered: the one before it is gone, or it would have waited.
+  -- The client that asked last is the one to be answered: the one before it is gone, or it would have waited. One that
+  -- asks without a wait has given up its own.
   if parked then
     unpark(ARGV[2])
     settler, proposed = nil, {}
@@ -242,7 +244,7 @@ def propose(connection: Redis, asking: Sequence[Asking], *, worker: str, now_ms:
         fitting = index.serving(canonical(claim.body.offers), sets[queue])
         keys = [index.members_key(index.READY, queue, terms) for terms, _ in fitting]
         arguments: list[Argument] = [worker, claim_id(claim), int(each.insist), MARK_TTL_MS, now_ms, step_ms]
-        arguments += [each.count, "" if waited(claim) else replies.reply_key(claim.factory_id, claim.instance)]
+        arguments += [each.count, _shared_by(claim)]
         arguments.append(int(each.again))
         arguments += [*(step_ms * met // WEIGHT_MAX for _, met in fitting)]
         keys.append(index.reserved_key(queue, claim.factory_id))
@@ -250,6 +252,13 @@ def propose(connection: Redis, asking: Sequence[Asking], *, worker: str, now_ms:
         own = [answer_key(claim_id(claim)), mark_key(claim_id(claim))]
         calls.append(([WAITING, WAIT_ENDS, *own, index.served_key(queue), *keys], arguments))
     return [_proposal(result) for result in _PROPOSE.run_many(connection, calls)]
+
+
+def _shared_by(claim: Claim) -> str:
+    """The channel whose wait serves this copy too."""
+    if waited(claim):
+        return ""
+    return replies.reply_key(claim.factory_id, claim.instance) if claim.body.wait_ms else "-"
 
 
 def remember(pipe: Pipeline, claim: Claim, answer: Answer, *, maybe: Sequence[str] = ()) -> None:
