@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from broker.cli.errors import CommandError
 from broker.cli.exits import Exit
+from broker.cli.output import note
 
 if TYPE_CHECKING:  # loaded by the commands that connect, when they do
     from broker.client import AsyncClient, Client
@@ -20,6 +21,8 @@ INCARNATION = "cli"
 ANONYMOUS = "cli"
 """The factory of commands that hold no lease."""
 TIMEOUT_MS = 10_000
+SOON_MS = 300
+"""A wait that need not be told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,9 @@ def connected(target: Target) -> Iterator["Client"]:
                 raise
             problem = str(error).partition("; ")[0]
             raise CommandError(problem, "does a worker serve? see `broker status`", exit=Exit.UNKNOWN) from error
+        finally:
+            if not client.settle(within_ms=SOON_MS):
+                note("waits for the answer to a claim that was given up, to give the job back; Ctrl-C ends at once")
 
 
 def async_client(target: Target) -> "AsyncClient":

@@ -93,6 +93,7 @@ class Call:
         "_address",
         "_attempt",
         "_body",
+        "_fields",
         "_form",
         "_history",
         "_invoked",
@@ -133,6 +134,7 @@ class Call:
         self.is_claim = kind is Claim
         self._kind = kind
         self._form = form(kind)
+        self._fields = body
         self._body = self._form.body(body)
         self._address = address
         self._patience_ms = int(body.get("wait_ms", 0)) if self.is_claim else 0
@@ -161,14 +163,28 @@ class Call:
             self._attempt += 1
         else:
             self.first_sent_ms = now_ms
-        text = self._text(broker_time.at(min(self.until_ms, now_ms + DEADLINE_AHEAD_MAX_MS)))
+        text = self._text(now_ms, broker_time)
         if self._history is not None and self._invoked is None:
             self._request = parse(text)
             self._invoked = self._history.invoked(self._request)
         return Message(self._form.queue, rq_job_id(self.request_id, self._attempt), text)
 
-    def _text(self, deadline_ms: int | None) -> str:
+    def withdrawal(self, now_ms: int, broker_time: BrokerTime) -> Message | None:
+        """The claim once more, without its wait: it is answered at once. None where nothing waits."""
+        if not self.waits or not self._out or self.settled:
+            return None
+        if self._patience_ms:
+            self._timeout_ms -= self._patience_ms
+            self._patience_ms = 0
+            self.until_ms = min(self.until_ms, now_ms + self._timeout_ms)
+            self._body = self._form.body({**self._fields, "wait_ms": 0})
+        self._attempt += 1
+        text = self._text(now_ms, broker_time)
+        return Message(self._form.queue, rq_job_id(self.request_id, self._attempt), text)
+
+    def _text(self, now_ms: int, broker_time: BrokerTime) -> str:
         """The envelope. Ids have been validated: they need no quoting."""
+        deadline_ms = broker_time.at(min(self.until_ms, now_ms + DEADLINE_AHEAD_MAX_MS))
         who = self._address
         deadline = "" if deadline_ms is None else f'"deadline_ms":{deadline_ms},'
         return (
@@ -176,6 +192,16 @@ class Call:
             f'"factory_id":"{who.factory_id}","incarnation":"{who.incarnation}","instance":"{who.instance}",'
             f'{deadline}"body":{self._body}}}'
         )
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is a claim that the broker may keep waiting."""
+        return self.is_claim and bool(self._fields.get("wait_ms"))
+
+    @property
+    def out(self) -> bool:
+        """Whether an attempt was sent, or may have been."""
+        return self._out > 0
 
     def woken(self) -> None:
         """There is something new to know."""

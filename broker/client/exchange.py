@@ -13,7 +13,7 @@ from broker.client.call import Address, BrokerTime, Call, release_of
 from broker.client.connection import MaybeSent, NotAccepted, NotSent, Sender, shut_out
 from broker.client.errors import ClientClosed
 from broker.client.listener import Listener
-from broker.client.pending import Pending
+from broker.client.pending import LATE_MS, Pending
 from broker.client.reply import Reply, parse_reply
 from broker.client.turns import Turns, Waiter
 from broker.clock import monotonic_ms
@@ -82,9 +82,15 @@ class Exchange:
         self._watch.start()
 
     def close(self) -> None:
-        """Stop reading; whoever still waits gets ClientClosed. Closing twice is harmless."""
+        """Settle what was given up, and stop reading; whoever still waits gets ClientClosed. Twice is harmless."""
         if self._closed.is_set() or self._pid != os.getpid():
             return
+        try:
+            self.settle()
+        finally:
+            self._stop()
+
+    def _stop(self) -> None:
         self._closed.set()
         self._listener.wake()
         if self._watch.ident is not None:
@@ -98,6 +104,46 @@ class Exchange:
         self._sender.close()
         if self.history is not None:
             self.history.close()
+
+    def settle(self, within_ms: int | None = None) -> bool:
+        """Wait until each claim that was given up is answered, and what it got is given back. False: they are not.
+
+        Without `within_ms` as long as they may be granted, which is until their own time is over.
+        """
+        waiter = Waiter()
+        now_ms = monotonic_ms()
+        until_ms, again_ms = None if within_ms is None else now_ms + within_ms, now_ms + self._attempt_ms
+        try:
+            while calls := self._given_up(waiter):
+                now_ms = monotonic_ms()
+                self._turns.begin(waiter)
+                if (until_ms is not None and now_ms >= until_ms) or self._is_read_below(waiter):
+                    return False
+                if now_ms >= again_ms:
+                    again_ms = now_ms + self._attempt_ms
+                    self._withdraw(calls)
+                ends_ms = min(again_ms, max(call.until_ms for call in calls) + LATE_MS, until_ms or again_ms)
+                left_ms = max(1, ends_ms - now_ms)
+                if self._turns.reads(waiter):
+                    self._read(left_ms)
+                else:
+                    waiter.wait(left_ms)
+        finally:
+            self._turns.end(waiter)
+        return True
+
+    def _given_up(self, waiter: Waiter) -> list[Call]:
+        """What was given up; an answer to it wakes `waiter`."""
+        with self._lock:
+            calls = self._pending.given_up()
+            for call in calls:
+                call.wake = waiter
+        return calls
+
+    def _is_read_below(self, waiter: Waiter) -> bool:
+        """Whether this very thread reads, below the handler of a signal: nothing is read until that has returned."""
+        reader = self._turns.reader
+        return reader is not None and reader is not waiter and reader.thread == waiter.thread
 
     def check_open(self) -> None:
         """Raises ClientClosed where this client can't be used."""
@@ -147,6 +193,7 @@ class Exchange:
             for call in calls:
                 for grant in () if call.reply is None else call.reply.grants:
                     self._give_back(grant)
+            self._withdraw(calls)
 
     def _send(self, calls: Sequence[Call], sender: Sender) -> Exception | None:
         """Send what is unsettled. None where it is on its way, else what went wrong.
@@ -156,18 +203,20 @@ class Exchange:
         """
         now_ms = monotonic_ms()
         messages = [call.next_attempt(now_ms, self.broker_time) for call in calls]
+        for call in calls:
+            call.on_its_way()  # before it is: where an interrupt comes meanwhile, it may have been sent
         try:
             sender.send(messages, self._listener.ask_ahead)
         except NotSent as error:
+            for call in calls:
+                call.never_left()
             return error
         except MaybeSent as error:
-            for call in calls:
-                call.on_its_way()
             return error
         except NotAccepted as error:
+            for call in calls:
+                call.never_left()
             raise calls[0].refused(str(error)) from error
-        for call in calls:
-            call.on_its_way()
         return None
 
     def _wait(self, calls: Sequence[Call], waiter: Waiter, ends_ms: int) -> None:
@@ -234,11 +283,22 @@ class Exchange:
         """Until nobody reads any more, unless this thread does: a handler of a signal may close the client."""
         last = Waiter()
         self._turns.begin(last)
-        while not self._turns.reads(last) and (reader := self._turns.reader) is not None:
-            if reader.thread == last.thread:
+        while not self._turns.reads(last) and self._turns.reader is not None:
+            if self._is_read_below(last):
                 break
             last.wait(LOOK_MS)
         self._turns.end(last)
+
+    def _withdraw(self, calls: Sequence[Call]) -> None:
+        """End the waits of claims that were given up. Where that fails, they last until their time is over."""
+        now_ms = monotonic_ms()
+        messages = [each for call in calls if (each := call.withdrawal(now_ms, self.broker_time)) is not None]
+        if not messages or self._closed.is_set():
+            return
+        try:
+            self._sender.send(messages)
+        except (NotSent, NotAccepted, MaybeSent) as error:
+            log.info("claims_not_withdrawn", error=str(error))
 
     def _give_back(self, grant: Reply) -> None:
         """Release a lease that nobody waits for any more. Where that fails too, it expires."""

@@ -2,8 +2,8 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from redis.exceptions import RedisError
@@ -14,7 +14,7 @@ from broker.client.call import Address, BrokerTime, Call, release_of
 from broker.client.connection import MaybeSent, NotAccepted, NotSent, shut_out
 from broker.client.connection_async import AsyncListener, AsyncSender
 from broker.client.errors import ClientClosed
-from broker.client.pending import Pending
+from broker.client.pending import LATE_MS, Pending
 from broker.client.reply import Reply, parse_reply
 from broker.clock import Steady, monotonic_ms
 from broker.entropy import Entropy
@@ -77,9 +77,30 @@ class AsyncExchange:
         self._reader = asyncio.create_task(self._read(), name="broker-replies")
 
     async def close(self) -> None:
-        """Stop reading; whoever still waits gets ClientClosed. Closing twice is harmless."""
+        """Settle what was given up, and stop reading; whoever still waits gets ClientClosed. Twice is harmless."""
         if self._closed or self._pid != os.getpid():
             return
+        try:
+            await self._settle()
+        finally:
+            await self._stop()
+
+    async def _settle(self) -> None:
+        """Wait until each claim that was given up is answered, or can't be granted any more."""
+        await self._sender.sent()
+        again_ms = self.steady_ms() + self._attempt_ms
+        while not self._closed and (calls := self._pending.given_up()):
+            now_ms = self.steady_ms()
+            if now_ms >= again_ms:
+                again_ms = now_ms + self._attempt_ms
+                self._withdraw(calls)
+            wake: asyncio.Future[None] = self._loop.create_future()
+            for call in calls:
+                call.wake = wake
+            over_ms = max(call.until_ms for call in calls) + LATE_MS
+            await self._within(min(again_ms, over_ms), now_ms, wake)
+
+    async def _stop(self) -> None:
         self._closed = True
         while self._reader is not None and not self._reader.done():
             self._reader.cancel()  # more than once: in Python 3.11 `asyncio.wait_for`, within redis-py, can swallow it
@@ -139,6 +160,8 @@ class AsyncExchange:
             if abandoned and call.reply is not None:
                 for grant in call.reply.grants:
                     self._give_back(grant)
+            if abandoned and call.waits and not self._closed:
+                self._in_a_task_of_its_own(self._give_up(call), name="broker-give-up")
 
     async def _within(self, ends_ms: int, now_ms: int, wake: "asyncio.Future[None]") -> None:
         """Wait for `wake`, which is completed at `ends_ms` if nothing else does."""
@@ -186,9 +209,23 @@ class AsyncExchange:
 
     def _give_back(self, grant: Reply) -> None:
         """Release a lease that nobody waits for any more, in a task of its own: its caller may be cancelled."""
-        task = asyncio.create_task(self._release(grant), name="broker-give-back")
+        self._in_a_task_of_its_own(self._release(grant), name="broker-give-back")
+
+    def _in_a_task_of_its_own(self, work: Coroutine[Any, Any, None], *, name: str) -> None:
+        task = asyncio.create_task(work, name=name)
         self._giving_back.add(task)
         task.add_done_callback(self._giving_back.discard)
+
+    async def _give_up(self, call: Call) -> None:
+        await self._sender.sent()
+        self._withdraw([call])
+
+    def _withdraw(self, calls: Sequence[Call]) -> None:
+        """End the waits of claims that were given up. Where that fails, they last until their time is over."""
+        now_ms = self.steady_ms()
+        for call in calls:
+            if not self._closed and (message := call.withdrawal(now_ms, self.broker_time)) is not None:
+                self._sender.post(message, call)
 
     async def _release(self, grant: Reply) -> None:
         now_ms = self.steady_ms()

@@ -14,7 +14,10 @@ log = structlog.get_logger(__name__)
 
 REMEMBERED = 4_096
 """Claims whose outcome is remembered to recognise a second grant: as many as a reply channel holds, or twice that."""
-
+LATE_MS = 500
+"""How much later than its deadline a grant may come that was given just before it."""
+GIVEN_UP_MAX = 256
+"""With more of these, those are looked for that are past their time."""
 
 Leases: TypeAlias = tuple[tuple[str, int], ...]
 """Jobs and epochs."""
@@ -33,6 +36,7 @@ class Pending:
         self._waiting: dict[str, tuple[Call, ...]] = {}
         self._kept: dict[str, Leases] = {}
         self._kept_before: dict[str, Leases] = {}
+        self._given_up: dict[str, Call] = {}
 
     def expect(self, call: Call, wake: Waiter) -> None:
         """Complete `wake` once `call` has its next reply. Several callers may wait for one request id.
@@ -56,6 +60,16 @@ class Pending:
             del self._waiting[call.request_id]
         if abandoned and call.is_claim:
             self._keep(call.request_id, ())
+            if not call.settled:
+                self._given_up[call.request_id] = call
+                if len(self._given_up) > GIVEN_UP_MAX:
+                    self.given_up()
+
+    def given_up(self) -> list[Call]:
+        """Claims that nobody waits for any more, and that may be granted still."""
+        over_ms = self._now_ms() - LATE_MS
+        self._given_up = {id: call for id, call in self._given_up.items() if call.until_ms > over_ms}
+        return [call for call in self._given_up.values() if call.out]
 
     def awaits(self, calls: Iterable[Call]) -> bool:
         """Whether one of `calls` is expected and has had no reply."""
@@ -79,6 +93,7 @@ class Pending:
             if not self.notices.deliver(text):
                 log.warning("reply_not_understood", error=str(error))
             return ()
+        self._answer_one_given_up(reply)
         waiting = self._waiting.get(reply.request_id)
         if waiting is None:
             return self._surplus(reply)
@@ -100,6 +115,15 @@ class Pending:
             call.woken()
         del self._waiting[reply.request_id]  # last: whoever is interrupted above delivers it once more
         return ()
+
+    def _answer_one_given_up(self, reply: Reply) -> None:
+        call = self._given_up.get(reply.request_id)
+        if call is None:
+            return
+        call.reply = reply
+        if call.settled:
+            del self._given_up[reply.request_id]
+            call.woken()
 
     def _surplus(self, reply: Reply) -> Sequence[Reply]:
         """Late grants of other leases than those kept. One for a request that timed out may yet be asked for."""

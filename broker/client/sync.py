@@ -137,8 +137,15 @@ class Client(Line, Leasing[Reply, Lease]):
         """Which start of the factory; give it to the client that is to repeat this one's requests."""
         return self._exchange.address.incarnation
 
+    def settle(self, within_ms: int | None = None) -> bool:
+        """Wait for the answers to claims that were given up (interrupted), and give back what they got.
+
+        `close` does that, as long as they may be granted. False: they were not answered `within_ms`.
+        """
+        return self._exchange.settle(within_ms)
+
     def close(self) -> None:
-        """Give back the connections. Whoever still waits gets ClientClosed; closing twice is harmless."""
+        """Settle, and give back the connections. Whoever still waits gets ClientClosed; closing twice is harmless."""
         self._exchange.close()
         self._keeper.close()
 
