@@ -21,8 +21,11 @@ from broker.exec.events import HEAR_S, heard_signals
 PAUSE_MS = 1_000
 PAUSE_MAX_MS = 30_000
 """Between two claims that failed: doubled each time up to this."""
-LAST_CLAIM_MS = 5_000
-"""How long a stopped agent waits for the answer to its last claim, which the broker sends at once."""
+LAST_CLAIM_MS = 10_000
+"""How long a stopped agent waits for the answer to its last claim, to give back what it got. The broker sends it at
+once, unless a worker hangs or has died with it: within this time another one takes over."""
+HURRIED_MS = 1_000
+"""The same after a second signal."""
 REPLACED = "another start of this factory has registered, or it was removed"
 
 
@@ -68,7 +71,8 @@ class Agent:
     """A registered factory at work. To be run from the main thread, once.
 
     The first stop signal: no new work; what runs is finished. The second: the commands are stopped and their jobs
-    released. An operator's drain is obeyed by asking again later, a cancel by stopping that job's command.
+    released; where none runs, the answer to a claim on its way is not waited for much longer. An operator's drain is
+    obeyed by asking again later, a cancel by stopping that job's command.
     """
 
     def __init__(
@@ -219,6 +223,8 @@ class Agent:
     def _stop(self, number: signal.Signals) -> None:
         if self._end is not None and self._end is not End.MAX_JOBS:
             self._running.stop(number)
+            if self._asked_ms is not None:
+                self._asked_ms, self._wait_ms = monotonic_ms() - LAST_CLAIM_MS + HURRIED_MS, 0
             return
         self._end = End.STOPPED
         self._tell(f"{number.name}: no new work; {self.unfinished} running. A second signal stops them")
