@@ -14,6 +14,8 @@ from broker.cli.exits import Exit
 from broker.cli.output import note
 
 if TYPE_CHECKING:  # loaded by the commands that connect, when they do
+    from structlog.typing import EventDict
+
     from broker.client import AsyncClient, Client
 
 INCARNATION = "cli"
@@ -21,6 +23,8 @@ INCARNATION = "cli"
 ANONYMOUS = "cli"
 """The factory of commands that hold no lease."""
 TIMEOUT_MS = 10_000
+TOLD = frozenset({"lease_lost", "reply_not_signed"})
+"""Events that the command tells in a sentence as well."""
 SOON_MS = 300
 """A wait that need not be told."""
 
@@ -133,14 +137,23 @@ def fleet_redis(state_dir: Path) -> str:
 
 
 def _quiet_logs() -> None:
-    """Warnings only, and on standard error: standard output is the answer's."""
+    """Warnings only, and on standard error: standard output is the answer's. On a terminal not what a sentence says."""
     import structlog
 
     structlog.configure(
         processors=[
+            *((_without_what_is_told,) if sys.stderr.isatty() else ()),
             structlog.processors.add_log_level,
             structlog.processors.KeyValueRenderer(key_order=["level", "event"]),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
         logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
     )
+
+
+def _without_what_is_told(_logger: Any, _method: str, event: "EventDict") -> "EventDict":
+    import structlog
+
+    if event["event"] in TOLD:
+        raise structlog.DropEvent
+    return event

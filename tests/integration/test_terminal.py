@@ -1,0 +1,68 @@
+"""What a command says on a terminal is a sentence; what is no terminal gets the log too."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from broker.cli.exits import Exit
+from broker.client import Client
+from tests.commands import BROKER
+from tests.fleet import Fleet
+from tests.processes import end, wait_for
+from workers.leash import leashed
+
+pytestmark = pytest.mark.redis
+
+SENTENCE = "job j, epoch 1: lease_lost (revoked)"
+
+
+@pytest.fixture
+def client(fleet: Fleet) -> Iterator[Client]:
+    fleet.start_worker()
+    with Client.connect(fleet.redis_url, factory_id="f") as client:
+        client.submit(job_id="j")
+        yield client
+
+
+def until_its_lease_is_lost(client: Client, fleet: Fleet, arguments: list[str], stderr: int) -> int:
+    """Runs a command until the lease of its job is lost. Its exit status."""
+    process: subprocess.Popen[Any] = subprocess.Popen(
+        leashed([*BROKER, *arguments, "--", "sleep", "600"]),
+        stdin=subprocess.DEVNULL,
+        stderr=stderr,
+        env={**os.environ, **fleet.environment()},
+        text=True,
+    )
+    try:
+        wait_for(lambda: client.job("j").body["job"]["state"] == "leased", "the job runs")
+        client.revoke("j", hold=True)
+        wait_for(lambda: process.poll() is not None, "it has ended")
+        return process.returncode
+    finally:
+        end(process)
+
+
+@pytest.mark.parametrize("command", [["exec"], ["agent", "--once"]], ids=["exec", "agent"])
+def test_a_lost_lease_is_told_on_a_terminal_once_and_in_a_sentence(
+    client: Client, fleet: Fleet, command: list[str]
+) -> None:
+    terminal, its_end = os.openpty()
+    status = until_its_lease_is_lost(client, fleet, [*command, "--factory", "e"], its_end)
+    os.close(its_end)
+    told = os.read(terminal, 65_536).decode()
+    os.close(terminal)
+    assert (status, SENTENCE in told) == (Exit.LOST, True), told
+    assert told.count("lease_lost") == 1, told
+
+
+def test_where_there_is_no_terminal_a_lost_lease_is_logged_too(client: Client, fleet: Fleet) -> None:
+    reading, writing = os.pipe()
+    status = until_its_lease_is_lost(client, fleet, ["exec", "--factory", "e"], writing)
+    os.close(writing)
+    told = os.read(reading, 65_536).decode()
+    os.close(reading)
+    assert (status, SENTENCE in told) == (Exit.LOST, True), told
+    assert "event='lease_lost' job='j' epoch=1 reason='revoked'" in told
