@@ -176,11 +176,12 @@ class Agent:
     def _take(self, answer: Reply | ClientError) -> None:
         """What a claim led to."""
         asked_ms, self._asked_ms = self._asked_ms, None
-        if isinstance(answer, ClientError):
+        if isinstance(answer, ClientError) or answer.retry is Retry.SAME_ID:
             self._failures += 1
             pause_ms = min(PAUSE_MAX_MS, PAUSE_MS << min(self._failures, 5))
             self._pause_until_ms = monotonic_ms() + pause_ms
-            self._tell(f"no answer: {answer}; asking again in {pause_ms // 1000} s")
+            why = answer if isinstance(answer, ClientError) else answer.summary
+            self._tell(f"no answer: {why}" + (f"; asking again in {pause_ms // 1000} s" if self._end is None else ""))
             return
         self._failures = 0
         if answer.granted:

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from broker.answers import Retry
 from broker.client import BrokerTimeout, Client, ClientError, Reply
 
 WAIT_MS_MAX = 30_000
@@ -46,7 +47,7 @@ class Claiming:
                 wait_ms=min(wait_ms, WAIT_MS_MAX),
                 request_id=repeated,
             )
-            self._repeat = None
+            self._repeat = answer.request_id if answer.retry is Retry.SAME_ID else None
         except BrokerTimeout as error:
             self._repeat = error.request_id
             answer = error

@@ -51,6 +51,10 @@ _ANY_JOB: Mapping[Word, str] = {
     Word.NOT_CLAIMABLE: "wait for it with --wait; see `broker queue list` and `broker limit list`",
 }
 """Instead of `_NEXT` where the claim named no job."""
+_NOT_SIGNED = (
+    "see `broker key list` where the broker runs; with a key that stands (BROKER_KEY_FILE) repeat it with the same "
+    "--request-id: it may have taken effect"
+)
 _SCHEDULE_EXISTS = "choose another name, or change that schedule with --replace"
 
 
@@ -121,6 +125,8 @@ def _next_step(reply: "Reply") -> str:
     step = _NEXT_FOR_REASON.get(reply.reason) if reply.reason is not None else None
     if reply.reason is Reason.EXISTS and "name" in reply.body:
         step = _SCHEDULE_EXISTS
+    if reply.body.get("not_signed"):  # by the client: broker/client/trust.py
+        step = _NOT_SIGNED
     if "job_id" not in reply.body:
         step = step or _ANY_JOB.get(reply.answer)
     if reply.answer is Word.NOT_FOUND:

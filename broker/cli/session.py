@@ -23,8 +23,6 @@ INCARNATION = "cli"
 ANONYMOUS = "cli"
 """The factory of commands that hold no lease."""
 TIMEOUT_MS = 10_000
-TOLD = frozenset({"lease_lost", "reply_not_signed"})
-"""Events that the command tells in a sentence as well."""
 SOON_MS = 300
 """A wait that need not be told."""
 
@@ -137,12 +135,12 @@ def fleet_redis(state_dir: Path) -> str:
 
 
 def _quiet_logs() -> None:
-    """Warnings only, and on standard error: standard output is the answer's. On a terminal not what a sentence says."""
+    """Warnings only, and on standard error: standard output is the answer's. On a terminal in words."""
     import structlog
 
     structlog.configure(
         processors=[
-            *((_without_what_is_told,) if sys.stderr.isatty() else ()),
+            *((_in_words,) if sys.stderr.isatty() else ()),
             structlog.processors.add_log_level,
             structlog.processors.KeyValueRenderer(key_order=["level", "event"]),
         ],
@@ -151,9 +149,17 @@ def _quiet_logs() -> None:
     )
 
 
-def _without_what_is_told(_logger: Any, _method: str, event: "EventDict") -> "EventDict":
+def _in_words(_logger: Any, _method: str, event: "EventDict") -> "EventDict":
+    """Say it to a person, or nothing where the command says it anyway."""
     import structlog
 
-    if event["event"] in TOLD:
-        raise structlog.DropEvent
-    return event
+    match event["event"]:
+        case "lease_lost":
+            raise structlog.DropEvent
+        case "reply_not_signed":
+            note(
+                f"a reply without a signature said {event['answer']}: {event['detail']}; it is not believed, asking on"
+            )
+            raise structlog.DropEvent
+        case _:
+            return event

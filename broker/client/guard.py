@@ -209,7 +209,8 @@ class Guard(Held, ABC, Generic[K]):
         try:
             reply = yield from self._asking(partial(ask, self.job_id, **self._tenure.fence, **fields), within_ms)
             if reply.answer is Word.OUTCOME_UNKNOWN:
-                raise BrokerTimeout("the outcome is unknown", request_id=reply.request_id)
+                why = f": {reply.body['detail']}" if "detail" in reply.body else ""
+                raise BrokerTimeout(f"the outcome is unknown{why}", request_id=reply.request_id)
             self._judge(reply)
         except BrokerTimeout:
             self._ended = True

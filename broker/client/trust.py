@@ -17,6 +17,8 @@ from broker.signing import BadKey, Key
 
 log = structlog.get_logger(__name__)
 TOLD_MAX = 16
+NOT_SIGNED = "not_signed"
+"""In the body of an answer that stands for replies which can't be believed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +65,15 @@ class Trust:
         if message.startswith(signing.MARK):
             return parse_reply(self.key.opened(self.channel, message))
         reply = parse_reply(message)
-        told = f"a reply without a signature said {reply.answer}: {reply.body.get('detail', reply.reason)}"
+        said = f"{reply.answer}: {reply.body.get('detail', reply.reason)}"
+        told = (
+            f"replies came that are not signed with the key {self.key.id}: it may have been revoked. They said {said}"
+        )
         if told not in self._told:  # a call goes on, and is answered so each time
             log.warning("reply_not_signed", answer=reply.answer.value, detail=reply.body.get("detail"))
             if len(self._told) < TOLD_MAX:
                 self._told.add(told)
-        detail: Mapping[str, Any] = MappingProxyType({"detail": told})
+        detail: Mapping[str, Any] = MappingProxyType({"detail": told, NOT_SIGNED: True})
         return replace(
             reply, answer=Word.OUTCOME_UNKNOWN, reason=None, retry=Retry.SAME_ID, retry_after_ms=None, body=detail
         )

@@ -85,6 +85,12 @@ def test_the_life_of_keys(desk: Desk) -> None:
     desk.key("new.key", "--factory", "mac-1")
     assert desk.run("key", "revoke", old).status == 0
     wait_for(lambda: "is revoked" in desk.run("jobs", "--timeout", "0.3", key="mac.key").err, "the key is out")
+    for arguments in (["jobs"], ["claim", "--wait", "0.1"], ["exec", "--", "true"]):
+        at, *rest = arguments
+        refused = desk.run(at, "--timeout", "0.3", *rest, key="mac.key")
+        assert refused.status == 4, "nobody has proved that it was refused"
+        assert f"not signed with the key {old}: it may have been revoked" in refused.err
+        assert "\nnext: see `broker key list`" in refused.err
     assert desk.run("jobs", key="new.key").status == 0
 
     listed = desk.run("key", "list", "--json")

@@ -13,7 +13,7 @@ from broker.clock import monotonic_ms
 from broker.entropy import SystemEntropy
 from broker.keyring import revoke
 from broker.queues import Wire
-from broker.signing import Role
+from broker.signing import Key, Role
 from tests.caller import Caller
 from tests.fleet import Fleet
 from tests.processes import wait_for
@@ -95,7 +95,9 @@ def test_a_client_with_a_revoked_key_hears_so_and_another_key_works(signed: Sign
         revoke(signed.store, SystemEntropy(), old.id, now_ms=1)
         refused = wait_for(lambda: _unless_good(client.job(job_id)), "the key is out")
         assert refused.answer is Word.OUTCOME_UNKNOWN, "an unsigned reply decides nothing"
-        assert "is revoked" in refused.body["detail"]
+        for detail in (refused.body["detail"], asyncio.run(asked_by_the_async_client(signed, old)).body["detail"]):
+            assert f"not signed with the key {old.id}: it may have been revoked. They said unauthorized: " in detail
+            assert "is revoked" in detail
     with signed.client(new) as client:
         assert client.job(job_id).good
 
@@ -104,6 +106,12 @@ def test_what_a_key_does_not_permit_is_refused_at_once(signed: Signed) -> None:
     with signed.client(signed.key("mac-1")) as client:
         reply = client.pause_queue("default")
     assert (reply.answer, reply.reason) == (Word.UNAUTHORIZED, Reason.NOT_PERMITTED)
+
+
+async def asked_by_the_async_client(signed: Signed, key: Key) -> Reply:
+    url = signed.fleet.redis_url
+    async with AsyncClient.connect(url, factory_id=key.factory, key=key.text(), timeout_ms=500) as client:
+        return await client.job("j")
 
 
 def _unless_good(reply: Reply) -> Reply | None:

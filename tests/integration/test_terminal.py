@@ -3,15 +3,19 @@
 import os
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from broker.cli.exits import Exit
 from broker.client import Client
+from broker.entropy import SystemEntropy
+from broker.keyring import revoke
 from tests.commands import BROKER
 from tests.fleet import Fleet
 from tests.processes import end, wait_for
+from tests.signed_fleet import Signed
 from workers.leash import leashed
 
 pytestmark = pytest.mark.redis
@@ -56,6 +60,25 @@ def test_a_lost_lease_is_told_on_a_terminal_once_and_in_a_sentence(
     os.close(terminal)
     assert (status, SENTENCE in told) == (Exit.LOST, True), told
     assert told.count("lease_lost") == 1, told
+
+
+def test_a_reply_without_a_signature_is_told_in_words_as_it_comes(fleet: Fleet, tmp_path: Path) -> None:
+    signed = Signed(fleet, tmp_path)
+    key = signed.key("mac-1")
+    revoke(signed.store, SystemEntropy(), key.id, now_ms=1)
+    fleet.start_worker(signed.env)
+    (tmp_path / "key").write_text(key.text())
+    (tmp_path / "key").chmod(0o600)
+    terminal, its_end = os.openpty()
+    env = fleet.environment({**os.environ, "BROKER_KEY_FILE": str(tmp_path / "key")})
+    done = subprocess.run([*BROKER, "jobs", "--timeout", "0.5"], stderr=its_end, env=env)
+    os.close(its_end)
+    told = os.read(terminal, 65_536).decode().splitlines()
+    os.close(terminal)
+    signed.store.close()
+    assert done.returncode == Exit.UNKNOWN
+    assert [line.partition(" ")[0] for line in told] == ["a", "error:", "next:"], told
+    assert f"a reply without a signature said unauthorized: the key {key.id} is revoked" in told[0]
 
 
 def test_where_there_is_no_terminal_a_lost_lease_is_logged_too(client: Client, fleet: Fleet) -> None:
