@@ -36,7 +36,7 @@ def serve(
     """Be the fleet of this folder until SIGTERM or SIGINT. The endpoint file exists only while every child was ready.
 
     Raises:
-      StateDirError: another fleet runs here. Nothing was started.
+      StateDirError: another fleet runs here, and nothing was started; or the folder was removed, and all was stopped.
     """
 
     def publish() -> None:
@@ -45,12 +45,13 @@ def serve(
         state.write_endpoint(endpoint)
         on_ready(endpoint)
 
-    with state.supervised():
+    with state.supervised() as stands:
         state.remove_endpoint()  # of a fleet that was killed
         try:
-            Supervisor(specs, state, random=random, log_to_files=log_to_files).run(publish)
+            Supervisor(specs, state, random=random, log_to_files=log_to_files, stands=stands).run(publish)
         finally:
-            state.remove_endpoint()
+            if stands():
+                state.remove_endpoint()
 
 
 def detach(

@@ -23,7 +23,7 @@ from workers.children import ChildStatus, write_statuses
 from workers.leash import leashed
 from workers.process_identity import ProcessIdentity
 from workers.signals import Signals
-from workers.state_dir import StateDir
+from workers.state_dir import StateDir, StateDirError
 
 RESTART_MIN_MS = 200
 RESTART_MAX_MS = 10_000
@@ -33,6 +33,8 @@ GRACE_MS = 10_000
 """From SIGTERM to SIGKILL, for each stage: a worker finishes its batch, the server writes its file."""
 _READY_POLL_MS = 50
 _STOP_POLL_MS = 500
+_LOOK_MS = 1_000
+"""How often it is looked whether the state folder is still there."""
 
 _log = structlog.get_logger(__name__)
 
@@ -94,6 +96,7 @@ class Supervisor:
         random: Random,
         log_to_files: bool = True,
         grace_ms: int = GRACE_MS,
+        stands: Callable[[], bool] = lambda: True,
         now_ms: Callable[[], int] = monotonic_ms,
         host_ms: Callable[[], int] = host_now_ms,
     ) -> None:
@@ -102,6 +105,7 @@ class Supervisor:
         self._random = random
         self._log_to_files = log_to_files
         self._grace_ms = grace_ms
+        self._stands = stands
         self._now_ms = now_ms
         self._host_ms = host_ms
 
@@ -109,16 +113,26 @@ class Supervisor:
         """Keep the children running until SIGTERM or SIGINT, then stop them; a second signal stops them at once.
 
         `on_ready` is called once, when every child was ready for the first time.
+
+        Raises:
+          StateDirError: the state folder was removed. The children are stopped: what they write is lost, and no
+            `broker down` would find them.
         """
         announced = False
         with Signals() as signals:
             try:
                 while signals.stops_asked == 0:
+                    if not self._stands():
+                        _log.error("state_folder_gone", path=str(self._state.path))
+                        raise StateDirError(
+                            f"{self._state.path} was removed under its fleet, which was stopped; start it again with "
+                            "`broker up`"
+                        )
                     pause_ms = self.step()
                     if not announced and all(child.ready for child in self._children):
                         announced = True
                         on_ready()
-                    signals.wait(pause_ms)
+                    signals.wait(_LOOK_MS if pause_ms is None else min(pause_ms, _LOOK_MS))
             finally:
                 self.stop(signals)
 
@@ -210,6 +224,8 @@ class Supervisor:
             child.clear(child.process.returncode if child.process else child.last_exit)
 
     def _publish(self) -> None:
+        if not self._stands():  # there may be another fleet in its place
+            return
         try:
             write_statuses(self._state, self.status())
         except OSError as error:  # a full disk must not end a fleet that runs

@@ -3,7 +3,7 @@
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -94,8 +94,11 @@ class StateDir:
         (self.path / "up.json").unlink(missing_ok=True)
 
     @contextmanager
-    def supervised(self) -> Iterator[None]:
+    def supervised(self) -> Iterator[Callable[[], bool]]:
         """Be the only supervisor of this folder while the block runs. The lock ends with the process, however it ends.
+
+        The block gets a question: whether the folder is still this one's. It is not once it was removed, whoever may
+        have made another one in its place.
 
         Raises:
           StateDirError: another supervisor holds it.
@@ -112,11 +115,19 @@ class StateDir:
             os.ftruncate(descriptor, 0)
             os.write(descriptor, f"{own.pid} {own.started}".encode())
             try:
-                yield
+                yield lambda: self._is_locked_by(descriptor)
             finally:
                 os.ftruncate(descriptor, 0)
         finally:
             os.close(descriptor)
+
+    def _is_locked_by(self, descriptor: int) -> bool:
+        try:
+            return os.path.samestat(os.stat(self.path / "up.lock"), os.fstat(descriptor))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:  # it can't be looked at now, which says nothing
+            return True
 
     def supervisor(self) -> ProcessIdentity | None:
         """The living supervisor of this folder, whether or not it serves yet, else None."""

@@ -1,10 +1,11 @@
 """The supervisor: what ends is started again, what is stopped stays stopped, and nothing is left behind."""
 
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from random import Random
 
@@ -287,3 +288,35 @@ def test_a_fleet_that_does_not_serve_in_time_is_stopped(state: StateDir, code: s
         detach([sys.executable, "-c", announced], state, timeout_ms=500, grace_ms=100)
     pid = int((state.log_dir / "up.log").read_text().split()[0])
     assert not alive(pid)
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize("then", ["nothing", "another fleet"])
+def test_a_fleet_whose_folder_was_removed_stops_and_leaves_what_came_in_its_place_alone(
+    state: StateDir, then: str
+) -> None:
+    with fleet_in(state) as pids:
+        shutil.rmtree(state.path)
+        assert not down(state), "nobody can find it there"
+        again: AbstractContextManager[list[int]] = nullcontext([])
+        if then == "another fleet":
+            again = fleet_in(StateDir.at(state.path))
+        with again as others:
+            wait_for(lambda: not any(alive(pid) for pid in pids), f"all of {pids} to end")
+            assert [pid for pid in others if not alive(pid)] == []
+            assert state.path.exists() == bool(others)
+            assert (state.running() is not None) == bool(others)
+            assert len([child for child in read_statuses(state) if child.alive()]) == len(others[1:])
+
+
+@pytest.mark.redis
+def test_a_fleet_whose_folder_was_removed_says_so(state: StateDir) -> None:
+    process = start_python(FLEET, str(state.path), SLEEP)
+    try:
+        wait_for(state.running, "the fleet to serve")
+        shutil.rmtree(state.path)
+        output = process.communicate(timeout=60)[0]
+    finally:
+        end(process)
+    assert process.returncode == 1
+    assert f"{state.path} was removed under its fleet, which was stopped" in output

@@ -1,6 +1,7 @@
 """The state folder is private, and says truthfully whether a fleet runs in it."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -100,3 +101,13 @@ def test_the_supervisor_lock_is_not_inherited_by_its_children(tmp_path: Path) ->
     with state.supervised():
         pass
     child.communicate(b"\n")
+
+
+def test_a_supervisor_knows_that_its_folder_was_removed_also_where_another_is_in_its_place(tmp_path: Path) -> None:
+    state = StateDir.at(tmp_path / "state")
+    with state.supervised() as stands:
+        assert stands()
+        shutil.rmtree(state.path)
+        assert not stands()
+        with StateDir.at(state.path).supervised() as others:
+            assert (stands(), others()) == (False, True)
