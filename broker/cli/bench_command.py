@@ -1,5 +1,7 @@
 """Measures the broker that runs, on the user's own Redis and store: nothing but what a factory would do."""
 
+import signal
+import threading
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -25,7 +27,10 @@ def bench(
     state_dir: options.StateFolder = None,
     json: options.Json = False,
 ) -> int:
-    """Put jobs of its own through the running broker: submit, claim, renew, complete. They stay, succeeded."""
+    """Put jobs of its own through the running broker: submit, claim, renew, complete. They stay, succeeded.
+
+    After Ctrl-C those that are not finished are cancelled; a second one ends at once.
+    """
     import asyncio
 
     from broker.cli.bench_load import measure
@@ -35,7 +40,10 @@ def bench(
     from broker.cli.session import Target, async_client
 
     target = Target(redis=redis, state_dir=state_dir, incarnation=None)
-    figures = asyncio.run(measure(lambda: async_client(target), jobs=jobs, outstanding=outstanding))
+    _leave_interrupts_to_asyncio()
+    figures = asyncio.run(
+        measure(lambda: async_client(target), jobs=jobs, outstanding=outstanding, interrupted=_interrupted)
+    )
     if figures.wrong:
         raise CommandError(f"{figures.wrong} of {jobs} jobs did not go as they should: {figures.first}", FIRST_STEP)
     if json:
@@ -43,6 +51,19 @@ def bench(
     else:
         _tell(figures)
     return Exit.DONE
+
+
+def _leave_interrupts_to_asyncio() -> None:
+    """Have Ctrl-C cancel what runs: where it finds a handler that is not Python's own, it would be raised anywhere."""
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _interrupted(told: str) -> None:
+    from broker.cli.output import note
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one ends the process, whatever it waits for
+    note(told)
 
 
 def _tell(figures: "Figures") -> None:
