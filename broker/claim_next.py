@@ -166,7 +166,11 @@ return 0
 _END_WAITS = Script(
     UNPARK
     + """
--- KEYS: 1 waiting, 2 their ends.  ARGV: now, at most, reply ttl
+-- KEYS: 1 waiting, 2 their ends.  ARGV: now, at most, reply ttl, when the last wait ends that begins now
+-- What ends later was noted before time was set back, or by nobody of ours: it shall not wait for ever.
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '(' .. ARGV[4], '+inf', 'LIMIT', 0, ARGV[2])) do
+  redis.call('ZADD', KEYS[2], ARGV[4], id)
+end
 local ended = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', ARGV[1], 'LIMIT', 0, ARGV[2])
 for _, id in ipairs(ended) do
   local parked = unpark(id)
@@ -337,7 +341,8 @@ def recheck(connection: Redis, parked: Sequence[Claim]) -> None:
 
 def end_waits(connection: Redis, now_ms: int) -> int:
     """Answer `none_available` to claims whose wait is over. Returns how many there were."""
-    return int(_END_WAITS.run(connection, [WAITING, WAIT_ENDS], [now_ms, EXPIRE_MAX, replies.REPLY_TTL_MS]))
+    arguments = [now_ms, EXPIRE_MAX, replies.REPLY_TTL_MS, now_ms + WAIT_MS_MAX]
+    return int(_END_WAITS.run(connection, [WAITING, WAIT_ENDS], arguments))
 
 
 def _sets(connection: Redis, prefix: str, queues: Iterable[str]) -> dict[str, list[bytes]]:

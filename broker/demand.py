@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import isfinite
 from typing import cast
 
 from redis import Redis
 from redis.client import Pipeline
 
 from broker import index
+from broker.clock import SET_BACK_MS
 from broker.documents import Job
 from broker.lately import Lately
 from broker.messages import Claim, Envelope
@@ -45,8 +47,11 @@ def _queue(claim: Claim) -> str:
 
 
 def trim(connection: Redis, now_ms: int) -> None:
-    """Forget who has not asked for long, and all but the latest `ASKED_MAX`."""
+    """Forget who has not asked for long, who asked in the future (nobody of ours has written that), and all but the
+    latest `ASKED_MAX`.
+    """
     with connection.pipeline(transaction=False) as pipe:
+        pipe.zremrangebyscore(ASKED, now_ms + SET_BACK_MS, "+inf")
         pipe.zremrangebyscore(ASKED, "-inf", now_ms - ASKED_MS_MAX)
         pipe.zremrangebyrank(ASKED, 0, -ASKED_MAX - 1)
         pipe.execute()
@@ -64,7 +69,7 @@ class Demand:
         latest: dict[tuple[str, str], Asker] = {}
         for text, asked_ms in found:
             parts = (index.text_of(text) or "").split(_BETWEEN)
-            if len(parts) < 2:  # nobody of ours has written that
+            if len(parts) < 2 or not isfinite(asked_ms):  # nobody of ours has written that
                 continue
             factory, asked_queue, *offers = parts
             if queue in (None, asked_queue) and factory_id in (None, factory):

@@ -15,6 +15,7 @@ import structlog
 from redis import Redis
 from redis.client import Pipeline
 
+from broker.clock import SET_BACK_MS
 from broker.documents import Job, State
 from broker.matching import Preferences, canonical, meets, preference
 from broker.scripts import Script
@@ -271,7 +272,7 @@ return there
 
 
 POP_BEST = (
-    f"local LANE, SERVED_MAX = '{LANE}', 10000"
+    f"local LANE, SERVED_MAX, SET_BACK = '{LANE}', 10000, {SET_BACK_MS}"
     + """
 -- The entry with the lowest score, less its set's bonus, over KEYS[from..]; the bonuses are ARGV[bonus_from..].
 local function best_of(from, bonus_from)
@@ -300,15 +301,17 @@ local function first_of(lane, from, bonus_from)
 end
 
 -- The entry with the lowest score, taken out. A lane gives its first job, and then stands behind all that have
--- waited longer than since now.
+-- waited longer than since now. Without `served` there are no lanes: an entry is what it is.
 local function pop_best(from, bonus_from, served, now, step)
   while true do  -- each round ends it, or puts one entry right
     local best, key, score = best_of(from, bonus_from)
     if not best then return nil end
-    if string.sub(best, 1, 1) ~= '~' then
+    if not served or string.sub(best, 1, 1) ~= '~' then
       redis.call('ZREM', key, best)
       return best
     end
+    -- From before time was set back, or nobody of ours wrote it: nobody may wait for its turn until then.
+    redis.call('ZREMRANGEBYSCORE', served, now + SET_BACK, '+inf')
     local priority = string.match(best, '^~(%-?%d+)~')
     local worth = (priority or 0) * step
     local head = redis.call('ZRANGE', LANE .. key .. best, 0, 0, 'WITHSCORES')[2]

@@ -1,11 +1,13 @@
 """When each factory was last heard of: a display value in Redis, kept in the pipeline of a batch, never decided by."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from math import isfinite
 
 from redis import Redis
 from redis.client import Pipeline
 from redis.exceptions import RedisError
 
+from broker.clock import SET_BACK_MS
 from broker.lately import Lately
 from broker.messages import RegisterFactory, Request
 
@@ -28,9 +30,12 @@ def _of_factory(request: Request) -> bool:
     return request.queue_name in _OF_FACTORIES or type(request) is RegisterFactory
 
 
-def trim(connection: Redis) -> None:
-    """Forget all but the latest `SEEN_MAX`."""
-    connection.zremrangebyrank(SEEN, 0, -SEEN_MAX - 1)
+def trim(connection: Redis, now_ms: int) -> None:
+    """Forget all but the latest `SEEN_MAX`, and who was heard of in the future: nobody of ours has written that."""
+    with connection.pipeline(transaction=False) as pipe:
+        pipe.zremrangebyscore(SEEN, now_ms + SET_BACK_MS, "+inf")
+        pipe.zremrangebyrank(SEEN, 0, -SEEN_MAX - 1)
+        pipe.execute()
 
 
 def last_seen(connection: Redis, factories: Sequence[str]) -> Mapping[str, int]:
@@ -41,4 +46,5 @@ def last_seen(connection: Redis, factories: Sequence[str]) -> Mapping[str, int]:
         scores = connection.zmscore(SEEN, list(factories))
     except RedisError:
         return {}
-    return {name: int(score) for name, score in zip(factories, scores, strict=True) if score is not None}
+    heard = zip(factories, scores, strict=True)
+    return {name: int(score) for name, score in heard if score is not None and isfinite(score)}

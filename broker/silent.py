@@ -5,6 +5,7 @@ and a notice that is still there then was read by nobody. Looked at only when a 
 """
 
 from collections.abc import Iterable
+from math import isfinite
 from typing import Any, cast
 
 from redis import Redis
@@ -51,7 +52,8 @@ def _one_line(connection: Redis, key: str, reads: dict[str, bool]) -> int:
         _look(connection, sorted(set(channels) - {""}), reads)
         with connection.pipeline(transaction=False) as pipe:
             for (request_id, score), channel in zip(page, channels, strict=True):
-                place = score % BEHIND + (0 if reads.get(channel) else BEHIND)
+                arrived = score % BEHIND if isfinite(score) else 0
+                place = arrived + (0 if reads.get(channel) else BEHIND)
                 silent += place > score
                 if place != score:
                     pipe.zadd(key, {request_id: place}, xx=True)

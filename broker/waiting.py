@@ -10,6 +10,7 @@ from redis.client import Pipeline
 from broker.answers import Answer, Reason, put_off
 from broker.entropy import Entropy
 from broker.messages import Claim
+from broker.wire_types import WAIT_MS_MAX
 
 OF = "broker:waiting:of:"
 """Before the name of a factory: its waiting claims by the ends of their waits, broker time."""
@@ -31,7 +32,7 @@ def beyond(connection: Redis, claims: Sequence[Claim], *, at_most: int, now_ms: 
     with connection.pipeline(transaction=False) as pipe:
         for factory in factories:
             pipe.zremrangebyscore(OF + factory, "-inf", now_ms)
-            pipe.zcard(OF + factory)
+            pipe.zcount(OF + factory, "-inf", now_ms + WAIT_MS_MAX)  # no wait of ours ends later
         counted = cast(list[int], pipe.execute())[1::2]
     waiting = Counter(dict(zip(factories, counted, strict=True)))
     found = []

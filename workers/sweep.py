@@ -136,7 +136,7 @@ class Sweep:
         self._ready(now_ms, swept)
         index.tidy(self._redis)
         demand.trim(self._redis, now_ms)
-        seen.trim(self._redis)
+        seen.trim(self._redis, now_ms)
         swept.waits_ended = claim_next.end_waits(self._redis, now_ms)
         swept.woken += aftermath.on_time(self._redis, now_ms)
         if any(getattr(swept, each.name) for each in fields(swept) if each.name != "indexed"):

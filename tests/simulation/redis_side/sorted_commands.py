@@ -83,6 +83,10 @@ def _zrangebyscore(keys: Keyspace, args: list[bytes]) -> Any:
     return _shown(found, with_scores=b"WITHSCORES" in names)
 
 
+def _zcount(keys: Keyspace, args: list[bytes]) -> Any:
+    return len(_between(keys, *args))
+
+
 def _zremrangebyscore(keys: Keyspace, args: list[bytes]) -> Any:
     return _remove(keys, args[0], _between(keys, args[0], args[1], args[2]))
 
@@ -135,6 +139,7 @@ COMMANDS: Mapping[bytes, Command] = {
     b"ZADD": _zadd,
     b"ZREM": _zrem,
     b"ZCARD": _zcard,
+    b"ZCOUNT": _zcount,
     b"ZSCORE": _zscore,
     b"ZMSCORE": _zmscore,
     b"ZRANGE": lambda keys, args: _zrange(keys, args, backwards=False),
