@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from broker import cron, submission
+from broker import cron, shared_document, submission
 from broker.answers import Answer, Reason, Word
 from broker.asked import Asked, remembering, who_asks
 from broker.documents import Frozen
@@ -151,7 +151,10 @@ def put(context: Context, request: PutSchedule, now_ms: int) -> Settlement:
         if known.has_done(who):
             return _told(found.document, Word.REPLAYED)
         if known.state is not Standing.REMOVED and not asked.replace:
-            return Settlement(Answer(Word.CONFLICT, Reason.EXISTS, {"name": asked.name, "state": known.state.value}))
+            if _stands(context, found.document):
+                body = {"name": asked.name, "state": known.state.value}
+                return Settlement(Answer(Word.CONFLICT, Reason.EXISTS, body))
+            continue
         changed = {**body, "recent_requests": [each.plain() for each in remembering(known.recent_requests, who)]}
         if (stored := _update(context, found.document, changed)) is not None:
             return _told(stored, Word.OK)
@@ -163,19 +166,21 @@ def change(context: Context, request: ChangeSchedule, now_ms: int) -> Settlement
     name, to, who = _id(request.body.name), Standing(request.body.to), who_asks(request)
     missing = Settlement(Answer(Word.NOT_FOUND, body={"name": request.body.name}))
     for _ in range(WRITES_MAX):
-        found = context.store.read(name, name)
-        if isinstance(found, NotFound):
+        document = shared_document.read_known(context.store, name)
+        if document is None:
             return missing
-        known = _schedule(found.document)
+        known = _schedule(document)
         if known.has_done(who):
-            return _told(found.document, Word.REPLAYED)
+            return _told(document, Word.REPLAYED)
         if known.state is Standing.REMOVED:
-            return missing
+            if _stands(context, document):
+                return missing
+            continue
         moved: dict[str, Any] = {} if known.state is to else {"state": to.value, "updated_ms": now_ms}
         if moved and to is Standing.ACTIVE:
             moved |= {"since_ms": now_ms, "next_ms": cron.next_after(known.cron, known.tz, now_ms)}
         moved["recent_requests"] = [each.plain() for each in remembering(known.recent_requests, who)]
-        if (stored := _update(context, found.document, moved)) is not None:
+        if (stored := _update(context, document, moved)) is not None:
             return _told(stored, Word.OK)
     raise Unavailable(f"schedule {request.body.name!r}: {WRITES_MAX} swaps in a row lost")
 
@@ -213,6 +218,11 @@ def _update(context: Context, document: Document, patch: Mapping[str, Any]) -> D
     write_id = context.entropy.write_id()
     updated = confirmed_update(context.store, document.id, document.partition_key, expected, patch, write_id=write_id)
     return updated.document if isinstance(updated, Ok) else None
+
+
+def _stands(context: Context, document: Document) -> bool:
+    """Whether this version can be written on. What is refused of it is final, and a read may be stale."""
+    return _update(context, document, {}) is not None
 
 
 def _schedule(document: Document) -> Schedule:

@@ -7,7 +7,7 @@ from typing import TypeAlias
 import structlog
 from msgspec import field
 
-from broker import repository, runs
+from broker import repository, runs, shared_document
 from broker.answers import Answer, Reason, Word
 from broker.clock import Clock
 from broker.controls import Controls
@@ -30,8 +30,6 @@ CAS_ATTEMPTS_MAX = 4
 """The first try and three more (design §8.7)."""
 CAS_PAUSE_MS = 20
 """Bound of the jittered pause before a lost race is judged again."""
-REREADS_MAX = 3
-"""Further looks where a read shows no job, or less of it than the caller has seen."""
 
 
 def _nobody_seen(_factories: Sequence[str]) -> Mapping[str, int]:
@@ -158,7 +156,7 @@ def judge_and_write(
 def read_known(context: Context, job_id: str, *, seen_epoch: int = 0) -> Job | None:
     """The job. A read that shows none, or one from before `seen_epoch`, may be stale, and is repeated."""
     job = repository.read_job(context.store, job_id)
-    for _ in range(REREADS_MAX):
+    for _ in range(shared_document.REREADS_MAX):
         if job is not None and job.epoch >= seen_epoch:
             break
         job = repository.read_job(context.store, job_id)

@@ -10,6 +10,9 @@ from datastore.confirm import confirmed_create, confirmed_update
 WRITES_MAX = 64
 """Tries to change a document that others change too. A lost race costs one read and one write."""
 
+REREADS_MAX = 3
+"""Further looks where a read shows nothing, or less of it than the caller has seen."""
+
 Judge: TypeAlias = Callable[[Mapping[str, Any]], dict[str, Any] | None]
 """The change that the stored body calls for; None where it calls for none."""
 
@@ -18,6 +21,14 @@ def read_body(store: Datastore, name: str) -> Mapping[str, Any] | None:
     """What is stored under `name`, which is its partition key too."""
     found = store.read(name, name)
     return found.document.body if isinstance(found, Ok) else None
+
+
+def read_known(store: Datastore, name: str) -> Document | None:
+    """The document under `name`. A read that shows none may be stale, and is repeated."""
+    for _ in range(1 + REREADS_MAX):
+        if isinstance(found := store.read(name, name), Ok):
+            return found.document
+    return None
 
 
 def change(
@@ -51,11 +62,11 @@ def change(
 
 
 def _read(store: Datastore, entropy: Entropy, name: str, empty: Mapping[str, Any] | None) -> Document | None:
+    if empty is None:
+        return read_known(store, name)
     found = store.read(name, name)
     if isinstance(found, Ok):
         return found.document
-    if empty is None:
-        return None
     match confirmed_create(store, name, name, empty, write_id=entropy.write_id()):
         case Ok(document):
             return document

@@ -13,12 +13,14 @@ from broker.clock import ManualClock
 from broker.repository import find_documents
 from broker.schedules import FIRES_MAX
 from broker.settings import load
-from datastore import Datastore, Expected, Filter, Page, Patch, Unavailable, UpdateResult, connect
+from broker.shared_document import REREADS_MAX
+from datastore import Datastore, Expected, Filter, NotFound, Page, Patch, Unavailable, UpdateResult, connect
 from tests.caller import Reply
 from tests.concurrency.race import at_once
 from tests.in_process import InProcess
 from tests.twins.forwarding import Forwarding
 from tests.twins.sloppy import Upserts
+from tests.twins.stale import ShowsEarlier
 from workers.sweep import Sweep
 
 MINUTE_MS = 60_000
@@ -187,6 +189,26 @@ def test_a_schedule_that_was_paused_does_not_fire_though_a_search_shows_it_as_it
     monkeypatch.setattr(schedules, "_update", lambda _context, document, _patch: document)  # the twin: any version does
     sweep()
     assert made(broker.store) == ["120100Z"]
+
+
+SCHEDULE = "schedule:tick"
+
+
+@pytest.mark.parametrize("shown", ["removed", "not yet"])
+def test_a_schedule_is_not_called_unknown_for_a_read_from_before_it_was_stored(broker: InProcess, shown: str) -> None:
+    put(broker)
+    change(broker, "removed")
+    was = broker.store.read(SCHEDULE, SCHEDULE) if shown == "removed" else NotFound()
+    put(broker)
+    behind = ShowsEarlier(broker.store, SCHEDULE, was, times=1 if shown == "removed" else REREADS_MAX)
+    assert change(InProcess(behind, broker.redis), "paused")["answer"] == "ok"
+
+
+def test_a_name_is_not_called_taken_for_a_read_from_before_it_was_free(broker: InProcess) -> None:
+    put(broker)
+    was = broker.store.read(SCHEDULE, SCHEDULE)
+    change(broker, "removed")
+    assert put(InProcess(ShowsEarlier(broker.store, SCHEDULE, was, times=1), broker.redis))["answer"] == "ok"
 
 
 def test_what_a_sweep_makes_wakes_a_claim_that_waits(broker: InProcess) -> None:

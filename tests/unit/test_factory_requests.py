@@ -9,7 +9,8 @@ from broker.controls import Controls, FactoryRecord
 from broker.messages import REQUESTS
 from broker.settle import settle
 from broker.settlement import Settlement
-from datastore import Corrupt, DatastoreError, Filter, Page, Rejected, Throttled, Unavailable
+from broker.shared_document import REREADS_MAX
+from datastore import Corrupt, DatastoreError, Filter, NotFound, Page, Rejected, Throttled, Unavailable
 from datastore.interface import Expected, Patch, UpdateResult
 from datastore.memory import MemoryDatastore
 from tests.twins.forwarding import Forwarding
@@ -160,12 +161,13 @@ def test_a_new_start_does_not_make_it_forget_what_was_asked(desk: Desk) -> None:
     assert not is_drained(desk)
 
 
+@pytest.mark.parametrize("shown", ["removed", "not yet"])
 @pytest.mark.parametrize("op", ["resume_factory", "remove_factory"])
-def test_a_factory_that_came_back_is_not_called_unknown_for_a_read_from_before(desk: Desk, op: str) -> None:
+def test_a_factory_that_came_back_is_not_called_unknown_for_a_read_from_before(desk: Desk, op: str, shown: str) -> None:
     ask(desk, "remove_factory", "r1", factory="f", force=True)
-    was = desk.store.read("factory:f", "factory:f")
+    was = desk.store.read("factory:f", "factory:f") if shown == "removed" else NotFound()
     ask(desk, "register_factory", "g2", start="start-2")
-    behind = ShowsEarlier(desk.store, "factory:f", was, times=1)
+    behind = ShowsEarlier(desk.store, "factory:f", was, times=1 if shown == "removed" else REREADS_MAX)
     assert ask(desk, op, "r2", store=behind, factory="f").word is Word.OK
 
 

@@ -6,7 +6,7 @@ from unittest.mock import patch
 
 import pytest
 
-from broker import claiming, coordinator, repository, settlement
+from broker import claiming, coordinator, repository, shared_document
 from broker.answers import Answer, Word
 from broker.controls import Controls
 from broker.fence import Fence
@@ -48,7 +48,7 @@ OF_A_HOLDER: dict[str, tuple[Act, Word]] = {
 }
 
 
-@pytest.mark.parametrize("times", [1, settlement.REREADS_MAX])
+@pytest.mark.parametrize("times", [1, shared_document.REREADS_MAX])
 @pytest.mark.parametrize("shown", ["as it was before the grant", "not yet"])
 @pytest.mark.parametrize("name", OF_A_HOLDER)
 def test_a_holder_is_not_turned_away_by_a_read_that_shows_less_than_it_has_seen(
@@ -57,7 +57,7 @@ def test_a_holder_is_not_turned_away_by_a_read_that_shows_less_than_it_has_seen(
     act, word = OF_A_HOLDER[name]
     was: ReadResult = desk.store.read("job", "job") if shown == "as it was before the grant" else NotFound()
     fence = desk.claim()
-    with patch.object(settlement, "REREADS_MAX", 0):  # the twin: the first read counts
+    with patch.object(shared_document, "REREADS_MAX", 0):  # the twin: the first read counts
         refused = act(desk.on(ShowsEarlier(desk.store, "job", was, times=times)), fence)
     assert refused.answer.word in (Word.INVALID, Word.NOT_FOUND)
     assert act(desk.on(ShowsEarlier(desk.store, "job", was, times=times)), fence).answer.word is word
