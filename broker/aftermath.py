@@ -49,6 +49,7 @@ def deliver(context: Context, pipe: Pipeline, batch: Sequence[Settled], *, now_m
     """Add every command a batch leads to: answers kept, hints moved, claims parked, events told, replies sent."""
     channels: defaultdict[str, list[bytes]] = defaultdict(list)
     told: list[Event] = []
+    answered: list[Claim] = []
     requests = [settled.request for settled in batch]
     step_ms = context.rules.ageing_step_ms
     move_hints(pipe, chain.from_iterable([settled.changes for settled in batch]), step_ms=step_ms)
@@ -63,11 +64,13 @@ def deliver(context: Context, pipe: Pipeline, batch: Sequence[Settled], *, now_m
         if settled.answer is None:
             continue
         if claim_next.is_claim_next(request):
+            answered.append(request)
             claim_next.remember(pipe, request, settled.answer, maybe=settled.maybe)
             presence.expect_reader(pipe, request, settled.answer, key_id=settled.seal.key_id, now_ms=now_ms)
         reply = wire(settled.answer, request_id=request.request_id, now_ms=now_ms)
         channel = replies.reply_key(request.factory_id, request.instance)
         channels[channel].append(settled.seal.reply(channel, replies.encode(reply)))
+    claim_next.lay_down(pipe, answered)
     for key, texts in channels.items():
         replies.push(pipe, key, texts)
     telling.publish(pipe, told)

@@ -13,15 +13,17 @@ from broker.answers import Answer, Word, wire
 from broker.matching import WEIGHT_MAX, canonical
 from broker.messages import Claim
 from broker.queues import intake_key
-from broker.scripts import STANDS, Argument, Script
+from broker.scripts import Argument, Script
 from broker.signing import UNSEALED, Seal
 from broker.wire_types import WAIT_MS_MAX
 from datastore.value import Value
 
 ANSWER_TTL_MS = 900_000
 """How long the answer to a claim-next is remembered (design §8)."""
-MARK_TTL_MS = 10_000
-"""How long a claim-next counts as being settled; by then a dead worker's requests have been taken over."""
+IN_HAND_MS = 10_000
+"""How long a claim-next counts as being settled; by then a dead worker's requests are mostly taken over."""
+MARK_TTL_MS = ANSWER_TTL_MS
+"""How long it is known what a claim-next was proposed, where its worker has died: it may be taken over late."""
 WAITING = "broker:waiting"
 """Hash: request id → the parked envelope and where it is parked."""
 WAIT_ENDS = "broker:waiting:ends"
@@ -82,9 +84,9 @@ end
 )
 
 _PROPOSE = Script(
-    index.POP_BEST
+    f"local IN_HAND = {IN_HAND_MS}\n"
+    + index.POP_BEST
     + UNPARK
-    + STANDS
     + """
 -- KEYS: 1 the waiting claims, 2 their ends, 3 what is remembered, 4 who settles it, 5 lanes as served, 6.. the sets
 -- ARGV: worker, request id, insist, mark ttl, now, ageing step, how many jobs, 8 the channel of a client that asks now
@@ -97,6 +99,12 @@ local function waits(id)
   local parked = parked_claim(id)
   if not parked or not redis.call('ZSCORE', KEYS[2], id) then return nil end
   return type(redis.pcall('ZSCORE', parked.parked_in, id)) == 'string' and parked
+end
+-- Whether the mark is so young that who set it may be at it still. What lasts longer than it is ever given is from
+-- before time was set back, or of nobody of ours.
+local function lately_set()
+  local left = redis.call('PTTL', KEYS[4])
+  return left <= tonumber(ARGV[4]) and left > ARGV[4] - IN_HAND
 end
 local known = redis.call('GET', KEYS[3])
 if known and string.find(known, '%S') then return {'remembered', known} end
@@ -113,7 +121,7 @@ if ARGV[3] == '0' then
     unpark(ARGV[2])
     settler, proposed = nil, {}
   end
-  if settler and settler ~= ARGV[1] and stands(KEYS[4], ARGV[4]) then return {'in_hand'} end
+  if settler and settler ~= ARGV[1] and lately_set() then return {'in_hand'} end
 end
 local found = {'candidate'}
 if ARGV[9] == '1' then
@@ -211,7 +219,7 @@ def answer_key(claim_id: str) -> str:
 
 
 def mark_key(claim_id: str) -> str:
-    """Which worker settles a claim-next right now, and which jobs it was proposed."""
+    """Which worker settles a claim-next, or died over it, and which jobs it was proposed."""
     return f"broker:settling:{claim_id}"
 
 
@@ -266,15 +274,19 @@ def _shared_by(claim: Claim) -> str:
 
 
 def remember(pipe: Pipeline, claim: Claim, answer: Answer, *, maybe: Sequence[str] = ()) -> None:
-    """Add the command that keeps which jobs a claim-next was granted, or `maybe` was; else it is open to be settled.
+    """Add the command that keeps which jobs a claim-next was granted, or `maybe` was.
 
     What was remembered before stays: an answer without a grant says nothing of what an earlier copy was granted.
     """
     granted = [grant["job_id"] for grant in answer.grants] or maybe
     if granted:
         pipe.set(answer_key(claim_id(claim)), " ".join(granted), px=ANSWER_TTL_MS)
-    else:
-        pipe.delete(mark_key(claim_id(claim)))
+
+
+def lay_down(pipe: Pipeline, claims: Sequence[Claim]) -> None:
+    """Add the command that says that these are in nobody's hands any more. After what is remembered of them."""
+    if claims:
+        pipe.delete(*(mark_key(claim_id(claim)) for claim in claims))
 
 
 def wait_ends_ms(claim: Claim, now_ms: int) -> int:

@@ -8,7 +8,8 @@ from unittest.mock import patch
 import pytest
 
 from broker import batch
-from broker.messages import Request
+from broker.claim_next import claim_id, mark_key
+from broker.messages import Claim, Request
 from datastore import Expected, Filter, Page, Patch, ReadResult, Unavailable, UpdateResult
 from tests.caller import Caller
 from tests.in_process import SKEW_MS, TTL_MS, InProcess
@@ -129,8 +130,9 @@ class ShowsNoLeaseYet(Forwarding):
 
 @pytest.mark.parametrize("count", [None, 2])
 @pytest.mark.parametrize("wrote", [False, True], ids=["before the write", "between the write and the reply"])
+@pytest.mark.parametrize("after_ms", [0, 600_000], ids=["at once", "late"])
 def test_a_claim_taken_over_from_a_dead_worker_gets_what_it_was_proposed_there_though_no_search_shows_it(
-    broker: InProcess, wrote: bool, count: int | None
+    broker: InProcess, wrote: bool, count: int | None, after_ms: int
 ) -> None:
     broker.submit("a", "b", "c", "d")
     claim = broker.caller.make("claim", count=count)
@@ -138,6 +140,9 @@ def test_a_claim_taken_over_from_a_dead_worker_gets_what_it_was_proposed_there_t
     with dying(after_the_write=wrote):
         broker.settle(broker.take("w1").entries, "w1")
     broker.kill("w1")
+    assert type(claim) is Claim
+    mark = mark_key(claim_id(claim))
+    broker.redis.pexpire(mark, broker.redis.pttl(mark) - after_ms)
     InProcess(ShowsNoLeaseYet(broker.store), broker.redis).take_over("w2")
     [reply] = broker.caller.replies(claim)
     assert reply["answer"] == ("replayed" if wrote else "granted")

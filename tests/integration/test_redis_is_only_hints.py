@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 import redis
 
-from broker.claim_next import MARK_TTL_MS
+from broker.claim_next import IN_HAND_MS
 from broker.messages import Request
 from datastore import connect
 from tests.caller import Caller, Reply
@@ -101,7 +101,7 @@ class BusyFleet:
 
     def _wait_for_time_outs(self) -> None:
         """A client's patience; claims that wait end on the way, and so do marks, which go by the server's own clock."""
-        self.broker.clock.advance(MARK_TTL_MS + 1)
+        self.broker.clock.advance(IN_HAND_MS + 1)
         for key in self.broker.redis.scan_iter(match="broker:settling:*"):
             self.broker.redis.delete(key)
 
