@@ -263,6 +263,8 @@ def _settled(taken: Taken, result: Settlement | None, *, now_ms: int) -> Settled
     request, seal = taken.request, taken.seal
     if result is None:
         return Settled(request)
+    if result.told_elsewhere:
+        return Settled(request, changes=result.changes, waits=result.waits)
     if taken.resend and _did_nothing_now(result.answer):
         result = structs.replace(result, answer=Answer(Word.OUTCOME_UNKNOWN, result.answer.reason))
     if (

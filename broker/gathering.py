@@ -39,10 +39,11 @@ def with_earlier(
 ) -> Settlement | None:
     """The answer of the last round, with what was granted and changed in those before.
 
-    Where nobody knows what became of the jobs it `proposed`, the same request may yet have to answer for them.
+    Where nobody knows what became of the jobs it `proposed`, the same request may yet have to answer for them. Without
+    `later` another worker has the request in hand by now.
     """
-    if later is None:
-        return None
+    if later is None:  # another copy is answered; what this one was granted nobody else may know of
+        return None if earlier is None else structs.replace(earlier, told_elsewhere=not earlier.answer.grants)
     answer, granted = later.answer, () if earlier is None else earlier.answer.grants
     if answer.word is Word.OUTCOME_UNKNOWN:
         later = structs.replace(later, maybe=(*(grant["job_id"] for grant in granted), *proposed))

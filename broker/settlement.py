@@ -99,6 +99,8 @@ class Settlement(Value, frozen=True):
     """Keys of slots that an operator's request may have opened, once for each job that may come through now."""
     maybe: tuple[str, ...] = ()
     """Jobs that a claim-next may have been granted, where its outcome is unknown."""
+    told_elsewhere: bool = False
+    """Another copy of the request is answered; what this one has changed stands."""
 
 
 class Denied(Value, frozen=True):

@@ -8,9 +8,10 @@ from unittest.mock import patch
 import pytest
 
 from broker import batch
-from broker.claim_next import claim_id, mark_key
+from broker.claim_next import MARK_TTL_MS, claim_id, mark_key
 from broker.messages import Claim, Request
-from datastore import Expected, Filter, Page, Patch, ReadResult, Unavailable, UpdateResult
+from broker.slots import slot_id
+from datastore import Datastore, Expected, Filter, Page, Patch, ReadResult, Unavailable, UpdateResult
 from tests.caller import Caller
 from tests.in_process import SKEW_MS, TTL_MS, InProcess
 from tests.twins.forwarding import Forwarding
@@ -245,6 +246,43 @@ def test_a_claim_that_was_granted_and_then_met_a_failing_store_gets_nothing_more
     assert InProcess(failing, broker.redis).ask(_again(claim))[0]["answer"] == "outcome_unknown"
     again = broker.ask(_again(claim, attempt=3))[0]
     assert (again["answer"], again["reason"]) == ("request_expired", "lease_over")
+
+
+class TakenOverMeanwhile(Forwarding):
+    """A store so slow that, once a job was read, another worker has the request in hand."""
+
+    def __init__(self, inner: Datastore, job_id: str, take: Callable[[], object]) -> None:
+        super().__init__(inner)
+        self._job_id = job_id
+        self._take = take
+
+    def read(self, id: str, partition_key: str) -> ReadResult:
+        if id == self._job_id:
+            self._take()
+        return super().read(id, partition_key)
+
+
+@pytest.mark.parametrize("count", [None, 3])
+def test_what_a_claim_did_before_another_worker_took_it_over_is_told(broker: InProcess, count: int | None) -> None:
+    # The first job it is proposed is locked, so that it stands aside; the others are granted, and one has gone.
+    broker.submit("holder", "locked", locks=["l"], priority=9)
+    broker.ask(broker.caller.make("claim", job_id="holder"))
+    if count is not None:
+        broker.submit("free")
+    broker.redis.zadd("broker:ready:default:in:[]", {"gone": 4e12})
+    claim = broker.caller.make("claim", count=count)
+    assert type(claim) is Claim
+    mark = mark_key(claim_id(claim))
+    last = "gone" if count is not None else "locked"
+    slow = TakenOverMeanwhile(broker.store, last, lambda: broker.redis.set(mark, "w2", px=MARK_TTL_MS))
+    broker.caller.send(claim)
+    InProcess(slow, broker.redis).serve("w1")
+    assert broker.redis.zcard("broker:waits:" + slot_id("l")) == 1, "the locked job is let through with the lock"
+    if count is None:
+        assert not broker.caller.has_reply(claim), "the other worker's copy is answered"
+    else:
+        [grant] = broker.caller.replies(claim)[0]["body"]["grants"]
+        assert grant["job_id"] == "free", "nobody else may know of it"
 
 
 def test_two_copies_of_a_claim_from_two_clients_of_one_factory_get_one_job_in_one_batch(broker: InProcess) -> None:
