@@ -21,7 +21,8 @@ from workers.admission import admitted
 from workers.entries import Entry
 from workers.finishing import Refused, finish
 from workers.inflight import SLOTS
-from workers.sweep import Sweep, Swept
+from workers.sweep import Sweep
+from workers.swept import Swept
 from workers.taking import WORKERS, Hand, Taker
 
 TTL_MS = 60_000

@@ -3,9 +3,9 @@
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
 from functools import partial
 from threading import Event
+from typing import TypeAlias
 
 import structlog
 from redis import Redis
@@ -36,9 +36,10 @@ from broker.limits import limit_key, units
 from broker.recall import recall
 from broker.scripts import STANDS, Script
 from broker.settings import Settings
-from datastore import AtLeast, AtMost, DatastoreError, Document, Filter
+from datastore import AtLeast, AtMost, Corrupt, DatastoreError, Document, Filter, Page, Rejected
 from workers import left_behind, owed_runs, wrong_types
 from workers.fault_points import At, nowhere
+from workers.swept import Swept
 
 log = structlog.get_logger(__name__)
 
@@ -55,6 +56,9 @@ PARENTS_READ = 20_000
 BLOCKED_PAGE = 64
 
 
+Step: TypeAlias = Callable[[int, Swept], Iterator[Change]]
+"""A part of a sweep: what it changes at this broker time. It counts that, too."""
+
 _FREE = Script(
     STANDS
     + """
@@ -62,21 +66,6 @@ _FREE = Script(
 if not stands(KEYS[1], ARGV[1]) then redis.call('DEL', KEYS[1]) end
 """
 )
-
-
-@dataclass(slots=True)
-class Swept:
-    """What one sweep did."""
-
-    fired: int = 0
-    reaped: int = 0
-    stuck: int = 0
-    unblocked: int = 0
-    runs_mended: int = 0
-    units_mended: int = 0
-    indexed: int = 0
-    waits_ended: int = 0
-    woken: int = 0
 
 
 class Sweep:
@@ -88,8 +77,8 @@ class Sweep:
         self._settings = settings
         self._at = at
         self._clock = RedisClock(connection)
-        self._cursor: str | None = None
-        self._blocked_from: str | None = None
+        self._left_off: dict[str, str | None] = {}
+        """For a state of jobs the page that is next."""
         self._stop = Event()
 
     def run(self, *, once: bool) -> int:
@@ -120,27 +109,27 @@ class Sweep:
 
     def _pass_over(self, now_ms: int) -> Swept:
         swept = Swept()
-        steps = (self._schedules, self._timers, self._stuck, self._outlived, self._blocked)
+        timers = (partial(self._over, search) for search in self._timers(now_ms))
+        steps: tuple[Step, ...] = (self._schedules, *timers, self._stuck, self._outlived, self._blocked)
         changes: list[Change] = []
         try:
             for step in steps:
-                for change in step(now_ms, swept):
-                    changes.append(change)  # noqa: PERF402  # what came before a failure is kept
+                with swept.going_on():
+                    for change in step(now_ms, swept):
+                        changes.append(change)  # noqa: PERF402  # what came before a failure is kept
         finally:
             self._at("sweep_changed")
             self._send(changes, swept, now_ms)
             self._at("sweep_told")
-        swept.runs_mended += owed_runs.write(self._context, self._redis, now_ms=now_ms)
-        self._mend_runs(now_ms, swept)
-        self._limits(now_ms, swept)
-        self._ready(now_ms, swept)
+        for mend in (self._owed_runs, self._mend_runs, self._limits, self._ready):
+            with swept.going_on():
+                mend(now_ms, swept)
         index.tidy(self._redis)
         demand.trim(self._redis, now_ms)
         seen.trim(self._redis, now_ms)
         swept.waits_ended = claim_next.end_waits(self._redis, now_ms)
         swept.woken += aftermath.on_time(self._redis, now_ms)
-        if any(getattr(swept, each.name) for each in fields(swept) if each.name != "indexed"):
-            log.info("swept", **{each.name: getattr(swept, each.name) for each in fields(swept)})
+        swept.told()
         return swept
 
     def _locked_pass(self) -> None:
@@ -161,10 +150,10 @@ class Sweep:
         """From one sweep to the next: a quarter of the ttl, ±10 %."""
         return self._settings.sweep_every_ms / 1000 * (0.9 + 0.2 * self._context.entropy.jitter())
 
-    def _timers(self, now_ms: int, swept: Swept) -> Iterator[Change]:
+    def _timers(self, now_ms: int) -> tuple[Filter, ...]:
         """Dead leases, cancels past their grace, deadlines, schedules that are due, and what is from the future."""
         over = AtMost(now_ms)
-        searches: tuple[Filter, ...] = (
+        return (
             {"state": "leased", "lease.expires_ms": AtMost(now_ms - self._settings.skew_ms)},
             {"state": "leased", "cancel.enforce_ms": over},
             {"state": "scheduled", "not_before_ms": over},
@@ -172,9 +161,10 @@ class Sweep:
             *({"state": state, "deadline_ms": over} for state in ("leased", "scheduled", "blocked")),
             {"state": "leased", "updated_ms": AtLeast(now_ms + SET_BACK_MS + 1)},
         )
-        for search in searches:
-            for job in self._jobs(search):
-                yield from self._reap(job, now_ms, swept)
+
+    def _over(self, search: Filter, now_ms: int, swept: Swept) -> Iterator[Change]:
+        for job in self._jobs(search):
+            yield from self._reap(job, now_ms, swept)
 
     def _reap(self, job: Job, now_ms: int, swept: Swept) -> tuple[Change, ...]:
         changes = self._attempt(partial(coordinator.reap, self._context, job, now_ms=now_ms))
@@ -213,20 +203,22 @@ class Sweep:
         So many that about `PARENTS_READ` parents are looked at, the next ones in the next sweep: dead leases must not
         wait for them. After Redis has lost everything, and with it the hints, all at once.
         """
-        if self._blocked_from is not None and not self._redis.exists(INDEXED):
-            self._blocked_from = None
+        if self._left_off.get("blocked") is not None and not self._redis.exists(INDEXED):
+            self._left_off["blocked"] = None
         left = PARENTS_READ
         while True:
-            search: Filter = {"kind": "job", "state": "blocked"}
-            page = self._context.store.find(search, limit=BLOCKED_PAGE, cursor=self._blocked_from)
+            page = self._next_page("blocked", BLOCKED_PAGE)
             for job in filter(None, map(self._parse, page.documents)):
                 left -= len(job.depends_on)
                 changes = self._attempt(partial(coordinator.unblock, self._context, job.id, now_ms=now_ms, job=job))
                 swept.unblocked += len(changes)
                 yield from changes or (Change(None, job),)
-            self._blocked_from = page.cursor
+            self._left_off["blocked"] = page.cursor
             if page.cursor is None or (left <= 0 and self._redis.exists(INDEXED)):
                 break
+
+    def _owed_runs(self, now_ms: int, swept: Swept) -> None:
+        swept.runs_mended += owed_runs.write(self._context, self._redis, now_ms=now_ms)
 
     def _mend_runs(self, now_ms: int, swept: Swept) -> None:
         """Runs that were opened and are over (I3): whoever ended them died before that was on record."""
@@ -240,17 +232,18 @@ class Sweep:
         store, entropy = self._context.store, self._context.entropy
         try:
             limits = Controls(store).limits()
-            if not limits:
-                return
-            jobs = list(self._jobs({"state": "leased"}))
-            swept.units_mended += operating.count_running(self._context, limits, jobs, now_ms=now_ms)
-            for name in units(limits, sorted(limits)):
+        except DatastoreError as error:
+            log.warning("limits_not_swept", error=str(error))
+            return
+        for job in self._jobs({"state": "leased"}) if limits else ():
+            with swept.going_on():
+                swept.units_mended += operating.count_running(self._context, limits, [job], now_ms=now_ms)
+        for name in units(limits, sorted(limits)):
+            with swept.going_on():
                 dead = quotas.drop_dead(store, entropy, name, now_ms=now_ms)
                 swept.units_mended += dead
                 back = lock_waits.bring_back(self._redis, [limit_key(name)] * dead)
                 swept.woken += claim_next.wake(self._redis, back)
-        except DatastoreError as error:
-            log.warning("limits_not_swept", error=str(error))
 
     def _end_run(self, document: Document, job: Job, now_ms: int) -> bool:
         """End an open run if it is over. A job as it was before that run says nothing of it, if it has moved on."""
@@ -279,22 +272,20 @@ class Sweep:
         """
         everything = not self._redis.exists(INDEXED)
         if everything:
-            self._cursor = None
+            self._left_off["ready"] = None
             self._redis.set(LOST, now_ms, px=LOST_MS)
         if self._redis.exists(LOST):
             left_behind.adopt(self._redis, now_ms)
         for _ in range(READY_PAGES if not everything else sys.maxsize):
-            page = self._context.store.find(
-                {"kind": "job", "state": "ready"}, limit=repository.PAGE_DOCUMENTS, cursor=self._cursor
-            )
+            page = self._next_page("ready", repository.PAGE_DOCUMENTS)
             jobs = [job for document in page.documents if (job := self._parse(document))]
             new = self._index(jobs, now_ms, swept)
             if not everything:  # the index was there, and without them: most were claimed since they were read
                 self._withdraw_taken(new)
             late = [job for job in jobs if job.deadline_ms is not None and now_ms > job.deadline_ms]
             self._send([change for job in late for change in self._reap(job, now_ms, swept)], swept, now_ms)
-            self._cursor = page.cursor
-            if self._cursor is None:
+            self._left_off["ready"] = page.cursor
+            if page.cursor is None:
                 break
         self._redis.set(INDEXED, now_ms)
 
@@ -336,6 +327,17 @@ class Sweep:
         ready += lock_waits.bring_back(self._redis, lock_waits.given_up(changes))
         swept.woken += claim_next.wake(self._redis, ready)
 
+    def _next_page(self, state: str, limit: int) -> Page:
+        """The page of jobs in this state that is next. Where it can't be read for good, the first will be: what comes
+        before it is not to wait for that too.
+        """
+        cursor = self._left_off.get(state)
+        try:
+            return self._context.store.find({"kind": "job", "state": state}, limit=limit, cursor=cursor)
+        except (Corrupt, Rejected):
+            self._left_off[state] = None
+            raise
+
     def _jobs(self, search: Filter) -> Iterator[Job]:
         """Jobs a search proposes; one that does not parse is reported and left alone."""
         for document in repository.find_documents(self._context.store, {"kind": "job", **search}):
@@ -362,4 +364,6 @@ class Sweep:
             return act().changes
         except DatastoreError as error:
             log.warning("sweep_skips", error=str(error))
-            return ()
+        except Exception:  # of one document, or a mistake of ours about it: the others are not to wait for that
+            log.exception("sweep_skips")
+        return ()

@@ -30,7 +30,8 @@ from tests.processes import wait_for
 from tests.twins.forwarding import Forwarding
 from tests.twins.stale import ShowsEarlier
 from tests.twins.without_runs import WithoutRuns
-from workers.sweep import LOCK, LOCK_TTL_S, Sweep, Swept
+from workers.sweep import LOCK, LOCK_TTL_S, Sweep
+from workers.swept import Swept
 from workers.taking import WORKERS
 
 
