@@ -287,7 +287,7 @@ class Sweep:
             self._left_off["ready"] = page.cursor
             if page.cursor is None:
                 break
-        self._redis.set(INDEXED, now_ms)
+        self._redis.set(INDEXED, now_ms, xx=not everything)  # gone meanwhile: the next sweep shall see that
 
     def _index(self, jobs: list[Job], now_ms: int, swept: Swept) -> list[Place]:
         """Offer each; those that were not offered before."""

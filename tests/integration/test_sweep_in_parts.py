@@ -3,10 +3,27 @@
 from collections import Counter
 
 import pytest
+import redis
 
-from datastore import Datastore, ReadResult
+from datastore import Datastore, Filter, Page, ReadResult
 from tests.in_process import InProcess
 from tests.twins.forwarding import Forwarding
+
+
+class LosesRedis(Forwarding):
+    """Redis loses everything as the second page of ready jobs is read."""
+
+    def __init__(self, inner: Datastore, connection: redis.Redis) -> None:
+        super().__init__(inner)
+        self._redis = connection
+        self._left = 2
+
+    def find(self, filter: Filter, limit: int = 100, cursor: str | None = None) -> Page:
+        if filter.get("state") == "ready" and self._left:
+            self._left -= 1
+            if not self._left:
+                self._redis.flushall()
+        return super().find(filter, limit, cursor)
 
 
 class CountsReads(Forwarding):
@@ -53,6 +70,18 @@ def test_where_redis_was_lost_between_two_parts_every_ready_job_can_be_found_aga
     broker.sweep()
     broker.sweep()  # stands behind the first page of them
     broker.redis.flushall()
+    broker.sweep()
+    granted = {broker.ask(broker.caller.make("claim"))[0]["body"].get("job_id") for _ in jobs}
+    assert granted == set(jobs)
+
+
+def test_so_it_is_where_redis_was_lost_within_a_part(broker: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.sweep.READY_PAGES", 2)
+    monkeypatch.setattr("broker.repository.PAGE_DOCUMENTS", 4)
+    jobs = [f"job-{number:02}" for number in range(24)]
+    broker.submit(*jobs)
+    broker.sweep()
+    InProcess(LosesRedis(broker.store, broker.redis), broker.redis).sweep()
     broker.sweep()
     granted = {broker.ask(broker.caller.make("claim"))[0]["body"].get("job_id") for _ in jobs}
     assert granted == set(jobs)

@@ -38,7 +38,7 @@ def _bounds(random: Random) -> list[str]:
 
 
 COMMANDS: dict[str, Make] = {
-    "SET": lambda random: [random.choice("xy"), *random.choice(([], ["NX"], ["PX", "60000"]))],
+    "SET": lambda random: [random.choice("xy"), *random.choice(([], ["NX"], ["XX"], ["PX", "60000"]))],
     "GET": lambda _: [],
     "DEL": lambda _: [],
     "EXISTS": lambda _: [],
@@ -65,6 +65,7 @@ COMMANDS: dict[str, Make] = {
     "ZADD": lambda random: [*random.choice(([], ["NX"], ["XX"], ["XX", "GT"], ["LT"], ["CH"])), *_scored(random)],
     "ZREM": _members,
     "ZCARD": lambda _: [],
+    "ZCOUNT": _bounds,
     "ZSCORE": lambda random: _members(random)[:1],
     "ZMSCORE": _members,
     "ZRANGE": lambda random: [*_span(random), *random.choice(([], ["WITHSCORES"]))],

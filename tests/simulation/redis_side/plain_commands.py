@@ -14,7 +14,7 @@ Command: TypeAlias = Callable[[Keyspace, list[bytes]], Any]
 def _set(keys: Keyspace, args: list[bytes]) -> Any:
     key, value, *options = args
     names = [option.upper() for option in options]
-    if b"NX" in names and keys.peek(key) is not None:
+    if (b"NX" in names and keys.peek(key) is not None) or (b"XX" in names and keys.peek(key) is None):
         return None
     ends_ms = None
     for unit, factor in ((b"PX", 1), (b"EX", 1000)):
@@ -187,7 +187,7 @@ def _srem(keys: Keyspace, args: list[bytes]) -> Any:
     found = keys.get(args[0], SetOf)
     if found is None:
         return 0
-    gone = [member for member in args[1:] if member in found]
+    gone = {member for member in args[1:] if member in found}
     for member in gone:
         found.pop(member, None)
     keys.tidy(args[0])
