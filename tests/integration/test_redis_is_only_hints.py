@@ -11,12 +11,14 @@ import pytest
 import redis
 
 from broker.claim_next import IN_HAND_MS
+from broker.index import INDEXED
 from broker.messages import Request
 from datastore import connect
 from tests.caller import Caller, Reply
 from tests.concurrency.race import read, runs_of
 from tests.fleet import Fleet
 from tests.in_process import SKEW_MS, TTL_MS, InProcess
+from tests.processes import wait_for
 
 SCHEDULED_MS = 5_000
 ROUNDS_MAX = 12
@@ -275,6 +277,7 @@ def test_a_real_fleet_finishes_every_job_though_redis_is_emptied_again_and_again
     for _ in range(2):
         fleet.start_worker({**settings, "BROKER_LOG_LEVEL": "CRITICAL"})
     fleet.start_sweep({**settings, "BROKER_LOG_LEVEL": "CRITICAL"})
+    wait_for(lambda: fleet.redis.exists(INDEXED), "the sweep is at work")
     caller = Caller(fleet.redis)
     patient = partial(_insist, caller)
     jobs = [f"job-{number}" for number in range(40)]
