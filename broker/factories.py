@@ -1,5 +1,6 @@
 """The life of a factory: each start registers; an operator drains, resumes and removes. One conditional write each."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ from broker.controls import FACTORY, REPLACED_MAX, Drain, FactoryRecord, factory
 from broker.documents import Job, Lease
 from broker.matching import canonical
 from broker.messages import DrainFactory, GetFactory, ListFactories, RegisterFactory, RemoveFactory, ResumeFactory
-from broker.repository import find_documents
+from broker.repository import find_documents, leased_jobs
 from broker.settlement import Change, Context, Settlement
 from datastore import Corrupt, Datastore, DatastoreError, Filter, Ok
 
@@ -226,12 +227,7 @@ def _leased(store: Datastore, name: str) -> Iterator[Job]:
 
 
 def _held_by_each(store: Datastore) -> dict[str, int]:
-    held: dict[str, int] = {}
-    for document in find_documents(store, {"kind": "job", "state": "leased"}):
-        lease = Job.from_document(document).lease
-        if lease is not None:
-            held[lease.factory_id] = held.get(lease.factory_id, 0) + 1
-    return held
+    return Counter(job.lease.factory_id for job in leased_jobs(store) if job.lease is not None)
 
 
 def _read(store: Datastore, name: str) -> FactoryRecord | None:

@@ -107,6 +107,12 @@ def test_a_job_that_does_not_parse_keeps_no_lease_of_another_from_ending(desk: D
     assert (answer.word, answer.body["ended"]) == (Word.OK, ["job"])
 
 
+def test_a_job_that_does_not_parse_hides_no_factory(desk: Desk) -> None:
+    desk.store.create("rot", "rot", {"kind": "job", "state": "leased", "lease": {"factory_id": "f"}})
+    answer = ask(desk, "list_factories", "l1")
+    assert [(row["factory"], row["leases"]) for row in answer.body["factories"]] == [("f", 1)]
+
+
 def test_a_removal_that_comes_again_is_a_replay_and_another_finds_nothing(desk: Desk) -> None:
     remove = {"factory": "f", "force": True}
     assert [ask(desk, "remove_factory", "r1", **remove).word for _ in range(2)] == [Word.OK, Word.REPLAYED]
