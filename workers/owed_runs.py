@@ -1,4 +1,4 @@
-"""Writes the runs of jobs that have ended, of which neither start nor end could be written."""
+"""Writes the runs of jobs that have ended, whose end could not be put on record."""
 
 import structlog
 from redis import Redis
