@@ -56,7 +56,7 @@ def list_jobs(context: Context, request: ListJobs, _now_ms: int) -> Settlement:
         filter["state"] = body.state.value
     if body.queue is not None:
         filter["queue"] = body.queue
-    page = context.store.find(filter, limit=body.limit, cursor=body.cursor)
+    page = repository.find_page(context.store, filter, limit=body.limit, cursor=body.cursor)
     return Settlement(Answer(Word.OK, body={"jobs": [shown(found) for found in page.documents], "cursor": page.cursor}))
 
 

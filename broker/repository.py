@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any, TypeAlias
 
+import structlog
+
 from broker.documents import Job, Spec, as_stored, spec_id
 from datastore import (
     Conflict,
@@ -15,11 +17,14 @@ from datastore import (
     NotFound,
     Ok,
     OutcomeUnknown,
+    Page,
     Unavailable,
 )
 from datastore.confirm import confirmed_create, confirmed_update
 from datastore.json_body import spoken
 from datastore.value import Value
+
+log = structlog.get_logger(__name__)
 
 INDEXES = ("state", "open")
 """Fields the sweep and the listings search by: a job's state, and whether the document of a run has no end yet."""
@@ -146,11 +151,19 @@ PAGE_DOCUMENTS = 500
 """Documents asked for at once when all of them are wanted."""
 
 
+def find_page(store: Datastore, filter: Filter, *, limit: int, cursor: str | None) -> Page:
+    """One page; what of it does not parse is logged, for whoever runs the store."""
+    page = store.find(filter, limit=limit, cursor=cursor)
+    for what in page.unreadable:
+        log.error("document_unreadable", error=what)
+    return page
+
+
 def find_documents(store: Datastore, filter: Filter) -> Iterator[Document]:
     """All documents that match, page by page; a proposal, since the search may be stale."""
     cursor = None
     while True:
-        page = store.find(filter, limit=PAGE_DOCUMENTS, cursor=cursor)
+        page = find_page(store, filter, limit=PAGE_DOCUMENTS, cursor=cursor)
         yield from page.documents
         cursor = page.cursor
         if cursor is None:

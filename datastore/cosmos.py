@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from itertools import islice
 from typing import Any, Final
 
 from azure.core import MatchConditions
@@ -161,13 +160,20 @@ class CosmosDatastore:
         scope: dict[str, Any] = (
             {"enable_cross_partition_query": True} if partition_key is None else {"partition_key": partition_key}
         )
+        found: list[Document] = []
+        unreadable: list[str] = []
         with self._calling("find", ", ".join(filter), write=False):
-            items = self._container.query_items(
+            for item in self._container.query_items(
                 query.sql, parameters=query.parameters, max_item_count=min(limit + 1, PAGE_ITEMS_MAX), **scope
-            )
-            found = [_document(item) for item in islice(items, limit + 1)]
+            ):
+                try:
+                    found.append(_document(item))
+                except Corrupt as error:
+                    unreadable.append(str(error))
+                if len(found) > limit:
+                    break
         page = tuple(found[:limit])
-        return Page(page, encode_cursor(page[-1]) if len(found) > limit else None)
+        return Page(page, encode_cursor(page[-1]) if len(found) > limit else None, tuple(unreadable))
 
     @contextmanager
     def batch(self, ahead: Ahead = nothing_ahead) -> Iterator[None]:  # noqa: ARG002 - a read costs one call

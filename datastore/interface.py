@@ -117,6 +117,8 @@ class Page(Value, frozen=True):
 
     documents: tuple[Document, ...]
     cursor: str | None
+    unreadable: tuple[str, ...] = ()
+    """What was found and does not parse, each in words that name it; it hides nothing that stands behind it."""
 
 
 Key: TypeAlias = tuple[str, str]
@@ -179,6 +181,8 @@ class Datastore(Protocol):
 
     def find(self, filter: Filter, limit: int = 100, cursor: str | None = None) -> Page:
         """Up to `limit` documents that match. May be stale: it proposes, a conditional write decides.
+
+        A document that does not parse is none of them: the page names it.
 
         Raises:
           Rejected: `cursor` is not the one of a page.

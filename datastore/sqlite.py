@@ -128,13 +128,20 @@ class SqliteDatastore:
         check_query(filter, limit)
         after = None if cursor is None else decode_cursor(cursor)
         found: list[Document] = []
+        unreadable: list[str] = []
         while True:  # again only where SQL found rows that the filter does not mean, each time further on
             rows = self._select(*page_query(filter, limit + 1, after, indexes=self._indexes))
-            found += [document for document in map(self._parse, rows) if matches(document, filter)]
+            for row in rows:
+                try:
+                    document = self._parse(row)
+                except Corrupt as error:
+                    unreadable.append(str(error))
+                else:
+                    found += [document] if matches(document, filter) else []
             if len(found) > limit:
-                return Page(tuple(found[:limit]), encode_cursor(found[limit - 1]))
+                return Page(tuple(found[:limit]), encode_cursor(found[limit - 1]), tuple(unreadable))
             if len(rows) <= limit:
-                return Page(tuple(found), None)
+                return Page(tuple(found), None, tuple(unreadable))
             after = (rows[-1][0], rows[-1][1])
 
     @contextmanager

@@ -333,7 +333,8 @@ class Sweep:
         """
         cursor = self._left_off.get(state)
         try:
-            return self._context.store.find({"kind": "job", "state": state}, limit=limit, cursor=cursor)
+            search: Filter = {"kind": "job", "state": state}
+            return repository.find_page(self._context.store, search, limit=limit, cursor=cursor)
         except (Corrupt, Rejected):
             self._left_off[state] = None
             raise

@@ -106,10 +106,15 @@ def test_an_item_that_somebody_else_wrote_is_corrupt_and_left_alone(
     for call in (
         lambda: cosmos_store.read("x", "x"),
         lambda: cosmos_store.update_if_match("x", "x", Expected(rev=1), {}),
-        lambda: cosmos_store.find({"partition_key": "x"}),
     ):
         with pytest.raises(Corrupt):
             call()
+    behind = [cosmos_store.create(name, "x", {}) for name in ("y", "z")]
+    first = cosmos_store.find({"partition_key": "x"}, limit=1)
+    second = cosmos_store.find({"partition_key": "x"}, limit=1, cursor=first.cursor)
+    assert [Ok(document) for page in (first, second) for document in page.documents] == behind
+    [unreadable] = first.unreadable
+    assert "'x'" in unreadable
 
 
 @pytest.mark.parametrize("name", ["pk", "ttl", "_etag", "_ts", "_rid", "_self", "_attachments"])

@@ -1,15 +1,19 @@
 """A sweep does what it can: a search that always fails, or one document that is broken, holds up nothing else."""
 
+import sqlite3
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from broker.index import INDEXED
 from broker.limits import limit_key
+from broker.repository import INDEXES
 from broker.slots import slot_id
-from datastore import Corrupt, Datastore, DatastoreError, Expected, Filter, Ok, Page, Unavailable
+from datastore import Corrupt, Datastore, DatastoreError, Expected, Filter, Ok, Page, Unavailable, connect
 from tests.concurrency.race import read
 from tests.in_process import SKEW_MS, TTL_MS, InProcess
 from tests.twins.forwarding import Forwarding
@@ -130,3 +134,19 @@ def test_what_comes_before_a_page_that_can_not_be_read_does_not_wait_for_it(
         with pytest.raises(Corrupt):
             failing.sweep()
         assert broker.redis.zrange(READY, 0, -1) == [b"a", b"b"]
+
+
+def test_a_document_that_does_not_parse_hides_no_dead_lease_behind_it(
+    redis_client: redis.Redis, tmp_path: Path
+) -> None:
+    path = tmp_path / "jobs.db"
+    broker = InProcess(connect(f"sqlite:///{path}", indexes=INDEXES), redis_client)
+    broker.submit("b")
+    broker.ask(broker.caller.make("claim", job_id="b"))
+    body = r'{"kind": "job", "state": "leased", "lease": {"expires_ms": 1}, "queue": "\ud800"}'
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("INSERT INTO documents VALUES ('a', 'a', 1, 'e', ?)", (body,))
+    broker.clock.advance(TTL_MS + SKEW_MS + 1)
+    assert broker.sweep().reaped == 1
+    [listed] = broker.ask(broker.caller.make("list_jobs"))
+    assert [job["id"] for job in listed["body"]["jobs"]] == ["b"]

@@ -1,5 +1,6 @@
 """What a SQLite store's failures mean: for each, whether it was written, and what was acknowledged before."""
 
+import re
 import sqlite3
 import tempfile
 from collections.abc import Iterator
@@ -193,10 +194,14 @@ def test_a_body_that_does_not_parse_is_corrupt_and_stops_nobody_else(
         lambda: store.read("spoilt", "p"),
         lambda: store.update_if_match("spoilt", "p", Expected(rev=1), {}),
         lambda: store.create("spoilt", "p", {}),
-        lambda: store.find({}),
     ):
         with pytest.raises(Corrupt, match=rf"^{path}: document 'spoilt' of 'p' does not parse \((?!None)"):
             use()
+    put(store, "z-behind")
+    page = store.find({}, limit=2)
+    assert [document.id for document in page.documents] == ["before", "z-behind"]
+    [unreadable] = page.unreadable
+    assert re.match(rf"^{path}: document 'spoilt' of 'p' does not parse \((?!None)", unreadable)
     assert isinstance(store.read("before", "p"), Ok)
 
 
