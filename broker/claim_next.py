@@ -326,9 +326,10 @@ def wake(connection: Redis, ready: Sequence[tuple[str, str]]) -> int:
     if not ready:
         return 0
     sets = _sets(connection, index.PARKED, [queue for queue, _ in ready])
+    suited = {(queue, terms): index.awaiting(terms, sets[queue]) for queue, terms in dict.fromkeys(ready)}
     calls: list[tuple[list[str], list[Argument]]] = []
     for queue, terms in ready:
-        fitting = index.awaiting(terms, sets[queue])
+        fitting = suited[queue, terms]
         if fitting:
             keys = [index.members_key(index.PARKED, queue, offers) for offers, _ in fitting]
             # More than a claim can have waited: one that meets more is ahead of every one that meets less.

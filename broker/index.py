@@ -71,6 +71,11 @@ class Place(Value, frozen=True):
         return members_key(READY, self.queue, self.terms)
 
     @property
+    def line(self) -> str:
+        """The sorted set that it stands in itself."""
+        return LANE + self.key + self.lane if self.lane else self.key
+
+    @property
     def wants(self) -> tuple[str, str]:
         """Its queue and terms: all that tells who may have it."""
         return self.queue, self.terms
@@ -172,13 +177,13 @@ def _offer_apart(pipe: Pipeline, place: Place) -> None:
         pipe.zadd(place.key, {place.job_id: place.score})
         pipe.pexpire(place.key, RESERVED_TTL_MS)
         return
-    pipe.zadd(LANE + place.key + place.lane, {place.job_id: place.score})
+    pipe.zadd(place.line, {place.job_id: place.score})
     pipe.zadd(place.key, {place.lane: place.score}, lt=True)  # the pop corrects what is too low
     pipe.sadd(sets_key(READY, place.queue), place.terms)
 
 
 def _withdraw_apart(pipe: Pipeline, place: Place) -> None:
-    pipe.zrem(LANE + place.key + place.lane if place.lane else place.key, place.job_id)
+    pipe.zrem(place.line, place.job_id)
 
 
 def park(pipe: Pipeline, queue: str, offers: Iterable[str], request_id: str, score: float) -> None:

@@ -18,6 +18,7 @@ from broker import (
     demand,
     factories,
     index,
+    index_drift,
     lock_waits,
     operating,
     quotas,
@@ -290,15 +291,11 @@ class Sweep:
         self._redis.set(INDEXED, now_ms, xx=not everything)  # gone meanwhile: the next sweep shall see that
 
     def _index(self, jobs: list[Job], now_ms: int, swept: Swept) -> list[Place]:
-        """Offer each; those that were not offered before."""
+        """Offer those that are not offered as they should be; those that were not offered at all."""
         places = [self._place(job, now_ms) for job in jobs if index.offered(job)]
-        with self._redis.pipeline(transaction=False) as pipe:
-            firsts = []
-            for place in places:
-                firsts.append(len(pipe.command_stack))
-                index.offer(pipe, place)
-            results = pipe.execute()
-        new = [place for first, place in zip(firsts, places, strict=True) if results[first]]
+        if not places:
+            return []
+        new = index_drift.mend(self._redis, places)
         swept.indexed += len(new)
         swept.woken += claim_next.wake(self._redis, [place.wants for place in places if not place.kept_for])
         for place in new:  # only where its hint was lost: who found nothing may be its heir

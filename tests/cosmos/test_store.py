@@ -1,6 +1,7 @@
 """What is particular to the Cosmos provider: what it sends, stores and refuses to store."""
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier, Lock
 from typing import Any
@@ -103,10 +104,11 @@ def test_an_item_that_somebody_else_wrote_is_corrupt_and_left_alone(
 ) -> None:
     with CosmosClient(CosmosAddress.parse(cosmos_url).endpoint, EMULATOR_KEY) as client:
         raw_container(client, cosmos_url).create_item({"id": "x", "pk": "x", **item})
-    for call in (
+    calls: tuple[Callable[[], object], ...] = (
         lambda: cosmos_store.read("x", "x"),
         lambda: cosmos_store.update_if_match("x", "x", Expected(rev=1), {}),
-    ):
+    )
+    for call in calls:
         with pytest.raises(Corrupt):
             call()
     behind = [cosmos_store.create(name, "x", {}) for name in ("y", "z")]

@@ -3,7 +3,7 @@
 import re
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -190,11 +190,12 @@ def test_a_body_that_does_not_parse_is_corrupt_and_stops_nobody_else(
     connection.execute("UPDATE documents SET body = ? WHERE id = 'spoilt'", (body,))
     connection.commit()
     connection.close()
-    for use in (
+    uses: tuple[Callable[[], object], ...] = (
         lambda: store.read("spoilt", "p"),
         lambda: store.update_if_match("spoilt", "p", Expected(rev=1), {}),
         lambda: store.create("spoilt", "p", {}),
-    ):
+    )
+    for use in uses:
         with pytest.raises(Corrupt, match=rf"^{path}: document 'spoilt' of 'p' does not parse \((?!None)"):
             use()
     put(store, "z-behind")
