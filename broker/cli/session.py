@@ -63,8 +63,19 @@ def connected(target: Target) -> Iterator["Client"]:
             problem = str(error).partition("; ")[0]
             raise CommandError(problem, "does a worker serve? see `broker status`", exit=Exit.UNKNOWN) from error
         finally:
-            if not client.settle(within_ms=SOON_MS):
-                note("waits for the answer to a claim that was given up, to give the job back; Ctrl-C ends at once")
+            _settle(client)
+
+
+def _settle(client: "Client") -> None:
+    """Wait for what was given up, and say so if that takes long. Whoever then interrupts it does not want it at all."""
+    if client.settle(within_ms=SOON_MS):
+        return
+    try:
+        note("waits for the answer to a claim that was given up, to give the job back; Ctrl-C ends at once")
+        client.settle()
+    except BaseException:
+        client.close(settle=False)
+        raise
 
 
 def async_client(target: Target) -> "AsyncClient":

@@ -81,12 +81,13 @@ class Exchange:
             self.broker_time.learn(server_ms, sent_ms=sent_ms, received_ms=monotonic_ms())
         self._watch.start()
 
-    def close(self) -> None:
+    def close(self, *, settle: bool = True) -> None:
         """Settle what was given up, and stop reading; whoever still waits gets ClientClosed. Twice is harmless."""
         if self._closed.is_set() or self._pid != os.getpid():
             return
         try:
-            self.settle()
+            if settle:
+                self.settle()
         finally:
             self._stop()
 

@@ -144,9 +144,12 @@ class Client(Line, Leasing[Reply, Lease]):
         """
         return self._exchange.settle(within_ms)
 
-    def close(self) -> None:
-        """Settle, and give back the connections. Whoever still waits gets ClientClosed; closing twice is harmless."""
-        self._exchange.close()
+    def close(self, *, settle: bool = True) -> None:
+        """Settle, and give back the connections. Whoever still waits gets ClientClosed; closing twice is harmless.
+
+        Without `settle` a claim that was given up may yet be granted, and its lease stand for its ttl.
+        """
+        self._exchange.close(settle=settle)
         self._keeper.close()
 
     def submit_many(

@@ -1,17 +1,21 @@
 """A claim that was on its way as its caller gave it up: what it gets is given back before the caller is gone."""
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Thread
 from typing import Any, cast
 
 import pytest
+import redis
 
 from broker import claim_next
-from broker.client import AsyncClient, Client
+from broker.cli import session
+from broker.client import AsyncClient, Client, ClientClosed
 from broker.messages import Request
 from tests.commands import BROKER
 from tests.fleet import Fleet
@@ -148,6 +152,26 @@ def test_a_second_signal_ends_at_once(fleet: Fleet, worker: "subprocess.Popen[st
     process.send_signal(signal.SIGINT)
     wait_for(lambda: process.poll() is not None, "it has ended")
     assert process.returncode == 130
+
+
+def test_who_interrupts_as_it_says_that_it_waits_is_not_kept_waiting(
+    redis_client: redis.Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt_the_claim() -> None:
+        wait_for(lambda: redis_client.keys("rq:job:*"), "the claim is sent; nobody serves it")
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(session, "note", lambda _told: signal.raise_signal(signal.SIGINT))
+    client = Client.connect(redis_url, factory_id="e", timeout_ms=60_000)
+    interrupting = Thread(target=interrupt_the_claim)
+    interrupting.start()
+    with pytest.raises(KeyboardInterrupt):
+        client.claim("j")
+    interrupting.join()
+    with pytest.raises(KeyboardInterrupt):
+        session._settle(client)
+    with pytest.raises(ClientClosed):
+        client.job("j")
 
 
 @pytest.mark.parametrize("terms", ['{"job_id": "j"}', '{"wait_ms": 60000}'])
