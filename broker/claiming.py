@@ -70,13 +70,13 @@ def _write_with_slots(
     write_id: str,
 ) -> JobUpdate | Denied:
     """The conditional write of a claim, between taking its slots and confirming them (design §8, steps 5 to 8)."""
-    if job.epoch and changes.get("lease") is not None:
+    if changes.get("lease") is None:
+        return runs.end_unasked(context.entropy, store, job, changes, write_id=write_id)
+    if job.epoch:
         # The next end takes the place of the last one in the job: first the last one's run is on record.
         runs.record_last_end(store, context.entropy, job)
     limits = controls.limits()
     names = applying(limits, job, who.factory_id)
-    if changes.get("lease") is None:
-        return runs.end_unasked(context.entropy, store, job, changes, write_id=write_id)
     if not (job.locks or names):
         return _too_late(context, who) or repository.rev_update_job(store, job, changes, write_id=write_id)
     slots = _slots(context, job, changes["epoch"], who, unit_wants(limits, units(limits, names)))
