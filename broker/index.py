@@ -142,14 +142,14 @@ def move(pipe: Pipeline, moves: Iterable[tuple[Place, bool]]) -> None:
     Jobs that stand for themselves go with one command for each set, however many there are.
     """
     scores: dict[str, dict[str, int | None]] = {}
-    terms: dict[str, set[str]] = {}
+    named: list[Place] = []
     for place, offered_now in moves:
         if place.kept_for or place.lane:
             (_offer_apart if offered_now else _withdraw_apart)(pipe, place)
             continue
         scores.setdefault(place.key, {})[place.job_id] = place.score if offered_now else None
         if offered_now:
-            terms.setdefault(sets_key(READY, place.queue), set()).add(place.terms)
+            named.append(place)
     for key, members in scores.items():
         there = {job_id: score for job_id, score in members.items() if score is not None}
         gone = [job_id for job_id, score in members.items() if score is None]
@@ -157,7 +157,16 @@ def move(pipe: Pipeline, moves: Iterable[tuple[Place, bool]]) -> None:
             pipe.zadd(key, there)
         if gone:
             pipe.zrem(key, *gone)
-    for key, names in terms.items():  # after their members: a pop tidies away sets that look empty
+    name_sets(pipe, named)  # after their members: a pop tidies away sets that look empty
+
+
+def name_sets(pipe: Pipeline, places: Iterable[Place]) -> None:
+    """Add the commands that make the sets known that these are in. Who may have what is kept for it needs no name."""
+    terms: dict[str, set[str]] = {}
+    for place in places:
+        if not place.kept_for:
+            terms.setdefault(sets_key(READY, place.queue), set()).add(place.terms)
+    for key, names in terms.items():
         pipe.sadd(key, *names)
 
 
@@ -179,7 +188,7 @@ def _offer_apart(pipe: Pipeline, place: Place) -> None:
         return
     pipe.zadd(place.line, {place.job_id: place.score})
     pipe.zadd(place.key, {place.lane: place.score}, lt=True)  # the pop corrects what is too low
-    pipe.sadd(sets_key(READY, place.queue), place.terms)
+    name_sets(pipe, [place])
 
 
 def _withdraw_apart(pipe: Pipeline, place: Place) -> None:

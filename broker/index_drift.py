@@ -9,20 +9,15 @@ from typing import cast
 from redis import Redis
 
 from broker import index
-from broker.index import READY, Place
+from broker.index import Place
 
 
 def mend(connection: Redis, places: Sequence[Place]) -> list[Place]:
     """Have the index offer these jobs as they stand; those that it did not offer at all."""
     absent, elsewhere = _amiss(connection, places)
-    terms: dict[str, set[str]] = {}
-    for place in places:
-        if not place.kept_for:
-            terms.setdefault(index.sets_key(READY, place.queue), set()).add(place.terms)
     with connection.pipeline(transaction=False) as pipe:
         index.move(pipe, [(place, True) for place in (*absent, *elsewhere)])
-        for key, names in terms.items():  # a pop may have tidied one away that looked empty
-            pipe.sadd(key, *names)
+        index.name_sets(pipe, places)  # a pop may have tidied one away that looked empty
         pipe.execute()
     return absent
 
