@@ -71,7 +71,5 @@ def list_runs(context: Context, request: ListRuns, _now_ms: int) -> Settlement:
     for told in runs.told_by(job):
         epoch = told["epoch"]
         by_epoch[epoch] = {"id": run_id(job_id, epoch), **by_epoch.get(epoch, {}), **_whole(told)}
-    if job.lease is not None:
-        by_epoch[job.lease.epoch]["renewals"] = job.lease.renewals
     listed = [by_epoch[epoch] for epoch in sorted(by_epoch)][-PAGE_MAX:]
     return Settlement(Answer(Word.OK, body={"runs": listed}))

@@ -33,7 +33,7 @@ def told_by(job: Job) -> Iterator[dict[str, Any]]:
     if job.last_end is not None:
         yield {"job_id": job.id, **job.last_end.plain()}
     if job.lease is not None:
-        yield _begun(job.id, job.lease)
+        yield {**_begun(job.id, job.lease), "renewals": job.lease.renewals}
 
 
 def write_open_run(
