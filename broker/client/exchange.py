@@ -124,11 +124,7 @@ class Exchange:
                     again_ms = now_ms + self._attempt_ms
                     self._withdraw(calls)
                 ends_ms = min(again_ms, max(call.until_ms for call in calls) + LATE_MS, until_ms or again_ms)
-                left_ms = max(1, ends_ms - now_ms)
-                if self._turns.reads(waiter):
-                    self._read(left_ms)
-                else:
-                    waiter.wait(left_ms)
+                self._read_or_wait(waiter, max(1, ends_ms - now_ms))
         finally:
             self._turns.end(waiter)
         return True
@@ -228,12 +224,16 @@ class Exchange:
                 left_ms = ends_ms - monotonic_ms()
                 if left_ms <= 0:
                     return
-                if self._turns.reads(waiter):
-                    self._read(left_ms)
-                else:
-                    waiter.wait(left_ms)
+                self._read_or_wait(waiter, left_ms)
         finally:
             self._turns.end(waiter)
+
+    def _read_or_wait(self, waiter: Waiter, left_ms: int) -> None:
+        """Read for everybody where it is this one's turn, or wait for whoever reads. Comes back early now and then."""
+        if self._turns.reads(waiter):
+            self._read(left_ms)
+        else:
+            waiter.wait(left_ms)
 
     def _awaits(self, calls: Sequence[Call]) -> bool:
         with self._lock:
