@@ -51,7 +51,7 @@ _ANY_JOB: Mapping[Word, str] = {
     Word.NOT_CLAIMABLE: "wait for it with --wait; see `broker queue list` and `broker limit list`",
 }
 """Instead of `_NEXT` where the claim named no job."""
-_NOT_SIGNED = (
+_KEY_REVOKED = (
     "see `broker key list` where the broker runs; with a key that stands (BROKER_KEY_FILE) repeat it with the same "
     "--request-id: it may have taken effect"
 )
@@ -122,11 +122,13 @@ def _problem(reply: "Reply") -> str:
 
 
 def _next_step(reply: "Reply") -> str:
+    from broker.client.trust import NOT_SIGNED
+
     step = _NEXT_FOR_REASON.get(reply.reason) if reply.reason is not None else None
     if reply.reason is Reason.EXISTS and "name" in reply.body:
         step = _SCHEDULE_EXISTS
-    if reply.body.get("not_signed"):  # by the client: broker/client/trust.py
-        step = _NOT_SIGNED
+    if reply.body.get(NOT_SIGNED):
+        step = _KEY_REVOKED
     if "job_id" not in reply.body:
         step = step or _ANY_JOB.get(reply.answer)
     if reply.answer is Word.NOT_FOUND:

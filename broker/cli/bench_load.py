@@ -81,7 +81,7 @@ async def measure(
     return figures
 
 
-async def _put_through(client: AsyncClient, figures: Figures, held: "Held", *, jobs: int, outstanding: int) -> None:
+async def _put_through(client: AsyncClient, figures: Figures, held: Held, *, jobs: int, outstanding: int) -> None:
     names = [f"{figures.queue}-{number}" for number in range(jobs)]
     begin = steady_ns()
     bodies = [SubmitBody(job_id=name, queue=figures.queue, payload={"n": name}, ttl_ms=TTL_MS) for name in names]
@@ -98,7 +98,7 @@ async def _put_through(client: AsyncClient, figures: Figures, held: "Held", *, j
         figures.wrong, figures.first = jobs - done, "not all are succeeded in the store"
 
 
-async def _live(client: AsyncClient, names: Sequence[str], outstanding: int, figures: Figures, held: "Held") -> None:
+async def _live(client: AsyncClient, names: Sequence[str], outstanding: int, figures: Figures, held: Held) -> None:
     """Each job's life, `outstanding` at the same time."""
     took: dict[str, list[int]] = {"claim": [], "renew": [], "complete": []}
     source = iter(names)
