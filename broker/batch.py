@@ -31,7 +31,7 @@ from broker.signing import UNSEALED, Seal
 from broker.slot_turns import SlotTurns
 from broker.turned_away import may_wait, refusal
 from datastore import DatastoreError
-from datastore.interface import Key
+from datastore.interface import DocumentName
 from datastore.value import Value
 
 log = structlog.get_logger(__name__)
@@ -188,7 +188,9 @@ def _one_round(
         return [failed(context, error, _jobs(proposals.get(position))) for position in pending]
 
 
-def _ahead(batch: Sequence[Taken], pending: list[int], proposals: Mapping[int, Proposal | Settlement]) -> Iterator[Key]:
+def _ahead(
+    batch: Sequence[Taken], pending: list[int], proposals: Mapping[int, Proposal | Settlement]
+) -> Iterator[DocumentName]:
     """What a round looks at."""
     for position in pending:
         yield from looked_at(batch[position].request, _jobs(proposals.get(position)))

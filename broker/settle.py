@@ -54,7 +54,7 @@ from broker.settlement import Change
 from broker.transitions import Claimant
 from broker.wire_types import is_job_id
 from datastore import Corrupt, DatastoreError, NotApplied, OutcomeUnknown, Rejected, Throttled
-from datastore.interface import Key
+from datastore.interface import DocumentName
 
 log = structlog.get_logger(__name__)
 
@@ -82,7 +82,7 @@ def settle(context: Context, request: Request, *, now_ms: int, candidate: str | 
         return Settlement(Answer(Word.OUTCOME_UNKNOWN))
 
 
-def looked_at(request: Request, candidates: Sequence[str]) -> Iterator[Key]:
+def looked_at(request: Request, candidates: Sequence[str]) -> Iterator[DocumentName]:
     """The documents that settling it reads in any case: jobs, and where they may be granted what was submitted."""
     match request:
         case Claim(body=body):

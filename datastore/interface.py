@@ -121,12 +121,12 @@ class Page(Value, frozen=True):
     """What was found and does not parse, each in words that name it; it hides nothing that stands behind it."""
 
 
-Key: TypeAlias = tuple[str, str]
+DocumentName: TypeAlias = tuple[str, str]
 """(id, partition key) of a document, as `Datastore.read` takes them."""
-Ahead: TypeAlias = Callable[[], Iterable[Key]]
+Ahead: TypeAlias = Callable[[], Iterable[DocumentName]]
 
 
-def nothing_ahead() -> Iterable[Key]:
+def nothing_ahead() -> Iterable[DocumentName]:
     """The block of a batch does not say what it will read."""
     return ()
 

@@ -18,10 +18,10 @@ from datastore.interface import (
     Conflict,
     CreateResult,
     Document,
+    DocumentName,
     Etag,
     Expected,
     Filter,
-    Key,
     NotFound,
     Ok,
     Page,
@@ -209,7 +209,7 @@ class SqliteDatastore:
         batch.documents[key] = document
         return document
 
-    def _read_ahead(self, batch: Batch, keys: Iterable[Key]) -> None:
+    def _read_ahead(self, batch: Batch, keys: Iterable[DocumentName]) -> None:
         """Into the transaction's view. What is not found here, or does not parse, is looked at when it is read."""
         named = dict(islice(keys, AHEAD_MAX))
         if not named:

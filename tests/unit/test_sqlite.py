@@ -26,7 +26,7 @@ from datastore import (
     Rejected,
     Unavailable,
 )
-from datastore.interface import Ahead, Key, nothing_ahead
+from datastore.interface import Ahead, DocumentName, nothing_ahead
 from datastore.memory import MemoryDatastore
 from datastore.sqlite import SqliteDatastore
 from datastore.sqlite_query import page_query
@@ -133,7 +133,7 @@ def test_a_batch_sees_what_was_there_and_what_it_wrote_itself_however_often_it_l
         assert store.find({"n": 1}).documents == (updated.document, other)
 
 
-def selects(store: SqliteDatastore, *reads: Key, ahead: Ahead = nothing_ahead) -> int:
+def selects(store: SqliteDatastore, *reads: DocumentName, ahead: Ahead = nothing_ahead) -> int:
     """How often a batch that reads these asks for documents."""
     statements: list[str] = []
     with store.batch(ahead):
