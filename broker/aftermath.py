@@ -4,8 +4,7 @@ settle_batch -> deliver (hints, events, replies) -> follow_up (children, slots, 
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from itertools import chain
+from collections.abc import Sequence
 
 import structlog
 from msgspec import structs
@@ -29,7 +28,7 @@ from broker import (
 from broker.answers import wire
 from broker.batch import Settled
 from broker.controls import Controls
-from broker.documents import Job, State
+from broker.documents import BLOCKED, Job
 from broker.events import Event
 from broker.index import Place
 from broker.limits import limited_queue
@@ -52,7 +51,7 @@ def deliver(context: Context, pipe: Pipeline, batch: Sequence[Settled], *, now_m
     answered: list[Claim] = []
     requests = [settled.request for settled in batch]
     step_ms = context.rules.ageing_step_ms
-    move_hints(pipe, chain.from_iterable([settled.changes for settled in batch]), step_ms=step_ms)
+    move_hints(pipe, [change for settled in batch for change in settled.changes], step_ms=step_ms)
     seen.note(pipe, requests, now_ms, context.lately)
     for settled in batch:
         request = settled.request
@@ -77,7 +76,7 @@ def deliver(context: Context, pipe: Pipeline, batch: Sequence[Settled], *, now_m
     demand.note(pipe, requests, now_ms, context.lately)
 
 
-def move_hints(pipe: Pipeline, changes: Iterable[Change], *, step_ms: int) -> None:
+def move_hints(pipe: Pipeline, changes: Sequence[Change], *, step_ms: int) -> None:
     """Keep what Redis says of jobs in step with them; the same guards for every transition."""
     moves: list[tuple[Place, bool]] = []
     for change in changes:
@@ -86,9 +85,9 @@ def move_hints(pipe: Pipeline, changes: Iterable[Change], *, step_ms: int) -> No
             moves.append((Place.of(after, step_ms=step_ms), True))
         elif before is not None and index.offered(before):
             moves.append((Place.of(before, step_ms=step_ms), False))
-        families.note(pipe, change)
-        owed.note(pipe, change)
-        notices.tell_holder(pipe, change)
+    families.note(pipe, changes)
+    owed.note(pipe, changes)
+    notices.tell_holders(pipe, changes)
     index.move(pipe, moves)
 
 
@@ -121,7 +120,7 @@ def follow_families(
     context: Context, connection: Redis, changes: Sequence[Change], *, children: Sequence[str], now_ms: int
 ) -> list[Change]:
     """Look at children of jobs that have ended, at new ones whose parents ended before, and at theirs in turn."""
-    looked_at = [*children, *(change.after.id for change in changes if change.after.state is State.BLOCKED)]
+    looked_at = [*children, *(change.after.id for change in changes if change.after.state is BLOCKED)]
     found: list[Change] = []
     for _ in range(GENERATIONS_MAX):
         if not looked_at:
@@ -179,8 +178,8 @@ def _now_free(context: Context, batch: Sequence[Settled], now_ms: int) -> list[s
 def _unsettled_factory(settled: Settled) -> str | None:
     """The factory whose waiting claims are to be judged again."""
     request = settled.request
-    if settled.answer is None or not settled.answer.good:
-        return None
+    if request.queue_name != DrainFactory.queue_name or settled.answer is None or not settled.answer.good:
+        return None  # as nearly all are
     if isinstance(request, RegisterFactory):
         return request.factory_id
     return request.body.factory if isinstance(request, DrainFactory | RemoveFactory) else None

@@ -51,6 +51,9 @@ RETRY: Mapping[Word, Retry] = {
 }
 """Words that are not named here are final."""
 
+GOOD = frozenset({Word.OK, Word.GRANTED, Word.RENEWED, Word.REPLAYED})
+"""The request has had its effect."""
+
 RETRY_AFTER_MS = 1_000
 """What `later` says where nothing better is known."""
 
@@ -99,6 +102,11 @@ class Reason(StrEnum):
     REPEATED = "repeated"
 
 
+_LASTING = frozenset({Reason.TERMINAL, Reason.EXISTS, Reason.RESTARTED, Reason.DRAINING})
+"""Reasons for which a word that says `later` does not mean it."""
+_FINAL, _LATER = Retry.FINAL, Retry.LATER  # names of their own: docs/decisions/0039
+
+
 class Answer(Value, frozen=True):
     """One reply before it is addressed. `body` holds the fields that belong to the word."""
 
@@ -110,9 +118,7 @@ class Answer(Value, frozen=True):
     @property
     def retry(self) -> Retry:
         """The retry class of the word; a conflict or refusal that can't change is final."""
-        if self.reason in (Reason.TERMINAL, Reason.EXISTS, Reason.RESTARTED, Reason.DRAINING):
-            return Retry.FINAL
-        return RETRY.get(self.word, Retry.FINAL)
+        return _FINAL if self.reason in _LASTING else RETRY.get(self.word, _FINAL)
 
     @property
     def grants(self) -> tuple[Mapping[str, Any], ...]:
@@ -122,7 +128,7 @@ class Answer(Value, frozen=True):
     @property
     def good(self) -> bool:
         """Whether the request has had its effect."""
-        return self.word in (Word.OK, Word.GRANTED, Word.RENEWED, Word.REPLAYED)
+        return self.word in GOOD
 
 
 def past_deadline(deadline_ms: int) -> Answer:
@@ -155,6 +161,6 @@ def _said(answer: Answer) -> dict[str, Any]:
         "reason": answer.reason,
         "retry": (retry := answer.retry),
     }
-    if retry is Retry.LATER:
+    if retry is _LATER:
         said["retry_after_ms"] = RETRY_AFTER_MS if answer.retry_after_ms is None else answer.retry_after_ms
     return said

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from enum import StrEnum
 from functools import cache
-from typing import Annotated, Any, Self, TypeVar, cast
+from typing import Annotated, Any, Final, Self, TypeVar, cast
 
 import msgspec
 from msgspec import Meta, Struct
@@ -55,6 +55,10 @@ class State(StrEnum):
         return self in TERMINAL
 
 
+READY: Final = State.READY
+LEASED: Final = State.LEASED
+BLOCKED: Final = State.BLOCKED
+"""Names of their own for what every request looks at several times (docs/decisions/0039)."""
 TERMINAL = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED})
 WAITING = frozenset({State.BLOCKED, State.SCHEDULED, State.READY})
 
@@ -263,20 +267,25 @@ class Job(Frozen, frozen=True, kw_only=True):
         return job
 
     def _check_lease(self) -> None:
-        if (self.lease is not None) != (self.state is State.LEASED):
+        if (self.lease is not None) != (self.state is LEASED):
             raise Corrupt(f"{self.id!r} is {self.state} and {'has' if self.lease else 'lacks'} a lease")
 
     def recent(self, request_id: str, factory_id: str) -> Recent | None:
         """What this factory's request already did here, or None. Claims are told apart: see `claimed_before`."""
-        entries = (entry for entry in self.recent_requests if entry.op != CLAIM)
-        return next((entry for entry in entries if entry.is_of(request_id, factory_id)), None)
+        return self._remembered(request_id, factory_id, claim=False)
 
     def claimed_before(self, request_id: str, factory_id: str) -> bool:
         """Whether this factory's request was granted an earlier lease, which is over."""
         end = self.last_end
         if end is not None and (end.request_id, end.factory_id) == (request_id, factory_id):
             return True
-        return any(entry.op == CLAIM and entry.is_of(request_id, factory_id) for entry in self.recent_requests)
+        return self._remembered(request_id, factory_id, claim=True) is not None
+
+    def _remembered(self, request_id: str, factory_id: str, *, claim: bool) -> Recent | None:
+        for entry in self.recent_requests:
+            if (entry.op == CLAIM) is claim and entry.is_of(request_id, factory_id):
+                return entry
+        return None
 
 
 class Spec(Frozen, frozen=True, kw_only=True):

@@ -13,7 +13,7 @@ from redis import Redis
 from redis.client import Pipeline
 
 from broker import coordinator
-from broker.documents import Job, State
+from broker.documents import BLOCKED, Job
 from broker.index import names
 from broker.settlement import Change, Context
 from datastore import DatastoreError
@@ -29,15 +29,16 @@ def children_key(parent: str) -> str:
     return f"broker:children:{parent}"
 
 
-def note(pipe: Pipeline, change: Change) -> None:
-    """Keep the hint in step with one job."""
-    before, after = change.before, change.after
-    if after.state is State.BLOCKED:
-        for parent in after.depends_on:
-            pipe.sadd(children_key(parent), after.id)
-    elif before is not None and before.state is State.BLOCKED:
-        for parent in after.depends_on:
-            pipe.srem(children_key(parent), after.id)
+def note(pipe: Pipeline, changes: Iterable[Change]) -> None:
+    """Keep the hint in step with these jobs."""
+    for change in changes:
+        before, after = change.before, change.after
+        if after.state is BLOCKED:
+            for parent in after.depends_on:
+                pipe.sadd(children_key(parent), after.id)
+        elif before is not None and before.state is BLOCKED:
+            for parent in after.depends_on:
+                pipe.srem(children_key(parent), after.id)
 
 
 def ended(changes: Iterable[Change]) -> list[Job]:

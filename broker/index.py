@@ -16,7 +16,8 @@ from redis import Redis
 from redis.client import Pipeline
 
 from broker.clock import SET_BACK_MS
-from broker.documents import Job, State
+from broker.documents import READY as STATE_READY
+from broker.documents import Job
 from broker.matching import Preferences, canonical, meets, preference
 from broker.scripts import Script
 from datastore.value import Value
@@ -239,7 +240,7 @@ def text_of(name: bytes) -> str | None:
 
 def offered(job: Job) -> bool:
     """Whether a claim-next may be shown this job."""
-    return job.state is State.READY and job.hold is None
+    return job.state is STATE_READY and job.hold is None
 
 
 def ready_terms(connection: Redis, queue: str, *, at_most: int) -> list[tuple[str, str]]:

@@ -4,6 +4,7 @@ A notice says nothing itself. What it leads to is a renewal, whose answer the fe
 until the next renewal, and a forged one costs a renewal.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 from redis.client import Pipeline
@@ -17,16 +18,16 @@ _TAKEN = frozenset({Outcome.REVOKED, Outcome.EXPIRED, Outcome.TIMED_OUT})
 """Ends that are not the holder's own doing. After its expiry it knows by itself."""
 
 
-def tell_holder(pipe: Pipeline, change: Change) -> None:
-    """Add the commands that tell the holder, where a cancel was asked or its lease was taken."""
-    before, after = change.before, change.after
-    lease = None if before is None else before.lease
-    if before is None or lease is None or lease.instance is None:
-        return
-    asked = after.cancel is not None and before.cancel is None
-    end = after.last_end
-    taken = after.lease is None and end is not None and end.outcome in _TAKEN and end.ended_ms < lease.expires_ms
-    if asked or taken:
-        notice: dict[str, Any] = {"v": 1, "request_id": None, "notice": RENEW}
-        notice |= {"job_id": before.id, "epoch": lease.epoch}
-        replies.push(pipe, replies.reply_key(lease.factory_id, lease.instance), [replies.encode(notice)])
+def tell_holders(pipe: Pipeline, changes: Iterable[Change]) -> None:
+    """Add the commands that tell the holders of whom a cancel was asked, or whose lease was taken."""
+    for change in changes:
+        before, after = change.before, change.after
+        if before is None or (lease := before.lease) is None or lease.instance is None:
+            continue
+        asked = after.cancel is not None and before.cancel is None
+        end = after.last_end
+        taken = after.lease is None and end is not None and end.outcome in _TAKEN and end.ended_ms < lease.expires_ms
+        if asked or taken:
+            notice: dict[str, Any] = {"v": 1, "request_id": None, "notice": RENEW}
+            notice |= {"job_id": before.id, "epoch": lease.epoch}
+            replies.push(pipe, replies.reply_key(lease.factory_id, lease.instance), [replies.encode(notice)])

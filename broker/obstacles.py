@@ -7,7 +7,7 @@ from msgspec import field
 
 from broker.answers import Answer, Reason, Word
 from broker.controls import UNCONTROLLED, UNREGISTERED, FactoryRecord, QueueControl
-from broker.documents import Job, RunEnd, State
+from broker.documents import BLOCKED, Job, RunEnd, State
 from broker.matching import unmet
 from datastore.value import Value
 
@@ -80,7 +80,7 @@ def _held(it: Situation) -> Mapping[str, Any] | None:
 
 
 def _blocked(it: Situation) -> Mapping[str, Any] | None:
-    if it.state is not State.BLOCKED:
+    if it.state is not BLOCKED:
         return None
     parents = {"parents": [dict(parent) for parent in it.parents]} if it.parents else {}
     return {"depends_on": list(it.job.depends_on), **parents}

@@ -3,6 +3,7 @@
 Whoever ended such a job is told to repeat the request, and that writes it too; but they may be gone.
 """
 
+from collections.abc import Iterable
 from typing import cast
 
 from redis import Redis
@@ -18,10 +19,11 @@ OWED_MAX = 10_000
 AT_ONCE = 500
 
 
-def note(pipe: Pipeline, change: Change) -> None:
-    """Add the commands that keep a job whose last run could not be written."""
-    if not change.recorded and change.after.state.terminal:
-        pipe.zadd(OWED, {change.after.id: change.after.updated_ms})
+def note(pipe: Pipeline, changes: Iterable[Change]) -> None:
+    """Add the commands that keep the jobs whose last runs could not be written."""
+    owed = {each.after.id: each.after.updated_ms for each in changes if not each.recorded and each.after.state.terminal}
+    if owed:
+        pipe.zadd(OWED, owed)
         pipe.zremrangebyrank(OWED, 0, -OWED_MAX - 1)
 
 

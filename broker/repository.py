@@ -68,13 +68,12 @@ def rev_update_job(store: Datastore, job: Job, changes: Mapping[str, Any], *, wr
     """
     known = job.document
     expected = Expected(etag=known.etag, rev=known.rev, known=known)
-    match confirmed_update(store, known.id, known.partition_key, expected, as_stored(changes), write_id=write_id):
-        case Ok(document):
-            return Updated(job.written(changes, document))
-        case Conflict(current):
-            return Stale(None if current is None else Job.from_document(current))
-        case NotFound():
-            return Missing()
+    result = confirmed_update(store, known.id, known.partition_key, expected, as_stored(changes), write_id=write_id)
+    if isinstance(result, Ok):
+        return Updated(job.written(changes, result.document))
+    if isinstance(result, Conflict):
+        return Stale(None if result.current is None else Job.from_document(result.current))
+    return Missing()
 
 
 def stands(store: Datastore, job: Job, *, write_id: str) -> bool:
@@ -125,7 +124,7 @@ def read_submitted(store: Datastore, job_id: str) -> dict[str, Any]:
       Unavailable: as `read_spec`.
     """
     body = _spec_document(store, job_id).body
-    return {"payload": None, "labels": {}, **spoken(body, ("payload", "labels"))}
+    return spoken(body, {"payload": None, "labels": {}})
 
 
 def _spec_document(store: Datastore, job_id: str) -> Document:

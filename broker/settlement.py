@@ -166,19 +166,18 @@ def read_known(context: Context, job_id: str, *, seen_epoch: int = 0) -> Job | N
 
 
 def _once(context: Context, job: Job, decision: Decision, write: Writer) -> Settlement | Stale:
-    match decision:
-        case Refuse(answer):
-            return Settlement(answer)
-        case Replay():
-            return _replayed(context, job, decision)
-        case Write(changes, answer):
-            if "last_end" in changes and _took_over(job):
-                runs.record_last_end(context.store, context.entropy, job)
-            update = write(context.store, job, changes, write_id=context.entropy.write_id())
+    if isinstance(decision, Refuse):
+        return Settlement(decision.answer)
+    if isinstance(decision, Replay):
+        return _replayed(context, job, decision)
+    if "last_end" in decision.changes and _took_over(job):
+        runs.record_last_end(context.store, context.entropy, job)
+    update = write(context.store, job, decision.changes, write_id=context.entropy.write_id())
+    if isinstance(update, Updated):  # looked for first, and by itself: nearly all are written
+        after = update.job
+        recorded = _follow_up(context, job, after)
+        return Settlement(_told(after, decision.answer, recorded), (Change(job, after, recorded=recorded),))
     match update:
-        case Updated(after):
-            recorded = _follow_up(context, job, after)
-            return Settlement(_told(after, answer, recorded), (Change(job, after, recorded=recorded),))
         case Denied(refusal, wait, undone):
             # A job that does not stand aside is offered again: whoever proposed it has taken it out of the index.
             if wait is not None and wait.job is not None:

@@ -35,19 +35,21 @@ MOVES: Mapping[State, str] = {
 STALE_ANSWERS = frozenset({Word.LEASE_LOST, Word.ALREADY_TERMINAL})
 
 
-def of_request(request: Envelope, answer: Answer | None, changes: Sequence[Change], *, now_ms: int) -> Iterator[Event]:
+def of_request(request: Envelope, answer: Answer | None, changes: Sequence[Change], *, now_ms: int) -> list[Event]:
     """What one request has led to: its changes, and the refusal of a holder or claimant that came too late."""
+    told: list[Event] = []
     for change in changes:
-        yield from of_change(change, request, now_ms=now_ms)
+        told += of_change(change, request, now_ms=now_ms)
     if type(request) is RenewMany:
         results = answer.body.get("results", ()) if answer is not None else ()
         for lease, result in zip(request.body.leases, results, strict=False):
             if result["answer"] in STALE_ANSWERS:
-                yield _refused("refused_stale", request, lease.job_id, lease.epoch, result, now_ms)
+                told.append(_refused("refused_stale", request, lease.job_id, lease.epoch, result, now_ms))
     elif answer is not None and not answer.good:
-        yield from _refusal(request, answer, now_ms)
+        told += _refusal(request, answer, now_ms)
     elif answer is not None and (changed := of_control(request, answer, now_ms)) is not None:
-        yield changed
+        told.append(changed)
+    return told
 
 
 def of_change(change: Change, request: Envelope | None = None, *, now_ms: int) -> Iterator[Event]:
@@ -152,7 +154,7 @@ def _event(
         factory_id=holder or who,
         request_id=request.request_id if request is not None else claim or lease_request,
         by=who if holder is not None and who != holder else None,
-        state=job.state.value,
+        state=job.state,
         reason=reason[:REASON_CHARS_MAX] if reason else None,
         until_ms=until_ms,
         renewals=renewals,

@@ -3,7 +3,7 @@
 A claim reads a document and changes a few of its fields: so the others are neither decoded nor encoded again.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, TypeVar, cast
 
@@ -73,10 +73,12 @@ def encode(body: Mapping[str, Any]) -> str:
     return _encode(body).decode()
 
 
-def spoken(body: Body, names: Iterable[str]) -> dict[str, Any]:
-    """Those of these fields that a body has, to be written into another JSON text: of a stored one they stay text."""
-    fields: Mapping[str, Any] = body._top() if type(body) is JsonBody else body
-    return {name: fields[name] for name in names if name in fields}
+def spoken(body: Body, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """These fields of a body, to be written into another JSON text: of a stored one they stay text. What it does not
+    have is as `fields` has it.
+    """
+    top: Mapping[str, Any] = body._top() if type(body) is JsonBody else body
+    return {name: top.get(name, default) for name, default in fields.items()}
 
 
 def decoded(body: Body, kind: type[Kind]) -> Kind:

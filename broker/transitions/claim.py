@@ -6,7 +6,7 @@ from msgspec import structs
 
 from broker.answers import Answer, Reason, Word
 from broker.controls import Surroundings
-from broker.documents import CLAIM, Job, Lease, State, run_id
+from broker.documents import CLAIM, LEASED, Job, Lease, State, run_id
 from broker.obstacles import Situation, not_claimable, obstacles
 from broker.transitions.decision import Decision, Refuse, Replay, Rules, Write, held_by, remember
 from broker.transitions.factory import turned_away
@@ -58,7 +58,7 @@ def claim(job: Job, who: Claimant, *, now_ms: int, rules: Rules, around: Surroun
     ttl_ms = who.ttl_ms or job.ttl_ms or rules.ttl_ms
     taken = _lease(job, who, now_ms=now_ms, ttl_ms=ttl_ms, units=around.units)
     changes |= {
-        "state": State.LEASED,
+        "state": LEASED,
         "epoch": taken.epoch,
         "lease": taken,
         "not_before_ms": None,
@@ -108,7 +108,7 @@ def _keep_last_claim(job: Job) -> dict[str, Any]:
     earlier = job.lease or job.last_end
     if earlier is None:
         return {}
-    return remember(job, request_id=earlier.request_id, by=earlier.factory_id, op=CLAIM, state=State.LEASED)
+    return remember(job, request_id=earlier.request_id, by=earlier.factory_id, op=CLAIM, state=LEASED)
 
 
 def _same_request(holder: Lease, who: Claimant) -> bool:
