@@ -1,13 +1,13 @@
-"""Everything that can stand between a claim and a job: one table, which refusals and explanations are read from."""
+"""Everything that can stand between a claim and a job: one list, which refusals and explanations are read from."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from msgspec import field
 
 from broker.answers import Answer, Reason, Word
 from broker.controls import UNCONTROLLED, UNREGISTERED, FactoryRecord, QueueControl
-from broker.documents import BLOCKED, Job, RunEnd, State
+from broker.documents import BLOCKED, TERMINAL, Job, RunEnd, State
 from broker.matching import unmet
 from datastore.value import Value
 
@@ -47,22 +47,39 @@ class Situation(Value, frozen=True):
     """The factory that asks."""
 
 
-Check: TypeAlias = Callable[[Situation], Mapping[str, Any] | None]
-"""The details of an obstacle that stands, or None."""
+def obstacles(it: Situation) -> list[Obstacle]:
+    """Every obstacle that stands, the most lasting first.
+
+    A new one is a question here; locks and quotas, which others race for, are `slots`.
+    """
+    job, standing = it.job, list[Obstacle]()
+    overdue = job.deadline_ms is not None and it.now_ms > job.deadline_ms
+    if overdue or it.state in TERMINAL:
+        standing.append(Obstacle(Reason.TERMINAL, _over(it, {"deadline_ms": job.deadline_ms} if overdue else {})))
+    if job.hold is not None:
+        standing.append(Obstacle(Reason.HELD, {"why": job.hold.reason, "since_ms": job.hold.since_ms}))
+    if it.state is BLOCKED:
+        parents = {"parents": [dict(parent) for parent in it.parents]} if it.parents else {}
+        standing.append(Obstacle(Reason.BLOCKED, {"depends_on": list(job.depends_on), **parents}))
+    if job.not_before_ms is not None and it.now_ms < job.not_before_ms:
+        standing.append(Obstacle(Reason.SCHEDULED, {"until_ms": job.not_before_ms}))
+    if (pause := paused(job.queue, it.queue)) is not None:
+        standing.append(Obstacle(Reason.PAUSED, pause))
+    kept = job.reserved
+    if kept is not None and it.now_ms < kept.until_ms and it.claimant != kept.factory_id:
+        detail = {"factory": kept.factory_id, "by": kept.by, "until_ms": kept.until_ms}
+        standing.append(Obstacle(Reason.RESERVED, detail))
+    if job.requires and it.offers is not None and (missing := unmet(it.offers, job.requires)):
+        standing.append(Obstacle(Reason.REQUIREMENTS, {"missing": list(missing)}))
+    return standing
 
 
-def _terminal(it: Situation) -> Mapping[str, Any] | None:
-    if it.state.terminal:
-        end = it.job.last_end
-        ended = end is not None and end.epoch == it.job.epoch
-        how = _ending(end) if end is not None and ended else {}
-        return {"state": it.state.value, "why": it.job.why, **how, **_overdue(it)}
-    return _overdue(it) or None
-
-
-def _overdue(it: Situation) -> dict[str, Any]:
-    late = it.job.deadline_ms is not None and it.now_ms > it.job.deadline_ms
-    return {"deadline_ms": it.job.deadline_ms} if late else {}
+def _over(it: Situation, overdue: Mapping[str, Any]) -> Mapping[str, Any]:
+    if it.state not in TERMINAL:
+        return overdue
+    end = it.job.last_end
+    how = _ending(end) if end is not None and end.epoch == it.job.epoch else {}
+    return {"state": it.state.value, "why": it.job.why, **how, **overdue}
 
 
 def _ending(end: RunEnd) -> dict[str, Any]:
@@ -74,56 +91,10 @@ def _ending(end: RunEnd) -> dict[str, Any]:
     }
 
 
-def _held(it: Situation) -> Mapping[str, Any] | None:
-    hold = it.job.hold
-    return None if hold is None else {"why": hold.reason, "since_ms": hold.since_ms}
-
-
-def _blocked(it: Situation) -> Mapping[str, Any] | None:
-    if it.state is not BLOCKED:
-        return None
-    parents = {"parents": [dict(parent) for parent in it.parents]} if it.parents else {}
-    return {"depends_on": list(it.job.depends_on), **parents}
-
-
-def _scheduled(it: Situation) -> Mapping[str, Any] | None:
-    due_ms = it.job.not_before_ms
-    return {"until_ms": due_ms} if due_ms is not None and it.now_ms < due_ms else None
-
-
 def paused(queue: str, control: QueueControl) -> Mapping[str, Any] | None:
     """The details of a pause, or None."""
     pause = control.pause
     return None if pause is None else {"queue": queue, "why": pause.reason, "since_ms": pause.since_ms}
-
-
-def _reserved(it: Situation) -> Mapping[str, Any] | None:
-    kept = it.job.reserved
-    if kept is None or it.now_ms >= kept.until_ms or it.claimant == kept.factory_id:
-        return None
-    return {"factory": kept.factory_id, "by": kept.by, "until_ms": kept.until_ms}
-
-
-def _requirements(it: Situation) -> Mapping[str, Any] | None:
-    missing = () if it.offers is None else unmet(it.offers, it.job.requires)
-    return {"missing": list(missing)} if missing else None
-
-
-CHECKS: tuple[tuple[Reason, Check], ...] = (
-    (Reason.TERMINAL, _terminal),
-    (Reason.HELD, _held),
-    (Reason.BLOCKED, _blocked),
-    (Reason.SCHEDULED, _scheduled),
-    (Reason.PAUSED, lambda it: paused(it.job.queue, it.queue)),
-    (Reason.RESERVED, _reserved),
-    (Reason.REQUIREMENTS, _requirements),
-)
-"""The most lasting first. A new obstacle is a row here; locks and quotas, which others race for, are `slots`."""
-
-
-def obstacles(situation: Situation) -> list[Obstacle]:
-    """Every obstacle that stands."""
-    return [Obstacle(reason, detail) for reason, check in CHECKS if (detail := check(situation)) is not None]
 
 
 def told(standing: Sequence[Obstacle]) -> dict[str, Any]:

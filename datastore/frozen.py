@@ -7,7 +7,7 @@ from typing import Any, Final, NoReturn
 import msgspec
 
 from datastore.errors import Rejected
-from datastore.interface import RESERVED_FIELDS, UNSET, Body, JsonValue, Patch
+from datastore.interface import RESERVED_FIELDS, UNSET, Body, JsonValue, Patch, Unset
 
 
 def _refuse(*_args: object, **_kwargs: object) -> NoReturn:
@@ -88,8 +88,9 @@ def freeze_body(body: Body) -> FrozenDict:
     return _object(body, 0, _text_is_valid(body))
 
 
-def freeze_patch(patch: Patch) -> tuple[FrozenDict, tuple[str, ...]]:
-    """What `merge` needs of a patch: (fields to set, frozen; names to remove). Done before any lock is taken.
+def freeze_patch(patch: Patch) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+    """What `merge` needs of a patch: (fields to set, their values frozen; names to remove). Done before any lock is
+    taken.
 
     Raises:
       ValueError: the patch names a reserved field.
@@ -98,10 +99,14 @@ def freeze_patch(patch: Patch) -> tuple[FrozenDict, tuple[str, ...]]:
     if not RESERVED_FIELDS.isdisjoint(patch):
         raise _reserved(patch)
     removed: tuple[str, ...] = ()
-    if UNSET in patch.values():
+    kinds = set(map(type, patch.values()))
+    if Unset in kinds:
         removed = tuple([key for key, value in patch.items() if value is UNSET])
         patch = {key: value for key, value in patch.items() if value is not UNSET}
-    return _object(patch, 0, _text_is_valid(patch)), removed
+    valid = _text_is_valid(patch)
+    if valid and kinds <= _FLAT and _TEXT.issuperset(map(type, patch)):
+        return patch, removed  # as nearly all are
+    return _object(patch, 0, valid), removed
 
 
 def merge(old: Body, fields: Mapping[str, Any], removed: tuple[str, ...]) -> FrozenDict:
