@@ -35,7 +35,8 @@ class Frozen(Struct, frozen=True, kw_only=True):
 
     def plain(self) -> dict[str, Any]:
         """As JSON values."""
-        return cast(dict[str, Any], msgspec.to_builtins(self))
+        values: dict[str, Any] = msgspec.to_builtins(self)
+        return values
 
 
 class State(StrEnum):
@@ -356,7 +357,7 @@ _FIELDS = frozenset(Job.__struct_fields__)
 
 def as_stored(changes: Mapping[str, Any]) -> dict[str, Any]:
     """A rule's changes, which are values of a job, as JSON values."""
-    plain = cast(dict[str, Any], msgspec.to_builtins(changes))
+    plain: dict[str, Any] = msgspec.to_builtins(changes)
     lease = plain.get("lease")
     if lease is not None and "limits" not in lease:  # written most often, and flat
         plain["lease"] = frozen_fields(lease)

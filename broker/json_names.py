@@ -17,7 +17,7 @@ def stands_twice(raw: bytes | str, *, names: int, of: Iterable[Any] = ()) -> boo
     """
     data = raw.encode() if isinstance(raw, str) else raw
     more = data.count(b":") - names
-    if more == 0 or (more > 0 and more == sum(map(_names_in, of))):
+    if more == 0 or (more > 0 and more == _names_in(of)):
         return False
     try:
         _DECODER.decode(data.decode())
@@ -26,10 +26,15 @@ def stands_twice(raw: bytes | str, *, names: int, of: Iterable[Any] = ()) -> boo
     return False
 
 
-def _names_in(value: Any) -> int:
-    if type(value) is dict:
-        return len(value) + sum(map(_names_in, value.values()))
-    return sum(map(_names_in, value)) if type(value) is list else 0
+def _names_in(values: Iterable[Any]) -> int:
+    """How many names the objects among `values` have, with those within them."""
+    names = 0
+    for value in values:
+        if type(value) is dict:
+            names += len(value) + _names_in(value.values())
+        elif type(value) is list:
+            names += _names_in(value)
+    return names
 
 
 def _once(pairs: list[tuple[str, Any]]) -> None:
