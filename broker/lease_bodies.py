@@ -34,6 +34,9 @@ class RenewBody(FencedBody):
 class RenewManyBody(Body):
     leases: Annotated[tuple[RenewBody, ...], Field(min_length=1, max_length=RENEW_MAX)]
 
+    def names(self) -> int:
+        return super().names() + sum([len(lease.__pydantic_fields_set__) for lease in self.leases])
+
 
 class CompleteBody(FencedBody):
     result: Result = None

@@ -45,7 +45,7 @@ def parse(raw: bytes | str) -> Request:
     except ValidationError as error:
         raise Malformed(_why(error), sender=sender_of(raw)) from error
     body = request.body
-    names = len(request.model_fields_set) + len(body.model_fields_set)
+    names = len(request.model_fields_set) + body.names()
     if stands_twice(raw, names=names, of=body.__dict__.values()):
         raise Malformed("a name stands twice in one object", sender=sender_of(raw))
     return request

@@ -130,6 +130,10 @@ class Body(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)  # built as a part of its request
 
+    def names(self) -> int:
+        """How many names its text has: its own, and those of the bodies within it."""
+        return len(self.__pydantic_fields_set__)
+
     @classmethod
     def tied(cls) -> frozenset[str]:
         """The fields that a rule for several at once looks at where they are given. All, unless a body knows better."""
