@@ -12,7 +12,6 @@ from broker.answers import Reason, Retry, Word
 from datastore.value import Value
 
 GOOD = frozenset({Word.OK, Word.GRANTED, Word.RENEWED, Word.REPLAYED})
-_SAID = frozenset({"answer", "reason", "retry", "retry_after_ms"})
 
 
 class Reply(Value, frozen=True):
@@ -66,17 +65,31 @@ class Reply(Value, frozen=True):
 
     @property
     def results(self) -> "tuple[Reply, ...]":
-        """The answers to the parts of one request, such as each lease of `renew_many`, in their order."""
-        return tuple(
-            replace(
-                self,
-                answer=Word(each["answer"]),
-                reason=None if each["reason"] is None else Reason(each["reason"]),
-                retry=Retry(each["retry"]),
-                retry_after_ms=each.get("retry_after_ms"),
-                body=MappingProxyType({name: value for name, value in each.items() if name not in _SAID}),
-            )
-            for each in self.body.get("results", ())
+        """The answers to the parts of one request, such as each lease of `renew_many`, in their order.
+
+        Raises:
+          ValueError: one of them is no answer of this version of the protocol.
+        """
+        parts = self.body.get("results", ())
+        try:
+            said = msgspec.convert(parts, tuple[_Said, ...])
+        except msgspec.ValidationError as error:
+            raise ValueError(f"not an answer: {error}") from None
+        return tuple([self._part(each, its) for each, its in zip(parts, said, strict=True)])
+
+    def _part(self, each: dict[str, Any], said: "_Said") -> "Reply":
+        body = each.copy()
+        del body["answer"], body["reason"], body["retry"]
+        body.pop("retry_after_ms", None)
+        return Reply(
+            self.request_id,
+            said.answer,
+            said.reason,
+            said.retry,
+            said.retry_after_ms,
+            self.server_now_ms,
+            MappingProxyType(body),
+            self.sent_monotonic_ms,
         )
 
     @property
@@ -88,16 +101,21 @@ class Reply(Value, frozen=True):
         return f"{self.answer}{reason}" + (f": {details}" if details else "")
 
 
-class _Wire(Struct):
-    """A reply as it travels (docs/protocol/reply.schema.json)."""
+class _Said(Struct, kw_only=True):
+    """The word of an answer, and what belongs to every word."""
 
-    request_id: str
     answer: Word
     reason: Reason | None
     retry: Retry
+    retry_after_ms: int | None = None
+
+
+class _Wire(_Said, kw_only=True):
+    """A reply as it travels (docs/protocol/reply.schema.json)."""
+
+    request_id: str
     server_now_ms: int
     body: dict[str, Any]
-    retry_after_ms: int | None = None
 
 
 _decode = msgspec.json.Decoder(_Wire).decode
