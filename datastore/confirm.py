@@ -24,7 +24,7 @@ What the mark can't show: that our write landed and somebody wrote over it since
 looks for its own request id in `current` before it tells anybody that a race was lost.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
 from datastore.errors import DatastoreError, OutcomeUnknown
@@ -39,6 +39,8 @@ from datastore.interface import (
     Ok,
     Patch,
     ReadResult,
+    TakesSeveral,
+    Update,
     UpdateResult,
 )
 
@@ -105,10 +107,12 @@ def confirmed_update(
     write_id: str,
     attempts_max: int = ATTEMPTS_MAX,
     pause: Pause = no_pause,
+    first: UpdateResult | OutcomeUnknown | None = None,
 ) -> UpdateResult:
     """Update the document if it is still `expected`, marked with `write_id`; Ok if the write is seen to be ours.
 
-    `write_id` is unique to this write. Conflict means that a version of another write stands there now.
+    `write_id` is unique to this write. Conflict means that a version of another write stands there now. `first`: what
+    the store has said to the first send of this very write, which has been made.
 
     Raises:
       NotApplied, Rejected, Corrupt: as the store raised them at the first try; nothing was written.
@@ -120,7 +124,10 @@ def confirmed_update(
         if sends:
             pause(sends)
         try:
-            result = store.update_if_match(id, partition_key, expected, marked)
+            if sends == 0 and first is not None:
+                result = _said(first)
+            else:
+                result = store.update_if_match(id, partition_key, expected, marked)
         except DatastoreError as error:
             if sends == 0 and not isinstance(error, OutcomeUnknown):
                 raise
@@ -135,6 +142,42 @@ def confirmed_update(
                 continue
         return Ok(current) if _carries(current, write_id) else Conflict(current)
     raise _unknown(id, attempts_max) from failure
+
+
+def confirmed_updates(store: Datastore, updates: Sequence[Update]) -> list[UpdateResult | DatastoreError]:
+    """What `confirmed_update` makes of each, in their order, or raises. The mark of each write is in its patch.
+
+    Each stands for itself. Their first sends are made together where that costs less.
+    """
+    said: Sequence[UpdateResult | OutcomeUnknown | None] = [None] * len(updates)
+    if updates and isinstance(store, TakesSeveral):
+        try:
+            said = store.update_each(updates)
+        except OutcomeUnknown as error:
+            said = [error] * len(updates)
+        except DatastoreError as error:
+            return [error] * len(updates)
+    return [
+        first if isinstance(first, Ok) else _confirmed(store, update, first)
+        for update, first in zip(updates, said, strict=True)
+    ]
+
+
+def _confirmed(
+    store: Datastore, update: Update, first: UpdateResult | OutcomeUnknown | None
+) -> UpdateResult | DatastoreError:
+    id, partition_key, expected, patch = update.id, update.partition_key, update.expected, update.patch
+    write_id = str(patch[WRITE_ID])
+    try:
+        return confirmed_update(store, id, partition_key, expected, patch, write_id=write_id, first=first)
+    except DatastoreError as error:
+        return error
+
+
+def _said(first: UpdateResult | OutcomeUnknown) -> UpdateResult:
+    if isinstance(first, OutcomeUnknown):
+        raise first
+    return first
 
 
 def _read(store: Datastore, id: str, partition_key: str) -> Document | None:

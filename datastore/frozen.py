@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from math import isfinite
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeAlias
 
 import msgspec
 
 from datastore.errors import Rejected
 from datastore.interface import RESERVED_FIELDS, UNSET, Body, JsonValue, Patch, Unset
+
+FrozenPatch: TypeAlias = tuple[Mapping[str, Any], tuple[str, ...]]
+"""Fields to set, their values frozen, and names to remove."""
 
 
 def _refuse(*_args: object, **_kwargs: object) -> NoReturn:
@@ -71,6 +74,14 @@ def freeze(value: Any) -> Any:
     return _freeze(value, 0, _text_is_valid(value))
 
 
+class ReadyPatch(dict[str, Any]):
+    """A patch of which nothing is left to look at: fields to set, none of them reserved, their values frozen, and all
+    text in it was stored before or is ASCII. Of its maker's own making, who keeps it to itself.
+    """
+
+    __slots__ = ()
+
+
 def frozen_fields(fields: Mapping[str, str | int | None]) -> FrozenDict:
     """An object of flat fields, for a body or a patch in which its text is looked at: the next freeze passes it on."""
     return FrozenDict(fields)
@@ -88,33 +99,42 @@ def freeze_body(body: Body) -> FrozenDict:
     return _object(body, 0, _text_is_valid(body))
 
 
-def freeze_patch(patch: Patch) -> tuple[Mapping[str, Any], tuple[str, ...]]:
-    """What `merge` needs of a patch: (fields to set, their values frozen; names to remove). Done before any lock is
-    taken.
+def freeze_patch(patch: Patch) -> FrozenPatch:
+    """What `merge` needs of a patch. Done before any lock is taken.
 
     Raises:
       ValueError: the patch names a reserved field.
       Rejected: see `freeze`.
     """
+    return _patch(patch, _text_is_valid(patch))
+
+
+def freeze_patches(patches: Sequence[Patch]) -> list[FrozenPatch]:
+    """The same for each of several; their text is looked at together."""
+    if {ReadyPatch}.issuperset(map(type, patches)):
+        return [(patch, ()) for patch in patches]
+    valid = _text_is_valid(patches)
+    return [_patch(patch, valid) for patch in patches]
+
+
+def _patch(patch: Patch, valid: bool) -> FrozenPatch:
     if not RESERVED_FIELDS.isdisjoint(patch):
         raise _reserved(patch)
-    removed: tuple[str, ...] = ()
     kinds = set(map(type, patch.values()))
+    if valid and _FLAT.issuperset(kinds) and _TEXT.issuperset(map(type, patch)):
+        return patch, ()  # as nearly all are
+    removed: tuple[str, ...] = ()
     if Unset in kinds:
         removed = tuple([key for key, value in patch.items() if value is UNSET])
         patch = {key: value for key, value in patch.items() if value is not UNSET}
-    valid = _text_is_valid(patch)
-    if valid and kinds <= _FLAT and _TEXT.issuperset(map(type, patch)):
-        return patch, removed  # as nearly all are
     return _object(patch, 0, valid), removed
 
 
 def merge(old: Body, fields: Mapping[str, Any], removed: tuple[str, ...]) -> FrozenDict:
     """The frozen body `old` with `fields` set and `removed` gone; both as `freeze_patch` gave them."""
-    merged = FrozenDict(old)
-    dict.update(merged, fields)  # nobody else has it yet
+    merged = FrozenDict({**old, **fields})
     for key in removed:
-        dict.pop(merged, key, None)
+        dict.pop(merged, key, None)  # nobody else has it yet
     return merged
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from enum import Enum
-from typing import Final, NewType, Protocol, TypeAlias
+from typing import Any, Final, NewType, Protocol, TypeAlias, runtime_checkable
 
 from datastore.value import Value
 
@@ -65,6 +65,16 @@ class Expected(Value, frozen=True):
     def matches(self, document: Document) -> bool:
         """Whether `document` is the version this write insists on."""
         return (self.etag is None or self.etag == document.etag) and (self.rev is None or self.rev == document.rev)
+
+
+class Update(Value, frozen=True):
+    """One of several updates that are made together, as `update_if_match` takes it."""
+
+    id: str
+    partition_key: str
+    expected: Expected
+    patch: Mapping[str, Any]
+    """A `Patch`."""
 
 
 class Ok(Value, frozen=True):
@@ -202,4 +212,18 @@ class Datastore(Protocol):
 
     def close(self) -> None:
         """Give back connections. The store can't be used afterwards; closing twice is harmless."""
+        ...
+
+
+@runtime_checkable
+class TakesSeveral(Protocol):
+    """What a store may offer beside its contract: several updates with one call, at less cost than one by one."""
+
+    def update_each(self, updates: Sequence[Update]) -> list[UpdateResult]:
+        """What `update_if_match` says to each, in their order. Each is atomic for its document, and stands for itself.
+
+        Raises:
+          ValueError, Rejected, NotApplied: certainly none of them was written.
+          OutcomeUnknown: any of them may have been written.
+        """
         ...

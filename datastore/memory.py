@@ -2,15 +2,15 @@
 
 import secrets
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count, islice, takewhile
 from threading import Lock
-from typing import Final
+from typing import Any, Final
 
 from datastore.cursor import decode_cursor, encode_cursor
 from datastore.errors import Unavailable
-from datastore.frozen import freeze_body, freeze_patch, merge
+from datastore.frozen import freeze_body, freeze_patch, freeze_patches, merge
 from datastore.interface import (
     Ahead,
     Body,
@@ -25,6 +25,7 @@ from datastore.interface import (
     Page,
     Patch,
     ReadResult,
+    Update,
     UpdateResult,
     nothing_ahead,
 )
@@ -49,6 +50,7 @@ class MemoryDatastore:
         """
         self._documents: dict[Key, Document] = {}
         self._index = MemoryIndex(indexes)
+        self._indexed = frozenset(indexes)
         self._lock = Lock()
         self._prefix = secrets.token_hex(4) if etag_prefix is None else etag_prefix
         self._writes = count(1)
@@ -83,16 +85,18 @@ class MemoryDatastore:
         with self._lock:
             if self._closed:
                 raise self._gone()
-            current = self._documents.get(key)
-            if current is None:
-                return NotFound()
-            if not expected.matches(current):
-                return Conflict(current)
-            body = merge(current.body, fields, removed)
-            document = Document(id, partition_key, current.rev + 1, self._next_etag(), body)
-            self._documents[key] = document
-            self._index.move(key, current.body, body)
-        return Ok(document)
+            return self._swap(key, expected, fields, removed)
+
+    def update_each(self, updates: Sequence[Update]) -> list[UpdateResult]:
+        """See `TakesSeveral.update_each`."""
+        frozen = freeze_patches([update.patch for update in updates])
+        with self._lock:
+            if self._closed:
+                raise self._gone()
+            return [
+                self._swap((update.partition_key, update.id), update.expected, fields, removed)
+                for update, (fields, removed) in zip(updates, frozen, strict=True)
+            ]
 
     def find(self, filter: Filter, limit: int = 100, cursor: str | None = None) -> Page:
         """See `Datastore.find`. Looks at no more than an index narrows it to; without one at everything."""
@@ -125,6 +129,20 @@ class MemoryDatastore:
             return keys[start:] if start else keys
         start = max(start, bisect_left(keys, (partition_key,)))
         return list(takewhile(lambda key: key[0] == partition_key, islice(keys, start, None)))
+
+    def _swap(self, key: Key, expected: Expected, fields: Mapping[str, Any], removed: tuple[str, ...]) -> UpdateResult:
+        """Compare and set, in the lock."""
+        current = self._documents.get(key)
+        if current is None:
+            return NotFound()
+        if not expected.matches(current):
+            return Conflict(current)
+        body = merge(current.body, fields, removed)
+        document = Document(key[1], key[0], current.rev + 1, self._next_etag(), body)
+        self._documents[key] = document
+        if removed or not self._indexed.isdisjoint(fields):
+            self._index.move(key, current.body, body)
+        return Ok(document)
 
     def _next_etag(self) -> Etag:
         return Etag(f"{self._prefix}-{next(self._writes)}")

@@ -3,7 +3,7 @@
 import os
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any, Final, TypeVar
 
@@ -11,7 +11,7 @@ import msgspec
 
 from datastore.cursor import decode_cursor, encode_cursor
 from datastore.errors import Corrupt, Rejected
-from datastore.frozen import FrozenDict, freeze_body, freeze_patch
+from datastore.frozen import FrozenDict, FrozenPatch, freeze_body, freeze_patch, freeze_patches
 from datastore.interface import (
     Ahead,
     Body,
@@ -27,6 +27,7 @@ from datastore.interface import (
     Page,
     Patch,
     ReadResult,
+    Update,
     UpdateResult,
     nothing_ahead,
 )
@@ -123,6 +124,15 @@ class SqliteDatastore:
         with self._session.transaction() as batch:
             return self._update(batch, partition_key, id, expected, fields, removed)
 
+    def update_each(self, updates: Sequence[Update]) -> list[UpdateResult]:
+        """See `TakesSeveral.update_each`."""
+        patches = freeze_patches([update.patch for update in updates])
+        batch = self._session.own_batch()
+        if batch is not None:
+            return self._update_each(batch, updates, patches)
+        with self._session.transaction() as batch:
+            return self._update_each(batch, updates, patches)
+
     def find(self, filter: Filter, limit: int = 100, cursor: str | None = None) -> Page:
         """See `Datastore.find`. Fields named in `indexes` are searched through their index."""
         check_query(filter, limit)
@@ -192,12 +202,41 @@ class SqliteDatastore:
             return NotFound()
         if not expected.matches(current):
             return Conflict(current)
-        stored = current.body if type(current.body) is JsonBody else JsonBody(_as_json(encode, current.body))
-        body = _as_json(stored.merged, fields, removed)
-        document = Document(id, partition_key, current.rev + 1, Etag(self._etag_source()), body)
-        batch.write(_UPDATE, (document.rev, document.etag, body.text, partition_key, id, current.etag))
+        document, row = self._successor(current, fields, removed)
+        batch.write(_UPDATE, row)
         batch.documents[partition_key, id] = document
         return Ok(document)
+
+    def _update_each(
+        self, batch: Batch, updates: Sequence[Update], patches: Sequence[FrozenPatch]
+    ) -> list[UpdateResult]:
+        results: list[UpdateResult] = []
+        rows: list[Sequence[Any]] = []
+        written: dict[tuple[str, str], Document] = {}
+        for update, (fields, removed) in zip(updates, patches, strict=True):
+            key = (update.partition_key, update.id)
+            current = written.get(key) or self._load(batch, *key)
+            if current is None:
+                results.append(NotFound())
+            elif not update.expected.matches(current):
+                results.append(Conflict(current))
+            else:
+                written[key], row = self._successor(current, fields, removed)
+                rows.append(row)
+                results.append(Ok(written[key]))
+        batch.write_each(_UPDATE, rows)
+        batch.documents.update(written)
+        return results
+
+    def _successor(
+        self, current: Document, fields: Mapping[str, Any], removed: tuple[str, ...]
+    ) -> tuple[Document, Sequence[Any]]:
+        """The version that follows on `current`, and what writes it."""
+        stored = current.body if type(current.body) is JsonBody else JsonBody(_as_json(encode, current.body))
+        body = _as_json(stored.merged, fields, removed)
+        document = Document(current.id, current.partition_key, current.rev + 1, Etag(self._etag_source()), body)
+        row = (document.rev, document.etag, body.text, current.partition_key, current.id, current.etag)
+        return document, row
 
     def _load(self, batch: Batch, partition_key: str, id: str) -> Document | None:
         """The document as this transaction sees it; parsed once, since nobody else can write meanwhile."""
@@ -219,9 +258,11 @@ class SqliteDatastore:
         except UnicodeEncodeError:  # a name that no document can have
             return
         for row in batch.select(_SELECT_AHEAD, (text,)):
-            with suppress(Corrupt):
+            try:
                 document = self._parse(row)
-                batch.documents[document.partition_key, document.id] = document
+            except Corrupt:
+                continue
+            batch.documents[document.partition_key, document.id] = document
 
     def _select(self, sql: str, parameters: Sequence[Any]) -> list[Any]:
         batch = self._session.own_batch()

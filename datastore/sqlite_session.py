@@ -32,8 +32,12 @@ class Batch:
           NotApplied: it failed, or did not find the row this transaction has read; the batch is spoilt.
         """
         if self._run(sql, parameters).rowcount != 1:
-            self._failure = sqlite3.IntegrityError("a row changed under the write lock; is the file on a network disk?")
-            self.check()
+            self._spoil()
+
+    def write_each(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Run a statement for each of `rows`, which must change one row each time. Raises as `write`."""
+        if rows and self._run(sql, rows, many=True).rowcount != len(rows):
+            self._spoil()
 
     def insert(self, sql: str, parameters: Sequence[Any]) -> bool:
         """Run a statement that adds a row unless there is one; whether it was added. Raises as `write`."""
@@ -52,10 +56,14 @@ class Batch:
         if self._failure is not None:
             raise Unavailable(f"{self._path}: nothing of this batch was written: {self._failure}") from self._failure
 
-    def _run(self, sql: str, parameters: Sequence[Any]) -> sqlite3.Cursor:
+    def _spoil(self) -> None:
+        self._failure = sqlite3.IntegrityError("a row changed under the write lock; is the file on a network disk?")
+        self.check()
+
+    def _run(self, sql: str, parameters: Sequence[Any], *, many: bool = False) -> sqlite3.Cursor:
         self.check()
         try:
-            return self._connection.execute(sql, parameters)
+            return (self._connection.executemany if many else self._connection.execute)(sql, parameters)
         except sqlite3.Error as error:
             self._failure = error
             raise translate(self._path, error) from error

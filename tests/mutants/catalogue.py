@@ -42,9 +42,8 @@ MUTANTS = (
                 "fields, removed = freeze_patch(patch)\n        key = (partition_key, id)\n        if True:",
             ),
             (
-                "            body = merge(current.body, fields, removed)\n",
-                "            GAP((partition_key, id, current.rev))\n"
-                "            body = merge(current.body, fields, removed)\n",
+                "        body = merge(current.body, fields, removed)\n",
+                "        GAP((*key, current.rev))\n        body = merge(current.body, fields, removed)\n",
             ),
             (
                 "import secrets\n",

@@ -1,6 +1,6 @@
 """A store like a SQLite file: one writer at a time, whose batch stands as a whole or not at all; no read is stale."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from datastore.errors import OutcomeUnknown, Unavailable
@@ -16,6 +16,7 @@ from datastore.interface import (
     Page,
     Patch,
     ReadResult,
+    Update,
     UpdateResult,
     nothing_ahead,
 )
@@ -100,6 +101,10 @@ class FileLine(Forwarding):
         with self._turn():
             self._step("file_write")
             return self._truth.update_if_match(id, partition_key, expected, patch)
+
+    def update_each(self, updates: Sequence[Update]) -> list[UpdateResult]:
+        with self._turn():
+            return [self.update_if_match(each.id, each.partition_key, each.expected, each.patch) for each in updates]
 
     @contextmanager
     def batch(self, ahead: Ahead = nothing_ahead) -> Iterator[None]:  # noqa: ARG002

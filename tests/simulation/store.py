@@ -26,6 +26,7 @@ from tests.simulation.faults import Dice
 from tests.simulation.process import Process
 from tests.simulation.timeline import Timeline
 from tests.twins.forwarding import Forwarding
+from tests.twins.several import OneByOne
 
 VERSIONS_KEPT = 6
 SLOW_MS = 9_000
@@ -88,7 +89,7 @@ class TrueStore(Forwarding):
         self._seen(after)
 
 
-class Line(Forwarding):
+class Line(OneByOne):
     """One process's connection to the store. Every call takes time, and some are lost, late or stale."""
 
     def __init__(self, inner: Datastore, truth: TrueStore, process: Process, dice: Dice, timeline: Timeline) -> None:

@@ -7,11 +7,12 @@ import msgspec
 import pytest
 
 from datastore import Conflict, Datastore, Document, Expected, NotFound, Ok, OutcomeUnknown, Unavailable
-from datastore.confirm import ATTEMPTS_MAX, WRITE_ID, confirmed_create, confirmed_update
-from datastore.interface import CreateResult, Etag, ReadResult, UpdateResult
+from datastore.confirm import ATTEMPTS_MAX, WRITE_ID, confirmed_create, confirmed_update, confirmed_updates
+from datastore.interface import CreateResult, Etag, ReadResult, Update, UpdateResult
 from datastore.memory import MemoryDatastore
 from tests.twins.forwarding import Forwarding, write_anyway
 from tests.twins.lossy import Lossy, ReadFault, WriteFault
+from tests.twins.several import OneByOne
 
 OURS = "our-write"
 LANDED = {WriteFault.LOST_ANSWER, WriteFault.OWN_CONFLICT, WriteFault.OWN_CONFLICT_SHOWN}
@@ -268,3 +269,36 @@ def test_the_pause_comes_before_each_further_send_and_knows_how_many_went_before
     with pytest.raises(OutcomeUnknown):
         confirmed_update(updates, "job", "job", Expected(rev=2), {}, write_id=OURS, attempts_max=3, pause=pauses.append)
     assert pauses == [1, 2, 3, 1, 2]
+
+
+@pytest.mark.parametrize("meanwhile", [False, True], ids=["nobody wrote over it", "somebody wrote over it"])
+@pytest.mark.parametrize("write", [WriteFault.NONE, *FAULTS], ids=lambda fault: fault.name)
+def test_of_several_each_verdict_is_what_happened_to_that_one(write: WriteFault, meanwhile: bool) -> None:
+    inner = MemoryDatastore()
+    names = ("first", "job", "last")
+    jobs = [made.document for name in names if isinstance(made := inner.create(name, name, {"state": "ready"}), Ok)]
+    faulty = Lossy(inner, writes=[WriteFault.NONE, write], meanwhile=lambda: overwrite(inner) if meanwhile else None)
+    updates = [
+        Update(job.id, job.id, Expected(job.etag, job.rev, job), {"state": "ours", WRITE_ID: f"of-{job.id}"})
+        for job in jobs
+    ]
+    results = confirmed_updates(OneByOne(faulty), updates)
+    lost = meanwhile and write is not WriteFault.NONE
+    assert results[1] == (Conflict(stored(inner)) if lost else Ok(stored(inner)))
+    assert stored(inner).body["state"] == ("theirs" if lost else "ours")
+    for name, result in zip(names, results, strict=True):
+        if name != "job":
+            assert result == inner.read(name, name), "one that failed has harmed another"
+            assert isinstance(result, Ok)
+            assert (result.document.rev, result.document.body[WRITE_ID]) == (2, f"of-{name}")
+
+
+def test_several_that_were_certainly_not_written_are_told_so() -> None:
+    inner = MemoryDatastore()
+    job = put_job(inner)
+    refusing = Lossy(inner, writes=[WriteFault.REFUSED])
+    patch = {"state": "ours", WRITE_ID: OURS}
+    for store in (refusing, OneByOne(Lossy(inner, writes=[WriteFault.REFUSED]))):
+        [failure] = confirmed_updates(store, [Update("job", "job", Expected(job.etag), patch)])
+        assert isinstance(failure, Unavailable)
+    assert stored(inner) == job

@@ -1,0 +1,52 @@
+"""Stores that take several updates with one call, made of others, sound and broken."""
+
+from collections.abc import Sequence
+
+from datastore.errors import NotApplied, OutcomeUnknown
+from datastore.interface import Expected, Patch, TakesSeveral, Update, UpdateResult
+from tests.twins.forwarding import Forwarding, write_anyway
+
+
+class OneOfSeveral(Forwarding):
+    """Each update is one of several that are made with one call."""
+
+    def update_if_match(self, id: str, partition_key: str, expected: Expected, patch: Patch) -> UpdateResult:
+        assert isinstance(self.inner, TakesSeveral)
+        [result] = self.inner.update_each([Update(id, partition_key, expected, patch)])
+        return result
+
+
+class OneByOne(Forwarding):
+    """Several updates are made one by one, each with a fate of its own; the call has one answer for all of them."""
+
+    def update_each(self, updates: Sequence[Update]) -> list[UpdateResult]:
+        results: list[UpdateResult] = []
+        lost: OutcomeUnknown | None = None
+        for update in updates:
+            try:
+                results.append(self.update_if_match(update.id, update.partition_key, update.expected, update.patch))
+            except NotApplied as error:
+                if lost is None and not results:
+                    raise
+                lost = OutcomeUnknown(f"some may have been written before: {error}")
+                break
+            except OutcomeUnknown as error:
+                lost = error
+        if lost is not None:
+            raise lost
+        return results
+
+
+class WritesAnyway(Forwarding):
+    """Broken: of several updates with one call, whatever is expected is written."""
+
+    def update_each(self, updates: Sequence[Update]) -> list[UpdateResult]:
+        return [write_anyway(self.inner, update.id, update.partition_key, update.patch) for update in updates]
+
+
+class StopsPartWay(Forwarding):
+    """Broken: where one of several can't be stored, those before it are written."""
+
+    def update_each(self, updates: Sequence[Update]) -> list[UpdateResult]:
+        write = self.inner.update_if_match
+        return [write(each.id, each.partition_key, each.expected, each.patch) for each in updates]
