@@ -3,13 +3,19 @@
 A hint like all of Redis: an event may be missing after a crash, or be trimmed. The record is the datastore's runs.
 """
 
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any, TypeAlias, cast
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 STREAM = "broker:events"
 REASON_CHARS_MAX = 200
+
+
+Lease: TypeAlias = tuple[str, int, int, int]
+"""Job, epoch, renewals, and until when it is extended (broker time)."""
 
 
 class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -37,8 +43,19 @@ class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
     renewals: int | None = None
     subject: str | None = None
     """What an operator changed, such as `queue builds` or `factory mac-1`."""
+    leases: Sequence[Lease] = ()
+    """Of several that were renewed together, what differs; whoever reads is given an event for each, without this."""
     cursor: str = ""
     """Where to go on after this event. Filled as it is read."""
+
+    def each(self) -> "Sequence[Event]":
+        """This event, or those that it stands for."""
+        if not self.leases:
+            return (self,)
+        return [
+            replace(self, job_id=job_id, epoch=epoch, renewals=renewals, until_ms=until_ms, leases=())
+            for job_id, epoch, renewals, until_ms in self.leases
+        ]
 
     def plain(self) -> dict[str, Any]:
         """As JSON values, without what does not apply."""

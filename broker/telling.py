@@ -18,6 +18,8 @@ ENTRIES_MAX = 20_000
 """Entries kept, about; an entry holds the events of one batch, at most `ENTRY_EVENTS_MAX`. Some 60 MB at the most."""
 ENTRY_EVENTS_MAX = 16
 """Several in one entry: the command costs a worker more than what it carries."""
+EVENT_LEASES_MAX = 64
+"""Leases in one event: about as much as the events of an entry."""
 ENDINGS: Mapping[Outcome, str] = {
     Outcome.SUCCEEDED: "completed",
     **{outcome: outcome.value for outcome in Outcome if outcome is not Outcome.SUCCEEDED},
@@ -50,6 +52,25 @@ def of_request(request: Envelope, answer: Answer | None, changes: Sequence[Chang
     elif answer is not None and (changed := of_control(request, answer, now_ms)) is not None:
         told.append(changed)
     return told
+
+
+def of_renewals(request: Envelope, extended: Sequence[Job], *, now_ms: int) -> Iterator[Event]:
+    """The leases that one message has extended, many in one event: readers are given one for each of them."""
+    for start in range(0, len(extended), EVENT_LEASES_MAX):
+        leases = [
+            (job.id, job.epoch, lease.renewals, lease.expires_ms)
+            for job in extended[start : start + EVENT_LEASES_MAX]
+            if (lease := job.lease) is not None
+        ]
+        yield Event(
+            event="renewed",
+            job_id="",
+            at_ms=now_ms,
+            factory_id=request.factory_id,
+            request_id=request.request_id,
+            state=State.LEASED.value,
+            leases=leases,
+        )
 
 
 def of_change(change: Change, request: Envelope | None = None, *, now_ms: int) -> Iterator[Event]:
@@ -90,11 +111,22 @@ def of_change(change: Change, request: Envelope | None = None, *, now_ms: int) -
 
 def publish(pipe: Pipeline, events: Iterable[Event]) -> None:
     """Add the commands that write `events` to the stream; none where there are none."""
-    told = list(events)
-    for start in range(0, len(told), ENTRY_EVENTS_MAX):
-        entry = msgspec.json.encode(told[start : start + ENTRY_EVENTS_MAX])
+    for entry in _entries(list(events)):
+        text = msgspec.json.encode(entry)
         # Not pipe.xadd: it builds and checks what is constant here, at twice the cost.
-        pipe.execute_command("XADD", STREAM, "MAXLEN", "~", ENTRIES_MAX, "*", "e", entry)  # type: ignore[no-untyped-call]
+        pipe.execute_command("XADD", STREAM, "MAXLEN", "~", ENTRIES_MAX, "*", "e", text)  # type: ignore[no-untyped-call]
+
+
+def _entries(told: list[Event]) -> Iterator[list[Event]]:
+    """What goes together; what stands for many leases fills an entry by itself."""
+    entry: list[Event] = []
+    for event in told:
+        if entry and (event.leases or entry[0].leases or len(entry) == ENTRY_EVENTS_MAX):
+            yield entry
+            entry = []
+        entry.append(event)
+    if entry:
+        yield entry
 
 
 def publish_changes(pipe: Pipeline, changes: Iterable[Change], *, now_ms: int) -> None:

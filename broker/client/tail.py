@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -73,10 +74,10 @@ class Tail:
         for name, fields in _entries(response):
             entry = _id(name)
             try:
-                events = msgspec.json.decode(fields[b"e"], type=list[Event])
+                told = msgspec.json.decode(fields[b"e"], type=list[Event])
             except (KeyError, msgspec.MsgspecError):
-                events = []  # written by something else
-            for index, event in enumerate(events):
+                told = []  # written by something else
+            for index, event in enumerate(chain.from_iterable(each.each() for each in told)):
                 if entry == self._entry and index < self._seen:
                     continue
                 yield msgspec.structs.replace(event, cursor=f"{entry[0]}-{entry[1]}.{index}")

@@ -1,14 +1,16 @@
 """Events: each transition is told once, in its own word, with who, when and why, and never with a token."""
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from redis.client import Pipeline
 
 from broker import telling
 from broker.answers import Answer, Word
+from broker.client.tail import Tail
 from broker.documents import Job
 from broker.events import REASON_CHARS_MAX
-from broker.messages import Submit, SubmitBody
+from broker.messages import RenewMany, Submit, SubmitBody
 from broker.settlement import Change
 from tests.unit.jobs import EPOCH, NOW, TOKEN, job, lease
 
@@ -79,3 +81,43 @@ def test_what_moves_only_hints_is_not_told_again() -> None:
     again, new = Change(None, job("ready")), Change(None, job("ready"), new=True)
     assert list(telling.of_request(submit, Answer(Word.REPLAYED), (again,), now_ms=NOW)) == []
     assert [event.event for event in telling.of_request(submit, Answer(Word.OK), (new,), now_ms=NOW)] == ["submitted"]
+
+
+RENEWED = [
+    job("leased", lease=lease(renewals=number, expires_ms=NOW + number), id=f"job-{number}") for number in range(1, 101)
+]
+BY_ITS_HOLDER = RenewMany.model_validate(
+    {"factory_id": "holder", "incarnation": "i", "instance": "x", "request_id": "r"}
+    | {"body": {"leases": [{"job_id": "job-1", "epoch": EPOCH, "token": TOKEN}]}}
+)
+
+
+def test_leases_renewed_together_are_told_as_if_each_had_been_renewed_by_itself() -> None:
+    told = list(telling.of_renewals(BY_ITS_HOLDER, RENEWED, now_ms=NOW))
+    alone = [Change(job("leased", lease=lease(), id=after.id), after) for after in RENEWED]
+    assert [len(event.leases) for event in told] == [64, 36]
+    assert [each for event in told for each in event.each()] == [
+        event for change in alone for event in telling.of_change(change, BY_ITS_HOLDER, now_ms=NOW)
+    ]
+
+
+class Written:
+    """What a pipeline was given for the stream."""
+
+    def __init__(self) -> None:
+        self.entries: list[bytes] = []
+
+    def execute_command(self, *parts: Any) -> None:
+        self.entries.append(parts[-1])
+
+
+def test_a_reader_goes_on_behind_any_of_the_leases_that_were_renewed_together() -> None:
+    pipe = Written()
+    [lost] = telling.of_change(Change(HELD, _ended("failed", "failed")), now_ms=NOW)
+    telling.publish(cast(Pipeline, pipe), [lost, *telling.of_renewals(BY_ITS_HOLDER, RENEWED, now_ms=NOW), lost])
+    entries = [(f"{number}-0".encode(), {b"e": entry}) for number, entry in enumerate(pipe.entries, 1)]
+    read = list(Tail(None).feed([[b"stream", entries]]))
+    assert [event.event for event in read] == ["failed", *["renewed"] * 100, "failed"]
+    assert [event.job_id for event in read[1:-1]] == [after.id for after in RENEWED]
+    assert (read[50].cursor, read[65].cursor) == ("2-0.49", "3-0.0")
+    assert list(Tail(read[50].cursor).feed([[b"stream", entries[1:]]])) == read[51:]
