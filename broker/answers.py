@@ -152,7 +152,9 @@ def wire(answer: Answer, *, request_id: str, now_ms: int) -> dict[str, Any]:
 
 def plain(answer: Answer) -> dict[str, Any]:
     """One answer of several that go in one reply: the word and what belongs to it, side by side."""
-    return {**_said(answer), **answer.body}
+    said = _said(answer)
+    said |= answer.body
+    return said
 
 
 def _said(answer: Answer) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from broker.claim_next import Asking, Candidate, InHand, NothingFits, Proposal, 
 from broker.clock import Clock
 from broker.controls import Controls
 from broker.demand import Demand
+from broker.documents import Job
 from broker.door import Taken as Taken
 from broker.gathering import another, gathered, wanted, with_earlier
 from broker.messages import Claim, Request
@@ -52,6 +53,8 @@ class Settled(Value, frozen=True):
     maybe: tuple[str, ...] = ()
     seal: Seal = UNSEALED
     """How to write back to its sender."""
+    extended: tuple[Job, ...] = ()
+    """See `Settlement.extended`."""
 
 
 def settle_batch(
@@ -276,4 +279,5 @@ def _settled(taken: Taken, result: Settlement | None, *, now_ms: int) -> Settled
         and claim_next.wait_ends_ms(request, now_ms) > now_ms
     ):
         return Settled(request, changes=result.changes, waits=result.waits, parked=request, seal=seal)
-    return Settled(request, result.answer, result.changes, result.waits, result.freed, maybe=result.maybe, seal=seal)
+    changes, waits, freed, maybe = result.changes, result.waits, result.freed, result.maybe
+    return Settled(request, result.answer, changes, waits, freed, maybe=maybe, seal=seal, extended=result.extended)

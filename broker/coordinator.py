@@ -9,9 +9,10 @@ import structlog
 from broker import keys, repository, runs, transitions
 from broker.answers import Answer, Reason, Word
 from broker.claiming import try_claim_job
-from broker.controls import UNREGISTERED, Controls, FactoryRecord, standing_factory
+from broker.controls import Controls, FactoryRecord, standing_factory
 from broker.documents import Job, OnParentFailure, Run, State
 from broker.fence import Fence
+from broker.renewing import renew
 from broker.repository import JobUpdate, Missing, Stale, Updated
 from broker.settlement import (
     CAS_ATTEMPTS_MAX,
@@ -25,46 +26,12 @@ from broker.settlement import (
     judge_and_write,
 )
 from broker.transitions import Decision, Refuse, Write
-from datastore import Datastore, DatastoreError
+from datastore import Datastore
 
 log = structlog.get_logger(__name__)
 
 PROGRESS_TRIES_MAX = 3
 """How often a job is read anew where its run can't be written."""
-
-
-def renew(context: Context, job_id: str, fence: Fence, *, now_ms: int, ttl_ms: int | None = None) -> Settlement:
-    """Extend the caller's lease by its ttl, counted from `now_ms`; end its run where that has taken too long."""
-    factory = _what_is_known(context, fence.factory_id)
-
-    def judge(job: Job) -> Decision:
-        paused = _is_paused(context, job.queue)
-        extended = transitions.renew(job, fence, now_ms=now_ms, ttl_ms=ttl_ms, paused=paused, factory=factory)
-        over = transitions.end_run(job, now_ms=now_ms, rules=context.rules, jitter=context.entropy.jitter())
-        if isinstance(extended, Write) and isinstance(over, Write):
-            return Write(
-                over.changes, Answer(Word.LEASE_LOST, Reason.TIMED_OUT, {"job_id": job_id, "epoch": job.epoch})
-            )
-        return extended
-
-    return judge_and_write(context, job_id, judge, write=partial(_write_renewal, context), seen_epoch=fence.epoch)
-
-
-def _is_paused(context: Context, queue: str) -> bool:
-    """Whether a holder is to hear of a pause. Where that can't be read it goes on, as it would anyway."""
-    try:
-        return context.controls is not None and context.controls.queue(queue).pause is not None
-    except DatastoreError:
-        return False
-
-
-def _what_is_known(context: Context, factory_id: str) -> FactoryRecord:
-    """What the holder's factory is to be told with its renewal. Where it can't be read, the renewal goes on."""
-    try:
-        return (context.controls or Controls(context.store)).factory(factory_id)
-    except DatastoreError as error:
-        log.warning("factory_not_read", factory=factory_id, error=str(error))
-        return UNREGISTERED
 
 
 def complete(context: Context, job_id: str, fence: Fence, *, now_ms: int, result: Any = None) -> Settlement:
@@ -287,15 +254,6 @@ def _heed(context: Context, epoch: int, now_ms: int, progress_ms: int | None, jo
     jitter = context.entropy.jitter()
     made_ms = progress_ms if job.epoch == epoch else None
     return transitions.heed_progress(job, progress_ms=made_ms, now_ms=now_ms, rules=context.rules, jitter=jitter)
-
-
-def _write_renewal(
-    context: Context, store: Datastore, job: Job, changes: Mapping[str, Any], *, write_id: str
-) -> JobUpdate:
-    """A renewal changes the lease alone, unless it ends the run."""
-    if changes.get("lease") is not None:
-        return repository.rev_update_lease(store, job, changes, write_id=write_id)
-    return runs.end_unasked(context.entropy, store, job, changes, write_id=write_id)
 
 
 def _unasked(context: Context) -> Writer:

@@ -1,6 +1,6 @@
 """What the broker keeps in the datastore: the job and its lease, the immutable spec, and one run for each epoch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from functools import cache
 from typing import Annotated, Any, Final, Self, TypeVar, cast
@@ -10,7 +10,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import force_setattr, replace
 
 from datastore import Corrupt, Document
-from datastore.frozen import frozen_fields
+from datastore.frozen import FrozenDict, freeze, frozen_fields
 from datastore.json_body import decoded
 
 Kind = TypeVar("Kind", bound=Struct)
@@ -362,6 +362,12 @@ def as_stored(changes: Mapping[str, Any]) -> dict[str, Any]:
     if lease is not None and "limits" not in lease:  # written most often, and flat
         plain["lease"] = frozen_fields(lease)
     return plain
+
+
+def leases_as_stored(leases: Sequence[Lease]) -> list[FrozenDict]:
+    """Leases as JSON values that are ready to be stored."""
+    plain: list[dict[str, Any]] = msgspec.to_builtins(leases)
+    return [freeze(lease) if "limits" in lease else frozen_fields(lease) for lease in plain]
 
 
 @cache

@@ -1,16 +1,17 @@
 """Jobs and specs in a datastore; each update is one conditional write, confirmed. Runs: `broker.runs`."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeAlias
 
 import structlog
 
-from broker.documents import Job, Spec, as_stored, spec_id
+from broker.documents import Job, Lease, Spec, as_stored, leases_as_stored, spec_id
 from datastore import (
     Conflict,
     Corrupt,
     Datastore,
+    DatastoreError,
     Document,
     Expected,
     Filter,
@@ -19,13 +20,17 @@ from datastore import (
     OutcomeUnknown,
     Page,
     Unavailable,
+    UpdateResult,
 )
-from datastore.confirm import confirmed_create, confirmed_update
+from datastore.confirm import WRITE_ID, confirmed_create, confirmed_update, confirmed_updates
+from datastore.frozen import ReadyPatch
+from datastore.interface import Update
 from datastore.json_body import spoken
 from datastore.value import Value
 
 log = structlog.get_logger(__name__)
 
+_LEASE_FIELDS = frozenset({"lease", "updated_ms"})
 INDEXES = ("state", "open")
 """Fields the sweep and the listings search by: a job's state, and whether the document of a run has no end yet."""
 
@@ -66,13 +71,21 @@ def rev_update_job(store: Datastore, job: Job, changes: Mapping[str, Any], *, wr
       NotApplied: certainly nothing was written.
       OutcomeUnknown: even a second look could not tell; the caller repeats its request id.
     """
+    patch = as_stored(changes)
+    found = confirmed_update(store, job.id, job.id, _as_read(job), patch, write_id=write_id)
+    return _updated(job, changes, found)
+
+
+def _as_read(job: Job) -> Expected:
     known = job.document
-    expected = Expected(etag=known.etag, rev=known.rev, known=known)
-    result = confirmed_update(store, known.id, known.partition_key, expected, as_stored(changes), write_id=write_id)
-    if isinstance(result, Ok):
-        return Updated(job.written(changes, result.document))
-    if isinstance(result, Conflict):
-        return Stale(None if result.current is None else Job.from_document(result.current))
+    return Expected(known.etag, known.rev, known)
+
+
+def _updated(job: Job, changes: Mapping[str, Any], found: UpdateResult) -> JobUpdate:
+    if isinstance(found, Ok):
+        return Updated(job.written(changes, found.document))
+    if isinstance(found, Conflict):
+        return Stale(None if found.current is None else Job.from_document(found.current))
     return Missing()
 
 
@@ -92,9 +105,27 @@ def rev_update_lease(store: Datastore, job: Job, changes: Mapping[str, Any], *, 
       ValueError: `changes` reaches beyond the lease.
       NotApplied, OutcomeUnknown: as `rev_update_job`.
     """
-    if not set(changes) <= {"lease", "updated_ms"}:
-        raise ValueError(f"a lease update must not change {sorted(set(changes) - {'lease', 'updated_ms'})}")
+    if not changes.keys() <= _LEASE_FIELDS:
+        raise ValueError(f"a lease update must not change {sorted(changes.keys() - _LEASE_FIELDS)}")
     return rev_update_job(store, job, changes, write_id=write_id)
+
+
+def rev_update_leases(
+    store: Datastore, renewed: Sequence[tuple[Job, Lease]], *, updated_ms: int, mark: str
+) -> list[JobUpdate | DatastoreError]:
+    """Put this lease in the place of the one in each job; what `rev_update_lease` would raise is given back.
+
+    What the lease says in words is what the one before said. The write ids are made of `mark`, which nothing else has.
+    """
+    leases = leases_as_stored([lease for _, lease in renewed])
+    updates: list[Update] = []
+    for number, ((job, _), lease) in enumerate(zip(renewed, leases, strict=True)):
+        patch = ReadyPatch({"lease": lease, "updated_ms": updated_ms, WRITE_ID: f"{mark}-{number}"})
+        updates.append(Update(job.id, job.id, _as_read(job), patch))
+    return [
+        each if isinstance(each, DatastoreError) else _updated(job, {"lease": lease, "updated_ms": updated_ms}, each)
+        for (job, lease), each in zip(renewed, confirmed_updates(store, updates), strict=True)
+    ]
 
 
 def create_spec(store: Datastore, spec: Spec, *, write_id: str) -> Spec:

@@ -1,7 +1,6 @@
 """One request, one settlement: the table from operation to coordinator, and what failures are answered with."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any, TypeAlias
 
 import structlog
@@ -11,7 +10,6 @@ from broker.answers import Answer, Reason, Word, past_deadline, plain
 from broker.coordinator import Context, Settlement
 from broker.documents import spec_id
 from broker.fence import Fence
-from broker.lease_bodies import RenewBody
 from broker.messages import (
     Cancel,
     ChangeSchedule,
@@ -49,6 +47,7 @@ from broker.messages import (
     SetLimit,
     Submit,
 )
+from broker.renewing import Held, Renewing
 from broker.repository import read_job
 from broker.settlement import Change
 from broker.transitions import Claimant
@@ -162,21 +161,22 @@ def _renew(context: Context, request: Renew, now_ms: int) -> Settlement:
 
 def _renew_many(context: Context, request: RenewMany, now_ms: int) -> Settlement:
     """Each lease by itself: one that is lost, or that the store fails on, leaves the others alone."""
-    renew = partial(_renew_one, context, request, now_ms)
-    settled = side_by_side.each(renew, request.body.leases, at_once_max=context.store.concurrency)
-    results = [plain(each.answer) for each in settled]
-    changes = tuple(change for each in settled for change in each.changes)
-    return Settlement(Answer(Word.OK, body={"results": results}), changes)
-
-
-def _renew_one(context: Context, request: RenewMany, now_ms: int, body: RenewBody) -> Settlement:
-    one = Fence(request.factory_id, body.epoch, body.token, request.request_id)
-    try:
-        settled = coordinator.renew(context, body.job_id, one, now_ms=now_ms, ttl_ms=body.ttl_ms)
-    except DatastoreError as error:
-        settled = Settlement(failure(error))
-    answer = settled.answer
-    return Settlement(Answer(answer.word, answer.reason, {"job_id": body.job_id, **answer.body}), settled.changes)
+    leases = [
+        Held(each.job_id, Fence(request.factory_id, each.epoch, each.token, request.request_id), each.ttl_ms)
+        for each in request.body.leases
+    ]
+    renewing, at_once_max = Renewing(context, request.factory_id, now_ms=now_ms), context.store.concurrency
+    if at_once_max > 1:
+        settled = side_by_side.each(renewing.alone, leases, at_once_max=at_once_max)
+    else:
+        settled = renewing.each(leases)
+    became = [Settlement(failure(each)) if isinstance(each, DatastoreError) else each for each in settled]
+    results = [plain(each.answer) for each in became]
+    for held, result in zip(leases, results, strict=True):
+        result.setdefault("job_id", held.job_id)
+    changes = tuple([change for each in became for change in each.changes])
+    extended = tuple([job for each in became for job in each.extended])
+    return Settlement(Answer(Word.OK, body={"results": results}), changes, extended=extended)
 
 
 def _complete(context: Context, request: Complete, now_ms: int) -> Settlement:

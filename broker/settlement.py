@@ -16,6 +16,7 @@ from broker.documents import Job, Lease
 from broker.door import OPEN_DOOR, Door
 from broker.entropy import Entropy
 from broker.exclusion import Slots
+from broker.known_jobs import KnownJobs
 from broker.lately import Lately
 from broker.limits import unit_wants
 from broker.repository import JobUpdate, Missing, Stale, Updated
@@ -60,6 +61,8 @@ class Context(Value, frozen=True, gc=True):
     """What requests come in by, and replies go out by."""
     lately: Lately = field(default_factory=Lately)
     """What the batches before have told Redis."""
+    known_jobs: KnownJobs = field(default_factory=KnownJobs)
+    """What the batches before have written."""
 
     def turns_of(self, keys: Iterable[str]) -> AbstractContextManager[None]:
         """Within the block no other claim of this batch changes these slots."""
@@ -101,6 +104,8 @@ class Settlement(Value, frozen=True):
     """Jobs that a claim-next may have been granted, where its outcome is unknown."""
     told_elsewhere: bool = False
     """Another copy of the request is answered; what this one has changed stands."""
+    extended: tuple[Job, ...] = ()
+    """Jobs of which only the lease was extended, afterwards: it is told, and nothing else follows from it."""
 
 
 class Denied(Value, frozen=True):
@@ -155,6 +160,17 @@ def judge_and_write(
     return Settlement(lost.answer if isinstance(lost, Refuse) else raced(job_id))
 
 
+def judge_again(
+    context: Context, job_id: str, judge: Judge, lost: Stale, *, write: Writer, seen_epoch: int = 0
+) -> Settlement:
+    """What `judge_and_write` does once its first try has come second."""
+    context.pause(CAS_PAUSE_MS * context.entropy.jitter())
+    tries = CAS_ATTEMPTS_MAX - 1
+    return judge_and_write(
+        context, job_id, judge, job=lost.current, write=write, attempts_max=tries, seen_epoch=seen_epoch
+    )
+
+
 def read_known(context: Context, job_id: str, *, seen_epoch: int = 0) -> Job | None:
     """The job. A read that shows none, or one from before `seen_epoch`, may be stale, and is repeated."""
     job = repository.read_job(context.store, job_id)
@@ -206,6 +222,8 @@ def _follow_up(context: Context, before: Job, after: Job) -> bool:
     The job is written and decides; where a run can't be, or a crash comes in between, the sweep, the next claim or a
     resend does the same.
     """
+    if before.lease is not None and after.lease is not None and before.epoch == after.epoch:
+        return True  # it goes on
     written = True
     try:
         _write_runs(context, before, after)

@@ -22,6 +22,8 @@ from broker.transitions.decision import (
     without_lease,
 )
 
+_RENEWED = Word.RENEWED  # a name of its own: docs/decisions/0039
+
 
 def renew(
     job: Job,
@@ -42,11 +44,15 @@ def renew(
             ttl = ttl_ms or lease.ttl_ms
             expires_ms = max(lease.expires_ms, now_ms + ttl)
             extended = structs.replace(lease, ttl_ms=ttl, expires_ms=expires_ms, renewals=lease.renewals + 1)
-            body: dict[str, Any] = {"job_id": job.id, "epoch": lease.epoch, "ttl_ms": ttl, "expires_ms": expires_ms}
-            drain = factory.draining(lease.incarnation, now_ms)
-            asked = {"cancel": job.cancel is not None, "pause": paused, "drain": drain is not None}
-            body["directives"] = [name for name, stands in asked.items() if stands]
-            return Write({"lease": extended, "updated_ms": now_ms}, Answer(Word.RENEWED, body=body))
+            directives = [] if job.cancel is None else ["cancel"]
+            if paused:
+                directives.append("pause")
+            if factory.draining(lease.incarnation, now_ms) is not None:
+                directives.append("drain")
+            told = {"job_id": job.id, "epoch": lease.epoch, "ttl_ms": ttl, "expires_ms": expires_ms}
+            return Write(
+                {"lease": extended, "updated_ms": now_ms}, Answer(_RENEWED, None, {**told, "directives": directives})
+            )
         case Refuse(answer) if answer.word is Word.ALREADY_TERMINAL:
             return Refuse(Answer(Word.LEASE_LOST, Reason.TERMINAL, {**held_by(job, now_ms), **answer.body}))
         case refusal:

@@ -1,0 +1,138 @@
+"""Extends leases: one, or all that a client renews with one message, for which what they share is looked up once."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import structlog
+
+from broker import repository, runs, transitions
+from broker.answers import Answer, Reason, Word
+from broker.controls import UNREGISTERED, Controls, FactoryRecord
+from broker.documents import Job, Lease
+from broker.fence import Fence
+from broker.repository import JobUpdate, Stale, Updated
+from broker.settlement import Context, Settlement, judge_again, judge_and_write
+from broker.transitions import Decision, Write
+from datastore import Datastore, DatastoreError, Ok
+from datastore.value import Value
+
+log = structlog.get_logger(__name__)
+
+
+def renew(context: Context, job_id: str, fence: Fence, *, now_ms: int, ttl_ms: int | None = None) -> Settlement:
+    """Extend the caller's lease by its ttl, counted from `now_ms`; end its run where that has taken too long."""
+    return Renewing(context, fence.factory_id, now_ms=now_ms).one(Held(job_id, fence, ttl_ms))
+
+
+class Held(Value, frozen=True):
+    """A lease as its holder knows it, to be renewed."""
+
+    job_id: str
+    fence: Fence
+    ttl_ms: int | None = None
+    """None: as granted."""
+
+
+class Renewing:
+    """Renews leases of one factory at one moment, each for itself: one that is lost leaves the others alone."""
+
+    def __init__(self, context: Context, factory_id: str, *, now_ms: int) -> None:
+        self._context = context
+        self._now_ms = now_ms
+        self._factory = _what_is_known(context, factory_id)
+        self._paused: dict[str, bool] = {}
+
+    def each(self, leases: Sequence[Held]) -> list[Settlement | DatastoreError]:
+        """What became of each, in their order, or what the store failed with; at less cost than one by one."""
+        if len({held.job_id for held in leases}) < len(leases):  # one that is named twice is renewed twice
+            return [self.alone(held) for held in leases]
+        settled = self._together(leases)
+        return [self.alone(held) if done is None else done for held, done in zip(leases, settled, strict=True)]
+
+    def one(self, held: Held, *, lost: Stale | None = None) -> Settlement:
+        """See `renew`. `lost`: a first try has been made, and came second."""
+        judge, write, epoch = partial(self._judge, held), partial(_write_renewal, self._context), held.fence.epoch
+        if lost is None:
+            return judge_and_write(self._context, held.job_id, judge, write=write, seen_epoch=epoch)
+        return judge_again(self._context, held.job_id, judge, lost, write=write, seen_epoch=epoch)
+
+    def alone(self, held: Held, *, lost: Stale | None = None) -> Settlement | DatastoreError:
+        """The same for one of them."""
+        try:
+            return self.one(held, lost=lost)
+        except DatastoreError as error:
+            return error
+
+    def _together(self, leases: Sequence[Held]) -> list[Settlement | DatastoreError | None]:
+        """What became of those that are simply extended, which are nearly all; None of the others, and nothing done."""
+        context = self._context
+        settled: list[Settlement | DatastoreError | None] = [None] * len(leases)
+        renewed: list[tuple[Job, Lease]] = []
+        answers: list[tuple[int, Answer]] = []
+        for position, held in enumerate(leases):
+            job = self._read(held.job_id)
+            decision = None if job is None else self._judge(held, job)
+            if job is not None and isinstance(decision, Write) and (lease := decision.changes.get("lease")) is not None:
+                renewed.append((job, lease))
+                answers.append((position, decision.answer))
+        mark = context.entropy.write_id()
+        updates = repository.rev_update_leases(context.store, renewed, updated_ms=self._now_ms, mark=mark)
+        for (position, answer), update in zip(answers, updates, strict=True):
+            if isinstance(update, Updated):
+                context.known_jobs.keep(update.job)
+                settled[position] = Settlement(answer, extended=(update.job,))
+            elif isinstance(update, Stale):
+                settled[position] = self.alone(leases[position], lost=update)
+            elif isinstance(update, DatastoreError):
+                settled[position] = update
+        return settled
+
+    def _read(self, job_id: str) -> Job | None:
+        """The job, where it can be read at once."""
+        try:
+            found = self._context.store.read(job_id, job_id)
+            return self._context.known_jobs.of(found.document) if isinstance(found, Ok) else None
+        except DatastoreError:
+            return None
+
+    def _judge(self, held: Held, job: Job) -> Decision:
+        paused = self._paused.get(job.queue)
+        if paused is None:
+            paused = self._paused[job.queue] = _is_paused(self._context, job.queue)
+        extended = transitions.renew(
+            job, held.fence, now_ms=self._now_ms, ttl_ms=held.ttl_ms, paused=paused, factory=self._factory
+        )
+        if not isinstance(extended, Write) or job.lease is None or job.lease.run_deadline_ms is None:
+            return extended
+        context = self._context
+        over = transitions.end_run(job, now_ms=self._now_ms, rules=context.rules, jitter=context.entropy.jitter())
+        if not isinstance(over, Write):
+            return extended
+        return Write(over.changes, Answer(Word.LEASE_LOST, Reason.TIMED_OUT, {"job_id": job.id, "epoch": job.epoch}))
+
+
+def _is_paused(context: Context, queue: str) -> bool:
+    """Whether a holder is to hear of a pause. Where that can't be read it goes on, as it would anyway."""
+    try:
+        return context.controls is not None and context.controls.queue(queue).pause is not None
+    except DatastoreError:
+        return False
+
+
+def _what_is_known(context: Context, factory_id: str) -> FactoryRecord:
+    """What the holder's factory is to be told with its renewal. Where it can't be read, the renewal goes on."""
+    try:
+        return (context.controls or Controls(context.store)).factory(factory_id)
+    except DatastoreError as error:
+        log.warning("factory_not_read", factory=factory_id, error=str(error))
+        return UNREGISTERED
+
+
+def _write_renewal(
+    context: Context, store: Datastore, job: Job, changes: Mapping[str, Any], *, write_id: str
+) -> JobUpdate:
+    """A renewal changes the lease alone, unless it ends the run."""
+    if changes.get("lease") is not None:
+        return repository.rev_update_lease(store, job, changes, write_id=write_id)
+    return runs.end_unasked(context.entropy, store, job, changes, write_id=write_id)

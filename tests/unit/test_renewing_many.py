@@ -1,0 +1,184 @@
+"""Renewing many leases with one message: each is judged for itself, on the version that its write insists on."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from broker.answers import Word
+from broker.coordinator import Settlement
+from broker.documents import Job, State
+from broker.fence import Fence
+from broker.known_jobs import JOBS_MAX, KnownJobs
+from broker.settlement import CAS_ATTEMPTS_MAX
+from broker.transitions import Rules
+from datastore import Datastore, Document, Unavailable
+from datastore.interface import Expected, Patch, ReadResult, Update, UpdateResult
+from datastore.memory import MemoryDatastore
+from tests.twins.forwarding import Forwarding, write_anyway
+from tests.twins.several import OneByOne, WritesAnyway
+from tests.unit.desk import NOW, TTL, Desk
+
+NAMES = ("a", "b", "c")
+
+
+class Meanwhile(Forwarding):
+    """Something happens between the reading of some jobs and their writing."""
+
+    def __init__(self, inner: Datastore, happens: Callable[[], Any]) -> None:
+        super().__init__(inner)
+        self._happens: Callable[[], Any] | None = happens
+
+    def update_each(self, updates: Sequence[Update]) -> list[UpdateResult]:
+        if self._happens is not None:
+            happens, self._happens = self._happens, None
+            happens()
+        assert isinstance(self.inner, MemoryDatastore | WritesAnyway)
+        return self.inner.update_each(updates)
+
+
+class Unreadable(Forwarding):
+    """Fails to read one document."""
+
+    def read(self, id: str, partition_key: str) -> ReadResult:
+        if id == "b":
+            raise Unavailable("scripted")
+        return super().read(id, partition_key)
+
+
+class Contended(OneByOne):
+    """Somebody else writes before every write."""
+
+    writes = 0
+
+    def update_if_match(self, id: str, partition_key: str, expected: Expected, patch: Patch) -> UpdateResult:
+        self.writes += 1
+        write_anyway(self.inner, id, partition_key, {"noise": self.writes})
+        return super().update_if_match(id, partition_key, expected, patch)
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+def claimed(desk: Desk, **body: Any) -> dict[str, Fence]:
+    for name in NAMES:
+        desk.submit(name, **body)
+    return {name: desk.claim(name) for name in NAMES}
+
+
+def leases(fences: dict[str, Fence]) -> list[dict[str, Any]]:
+    return [{"job_id": name, "epoch": fence.epoch, "token": fence.token} for name, fence in fences.items()]
+
+
+def renewed(
+    desk: Desk, fences: dict[str, Fence], *, now_ms: int = NOW + 5, store: Datastore | None = None
+) -> Settlement:
+    return desk.ask("renew_many", now_ms=now_ms, store=store, leases=leases(fences))
+
+
+def told(settled: Settlement) -> list[tuple[str, str | None]]:
+    return [(each["answer"], each["reason"]) for each in settled.answer.body["results"]]
+
+
+def test_each_is_extended_and_each_write_has_a_mark_of_its_own(desk: Desk) -> None:
+    settled = renewed(desk, claimed(desk), now_ms=NOW + 5)
+    assert told(settled) == [("renewed", None)] * 3
+    for job in map(desk.job, NAMES):
+        assert job.lease is not None
+        assert (job.lease.expires_ms, job.lease.renewals, job.updated_ms) == (NOW + 5 + TTL, 1, NOW + 5)
+    assert len({desk.job(name).document.body["write_id"] for name in NAMES}) == 3
+    assert settled.extended == tuple(map(desk.job, NAMES)), "what it says of the jobs is what is stored"
+    assert settled.changes == (), "nothing follows from it but the telling"
+
+
+def taken_over_meanwhile(store_of: Callable[[Datastore], Datastore]) -> tuple[list[tuple[str, str | None]], str | None]:
+    """What the holder of three leases is told, one of which goes to another factory as they are written; who has it."""
+    desk = Desk()
+    fences = claimed(desk)
+    dead_ms = NOW + TTL + Rules().skew_ms + 1
+    store = Meanwhile(store_of(desk.store), lambda: desk.claim("b", by="g", now_ms=dead_ms))
+    settled = renewed(desk, fences, now_ms=dead_ms, store=store)
+    lease = desk.job("b").lease
+    return told(settled), None if lease is None else lease.factory_id
+
+
+def test_one_that_is_taken_over_before_its_write_is_lost_and_the_others_are_not() -> None:
+    lost = ("lease_lost", "superseded")
+    assert taken_over_meanwhile(lambda store: store) == ([("renewed", None), lost, ("renewed", None)], "g")
+    told_by_twin, holder = taken_over_meanwhile(WritesAnyway)
+    assert (told_by_twin[1], holder) == (("renewed", None), "f"), "a broken store is not noticed"
+
+
+def test_one_that_is_written_to_meanwhile_is_judged_again_and_renewed(desk: Desk) -> None:
+    fences = claimed(desk)
+    settled = renewed(desk, fences, store=Meanwhile(desk.store, lambda: desk.ask("cancel", job_id="b")))
+    results = settled.answer.body["results"]
+    assert [(each["answer"], each["directives"]) for each in results] == [
+        ("renewed", []),
+        ("renewed", ["cancel"]),
+        ("renewed", []),
+    ]
+    assert [change.after.id for change in settled.changes] == ["b"]
+
+
+def test_one_that_keeps_losing_its_race_is_tried_as_often_as_a_single_renewal(desk: Desk) -> None:
+    fences = claimed(desk)
+    together, alone = Contended(desk.store), Contended(desk.store)
+    assert told(renewed(desk, {"b": fences["b"]}, store=together)) == [("conflict", "raced")]
+    assert desk.ask("renew", now_ms=NOW + 5, store=alone, **leases(fences)[1]).answer.word is Word.CONFLICT
+    assert together.writes == alone.writes == CAS_ATTEMPTS_MAX
+
+
+def test_a_run_that_took_too_long_is_ended_and_the_others_go_on(desk: Desk) -> None:
+    desk.submit("b", run_timeout_ms=1_000)
+    fences = {"b": desk.claim("b")}
+    for name in "ac":
+        desk.submit(name)
+        fences[name] = desk.claim(name)
+    settled = renewed(desk, fences, now_ms=NOW + 1_001)
+    assert told(settled) == [("lease_lost", "timed_out"), ("renewed", None), ("renewed", None)]
+    assert (desk.job("b").state, desk.run(1, "b").outcome) == (State.SCHEDULED, "timed_out")
+
+
+def test_one_that_the_store_fails_on_leaves_the_others_alone(desk: Desk) -> None:
+    settled = renewed(desk, claimed(desk), store=Unreadable(desk.store))
+    assert told(settled) == [("renewed", None), ("throttled", "store"), ("renewed", None)]
+    assert [each["job_id"] for each in settled.answer.body["results"]] == list(NAMES)
+
+
+def test_one_that_is_named_twice_is_renewed_twice(desk: Desk) -> None:
+    fences = claimed(desk)
+    both = [*leases(fences), leases(fences)[0]]
+    settled = desk.ask("renew_many", now_ms=NOW + 5, leases=both)
+    assert told(settled) == [("renewed", None)] * 4
+    lease = desk.job("a").lease
+    assert lease is not None
+    assert lease.renewals == 2
+
+
+def test_what_is_known_of_a_job_is_not_taken_for_what_was_written_since(desk: Desk) -> None:
+    fences = claimed(desk)
+    renewed(desk, fences)
+    assert desk.ask("cancel", job_id="b", store=desk.store).answer.good, "by a worker that shares nothing but the store"
+    settled = renewed(desk, fences, now_ms=NOW + 6)
+    assert [each["directives"] for each in settled.answer.body["results"]] == [[], ["cancel"], []]
+    assert settled.changes == (), "it was read as it is, and not found out by a lost race"
+    assert [job.lease and job.lease.renewals for job in map(desk.job, NAMES)] == [2, 2, 2]
+
+
+def test_a_bounded_number_of_jobs_is_known(desk: Desk) -> None:
+    desk.submit("a")
+    job = desk.job("a")
+    known = KnownJobs()
+    for number in range(JOBS_MAX + 1):
+        known.keep(job_named(job, f"job-{number}"))
+    assert len(known._jobs) <= JOBS_MAX
+    last = job_named(job, f"job-{JOBS_MAX}")
+    assert known.of(last.document) == last
+
+
+def job_named(job: Job, name: str) -> Job:
+    read: Document = job.document
+    return Job.from_document(Document(name, name, read.rev, read.etag, read.body))
