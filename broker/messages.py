@@ -1,17 +1,10 @@
 """Requests as they travel: one envelope, discriminated by `op`, with its limits in the types."""
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, ClassVar, Literal, Self, TypeAlias
+from typing import Annotated, ClassVar, Literal, Self, TypeAlias, get_args
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    TypeAdapter,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, model_validator
 
 from broker import cron
 from broker.documents import PRIORITY_MAX, OnParentFailure, OnStuck
@@ -393,4 +386,9 @@ Request: TypeAlias = (
     | ListFactories
 )
 FencedRequest: TypeAlias = Renew | Complete | Fail | Release | HandOver | Progress
-REQUESTS: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="op")])
+KINDS: Mapping[bytes, type[Request]] = {kind.model_fields["op"].default.encode(): kind for kind in get_args(Request)}
+"""Each kind by its operation as it travels. None is built before the first request of it comes."""
+REQUESTS: TypeAdapter[Request] = TypeAdapter(
+    Annotated[Request, Field(discriminator="op")],
+    config=ConfigDict(defer_build=True),  # all kinds at once: nothing that a start has to wait for
+)

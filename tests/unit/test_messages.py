@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 import time
 from typing import Any, get_args
 
@@ -81,6 +83,32 @@ def test_a_misspelt_option_is_refused_not_ignored(op: str) -> None:
     for wrong in (text(op, {**BODIES[op][1], "priorty": 1}), text(op, BODIES[op][1], dedline_ms=1)):
         with pytest.raises(Malformed, match="not permitted"):
             parse(wrong)
+
+
+@pytest.mark.parametrize("op", BODIES)
+def test_an_operation_is_told_from_what_its_body_says_of_one(op: str) -> None:
+    address = '"request_id": "r-1", "factory_id": "f", "incarnation": "i", "instance": "x"'
+    for other in ("claim", "submit", "renew", "nonsense"):
+        said = f'{{"op": "{other}"}}'
+        first = f'{{"body": {{"payload": {said}}}, "op": "submit", {address}}}'
+        assert parse(first) == parse(first.encode()) == parse(text("submit", {"payload": {"op": other}}))
+        with pytest.raises(Malformed, match="Unable to extract tag using discriminator 'op'"):
+            parse(f'{{"body": {{"payload": {said}}}, {address}}}')
+    plain = text(op, BODIES[op][1])
+    assert parse(plain.replace('"op": ', '"op" :\t', 1)) == parse(plain)
+    assert parse(plain.replace(f'"{op}"', f'"\\u{ord(op[0]):04x}{op[1:]}"', 1)) == parse(plain)
+    with pytest.raises(Malformed, match="tag"):
+        parse(plain.replace(f'"op": "{op}"', f'"op": "{op}x"', 1))
+
+
+def test_a_request_builds_the_type_of_its_own_kind_and_no_other() -> None:
+    code = (
+        "from typing import get_args; from broker.messages import Request; from broker.parsing import parse;"
+        f"parse({text('claim', {'job_id': 'job'})!r}); parse({text('renew', LEASE)!r});"
+        "print(sorted(kind.__name__ for kind in get_args(Request) if kind.__pydantic_complete__))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
+    assert done.stdout == "['Claim', 'Renew']\n"
 
 
 @pytest.mark.parametrize("op", ["renew", "complete", "fail", "release", "hand_over", "progress"])
