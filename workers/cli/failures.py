@@ -15,6 +15,17 @@ def told() -> Iterator[None]:
     Raises:
       CommandError: instead of them.
     """
+    try:
+        yield
+    except Exception as error:
+        known = _described(error)
+        if known is None:
+            raise
+        raise known from error
+
+
+def _described(error: Exception) -> CommandError | None:
+    """The failure in words; None where it is none of this layer's. Imports late: what does not fail does not pay."""
     from redis.exceptions import RedisError
 
     from workers.daemon import DaemonError
@@ -22,16 +33,17 @@ def told() -> Iterator[None]:
     from workers.runtime import StartError, WrongSetting
     from workers.state_dir import StateDirError
 
-    try:
-        yield
-    except WrongSetting as error:
-        raise CommandError.from_text(str(error), otherwise="correct it", exit=Exit.USAGE) from error
-    except (StartError, StateDirError, EmbeddedError) as error:
-        raise CommandError.from_text(str(error), otherwise="see `broker doctor`") from error
-    except DaemonError as error:
-        raise CommandError(str(error), "see `broker doctor`, and the logs in the state folder") from error
-    except RedisError as error:
-        raise CommandError(f"Redis: {error}", "start it, or set BROKER_REDIS_URL to one that answers") from error
+    match error:
+        case WrongSetting():
+            return CommandError.from_text(str(error), otherwise="correct it", exit=Exit.USAGE)
+        case StartError() | StateDirError() | EmbeddedError():
+            return CommandError.from_text(str(error), otherwise="see `broker doctor`")
+        case DaemonError():
+            return CommandError(str(error), "see `broker doctor`, and the logs in the state folder")
+        case RedisError():
+            return CommandError(f"Redis: {error}", "start it, or set BROKER_REDIS_URL to one that answers")
+        case _:
+            return None
 
 
 def without_password(url: str) -> str:
