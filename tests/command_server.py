@@ -17,9 +17,9 @@ import broker.client
 import broker.exec
 import broker.jobfile
 import broker.settings
-from workers.cli import main
+from workers.cli import app, main
 
-_LOADED = (broker.agent, broker.client, broker.exec, broker.jobfile, broker.settings, structlog)
+_LOADED = (app, broker.agent, broker.client, broker.exec, broker.jobfile, broker.settings, structlog)
 STREAMS = 3
 
 

@@ -3,6 +3,7 @@
 import gc
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,19 @@ def loading() -> Iterator[None]:
         gc.freeze()
         if collecting:
             gc.enable()
+
+
+@contextmanager
+def without(package: str) -> Iterator[None]:
+    """Imports in the block don't find `package`, unless it is loaded: for a library that can do without."""
+    if package in sys.modules:
+        yield
+        return
+    sys.modules[package] = None  # type: ignore[assignment]  # what tells the import system that there is none
+    try:
+        yield
+    finally:
+        del sys.modules[package]
 
 
 @contextmanager

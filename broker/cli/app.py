@@ -23,6 +23,7 @@ from broker.cli import (
     store_command,
     submit_command,
 )
+from broker.cli.root import new_app
 
 
 def build_app(*, wrap: exec_command.Wrap = list) -> typer.Typer:
@@ -30,20 +31,7 @@ def build_app(*, wrap: exec_command.Wrap = list) -> typer.Typer:
 
     `wrap` makes the command line that `exec` starts: the place for a leash.
     """
-    app = typer.Typer(
-        name="broker",
-        add_completion=False,  # `broker completion` prints the script; nothing edits a user's start-up files
-        pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
-    )
-
-    @app.callback(invoke_without_command=True)
-    def broker(context: typer.Context) -> int:
-        """Work claimed exactly once: leases with fencing epochs, settled by one conditional write."""
-        if context.invoked_subcommand is None:
-            typer.echo(context.get_help())
-        return 0
-
+    app = new_app()
     lease_commands.register(app)
     exec_command.register(app, wrap)
     agent_command.register(app, wrap)

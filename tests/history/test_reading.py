@@ -5,8 +5,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from broker.cli import build_app
 from broker.cli import run as run_command
+from broker.cli.app import build_app
 from broker.history import check
 from broker.history.reading import NotAHistory, read
 from tests.history.telling import Story

@@ -6,6 +6,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import pytest
 
@@ -278,10 +279,24 @@ def test_a_command_does_not_outlive_exec(home: Home) -> None:
 
 
 def test_a_claim_loads_nothing_that_it_does_not_need(home: Home) -> None:
+    unneeded = ("azure", "rq", "yaml", "sqlite3", "rich", "workers.runtime")
+    assert loaded_by(home, ["claim", "--queue", "nothing-here"], unneeded) == "3 []\n"
+
+
+def test_a_worker_loads_nothing_that_claims_would_wait_for(home: Home) -> None:
+    other_parts = ("broker.cli.app", "broker.client", "broker.jobfile", "workers.daemon", "workers.sweep")
+    unneeded = ("azure", "rich", "yaml", *other_parts)
+    assert loaded_by(home, ["worker", "--burst"], unneeded) == "0 []\n"
+
+
+def loaded_by(home: Home, arguments: list[str], modules: Sequence[str]) -> str:
+    """The exit status of a command, and which of these modules it has loaded."""
     code = (
-        "import sys; from broker import cli; from workers.cli import build_app; "
-        "status = cli.run(build_app(), ['claim', '--queue', 'nothing-here']); "
-        "print(status, [name for name in ('azure', 'rq', 'yaml', 'sqlite3', 'workers.runtime') if name in sys.modules])"
+        "import sys\n"
+        f"sys.argv = ['broker', *{arguments!r}]\n"
+        "from workers.cli import main\n"
+        "try: main()\n"
+        f"except SystemExit as end: print(end.code, [name for name in {modules!r} if name in sys.modules])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -291,4 +306,4 @@ def test_a_claim_loads_nothing_that_it_does_not_need(home: Home) -> None:
         text=True,
         timeout=30,
     )
-    assert done.stdout == "3 []\n"
+    return done.stdout

@@ -15,7 +15,7 @@ from broker.clock import host_now_ms
 from broker.signing import Key
 from tests.fleet import Fleet
 from tests.processes import wait_for
-from workers.cli import build_app
+from workers.cli.app import build_app
 
 pytestmark = pytest.mark.redis
 SIGN = Path(__file__).parent.parent.parent / "examples" / "signed.sh"

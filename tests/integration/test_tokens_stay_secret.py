@@ -16,7 +16,7 @@ from datastore import connect
 from tests.caller import Caller
 from tests.fleet import Fleet
 from tests.processes import wait_for
-from workers.cli import build_app
+from workers.cli.app import build_app
 
 pytestmark = pytest.mark.redis
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import typer
 
-import workers.cli
+import workers.cli.app
 from broker.answers import Word
-from broker.cli import CommandError, build_app, run
+from broker.cli import CommandError, run
+from broker.cli.app import build_app
 from broker.cli.exits import EXITS, Exit
 from broker.cli.options import json_value, listed, milliseconds
 from broker.cli.output import cell, moment, printable, span, table
@@ -60,7 +61,7 @@ def test_the_documentation_names_every_command_and_every_answer() -> None:
     text = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
     commands = [
         command.name or command.callback.__name__
-        for command in workers.cli.build_app().registered_commands
+        for command in workers.cli.app.build_app().registered_commands
         if command.callback
     ]
     assert commands

@@ -1,10 +1,8 @@
 """All commands, put together by the outermost layer, so that `broker` never imports `workers`."""
 
-import sys
-
 import typer
 
-from broker import cli
+from broker.cli.app import build_app as build_inner_app
 from workers.cli import (
     demo_command,
     doctor_command,
@@ -15,12 +13,11 @@ from workers.cli import (
     status_command,
 )
 from workers.leash import leashed
-from workers.loading import quiet_interrupts
 
 
 def build_app() -> typer.Typer:
     """Every command of `broker`."""
-    app = cli.build_app(wrap=leashed)
+    app = build_inner_app(wrap=leashed)
     for group in (
         fleet_commands,
         status_command,
@@ -32,10 +29,3 @@ def build_app() -> typer.Typer:
     ):
         group.register(app)
     return app
-
-
-def main() -> None:
-    """The console script."""
-    with quiet_interrupts():
-        status = cli.run(build_app(), sys.argv[1:])
-    sys.exit(status)

@@ -5,7 +5,15 @@ from typing import Annotated
 import typer
 
 from broker.cli import options
+from broker.cli.root import new_app
 from workers.loading import loading
+
+
+def build_app() -> typer.Typer:
+    """These commands alone."""
+    app = new_app()
+    register(app)
+    return app
 
 
 def register(app: typer.Typer) -> None:
