@@ -63,15 +63,20 @@ class Message(Value, frozen=True):
     """A request as it goes to its queue."""
 
     queue: str
-    rq_job: str
-    """The id of its rq job; unused on the intake."""
+    request_id: str
+    attempt: int
     text: str
     """The envelope, JSON or signed."""
+
+    @property
+    def rq_job(self) -> str:
+        """The id of its rq job."""
+        return rq_job_id(self.request_id, self.attempt)
 
     def signed(self, sign: Callable[[str], str]) -> "Message":
         """The same, signed."""
         text = sign(self.text)
-        return self if text is self.text else Message(self.queue, self.rq_job, text)
+        return self if text is self.text else Message(self.queue, self.request_id, self.attempt, text)
 
 
 def commands(messages: Iterable[Message], wire: Wire) -> list[tuple[RedisValue, ...]]:
@@ -82,9 +87,9 @@ def commands(messages: Iterable[Message], wire: Wire) -> list[tuple[RedisValue, 
         if wire == "intake":
             pushed.setdefault(intake_key(message.queue), []).append(message.text)
             continue
-        fields = rq_job_hash(message.text, queue=message.queue)
-        made.append(("HSET", rq_job_key(message.rq_job), *chain.from_iterable(fields.items())))
-        pushed.setdefault(rq_queue_key(message.queue), []).append(message.rq_job)
+        job, fields = message.rq_job, rq_job_hash(message.text, queue=message.queue)
+        made.append(("HSET", rq_job_key(job), *chain.from_iterable(fields.items())))
+        pushed.setdefault(rq_queue_key(message.queue), []).append(job)
     return made + [("RPUSH", key, *values) for key, values in pushed.items()]
 
 
@@ -131,6 +136,6 @@ def _packed_hash(queue: str) -> tuple[bytes, bytes, bytes, bytes]:
 def enqueue(pipe: Pipeline, request: Envelope, *, wire: Wire, sign: Callable[[str], str] = str) -> None:
     """Add the commands that put a request on its queue; the caller executes the pipeline. `sign`s its text first."""
     text = sign(request.model_dump_json(exclude_none=True))
-    message = Message(request.queue_name, rq_job_id(request.request_id, request.attempt), text)
+    message = Message(request.queue_name, request.request_id, request.attempt, text)
     for command in commands([message], wire):
         pipe.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py leaves it untyped

@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -13,7 +14,7 @@ from broker.client.wording import check_request_id, form, problems
 from broker.entropy import Entropy
 from broker.messages import Claim, Envelope, Release
 from broker.parsing import parse
-from broker.queues import Message, rq_job_id
+from broker.queues import Message
 from broker.wire_types import FactoryId
 
 if TYPE_CHECKING:  # a client that records nothing does not load it
@@ -42,6 +43,11 @@ class Address(BaseModel):
     """One start of the factory. Requests are repeated under the same one, or they count as another's."""
     instance: FactoryId
     """One client; names the reply channel together with the factory."""
+
+    @cached_property
+    def text(self) -> str:
+        """Its fields as they stand in every envelope. Ids have been validated: they need no quoting."""
+        return f'"factory_id":"{self.factory_id}","incarnation":"{self.incarnation}","instance":"{self.instance}"'
 
     @classmethod
     def checked(cls, factory_id: str, incarnation: str | None) -> Self:
@@ -167,7 +173,7 @@ class Call:
         if self._history is not None and self._invoked is None:
             self._request = parse(text)
             self._invoked = self._history.invoked(self._request)
-        return Message(self._form.queue, rq_job_id(self.request_id, self._attempt), text)
+        return Message(self._form.queue, self.request_id, self._attempt, text)
 
     def withdrawal(self, now_ms: int, broker_time: BrokerTime) -> Message | None:
         """The claim once more, without its wait: it is answered at once. None where nothing waits."""
@@ -180,17 +186,15 @@ class Call:
             self._body = self._form.body({**self._fields, "wait_ms": 0})
         self._attempt += 1
         text = self._text(now_ms, broker_time)
-        return Message(self._form.queue, rq_job_id(self.request_id, self._attempt), text)
+        return Message(self._form.queue, self.request_id, self._attempt, text)
 
     def _text(self, now_ms: int, broker_time: BrokerTime) -> str:
-        """The envelope. Ids have been validated: they need no quoting."""
+        """The envelope. A request id has been validated, too."""
         deadline_ms = broker_time.at(min(self.until_ms, now_ms + DEADLINE_AHEAD_MAX_MS))
-        who = self._address
         deadline = "" if deadline_ms is None else f'"deadline_ms":{deadline_ms},'
         return (
             f'{{"v":1,"request_id":"{self.request_id}","op":"{self._form.op}","attempt":{self._attempt},'
-            f'"factory_id":"{who.factory_id}","incarnation":"{who.incarnation}","instance":"{who.instance}",'
-            f'{deadline}"body":{self._body}}}'
+            f'{self._address.text},{deadline}"body":{self._body}}}'
         )
 
     @property
@@ -261,7 +265,9 @@ class Call:
     def _known(self) -> Reply | None:
         """The answer, unless it is of one copy alone, and says nothing of the others."""
         said = self.reply
-        return None if said is None or self._may_have_been_done(said) or self._turned_away_again(said) else said
+        if said is None or self._attempt == 1:
+            return said
+        return None if self._may_have_been_done(said) or self._turned_away_again(said) else said
 
     def _may_have_been_done(self, reply: Reply) -> bool:
         """A late attempt that found its time over says nothing of an earlier one."""
@@ -270,7 +276,7 @@ class Call:
 
     def _turned_away_again(self, reply: Reply) -> bool:
         """One copy of several was not looked at, which says nothing of the others."""
-        return reply.answer is Word.THROTTLED and self._attempt > 1
+        return self._attempt > 1 and reply.answer is Word.THROTTLED
 
     def _failure(self) -> ClientError:
         what = f"{self._kind.__name__.lower()}: no answer within {self._timeout_ms} ms"

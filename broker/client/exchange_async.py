@@ -144,7 +144,11 @@ class AsyncExchange:
                 wake: asyncio.Future[None] = self._loop.create_future()
                 self._pending.expect(call, wake)
                 sender.post(call.next_attempt(now_ms, self.broker_time), call)
-                await self._within(call.attempt_ends_ms(now_ms, self._attempt_ms, None), now_ms, wake)
+                self._alarm.at(call.attempt_ends_ms(now_ms, self._attempt_ms, None), now_ms, wake)
+                try:
+                    await wake
+                finally:
+                    self._alarm.off(wake)
                 if call.settled:
                     break
                 backoff = backoff or Backoff(self.entropy)

@@ -93,33 +93,28 @@ class Pending:
             if not self.notices.deliver(text):
                 log.warning("reply_not_understood", error=str(error))
             return ()
-        self._answer_one_given_up(reply)
+        given_up = self._given_up.get(reply.request_id)
+        if given_up is not None:
+            self._answer_one_given_up(given_up, reply)
         waiting = self._waiting.get(reply.request_id)
         if waiting is None:
             return self._surplus(reply)
         now_ms = self._now_ms()
-        repeats = False
-        for call in waiting:
-            if call.repeats:
-                repeats = True
-                if call.is_of_an_earlier_copy(reply, now_ms=now_ms):
-                    return ()
+        repeats = len(waiting) > 1 or waiting[0].repeats  # a request id of our own making has one caller
+        if repeats and any(call.is_of_an_earlier_copy(reply, now_ms=now_ms) for call in waiting):
+            return ()
         decides = reply.retry is not Retry.SAME_ID  # else it may be anybody's, and the answer is still to come
         if decides and waiting[0].is_claim:
             self._keep(reply.request_id, leases_of(reply))
         if decides and not repeats:  # else the answer may be older than what was sent here
-            sent_ms = min([call.first_sent_ms for call in waiting])
-            self._broker_time.learn(reply.server_now_ms, sent_ms=sent_ms, received_ms=now_ms)
+            self._broker_time.learn(reply.server_now_ms, sent_ms=waiting[0].first_sent_ms, received_ms=now_ms)
         for call in waiting:
             call.reply = reply.sent_at(call.asked_ms(reply, self._broker_time) if repeats else call.first_sent_ms)
             call.woken()
         del self._waiting[reply.request_id]  # last: whoever is interrupted above delivers it once more
         return ()
 
-    def _answer_one_given_up(self, reply: Reply) -> None:
-        call = self._given_up.get(reply.request_id)
-        if call is None:
-            return
+    def _answer_one_given_up(self, call: Call, reply: Reply) -> None:
         call.reply = reply
         if call.settled:
             del self._given_up[reply.request_id]

@@ -15,6 +15,7 @@ from broker.wire_types import Body
 
 Test: TypeAlias = Callable[[Any], bool]
 _INT_MAX = 2**53
+_NO_DEFAULT = object()
 
 
 class Plain:
@@ -36,7 +37,7 @@ class Plain:
         told = {}
         tests, defaults = self._tests, self._defaults
         for name, value in given.items():
-            if name in defaults and value is defaults[name]:
+            if value is defaults.get(name, _NO_DEFAULT):
                 continue
             test = tests.get(name)
             if test is None or not test(value):

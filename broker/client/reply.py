@@ -54,7 +54,7 @@ class Reply(Value, frozen=True):
     @property
     def granted(self) -> bool:
         """Whether this gives a lease: the body then holds its job, epoch and token."""
-        return self.good and "token" in self.body
+        return "token" in self.body and self.answer in GOOD
 
     @property
     def grants(self) -> "tuple[Reply, ...]":

@@ -224,7 +224,7 @@ def test_who_follows_the_events_notices(asked: Asked, proxy: Proxy, fleet: Fleet
 
 def test_one_dead_connection_of_those_that_send_tells_of_the_others(proxy: Proxy) -> None:
     sender = Sender(proxy.url, wire="intake", password=None)
-    message = Message("jobs", "unused", "{}")
+    message = Message("jobs", "unused", 1, "{}")
     together = threading.Barrier(SENDERS)
 
     def at_once() -> None:

@@ -103,9 +103,9 @@ def test_fields_that_a_rule_ties_to_others_are_not_plain() -> None:
 @pytest.mark.parametrize("wire", ["rq", "intake"])
 def test_packed_requests_are_the_commands_they_stand_for(wire: Wire) -> None:
     messages = [
-        Message("claims", "a-1", '{"n":1}'),
-        Message("jobs", "b-1", '{"text":"é, and a {here} of its own"}'),
-        Message("claims", "c-2", 's1 key mac {"signed":"\\"é"}'),
+        Message("claims", "a", 1, '{"n":1}'),
+        Message("jobs", "b", 1, '{"text":"é, and a {here} of its own"}'),
+        Message("claims", "c", 2, 's1 key mac {"signed":"\\"é"}'),
     ]
     commands = queues.commands(messages, wire)
     assert queues.packed(messages, wire) == (b"".join(map(queues.pack, commands)), len(commands))
