@@ -140,4 +140,4 @@ def _answer_or_unknown(call: Call) -> Reply:
     try:
         return call.answer()
     except BrokerTimeout:
-        return Reply(call.request_id, Word.OUTCOME_UNKNOWN, None, Retry.SAME_ID, None, 0, {}, call.first_sent_ms)
+        return Reply(call.request_id, Word.OUTCOME_UNKNOWN, None, Retry.SAME_ID, 0, {}, None, call.first_sent_ms)

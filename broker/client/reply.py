@@ -21,25 +21,26 @@ class Reply(Value, frozen=True):
     answer: Word
     reason: Reason | None
     retry: Retry
-    retry_after_ms: int | None
-    """With `retry` later: how long to wait before a new request."""
     server_now_ms: int
     """Broker time of the answer, Unix milliseconds."""
     body: Mapping[str, Any]
     """What belongs to the word; a grant's holds the token, so it is not shown."""
-    sent_monotonic_ms: int
+    retry_after_ms: int | None = None
+    """With `retry` later: how long to wait before a new request."""
+    sent_monotonic_ms: int = 0
     """This host's monotonic clock as the first attempt was sent: what a holder counts its deadline from (I9)."""
 
     def sent_at(self, monotonic_ms: int) -> "Reply":
-        """The same reply, to what was sent at this moment of the monotonic clock."""
+        """The same reply as a caller gets it, to what was sent at this moment of the monotonic clock."""
+        body = MappingProxyType(self.body)
         return Reply(
             self.request_id,
             self.answer,
             self.reason,
             self.retry,
-            self.retry_after_ms,
             self.server_now_ms,
-            self.body,
+            body,
+            self.retry_after_ms,
             monotonic_ms,
         )
 
@@ -86,9 +87,9 @@ class Reply(Value, frozen=True):
             said.answer,
             said.reason,
             said.retry,
-            said.retry_after_ms,
             self.server_now_ms,
             MappingProxyType(body),
+            said.retry_after_ms,
             self.sent_monotonic_ms,
         )
 
@@ -101,7 +102,7 @@ class Reply(Value, frozen=True):
         return f"{self.answer}{reason}" + (f": {details}" if details else "")
 
 
-class _Said(Struct, kw_only=True):
+class _Said(Struct, kw_only=True, gc=False):
     """The word of an answer, and what belongs to every word."""
 
     answer: Word
@@ -110,34 +111,16 @@ class _Said(Struct, kw_only=True):
     retry_after_ms: int | None = None
 
 
-class _Wire(_Said, kw_only=True):
-    """A reply as it travels (docs/protocol/reply.schema.json)."""
-
-    request_id: str
-    server_now_ms: int
-    body: dict[str, Any]
+_decode = msgspec.json.Decoder(Reply).decode
 
 
-_decode = msgspec.json.Decoder(_Wire).decode
-
-
-def parse_reply(text: bytes, *, sent_monotonic_ms: int = 0) -> Reply:
-    """The reply in a JSON text.
+def parse_reply(text: bytes) -> Reply:
+    """The reply in a JSON text (docs/protocol/reply.schema.json), to what nobody knows yet.
 
     Raises:
       ValueError: not a reply of this version of the protocol.
     """
     try:
-        wire = _decode(text)
+        return _decode(text)
     except msgspec.DecodeError as error:
         raise ValueError(f"not a reply: {error}") from error
-    return Reply(
-        wire.request_id,
-        wire.answer,
-        wire.reason,
-        wire.retry,
-        wire.retry_after_ms,
-        wire.server_now_ms,
-        MappingProxyType(wire.body),
-        sent_monotonic_ms,
-    )

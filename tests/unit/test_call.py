@@ -25,7 +25,7 @@ def call(kind: type[Envelope] = Claim, request_id: str | None = None, **body: An
 
 
 def reply(answer: Answer, *, request_id: str = "r", sent_ms: int = 0) -> Reply:
-    return parse_reply(encode(wire(answer, request_id=request_id, now_ms=5_000)), sent_monotonic_ms=sent_ms)
+    return parse_reply(encode(wire(answer, request_id=request_id, now_ms=5_000))).sent_at(sent_ms)
 
 
 def grant(*, job_id: str = "job", sent_ms: int = 0, request_id: str = "r", **changes: Any) -> Reply:

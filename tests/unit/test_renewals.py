@@ -85,7 +85,7 @@ def answered(
     renewed = each or Answer(Word.RENEWED, body={"ttl_ms": TTL_MS, "directives": []})
     results = [plain((but or {}).get(guard.job_id, renewed)) for guard in guards]
     text = encode(wire(Answer(Word.OK, body={"results": results}), request_id="r", now_ms=0))
-    return parse_reply(text, sent_monotonic_ms=sent_ms)
+    return parse_reply(text).sent_at(sent_ms)
 
 
 def test_leases_granted_at_different_moments_soon_share_one_message_and_one_interval() -> None:
@@ -219,7 +219,7 @@ class Stumbling:
             raise RuntimeError(f"scripted: {len(carried)} leases, {timeout_ms} ms")
         results = [plain(Answer(Word.RENEWED, body={"ttl_ms": 600, "directives": []})) for _ in carried]
         text = encode(wire(Answer(Word.OK, body={"results": results}), request_id="r", now_ms=0))
-        return parse_reply(text, sent_monotonic_ms=monotonic_ms())
+        return parse_reply(text).sent_at(monotonic_ms())
 
     def close(self) -> None:
         pass
