@@ -8,10 +8,8 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from broker.answers import Reason, Retry, Word
+from broker.answers import GOOD, Reason, Retry, Word
 from datastore.value import Value
-
-GOOD = frozenset({Word.OK, Word.GRANTED, Word.RENEWED, Word.REPLAYED})
 
 
 class Reply(Value, frozen=True):
