@@ -110,10 +110,11 @@ def test_a_lock_admits_one_command_and_ends_with_it(tmp_path: Path, watch: bool)
     argv = leashed(SLEEPER, lock=lock, watch=watch)
     with subprocess.Popen(argv, stdout=subprocess.PIPE, process_group=0) as first:
         assert first.stdout is not None
-        first.stdout.readline()
+        command = int(first.stdout.readline())
         assert lock.read_text() == f"{os.getpid()}\n"
         second = subprocess.run(argv, capture_output=True, timeout=10, check=False)
         assert (second.returncode, second.stdout) == (LOCK_HELD_EXIT, b"")
         os.killpg(first.pid, signal.SIGKILL)
+    wait_for(lambda: not alive(command), "the command has ended too, where a watcher had started it")
     third = subprocess.run(leashed(["true"], lock=lock, watch=watch), timeout=10, check=False)
     assert third.returncode == 0
