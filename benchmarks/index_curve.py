@@ -17,10 +17,10 @@ from uuid import uuid4
 import redis
 
 from benchmarks.conditions import told
-from broker import claim_next, index
-from broker.claim_next import Asking, Candidate
+from broker import index, proposals
 from broker.index import Place
 from broker.messages import Claim
+from broker.ready_sets import ReadySets
 from workers.embedded import start_embedded
 from workers.state_dir import StateDir
 
@@ -77,9 +77,10 @@ def _measure(connection: redis.Redis, sizes: Sequence[int], *, rounds: int) -> l
     for size, keyed, queue in queues:
         fill(connection, queue, size, keyed=keyed)
     took: defaultdict[str, list[float]] = defaultdict(list)
+    sets = ReadySets()
     for turn in range(rounds):
         for _, keyed, queue in queues:
-            found = [propose(connection, queue) for _ in range(IN_A_ROUND)]
+            found = [propose(connection, queue, sets) for _ in range(IN_A_ROUND)]
             took[queue] += [each for each, _ in found]
             with connection.pipeline(transaction=False) as pipe:  # they go back to the end, so that none runs out
                 for number in (number for _, number in found):
@@ -103,7 +104,7 @@ def place(queue: str, number: int, *, score: int, keyed: bool) -> Place:
     return Place(f"job-{number:07}", queue, terms, score, f"~0~tenant-{number // SETS % TENANTS}" if keyed else "")
 
 
-def propose(connection: redis.Redis, queue: str) -> tuple[float, int]:
+def propose(connection: redis.Redis, queue: str, sets: ReadySets) -> tuple[float, int]:
     """Ask for one job: how long it took, in microseconds, and its number."""
     name = uuid4().hex
     claim = Claim.model_validate(
@@ -116,9 +117,11 @@ def propose(connection: redis.Redis, queue: str) -> tuple[float, int]:
         }
     )
     begin = time.perf_counter_ns()
-    [proposal] = claim_next.propose(connection, [Asking(claim)], worker="w", now_ms=NOW_MS, step_ms=STEP_MS)
+    [proposal] = proposals.propose(
+        connection, [proposals.Asking(claim)], worker="w", now_ms=NOW_MS, step_ms=STEP_MS, sets=sets
+    )
     took = (time.perf_counter_ns() - begin) / 1_000
-    if not isinstance(proposal, Candidate):
+    if not isinstance(proposal, proposals.Candidate):
         raise SystemExit(f"{queue}: no job was proposed; larger --sizes are needed")
     return took, int(proposal.job_ids[0].removeprefix("job-"))
 

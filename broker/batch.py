@@ -17,7 +17,6 @@ from broker import (
     waiting,
 )
 from broker.answers import Answer, Reason, Word
-from broker.claim_next import Asking, Candidate, InHand, NothingFits, Proposal, Remembered
 from broker.clock import Clock
 from broker.controls import Controls
 from broker.demand import Demand
@@ -25,6 +24,7 @@ from broker.documents import Job
 from broker.door import Taken as Taken
 from broker.gathering import another, gathered, wanted, with_earlier
 from broker.messages import Claim, Request
+from broker.proposals import Asking, Candidate, InHand, NothingFits, Proposal, Remembered, propose
 from broker.settle import failed, looked_at, settle
 from broker.settlement import Change, Context, Settlement, Wait
 from broker.side_by_side import Errand
@@ -156,8 +156,8 @@ def _proposals(
             proposals[before] = InHand()
         senders[sender] = position
         asking[position] = Asking(request, taken.insist, count, again=taken.resend and earlier is None)
-    step_ms = context.rules.ageing_step_ms
-    found = claim_next.propose(connection, list(asking.values()), worker=worker, now_ms=now_ms, step_ms=step_ms)
+    step_ms, sets = context.rules.ageing_step_ms, context.ready_sets
+    found = propose(connection, list(asking.values()), worker=worker, now_ms=now_ms, step_ms=step_ms, sets=sets)
     return proposals | dict(zip(asking, found, strict=True))
 
 

@@ -1,8 +1,8 @@
-"""Claim-next on the Redis side: which job to propose, which claims were answered before, which wait parked."""
+"""Claim-next on the Redis side: which claims were answered before, and which wait parked. See also `proposals`."""
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeAlias, TypeGuard, cast
+from typing import TypeGuard
 
 import msgspec
 from redis import Redis
@@ -10,7 +10,7 @@ from redis.client import Pipeline
 
 from broker import index, replies, waiting
 from broker.answers import Answer, Word, wire
-from broker.matching import WEIGHT_MAX, canonical
+from broker.matching import canonical
 from broker.messages import Claim
 from broker.queues import intake_key
 from broker.scripts import Argument, Script
@@ -20,10 +20,10 @@ from datastore.value import Value
 
 ANSWER_TTL_MS = 900_000
 """How long the answer to a claim-next is remembered (design §8)."""
-IN_HAND_MS = 10_000
-"""How long a claim-next counts as being settled; by then a dead worker's requests are mostly taken over."""
-MARK_TTL_MS = ANSWER_TTL_MS
-"""How long it is known what a claim-next was proposed, where its worker has died: it may be taken over late."""
+ANSWER = "broker:answer:"
+"""Before the id of a claim: which jobs it got, or may have got."""
+MARK = "broker:settling:"
+"""Before the id of a claim: which worker settles it, or died over it, and which jobs it was proposed."""
 WAITING = "broker:waiting"
 """Hash: request id → the parked envelope and where it is parked."""
 WAIT_ENDS = "broker:waiting:ends"
@@ -32,34 +32,11 @@ EXPIRE_MAX = 256
 """Waits ended in one call."""
 
 
-class Candidate(Value, frozen=True):
-    """Try these jobs. They have been taken out of the index."""
-
-    job_ids: tuple[str, ...]
-
-
-class Remembered(Value, frozen=True):
-    """This request id was granted these jobs before. Each says whether the lease still stands."""
-
-    job_ids: tuple[str, ...]
-
-
-class InHand(Value, frozen=True):
-    """Another worker settles this very request now, or its client waits already: its answer serves this copy too."""
-
-
-class NothingFits(Value, frozen=True):
-    """No ready job fits."""
-
-
-Proposal: TypeAlias = Candidate | Remembered | InHand | NothingFits
-
 UNPARK = (
     f"local WAITING_OF = '{waiting.OF}'"
     + """
--- The record of a waiting claim; nil where there is none, or somebody else has written it.
-local function parked_claim(id)
-  local record = redis.call('HGET', KEYS[1], id)
+-- What the record of a waiting claim says; nil where there is none, or somebody else has written it.
+local function parked_claim(record)
   if not record then return nil end
   local is_json, parked = pcall(cjson.decode, record)
   if not is_json or type(parked) ~= 'table' then return nil end
@@ -71,7 +48,7 @@ end
 
 -- Take a waiting claim out: everything that is known of it, and its mark. Returns its record.
 local function unpark(id)
-  local parked = parked_claim(id)
+  local parked = parked_claim(redis.call('HGET', KEYS[1], id))
   redis.call('HDEL', KEYS[1], id)
   redis.call('ZREM', KEYS[2], id)
   redis.pcall('ZREM', WAITING_OF .. string.match(id, '^[^:]*'), id)
@@ -83,69 +60,14 @@ end
 """
 )
 
-_PROPOSE = Script(
-    f"local IN_HAND = {IN_HAND_MS}\n"
-    + index.POP_BEST
-    + UNPARK
-    + """
--- KEYS: 1 the waiting claims, 2 their ends, 3 what is remembered, 4 who settles it, 5 lanes as served, 6.. the sets
--- ARGV: worker, request id, insist, mark ttl, now, ageing step, how many jobs, 8 the channel of a client that asks now
--- (of a claim that was woken: nothing; of one that will not wait: `-`), 9 a resend that nothing was proposed to here,
--- 10.. the bonus of each set
--- Who settles it stands there with what it was proposed: where that worker has died, these jobs are tried again first,
--- for one of them may be leased by this claim, and no search show it yet.
--- It waits only where it can be woken and ended too; with a part of that lost, a resend begins the wait anew.
-local function waits(id)
-  local parked = parked_claim(id)
-  if not parked or not redis.call('ZSCORE', KEYS[2], id) then return nil end
-  return type(redis.pcall('ZSCORE', parked.parked_in, id)) == 'string' and parked
-end
--- Whether the mark is so young that who set it may be at it still. What lasts longer than it is ever given is from
--- before time was set back, or of nobody of ours.
-local function lately_set()
-  local left = redis.call('PTTL', KEYS[4])
-  return left <= tonumber(ARGV[4]) and left > ARGV[4] - IN_HAND
-end
-local known = redis.call('GET', KEYS[3])
-if known and string.find(known, '%S') then return {'remembered', known} end
-local settler, proposed = nil, {}
-for part in string.gmatch(redis.call('GET', KEYS[4]) or '', '%S+') do
-  if settler then proposed[#proposed + 1] = part else settler = part end
-end
-if ARGV[3] == '0' then
-  local parked = waits(ARGV[2])
-  if parked and (ARGV[8] == '' or ARGV[8] == parked.reply_key) then return {'in_hand'} end
-  -- The client that asked last is the one to be answered: the one before it is gone, or it would have waited. One that
-  -- asks without a wait has given up its own.
-  if parked then
-    unpark(ARGV[2])
-    settler, proposed = nil, {}
-  end
-  if settler and settler ~= ARGV[1] and lately_set() then return {'in_hand'} end
-end
-local found = {'candidate'}
-if ARGV[9] == '1' then
-  for i = 1, #proposed do found[i + 1] = proposed[i] end
-end
-if #found == 1 then
-  for _ = 1, ARGV[7] do
-    local best = pop_best(6, 10, KEYS[5], tonumber(ARGV[5]), tonumber(ARGV[6]))
-    if not best then break end
-    found[#found + 1], proposed[#proposed + 1] = best, best
-  end
-end
-redis.call('SET', KEYS[4], table.concat({ARGV[1], unpack(proposed)}, ' '), 'PX', ARGV[4])
-return #found > 1 and found or {'nothing'}
-"""
-)
-
 _WAKE = Script(
     index.POP_BEST
     + UNPARK
     + """
 -- KEYS: 1 waiting, 2 their ends, 3 the intake of claims, 4.. parked sets that fit.  ARGV: the bonus of each set
+local sets = {unpack(KEYS, 4)}
 while true do  -- each round ends it, or clears away one that waits no more
-  local best = pop_best(4, 1)
+  local best = pop_best(sets, ARGV)
   if not best then return 0 end
   local parked = unpark(best)
   if parked then
@@ -215,12 +137,12 @@ def claim_id(claim: Claim) -> str:
 
 def answer_key(claim_id: str) -> str:
     """Where it is remembered which jobs a claim-next got, or may have got."""
-    return f"broker:answer:{claim_id}"
+    return ANSWER + claim_id
 
 
 def mark_key(claim_id: str) -> str:
     """Which worker settles a claim-next, or died over it, and which jobs it was proposed."""
-    return f"broker:settling:{claim_id}"
+    return MARK + claim_id
 
 
 def is_claim_next(request: object) -> TypeGuard[Claim]:
@@ -231,46 +153,6 @@ def is_claim_next(request: object) -> TypeGuard[Claim]:
 def waited(claim: Claim) -> bool:
     """Whether this copy was parked before: since then another client may have sent the claim."""
     return claim.body.wait_until_ms is not None
-
-
-class Asking(Value, frozen=True):
-    """A claim-next that wants `count` (more) jobs proposed. `insist`: taken over from a dead worker.
-
-    `again`: it was sent before, and this worker has not proposed it anything yet.
-    """
-
-    claim: Claim
-    insist: bool = False
-    count: int = 1
-    again: bool = False
-
-
-def propose(connection: Redis, asking: Sequence[Asking], *, worker: str, now_ms: int, step_ms: int) -> list[Proposal]:
-    """One proposal for each claim, in two round trips. `step_ms`: how much waiting makes up for one priority."""
-    if not asking:
-        return []
-    sets = _sets(connection, index.READY, [each.claim.body.queue for each in asking])
-    calls: list[tuple[list[str], list[Argument]]] = []
-    for each in asking:
-        claim, queue = each.claim, each.claim.body.queue
-        fitting = index.serving(canonical(claim.body.offers), sets[queue])
-        keys = [index.members_key(index.READY, queue, terms) for terms, _ in fitting]
-        arguments: list[Argument] = [worker, claim_id(claim), int(each.insist), MARK_TTL_MS, now_ms, step_ms]
-        arguments += [each.count, _shared_by(claim)]
-        arguments.append(int(each.again))
-        arguments += [*(step_ms * met // WEIGHT_MAX for _, met in fitting)]
-        keys.append(index.reserved_key(queue, claim.factory_id))
-        arguments.append(0)
-        own = [answer_key(claim_id(claim)), mark_key(claim_id(claim))]
-        calls.append(([WAITING, WAIT_ENDS, *own, index.served_key(queue), *keys], arguments))
-    return [_proposal(result) for result in _PROPOSE.run_many(connection, calls)]
-
-
-def _shared_by(claim: Claim) -> str:
-    """The channel whose wait serves this copy too."""
-    if waited(claim):
-        return ""
-    return replies.reply_key(claim.factory_id, claim.instance) if claim.body.wait_ms else "-"
 
 
 def remember(pipe: Pipeline, claim: Claim, answer: Answer, *, maybe: Sequence[str] = ()) -> None:
@@ -364,16 +246,3 @@ def _sets(connection: Redis, prefix: str, queues: Iterable[str]) -> dict[str, li
         for queue in names:
             pipe.smembers(index.sets_key(prefix, queue))
         return dict(zip(names, (sorted(found) for found in pipe.execute()), strict=True))
-
-
-def _proposal(result: list[Any]) -> Proposal:
-    match cast(bytes, result[0]):
-        case b"candidate":
-            # What is no text is no job's id either, and is not found.
-            return Candidate(tuple(job_id.decode(errors="replace") for job_id in result[1:]))
-        case b"remembered":
-            return Remembered(tuple(result[1].decode(errors="replace").split()))
-        case b"in_hand":
-            return InHand()
-        case _:
-            return NothingFits()

@@ -289,65 +289,67 @@ return there
 POP_BEST = (
     f"local LANE, SERVED_MAX, SET_BACK = '{LANE}', 10000, {SET_BACK_MS}"
     + """
--- The entry with the lowest score, less its set's bonus, over KEYS[from..]; the bonuses are ARGV[bonus_from..].
-local function best_of(from, bonus_from)
-  local best, key, score, least
-  for i = from, #KEYS do
-    local head = redis.call('ZRANGE', KEYS[i], 0, 0, 'WITHSCORES')
-    if head[1] then
-      local value = tonumber(head[2]) - ARGV[bonus_from + i - from]
-      if not least or value < least then best, key, score, least = head[1], KEYS[i], tonumber(head[2]), value end
-    end
+-- What stands first in each set, looked at once until the set is changed here.
+local heads = {}
+local function head_of(key)
+  local head = heads[key]
+  if not head then
+    head = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')
+    heads[key] = head
   end
-  return best, key, score
+  return head[1], tonumber(head[2])
 end
 
--- The first job of a lane, over all sets, and the set it is in.
-local function first_of(lane, from, bonus_from)
-  local first, key, least
-  for i = from, #KEYS do
-    local head = redis.call('ZRANGE', LANE .. KEYS[i] .. lane, 0, 0, 'WITHSCORES')
-    if head[1] then
-      local value = tonumber(head[2]) - ARGV[bonus_from + i - from]
-      if not least or value < least then first, key, least = head[1], KEYS[i], value end
-    end
-  end
-  return first, key
+local function change(command, key, ...)
+  if redis.call(command, key, ...) > 0 then heads[key] = nil end
 end
 
--- The entry with the lowest score, taken out. A lane gives its first job, and then stands behind all that have
--- waited longer than since now. Without `served` there are no lanes: an entry is what it is.
-local function pop_best(from, bonus_from, served, now, step)
+-- The entry with the lowest score, less its set's bonus, over the sets `before .. key .. after`, and that set.
+local function best_of(keys, bonuses, before, after)
+  local best, its_key, its_score, least
+  for i = 1, #keys do
+    local entry, score = head_of(before .. keys[i] .. after)
+    if entry then
+      local value = score - bonuses[i]
+      if not least or value < least then best, its_key, its_score, least = entry, keys[i], score, value end
+    end
+  end
+  return best, its_key, its_score
+end
+
+-- The entry with the lowest score, less its set's bonus, taken out. A lane gives its first job, and then stands behind
+-- all that have waited longer than since now. Without `served` there are no lanes: an entry is what it is.
+local function pop_best(keys, bonuses, served, now, step)
   while true do  -- each round ends it, or puts one entry right
-    local best, key, score = best_of(from, bonus_from)
+    local best, key, score = best_of(keys, bonuses, '', '')
     if not best then return nil end
     if not served or string.sub(best, 1, 1) ~= '~' then
-      redis.call('ZREM', key, best)
+      change('ZREM', key, best)
       return best
     end
     -- From before time was set back, or nobody of ours wrote it: nobody may wait for its turn until then.
     redis.call('ZREMRANGEBYSCORE', served, now + SET_BACK, '+inf')
     local priority = string.match(best, '^~(%-?%d+)~')
     local worth = (priority or 0) * step
-    local head = redis.call('ZRANGE', LANE .. key .. best, 0, 0, 'WITHSCORES')[2]
+    local _, head = head_of(LANE .. key .. best)
     local turn = (redis.call('ZSCORE', served, best) or 0) - worth
     if not head or not priority then
-      redis.call('ZREM', key, best)
+      change('ZREM', key, best)
     elseif math.max(head, turn) > score then
-      redis.call('ZADD', key, math.max(head, turn), best)
+      change('ZADD', key, 'CH', math.max(head, turn), best)
     else
-      local first, its_key = first_of(best, from, bonus_from)
-      redis.call('ZREM', LANE .. its_key .. best, first)
+      local first, its_key = best_of(keys, bonuses, LANE, best)
+      change('ZREM', LANE .. its_key .. best, first)
       local last = redis.call('ZREVRANGE', served, 0, 0, 'WITHSCORES')[2] or 0
       local stamp = math.max(now, last) + 0.001
       redis.call('ZADD', served, stamp, best)
       redis.call('ZREMRANGEBYRANK', served, 0, -SERVED_MAX - 1)
-      for i = from, #KEYS do redis.call('ZADD', KEYS[i], 'XX', 'GT', stamp - worth, best) end
-      local next_one = redis.call('ZRANGE', LANE .. its_key .. best, 0, 0, 'WITHSCORES')[2]
+      for i = 1, #keys do change('ZADD', keys[i], 'XX', 'GT', 'CH', stamp - worth, best) end
+      local _, next_one = head_of(LANE .. its_key .. best)
       if next_one then
-        redis.call('ZADD', its_key, math.max(next_one, stamp - worth), best)
+        change('ZADD', its_key, 'CH', math.max(next_one, stamp - worth), best)
       else
-        redis.call('ZREM', its_key, best)
+        change('ZREM', its_key, best)
       end
       return first
     end

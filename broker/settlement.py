@@ -19,6 +19,7 @@ from broker.exclusion import Slots
 from broker.known_jobs import KnownJobs
 from broker.lately import Lately
 from broker.limits import unit_wants
+from broker.ready_sets import ReadySets
 from broker.repository import JobUpdate, Missing, Stale, Updated
 from broker.slot_turns import SlotTurns
 from broker.transitions import Decision, Refuse, Replay, Rules, Write
@@ -63,6 +64,8 @@ class Context(Value, frozen=True, gc=True):
     """What the batches before have told Redis."""
     known_jobs: KnownJobs = field(default_factory=KnownJobs)
     """What the batches before have written."""
+    ready_sets: ReadySets = field(default_factory=ReadySets)
+    """Where jobs stood when it was last asked for some."""
 
     def turns_of(self, keys: Iterable[str]) -> AbstractContextManager[None]:
         """Within the block no other claim of this batch changes these slots."""

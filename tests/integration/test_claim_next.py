@@ -8,8 +8,9 @@ from unittest.mock import patch
 import pytest
 
 from broker import batch
-from broker.claim_next import MARK_TTL_MS, claim_id, mark_key
+from broker.claim_next import claim_id, mark_key
 from broker.messages import Claim, Request
+from broker.proposals import MARK_TTL_MS
 from broker.slots import slot_id
 from datastore import Datastore, Expected, Filter, Page, Patch, ReadResult, Unavailable, UpdateResult
 from tests.caller import Caller

@@ -10,9 +10,9 @@ from typing import Any, cast
 import pytest
 import redis
 
-from broker.claim_next import IN_HAND_MS
 from broker.index import INDEXED
 from broker.messages import Request
+from broker.proposals import IN_HAND_MS
 from datastore import connect
 from tests.caller import Caller, Reply
 from tests.concurrency.race import read, runs_of

@@ -40,6 +40,7 @@ def _bounds(random: Random) -> list[str]:
 COMMANDS: dict[str, Make] = {
     "SET": lambda random: [random.choice("xy"), *random.choice(([], ["NX"], ["XX"], ["PX", "60000"]))],
     "GET": lambda _: [],
+    "MGET": lambda random: [random.choice(KEYS)],
     "DEL": lambda _: [],
     "EXISTS": lambda _: [],
     "TYPE": lambda _: [],
@@ -62,7 +63,10 @@ COMMANDS: dict[str, Make] = {
     "SREM": _members,
     "SMEMBERS": lambda _: [],
     "SCARD": lambda _: [],
-    "ZADD": lambda random: [*random.choice(([], ["NX"], ["XX"], ["XX", "GT"], ["LT"], ["CH"])), *_scored(random)],
+    "ZADD": lambda random: [
+        *random.choice(([], ["NX"], ["XX"], ["XX", "GT"], ["XX", "GT", "CH"], ["LT"], ["CH"])),
+        *_scored(random),
+    ],
     "ZREM": _members,
     "ZCARD": lambda _: [],
     "ZCOUNT": _bounds,

@@ -28,6 +28,10 @@ def _get(keys: Keyspace, args: list[bytes]) -> Any:
     return keys.get(args[0], bytes)
 
 
+def _mget(keys: Keyspace, args: list[bytes]) -> Any:
+    return [found if type(found := keys.peek(key)) is bytes else None for key in args]
+
+
 def _del(keys: Keyspace, args: list[bytes]) -> Any:
     return sum(1 for key in args if keys.peek(key) is not None and keys.drop(key))
 
@@ -230,6 +234,7 @@ def _xlen(keys: Keyspace, args: list[bytes]) -> Any:
 COMMANDS: Mapping[bytes, Command] = {
     b"SET": _set,
     b"GET": _get,
+    b"MGET": _mget,
     b"DEL": _del,
     b"UNLINK": _del,
     b"EXISTS": _exists,

@@ -1,0 +1,46 @@
+"""What a worker keeps of where jobs stand: bounded, and of the last look alone."""
+
+from broker.ready_sets import KEPT_MAX, Fitting, ReadySets
+
+STEP_MS = 600_000
+PLAIN, GPU, LIKES_GPU = "[]", '["gpu"]', '[[],{"gpu":50}]'
+
+
+def test_of_a_queue_that_was_not_asked_for_no_set_is_known() -> None:
+    assert ReadySets().of("builds").names == []
+
+
+def test_a_factory_may_have_jobs_from_the_sets_that_its_offers_meet_and_is_ahead_where_it_is_preferred() -> None:
+    seen = ReadySets().saw("builds", [name.encode() for name in (GPU, LIKES_GPU, PLAIN)])
+    assert seen.names == sorted((PLAIN, GPU, LIKES_GPU))
+    names = {offers: _named(seen.names, seen.fitting(offers, step_ms=STEP_MS)) for offers in ((), ("gpu",))}
+    assert names == {(): {LIKES_GPU: 0, PLAIN: 0}, ("gpu",): {GPU: 0, LIKES_GPU: STEP_MS // 2, PLAIN: 0}}
+
+
+def test_what_is_no_set_of_ours_is_left_out() -> None:
+    seen = ReadySets().saw("builds", [b"\xff", b"no terms", PLAIN.encode()])
+    assert _named(seen.names, seen.fitting((), step_ms=STEP_MS)) == {PLAIN: 0}
+
+
+def test_only_the_last_look_counts() -> None:
+    sets = ReadySets()
+    assert _named(sets.saw("builds", [b"[]"]).names, sets.of("builds").fitting((), step_ms=STEP_MS)) == {PLAIN: 0}
+    sets.saw("builds", [GPU.encode()])
+    assert sets.of("builds").fitting((), step_ms=STEP_MS) == Fitting((), ())
+
+
+def test_however_many_queues_and_offers_there_are_only_so_many_are_kept() -> None:
+    sets = ReadySets()
+    for number in range(3 * KEPT_MAX):
+        sets.of(f"queue-{number}")
+    builds = sets.saw("builds", [b"[]"])
+    for number in range(3 * KEPT_MAX):
+        assert builds.fitting((f"o={number}",), step_ms=STEP_MS).numbers == (1,)
+    assert len(sets._queues) <= KEPT_MAX
+    assert len(builds._fitting) <= KEPT_MAX
+
+
+def _named(names: list[str], fitting: Fitting) -> dict[str, int]:
+    return {
+        names[number - 1]: bonus for number, bonus in zip(fitting.numbers, fitting.bonuses, strict=True)
+    }  # counted from 1, as Lua does
