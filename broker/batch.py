@@ -274,6 +274,7 @@ def _settled(taken: Taken, result: Settlement | None, *, now_ms: int) -> Settled
         result = structs.replace(result, answer=Answer(Word.OUTCOME_UNKNOWN, result.answer.reason))
     if (
         type(request) is Claim
+        and request.body.wait_ms
         and claim_next.is_claim_next(request)
         and may_wait(result.answer)
         and claim_next.wait_ends_ms(request, now_ms) > now_ms

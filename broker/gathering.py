@@ -19,6 +19,8 @@ def wanted(claim: Claim, earlier: Settlement | None) -> int:
 
 def gathered(claim: Claim, tries: Sequence[Settlement], *, remembered: bool) -> Settlement:
     """The answer of one round. `remembered`: the jobs were granted to this request before, and may be over."""
+    if len(tries) == 1 and claim.body.count is None and not remembered:
+        return tries[0]
     granted = [settled.answer for settled in tries if settled.answer.grants]
     unknown = next((settled.answer for settled in tries if settled.answer.word is Word.OUTCOME_UNKNOWN), None)
     last = tries[-1].answer
@@ -58,7 +60,8 @@ def with_earlier(
 
 def another(answer: Answer, *, proposed: int) -> bool:
     """Whether other jobs are to be tried: some of those proposed had gone, or can't be read at all."""
-    return answer.word in STALE or answer.reason is Reason.CORRUPT or 0 < len(answer.grants) < proposed
+    too_few = proposed > 1 and 0 < len(answer.grants) < proposed
+    return too_few or answer.word in STALE or answer.reason is Reason.CORRUPT
 
 
 def _several(answers: Sequence[Answer]) -> Answer:
