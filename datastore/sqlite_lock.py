@@ -2,16 +2,13 @@
 
 import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from threading import Event, Lock, Thread
 
 from datastore.errors import Unavailable
 
 
-@contextmanager
-def file_lock(path: str, *, timeout_ms: int) -> Iterator[None]:
-    """Hold the exclusive lock on `path` for the block. The kernel frees it when the process dies.
+def file_lock(path: str, *, timeout_ms: int) -> "FileLock":
+    """Take the exclusive lock on `path`, for the block. The kernel frees it when the process dies.
 
     Raises:
       Unavailable: somebody else held it for `timeout_ms`, or the file can't be opened.
@@ -25,12 +22,24 @@ def file_lock(path: str, *, timeout_ms: int) -> Iterator[None]:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         _wait(descriptor, path, timeout_ms)
-    try:
-        yield
-    finally:
+    return FileLock(descriptor)
+
+
+class FileLock:
+    """A lock that is held; the end of the block gives it back."""
+
+    __slots__ = ("_descriptor",)
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
         # Unlocked before it is closed: a child forked in between may still have the descriptor.
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
-        os.close(descriptor)
+        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        os.close(self._descriptor)
 
 
 def _wait(descriptor: int, path: str, timeout_ms: int) -> None:

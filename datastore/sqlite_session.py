@@ -4,7 +4,7 @@ import os
 import sqlite3
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from threading import Lock, get_ident
 from typing import Any
 
@@ -111,25 +111,24 @@ class Session:
           Unavailable: nothing was written: no turn within the time-out, or a statement failed.
           OutcomeUnknown: the commit failed, and can't be shown to have left nothing.
         """
-        with ExitStack() as held:
-            if not self._write_lock.acquire(timeout=self._timeout_ms / 1_000):
-                raise Unavailable(f"{self._path}: another thread has been writing for {self._timeout_ms} ms")
-            held.callback(self._write_lock.release)
-            held.enter_context(file_lock(lock_path(self._path), timeout_ms=self._timeout_ms))
-            with translated(self._path):
-                self._writer = writer = self._writer or self._open()
-                writer.execute("BEGIN IMMEDIATE")
-            self._batch = batch = Batch(writer, self._path)
-            try:
-                yield batch
-                if self._batch is batch:  # not in a child that was forked inside the block, which ends it, too
-                    batch.check()
-                    self._commit(writer)
-            finally:
-                if self._batch is batch:
-                    self._batch = None
-                    with translated(self._path):
-                        roll_back(writer)
+        turn = self._write_lock  # of this process; a child that is forked in the block has another
+        if not turn.acquire(timeout=self._timeout_ms / 1_000):
+            raise Unavailable(f"{self._path}: another thread has been writing for {self._timeout_ms} ms")
+        try:
+            with file_lock(lock_path(self._path), timeout_ms=self._timeout_ms):
+                writer = self._begin()
+                self._batch = batch = Batch(writer, self._path)
+                try:
+                    yield batch
+                    if self._batch is batch:  # not in a child that was forked inside the block, which ends it, too
+                        batch.check()
+                        self._commit(writer)
+                finally:
+                    if self._batch is batch:
+                        self._batch = None
+                        self._roll_back(writer)
+        finally:
+            turn.release()
 
     def close(self) -> None:
         """Close both connections, after the operations under way.
@@ -147,6 +146,19 @@ class Session:
         if self._closed:
             raise Unavailable(f"{self._path}: this store was closed")
         return open_connection(self._path, timeout_ms=self._timeout_ms)
+
+    def _begin(self) -> sqlite3.Connection:
+        try:
+            self._writer = writer = self._writer or self._open()
+            writer.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as error:
+            raise translate(self._path, error) from error
+        return writer
+
+    def _roll_back(self, writer: sqlite3.Connection) -> None:
+        if writer.in_transaction:  # asked here, too: it seldom is, and each block costs a lone claim half a microsecond
+            with translated(self._path):
+                roll_back(writer)
 
     def _commit(self, writer: sqlite3.Connection) -> None:
         try:
