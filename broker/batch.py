@@ -18,27 +18,29 @@ from broker import (
 )
 from broker.answers import Answer, Reason, Word
 from broker.clock import Clock
-from broker.controls import Controls
+from broker.controls import Controls, read_for
 from broker.demand import Demand
 from broker.documents import Job
 from broker.door import Taken as Taken
 from broker.gathering import another, gathered, wanted, with_earlier
-from broker.messages import Claim, Request
+from broker.messages import Claim, RenewMany, Request
 from broker.proposals import Asking, Candidate, InHand, NothingFits, Proposal, Remembered, propose
-from broker.settle import failed, looked_at, settle
+from broker.settle import HEED_CONTROLS, failed, looked_at, settle
 from broker.settlement import Change, Context, Settlement, Wait
 from broker.side_by_side import Errand
 from broker.signing import UNSEALED, Seal
 from broker.slot_turns import SlotTurns
 from broker.turned_away import may_wait, refusal
 from datastore import DatastoreError
-from datastore.interface import DocumentName
+from datastore.interface import DocumentName, nothing_ahead
 from datastore.value import Value
 
 log = structlog.get_logger(__name__)
 
 CANDIDATES_MAX = 16
 """Jobs a claim-next tries before it is told that nothing is available; each it can't have leaves the index."""
+AHEAD_MIN = 4
+"""Jobs of a round from which on the store is told what it will read. Fewer are read as they come, at less cost."""
 
 
 class Settled(Value, frozen=True):
@@ -181,7 +183,8 @@ def _one_round(
 ) -> list[Settlement | None]:
     """One group of writes. Where the group fails as a whole, so do all of its results."""
     try:
-        with context.store.batch(partial(_ahead, batch, pending, proposals)):
+        few = len(pending) < AHEAD_MIN and _jobs_of(batch, pending, proposals) < AHEAD_MIN
+        with context.store.batch(nothing_ahead if few else partial(_ahead, batch, pending, proposals)):
             if context.store.concurrency > 1:
                 return _side_by_side(context, batch, pending, proposals, clock=clock)
             return [
@@ -191,12 +194,21 @@ def _one_round(
         return [failed(context, error, _jobs(proposals.get(position))) for position in pending]
 
 
+def _jobs_of(batch: Sequence[Taken], pending: list[int], proposals: Mapping[int, Proposal | Settlement]) -> int:
+    """How many jobs a round is about, at most."""
+    leases = [request.body.leases for position in pending if type(request := batch[position].request) is RenewMany]
+    return len(pending) + sum(map(len, leases)) + sum(len(_jobs(proposal)) for proposal in proposals.values())
+
+
 def _ahead(
     batch: Sequence[Taken], pending: list[int], proposals: Mapping[int, Proposal | Settlement]
 ) -> Iterator[DocumentName]:
     """What a round looks at."""
-    for position in pending:
-        yield from looked_at(batch[position].request, _jobs(proposals.get(position)))
+    requests = [batch[position].request for position in pending]
+    if heeding := {request.factory_id for request in requests if type(request) in HEED_CONTROLS}:
+        yield from read_for(heeding)
+    for position, request in zip(pending, requests, strict=True):
+        yield from looked_at(request, _jobs(proposals.get(position)))
 
 
 def _one(context: Context, request: Request, proposal: Proposal | Settlement | None, now_ms: int) -> Settlement | None:

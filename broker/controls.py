@@ -4,7 +4,7 @@ Pauses and limits are one document of the fleet, a factory's record is its own; 
 and a batch reads each at most once.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from threading import Lock
 from typing import Any, TypeVar
 
@@ -16,6 +16,7 @@ from broker.documents import Frozen
 from broker.entropy import Entropy
 from broker.limits import Limit, Limits
 from datastore import Corrupt, Datastore, Ok
+from datastore.interface import DocumentName
 from datastore.json_body import decoded
 from datastore.value import Value
 
@@ -121,6 +122,12 @@ FACTORY = "factory:"
 def factory_doc_id(factory_id: str) -> str:
     """The document of a factory."""
     return f"{FACTORY}{factory_id}"
+
+
+def read_for(factory_ids: Iterable[str]) -> Iterator[DocumentName]:
+    """The documents that hold what claims and renewals of these factories must heed."""
+    for id in (FLEET_ID, *map(factory_doc_id, factory_ids)):
+        yield id, id
 
 
 class Controls:

@@ -5,8 +5,20 @@ from typing import Any, TypeAlias
 
 import structlog
 
-from broker import claim_next, coordinator, explain, factories, listing, operating, schedules, side_by_side, submission
+from broker import (
+    claim_next,
+    coordinator,
+    explain,
+    factories,
+    listing,
+    operating,
+    registration,
+    schedules,
+    side_by_side,
+    submission,
+)
 from broker.answers import Answer, Reason, Word, past_deadline, plain
+from broker.controls import Controls
 from broker.coordinator import Context, Settlement
 from broker.documents import spec_id
 from broker.fence import Fence
@@ -58,6 +70,10 @@ from datastore.interface import DocumentName
 log = structlog.get_logger(__name__)
 
 Handler: TypeAlias = Callable[[Context, Any, int], Settlement]
+
+
+HEED_CONTROLS: frozenset[type] = frozenset({Claim, Renew, RenewMany})
+"""Requests that look at what operators and factories have said."""
 
 
 def settle(context: Context, request: Request, *, now_ms: int, candidate: str | None = None) -> Settlement:
@@ -132,7 +148,7 @@ def claimant(context: Context, request: Claim) -> Claimant:
         token=context.entropy.token(),
         instance=request.instance,
         waited=claim_next.waited(request),
-        offers=request.body.offers,
+        offers=registration.offers(context.controls or Controls(context.store), request),
         ttl_ms=request.body.ttl_ms,
         deadline_ms=request.deadline_ms,
     )

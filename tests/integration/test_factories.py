@@ -249,6 +249,15 @@ def test_a_claim_that_names_no_offers_makes_those_its_factory_registered(broker:
     assert told(ask(broker, caller, "claim", job_id="linux")) == ("not_claimable", "requirements")
 
 
+def test_a_claim_by_name_makes_the_offers_its_factory_registered_too(broker: InProcess) -> None:
+    broker.submit("a", requires=["gpu"])
+    caller = start(broker, "s1")
+    assert told(ask(broker, caller, "claim", job_id="a")) == ("not_claimable", "requirements")
+    ask(broker, caller, "register_factory", offers=["gpu"])
+    assert told(ask(broker, caller, "claim", job_id="a", offers=["os=mac"])) == ("not_claimable", "requirements")
+    assert hold(broker, caller, job_id="a")["epoch"] == 1
+
+
 def test_a_waiting_claim_waits_with_the_offers_that_were_registered(broker: InProcess) -> None:
     caller = start(broker, "s1")
     ask(broker, caller, "register_factory", offers=["gpu"])

@@ -153,8 +153,23 @@ def test_what_lies_ahead_is_not_asked_for_again(store: SqliteDatastore) -> None:
     assert selects(store, *keys, ahead=lambda: keys[:2]) == 1
 
 
-def test_what_is_not_found_ahead_is_looked_at_when_it_is_read(store: SqliteDatastore) -> None:
-    beyond = put(store, "a\0b")  # SQLite's JSON ends a text at a null character
+def test_what_is_not_found_ahead_is_not_asked_for_again_either(store: SqliteDatastore) -> None:
+    absent = [("none", "p"), ("later", "p")]
+    assert selects(store, *absent, ahead=lambda: absent) == 0
+    with store.batch(lambda: absent):
+        document = put(store, "later")
+        assert store.read("later", "p") == Ok(document)
+        assert store.read("none", "p") == NotFound()
+
+
+def test_of_one_name_in_two_partitions_both_are_read_as_they_are(store: SqliteDatastore) -> None:
+    documents = [store.create("twice", partition_key, {}) for partition_key in ("p", "q")]
+    with store.batch(lambda: [("twice", "p"), ("twice", "q")]):
+        assert [store.read("twice", partition_key) for partition_key in ("p", "q")] == documents
+
+
+def test_a_name_that_sqlites_json_reads_otherwise_is_looked_at_when_it_is_read(store: SqliteDatastore) -> None:
+    beyond = put(store, "a\0b")  # it ends a text at a null character
     with store.batch(lambda: [("a\0b", "p"), ("none", "p")]):
         assert store.read("a\0b", "p") == Ok(beyond)
         assert store.read("none", "p") == NotFound()
