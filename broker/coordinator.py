@@ -188,7 +188,7 @@ def revoke(
     def judge(job: Job) -> Decision:
         return transitions.revoke(job, request_id=request_id, by=by, now_ms=now_ms, reason=reason, and_hold=and_hold)
 
-    return judge_and_write(context, job_id, judge, sure=True)
+    return judge_and_write(context, job_id, judge, write=_unasked(context), sure=True)
 
 
 def hold(
@@ -257,7 +257,7 @@ def _heed(context: Context, epoch: int, now_ms: int, progress_ms: int | None, jo
 
 
 def _unasked(context: Context) -> Writer:
-    """How what ends a lease is written where nobody asked for its end."""
+    """How the end of a lease is written where its holder did not ask for it, and repeats nothing."""
     return partial(runs.end_unasked, context.entropy)
 
 

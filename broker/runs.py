@@ -95,7 +95,7 @@ def record_last_end(store: Datastore, entropy: Entropy, job: Job) -> None:
 def end_unasked(
     entropy: Entropy, store: Datastore, job: Job, changes: Mapping[str, Any], *, write_id: str
 ) -> JobUpdate:
-    """`rev_update_job`, where nobody repeats a request that ends this lease.
+    """`rev_update_job`, where nobody is sure to repeat a request that ends this lease: not time, not an operator.
 
     What ends a job for good is made up for by no later grant. So its run is opened first: where this process dies
     between the two, the sweep finds a run without an end.

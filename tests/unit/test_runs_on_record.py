@@ -19,10 +19,11 @@ from broker.messages import (
     Progress,
     Release,
     Request,
+    Revoke,
     Submit,
     SubmitBody,
 )
-from broker.operator_bodies import CancelBody, JobIdBody
+from broker.operator_bodies import CancelBody, JobIdBody, RevokeBody
 from broker.settle import settle
 from broker.transitions import Rules
 from datastore import CreateResult, Datastore, Expected, Patch, Unavailable, UpdateResult
@@ -156,18 +157,18 @@ class DiesAfterTheJob(Forwarding):
         if self.over:
             raise Unavailable("dead")
         result = super().update_if_match(id, partition_key, expected, patch)
-        self.over = patch.get("state") == "failed"
+        self.over = patch.get("state") in ("failed", "cancelled")
         return result
 
 
 def left_open(store: WithoutRuns, end: Callable[[WithoutRuns], object]) -> list[str]:
-    """The runs that a sweep finds where whoever ended the job at its cap died before that was on record."""
+    """The runs that a sweep finds where whoever ended the job died before that was on record."""
     sent(store, Submit(request_id="s1", body=SubmitBody(job_id="capped", max_expiries=1), **SENDER))
     sent(store, Claim(request_id="c1", body=ClaimBody(job_id="capped"), **SENDER))
     end(WithoutRuns(DiesAfterTheJob(store)))
     job = repository.read_job(store, "capped")
     assert job is not None
-    assert (job.state, job.lease) == ("failed", None)
+    assert job.state.terminal
     return [found.id for found in store.find({"open": True}).documents]
 
 
@@ -181,14 +182,22 @@ def claim_late(store: WithoutRuns) -> None:
     sent(store, Claim(request_id="c2", body=ClaimBody(job_id="capped"), **SENDER), now_ms=NOW + 3_600_000)
 
 
-@pytest.mark.parametrize("end", [reap, claim_late])
+def revoke_what_is_to_stop(store: WithoutRuns) -> None:
+    sent(store, Cancel(request_id="x1", body=CancelBody(job_id="capped"), **SENDER))
+    sent(store, Revoke(request_id="x2", body=RevokeBody(job_id="capped"), **SENDER))
+
+
+ENDS = (reap, claim_late, revoke_what_is_to_stop)
+
+
+@pytest.mark.parametrize("end", ENDS)
 def test_a_run_that_nobody_asks_about_again_is_found_where_its_end_did_not_get_on_record(
     store: WithoutRuns, end: Callable[[WithoutRuns], object]
 ) -> None:
     assert left_open(store, end) == ["capped:run:1"]
 
 
-@pytest.mark.parametrize("end", [reap, claim_late])
+@pytest.mark.parametrize("end", ENDS)
 def test_where_its_run_is_not_opened_first_nobody_finds_it(
     store: WithoutRuns, monkeypatch: pytest.MonkeyPatch, end: Callable[[WithoutRuns], object]
 ) -> None:
