@@ -55,7 +55,8 @@ def deliver(context: Context, pipe: Pipeline, batch: Sequence[Settled], *, now_m
     seen.note(pipe, requests, now_ms, context.lately)
     for settled in batch:
         request = settled.request
-        told += telling.of_renewals(request, settled.extended, now_ms=now_ms)
+        if settled.extended:
+            told += telling.of_renewals(request, settled.extended, now_ms=now_ms)
         told += telling.of_request(request, settled.answer, settled.changes, now_ms=now_ms)
         for met in settled.waits:
             lock_waits.wait(pipe, met, step_ms=step_ms)

@@ -4,11 +4,9 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import structlog
-
-from broker import repository, runs, transitions
+from broker import registration, repository, runs, transitions
 from broker.answers import Answer, Reason, Word
-from broker.controls import UNREGISTERED, Controls, FactoryRecord
+from broker.controls import Controls
 from broker.documents import Job, Lease
 from broker.fence import Fence
 from broker.repository import JobUpdate, Stale, Updated
@@ -16,8 +14,6 @@ from broker.settlement import Context, Settlement, judge_again, judge_and_write
 from broker.transitions import Decision, Write
 from datastore import Datastore, DatastoreError, Ok
 from datastore.value import Value
-
-log = structlog.get_logger(__name__)
 
 
 def renew(context: Context, job_id: str, fence: Fence, *, now_ms: int, ttl_ms: int | None = None) -> Settlement:
@@ -40,7 +36,7 @@ class Renewing:
     def __init__(self, context: Context, factory_id: str, *, now_ms: int) -> None:
         self._context = context
         self._now_ms = now_ms
-        self._factory = _what_is_known(context, factory_id)
+        self._factory = registration.known(context.controls or Controls(context.store), factory_id)
         self._paused: dict[str, bool] = {}
 
     def each(self, leases: Sequence[Held]) -> list[Settlement | DatastoreError]:
@@ -118,15 +114,6 @@ def _is_paused(context: Context, queue: str) -> bool:
         return context.controls is not None and context.controls.queue(queue).pause is not None
     except DatastoreError:
         return False
-
-
-def _what_is_known(context: Context, factory_id: str) -> FactoryRecord:
-    """What the holder's factory is to be told with its renewal. Where it can't be read, the renewal goes on."""
-    try:
-        return (context.controls or Controls(context.store)).factory(factory_id)
-    except DatastoreError as error:
-        log.warning("factory_not_read", factory=factory_id, error=str(error))
-        return UNREGISTERED
 
 
 def _write_renewal(
