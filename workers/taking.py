@@ -25,6 +25,9 @@ STALE_MS = 500
 and its reading must not judge by it (I7)."""
 
 FRESH_TRIES = 3
+BATCH_BYTES = 48 * 1024
+"""What a batch holds before the next request is left for another. Sixty-four claims are half of it; five messages of a
+hundred leases, five hundred pieces of work, fill it. Whatever comes while a batch is settled waits for it."""
 HOLDERS = "leases"
 """The queue of those who hold leases, which are served before any others."""
 
@@ -61,7 +64,7 @@ local RQ, INTAKE = 2, 3
 local STATUS = {{created=1, queued=1, started=1, deferred=1, scheduled=1, finished=1, failed=1, stopped=1, canceled=1}}
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
-local taken = {{}}
+local taken, room = {{}}, math.huge
 
 -- What can't even be carried: too long for a worker to read. It is cut and buried here, without what could be a token,
 -- also one in UTF-16 or in escapes. More is looked at than is kept, since half of one counts too.
@@ -86,6 +89,7 @@ local function rq_entry(id)
   if type(size) ~= 'number' then return refuse(id, 'no such rq job: its key is of another type') end
   if size > DATA_MAX then return refuse(id, 'oversized: the data of the rq job is too long') end
   if size == 0 then return refuse(id, 'no such rq job: it expired or was settled before') end
+  room = room - size
   local f = redis.call('HMGET', key, 'data', 'result_ttl', 'status', 'success_callback_name',
     'failure_callback_name', 'stopped_callback_name', 'webhooks')
   local problem = ''
@@ -95,15 +99,23 @@ local function rq_entry(id)
   taken[#taken + 1] = {{id, f[1], f[2] or '', problem}}
 end
 
--- Into the slot, and along with the answer; how many.
+-- Into the slot, and along with the answer; how many. What is beyond the room goes back to where it stood.
 local function accept(values, source, wire)
   local fitting, max = {{}}, wire == RQ and ID_MAX or DATA_MAX
-  for _, value in ipairs(values) do
-    if #value > max then
+  for i, value in ipairs(values) do
+    if room <= 0 then
+      for last = #values, i, -1 do redis.call('LPUSH', source, values[last]) end
+      break
+    elseif #value > max then
       bury(value, 'oversized: an entry of ' .. #value .. ' bytes on ' .. source)
     else
       fitting[#fitting + 1] = value
-      if wire == RQ then rq_entry(value) else taken[#taken + 1] = value end
+      if wire == RQ then
+        rq_entry(value)
+      else
+        taken[#taken + 1] = value
+        room = room - #value
+      end
     end
   end
   if #fitting > 0 then redis.call('RPUSH', KEYS[wire], unpack(fitting)) end
@@ -116,22 +128,23 @@ TAKE = Script(
     + """
 -- KEYS: 1 workers, 2 and 3 own slot, 4.. rq queue and intake in turn, and last what a blocked wait has moved
 -- ARGV: worker, at most, GT where the worker lives for sure, NX where it may have been stopped, the first list without
--- requests of holders, how many others at most, and of a wait its wire
+-- requests of holders, how many others at most, of how many bytes together, and of a wait its wire
 redis.call('ZADD', KEYS[1], ARGV[3], now, ARGV[1])
 local lists = #KEYS
-if ARGV[6] then
+if ARGV[7] then
   local moved = redis.call('LPOP', KEYS[lists], 1000)
-  if moved then accept(moved, KEYS[lists], ARGV[6] == 'rq' and RQ or INTAKE) end
+  if moved then accept(moved, KEYS[lists], ARGV[7] == 'rq' and RQ or INTAKE) end
   lists = lists - 1
 end
 local moved, others, holders = #taken, tonumber(ARGV[4]), 0
 local left = ARGV[2] - moved
+room = tonumber(ARGV[6])
 local longest = 0
 for i = 4, lists do
   local waiting = redis.pcall('LLEN', KEYS[i])
   if i == others then holders, left = #taken - moved, math.min(left, ARGV[5]) end
   if type(waiting) == 'number' and waiting > 0 then
-    if left > 0 then
+    if left > 0 and room > 0 then
       left = left - accept(redis.call('LPOP', KEYS[i], left), KEYS[i], i % 2 == 0 and RQ or INTAKE)
       waiting = redis.call('LLEN', KEYS[i])
     end
@@ -173,8 +186,8 @@ class Taker:
         """
         keys = [WORKERS, *(slot_key(self._worker, wire, slot) for wire in WIRES), *self._sources]
         if moved is None:
-            return keys, [self._worker, at_most, "GT", self._others_from, others]
-        arguments: list[Argument] = [self._worker, at_most, "NX", self._others_from, others, moved]
+            return keys, [self._worker, at_most, "GT", self._others_from, others, BATCH_BYTES]
+        arguments: list[Argument] = [self._worker, at_most, "NX", self._others_from, others, BATCH_BYTES, moved]
         return [*keys, arrivals_key(self._worker, moved)], arguments
 
     def ask(self, slot: int, *, at_most: int, others: int) -> Callable[[], Hand]:

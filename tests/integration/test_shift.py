@@ -20,7 +20,7 @@ from workers import left_behind
 from workers.inflight import arrivals_key, lists
 from workers.lean_redis import LeanRedis
 from workers.shift import BESIDE_HOLDERS, LATELY_MS, Shift
-from workers.taking import WORKERS, Hand
+from workers.taking import BATCH_BYTES, WORKERS, Hand
 
 WIRES: tuple[Wire, ...] = ("rq", "intake")
 
@@ -71,6 +71,22 @@ def test_a_batch_is_in_hand_while_the_one_before_it_is_settled(
         pass
     assert words(broker, claims) == {"granted": 150}
     assert broker.redis.exists(*lists("w1")) == 0
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_large_requests_are_taken_a_few_at_a_time_and_in_their_order_since_whatever_comes_meanwhile_waits(
+    broker: InProcess, wire: Wire
+) -> None:
+    sizes = [BATCH_BYTES // 4] * 6 + [BATCH_BYTES + 1_000, BATCH_BYTES // 2, 1, 1, BATCH_BYTES // 2, 1]
+    jobs = [broker.caller.make("submit", payload="x" * size) for size in sizes]
+    broker.caller.send(*jobs, wire=wire)
+    batches = []
+    while (hand := broker.take()).entries:
+        settled = broker.settle(hand.entries)
+        batches.append([result.request.request_id for _, result in settled])
+        broker.finish(settled)
+    assert [len(batch) for batch in batches] == [4, 3, 4, 1]
+    assert [id for batch in batches for id in batch] == [job.request_id for job in jobs]
 
 
 @pytest.mark.parametrize("wire", WIRES)
