@@ -27,6 +27,11 @@ def note(pipe: Pipeline, changes: Iterable[Change]) -> None:
         pipe.zremrangebyrank(OWED, 0, -OWED_MAX - 1)
 
 
+def note_again(connection: Redis, job_id: str, now_ms: int) -> None:
+    """Note one whose note was lost, unless it is noted since."""
+    connection.zadd(OWED, {job_id: now_ms}, nx=True)
+
+
 def jobs(connection: Redis) -> list[str]:
     """Some of them, those that have waited longest. What is no text names none, and goes."""
     found = cast(list[bytes], connection.zrange(OWED, 0, AT_ONCE - 1))

@@ -86,10 +86,20 @@ def record_last_end(store: Datastore, entropy: Entropy, job: Job) -> None:
     """Put the run of the lease that ended last on record, unless it is: the job is about to forget it, or is read by
     whoever makes up for a crash.
     """
-    if job.last_end is not None:
-        run = read_run(store, job.id, job.last_end.epoch)
-        if run is None or run.ended_ms is None:
-            end_run(store, entropy, job.id, job.last_end)
+    if job.last_end is not None and not last_end_recorded(store, job):
+        end_run(store, entropy, job.id, job.last_end)
+
+
+def last_end_recorded(store: Datastore, job: Job) -> bool:
+    """Whether there is nothing to put on record of the lease that ended last.
+
+    Raises:
+      Corrupt: what is stored for it is not a run.
+    """
+    if job.last_end is None:
+        return True
+    run = read_run(store, job.id, job.last_end.epoch)
+    return run is not None and run.ended_ms is not None
 
 
 def end_unasked(

@@ -80,6 +80,7 @@ class Sweep:
         self._clock = RedisClock(connection)
         self._left_off: dict[str, str | None] = {}
         """For a state of jobs the page that is next."""
+        self._look = owed_runs.Look(context, connection)
         self._stop = Event()
 
     def run(self, *, once: bool) -> int:
@@ -219,6 +220,8 @@ class Sweep:
                 break
 
     def _owed_runs(self, now_ms: int, swept: Swept) -> None:
+        with swept.going_on():
+            self._look.go_on(now_ms)
         swept.runs_mended += owed_runs.write(self._context, self._redis, now_ms=now_ms)
 
     def _mend_runs(self, now_ms: int, swept: Swept) -> None:

@@ -12,6 +12,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from broker import claim_next, demand, events, families, index, lock_waits, owed, presence, replies, seen, waiting
 from broker.scripts import Script
+from workers import owed_runs
 from workers.taking import WORKERS
 
 log = structlog.get_logger(__name__)
@@ -22,6 +23,7 @@ NAMED: Mapping[str, str] = {
     demand.ASKED: "zset",
     events.STREAM: "stream",
     owed.OWED: "zset",
+    owed_runs.LOOKED: "string",
     presence.UNREAD: "zset",
     seen.SEEN: "zset",
     WORKERS: "zset",

@@ -9,18 +9,26 @@ from datastore.memory import MemoryDatastore
 from tests.in_process import InProcess
 from tests.twins.stale import ShowsEarlier
 from tests.twins.without_runs import WithoutRuns
+from workers.owed_runs import LANDING_MS, LOOKED
 
 
-def ended_without_a_record(redis_client: redis.Redis) -> InProcess:
-    """A broker whose store took the end of a job, and no record of its run; nobody asks again."""
-    store = WithoutRuns(MemoryDatastore())
-    broker = InProcess(store, redis_client)
-    broker.submit("a")
-    store.away = True
-    [grant] = broker.ask(broker.caller.make("claim", job_id="a"))
+def end(broker: InProcess, job: str) -> None:
+    """Complete a job under a lease of its own, while the store takes no records of runs."""
+    [grant] = broker.ask(broker.caller.make("claim", job_id=job))
     lease = {name: grant["body"][name] for name in ("job_id", "epoch", "token")}
     [told] = broker.ask(broker.caller.make("complete", **lease, result=7))
     assert told["answer"] == "outcome_unknown"
+
+
+def ended_without_a_record(
+    redis_client: redis.Redis, store: WithoutRuns | None = None, broker: InProcess | None = None
+) -> InProcess:
+    """A broker whose store took the end of a job, and no record of its run; nobody asks again."""
+    store = store or WithoutRuns(MemoryDatastore())
+    broker = broker or InProcess(store, redis_client)
+    broker.submit("a")
+    store.away = True
+    end(broker, "a")
     assert broker.sweep().runs_mended == 0
     store.away = False
     return broker
@@ -48,11 +56,67 @@ def test_it_is_not_forgotten_for_a_read_that_shows_the_job_as_it_was(redis_clien
     assert broker.sweep().runs_mended == 1
 
 
-def test_without_the_hint_nobody_writes_it(redis_client: redis.Redis) -> None:
-    broker = ended_without_a_record(redis_client)
+def looked(broker: InProcess) -> None:
+    """The look that follows upon every start of a server is over."""
+    for _ in range(2):
+        broker.sweep()
+        broker.clock.advance(LANDING_MS)
+    broker.sweep()
+    assert broker.redis.get(LOOKED) == str(broker.redis.info("server")["run_id"]).encode()
+
+
+@pytest.fixture
+def forgotten(redis_client: redis.Redis) -> InProcess:
+    """A run that is owed to a job, which Redis knows nothing of; and a sweep that has no reason to look for such."""
+    store = WithoutRuns(MemoryDatastore())
+    looked(InProcess(store, redis_client))
+    broker = ended_without_a_record(redis_client, store)
     redis_client.delete(owed.OWED)
-    assert broker.sweep().runs_mended == 0
-    assert read_run(broker.store, "a", 1) is None
+    return broker
+
+
+def test_while_the_server_that_had_the_note_is_the_same_nobody_looks_for_what_is_owed(forgotten: InProcess) -> None:
+    forgotten.clock.advance(LANDING_MS)
+    assert [forgotten.sweep().runs_mended for _ in range(3)] == [0, 0, 0]
+
+
+def test_once_redis_was_lost_a_sweep_looks_for_the_runs_that_were_owed(forgotten: InProcess) -> None:
+    forgotten.redis.flushall()
+    assert forgotten.sweep().runs_mended == 1
+    assert read_run(forgotten.store, "a", 1) is not None
+
+
+def test_a_promoted_replica_that_lacks_the_note_is_another_server_and_so_a_reason_to_look(
+    forgotten: InProcess,
+) -> None:
+    forgotten.redis.set(LOOKED, "the run id of the server before")
+    assert forgotten.sweep().runs_mended == 1
+
+
+def test_what_was_on_its_way_as_redis_went_may_end_a_job_a_minute_later(redis_client: redis.Redis) -> None:
+    store = WithoutRuns(MemoryDatastore())
+    broker = InProcess(store, redis_client)
+    broker.sweep()
+    broker.clock.advance(LANDING_MS - 1)
+    broker = ended_without_a_record(redis_client, store, broker)
+    redis_client.delete(owed.OWED)
+    assert broker.sweep().runs_mended == 1
+
+
+def test_jobs_that_have_ended_are_looked_at_a_page_a_sweep(
+    redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = WithoutRuns(MemoryDatastore())
+    broker = InProcess(store, redis_client)
+    jobs = [f"job-{number}" for number in range(5)]
+    broker.submit(*jobs)
+    store.away = True
+    for job in jobs:
+        end(broker, job)
+    store.away = False
+    redis_client.flushall()
+    monkeypatch.setattr("workers.owed_runs.PAGE", 2)
+    assert [broker.sweep().runs_mended for _ in range(4)] == [2, 2, 1, 0]
 
 
 def owing(broker: InProcess, *jobs: str) -> None:

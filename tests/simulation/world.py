@@ -304,7 +304,7 @@ class World:
     def _restart_redis(self) -> None:
         """With or without its data; it forgets the scripts in any case."""
         self.host.go_down(self._random.uniform(100, 5_000))
-        self.server.forget_scripts()
+        self.server.restart()
         if self._random.random() < 0.5:
             self.server.keys.clear()
 
@@ -314,6 +314,7 @@ class World:
 
         def promote() -> None:
             self.host.go_down(self._random.uniform(10, 2_000))
+            self.server.restart()
             self.server.keys.restore(snapshot)
 
         self.timeline.after(self._random.uniform(10, 4_000), promote)

@@ -25,6 +25,7 @@ class Server:
         self.keys = Keyspace(now_ms)
         self._lua = lua
         self._scripts: dict[bytes, bytes] = {}
+        self._run = 1
         self._waiting: dict[bytes, list[Callable[[], None]]] = {}
         self._filled: list[bytes] = []
         self._pushed: Callable[[bytes, Sequence[bytes]], None] = lambda _key, _values: None
@@ -48,9 +49,10 @@ class Server:
         """Tell `pushed` of everything that is pushed onto a list."""
         self._pushed = pushed
 
-    def forget_scripts(self) -> None:
-        """As after a restart."""
+    def restart(self) -> None:
+        """As another process, or another server in its place: no scripts, and a run id of its own."""
         self._scripts.clear()
+        self._run += 1
 
     def _one(self, name: bytes, rest: list[bytes]) -> Any:
         command = COMMANDS.get(name)
@@ -71,6 +73,8 @@ class Server:
                 return self._script(name, rest)
             case b"SCRIPT":
                 return self._manage_scripts(rest)
+            case b"INFO":
+                return f"# Server\r\nrun_id:{self._run:040x}\r\n".encode()
             case _ if name in COMMANDS:
                 return self._one(name, rest)
         raise ResponseError(f"the simulation knows no {name!r}")
@@ -100,7 +104,7 @@ class Server:
             return self._load(rest[1])
         if rest[0].upper() == b"EXISTS":
             return [int(sha in self._scripts) for sha in rest[1:]]
-        self.forget_scripts()
+        self._scripts.clear()
         return Status(b"OK")
 
     def _load(self, text: bytes) -> bytes:
