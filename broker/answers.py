@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from msgspec import field
 
@@ -41,13 +41,18 @@ class Retry(StrEnum):
     """Send the same request id again: it may have taken effect already."""
 
 
+FINAL: Final = Retry.FINAL
+LATER: Final = Retry.LATER
+SAME_ID: Final = Retry.SAME_ID
+"""Names of their own for what every answer is looked at for (docs/decisions/0039)."""
+
 RETRY: Mapping[Word, Retry] = {
-    Word.CONFLICT: Retry.LATER,
-    Word.NOT_CLAIMABLE: Retry.LATER,
-    Word.NONE_AVAILABLE: Retry.LATER,
-    Word.THROTTLED: Retry.LATER,
-    Word.DRAINING: Retry.LATER,
-    Word.OUTCOME_UNKNOWN: Retry.SAME_ID,
+    Word.CONFLICT: LATER,
+    Word.NOT_CLAIMABLE: LATER,
+    Word.NONE_AVAILABLE: LATER,
+    Word.THROTTLED: LATER,
+    Word.DRAINING: LATER,
+    Word.OUTCOME_UNKNOWN: SAME_ID,
 }
 """Words that are not named here are final."""
 
@@ -104,7 +109,6 @@ class Reason(StrEnum):
 
 _LASTING = frozenset({Reason.TERMINAL, Reason.EXISTS, Reason.RESTARTED, Reason.DRAINING})
 """Reasons for which a word that says `later` does not mean it."""
-_FINAL, _LATER = Retry.FINAL, Retry.LATER  # names of their own: docs/decisions/0039
 
 
 class Answer(Value, frozen=True):
@@ -118,7 +122,7 @@ class Answer(Value, frozen=True):
     @property
     def retry(self) -> Retry:
         """The retry class of the word; a conflict or refusal that can't change is final."""
-        return _FINAL if self.reason in _LASTING else RETRY.get(self.word, _FINAL)
+        return FINAL if self.reason in _LASTING else RETRY.get(self.word, FINAL)
 
     @property
     def grants(self) -> tuple[Mapping[str, Any], ...]:
@@ -163,6 +167,6 @@ def _said(answer: Answer) -> dict[str, Any]:
         "reason": answer.reason,
         "retry": (retry := answer.retry),
     }
-    if retry is _LATER:
+    if retry is LATER:
         said["retry_after_ms"] = RETRY_AFTER_MS if answer.retry_after_ms is None else answer.retry_after_ms
     return said

@@ -35,7 +35,7 @@ def try_claim_job(
       OutcomeUnknown: the caller repeats its request id, and gets the grant if it was written.
     """
 
-    controls = context.controls or Controls(context.store)
+    controls = context.heeded()
 
     def judge(read: Job) -> Decision:
         around = controls.around(read.queue, who.factory_id)
@@ -114,7 +114,7 @@ def _too_late(context: Context, who: Claimant) -> Denied | None:
 
 def limited(context: Context) -> bool:
     """Whether claims may have to keep a limit, and so which of them comes first; also where that can't be read."""
-    controls = context.controls or Controls(context.store)
+    controls = context.heeded()
     try:
         return bool(controls.limits())
     except DatastoreError:

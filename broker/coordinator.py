@@ -9,7 +9,7 @@ import structlog
 from broker import keys, repository, runs, transitions
 from broker.answers import Answer, Reason, Word
 from broker.claiming import try_claim_job
-from broker.controls import Controls, FactoryRecord, standing_factory
+from broker.controls import FactoryRecord, standing_factory
 from broker.documents import Job, OnParentFailure, Run, State
 from broker.fence import Fence
 from broker.renewing import renew
@@ -89,7 +89,7 @@ def hand_over(
     context: Context, job_id: str, fence: Fence, *, now_ms: int, to: str, reason: str | None = None
 ) -> Settlement:
     """Give the job back for factory `to`, unless that one would be turned away: then the lease stands."""
-    read = (context.controls or Controls(context.store)).factory(to)
+    read = context.heeded().factory(to)
 
     def judge(job: Job) -> Decision:
         rules = context.rules

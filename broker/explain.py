@@ -6,7 +6,7 @@ from typing import Any
 
 from broker import occupancy, repository
 from broker.answers import Answer, Reason, Word
-from broker.controls import UNREGISTERED, Controls, FactoryRecord
+from broker.controls import UNREGISTERED, FactoryRecord
 from broker.demand import Asker
 from broker.documents import Job, State
 from broker.matching import unmet
@@ -70,7 +70,7 @@ def _in_the_way(context: Context, job: Job, asking: Asking, now_ms: int) -> list
         else:
             leased = [_leased(job, now_ms)]
     parents = _parents(context, job, now_ms) if state is State.BLOCKED else ()
-    controls = context.controls or Controls(context.store)
+    controls = context.heeded()
     queue = controls.queue(job.queue)
     claimant = asking.factory_id or ""
     situation = Situation(job, state, asking.offers, now_ms, queue, asking.record, parents, claimant)
@@ -152,7 +152,7 @@ def _interest(context: Context, job: Job, now_ms: int) -> tuple[dict[str, Any], 
 
 
 def _drains(context: Context, factory_id: str, now_ms: int) -> bool:
-    record = (context.controls or Controls(context.store)).factory(factory_id)
+    record = context.heeded().factory(factory_id)
     return record.draining(record.incarnation or "", now_ms) is not None
 
 
@@ -168,7 +168,7 @@ def _nobody_offers(job: Job, askers: Sequence[Asker]) -> Obstacle:
 
 def _asking(context: Context, factory_id: str, offers: tuple[str, ...] | None) -> Asking:
     """A factory with what it offers: as told, else as its last claims said, else as it registered."""
-    record = (context.controls or Controls(context.store)).factory(factory_id)
+    record = context.heeded().factory(factory_id)
     if offers is None:
         asked = context.demand.askers(factory_id=factory_id) if context.demand is not None else []
         offers = max(asked, key=lambda asker: asker.asked_ms).offers if asked else record.offers

@@ -6,7 +6,6 @@ from typing import Any
 
 from broker import registration, repository, runs, transitions
 from broker.answers import Answer, Reason, Word
-from broker.controls import Controls
 from broker.documents import Job, Lease
 from broker.fence import Fence
 from broker.repository import JobUpdate, Stale, Updated
@@ -36,7 +35,7 @@ class Renewing:
     def __init__(self, context: Context, factory_id: str, *, now_ms: int) -> None:
         self._context = context
         self._now_ms = now_ms
-        self._factory = registration.known(context.controls or Controls(context.store), factory_id)
+        self._factory = registration.known(context.heeded(), factory_id)
         self._paused: dict[str, bool] = {}
 
     def each(self, leases: Sequence[Held]) -> list[Settlement | DatastoreError]:

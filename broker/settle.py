@@ -18,7 +18,6 @@ from broker import (
     submission,
 )
 from broker.answers import Answer, Reason, Word, past_deadline, plain
-from broker.controls import Controls
 from broker.coordinator import Context, Settlement
 from broker.documents import spec_id
 from broker.fence import Fence
@@ -148,7 +147,7 @@ def claimant(context: Context, request: Claim) -> Claimant:
         token=context.entropy.token(),
         instance=request.instance,
         waited=claim_next.waited(request),
-        offers=registration.offers(context.controls or Controls(context.store), request),
+        offers=registration.offers(context.heeded(), request),
         ttl_ms=request.body.ttl_ms,
         deadline_ms=request.deadline_ms,
     )

@@ -67,6 +67,10 @@ class Context(Value, frozen=True, gc=True):
     ready_sets: ReadySets = field(default_factory=ReadySets)
     """Where jobs stood when it was last asked for some."""
 
+    def heeded(self) -> Controls:
+        """What operators have set: as this batch has read it, or to be read now."""
+        return self.controls or Controls(self.store)
+
     def turns_of(self, keys: Iterable[str]) -> AbstractContextManager[None]:
         """Within the block no other claim of this batch changes these slots."""
         return nullcontext() if self.turns is None else self.turns.of(keys)

@@ -17,7 +17,7 @@ from datastore import DatastoreError
 
 def turned_away(context: Context, claim: Claim, *, now_ms: int) -> Settlement | None:
     """The refusal, where there is one; with what the claim may wait for."""
-    controls = context.controls or Controls(context.store)
+    controls = context.heeded()
     if away := factory_turned_away(registration.known(controls, claim.factory_id), claim.incarnation, now_ms=now_ms):
         return Settlement(away)
     queue = claim.body.queue

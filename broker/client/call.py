@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from broker.answers import Reason, Retry, Word
+from broker.answers import SAME_ID, Reason, Word
 from broker.client.errors import BrokerTimeout, BrokerUnavailable, ClientError, InvalidRequest
 from broker.client.reply import Reply
 from broker.client.wording import check_request_id, form, problems
@@ -24,7 +24,6 @@ ATTEMPT_MS = 3_000
 """How long one attempt waits for its answer before the request is sent again with the same id."""
 DEADLINE_AHEAD_MAX_MS = 840_000
 """Less than the fifteen minutes that a broker takes in a signed request: the rest is for clocks."""
-_SAME_ID = Retry.SAME_ID  # a name of its own: docs/decisions/0039
 
 
 class Waiter(Protocol):
@@ -162,7 +161,7 @@ class Call:
     def settled(self) -> bool:
         """Whether there is nothing left to send: an answer is known, or the time is over."""
         said = self.reply
-        return said is not None and said.retry is not _SAME_ID and not self._turned_away_again(said)
+        return said is not None and said.retry is not SAME_ID and not self._turned_away_again(said)
 
     def next_attempt(self, now_ms: int, broker_time: BrokerTime) -> Message:
         """What to send now. Its deadline is the end of the caller's own patience, in broker time, or sooner."""

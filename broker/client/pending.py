@@ -5,7 +5,7 @@ from typing import TypeAlias
 
 import structlog
 
-from broker.answers import Retry
+from broker.answers import SAME_ID
 from broker.client.call import BrokerTime, Call, Waiter
 from broker.client.notices import Notices
 from broker.client.reply import Reply, parse_reply
@@ -18,7 +18,6 @@ LATE_MS = 500
 """How much later than its deadline a grant may come that was given just before it."""
 GIVEN_UP_MAX = 256
 """With more of these, those are looked for that are past their time."""
-_SAME_ID = Retry.SAME_ID  # a name of its own: docs/decisions/0039
 
 Leases: TypeAlias = tuple[tuple[str, int], ...]
 """Jobs and epochs."""
@@ -104,7 +103,7 @@ class Pending:
         repeats = len(waiting) > 1 or waiting[0].repeats  # a request id of our own making has one caller
         if repeats and any(call.is_of_an_earlier_copy(reply, now_ms=now_ms) for call in waiting):
             return ()
-        decides = reply.retry is not _SAME_ID  # else it may be anybody's, and the answer is still to come
+        decides = reply.retry is not SAME_ID  # else it may be anybody's, and the answer is still to come
         if decides and waiting[0].is_claim:
             self._keep(reply.request_id, leases_of(reply))
         if decides and not repeats:  # else the answer may be older than what was sent here
