@@ -29,9 +29,9 @@ class Plan:
     """Redis servers, each with its own workers, jobs and factories."""
     workers: int = 2
     """Worker processes of each."""
-    redis_us: float = 25.0
+    redis_us: float = 15.0
     """CPU of Redis for a request, its submission and its reply included (docs/scaling.md says how it was measured)."""
-    worker_us: float = 142.0
+    worker_us: float = 74.0
     """CPU of a worker for a request, on SQLite."""
     latency_ms: float = 1.0
     """One way, between a factory and the broker."""
