@@ -66,9 +66,10 @@ class Look:
         self._context = context
         self._redis = connection
         self._server: str | None = None
-        """The one for which a look goes on; since when, and since when its present round does."""
+        """The one for which a look goes on, and since when."""
         self._since_ms = 0
-        self._round_ms = 0
+        self._last = False
+        """Whether this is the second and last round: what has landed meanwhile is seen, too."""
         self._left: dict[str, str | None] = {}
         """States that this round has not gone over, each with the page that is next."""
 
@@ -82,17 +83,15 @@ class Look:
         if self._redis.get(LOOKED) == server.encode():
             return
         if server != self._server:
-            self._server, self._since_ms = server, now_ms
-            self._left.clear()
-        if not self._left:
-            self._round_ms = now_ms
-            self._left = dict.fromkeys(ENDED)
+            self._server, self._since_ms, self._last, self._left = server, now_ms, False, dict.fromkeys(ENDED)
+        elif not self._left and now_ms - self._since_ms >= LANDING_MS:
+            self._last, self._left = True, dict.fromkeys(ENDED)
         for state, cursor in list(self._left.items()):
             if (following := self._page(state, cursor, now_ms)) is None:
                 del self._left[state]
             else:
                 self._left[state] = following
-        if not self._left and self._round_ms - self._since_ms >= LANDING_MS:
+        if self._last and not self._left:
             self._redis.set(LOOKED, server)
             self._server = None
 
