@@ -28,7 +28,8 @@ class AsyncKeeper:
         self._entropy = entropy
         self._steady_ms = steady_ms
         self._renewals = Renewals()
-        self._waiting: set[asyncio.Event] = set()
+        self._waiting: list[asyncio.Event] = []
+        """In the order they came, which is the order they are woken in."""
         self._tasks: dict[int | None, asyncio.Task[None]] = {}
         """By pace; None: watches the deadlines."""
         self._closed = False
@@ -125,11 +126,11 @@ class AsyncKeeper:
     def _notified(self) -> Iterator[asyncio.Event]:
         """An event that is set whenever something has changed."""
         changed = asyncio.Event()
-        self._waiting.add(changed)
+        self._waiting.append(changed)
         try:
             yield changed
         finally:
-            self._waiting.discard(changed)
+            self._waiting.remove(changed)
 
     def _changed(self) -> None:
         for changed in self._waiting:
