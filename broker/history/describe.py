@@ -23,12 +23,13 @@ def token_hash(token: str) -> str:
 def asked(op: str, request_id: str, body: Any) -> Fields:
     """What a request says of a job: its id, and the fence of a holder."""
     fields: Fields = {}
-    if (job := getattr(body, "job_id", None)) is not None:
+    given = vars(body)
+    if (job := given.get("job_id")) is not None:
         fields["job"] = job
     elif op == "submit":
         fields["job"] = f"j-{request_id}"  # the id the broker derives
-    if (token := getattr(body, "token", None)) is not None:
-        fields |= {"epoch": body.epoch, "token": token_hash(token)}
+    if (token := given.get("token")) is not None:
+        fields |= {"epoch": given["epoch"], "token": token_hash(token)}
     return fields
 
 
