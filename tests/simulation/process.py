@@ -46,20 +46,16 @@ class Process:
 
     def wait(self, ms: float) -> None:
         """Let `ms` milliseconds pass, or less where `wake` is called. Called by the code that runs in this process."""
-        self.check_alive()
+        if not self.alive:
+            raise Crashed  # it only unwinds
         assert self._hub is not None, "only a started process waits"
-        self._waits += 1
-        self._resume_after(ms)
-        self._hub.switch()
+        self._waits = waits = self._waits + 1
+        if not self._timeline.slept(ms, partial(self._resume, waits)):
+            self._hub.switch()
 
     def wake(self) -> None:
         """Go on now with what waits."""
         self._resume_after(0)
-
-    def check_alive(self) -> None:
-        """Raises Crashed where this process is dead and only unwinds."""
-        if not self.alive:
-            raise Crashed
 
     def pause(self, ms: float) -> None:
         """SIGSTOP, and SIGCONT after `ms`."""

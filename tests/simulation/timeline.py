@@ -8,15 +8,21 @@ from typing import TypeAlias
 Action: TypeAlias = Callable[[], None]
 
 
+def _never() -> bool:
+    return False
+
+
 class Timeline:
     """A queue of actions by time, in milliseconds. Of two at one time the seed says which comes first."""
 
     def __init__(self, random: Random) -> None:
         self.now_ms = 0.0
         self.steps = 0
-        self._random = random
+        self._draw = random.random
         self._queue: list[tuple[float, float, int, Action]] = []
         self._added = 0
+        self._until_ms = 0.0
+        self._done: Callable[[], bool] = _never
 
     def now_ns(self) -> int:
         """The same in nanoseconds, as histories have it."""
@@ -25,10 +31,23 @@ class Timeline:
     def after(self, ms: float, action: Action) -> None:
         """Do `action` in `ms` milliseconds."""
         self._added += 1
-        heappush(self._queue, (self.now_ms + ms, self._random.random(), self._added, action))
+        heappush(self._queue, (self.now_ms + ms, self._draw(), self._added, action))
 
-    def run(self, *, until_ms: float, done: Callable[[], bool] = lambda: False) -> None:
-        """Let time pass until then, or until something is `done`."""
+    def slept(self, ms: float, wake: Action) -> bool:
+        """Let `ms` pass for whoever's turn it is. False: others come first, or it is the end; `wake` it is then."""
+        self._added += 1
+        entry = (self.now_ms + ms, self._draw(), self._added, wake)
+        queue = self._queue
+        if entry[0] > self._until_ms or (queue and queue[0] < entry) or self._done():
+            heappush(queue, entry)
+            return False
+        self.now_ms = entry[0]
+        self.steps += 1
+        return True
+
+    def run(self, *, until_ms: float, done: Callable[[], bool] = _never) -> None:
+        """Let time pass until then, or until something is `done`, which is asked before each step."""
+        self._until_ms, self._done = until_ms, done
         queue = self._queue
         while queue and queue[0][0] <= until_ms:
             if done():
