@@ -3,7 +3,6 @@
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Any
 
 import msgspec
 
@@ -36,7 +35,35 @@ class Asked(msgspec.Struct):
     body: About = msgspec.field(default_factory=About)
 
 
+class Granted(msgspec.Struct):
+    """One grant."""
+
+    job_id: str
+    epoch: int
+    token: str
+
+
+class Said(msgspec.Struct):
+    """The body of a reply: about a job, its one grant perhaps, or several grants."""
+
+    job_id: str | None = None
+    epoch: int | None = None
+    token: str | None = None
+    grants: Sequence[Granted] = ()
+    joined: bool = False
+
+
+class Replied(msgspec.Struct):
+    """Of a reply what the judge looks at. An event has no answer, and maybe no request."""
+
+    request_id: str | None = None
+    answer: str | None = None
+    reason: str | None = None
+    body: Said = msgspec.field(default_factory=Said)
+
+
 _asked = msgspec.json.Decoder(Asked).decode
+_replied = msgspec.json.Decoder(Replied).decode
 
 
 class Judge:
@@ -102,7 +129,7 @@ class Judge:
         """Something was pushed onto a list of Redis; replies are what the broker says."""
         if key.startswith(_REPLIES):
             for text in values:
-                self._replied(msgspec.json.decode(text))
+                self._replied(_replied(text))
 
     def job(self, job_id: str) -> Job | None:
         """As it stands."""
@@ -167,24 +194,25 @@ class Judge:
         if request is not None and request.deadline_ms is not None and lease.granted_ms > request.deadline_ms:
             self.accuse(f"I7 {name}: granted {lease.granted_ms - request.deadline_ms} ms after its deadline")
 
-    def _replied(self, reply: dict[str, Any]) -> None:
-        if "answer" not in reply:
+    def _replied(self, reply: Replied) -> None:
+        answer, request_id, body = reply.answer, reply.request_id, reply.body
+        if answer is None or request_id is None:
             return
-        answer, request_id = reply["answer"], reply["request_id"]
         self.counts[answer] += 1
-        if reply["reason"]:
-            self.counts[f"because: {reply['reason']}"] += 1
-        if reply["reason"] == "corrupt":
+        if reply.reason:
+            self.counts[f"because: {reply.reason}"] += 1
+        if reply.reason == "corrupt":
             self.accuse(f"{request_id} is told of a corrupt document, and there is none")
         request = self._asked.get(request_id)
-        grants = reply["body"].get("grants") or ([reply["body"]] if "token" in reply["body"] else [])
-        for grant in grants:
+        for grant in body.grants:
             self._told_of_a_grant(request_id, request, grant)
-        submitted = request is not None and request.op == "submit" and not reply["body"].get("joined")
+        if not body.grants and body.token is not None:
+            self._told_of_a_grant(request_id, request, Granted(str(body.job_id), body.epoch or 0, body.token))
+        submitted = request is not None and request.op == "submit" and not body.joined
         if submitted and answer in ("ok", "replayed"):
-            self.between.acknowledged(reply["body"]["job_id"])
+            self.between.acknowledged(str(body.job_id))
         if request is not None and request.op in _HOLDERS_OPS:
-            self._told_a_holder(request, answer, str(reply["reason"]))
+            self._told_a_holder(request, answer, str(reply.reason))
 
     def _told_a_holder(self, request: "Asked", answer: str, reason: str) -> None:
         job, request_id = self._jobs.get(str(request.body.job_id)), request.request_id
@@ -198,11 +226,11 @@ class Judge:
             if remembered or job.recent(request_id, request.factory_id) is not None:
                 self.accuse(f"I6 {request.op} {request_id} had its effect, and is told {answer} ({reason})")
 
-    def _told_of_a_grant(self, request_id: str, request: "Asked | None", grant: dict[str, Any]) -> None:
-        lease = (grant["job_id"], grant["epoch"])
-        if self._tokens.get(lease) != grant["token"]:
+    def _told_of_a_grant(self, request_id: str, request: "Asked | None", grant: Granted) -> None:
+        lease = (grant.job_id, grant.epoch)
+        if self._tokens.get(lease) != grant.token:
             self.accuse(f"I1 {request_id} is told of {lease}, which was never granted so")
-        self._told_of[request_id].add((*lease, grant["token"]))
+        self._told_of[request_id].add((*lease, grant.token))
         asked_for = None if request is None or request.op != "claim" else request.body.job_id
         if asked_for is not None and len(self._told_of[request_id]) > 1:
             self.accuse(f"I6 {request_id} was granted {asked_for} twice")

@@ -34,6 +34,7 @@ LATE_MS = 3_000
 """A write whose sender has given up may land until then."""
 
 Seen = Callable[[Document], None]
+_NOTHING = Page((), None)
 
 
 class TrueStore(Forwarding):
@@ -65,7 +66,11 @@ class TrueStore(Forwarding):
         kind = "run" if "open" in filter else filter.get("kind", "job" if "state" in filter else None)
         if kind is None or cursor is not None:
             return super().find(filter, limit, cursor)
-        documents = self._kinds.get(kind, {})
+        documents, state = self._kinds.get(kind, {}), filter.get("state")
+        if isinstance(state, str):  # which mostly no document is in: then nothing else is asked
+            documents = {key: document for key, document in documents.items() if document.body.get("state") == state}
+        if not documents:
+            return _NOTHING
         met = matcher(filter)
         found = sorted(key for key, document in documents.items() if met(document))
         return Page(tuple(documents[key] for key in found), None)
