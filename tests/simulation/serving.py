@@ -146,7 +146,7 @@ class Sweeper:
         self._process = process
         self._pause_ms = desk.settings.sweep_every_ms
         self._random = desk.host.dice.random
-        redis = SimulatedRedis(BrokerLine(desk.host, process).carry)
+        redis = SimulatedRedis(BrokerLine(desk.host, process).carry, process.name)
         self._sweep = Sweep(desk.context(process), redis, desk.settings)
 
     def run(self) -> None:

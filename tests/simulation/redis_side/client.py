@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from functools import cache
+from itertools import count
 from typing import Any, TypeAlias
 
 from redis import ConnectionPool, Redis
 from redis.client import Pipeline
 from redis.exceptions import ResponseError
+from redis.lock import Lock
 
 from tests.simulation.redis_side.sorted_commands import Scored
 
@@ -17,9 +19,21 @@ Carry: TypeAlias = Callable[[Sequence[Sequence[Any]]], list[Any]]
 class SimulatedRedis(Redis):
     """A client whose commands are carried to the server by `carry`, which may lose them, or their replies."""
 
-    def __init__(self, carry: Carry) -> None:
+    def __init__(self, carry: Carry, name: str = "client") -> None:
+        """`name`: no other client of this server that takes locks has it."""
         vars(self).update(_unconnected())
         self._carry = carry
+        self._name = name
+        self._locks = count()
+
+    def lock(self, *args: Any, **options: Any) -> Lock:
+        """redis-py's, with tokens of ours."""
+        lock: Lock = super().lock(*args, **{**options, "lock_class": SimulatedLock})
+        return lock
+
+    def another_token(self) -> str:
+        """For a lock."""
+        return f"{self._name}:{next(self._locks)}"
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
         """One command, one round trip."""
@@ -35,10 +49,13 @@ class SimulatedRedis(Redis):
         return SimulatedPipeline(self)
 
     def _read(self, command: Any, reply: Any, options: Any) -> Any:
-        reply = as_client_sees(reply)
-        options.pop("keys", None)
+        if type(reply) is list and reply and type(reply[0]) is Scored:  # pairs as the third version of the protocol has
+            reply = [list(each) for each in reply]
         callback = self.response_callbacks.get(command)  # type: ignore[no-untyped-call]  # redis-py's own
-        return reply if callback is None else callback(reply, **options)
+        if callback is None:
+            return reply
+        options.pop("keys", None)
+        return callback(reply, **options)
 
 
 @cache
@@ -49,12 +66,27 @@ def _unconnected() -> dict[str, Any]:
     return {**made, "response_callbacks": dict(made["response_callbacks"])}
 
 
+class SimulatedLock(Lock):
+    """redis-py's, but for its token: a UUID would be another one in each run, and takes longer than the command."""
+
+    redis: SimulatedRedis
+
+    def acquire(self, *args: Any, **options: Any) -> bool:
+        """As redis-py's."""
+        held: bool = super().acquire(*args, **{"token": self.redis.another_token(), **options})
+        return held
+
+
 class SimulatedPipeline(Pipeline):
     """Collects commands as redis-py's does."""
 
     def __init__(self, redis: SimulatedRedis) -> None:
         super().__init__(redis.connection_pool, redis.response_callbacks, False, None)
         self._redis = redis
+
+    def reset(self) -> None:  # type: ignore[override]  # as its base has it
+        """Forget what was collected. There is no connection to give back."""
+        self.command_stack = []
 
     def execute(self, raise_on_error: bool = True) -> list[Any]:
         """Send what was collected. The first error is raised once every reply is there."""
@@ -68,10 +100,3 @@ class SimulatedPipeline(Pipeline):
             reply if isinstance(reply, ResponseError) else self._redis._read(args[0], reply, options)
             for (args, options), reply in zip(stack, replies, strict=True)
         ]
-
-
-def as_client_sees(reply: Any) -> Any:
-    """Pairs as the third version of the protocol has them."""
-    if type(reply) is list and reply and type(reply[0]) is Scored:
-        return [list(each) for each in reply]
-    return reply

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
+import msgspec
 from lupa import lua51
 from redis.exceptions import ResponseError
 
@@ -17,6 +18,18 @@ _AS_IT_IS = frozenset({bytes, int, bool})
 """What Lua sees as Python does."""
 _LISTED = b"function(table) return #table, unpack(table) end"
 _TABLE = b"function(...) return {...} end"
+_SCRIPT = b"""
+local function script(KEYS, ARGV)
+%s
+end
+return function(keys, ...)
+  local reply = script({unpack({...}, 1, keys)}, {select(keys + 1, ...)})
+  if type(reply) == 'table' then return true, #reply, unpack(reply) end
+  return reply
+end
+"""
+"""A script as one function of how many keys it is given, the keys and the arguments. Its reply comes with what stands
+in it, since each step into Lua and back takes as long as a simulated command."""
 
 
 class Lua:
@@ -31,26 +44,27 @@ class Lua:
         """Of what stands in a list. Its own `table_from` asks first what kind of collection each one is."""
         self._statuses: dict[Status, Any] = {}
         """Tables that a status reply is; no script changes one."""
-        self._call: Call | None = None
+        self._call: Call = _nobody
+        """Who carries out what the script calls that runs."""
         globals_ = self._runtime.globals()
         globals_[b"redis"] = self._runtime.table_from({b"call": self._redis_call, b"pcall": self._redis_pcall})
         globals_[b"cjson"] = self._runtime.table_from({b"decode": self._decode, b"encode": self._encode})
 
-    def run(self, text: bytes, keys: Sequence[bytes], arguments: Sequence[bytes], call: Call) -> Any:
-        """The reply of a script."""
+    def run(self, text: bytes, keys: int, texts: Sequence[bytes], call: Call) -> Any:
+        """The reply of a script. Of `texts` the first ones are its `keys`, the others its arguments."""
         function = self._compiled.get(text)
         if function is None:
-            function = self._compiled[text] = self._runtime.eval(b"function(KEYS, ARGV)\n" + text + b"\nend")
+            function = self._compiled[text] = self._runtime.execute(_SCRIPT % text)
         self._call = call
         try:
-            return self._from_lua(function(self._table(*keys), self._table(*arguments)))
+            reply = function(keys, *texts)
+            return self._items(reply[1:]) if type(reply) is tuple else self._from_lua(reply)
         except lua51.LuaError as error:
             raise ResponseError(f"ERR in script: {error}") from error
         finally:
-            self._call = None
+            self._call = _nobody
 
     def _redis_call(self, name: bytes, *arguments: Any) -> Any:
-        assert self._call is not None, "only a script calls"
         reply = self._call(name, as_texts(arguments))
         return reply if type(reply) in _AS_IT_IS else self._to_lua(reply)
 
@@ -91,22 +105,25 @@ class Lua:
         if kind is float:
             return int(value)
         listed = self._listed(value)
-        if type(listed) is not tuple:
-            return []
+        return self._items(listed) if type(listed) is tuple else []
+
+    def _items(self, listed: tuple[Any, ...]) -> list[Any]:
+        """Those of a table, which come after how many there are, as far as the first nil."""
         items = listed[1:]
         if None in items:
             items = items[: items.index(None)]
         return [each if type(each) is bytes else self._from_lua(each) for each in items]
 
     def _decode(self, text: bytes) -> Any:
-        return self._table_of(json.loads(text))
+        return self._table_of(msgspec.json.decode(text))
 
     def _table_of(self, value: Any) -> Any:
-        if isinstance(value, dict):
+        kind = type(value)
+        if kind is str:
+            return value.encode()
+        if kind is dict:
             return self._runtime.table_from({name.encode(): self._table_of(each) for name, each in value.items()})
-        if isinstance(value, list):
-            return self._runtime.table_from([self._table_of(each) for each in value])
-        return value.encode() if isinstance(value, str) else value
+        return self._table(*map(self._table_of, value)) if kind is list else value
 
     def _encode(self, table: Any) -> bytes:
         return json.dumps(self._plain(table), separators=(",", ":")).encode()
@@ -115,6 +132,10 @@ class Lua:
         if lua51.lua_type(value) == "table":
             return {name.decode(): self._plain(each) for name, each in value.items()}
         return value.decode() if isinstance(value, bytes) else value
+
+
+def _nobody(_name: bytes, _arguments: list[bytes]) -> Any:
+    raise AssertionError("only a script calls")
 
 
 def as_texts(values: Sequence[Any]) -> list[bytes]:

@@ -12,6 +12,7 @@ from tests.simulation.redis_side.keyspace import Keyspace, Status
 from tests.simulation.redis_side.lua import Lua, as_texts
 
 COMMANDS = {**plain_commands.COMMANDS, **sorted_commands.COMMANDS}
+_EVALS = frozenset({b"EVAL", b"EVALSHA"})
 _FILLS = {b"RPUSH": 0, b"LPUSH": 0, b"LMOVE": 1}
 """Commands that fill a list, and which of their arguments names it."""
 
@@ -57,7 +58,7 @@ class Server:
     def _one(self, name: bytes, rest: list[bytes]) -> Any:
         command = COMMANDS.get(name)
         if command is None:
-            return self._another(name, rest)
+            return self._script(name, rest) if name in _EVALS else self._another(name, rest)
         reply = command(self.keys, rest)
         if name in _FILLS:
             self._filled.append(rest[_FILLS[name]])
@@ -69,7 +70,7 @@ class Server:
         name, *first = name.upper().split(b" ")  # as redis-py has SCRIPT LOAD
         rest = first + rest
         match name:
-            case b"EVAL" | b"EVALSHA":
+            case _ if name in _EVALS:
                 return self._script(name, rest)
             case b"SCRIPT":
                 return self._manage_scripts(rest)
@@ -96,8 +97,7 @@ class Server:
             text = known
         else:
             self._load(text)
-        count = int(rest[1])
-        return self._lua.run(text, rest[2 : 2 + count], rest[2 + count :], self._one)
+        return self._lua.run(text, int(rest[1]), rest[2:], self._one)
 
     def _manage_scripts(self, rest: list[bytes]) -> Any:
         if rest[0].upper() == b"LOAD":
