@@ -83,7 +83,7 @@ class BrokerLine:
             self._process.wait(random.uniform(0.1, 20))
             if self._broken():
                 raise RedisConnectionError("simulated: the line broke in a pipeline")
-        replies += host.pipeline(commands[at:])
+        replies += host.pipeline(commands[at:] if at else commands)
         if fault == "redis_reply_lost":
             raise RedisConnectionError("simulated: the reply was lost")
         return replies
@@ -178,10 +178,17 @@ class ClientListener(AsyncListener):
             self._pop()
         if not self._arrived:
             self._block()
-            self._waiting = asyncio.get_running_loop().create_future()
-            await asyncio.wait([self._waiting], timeout=BLOCK_MS / 1000)
-            self._waiting = None
+            await self._arrival()
         return self._through_the_net()
+
+    async def _arrival(self) -> None:
+        """Of something, or the end of the time that is waited for it. As `asyncio.wait`, with less about it."""
+        self._waiting = waiting = self._loop.create_future()
+        timer = self._loop.call_later(BLOCK_MS / 1000, _release, waiting)
+        try:
+            await waiting
+        finally:
+            timer.cancel()
 
     async def close(self) -> None:
         self._arrived = []
@@ -204,8 +211,9 @@ class ClientListener(AsyncListener):
         self._arrived += self._host.execute(("LPOP", self._name, DRAIN_MAX)) or []
 
     def _wake(self) -> None:
-        if self._waiting is not None and not self._waiting.done() and self._loop.alive:
-            self._waiting.set_result(None)
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None and not waiting.done() and self._loop.alive:
+            self._loop.call_soon(_release, waiting)
 
     def _through_the_net(self) -> list[bytes]:
         arrived, self._arrived = self._arrived, []
@@ -233,3 +241,8 @@ class ClientListener(AsyncListener):
             self._wake()
 
         self._host.timeline.after(self._host.dice.random.uniform(1, LATE_MS), arrive)
+
+
+def _release(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)

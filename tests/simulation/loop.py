@@ -104,7 +104,9 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         handle = TimerHandle(when, callback, args, self, context)
         self._added += 1
         heappush(self._timers, (when, self._added, handle))
-        self._turn_at(when)
+        # A millisecond more: this clock shows whole ones, and a timer must not come early.
+        left_ms = max(0.0, when * 1000 - self.clock.steady_ms()) + 1
+        self._timeline.after(self.clock.lasts_ms(left_ms), self._turn)
         return handle
 
     def _timer_handle_cancelled(self, handle: TimerHandle) -> None:
@@ -117,11 +119,6 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
 
     def default_exception_handler(self, context: dict[str, Any]) -> None:
         self.call_exception_handler(context)
-
-    def _turn_at(self, when: float) -> None:
-        # A millisecond more: this clock shows whole ones, and a timer must not come early.
-        left_ms = max(0.0, when * 1000 - self.clock.steady_ms()) + 1
-        self._timeline.after(self.clock.lasts_ms(left_ms), self._turn)
 
     def _turn(self) -> None:
         if not self.alive:
