@@ -123,9 +123,18 @@ def rev_update_leases(
         patch = ReadyPatch({"lease": lease, "updated_ms": updated_ms, WRITE_ID: f"{mark}-{number}"})
         updates.append(Update(job.id, job.id, _as_read(job), patch))
     return [
-        each if isinstance(each, DatastoreError) else _updated(job, {"lease": lease, "updated_ms": updated_ms}, each)
+        _became(job, {"lease": lease, "updated_ms": updated_ms}, each)
         for (job, lease), each in zip(renewed, confirmed_updates(store, updates), strict=True)
     ]
+
+
+def _became(job: Job, changes: Mapping[str, Any], found: UpdateResult | DatastoreError) -> JobUpdate | DatastoreError:
+    if isinstance(found, DatastoreError):
+        return found
+    try:
+        return _updated(job, changes, found)
+    except Corrupt as error:  # who came first has left no job behind, which concerns no other lease
+        return error
 
 
 def create_spec(store: Datastore, spec: Spec, *, write_id: str) -> Spec:

@@ -148,6 +148,14 @@ def test_one_that_the_store_fails_on_leaves_the_others_alone(desk: Desk) -> None
     assert [each["job_id"] for each in settled.answer.body["results"]] == list(NAMES)
 
 
+def test_one_that_is_no_job_any_more_as_it_is_written_leaves_the_others_alone(desk: Desk) -> None:
+    fences = claimed(desk)
+    store = Meanwhile(desk.store, lambda: write_anyway(desk.store, "b", "b", {"state": 7}))
+    settled = renewed(desk, fences, store=store)
+    assert told(settled) == [("renewed", None), ("invalid", "corrupt"), ("renewed", None)]
+    assert settled.extended == (desk.job("a"), desk.job("c"))
+
+
 def test_one_that_is_named_twice_is_renewed_twice(desk: Desk) -> None:
     fences = claimed(desk)
     both = [*leases(fences), leases(fences)[0]]
