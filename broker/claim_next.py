@@ -65,7 +65,8 @@ _WAKE = Script(
     + UNPARK
     + """
 -- KEYS: 1 waiting, 2 their ends, 3 the intake of claims, 4.. parked sets that fit.  ARGV: the bonus of each set
-local sets = {unpack(KEYS, 4)}
+local sets = {}
+for i = 4, #KEYS do sets[i - 3] = KEYS[i] end  -- Lua unpacks no more than 8,000
 while true do  -- each round ends it, or clears away one that waits no more
   local best = pop_best(sets, ARGV)
   if not best then return 0 end

@@ -189,6 +189,20 @@ def test_of_a_hundred_waiters_one_job_wakes_one(broker: InProcess) -> None:
     assert broker.redis.hlen("broker:waiting") == 99
 
 
+def test_a_job_wakes_a_waiter_however_many_wait_with_offers_of_their_own(broker: InProcess) -> None:
+    factories = 8_500  # more than Lua unpacks
+    callers = [Caller(broker.redis, f"mac-{number}") for number in range(factories)]
+    claims = [caller.make("claim", offers=[f"host={caller.factory}"], wait_ms=WAIT_MS) for caller in callers]
+    with broker.redis.pipeline(transaction=False) as pipe:
+        for number, claim in enumerate(claims):
+            assert type(claim) is Claim
+            claim_next.park(pipe, claim, broker.clock.now_ms() + number)
+        pipe.execute()
+    broker.submit("a")
+    assert callers[0].replies(claims[0], deadline_ms=1_000)[0]["body"]["job_id"] == "a"
+    assert broker.redis.hlen(claim_next.WAITING) == factories - 1
+
+
 def test_a_grant_that_its_waiter_never_reads_goes_to_the_next(broker: InProcess) -> None:
     dead, living = Caller(broker.redis, "dead"), broker.caller
     gone = dead.make("claim", wait_ms=WAIT_MS, count=2)
