@@ -123,7 +123,13 @@ class Guard(Held, ABC, Generic[K]):
             case ClientError():
                 self.lose(type(answer).__name__)
             case Reply():
-                if not tenure.renewed(answer, now_ms=now_ms, jitter=jitter):
+                try:
+                    stands = tenure.renewed(answer, now_ms=now_ms, jitter=jitter)
+                except (KeyError, TypeError) as error:  # a broker of another version: asked again, until the deadline
+                    log.warning("renewal_failed", job=tenure.job_id, epoch=tenure.epoch, error=repr(error))
+                    tenure.renewal_failed(now_ms=now_ms)
+                    stands = True
+                if not stands:
                     self.lose(str(answer.reason or answer.answer))
                 elif self.cancel_requested and not cancelled_before and self._on_cancel is not None:
                     self._report(self._on_cancel)

@@ -60,18 +60,21 @@ class Tenure:
         """Take in the answer to a renewal. Whether the lease still stands; the next renewal is due then.
 
         `jitter`, in [0, 1), spreads the next renewal over ±10 %.
+
+        Raises:
+          KeyError, TypeError: what is said of the lease makes no sense. Nothing has changed.
         """
         if reply.answer in LOST:
             return False
         if reply.answer is not Word.RENEWED:
             self.renewal_failed(now_ms=now_ms, pause_ms=reply.retry_after_ms if reply.retry is Retry.LATER else None)
             return True
-        self.ttl_ms = reply.body["ttl_ms"]
+        ttl_ms, directives = reply.body["ttl_ms"], frozenset(reply.body.get("directives", ()))
         sent_ms = reply.sent_monotonic_ms
-        self.deadline_ms = max(self.deadline_ms, sent_ms + self.ttl_ms - self.ttl_ms // MARGIN_SHARE)
+        deadline_ms = max(self.deadline_ms, sent_ms + ttl_ms - ttl_ms // MARGIN_SHARE)
         spread = 1 + RENEWAL_JITTER * (2 * jitter - 1)
-        self.renewal_due_ms = sent_ms + int(self.ttl_ms / RENEWAL_SHARE * spread)
-        self.directives = frozenset(reply.body.get("directives", ()))
+        self.renewal_due_ms = sent_ms + int(ttl_ms / RENEWAL_SHARE * spread)
+        self.ttl_ms, self.deadline_ms, self.directives = ttl_ms, deadline_ms, directives
         return True
 
     def renewal_failed(self, *, now_ms: int, pause_ms: int | None = None) -> None:

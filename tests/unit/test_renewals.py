@@ -178,6 +178,10 @@ def test_each_is_told_its_own_answer_and_one_loss_leaves_the_others_alone() -> N
         reply(Answer(Word.REQUEST_EXPIRED)),
         reply(Answer(Word.OK, body={"results": [{"answer": "a later version's word", "reason": None, "retry": "no"}]})),
         reply(Answer(Word.OK, body={"results": []})),
+        *[
+            reply(Answer(Word.OK, body={"results": [plain(Answer(Word.RENEWED, body=body))] * 2}))
+            for body in ({}, {"ttl_ms": "long"}, {"ttl_ms": 600_000, "directives": None})
+        ],
     ],
 )
 def test_an_answer_that_says_nothing_of_the_leases_is_asked_for_again_and_extends_nothing(answer: Any) -> None:
@@ -187,6 +191,14 @@ def test_an_answer_that_says_nothing_of_the_leases_is_asked_for_again_and_extend
     assert bench.lost == []
     assert {guard.tenure.deadline_ms for guard in guards} == {54_000}
     assert all(guard.tenure.renewal_due_ms <= TTL_MS // 10 for guard in guards)
+
+
+def test_an_answer_for_one_lease_that_makes_no_sense_takes_nothing_from_the_others() -> None:
+    bench = Bench()
+    guards = [bench.hold(job) for job in ("a", "b", "c")]
+    tell(guards, answered(guards, sent_ms=400, but={"b": Answer(Word.RENEWED)}), jitter=0.5)
+    assert bench.lost == []
+    assert [guard.tenure.deadline_ms for guard in guards] == [400 + 54_000, 54_000, 400 + 54_000]
 
 
 def test_a_message_that_is_refused_for_good_ends_every_lease_in_it_once() -> None:
