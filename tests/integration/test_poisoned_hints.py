@@ -6,7 +6,7 @@ import pytest
 import redis
 
 from broker import index, lock_waits, owed
-from broker.claim_next import answer_key, claim_id, end_waits
+from broker.claim_next import answer_key, claim_id, end_waits, mark_key
 from broker.families import children_key
 from broker.messages import Claim
 from datastore import connect
@@ -106,6 +106,15 @@ def test_what_makes_no_sense_of_one_claim_concerns_no_other_in_its_batch(
     told, granted = broker.ask(claim, other)
     assert told["answer"] in ("granted", "request_expired")
     assert granted["answer"] == "granted"
+
+
+def test_a_mark_with_more_jobs_than_a_claim_can_be_proposed_stops_nobody(redis_client: redis.Redis) -> None:
+    broker = InProcess(connect("memory://"), redis_client)
+    broker.submit("one", "two")
+    claim, other = broker.caller.make("claim"), broker.caller.make("claim")
+    assert type(claim) is Claim
+    redis_client.set(mark_key(claim_id(claim)), "w1" + " x" * 10_000)
+    assert [reply["answer"] for reply in broker.ask(claim, other)] == ["granted", "granted"]
 
 
 def test_children_that_are_no_text_hold_up_no_others(redis_client: redis.Redis) -> None:
