@@ -228,7 +228,8 @@ def _ask(
 
 def _question(asking: Sequence[Asking], sets: ReadySets, *, step_ms: int) -> bytes:
     """The claims, their queues, and where in those jobs may stand for them: stated once, however many may have them."""
-    queues = {queue: number for number, queue in enumerate(_queues(asking), start=1)}
+    # Looked up once: when another queue is met for the first time, those that were seen before may be forgotten.
+    queues = {queue: (number, sets.of(queue)) for number, queue in enumerate(_queues(asking), start=1)}
     places: dict[tuple[str, tuple[str, ...]], int] = {}
     stated: list[_Place] = []
     claims: list[tuple[str, bool, bool, int, str, int, str]] = []
@@ -236,20 +237,21 @@ def _question(asking: Sequence[Asking], sets: ReadySets, *, step_ms: int) -> byt
         claim, queue, offers = each.claim, each.claim.body.queue, each.claim.body.offers
         if (place := places.get((queue, offers))) is None:
             place = places[queue, offers] = len(places) + 1
-            fitting = sets.of(queue).fitting(offers, step_ms=step_ms)
-            stated.append(_Place(queues[queue], fitting.numbers, fitting.bonuses))
+            number, seen = queues[queue]
+            fitting = seen.fitting(offers, step_ms=step_ms)
+            stated.append(_Place(number, fitting.numbers, fitting.bonuses))
         kept = index.reserved_key(queue, claim.factory_id)
         claims.append((claim_id(claim), each.insist, each.again, each.count, _shared_by(claim), place, kept))
-    return msgspec.json.encode((claims, [_queue(name, sets) for name in queues], stated))
+    return msgspec.json.encode((claims, [_queue(name, seen.names) for name, (_, seen) in queues.items()], stated))
 
 
 def _queues(asking: Sequence[Asking]) -> list[str]:
     return list(dict.fromkeys(each.claim.body.queue for each in asking))
 
 
-def _queue(name: str, sets: ReadySets) -> _Queue:
+def _queue(name: str, sets: Sequence[str]) -> _Queue:
     members = index.members_key(index.READY, name, "")
-    return _Queue(index.sets_key(index.READY, name), members, index.served_key(name), sets.of(name).names)
+    return _Queue(index.sets_key(index.READY, name), members, index.served_key(name), sets)
 
 
 def _shared_by(claim: Claim) -> str:

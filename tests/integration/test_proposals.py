@@ -12,6 +12,7 @@ import redis
 
 from broker import proposals
 from broker.messages import Request
+from broker.ready_sets import KEPT_MAX
 from broker.scripts import Script
 from datastore import connect
 from tests.in_process import InProcess
@@ -120,6 +121,18 @@ def test_what_is_asked_for_beyond_one_call_is_proposed_in_order(start: Callable[
     grants = [[grant["job_id"] for grant in reply["body"]["grants"]] for reply in broker.ask(*claims)]
     assert [len(each) for each in grants] == [40, 40, 3, 17]
     assert [job for each in grants for job in each] == [f"job-{number:03}" for number in range(100)]
+
+
+def test_a_batch_is_asked_for_also_as_its_worker_forgets_the_sets_it_saw(start: Callable[[], InProcess]) -> None:
+    broker = start()
+    broker.submit("a", queue="a")
+    claim = partial(broker.caller.make, "claim")
+    assert broker.ask(claim(queue="a"))[0]["answer"] == "granted"
+    broker.sweep()  # forgets the set of "a", which the worker does not know
+    for number in range(KEPT_MAX - 1):
+        broker.context.ready_sets.of(f"queue-{number}")
+    told = broker.ask(claim(queue="a"), claim(queue="met-for-the-first-time"))
+    assert [reply["answer"] for reply in told] == ["none_available"] * 2
 
 
 def test_sets_that_nobody_of_ours_has_written_are_no_obstacle(start: Callable[[], InProcess]) -> None:
