@@ -83,7 +83,7 @@ def _place(text: bytes) -> Place | None:
     """Where a job stood; None where nobody of ours has written that down."""
     try:
         return msgspec.json.decode(text, type=Place)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
 
 

@@ -75,7 +75,7 @@ class Tail:
             entry = _id(name)
             try:
                 told = msgspec.json.decode(fields[b"e"], type=list[Event])
-            except (KeyError, msgspec.MsgspecError):
+            except (KeyError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                 told = []  # written by something else
             for index, event in enumerate(chain.from_iterable(each.each() for each in told)):
                 if entry == self._entry and index < self._seen:

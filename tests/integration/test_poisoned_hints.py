@@ -21,6 +21,7 @@ pytestmark = pytest.mark.redis
 
 READY, PARKED = "broker:ready:default", "broker:parked:default"
 NO_TEXT = b"\xff"
+NO_TEXT_WITHIN = b'{"job_id":"' + NO_TEXT + b'"}'
 
 
 def a_set(prefix: str, name: bytes) -> Callable[[redis.Redis], object]:
@@ -66,7 +67,7 @@ POISON: Mapping[str, Callable[[redis.Redis], object]] = {
     "a slot that is no text": lambda client: client.zadd(lock_waits.TIMES, {NO_TEXT: 1}),
     "jobs that wait for a slot": lambda client: (
         client.zadd(lock_waits.TIMES, {"lock": 1}),
-        client.zadd(lock_waits.waits_key("lock"), {b"garbage": 1, b"{}": 2, NO_TEXT: 3}),
+        client.zadd(lock_waits.waits_key("lock"), dict.fromkeys((b"garbage", b"{}", NO_TEXT, NO_TEXT_WITHIN), 1)),
     ),
     "an in-flight list of another type": lambda client: (
         client.set("broker:inflight:dead:intake", "x"),

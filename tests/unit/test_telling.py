@@ -121,3 +121,14 @@ def test_a_reader_goes_on_behind_any_of_the_leases_that_were_renewed_together() 
     assert [event.job_id for event in read[1:-1]] == [after.id for after in RENEWED]
     assert (read[50].cursor, read[65].cursor) == ("2-0.49", "3-0.0")
     assert list(Tail(read[50].cursor).feed([[b"stream", entries[1:]]])) == read[51:]
+
+
+NESTED = b'[{"event":"renewed","job_id":"a","at_ms":1,"more":' + b"[" * 100_000
+
+
+@pytest.mark.parametrize("entry", [b"garbage", b"{}", b'[{"event":"\xff","job_id":"a","at_ms":1}]', NESTED])
+def test_a_reader_goes_on_behind_what_nobody_of_ours_has_written(entry: bytes) -> None:
+    pipe = Written()
+    telling.publish(cast(Pipeline, pipe), telling.of_renewals(BY_ITS_HOLDER, RENEWED[:1], now_ms=NOW))
+    entries = [(b"1-0", {b"e": entry}), (b"2-0", {b"e": pipe.entries[0]})]
+    assert [event.cursor for event in Tail(None).feed([[b"stream", entries]])] == ["2-0.0"]
