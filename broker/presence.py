@@ -36,13 +36,16 @@ _TAKE_BACK = Script(
 local unread = {}
 for _, entry in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'LIMIT', 0, ARGV[2])) do
   redis.call('ZREM', KEYS[1], entry)
-  local known = cjson.decode(entry)
-  local start = '{"v":1,"request_id":"' .. known.request_id .. '",'
-  for _, reply in ipairs(redis.call('LRANGE', known.channel, 0, -1)) do
-    local at = string.find(reply, '{', 1, true)  -- behind the signature, where there is one
-    if at and string.sub(reply, at, at + #start - 1) == start then
-      redis.call('LREM', known.channel, 1, reply)
-      unread[#unread + 1] = {entry, string.sub(reply, at)}
+  local is_json, known = pcall(cjson.decode, entry)
+  local ours = is_json and type(known) == 'table' and type(known.request_id) == 'string'
+  if ours and type(known.channel) == 'string' then  -- else nobody of ours has written it
+    local start = '{"v":1,"request_id":"' .. known.request_id .. '",'
+    for _, reply in ipairs(redis.pcall('LRANGE', known.channel, 0, -1)) do
+      local at = string.find(reply, '{', 1, true)  -- behind the signature, where there is one
+      if at and string.sub(reply, at, at + #start - 1) == start then
+        redis.call('LREM', known.channel, 1, reply)
+        unread[#unread + 1] = {entry, string.sub(reply, at)}
+      end
     end
   end
 end

@@ -6,6 +6,7 @@ import pytest
 import redis
 
 from broker.claim_next import WAIT_ENDS, WAITING, claim_id, end_waits
+from broker.presence import READ_WITHIN_MS, UNREAD, take_back_unread
 from broker.recall import recall
 from broker.silent import stand_behind
 from tests.caller import Caller
@@ -87,6 +88,29 @@ def test_the_claims_of_a_factory_are_called_back_past_it(broker: InProcess, case
     for number in range(3):
         poison(broker.redis, f"x:{number}", RECORDS[case])
     assert recall(broker.redis, broker.caller.factory) == 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        b"garbage",
+        NO_TEXT,
+        b"5",
+        b"{}",
+        b'{"request_id":5,"channel":"x"}',
+        b'{"request_id":"r","channel":{}}',
+        b'{"request_id":"r","channel":"broker:test:text"}',
+    ],
+)
+def test_a_grant_that_nobody_reads_is_taken_back_past_it(broker: InProcess, wrong: bytes) -> None:
+    broker.redis.set("broker:test:text", "x")
+    broker.redis.zadd(UNREAD, {wrong: 1})
+    broker.caller.send(broker.caller.make("claim", wait_ms=60_000))
+    broker.serve()
+    broker.caller.send(broker.caller.make("submit", job_id="job"))
+    broker.serve()
+    now_ms = broker.clock.now_ms() + READ_WITHIN_MS
+    assert take_back_unread(broker.redis, broker.context.entropy, now_ms=now_ms) == 1
 
 
 def test_a_line_with_an_entry_that_is_no_text_is_gone_over(broker: InProcess) -> None:
