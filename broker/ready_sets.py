@@ -4,13 +4,17 @@ Nothing is decided by it: whoever uses it has Redis compare it with what is ther
 """
 
 from collections.abc import Iterable
+from itertools import count
+from typing import TypeAlias
 
 from broker import index
 from broker.matching import WEIGHT_MAX, canonical
 from datastore.value import Value
 
 KEPT_MAX = 1_000
-"""Queues, and offers for each, that are kept; with more all are forgotten, and asked for once more."""
+"""Queues that are kept; with more all are forgotten, and asked for once more."""
+FITTINGS_MAX = 4_096
+"""Offers that are kept, of all queues together: any claim may name others, in any queue, up to 4 KB of them."""
 
 
 class Fitting(Value, frozen=True):
@@ -20,26 +24,39 @@ class Fitting(Value, frozen=True):
     bonuses: tuple[int, ...]
 
 
-class QueueSets:
-    """The sets of one queue."""
+Asked: TypeAlias = tuple[str, tuple[str, ...], int]
+"""A queue, offers, and what waiting makes up for."""
 
-    def __init__(self, found: Iterable[bytes]) -> None:
+
+class QueueSets:
+    """The sets of one queue, as one `look` has found them. `kept`: what was worked out, for this queue and others."""
+
+    def __init__(
+        self, queue: str, found: Iterable[bytes], *, look: int, kept: dict[Asked, tuple[int, Fitting]]
+    ) -> None:
+        self._queue = queue
         self._found = frozenset(found)
+        self._look = look
+        self._kept = kept
         self.names = index.names(self._found)
         """Without those that nobody of ours has written."""
-        self._fitting: dict[tuple[tuple[str, ...], int], Fitting] = {}
 
     def fitting(self, offers: tuple[str, ...], *, step_ms: int) -> Fitting:
         """Those for a factory with such offers. `step_ms`: how much waiting makes up for one priority."""
-        known = self._fitting.get((offers, step_ms))
-        if known is None:
+        asked = self._queue, offers, step_ms
+        look, known = self._kept.get(asked, _NEVER)
+        if look != self._look:
             met = dict(index.serving(canonical(offers), self._found))
             numbers = [number for number, name in enumerate(self.names, start=1) if name in met]
             bonuses = [step_ms * met[self.names[number - 1]] // WEIGHT_MAX for number in numbers]
-            if len(self._fitting) >= KEPT_MAX:
-                self._fitting.clear()
-            known = self._fitting[offers, step_ms] = Fitting(tuple(numbers), tuple(bonuses))
+            if len(self._kept) >= FITTINGS_MAX:
+                self._kept.clear()
+            known = Fitting(tuple(numbers), tuple(bonuses))
+            self._kept[asked] = self._look, known
         return known
+
+
+_NEVER = (-1, Fitting((), ()))
 
 
 class ReadySets:
@@ -47,6 +64,8 @@ class ReadySets:
 
     def __init__(self) -> None:
         self._queues: dict[str, QueueSets] = {}
+        self._fitting: dict[Asked, tuple[int, Fitting]] = {}
+        self._looks = count()
 
     def of(self, queue: str) -> QueueSets:
         """As last seen; at first there are none."""
@@ -56,5 +75,5 @@ class ReadySets:
         """From now on it is these."""
         if len(self._queues) >= KEPT_MAX:
             self._queues.clear()
-        seen = self._queues[queue] = QueueSets(found)
+        seen = self._queues[queue] = QueueSets(queue, found, look=next(self._looks), kept=self._fitting)
         return seen

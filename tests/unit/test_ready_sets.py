@@ -1,6 +1,6 @@
 """What a worker keeps of where jobs stand: bounded, and of the last look alone."""
 
-from broker.ready_sets import KEPT_MAX, Fitting, ReadySets
+from broker.ready_sets import FITTINGS_MAX, KEPT_MAX, Fitting, ReadySets
 
 STEP_MS = 600_000
 PLAIN, GPU, LIKES_GPU = "[]", '["gpu"]', '[[],{"gpu":50}]'
@@ -33,11 +33,12 @@ def test_however_many_queues_and_offers_there_are_only_so_many_are_kept() -> Non
     sets = ReadySets()
     for number in range(3 * KEPT_MAX):
         sets.of(f"queue-{number}")
-    builds = sets.saw("builds", [b"[]"])
-    for number in range(3 * KEPT_MAX):
-        assert builds.fitting((f"o={number}",), step_ms=STEP_MS).numbers == (1,)
+    for queue in ("builds", "tests", "checks"):
+        seen = sets.saw(queue, [b"[]"])
+        for number in range(FITTINGS_MAX // 2):
+            assert seen.fitting((f"o={number}",), step_ms=STEP_MS).numbers == (1,)
     assert len(sets._queues) <= KEPT_MAX
-    assert len(builds._fitting) <= KEPT_MAX
+    assert len(sets._fitting) <= FITTINGS_MAX
 
 
 def _named(names: list[str], fitting: Fitting) -> dict[str, int]:
