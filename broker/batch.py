@@ -30,6 +30,7 @@ from broker.settlement import Change, Context, Settlement, Wait
 from broker.side_by_side import Errand
 from broker.signing import UNSEALED, Seal
 from broker.slot_turns import SlotTurns
+from broker.surplus import taken_back
 from broker.turned_away import may_wait, refusal
 from datastore import DatastoreError
 from datastore.interface import DocumentName, nothing_ahead
@@ -84,7 +85,8 @@ def settle_batch(
         pending = [
             position
             for position, result in zip(pending, results, strict=True)
-            if result is not None and _gone(proposals.get(position), result.answer)
+            if result is not None
+            and _gone(batch[position].request, proposals.get(position), result.answer, asked[position])
         ]
         if not pending:
             break
@@ -216,7 +218,7 @@ def _one(context: Context, request: Request, proposal: Proposal | Settlement | N
     if proposal is None:
         return settle(context, request, now_ms=now_ms)
     tries = [settle(context, request, now_ms=now_ms, candidate=job_id) for job_id in _jobs(proposal)]
-    return _outcome(request, proposal, tries)
+    return _outcome(context, request, proposal, tries, now_ms)
 
 
 def _side_by_side(
@@ -239,11 +241,19 @@ def _side_by_side(
     errands = [[(each, job) for job in ((None,) if known is None else _jobs(known))] for each, known in asked]
     ordered = any(type(request) is Claim for request, _ in asked) and claiming.limited(context)
     tries = side_by_side.settled(act, errands, at_once_max=context.store.concurrency, claims_in_order=ordered)
-    return [_outcome(request, proposal, each) for (request, proposal), each in zip(asked, tries, strict=True)]
+    now_ms = clock.now_ms()
+    return [
+        _outcome(context, request, proposal, each, now_ms)
+        for (request, proposal), each in zip(asked, tries, strict=True)
+    ]
 
 
 def _outcome(
-    request: Request, proposal: Proposal | Settlement | None, tries: Sequence[Settlement]
+    context: Context,
+    request: Request,
+    proposal: Proposal | Settlement | None,
+    tries: Sequence[Settlement],
+    now_ms: int,
 ) -> Settlement | None:
     """What a request comes to by what was tried for it."""
     match proposal:
@@ -254,6 +264,8 @@ def _outcome(
             return proposal
         case Candidate() | Remembered():
             assert type(request) is Claim, "only claims have proposals"
+            if len(tries) > (request.body.count or 1):
+                tries = taken_back(context, request, tries, now_ms=now_ms)
             return gathered(request, tries, remembered=isinstance(proposal, Remembered))
         case NothingFits():
             return Settlement(Answer(Word.NONE_AVAILABLE))
@@ -265,8 +277,11 @@ def _jobs(proposal: Proposal | Settlement | None) -> tuple[str, ...]:
     return proposal.job_ids if isinstance(proposal, Candidate | Remembered) else ()
 
 
-def _gone(proposal: Proposal | Settlement | None, answer: Answer) -> bool:
-    return isinstance(proposal, Candidate) and another(answer, proposed=len(proposal.job_ids))
+def _gone(request: Request, proposal: Proposal | Settlement | None, answer: Answer, earlier: Settlement | None) -> bool:
+    if not isinstance(proposal, Candidate):
+        return False
+    assert type(request) is Claim, "only claims have proposals"
+    return another(answer, proposed=min(len(proposal.job_ids), wanted(request, earlier)))
 
 
 def _did_nothing_now(answer: Answer) -> bool:

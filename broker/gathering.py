@@ -59,7 +59,9 @@ def with_earlier(
 
 
 def another(answer: Answer, *, proposed: int) -> bool:
-    """Whether other jobs are to be tried: some of those proposed had gone, or can't be read at all."""
+    """Whether other jobs are to be tried: some of those `proposed`, as far as they are wanted, had gone, or can't be
+    read at all.
+    """
     too_few = proposed > 1 and 0 < len(answer.grants) < proposed
     return too_few or answer.word in STALE or answer.reason is Reason.CORRUPT
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import count
 from typing import Any
 from unittest.mock import patch
 
@@ -159,6 +160,49 @@ def dying(*, after_the_write: bool) -> Iterator[None]:
         return
     with patch.object(batch, "_one_round", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
         yield
+
+
+@contextmanager
+def dying_in_the_second_round() -> Iterator[None]:
+    """A worker dies, having proposed another job for one that had gone."""
+    act, rounds = batch._one_round, count()
+
+    def one_round(*given: Any, **options: Any) -> Any:
+        if next(rounds):
+            raise KeyboardInterrupt
+        return act(*given, **options)
+
+    with patch.object(batch, "_one_round", one_round), pytest.raises(KeyboardInterrupt):
+        yield
+
+
+@pytest.mark.parametrize("free_again", [True, False])
+@pytest.mark.parametrize("count", [None, 1, 2])
+def test_a_claim_taken_over_in_its_second_round_gets_no_more_than_it_asked_for_and_as_it_asked_for_it(
+    broker: InProcess, count: int | None, free_again: bool
+) -> None:
+    broker.submit("holds-the-lock", locks=["l"])
+    lease = _lease(broker.ask(broker.caller.make("claim", job_id="holds-the-lock"))[0])
+    broker.submit("waits-for-it", locks=["l"])
+    broker.clock.advance(1)
+    broker.submit("b", "c")
+    claim = broker.caller.make("claim", count=count)
+    broker.caller.send(claim)
+    hand = broker.take("w1")
+    with dying_in_the_second_round():
+        broker.settle(hand.entries, "w1")
+    broker.kill("w1")
+    if free_again:
+        broker.ask(broker.caller.make("complete", **lease), worker="w3")
+    leased = set(_leased(broker)) - {"holds-the-lock"}
+    InProcess(ShowsNoLeaseYet(broker.store), broker.redis).take_over("w2")
+    body = broker.caller.replies(claim)[0]["body"]
+    told = [body["job_id"]] if count is None else [grant["job_id"] for grant in body["grants"]]
+    assert leased <= set(told), "what it was granted before is its own"
+    assert len(told) == (count or 1)
+    assert {*_leased(broker)} - {"holds-the-lock"} == set(told), "nothing is leased that nobody was told of"
+    others = [_next(broker)["answer"] for _ in range(3)].count("granted")
+    assert others == (3 if free_again else 2) - len(told), "what it did not get is there for others"
 
 
 def test_two_copies_in_one_batch_get_one_job(broker: InProcess) -> None:
