@@ -27,7 +27,7 @@ looks for its own request id in `current` before it tells anybody that a race wa
 from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
-from datastore.errors import DatastoreError, OutcomeUnknown
+from datastore.errors import DatastoreError, NotApplied, OutcomeUnknown
 from datastore.interface import (
     Body,
     Conflict,
@@ -155,8 +155,10 @@ def confirmed_updates(store: Datastore, updates: Sequence[Update]) -> list[Updat
             said = store.update_each(updates)
         except OutcomeUnknown as error:
             said = [error] * len(updates)
-        except DatastoreError as error:
+        except NotApplied as error:
             return [error] * len(updates)
+        except DatastoreError:  # it is about one of them, and nothing was written: which one it is shows one by one
+            pass
     return [
         first if isinstance(first, Ok) else _confirmed(store, update, first)
         for update, first in zip(updates, said, strict=True)

@@ -6,9 +6,9 @@ from itertools import product
 import msgspec
 import pytest
 
-from datastore import Conflict, Datastore, Document, Expected, NotFound, Ok, OutcomeUnknown, Unavailable
+from datastore import Conflict, Datastore, Document, Expected, NotFound, Ok, OutcomeUnknown, Rejected, Unavailable
 from datastore.confirm import ATTEMPTS_MAX, WRITE_ID, confirmed_create, confirmed_update, confirmed_updates
-from datastore.interface import CreateResult, Etag, ReadResult, Update, UpdateResult
+from datastore.interface import CreateResult, Etag, Patch, ReadResult, Update, UpdateResult
 from datastore.memory import MemoryDatastore
 from tests.twins.forwarding import Forwarding, write_anyway
 from tests.twins.lossy import Lossy, ReadFault, WriteFault
@@ -302,3 +302,25 @@ def test_several_that_were_certainly_not_written_are_told_so() -> None:
         [failure] = confirmed_updates(store, [Update("job", "job", Expected(job.etag), patch)])
         assert isinstance(failure, Unavailable)
     assert stored(inner) == job
+
+
+class RefusesOne(Forwarding):
+    """What is written to one document can't be stored."""
+
+    def update_if_match(self, id: str, partition_key: str, expected: Expected, patch: Patch) -> UpdateResult:
+        if id == "job":
+            raise Rejected("scripted")
+        return super().update_if_match(id, partition_key, expected, patch)
+
+
+def test_one_of_several_that_can_t_be_stored_concerns_no_other() -> None:
+    inner = MemoryDatastore()
+    other = inner.create("other", "other", {})
+    assert isinstance(other, Ok)
+    jobs = [put_job(inner), other.document]
+    updates = [Update(job.id, job.id, Expected(job.etag), {WRITE_ID: f"of-{job.id}"}) for job in jobs]
+    refused, written = confirmed_updates(OneByOne(RefusesOne(inner)), updates)
+    assert isinstance(refused, Rejected)
+    assert written == inner.read("other", "other")
+    assert isinstance(written, Ok)
+    assert written.document.body[WRITE_ID] == "of-other"
