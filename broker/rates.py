@@ -10,14 +10,17 @@ def admitted(moments: Sequence[int], rate: Rate, now_ms: int) -> list[int] | Non
     """The moments once a grant at `now_ms` is among them; None where a window of `per_ms` would hold too many.
 
     A window is `[t, t + per_ms)`. Workers' clocks differ a little, so `now_ms` may lie before moments that are
-    there already; two windows of moments are kept, so that every window such a latecomer is in is known.
+    there already; two windows of moments are kept, so that every window such a latecomer is in is known. Only those
+    that the new grant is in are looked at: others may be too full since before the rate was lowered.
     """
-    moments = [moment for moment in moments if moment <= now_ms + SET_BACK_MS]
+    moments = _known(moments, now_ms)
     newest = max([*moments, now_ms])
     if now_ms <= newest - rate.per_ms:
         return None
     grown = sorted([*moments, now_ms])
-    if any(later - earlier < rate.per_ms for earlier, later in zip(grown, grown[rate.count :], strict=False)):
+    at = grown.index(now_ms)
+    near = grown[max(0, at - rate.count) : at + rate.count + 1]
+    if any(later - earlier < rate.per_ms for earlier, later in zip(near, near[rate.count :], strict=False)):
         return None
     return [moment for moment in grown if moment > newest - 2 * rate.per_ms]
 
@@ -26,7 +29,7 @@ def free_ms(moments: Sequence[int], rate: Rate, now_ms: int) -> int:
     """When the next grant is admitted; `now_ms` where it is now."""
     if admitted(moments, rate, now_ms) is not None:
         return now_ms
-    latest = sorted(moments)[-rate.count :]
+    latest = sorted(_known(moments, now_ms))[-rate.count :]
     return max(now_ms + 1, latest[0] + rate.per_ms)
 
 
@@ -37,3 +40,8 @@ def without(moments: Sequence[int], moment: int) -> list[int] | None:
     kept = list(moments)
     kept.remove(moment)
     return kept
+
+
+def _known(moments: Sequence[int], now_ms: int) -> list[int]:
+    """Without those from before the clock was set back."""
+    return [moment for moment in moments if moment <= now_ms + SET_BACK_MS]

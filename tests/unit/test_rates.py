@@ -2,7 +2,10 @@
 
 from collections.abc import Callable
 
+import pytest
+
 from broker import rates
+from broker.answers import Reason, Word
 from broker.limits import Rate
 from broker.quotas import rate_id
 from datastore import Conflict, Datastore, Expected, Ok, Patch, UpdateResult
@@ -48,3 +51,32 @@ def test_moments_from_before_the_clock_was_set_back_count_no_more() -> None:
     rate = Rate(count=1, per_ms=1_000)
     assert rates.admitted([NOW + DAY_MS], rate, NOW) == [NOW]
     assert rates.admitted([NOW + 500], rate, NOW) is None, "a worker that is a little late"
+
+
+@pytest.mark.parametrize("lowered", [Rate(count=1, per_ms=1_000), Rate(count=5, per_ms=60_000)])
+def test_a_rate_that_was_lowered_admits_again_once_its_own_window_has_room(lowered: Rate) -> None:
+    fast, moments = Rate(count=5, per_ms=1_000), list[int]()
+    for moment in [NOW + 200 * start for start in range(10)]:
+        moments = rates.admitted(moments, fast, moment) or []
+    last = max(moments)
+    free = rates.free_ms(moments, lowered, last)
+    assert rates.admitted(moments, lowered, free - 1) is None
+    assert rates.admitted(moments, lowered, free) is not None
+    assert last < free <= last + lowered.per_ms
+
+
+def test_a_limits_lowered_rate_does_not_keep_its_jobs_for_ever() -> None:
+    desk = Desk()
+    for job in "abcd":
+        desk.submit(job, concurrency=["k"])
+    desk.ask("set_limit", limit="key:k", rate={"count": 3, "per_ms": 60_000})
+    for job in "abc":
+        desk.claim(job)
+    desk.ask("set_limit", limit="key:k", rate={"count": 1, "per_ms": 60_000})
+    assert desk.ask("claim", job_id="d").answer.reason is Reason.QUOTA
+    assert desk.ask("claim", job_id="d", now_ms=NOW + 60_000).answer.word is Word.GRANTED
+
+
+def test_when_the_next_start_is_free_is_not_said_by_moments_from_before_the_clock_was_set_back() -> None:
+    rate = Rate(count=1, per_ms=3_600_000)
+    assert rates.free_ms([NOW - 1_000, NOW + DAY_MS], rate, NOW) == NOW - 1_000 + rate.per_ms
