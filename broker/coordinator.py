@@ -161,6 +161,8 @@ def redrive(context: Context, job_id: str, *, request_id: str, by: str = "", now
             admitted = keys.take(context, job.unique, job_id, now_ms=now_ms)
             if isinstance(admitted, keys.Busy):
                 return Denied(not_unique(admitted.owner))
+        if job.supersedes is not None:
+            keys.note_redriven(context, job.supersedes, job_id)
         return repository.rev_update_job(store, job, changes, write_id=write_id)
 
     judge: Judge = lambda job: transitions.redrive(job, request_id=request_id, by=by, now_ms=now_ms)  # noqa: E731  # a rule, bound

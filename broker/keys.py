@@ -22,6 +22,8 @@ KEY_WRITES_MAX = 16
 """Tries to change a key that others change too."""
 KEY_PAUSE_MS = 20
 """Bound of the jittered pause between them."""
+REDRIVEN_MAX = 64
+"""Jobs of one superseding key that were redriven, and that the next newer one supersedes with the one before it."""
 JOINED_MAX = 32
 """Requests that a key remembers to have pointed to a job of it: a resend is pointed there again (I6)."""
 
@@ -119,20 +121,62 @@ def supersede(context: Context, job: Job, *, now_ms: int) -> tuple[Change, ...]:
     name = key_id("newest", job.supersedes)
     changes: tuple[Change, ...] = ()
     for _ in range(KEY_WRITES_MAX):
-        document = _read(context, name, {"key": job.supersedes, "job_id": "", "since_ms": 0, "before": ""})
+        document = _read(context, name, _no_newest(job.supersedes))
         body: Mapping[str, Any] = document.body
         newest: str = body["job_id"]
         # What the newest one began is finished first, whoever asks: it may have died, and the key may forget it now.
-        changes += _superseded(context, body["before"], newest, now_ms)
+        changes += _all_superseded(context, _older(body), newest, now_ms)
         if newest == job.id:
             return changes
         if (job.created_ms, job.id) < (body["since_ms"], newest):
             return changes + _superseded(context, job.id, newest, now_ms, anew=False)
-        if _changed(context, document, {"job_id": job.id, "since_ms": job.created_ms, "before": newest}):
-            # The one before last too, which may have been redriven since.
-            changes += _superseded(context, body["before"], job.id, now_ms)
-            return changes + _superseded(context, newest, job.id, now_ms)
+        named = {
+            "job_id": job.id,
+            "since_ms": job.created_ms,
+            "before": newest,
+            "also": _redriven(body),
+            "redriven": [],
+        }
+        if _changed(context, document, named):
+            # The one before last too, which whoever named the last one may have left waiting.
+            return changes + _all_superseded(context, [body["before"], *_older(named)], job.id, now_ms)
     raise Unavailable(f"key {job.supersedes!r}: {KEY_WRITES_MAX} swaps in a row lost")
+
+
+def note_redriven(context: Context, key: str, job_id: str) -> None:
+    """Write down with a key of jobs that supersede each other that one of them is to wait again, before it does: the
+    next newer job supersedes it too.
+
+    Raises:
+      NotApplied, OutcomeUnknown: it may not be written down. Asking again is harmless.
+    """
+    for _ in range(KEY_WRITES_MAX):
+        document = _read(context, key_id("newest", key), _no_newest(key))
+        others = [each for each in _redriven(document.body) if each != job_id]
+        if _changed(context, document, {"redriven": [*others[-(REDRIVEN_MAX - 1) :], job_id]}):
+            return
+    raise Unavailable(f"key {key!r}: {KEY_WRITES_MAX} swaps in a row lost")
+
+
+def _no_newest(key: str) -> Mapping[str, Any]:
+    """What a key begins with, whose newest job has not been named yet."""
+    return {"key": key, "job_id": "", "since_ms": 0, "before": ""}
+
+
+def _redriven(body: Mapping[str, Any]) -> tuple[str, ...]:
+    """Jobs that were redriven since the newest one was named."""
+    return tuple(body.get("redriven", ()))
+
+
+def _older(body: Mapping[str, Any]) -> tuple[str, ...]:
+    """Jobs that have to give way to the newest one: the one before, and those that had been redriven by then."""
+    return (body["before"], *body.get("also", ()))
+
+
+def _all_superseded(context: Context, older: Sequence[str], by: str, now_ms: int) -> tuple[Change, ...]:
+    """Have each of these give way, once."""
+    names = [each for each in dict.fromkeys(older) if each != by]
+    return tuple(change for each in names for change in _superseded(context, each, by, now_ms))
 
 
 def _superseded(context: Context, job_id: str, by: str, now_ms: int, *, anew: bool = True) -> tuple[Change, ...]:

@@ -266,11 +266,46 @@ def test_a_late_copy_of_a_submission_leaves_alone_a_failed_job_that_was_redriven
     assert (desk.job("a").state, desk.job("b").state) == (State.READY, State.READY)
 
 
-def test_a_new_submission_supersedes_what_was_redriven_too(desk: Desk) -> None:
-    supersedes(desk, "a", "b")
-    assert desk.ask("redrive", job_id="a").answer.good
+@pytest.mark.parametrize("older", ["a", "ab", "abc", "abcd"])
+def test_a_new_submission_supersedes_whatever_was_redriven_too(desk: Desk, older: str) -> None:
+    supersedes(desk, *older)
+    for name in older[:-1]:
+        assert desk.ask("redrive", job_id=name).answer.good
+    desk.claim(older[0])
+    supersedes(desk, *older, "x")
+    waiting = [name for name in (*older, "x") if desk.job(name).state is State.READY]
+    assert (waiting, desk.job(older[0]).superseded_by) == (["x"], "x")
+    assert desk.ask("redrive", job_id=older[-1]).answer.good is (len(older) > 1)
+    supersedes(desk, *older, "x", "y")
+    assert [name for name in (*older, "x", "y") if desk.job(name).state is State.READY] == ["y"]
+
+
+class Meanwhile(Forwarding):
+    """As one document is written, something else happens first, once."""
+
+    def __init__(self, inner: MemoryDatastore, id: str, act: Callable[[], object]) -> None:
+        super().__init__(inner)
+        self._acts = {id: act}
+
+    def update_if_match(self, id: str, partition_key: str, expected: Expected, patch: Patch) -> UpdateResult:
+        self._acts.pop(id, lambda: None)()
+        return super().update_if_match(id, partition_key, expected, patch)
+
+
+@pytest.mark.parametrize("written", ["key", "job"])
+def test_a_job_that_is_redriven_as_a_newer_one_comes_gives_way_now_or_to_the_next_one(desk: Desk, written: str) -> None:
     supersedes(desk, "a", "b", "c")
-    assert [desk.job(name).state for name in ("a", "b", "c")] == [State.CANCELLED, State.CANCELLED, State.READY]
+    id = "a" if written == "job" else keys.key_id("newest", "k")
+    store = Meanwhile(desk.store, id, lambda: supersedes(desk, "a", "b", "c", "d"))
+    assert desk.ask("redrive", store=store, job_id="a").answer.good
+    supersedes(desk, "a", "b", "c", "d", "e")
+    assert [name for name in "abcde" if desk.job(name).state is State.READY] == ["e"]
+
+
+def test_a_job_whose_redrive_could_not_be_written_down_with_its_key_stays_over(desk: Desk) -> None:
+    supersedes(desk, "a", "b", "c")
+    redrive = desk.ask("redrive", store=NotWritten(desk.store, keys.key_id("newest", "k")), job_id="a")
+    assert (redrive.answer.word, desk.job("a").state) == (Word.THROTTLED, State.CANCELLED)
 
 
 class NotWritten(Forwarding):
