@@ -97,7 +97,8 @@ return 0
 _END_WAITS = Script(
     UNPARK
     + """
--- KEYS: 1 waiting, 2 their ends.  ARGV: now, at most, reply ttl, when the last wait ends that begins now
+-- KEYS: 1 waiting, 2 their ends.  ARGV: now, at most, reply ttl, when the last wait ends that begins now, and the first
+-- of the replies that a channel keeps
 -- What ends later was noted before time was set back, or by nobody of ours: it shall not wait for ever.
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '(' .. ARGV[4], '+inf', 'LIMIT', 0, ARGV[2])) do
   redis.call('ZADD', KEYS[2], ARGV[4], id)
@@ -107,6 +108,7 @@ for _, id in ipairs(ended) do
   local parked = unpark(id)
   if parked then
     redis.pcall('RPUSH', parked.reply_key, parked.reply)
+    redis.pcall('LTRIM', parked.reply_key, ARGV[5], -1)  -- as with any reply: its client may read none
     redis.pcall('PEXPIRE', parked.reply_key, ARGV[3])
   end
 end
@@ -239,7 +241,7 @@ def recheck(connection: Redis, parked: Sequence[Claim]) -> None:
 
 def end_waits(connection: Redis, now_ms: int) -> int:
     """Answer `none_available` to claims whose wait is over. Returns how many there were."""
-    arguments = [now_ms, EXPIRE_MAX, replies.REPLY_TTL_MS, now_ms + WAIT_MS_MAX]
+    arguments = [now_ms, EXPIRE_MAX, replies.REPLY_TTL_MS, now_ms + WAIT_MS_MAX, -replies.REPLIES_MAX]
     return int(_END_WAITS.run(connection, [WAITING, WAIT_ENDS], arguments))
 
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from broker import claim_next, silent, transitions
+from broker import claim_next, replies, silent, transitions
 from broker.client import Client
 from broker.messages import Claim
 from broker.presence import READ_WITHIN_MS, take_back_unread
@@ -68,6 +68,19 @@ def test_what_a_connection_that_broke_left_of_a_parked_claim_goes_with_the_end_o
     broker.clock.advance(WAIT_MS)
     broker.sweep()
     assert not broker.redis.keys("broker:waiting*")
+
+
+def test_a_channel_that_nobody_reads_keeps_no_more_of_the_ends_of_waits_than_of_other_replies(
+    broker: InProcess,
+) -> None:
+    broker.redis.rpush(broker.caller.channel, *["{}"] * replies.REPLIES_MAX)
+    claim = broker.caller.make("claim", wait_ms=1_000)
+    broker.caller.send(claim)
+    broker.serve()
+    broker.clock.advance(1_001)
+    assert claim_next.end_waits(broker.redis, broker.clock.now_ms()) == 1
+    assert broker.redis.llen(broker.caller.channel) == replies.REPLIES_MAX
+    assert claim.request_id in str(broker.redis.lindex(broker.caller.channel, -1)), "the oldest goes first"
 
 
 def test_waiters_that_redis_has_forgotten_take_no_wake_up_from_those_that_it_knows(broker: InProcess) -> None:
