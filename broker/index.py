@@ -286,9 +286,14 @@ return there
 )
 
 
+RIGHTED_MAX = 2_000
+"""Some 20 ms of Redis's time. A lane stays in its place when its jobs are cancelled, and anybody may name new ones."""
 POP_BEST = (
-    f"local LANE, SERVED_MAX, SET_BACK = '{LANE}', 10000, {SET_BACK_MS}"
+    f"local LANE, SERVED_MAX, SET_BACK, RIGHTED_MAX = '{LANE}', 10000, {SET_BACK_MS}, {RIGHTED_MAX}"
     + """
+-- Entries put right by this call. Each costs everybody's time; after so many it ends, and is to be made again.
+local righted = 0
+
 -- What stands first in each set, looked at once until the set is changed here.
 local heads = {}
 local function head_of(key)
@@ -320,7 +325,7 @@ end
 -- The entry with the lowest score, less its set's bonus, taken out. A lane gives its first job, and then stands behind
 -- all that have waited longer than since now. Without `served` there are no lanes: an entry is what it is.
 local function pop_best(keys, bonuses, served, now, step)
-  while true do  -- each round ends it, or puts one entry right
+  while righted < RIGHTED_MAX do  -- each round ends it, or puts one entry right
     local best, key, score = best_of(keys, bonuses, '', '')
     if not best then return nil end
     if not served or string.sub(best, 1, 1) ~= '~' then
@@ -334,8 +339,10 @@ local function pop_best(keys, bonuses, served, now, step)
     local _, head = head_of(LANE .. key .. best)
     local turn = (redis.call('ZSCORE', served, best) or 0) - worth
     if not head or not priority then
+      righted = righted + 1
       change('ZREM', key, best)
     elseif math.max(head, turn) > score then
+      righted = righted + 1
       change('ZADD', key, 'CH', math.max(head, turn), best)
     else
       local first, its_key = best_of(keys, bonuses, LANE, best)

@@ -23,6 +23,8 @@ MARK_TTL_MS = ANSWER_TTL_MS
 """How long it is known what a claim-next was proposed, where its worker has died: it may be taken over late."""
 JOBS_IN_A_CALL = 64
 """Proposed by one call, which everybody else waits for; one claim alone may ask for as many."""
+CALLS_MAX = 500
+"""Calls for one proposal, where much of the index is to be put right first: a million entries."""
 
 
 class Candidate(Value, frozen=True):
@@ -68,6 +70,7 @@ _PROPOSE = Script(
 -- KEYS: 1 the waiting claims, 2 their ends
 -- ARGV: 1 worker, 2 now, 3 ageing step, 4 what `_question` says, 5 whether only if the sets are as it says
 -- Returns a proposal for each claim. Where the sets are others: 'sets' and those of each queue, and nothing was done.
+-- 'unfinished': the index was put right as far as one call may; ask again.
 local worker, now, step = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local claims, queues, places = unpack(cjson.decode(ARGV[4]))
 
@@ -143,7 +146,7 @@ local function proposal(claim, known, mark, record)
   end
   table.insert(proposed, 1, worker)  -- not unpacked: of some thousands, which nobody of ours has written, Lua can't
   redis.call('SET', MARK .. id, table.concat(proposed, ' '), 'PX', MARK_TTL)
-  return #found > 1 and found or {'nothing'}
+  return #found > 1 and found or {righted < RIGHTED_MAX and 'nothing' or 'unfinished'}
 end
 
 local others = ARGV[5] == '1' and sets_of_queues()
@@ -192,6 +195,12 @@ def propose(
             for queue, names in zip(_queues(part), said[1:], strict=True):
                 sets.saw(queue, names)
             said = ask(part, as_seen=False)
+        for _ in range(CALLS_MAX):
+            unfinished = [position for position, each in enumerate(said) if each[0] == b"unfinished"]
+            if not unfinished:
+                break
+            for position, each in zip(unfinished, ask([part[each] for each in unfinished], as_seen=False), strict=True):
+                said[position] = each
         found += map(_proposal, said)
     return found
 
