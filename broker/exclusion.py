@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from broker import repository, shared_document
+from broker.controls import parsed
 from broker.documents import Job
 from broker.entropy import Entropy
 from broker.slots import (
@@ -75,7 +76,7 @@ class Slots:
         body = shared_document.read_body(self.store, slot_id(key))
         if body is None:
             return True
-        slot = msgspec.convert(body, Slot)
+        slot = parsed(slot_id(key), body, Slot)
         blocking = [holder for want in self.wanted if want.key == key for holder in in_the_way(slot, want, self.job_id)]
         return len(dead_holders(self.store, self.entropy, blocking, now_ms=now_ms)) == len(blocking)
 
@@ -84,7 +85,7 @@ class Slots:
         found = []
         for want in self.wanted:
             body = shared_document.read_body(self.store, slot_id(want.key))
-            slot = Slot(key=want.key) if body is None else msgspec.convert(body, Slot)
+            slot = Slot(key=want.key) if body is None else parsed(slot_id(want.key), body, Slot)
             dead = dead_holders(self.store, self.entropy, in_the_way(slot, want, self.job_id), now_ms=now_ms)
             rest = msgspec.structs.replace(slot, holders=_less(slot, dead))
             if not admits(rest, want, self.job_id):
@@ -177,8 +178,9 @@ class Slots:
     def _change(self, key: str, change: Callable[[Slot], dict[str, Any] | None], *, create: bool = False) -> None:
         """Apply `change` to the slot of `key`, judged anew on each version."""
         empty = {"kind": "slot", "key": key, "holders": []} if create else None
-        judge: shared_document.Judge = lambda body: change(msgspec.convert(body, Slot))  # noqa: E731  # a rule, bound
-        shared_document.change(self.store, self.entropy, slot_id(key), judge, empty=empty)
+        id = slot_id(key)
+        judge: shared_document.Judge = lambda body: change(parsed(id, body, Slot))  # noqa: E731  # a rule, bound
+        shared_document.change(self.store, self.entropy, id, judge, empty=empty)
 
 
 def dead_holders(

@@ -1,6 +1,6 @@
 """What an operator sets for the whole fleet: limits, and pauses of queues."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -9,7 +9,7 @@ import structlog
 from broker import quotas, repository, shared_document
 from broker.answers import Answer, Reason, Word
 from broker.asked import remembering, who_asks
-from broker.controls import FLEET_ID, Controls, FleetControl, Pause
+from broker.controls import FLEET_ID, Controls, FleetControl, Pause, parsed
 from broker.documents import Job, State
 from broker.limits import LIMITS_MAX, Limit, Limits, Rate, applying, limit_key, limited_queue, queue_limit, units
 from broker.messages import (
@@ -22,7 +22,8 @@ from broker.messages import (
     SetLimit,
 )
 from broker.settlement import Context, Settlement
-from datastore import DatastoreError
+from broker.slots import Holder
+from datastore import Corrupt, DatastoreError
 
 log = structlog.get_logger(__name__)
 
@@ -173,7 +174,7 @@ def _change(
 
     def judge(body: Any) -> dict[str, Any]:
         nonlocal stands, word
-        stands = msgspec.convert(body, FleetControl)
+        stands = parsed(FLEET_ID, body, FleetControl)
         word = Word.REPLAYED if asked in stands.recent_requests else Word.OK
         changed = None if word is Word.REPLAYED else change(stands)
         if changed is None:
@@ -190,12 +191,21 @@ def _opened(name: str) -> tuple[str, ...]:
 
 
 def _shown(context: Context, name: str, limit: Limit) -> dict[str, Any]:
-    holders = quotas.holders_of(context.store, name)
+    holders = _holders(context, name)
     return {
         "limit": name,
         "capacity": limit.capacity,
         "rate": limit.rate.plain() if limit.rate else None,
         "since_ms": limit.since_ms,
-        "used": len(holders),
-        "holders": [quotas.shown(holder) for holder in holders[: quotas.HOLDERS_SHOWN_MAX]],
+        "used": None if holders is None else len(holders),
+        "holders": [quotas.shown(holder) for holder in (holders or ())[: quotas.HOLDERS_SHOWN_MAX]],
     }
+
+
+def _holders(context: Context, name: str) -> Sequence[Holder] | None:
+    """Who has a unit of a limit; None where that makes no sense as it is stored, which hides no other limit."""
+    try:
+        return quotas.holders_of(context.store, name)
+    except Corrupt as error:
+        log.error("limit_corrupt", limit=name, error=str(error))
+        return None

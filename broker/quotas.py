@@ -2,14 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import msgspec
 from msgspec import structs
 
 from broker import rates, repository, shared_document
 from broker.answers import Reason
-from broker.documents import Job
+from broker.controls import parsed
+from broker.documents import Frozen, Job
 from broker.entropy import Entropy
 from broker.exclusion import PROBES_MAX, dead_holders
 from broker.limits import Limit, Limits, Rate, limit_key
@@ -54,7 +55,8 @@ def standing(
         if len(blocking) - len(dead) >= limit.capacity:
             return full(name, limit, blocking)
     if limit.rate is not None:
-        until_ms = rates.free_ms(_moments(shared_document.read_body(store, rate_id(name))), limit.rate, now_ms)
+        id = rate_id(name)
+        until_ms = rates.free_ms(_moments(id, shared_document.read_body(store, id)), limit.rate, now_ms)
         if until_ms > now_ms:
             return too_often(name, limit.rate, until_ms)
     return None
@@ -62,8 +64,9 @@ def standing(
 
 def holders_of(store: Datastore, name: str) -> tuple[Holder, ...]:
     """Who has a unit of a limit, as far as the slot knows: the entries of ended leases go lazily."""
-    body = shared_document.read_body(store, slot_id(limit_key(name)))
-    return () if body is None else msgspec.convert(body, Slot).holders
+    id = slot_id(limit_key(name))
+    body = shared_document.read_body(store, id)
+    return () if body is None else parsed(id, body, Slot).holders
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,24 +98,24 @@ class Starts:
 
     def _count(self, name: str, rate: Rate, now_ms: int) -> int | None:
         until_ms: int | None = None
+        id, empty = rate_id(name), {"kind": "rate", "limit": name, "moments": []}
 
         def judge(body: Mapping[str, Any]) -> dict[str, Any] | None:
             nonlocal until_ms
-            moments = _moments(body)
+            moments = _moments(id, body)
             grown = rates.admitted(moments, rate, now_ms)
             until_ms = rates.free_ms(moments, rate, now_ms) if grown is None else None
             return None if grown is None else {"moments": grown}
 
-        empty = {"kind": "rate", "limit": name, "moments": []}
-        shared_document.change(self.store, self.entropy, rate_id(name), judge, empty=empty)
+        shared_document.change(self.store, self.entropy, id, judge, empty=empty)
         return until_ms
 
     def _give_back(self, counted: Sequence[tuple[str, Rate]], now_ms: int) -> None:
         for name, _ in counted:
-            less: shared_document.Judge = lambda body: _less(body, now_ms)  # noqa: E731  # a rule, bound
+            id = rate_id(name)
             try:
                 # Not judged again: where it had its effect, the same moment is another's by now.
-                shared_document.change(self.store, self.entropy, rate_id(name), less, writes_max=1)
+                shared_document.change(self.store, self.entropy, id, partial(_less, id, now_ms), writes_max=1)
             except DatastoreError:
                 continue  # counted though it did not come about: that errs on the side of fewer grants
 
@@ -132,10 +135,9 @@ def adopt(store: Datastore, entropy: Entropy, job: Job, names: Sequence[str], *,
     )
     for name in names:
         key = limit_key(name)
-        empty = {"kind": "slot", "key": key, "holders": []}
-        shared_document.change(
-            store, entropy, slot_id(key), lambda body: with_entry(msgspec.convert(body, Slot), entry), empty=empty
-        )
+        id, empty = slot_id(key), {"kind": "slot", "key": key, "holders": []}
+        judge: shared_document.Judge = partial(_with_entry, id, entry)
+        shared_document.change(store, entropy, id, judge, empty=empty)
     changed = structs.replace(lease, limits=tuple(sorted({*lease.limits, *names})))
     # Where the lease has ended or moved on meanwhile the entry is another's to remove, or the next sweep comes back.
     repository.rev_update_lease(store, job, {"lease": changed}, write_id=entropy.write_id())
@@ -143,15 +145,15 @@ def adopt(store: Datastore, entropy: Entropy, job: Job, names: Sequence[str], *,
 
 def drop_dead(store: Datastore, entropy: Entropy, name: str, *, now_ms: int) -> int:
     """Take the entries of ended leases out of a limit's slot; how many there were."""
+    id = slot_id(limit_key(name))
     dead = dead_holders(store, entropy, holders_of(store, name), now_ms=now_ms)
     if dead:
-        shared_document.change(
-            store,
-            entropy,
-            slot_id(limit_key(name)),
-            lambda body: without_holders(msgspec.convert(body, Slot), dead),
-        )
+        shared_document.change(store, entropy, id, lambda body: without_holders(parsed(id, body, Slot), dead))
     return len(dead)
+
+
+def _with_entry(id: str, entry: Holder, body: Mapping[str, Any]) -> dict[str, Any] | None:
+    return with_entry(parsed(id, body, Slot), entry)
 
 
 def rate_id(name: str) -> str:
@@ -159,10 +161,14 @@ def rate_id(name: str) -> str:
     return slot_id(limit_key(name)).replace("slot:", "rate:", 1)
 
 
-def _moments(body: Mapping[str, Any] | None) -> Sequence[int]:
-    return [] if body is None else body["moments"]
+class _Counted(Frozen, frozen=True, kw_only=True):
+    moments: tuple[int, ...]
 
 
-def _less(body: Mapping[str, Any], moment: int) -> dict[str, Any] | None:
-    kept = rates.without(_moments(body), moment)
+def _moments(id: str, body: Mapping[str, Any] | None) -> Sequence[int]:
+    return () if body is None else parsed(id, body, _Counted).moments
+
+
+def _less(id: str, moment: int, body: Mapping[str, Any]) -> dict[str, Any] | None:
+    kept = rates.without(_moments(id, body), moment)
     return None if kept is None else {"moments": kept}
