@@ -1,7 +1,7 @@
 """The life of a factory: each start registers; an operator drains, resumes and removes. One conditional write each."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import structlog
@@ -17,7 +17,7 @@ from broker.matching import canonical
 from broker.messages import DrainFactory, GetFactory, ListFactories, RegisterFactory, RemoveFactory, ResumeFactory
 from broker.repository import find_documents, leased_jobs
 from broker.settlement import Change, Context, Settlement
-from datastore import Corrupt, Datastore, DatastoreError, Filter, Ok
+from datastore import Corrupt, Datastore, DatastoreError, Document, Filter, Ok
 
 log = structlog.get_logger(__name__)
 
@@ -135,11 +135,7 @@ def list_all(context: Context, request: ListFactories, now_ms: int) -> Settlemen
     """One page of the factories that registered or were drained, each with how many leases it holds."""
     body = request.body
     page = context.store.find(_EVERY, limit=body.limit, cursor=body.cursor)
-    found = {
-        document.id.removeprefix(FACTORY): parsed(document.id, document.body, FactoryRecord)
-        for document in page.documents
-    }
-    there = {name: record for name, record in found.items() if not _removed(record)}
+    there = {name: record for name, record in _records(page.documents) if not _removed(record)}
     seen_ms = context.last_seen(list(there))
     held = _held_by_each(context.store) if there else {}
     rows = [
@@ -151,7 +147,11 @@ def list_all(context: Context, request: ListFactories, now_ms: int) -> Settlemen
 
 def registered(store: Datastore) -> Iterator[tuple[str, FactoryRecord]]:
     """Every factory with a document, also one that was removed. One that does not parse is reported and left alone."""
-    for document in find_documents(store, _EVERY):
+    yield from _records(find_documents(store, _EVERY))
+
+
+def _records(documents: Iterable[Document]) -> Iterator[tuple[str, FactoryRecord]]:
+    for document in documents:
         try:
             yield document.id.removeprefix(FACTORY), parsed(document.id, document.body, FactoryRecord)
         except Corrupt as error:

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any
 
 import msgspec
+import structlog
 
 from broker import cron, shared_document, submission
 from broker.answers import Answer, Reason, Word
@@ -21,6 +22,8 @@ from broker.settlement import Change, Context, Settlement
 from datastore import AnyOf, Corrupt, Document, Expected, NotFound, Ok, Unavailable
 from datastore.confirm import confirmed_create, confirmed_update
 from datastore.json_body import decoded
+
+log = structlog.get_logger(__name__)
 
 FIRES_MAX = 100
 """Jobs of one schedule that one sweep makes; what is left of a long outage, the next ones do."""
@@ -186,16 +189,24 @@ def change(context: Context, request: ChangeSchedule, now_ms: int) -> Settlement
 
 
 def listed(context: Context, request: ListSchedules, _now_ms: int) -> Settlement:
-    """One page of schedules without their jobs; or the one that is named, with its job."""
+    """One page of schedules without their jobs; or the one that is named, with its job.
+
+    On a page one that does not parse is reported and left out.
+    """
     asked = request.body
     if asked.name is not None:
         found = context.store.read(_id(asked.name), _id(asked.name))
-        if isinstance(found, NotFound) or found.document.body["state"] == Standing.REMOVED:
+        if isinstance(found, NotFound) or (shown := _shown(found.document))["state"] == Standing.REMOVED:
             return Settlement(Answer(Word.NOT_FOUND, body={"name": asked.name}))
-        return Settlement(Answer(Word.OK, body={"schedules": [_shown(found.document)], "cursor": None}))
+        return Settlement(Answer(Word.OK, body={"schedules": [shown], "cursor": None}))
     standing = AnyOf((Standing.ACTIVE.value, Standing.PAUSED.value))
     page = context.store.find({"kind": "schedule", "state": standing}, limit=asked.limit, cursor=asked.cursor)
-    schedules = [{**_shown(document), "job": None} for document in page.documents]
+    schedules = []
+    for document in page.documents:
+        try:
+            schedules.append({**_shown(document), "job": None})
+        except Corrupt as error:
+            log.error("schedule_corrupt", document=document.id, error=str(error))
     return Settlement(Answer(Word.OK, body={"schedules": schedules, "cursor": page.cursor}))
 
 

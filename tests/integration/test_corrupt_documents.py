@@ -69,3 +69,49 @@ def test_limits_are_listed_past_one_whose_count_makes_no_sense(broker: InProcess
     listed = ask(broker, "list_limits")
     used = {each["limit"]: each["used"] for each in listed["body"]["limits"]}
     assert sorted(used.values(), key=str) == [0, 1, None]
+
+
+def test_a_factory_that_makes_no_sense_hides_no_other_from_a_listing(broker: InProcess) -> None:
+    for factory in ("a", "b", "c"):
+        ask(broker, "drain_factory", factory=factory)
+    spoil(broker, "factory:b", drain="x")
+    listed = ask(broker, "list_factories")
+    assert [each["factory"] for each in listed["body"]["factories"]] == ["a", "c"]
+
+
+def test_a_schedule_that_makes_no_sense_hides_no_other_from_a_listing(broker: InProcess) -> None:
+    for name in ("a", "b", "c"):
+        ask(broker, "put_schedule", name=name, cron="* * * * *", tz="UTC", job={})
+    spoil(broker, "schedule:b", catch_up="x")
+    listed = ask(broker, "list_schedules")
+    assert [each["name"] for each in listed["body"]["schedules"]] == ["a", "c"]
+    assert ask(broker, "list_schedules", name="b")["answer"] == "invalid"
+
+
+def test_what_makes_no_sense_hides_nothing_else_of_what_a_factory_is_told(broker: InProcess) -> None:
+    broker.submit("held-1", "held-2", "held-3")
+    for job in ("held-1", "held-2", "held-3"):
+        ask(broker, "claim", job_id=job)
+    broker.submit("a", "b", "c", requires=["gpu"])
+    broker.submit("locked", locks=["lock"])
+    granted = ask(broker, "claim", job_id="locked")["body"]
+    ask(broker, "release", **{name: granted[name] for name in ("job_id", "epoch", "token")})
+    spoil(broker, "held-2", priority="x")
+    spoil(broker, "b", locks=5)
+    spoil(broker, slot_id("lock"), holders=5)
+    told = ask(broker, "explain", factory=broker.caller.factory)["body"]
+    assert [each["job_id"] for each in told["holds"]] == ["held-1", "held-3"]
+    assert {each["job_id"]: each["reasons"] for each in told["refused"]} == {
+        "a": ["requirements"],
+        "c": ["requirements"],
+        "locked": ["corrupt"],
+    }
+
+
+def test_a_job_is_explained_though_a_factory_that_could_run_it_makes_no_sense(broker: InProcess) -> None:
+    ask(broker, "claim", offers=["gpu"])
+    ask(broker, "drain_factory", factory=broker.caller.factory)
+    broker.submit("job", requires=["gpu"])
+    spoil(broker, f"factory:{broker.caller.factory}", drain="x")
+    told = ask(broker, "explain", job_id="job")
+    assert told["body"]["interest"]["fitting"][0]["factory"] == broker.caller.factory
