@@ -18,6 +18,8 @@ Count = Annotated[int, Meta(ge=0)]
 Epoch = Annotated[int, Meta(ge=1)]
 Ms = Annotated[int, Meta(ge=0)]
 """Broker time, Unix milliseconds, or a span of milliseconds."""
+Scored = Annotated[int, Meta(ge=-(1 << 53), le=1 << 53)]
+"""What the place of a job in the ready index is worked out of: Redis takes no score beyond a float."""
 
 RECENT_REQUESTS_MAX = 8
 """Request ids a job remembers beside its lease (design §3)."""
@@ -175,7 +177,7 @@ class Reservation(Frozen, frozen=True, kw_only=True):
     factory_id: str
     by: str
     """The factory that handed it over."""
-    until_ms: int
+    until_ms: Scored
 
 
 class Hold(Frozen, frozen=True, kw_only=True):
@@ -194,7 +196,7 @@ class Job(Frozen, frozen=True, kw_only=True):
     """The stored version (`Document`) this job was read from. Neither this nor the id is part of the stored body."""
     queue: str
     state: State
-    priority: int = 0
+    priority: Scored = 0
     requires: tuple[str, ...] = ()
     prefers: tuple[tuple[str, int], ...] = ()
     """Terms like those of `requires`, with weights: who meets them is preferred; nobody has to."""
@@ -231,8 +233,8 @@ class Job(Frozen, frozen=True, kw_only=True):
     why: str | None = None
     """Why it ended, where no run of it says so."""
     recent_requests: tuple[Recent, ...] = ()
-    created_ms: int = 0
-    ready_ms: int | None = None
+    created_ms: Scored = 0
+    ready_ms: Scored | None = None
     """Since when it waits, where that is not since its submission: when it came due, or was redriven."""
     updated_ms: int = 0
     last_run_id: str | None = None

@@ -115,3 +115,26 @@ def test_a_job_is_explained_though_a_factory_that_could_run_it_makes_no_sense(br
     spoil(broker, f"factory:{broker.caller.factory}", drain="x")
     told = ask(broker, "explain", job_id="job")
     assert told["body"]["interest"]["fitting"][0]["factory"] == broker.caller.factory
+
+
+BEYOND = 10**400
+"""More than a float, and so a score in Redis, can be."""
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"priority": BEYOND},
+        {"created_ms": BEYOND},
+        {"ready_ms": -BEYOND},
+        {"reserved": {"factory_id": "f", "by": "g", "until_ms": BEYOND}},
+    ],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_a_job_that_can_have_no_place_keeps_no_other_from_its_own(broker: InProcess, wrong: Mapping[str, Any]) -> None:
+    broker.submit("a", "b", "c")
+    spoil(broker, "b", **wrong)
+    broker.redis.flushall()
+    broker.sweep()
+    granted = [ask(broker, "claim")["body"].get("job_id") for _ in range(2)]
+    assert sorted(map(str, granted)) == ["a", "c"]
