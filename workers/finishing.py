@@ -5,6 +5,8 @@ from base64 import b64encode
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
+import msgspec
+from msgspec import Struct
 from redis import Redis
 from redis.client import Pipeline
 
@@ -103,7 +105,28 @@ def bury(pipe: Pipeline, refused: Refused, *, now_ms: int) -> None:
 def read_letters(connection: Redis, limit: int) -> list[dict[str, Any]]:
     """What was put on the dead-letter list, the latest first."""
     texts = cast("list[bytes]", connection.lrange(DEAD, 0, limit - 1))
-    return [json.loads(text) for text in texts]
+    return [_letter(text) for text in texts]
+
+
+class _Letter(Struct):
+    """A dead letter. What is cut and buried as it is taken has no more than a reason, a time and an entry."""
+
+    reason: str
+    at_ms: int | None = None
+    wire: str | None = None
+    rq_job: str | None = None
+    request_id: str | None = None
+    entry: str | None = None
+
+
+def _letter(text: bytes) -> dict[str, Any]:
+    """What a dead letter says; of one that nobody of ours has written, itself: it hides no other."""
+    try:
+        letter = msgspec.json.decode(text, type=_Letter)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        entry = without_tokens(text.decode("utf-8", "replace"))[:ENTRY_CHARS_MAX]
+        letter = _Letter("not a dead letter", entry=entry)
+    return msgspec.structs.asdict(letter)
 
 
 def _tidy(pipe: Pipeline, worker: str, entries: Sequence[Entry]) -> None:
