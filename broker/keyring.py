@@ -8,15 +8,21 @@ import hashlib
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Self, TypeVar
 
+import msgspec
+import structlog
+
+from broker.documents import Frozen
 from broker.entropy import Entropy
 from broker.shared_document import change, read_body
 from broker.signing import BadKey, Key, KeyId, Role, mac
 from datastore import Conflict, Datastore, DatastoreError
 from datastore.confirm import confirmed_create
+from datastore.json_body import decoded
+
+log = structlog.get_logger(__name__)
 
 MASTER_CHARS_MIN = 32
 STANDING_MS = 1_000
@@ -41,11 +47,10 @@ class Standing(Enum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True, slots=True)
-class KeyRecord:
+class KeyRecord(Frozen, frozen=True, kw_only=True):
     """What is stored of a key: everything but its secret."""
 
-    id: str
+    id: str = msgspec.field(name="key_id")
     created_ms: int
     revoked_ms: int | None
 
@@ -164,13 +169,17 @@ def revoke(store: Datastore, entropy: Entropy, id: str, *, now_ms: int) -> bool:
 
 
 def records(store: Datastore) -> Iterator[KeyRecord]:
-    """Every key there is, revoked ones included."""
+    """Every key there is, revoked ones included. A record that makes no sense is reported, and hides no other."""
     cursor: str | None = None
     while True:
         page = store.find({"kind": "signing_key"}, limit=500, cursor=cursor)
         for document in page.documents:
-            body: Mapping[str, Any] = document.body
-            yield KeyRecord(str(body["key_id"]), int(body["created_ms"]), body["revoked_ms"])
+            try:
+                found = decoded(document.body, KeyRecord)
+                KeyId.parse(found.id)
+                yield found
+            except (msgspec.DecodeError, BadKey) as error:
+                log.error("key_corrupt", document=document.id, error=str(error))
         cursor = page.cursor
         if cursor is None:
             return

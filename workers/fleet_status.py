@@ -1,11 +1,12 @@
 """What a fleet looks like from outside: its processes, its workers' heartbeats, its queues."""
 
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, cast
 
 from redis import Redis
 
-from broker import claim_next
+from broker import claim_next, index
 from broker.clock import RedisClock
 from broker.queues import QUEUES, intake_key, rq_queue_key
 from workers import inflight
@@ -34,7 +35,11 @@ def look(redis: Redis) -> Serving:
     """Read it all, in two round trips. Redis errors pass through."""
     now_ms = RedisClock(redis).now_ms()
     beats = cast(list[tuple[bytes, float]], redis.zrange(WORKERS, 0, -1, withscores=True))
-    workers = {name.decode(): max(0, round(now_ms - beat_ms)) for name, beat_ms in beats}
+    workers = {
+        name: max(0, round(now_ms - beat_ms))
+        for text, beat_ms in beats
+        if (name := index.text_of(text)) is not None and isfinite(beat_ms)  # else nobody of ours has written it
+    }
     with redis.pipeline(transaction=False) as pipe:
         for queue in QUEUES:
             pipe.llen(rq_queue_key(queue))

@@ -86,7 +86,10 @@ def moment(unix_ms: int | None) -> str | None:
     """Broker time as a person reads it, UTC."""
     if unix_ms is None:
         return None
-    return datetime.fromtimestamp(unix_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    try:
+        return datetime.fromtimestamp(unix_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    except (ValueError, OverflowError, OSError):  # no time of any calendar: one of them hides no other
+        return f"{unix_ms} ms"
 
 
 def span(ms: int | None) -> str | None:
