@@ -123,9 +123,9 @@ class Guard(Held, ABC, Generic[K]):
             case ClientError():
                 self.lose(type(answer).__name__)
             case Reply():
-                try:
+                try:  # of a broker of another version what makes no sense is asked for again, until the deadline
                     stands = tenure.renewed(answer, now_ms=now_ms, jitter=jitter)
-                except (KeyError, TypeError) as error:  # a broker of another version: asked again, until the deadline
+                except (KeyError, TypeError, OverflowError) as error:
                     log.warning("renewal_failed", job=tenure.job_id, epoch=tenure.epoch, error=repr(error))
                     tenure.renewal_failed(now_ms=now_ms)
                     stands = True

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from broker.client.errors import ClientClosed, ClientError
 from broker.client.notices import Notices
-from broker.client.renewals import Guard, Renewals, broken, leases, tell, timeout_ms
+from broker.client.renewals import Guard, Renewals, apart, broken, leases, tell, timeout_ms
 from broker.client.reply import Reply
 from broker.clock import Steady
 from broker.entropy import Entropy
@@ -88,8 +88,9 @@ class Keeper:
     def _start(self, pace: int | None, target: Callable[[], None]) -> None:
         if pace not in self._threads:
             name = "broker-deadlines" if pace is None else f"broker-renewals-{pace}"
-            self._threads[pace] = threading.Thread(target=target, name=name, daemon=True)
-            self._threads[pace].start()
+            thread = threading.Thread(target=target, name=name, daemon=True)
+            thread.start()  # first: where none can be had, the next lease is to have it tried again
+            self._threads[pace] = thread
 
     def _hurry(self, guard: Guard) -> None:
         with self._changed:
@@ -137,7 +138,8 @@ class Keeper:
                 if not overdue and not self._closed:
                     self._wait_until(self._renewals.deadline_ms(), now_ms)
             for guard in overdue:
-                guard.lose("deadline")
+                with apart(guard):
+                    guard.lose("deadline")
 
     def _wait_until(self, moment_ms: int | None, now_ms: int) -> None:
         self._changed.wait(None if moment_ms is None else max(0, moment_ms - now_ms) / 1000)

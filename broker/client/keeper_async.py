@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from broker.client.errors import ClientClosed, ClientError
 from broker.client.notices import Notices
-from broker.client.renewals import Guard, Renewals, broken, leases, tell, timeout_ms
+from broker.client.renewals import Guard, Renewals, apart, broken, leases, tell, timeout_ms
 from broker.client.reply import Reply
 from broker.clock import Steady
 from broker.entropy import Entropy
@@ -113,7 +113,8 @@ class AsyncKeeper:
                 changed.clear()
                 now_ms = self._steady_ms()
                 for guard in self._renewals.overdue(now_ms):
-                    guard.lose("deadline")
+                    with apart(guard):
+                        guard.lose("deadline")
                 await self._wait_until(self._renewals.deadline_ms(), now_ms, changed)
 
     async def _wait_until(self, moment_ms: int | None, now_ms: int, changed: asyncio.Event) -> None:

@@ -7,7 +7,8 @@ One lease that is due takes along all whose time has half come, so that leases g
 one message and one interval, and go on sharing it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import structlog
@@ -123,4 +124,14 @@ def tell(guards: Sequence[Guard], answer: Reply | ClientError, *, jitter: float)
         results, answer = (), BrokerUnavailable(f"not an answer to renewals: {error!r}")
     each: Sequence[Reply | ClientError] = results if len(results) == len(guards) else [answer] * len(guards)
     for guard, its in zip(guards, each, strict=True):
-        guard.renewed(its, jitter=jitter)
+        with apart(guard):
+            guard.renewed(its, jitter=jitter)
+
+
+@contextmanager
+def apart(guard: Guard) -> Iterator[None]:
+    """What goes wrong with one lease, such as a report that no thread can be had for, ends not what keeps others."""
+    try:
+        yield
+    except Exception:
+        log.exception("lease_not_kept", job=guard.job_id)

@@ -62,7 +62,7 @@ class Tenure:
         `jitter`, in [0, 1), spreads the next renewal over ±10 %.
 
         Raises:
-          KeyError, TypeError: what is said of the lease makes no sense. Nothing has changed.
+          KeyError, TypeError, OverflowError: what is said of the lease makes no sense. Nothing has changed.
         """
         if reply.answer in LOST:
             return False
@@ -73,8 +73,9 @@ class Tenure:
         sent_ms = reply.sent_monotonic_ms
         deadline_ms = max(self.deadline_ms, sent_ms + ttl_ms - ttl_ms // MARGIN_SHARE)
         spread = 1 + RENEWAL_JITTER * (2 * jitter - 1)
-        self.renewal_due_ms = sent_ms + int(ttl_ms / RENEWAL_SHARE * spread)
-        self.ttl_ms, self.deadline_ms, self.directives = ttl_ms, deadline_ms, directives
+        due_ms = sent_ms + int(ttl_ms / RENEWAL_SHARE * spread)
+        self.renewal_due_ms, self.deadline_ms = due_ms, deadline_ms
+        self.ttl_ms, self.directives = ttl_ms, directives
         return True
 
     def renewal_failed(self, *, now_ms: int, pause_ms: int | None = None) -> None:

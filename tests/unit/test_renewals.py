@@ -1,6 +1,6 @@
 """Which leases share a message, when the next one is due, and who is told what of the answer."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -32,20 +32,20 @@ class Bench:
         self.now_ms = 0
         self.renewals = Renewals()
         self.lost: list[str] = []
-        self._keeper = Threadless(
+        self.keeper: Keeper = Threadless(
             lambda: pytest.fail("nothing is sent here"),
             notices=Notices(),
             entropy=SystemEntropy(),
             steady_ms=lambda: self.now_ms,
         )
 
-    def hold(self, job_id: str, *, ttl_ms: int = TTL_MS) -> Lease:
+    def hold(self, job_id: str, *, ttl_ms: int = TTL_MS, kind: type[Lease] = Lease) -> Lease:
         """A lease granted now, and kept from now on."""
         granted = grant(job_id=job_id, sent_ms=self.now_ms, ttl_ms=ttl_ms, remaining_ms=ttl_ms)
-        lease = Lease(
+        lease = kind(
             Wiring(
                 operations=None,  # type: ignore[arg-type]  # nothing is asked
-                keeper=self._keeper,
+                keeper=self.keeper,
                 claim=granted,
                 on_lost=lambda reason: self.lost.append(f"{job_id}: {reason}"),
                 on_cancel=None,
@@ -249,3 +249,38 @@ def test_a_mistake_in_one_round_ends_no_renewals() -> None:
     keeper.let_go(lease)
     keeper.close()
     assert bench.lost == []
+
+
+class Mute(Lease):
+    """A lease of which nothing can be reported, as where no thread can be had."""
+
+    def _report(self, callback: Callable[[], None]) -> None:  # noqa: ARG002
+        raise RuntimeError("can't start new thread")
+
+
+def test_a_loss_that_can_not_be_reported_takes_no_answer_from_the_others() -> None:
+    bench = Bench()
+    guards = [bench.hold("a", kind=Mute), bench.hold("b")]
+    tell(guards, answered(guards, sent_ms=400, but={"a": Answer(Word.LEASE_LOST, Reason.SUPERSEDED)}), jitter=0.5)
+    assert guards[0].lost.is_set()
+    assert guards[1].tenure.deadline_ms == 400 + 54_000
+
+
+def test_a_loss_that_can_not_be_reported_ends_not_the_watch_over_the_others() -> None:
+    bench, line = Bench(), Stumbling()
+    bench.keeper = Keeper(lambda: line, notices=Notices(), entropy=SystemEntropy(), steady_ms=monotonic_ms)  # type: ignore[arg-type,return-value]  # what a keeper needs of a line
+    bench.now_ms = monotonic_ms()
+    for lease in (bench.hold("a", kind=Mute), bench.hold("b")):
+        lease.tenure.deadline_ms = 0
+        bench.keeper._hurry(lease)
+        wait_for(lease.lost.is_set, f"{lease.job_id} is lost at its deadline")
+    bench.keeper.close()
+
+
+def test_an_extension_that_no_clock_can_tell_extends_nothing() -> None:
+    bench = Bench()
+    guards = [bench.hold("a"), bench.hold("b")]
+    text = encode(wire(Answer(Word.OK, body={"results": [plain(Answer(Word.RENEWED, body={"ttl_ms": 7}))] * 2}),
+                       request_id="r", now_ms=0))  # fmt: skip
+    tell(guards, parse_reply(text.replace(b":7", b":7" + b"0" * 400)), jitter=0.5)
+    assert [guard.tenure.deadline_ms for guard in guards] == [54_000, 54_000]
