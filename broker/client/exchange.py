@@ -265,7 +265,10 @@ class Exchange:
             except Exception:  # a reply that nobody foresaw must not leave every other one unread
                 log.exception("reply_failed")
         for grant in surplus:
-            self._give_back(grant)
+            try:
+                self._give_back(grant)
+            except Exception:  # nor must a grant without what it takes to give it back
+                log.exception("reply_failed")
         self._listener.handed_over()  # last: an interrupt before it does all this once more, which changes nothing
 
     def _read_unasked(self) -> None:

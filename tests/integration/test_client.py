@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from broker import queues
-from broker.answers import Word
+from broker import queues, replies
+from broker.answers import Answer, Word, wire
 from broker.client import AsyncClient, BrokerTimeout, BrokerUnavailable, Client, ClientClosed, Reply
 from broker.messages import Claim, ClaimBody, SubmitBody
 from broker.queues import Wire
@@ -57,6 +57,15 @@ def test_a_job_goes_from_submission_to_completion(served: Fleet, wire: Wire) -> 
         assert client.claim().answer is Word.NONE_AVAILABLE
         assert [job["id"] for job in client.jobs(state="succeeded").body["jobs"]] == ["j"]
         assert client.runs("j").body["runs"][0]["result"] == {"done": 1}
+
+
+def test_a_second_grant_that_can_not_be_given_back_keeps_no_reply_from_anybody(served: Fleet, client: Client) -> None:
+    asked = client.claim()
+    body = {"job_id": "j", "epoch": 1, "token": "none of ours", "queue": "default", "ttl_ms": 60_000}
+    grant = wire(Answer(Word.GRANTED, body=body), request_id=asked.request_id, now_ms=asked.server_now_ms)
+    served.redis.rpush(replies.reply_key("f", client._exchange.address.instance), replies.encode(grant))
+    for _ in range(2):
+        assert client.claim().answer is Word.NONE_AVAILABLE
 
 
 def test_release_fail_cancel_redrive_and_revoke_have_their_effect(client: Client) -> None:
