@@ -197,13 +197,19 @@ class Agent:
 
     def _begin(self, grant: Reply) -> None:
         if self._end is not None:  # it was on its way as the agent was told to stop
-            body = grant.body
-            self._client.release(body["job_id"], epoch=body["epoch"], token=body["token"], reason="stopped")
+            self._give_back(grant)
             return
         self.started += 1
         self.unfinished += 1
         self._tell(f"job {grant.body['job_id']}, epoch {grant.body['epoch']}: started")
         self._running.start(grant)
+
+    def _give_back(self, grant: Reply) -> None:
+        job_id, epoch = grant.body["job_id"], grant.body["epoch"]
+        try:
+            self._client.release(job_id, epoch=epoch, token=grant.body["token"], reason="stopped")
+        except ClientError as error:  # its lease expires; what runs still is not to be given up for that
+            self._tell(f"job {job_id}, epoch {epoch}: could not be given back: {error}")
 
     def _pause(self, answer: Reply, asked_ms: int) -> None:
         """Nothing to do now. A claim that has waited its time may be followed by the next at once."""

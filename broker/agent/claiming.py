@@ -4,8 +4,12 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import structlog
+
 from broker.answers import Retry
-from broker.client import BrokerTimeout, Client, ClientError, Reply
+from broker.client import BrokerTimeout, BrokerUnavailable, Client, ClientError, Reply
+
+log = structlog.get_logger(__name__)
 
 WAIT_MS_MAX = 30_000
 """How long one claim waits at the broker. A longer wait is another claim."""
@@ -53,4 +57,7 @@ class Claiming:
             answer = error
         except ClientError as error:
             answer = error
+        except Exception as error:  # a mistake of ours must be told, too: an agent without an answer asks no more
+            log.exception("claim_broke")
+            answer = BrokerUnavailable(f"{type(error).__name__}: {error}")
         self._answered(answer)
