@@ -11,9 +11,10 @@ may lose the lease. What it sends from then on is refused, and its first renewal
 """
 
 import json
-from typing import Any
+from collections.abc import Iterator
 
-import pydantic_core
+import msgspec
+import structlog
 from redis import Redis
 from redis.client import Pipeline
 
@@ -23,6 +24,9 @@ from broker.door import OPEN_DOOR, Door
 from broker.entropy import Entropy
 from broker.messages import Claim, Release, Request
 from broker.scripts import Script
+from datastore.value import Value
+
+log = structlog.get_logger(__name__)
 
 UNREAD = "broker:unread"
 """Sorted set: grants to claims that waited, by when they must have been read, broker time."""
@@ -75,27 +79,72 @@ def take_back_unread(connection: Redis, entropy: Entropy, *, now_ms: int, door: 
     A client that was only slow repeats its request and is told `request_expired {lease_over}`.
     """
     unread = _TAKE_BACK.run(connection, [UNREAD], [now_ms, LOOK_MAX])
-    grants = [(json.loads(entry), grant) for entry, reply in unread for grant in _grants(reply)]
-    silent.stand_behind(connection, (grant["queue"] for _, grant in grants))
-    releases = [(_release(sender, grant, entropy), door.forward(sender["key_id"])) for sender, grant in grants]
+    found = [each for entry, reply in unread for each in _releases(entry, reply, entropy)]
+    silent.stand_behind(connection, (queue for queue, _, _ in found))
     with connection.pipeline(transaction=False) as pipe:
-        for release, seal in releases:
-            queues.enqueue(pipe, release, wire="intake", sign=seal.again)
+        for _, release, key_id in found:
+            queues.enqueue(pipe, release, wire="intake", sign=door.forward(key_id).again)
         pipe.execute()
-    return len(releases)
+    return len(found)
 
 
-def _grants(reply: bytes) -> list[dict[str, Any]]:
-    body: dict[str, Any] = pydantic_core.from_json(reply)["body"]
-    return body.get("grants") or ([body] if "token" in body else [])
+class _Sender(Value, frozen=True):
+    """Who was told of a grant."""
+
+    factory_id: str
+    incarnation: str
+    instance: str
+    key_id: str | None = None
 
 
-def _release(sender: dict[str, Any], grant: dict[str, Any], entropy: Entropy) -> Release:
-    lease = {name: grant[name] for name in ("job_id", "epoch", "token")}
+class _Grant(Value, frozen=True):
+    job_id: str
+    queue: str
+    epoch: int
+    token: str
+
+
+class _Granted(Value, frozen=True):
+    """What a reply grants: one job, or several."""
+
+    grants: tuple[_Grant, ...] = ()
+    token: str | None = None
+
+
+class _Reply(Value, frozen=True):
+    body: msgspec.Raw
+
+
+def _releases(entry: bytes, reply: bytes, entropy: Entropy) -> Iterator[tuple[str, Release, str | None]]:
+    """What gives back what this reply grants: the queue of each job, the request, and the key its sender signs with.
+
+    None where nobody of ours has written that: others of the same look are not to stand for it.
+    """
+    try:
+        sender = msgspec.json.decode(entry, type=_Sender)
+        body = msgspec.json.decode(reply, type=_Reply).body
+        granted = msgspec.json.decode(body, type=_Granted)
+        one = () if granted.token is None else (msgspec.json.decode(body, type=_Grant),)
+        made = [(grant.queue, _release(sender, grant, entropy), sender.key_id) for grant in granted.grants or one]
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        log.warning("grant_not_taken_back", error=type(error).__name__)  # no more: it may hold a token
+        return
+    yield from made
+
+
+def _release(sender: _Sender, grant: _Grant, entropy: Entropy) -> Release:
     return Release.model_validate(
         {
-            **{name: sender[name] for name in ("factory_id", "incarnation", "instance")},
+            "factory_id": sender.factory_id,
+            "incarnation": sender.incarnation,
+            "instance": sender.instance,
             "request_id": entropy.write_id(),
-            "body": {**lease, "reason": "nobody read the grant", "unread": True},
+            "body": {
+                "job_id": grant.job_id,
+                "epoch": grant.epoch,
+                "token": grant.token,
+                "reason": "nobody read the grant",
+                "unread": True,
+            },
         }
     )

@@ -1,6 +1,11 @@
 """Hints that nobody of ours has written: what makes no sense is passed over and cleared away, and all live on."""
 
+import dataclasses
+import itertools
+import signal
+import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import pytest
 import redis
@@ -9,12 +14,16 @@ from broker import index, lock_waits, owed
 from broker.claim_next import answer_key, claim_id, end_waits, mark_key
 from broker.families import children_key
 from broker.messages import Claim
+from broker.queues import QUEUES
+from broker.settings import load
 from datastore import connect
 from tests.caller import Caller
 from tests.fleet import Fleet
 from tests.in_process import InProcess
 from tests.processes import wait_for
 from workers import left_behind
+from workers.claim_worker import ServeLoop
+from workers.runtime import open_runtime
 from workers.taking import WORKERS
 
 pytestmark = pytest.mark.redis
@@ -154,14 +163,25 @@ def test_a_worker_and_a_sweep_live_on(fleet: Fleet) -> None:
     assert (worker.poll(), sweep.poll()) == (None, None)
 
 
-def test_a_worker_outlives_a_mistake_of_its_own_and_tells_of_it(fleet: Fleet) -> None:
-    worker = fleet.start_worker({"BROKER_LOG_LEVEL": "ERROR"})
-    caller = Caller(fleet.redis, "caller")
+def test_a_worker_outlives_a_mistake_of_its_own_and_tells_of_it(
+    redis_client: redis.Redis, redis_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    passed = itertools.count(1)
+
+    def stumbling(point: str) -> None:
+        if point == "taken" and next(passed) == 1:
+            raise RuntimeError("scripted")
+
+    settings = load(redis_url=redis_url, datastore_url=f"sqlite:///{tmp_path}/jobs.db")
+    runtime = dataclasses.replace(open_runtime(settings), at=stumbling)
+    loop = ServeLoop(runtime, "w1", QUEUES)
+    serving = threading.Thread(target=lambda: loop.run(burst=False))
+    serving.start()
+    caller = Caller(redis_client)
     caller.submit("job")
-    # What looks after replies takes it for one of the broker's own.
-    fleet.redis.rpush("broker:reply:x:y", '{"v":1,"request_id":"r","x":1}')
-    fleet.redis.zadd("broker:unread", {'{"channel":"broker:reply:x:y","request_id":"r"}': 1})
-    wait_for(lambda: not fleet.redis.zcard("broker:unread"), "the worker has met it")
     assert caller.ask("claim", job_id="job")["answer"] == "granted"
-    wait_for(lambda: not fleet.redis.keys("broker:inflight:*"), "nothing is left in flight")
-    assert worker.poll() is None
+    wait_for(lambda: not redis_client.keys("broker:inflight:*"), "nothing is left in flight")
+    loop.request_stop(signal.SIGTERM, None)
+    serving.join()
+    runtime.close()
+    assert "serving_failed" in capsys.readouterr().out

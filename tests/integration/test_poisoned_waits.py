@@ -129,3 +129,40 @@ def test_a_worker_serves_on(fleet: Fleet) -> None:
         assert caller.replies(claim)[0]["answer"] == "none_available"
     wait_for(lambda: not fleet.redis.keys("broker:inflight:*"), "nothing is left in flight")
     assert worker.poll() is None
+
+
+REPLY = b'{"v":1,"request_id":"r","body":%b}'
+NOTE: dict[str, object] = {
+    "channel": "broker:reply:x:y",
+    "request_id": "r",
+    "factory_id": "x",
+    "incarnation": "i",
+    "instance": "y",
+}
+WRONG_GRANTS: dict[str, tuple[dict[str, object], bytes]] = {
+    "no reply": (NOTE, b'{"v":1,"request_id":"r","x":1}'),
+    "no JSON": (NOTE, b'{"v":1,"request_id":"r",garbage'),
+    "no text": (NOTE, b'{"v":1,"request_id":"r","' + NO_TEXT + b'":1}'),
+    "too deep": (NOTE, b'{"v":1,"request_id":"r","body":' + b"[" * 90_000),
+    "no body": (NOTE, REPLY % b"5"),
+    "no grant": (NOTE, REPLY % b'{"token":5}'),
+    "a grant of nothing": (NOTE, REPLY % b'{"token":"t"}'),
+    "a grant of no job": (NOTE, REPLY % b'{"token":"t","job_id":"/","queue":"default","epoch":1}'),
+    "a grant among several": (NOTE, REPLY % b'{"grants":[{}]}'),
+    "no sender": ({**NOTE, "factory_id": 5}, REPLY % b'{"token":"t","job_id":"j","queue":"default","epoch":1}'),
+    "a sender of no name": ({**NOTE, "instance": "/"}, REPLY % b'{"token":"t","job_id":"j","queue":"q","epoch":1}'),
+    "no key": ({**NOTE, "key_id": []}, REPLY % b'{"token":"t","job_id":"j","queue":"default","epoch":1}'),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_GRANTS)
+def test_a_grant_that_nobody_reads_is_taken_back_past_what_is_none(broker: InProcess, case: str) -> None:
+    note, reply = WRONG_GRANTS[case]
+    broker.redis.zadd(UNREAD, {json.dumps(note): 1})
+    broker.redis.rpush("broker:reply:x:y", reply)
+    broker.caller.send(broker.caller.make("claim", wait_ms=60_000))
+    broker.serve()
+    broker.caller.send(broker.caller.make("submit", job_id="job"))
+    broker.serve()
+    now_ms = broker.clock.now_ms() + READ_WITHIN_MS
+    assert take_back_unread(broker.redis, broker.context.entropy, now_ms=now_ms) == 1
