@@ -26,6 +26,9 @@ RETRY_MS = 1_000
 """When those who wait for a rate are let through once more, unless they have been told a later time."""
 WAITS = "broker:waits:"
 """Before the id of a slot: the jobs that wait for it."""
+WAITS_TTL_MS = 3_600_000
+"""Since the last job came that waits there; by then the sweep has offered all of them again. A job that is over by
+another way stays here, and its slot may never be given up again: anybody may name new locks."""
 TIMES = f"{WAITS}times"
 """Sorted set: keys of slots by the broker time at which they admit somebody again."""
 
@@ -43,7 +46,9 @@ def wait(pipe: Pipeline, met: Wait, *, step_ms: int) -> None:
         return
     place = Place.of(met.job, step_ms=step_ms)
     index.withdraw(pipe, place)
-    pipe.zadd(waits_key(met.key), {json.dumps(msgspec.structs.asdict(place)): place.score})
+    key = waits_key(met.key)
+    pipe.zadd(key, {json.dumps(msgspec.structs.asdict(place)): place.score})
+    pipe.pexpire(key, WAITS_TTL_MS)
 
 
 def given_up(changes: Iterable[Change]) -> list[str]:

@@ -8,6 +8,7 @@ import redis
 
 from broker.aftermath import on_time
 from broker.limits import limit_key
+from broker.lock_waits import WAITS_TTL_MS, waits_key
 from broker.quotas import holders_of
 from broker.slots import slot_id
 from datastore import Expected, Ok, Unavailable
@@ -183,6 +184,16 @@ def test_removing_a_limit_brings_back_what_stood_aside(broker: InProcess) -> Non
     broker.serve()
     assert granted(broker.caller.replies(waiting)) == ["a"]
     assert ask(broker, "remove_limit", limit="key:gpu")["answer"] == "not_found"
+
+
+def test_what_stands_aside_for_a_lock_that_nobody_gives_up_again_is_forgotten_in_the_end(broker: InProcess) -> None:
+    broker.submit("holds", "waits", locks=["lock"])
+    assert claim(broker, "holds")["answer"] == "granted"
+    assert claim(broker)["answer"] == "none_available"
+    assert ask(broker, "cancel", job_id="waits")["answer"] == "ok"
+    line = waits_key("lock")
+    assert broker.redis.zcard(line) == 1
+    assert 0 < broker.redis.pttl(line) <= WAITS_TTL_MS
 
 
 def test_a_waiting_claim_gets_the_job_when_a_unit_is_given_back(broker: InProcess) -> None:
