@@ -35,6 +35,8 @@ LANE = "broker:lane:"
 INDEXED = "broker:indexed"
 """When all ready jobs were last gone over; gone together with the index when Redis loses everything."""
 
+TEXTS_MAX = 4_096
+"""Texts of terms kept with what they say, up to 12 KB each."""
 _FIRST = 1 << 52
 """Above every score: what is kept for a factory comes before all else."""
 RESERVED_TTL_MS = 86_400_000
@@ -107,7 +109,7 @@ def encode_terms(terms: Iterable[str]) -> str:
     return json.dumps(canonical(terms), separators=(",", ":"))
 
 
-@lru_cache(maxsize=16_384)
+@lru_cache(maxsize=TEXTS_MAX)
 def encode_job_terms(requires: tuple[str, ...], prefers: Preferences) -> str:
     """Requirements and preferences as one text; without preferences as `encode_terms` has it."""
     if not prefers:
@@ -119,7 +121,7 @@ _TERMS = msgspec.json.Decoder(tuple[str, ...])
 _WITH_PREFERENCES = msgspec.json.Decoder(tuple[tuple[str, ...], dict[str, int]])
 
 
-@lru_cache(maxsize=16_384)
+@lru_cache(maxsize=TEXTS_MAX)
 def decode_job_terms(text: str) -> tuple[tuple[str, ...], Preferences] | None:
     """The requirements and preferences in such a text; None where it is none: somebody else has written it."""
     try:

@@ -19,13 +19,16 @@ Preferences: TypeAlias = tuple[tuple[str, int], ...]
 WEIGHT_MAX = 100
 """Of one preference, and of all that are met together."""
 
+KEPT_MAX = 8_192
+"""Answers kept. Anybody may send terms of 4 KB that nobody has sent before, which take twice that here."""
+
 
 def canonical(terms: Iterable[str]) -> tuple[str, ...]:
     """Requirements or offers as a set in one order, so that equal sets are equal values."""
     return tuple(sorted(set(terms)))
 
 
-@lru_cache(maxsize=65_536)
+@lru_cache(maxsize=KEPT_MAX)
 def meets(offers: tuple[str, ...], requires: tuple[str, ...]) -> bool:
     """Whether `offers` (`key=value`, `key`) satisfy every one of `requires`.
 
@@ -35,7 +38,7 @@ def meets(offers: tuple[str, ...], requires: tuple[str, ...]) -> bool:
     return not requires or not unmet(offers, requires)
 
 
-@lru_cache(maxsize=65_536)
+@lru_cache(maxsize=KEPT_MAX)
 def preference(offers: tuple[str, ...], prefers: Preferences) -> int:
     """How well `offers` meet what a job prefers: the weights of the terms they meet, together at most `WEIGHT_MAX`."""
     return min(WEIGHT_MAX, sum(weight for term, weight in prefers if meets(offers, (term,))))

@@ -1,5 +1,12 @@
 """What a worker keeps of where jobs stand: bounded, and of the last look alone."""
 
+import tracemalloc
+from collections.abc import Callable
+
+import pytest
+
+from broker import index
+from broker.matching import canonical, meets, preference
 from broker.ready_sets import FITTINGS_MAX, KEPT_MAX, Fitting, ReadySets
 
 STEP_MS = 600_000
@@ -45,3 +52,24 @@ def _named(names: list[str], fitting: Fitting) -> dict[str, int]:
     return {
         names[number - 1]: bonus for number, bonus in zip(fitting.numbers, fitting.bonuses, strict=True)
     }  # counted from 1, as Lua does
+
+
+@pytest.mark.parametrize(
+    "work_out",
+    [
+        lambda terms: meets(terms, ("gpu",)),
+        lambda terms: preference(terms, (("gpu", 1),)),
+        lambda terms: index.encode_job_terms(terms, ()),
+        lambda terms: index.decode_job_terms(index.encode_terms(terms)),
+    ],
+    ids=["meets", "preference", "encode", "decode"],
+)
+def test_however_many_terms_nobody_has_sent_before_little_is_kept_of_them(
+    work_out: Callable[[tuple[str, ...]], object],
+) -> None:
+    tracemalloc.start()
+    for number in range(20_000):
+        work_out(canonical(f"{number}-{term}={'x' * 150}" for term in range(16)))
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 48_000_000
