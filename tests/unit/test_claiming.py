@@ -285,6 +285,8 @@ def test_every_write_of_a_job_and_its_run_carries_a_mark_of_its_own(desk: Desk) 
     coordinator.report_progress(desk.context, "job", fence, now_ms=NOW + 2_001, progress=1)
     desk.claim(by="g", now_ms=NOW + 2 * TTL)
     desk.ask("revoke", job_id="job")
+    desk.submit("late", run_timeout_ms=1, max_failures=1)
+    coordinator.renew(desk.context, "late", desk.claim("late"), now_ms=NOW + 2)
     marked.inner = Between(store, "job", lambda: empty_slot(desk))
     assert claim(desk, "job", now_ms=NOW + 2 * TTL).answer.reason == "raced"
     desk.ask("cancel", job_id="job")

@@ -1,6 +1,6 @@
 """A confirmed write's verdict is what really happened, for every fault, whatever happened meanwhile."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import product
 
 import msgspec
@@ -291,6 +291,29 @@ def test_of_several_each_verdict_is_what_happened_to_that_one(write: WriteFault,
             assert result == inner.read(name, name), "one that failed has harmed another"
             assert isinstance(result, Ok)
             assert (result.document.rev, result.document.body[WRITE_ID]) == (2, f"of-{name}")
+
+
+class Shortened(Forwarding):
+    """Broken: answers all but the last of several. Counts how often it is asked."""
+
+    asked = 0
+
+    def update_each(self, updates: Sequence[Update]) -> list[UpdateResult]:
+        self.asked += 1
+        return [self.update_if_match(each.id, each.partition_key, each.expected, each.patch) for each in updates[:-1]]
+
+
+def test_a_store_that_leaves_one_of_several_unanswered_is_not_taken_at_its_word() -> None:
+    store = Shortened(MemoryDatastore())
+    job = put_job(store)
+    with pytest.raises(ValueError, match="shorter"):
+        confirmed_updates(store, [Update("job", "job", Expected(job.etag), {WRITE_ID: OURS})] * 2)
+
+
+def test_of_no_updates_a_store_hears_nothing() -> None:
+    store = Shortened(MemoryDatastore())
+    assert confirmed_updates(store, []) == []
+    assert store.asked == 0
 
 
 def test_several_that_were_certainly_not_written_are_told_so() -> None:

@@ -6,13 +6,15 @@ from typing import Any
 import pytest
 
 from broker.answers import Word
-from broker.coordinator import Settlement
+from broker.controls import FLEET_ID, Controls
+from broker.coordinator import Context, Settlement
 from broker.documents import Job, State
+from broker.entropy import SeededEntropy
 from broker.fence import Fence
 from broker.known_jobs import JOBS_MAX, KnownJobs
 from broker.settlement import CAS_ATTEMPTS_MAX
 from broker.transitions import Rules
-from datastore import Datastore, Document, Unavailable
+from datastore import Datastore, Document, Throttled, Unavailable
 from datastore.interface import Expected, Patch, ReadResult, Update, UpdateResult
 from datastore.memory import MemoryDatastore
 from tests.twins.forwarding import Forwarding, write_anyway
@@ -38,12 +40,28 @@ class Meanwhile(Forwarding):
 
 
 class Unreadable(Forwarding):
-    """Fails to read one document."""
+    """Fails to read one document, and counts how often it is asked for."""
+
+    def __init__(self, inner: Datastore, unreadable: str) -> None:
+        super().__init__(inner)
+        self._unreadable = unreadable
+        self.asked = 0
 
     def read(self, id: str, partition_key: str) -> ReadResult:
-        if id == "b":
+        if id == self._unreadable:
+            self.asked += 1
             raise Unavailable("scripted")
         return super().read(id, partition_key)
+
+
+class Full(Forwarding):
+    """Takes no several updates now."""
+
+    sent = 0
+
+    def update_each(self, updates: Sequence[Update]) -> list[UpdateResult]:
+        self.sent += 1
+        raise Throttled(f"scripted: {len(updates)} updates", retry_after_ms=5)
 
 
 class Contended(OneByOne):
@@ -82,15 +100,28 @@ def told(settled: Settlement) -> list[tuple[str, str | None]]:
     return [(each["answer"], each["reason"]) for each in settled.answer.body["results"]]
 
 
-def test_each_is_extended_and_each_write_has_a_mark_of_its_own(desk: Desk) -> None:
+def renewals(desk: Desk) -> list[int]:
+    """How often the lease of each was renewed."""
+    return [job.lease.renewals for job in map(desk.job, NAMES) if job.lease is not None]
+
+
+def test_each_is_extended_and_nothing_else_follows_from_it(desk: Desk) -> None:
     settled = renewed(desk, claimed(desk), now_ms=NOW + 5)
     assert told(settled) == [("renewed", None)] * 3
     for job in map(desk.job, NAMES):
         assert job.lease is not None
         assert (job.lease.expires_ms, job.lease.renewals, job.updated_ms) == (NOW + 5 + TTL, 1, NOW + 5)
-    assert len({desk.job(name).document.body["write_id"] for name in NAMES}) == 3
     assert settled.extended == tuple(map(desk.job, NAMES)), "what it says of the jobs is what is stored"
-    assert settled.changes == (), "nothing follows from it but the telling"
+    assert settled.changes == ()
+
+
+def test_no_mark_is_that_of_another_round(desk: Desk) -> None:
+    fences = claimed(desk)
+    marks: set[object] = set()
+    for round_ in range(3):
+        renewed(desk, fences, now_ms=NOW + round_)
+        marks |= {desk.job(name).document.body["write_id"] for name in NAMES}
+    assert len(marks) == 9
 
 
 def taken_over_meanwhile(store_of: Callable[[Datastore], Datastore]) -> tuple[list[tuple[str, str | None]], str | None]:
@@ -143,7 +174,7 @@ def test_a_run_that_took_too_long_is_ended_and_the_others_go_on(desk: Desk) -> N
 
 
 def test_one_that_the_store_fails_on_leaves_the_others_alone(desk: Desk) -> None:
-    settled = renewed(desk, claimed(desk), store=Unreadable(desk.store))
+    settled = renewed(desk, claimed(desk), store=Unreadable(desk.store, "b"))
     assert told(settled) == [("renewed", None), ("throttled", "store"), ("renewed", None)]
     assert [each["job_id"] for each in settled.answer.body["results"]] == list(NAMES)
 
@@ -154,6 +185,28 @@ def test_one_that_is_no_job_any_more_as_it_is_written_leaves_the_others_alone(de
     settled = renewed(desk, fences, store=store)
     assert told(settled) == [("renewed", None), ("invalid", "corrupt"), ("renewed", None)]
     assert settled.extended == (desk.job("a"), desk.job("c"))
+
+
+def test_what_operators_have_set_is_asked_for_once_where_it_cannot_be_read(desk: Desk) -> None:
+    fences = claimed(desk)
+    store = Unreadable(desk.store, FLEET_ID)
+    desk.context = Context(store, Rules(), SeededEntropy(9), lambda _ms: None, controls=Controls(store))
+    assert told(renewed(desk, fences)) == [("renewed", None)] * 3
+    assert store.asked == 1
+
+
+def test_one_that_does_not_exist_is_not_found_and_the_others_are_renewed(desk: Desk) -> None:
+    fences = claimed(desk)
+    asked = {"a": fences["a"], "none": fences["b"], "c": fences["c"]}
+    assert told(renewed(desk, asked)) == [("renewed", None), ("not_found", None), ("renewed", None)]
+
+
+def test_what_the_store_does_not_take_is_told_so_and_not_sent_again(desk: Desk) -> None:
+    fences = claimed(desk)
+    full = Full(desk.store)
+    assert told(renewed(desk, fences, store=full)) == [("throttled", "store")] * 3
+    assert full.sent == 1
+    assert renewals(desk) == [0, 0, 0]
 
 
 def test_one_that_is_named_twice_is_renewed_twice(desk: Desk) -> None:
@@ -173,7 +226,18 @@ def test_what_is_known_of_a_job_is_not_taken_for_what_was_written_since(desk: De
     settled = renewed(desk, fences, now_ms=NOW + 6)
     assert [each["directives"] for each in settled.answer.body["results"]] == [[], ["cancel"], []]
     assert settled.changes == (), "it was read as it is, and not found out by a lost race"
-    assert [job.lease and job.lease.renewals for job in map(desk.job, NAMES)] == [2, 2, 2]
+    assert renewals(desk) == [2, 2, 2]
+
+
+def test_what_was_written_last_is_known_and_not_parsed_again(desk: Desk) -> None:
+    fences = claimed(desk)
+    assert desk.context.known_jobs.of(desk.job("a").document) == desk.job("a")
+    [a, b, c] = renewed(desk, fences).extended
+    known = desk.context.known_jobs
+    assert [known.of(job.document) is job for job in (a, b, c)] == [True] * 3
+    renewed(desk, fences, now_ms=NOW + 6)
+    assert known.of(a.document) == a, "an earlier version is not taken for the one that is known"
+    assert known.of(a.document) is not a
 
 
 def test_a_bounded_number_of_jobs_is_known(desk: Desk) -> None:
@@ -185,6 +249,15 @@ def test_a_bounded_number_of_jobs_is_known(desk: Desk) -> None:
     assert len(known._jobs) <= JOBS_MAX
     last = job_named(job, f"job-{JOBS_MAX}")
     assert known.of(last.document) == last
+
+
+def test_a_job_that_is_written_again_takes_nobodys_place(desk: Desk) -> None:
+    desk.submit("a")
+    jobs = [job_named(desk.job("a"), f"job-{number}") for number in range(JOBS_MAX)]
+    known = KnownJobs()
+    for job in [*jobs, jobs[0]]:
+        known.keep(job)
+    assert [known.of(job.document) is job for job in (jobs[0], jobs[1], jobs[-1])] == [True] * 3
 
 
 def job_named(job: Job, name: str) -> Job:
