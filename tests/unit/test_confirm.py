@@ -293,6 +293,15 @@ def test_of_several_each_verdict_is_what_happened_to_that_one(write: WriteFault,
             assert (result.document.rev, result.document.body[WRITE_ID]) == (2, f"of-{name}")
 
 
+def test_what_several_are_told_at_once_is_neither_looked_for_nor_sent_again() -> None:
+    sent = Lossy(MemoryDatastore())
+    job, store = put_job(sent.inner), Counting(sent)
+    overwrite(sent.inner)
+    updates = [Update(name, name, Expected(job.etag, job.rev, job), {WRITE_ID: OURS}) for name in ("job", "gone")]
+    assert confirmed_updates(OneByOne(store), updates) == [Conflict(stored(sent.inner)), NotFound()]
+    assert (store.reads, sent.writes_sent) == (0, 2)
+
+
 class Shortened(Forwarding):
     """Broken: answers all but the last of several. Counts how often it is asked."""
 
