@@ -290,6 +290,8 @@ def test_every_write_of_a_job_and_its_run_carries_a_mark_of_its_own(desk: Desk) 
     marked.inner = Between(store, "job", lambda: empty_slot(desk))
     assert claim(desk, "job", now_ms=NOW + 2 * TTL).answer.reason == "raced"
     desk.ask("cancel", job_id="job")
+    desk.submit("child", depends_on=["job"], on_parent_failure="ignore")
+    coordinator.unblock(desk.context, "child", now_ms=NOW)
     desk.ask("redrive", job_id="job")
     assert len(marks) > 20, "the schedule wrote too little: it tests nothing"
     assert all(isinstance(mark, str) and mark for mark in marks)

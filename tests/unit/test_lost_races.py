@@ -178,6 +178,9 @@ def test_a_child_whose_parent_others_keep_writing_is_left_as_it_is(store: Memory
     coordinator.cancel(on(store), "job", request_id="x", now_ms=NOW)
     watched = Watched(store)
     watched.before_write = lambda: touch(store)
-    coordinator.unblock(on(watched), "child", now_ms=NOW)
+    pauses: list[float] = []
+    coordinator.unblock(Context(watched, Rules(), SeededEntropy(7), pauses.append), "child", now_ms=NOW)
     assert (read_job(store, "child") or pytest.fail("gone")).state == "blocked"
+    assert len(pauses) == CAS_ATTEMPTS_MAX - 1
+    assert all(0 <= pause < CAS_PAUSE_MS for pause in pauses)
     assert [id for id, _ in watched.updates] == ["job"] * CAS_ATTEMPTS_MAX

@@ -8,12 +8,10 @@ from broker import coordinator
 from broker.answers import Answer, Reason, Word
 from broker.claiming import now_free
 from broker.controls import FLEET_ID, Controls
-from broker.coordinator import Context, Settlement
+from broker.coordinator import Context
 from broker.documents import State
 from broker.entropy import SeededEntropy
 from broker.fence import Fence
-from broker.runs import read_run
-from broker.settlement import raced
 from broker.transitions import Claimant, Rules
 from datastore import Unavailable
 from datastore.interface import Page, ReadResult
@@ -117,6 +115,15 @@ def test_hold_and_lift_are_each_done_once(desk: Desk) -> None:
     assert desk.job().hold is None
 
 
+def test_what_an_operator_asked_is_remembered_as_theirs(desk: Desk) -> None:
+    desk.submit()
+    desk.claim()
+    asked = ("hold", "lift", "revoke", "cancel", "redrive")
+    for op in asked:
+        assert desk.ask(op, by="operator", job_id="job").answer.word is Word.OK
+    assert [(each.op, each.factory_id) for each in desk.job().recent_requests] == [(op, "operator") for op in asked]
+
+
 def test_redrive_makes_a_job_ready_once(desk: Desk) -> None:
     desk.submit()
     coordinator.cancel(desk.context, "job", request_id="c", now_ms=NOW)
@@ -134,7 +141,9 @@ def test_a_unique_job_is_redriven_only_while_its_key_is_free(desk: Desk) -> None
     assert refused == Answer(Word.CONFLICT, Reason.NOT_UNIQUE, body)
     assert desk.job("one").state is State.CANCELLED
     coordinator.cancel(desk.context, "two", request_id="c", now_ms=NOW)
-    assert coordinator.redrive(desk.context, "one", request_id="e", now_ms=NOW).answer.word == "ok"
+    assert coordinator.redrive(desk.context, "one", request_id="e", now_ms=NOW + 7).answer.word == "ok"
+    [key] = desk.store.find({"kind": "key"}).documents
+    assert (key.body["job_id"], key.body["since_ms"]) == ("one", NOW + 7)
     other = desk.ask("submit", job_id="three", unique={"key": "k"}).answer
     assert (other.word, other.body["job_id"]) == ("conflict", "one"), "it has its key again"
 
@@ -149,6 +158,8 @@ def test_a_hand_over_to_a_factory_that_drains_leaves_the_lease(desk: Desk) -> No
     assert answer.body == facts
     assert desk.job().state is State.LEASED
     desk.ask("drain_factory", factory="g", for_ms=1_000)
+    answer = coordinator.hand_over(desk.context, "job", fence, now_ms=NOW + 999, to="g").answer
+    assert (answer.reason, answer.body["until_ms"]) == ("draining", NOW + 1_000)
     assert coordinator.hand_over(desk.context, "job", fence, now_ms=NOW + 1_000, to="g").answer.word == "ok"
 
 
@@ -172,57 +183,6 @@ def test_a_hand_over_heeds_the_drain_of_the_start_that_registered(desk: Desk) ->
     desk.submit()
     answer = coordinator.hand_over(desk.context, "job", desk.claim(), now_ms=NOW, to="g").answer
     assert answer.reason == "draining"
-
-
-def test_progress_goes_to_the_run_of_its_epoch(desk: Desk) -> None:
-    desk.submit()
-    fence = desk.claim()
-    settled = coordinator.report_progress(desk.context, "job", fence, now_ms=NOW + 7, progress={"half": True})
-    assert settled == Settlement(Answer(Word.OK, body={"job_id": "job"}))
-    assert (desk.run().progress, desk.run().progress_ms) == ({"half": True}, NOW + 7)
-    assert desk.job().document.rev == 2
-    written = desk.store.read("job:run:1", "job")
-    coordinator.report_progress(desk.context, "job", fence, now_ms=NOW + 8, progress={"half": False})
-    assert desk.store.read("job:run:1", "job") != written
-
-
-def test_progress_of_somebody_else_is_refused_and_written_nowhere(desk: Desk) -> None:
-    desk.submit()
-    desk.claim()
-    stranger = Fence("g", 1, "b" * 32, "x")
-    assert (
-        coordinator.report_progress(desk.context, "job", stranger, now_ms=NOW, progress=1).answer.word == "lease_lost"
-    )
-    assert read_run(desk.store, "job", 1) is None
-
-
-def test_a_run_that_is_stuck_is_flagged_by_a_watch_and_unflagged_by_progress(desk: Desk) -> None:
-    desk.submit(stuck_after_ms=1_000)
-    fence = desk.claim()
-    settled = coordinator.watch(desk.context, desk.job(), now_ms=NOW + 1_001)
-    assert [change.after.lease and change.after.lease.stuck_ms for change in settled.changes] == [NOW]
-    told = coordinator.report_progress(desk.context, "job", fence, now_ms=NOW + 1_002, progress=1)
-    assert told.answer == Answer(Word.OK, body={"job_id": "job"})
-    assert [change.after.lease and change.after.lease.stuck_ms for change in told.changes] == [None]
-    assert coordinator.watch(desk.context, desk.job(), now_ms=NOW + 2_002).changes == (), "its progress counts"
-    assert coordinator.watch(desk.context, desk.job(), now_ms=NOW + 2_003).changes != ()
-
-
-def test_a_watch_that_lost_its_race_changes_nothing(desk: Desk) -> None:
-    desk.submit(stuck_after_ms=1_000)
-    fence = desk.claim()
-    found = desk.job()
-    coordinator.renew(desk.context, "job", fence, now_ms=NOW + 1)
-    lost = coordinator.watch(desk.context, found, now_ms=NOW + 1_001)
-    assert (lost.answer, lost.changes) == (raced("job"), ())
-
-
-def test_a_stuck_run_is_ended_where_its_job_says_so(desk: Desk) -> None:
-    desk.submit(stuck_after_ms=1_000, on_stuck="revoke")
-    desk.claim()
-    coordinator.watch(desk.context, desk.job(), now_ms=NOW + 1_001)
-    assert (desk.job().state, desk.run().outcome) == ("scheduled", "revoked")
-    assert NOW + 1_001 <= (desk.job().not_before_ms or 0) < NOW + 1_001 + Rules().backoff_base_ms
 
 
 @pytest.mark.parametrize(
@@ -252,6 +212,18 @@ def test_a_reap_enforces_a_cancel_before_a_deadline_and_starts_what_is_due(desk:
     assert desk.job("later").state is State.SCHEDULED
     coordinator.reap(desk.context, desk.job("later"), now_ms=NOW + 10)
     assert desk.job("later").state is State.READY
+
+
+def test_who_only_looks_at_parents_writes_nothing_on_them(desk: Desk) -> None:
+    desk.submit()
+    coordinator.cancel(desk.context, "job", request_id="c", now_ms=NOW)
+    desk.submit("child", depends_on=["job", "none"], on_parent_failure="ignore")
+    before = desk.job()
+    for sure, written in ((False, 0), (True, 1)):
+        assert coordinator.parent_states(desk.context, desk.job("child"), sure=sure) == {"job": State.CANCELLED}
+        assert desk.job().document.rev == before.document.rev + written
+    assert coordinator.parent_states(desk.context, desk.job("child")) == {"job": State.CANCELLED}
+    assert desk.job().document.rev == before.document.rev + 1
 
 
 def test_a_blocked_job_is_freed_by_its_parents_as_they_stand(desk: Desk) -> None:

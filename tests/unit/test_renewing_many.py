@@ -157,7 +157,8 @@ def test_one_that_is_written_to_meanwhile_is_judged_again_and_renewed(desk: Desk
 def test_one_that_keeps_losing_its_race_is_tried_as_often_as_a_single_renewal(desk: Desk) -> None:
     fences = claimed(desk)
     together, alone = Contended(desk.store), Contended(desk.store)
-    assert told(renewed(desk, {"b": fences["b"]}, store=together)) == [("conflict", "raced")]
+    [lost] = renewed(desk, {"b": fences["b"]}, store=together).answer.body["results"]
+    assert (lost["answer"], lost["reason"], lost["job_id"]) == ("conflict", "raced", "b")
     assert desk.ask("renew", now_ms=NOW + 5, store=alone, **leases(fences)[1]).answer.word is Word.CONFLICT
     assert together.writes == alone.writes == CAS_ATTEMPTS_MAX
 

@@ -7,8 +7,9 @@ import pytest
 from msgspec import convert, structs
 
 from broker import coordinator, repository, runs
+from broker.controls import FactoryRecord
 from broker.coordinator import Context, Settlement
-from broker.documents import Outcome, Run, RunEnd
+from broker.documents import OnStuck, Outcome, Run, RunEnd
 from broker.entropy import SeededEntropy
 from broker.lease_bodies import CompleteBody, ProgressBody, ReleaseBody, RenewBody
 from broker.messages import (
@@ -197,11 +198,27 @@ def renew_what_took_too_long(store: WithoutRuns) -> None:
     sent(store, Renew(request_id="n1", body=body, **SENDER), now_ms=NOW + 1_001)
 
 
+def outlive(store: WithoutRuns) -> None:
+    job = repository.read_job(store, "capped")
+    assert job is not None
+    over = FactoryRecord(incarnation="j", since_ms=NOW, replaced=("i",))
+    context = Context(store, Rules(), SeededEntropy(8), lambda _ms: None)
+    coordinator.outlive(context, job, "f", over, now_ms=NOW + 1)
+
+
+def watch_what_is_stuck(store: WithoutRuns) -> None:
+    job = repository.read_job(store, "capped")
+    assert job is not None
+    coordinator.watch(Context(store, Rules(), SeededEntropy(8), lambda _ms: None), job, now_ms=NOW + 1_001)
+
+
 ENDS: dict[Callable[[WithoutRuns], object], dict[str, Any]] = {
     reap: {"max_expiries": 1},
     claim_late: {"max_expiries": 1},
     revoke_what_is_to_stop: {},
     renew_what_took_too_long: {"run_timeout_ms": 1_000, "max_failures": 1},
+    outlive: {"max_expiries": 1},
+    watch_what_is_stuck: {"stuck_after_ms": 1_000, "on_stuck": OnStuck.REVOKE, "max_failures": 1},
 }
 """Each with what is submitted, so that it ends the job for good."""
 
