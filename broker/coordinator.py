@@ -240,10 +240,11 @@ def watch(context: Context, job: Job, *, now_ms: int) -> Settlement:
     """See whether a leased job gets on, by the progress of its run. A lost race is a skip."""
     run = runs.read_run(context.store, job.id, job.epoch)
     if job.lease is not None and _is_to_change(context, job, run, now_ms=now_ms):
-        # What a read shows may be as it was before: it has got on, unless it can be written on.
+        # What a read shows may be as it was before: it has got on, unless it can be written on. And where its lease is
+        # to end, the sweep finds this run, should this process die before that is on record.
         run = runs.write_open_run(context.store, context.entropy, job.id, job.lease, {})
     judge = partial(_heed, context, job.epoch, now_ms, None if run is None else run.progress_ms)
-    return judge_and_write(context, job.id, judge, job=job, write=_unasked(context), attempts_max=1)
+    return judge_and_write(context, job.id, judge, job=job, attempts_max=1)
 
 
 def _is_to_change(context: Context, job: Job, run: Run | None, *, now_ms: int) -> bool:
@@ -301,7 +302,7 @@ def _as_it_stands(context: Context, parent: Job) -> Job | None:
             case Updated(job):
                 return job
             case Stale(current):
-                read = current or repository.read_job(context.store, parent.id)
+                read = current
             case Missing():
                 return None
     return None
