@@ -47,10 +47,10 @@ class Renewing:
 
     def one(self, held: Held, *, lost: Stale | None = None) -> Settlement:
         """See `renew`. `lost`: a first try has been made, and came second."""
-        judge, write, epoch = partial(self._judge, held), partial(_write_renewal, self._context), held.fence.epoch
+        judge, write = partial(self._judge, held), partial(_write_renewal, self._context)
         if lost is None:
-            return judge_and_write(self._context, held.job_id, judge, write=write, seen_epoch=epoch)
-        return judge_again(self._context, held.job_id, judge, lost, write=write, seen_epoch=epoch)
+            return judge_and_write(self._context, held.job_id, judge, write=write, seen_epoch=held.fence.epoch)
+        return judge_again(self._context, held.job_id, judge, lost, write=write)
 
     def alone(self, held: Held, *, lost: Stale | None = None) -> Settlement | DatastoreError:
         """The same for one of them."""

@@ -167,15 +167,10 @@ def judge_and_write(
     return Settlement(lost.answer if isinstance(lost, Refuse) else raced(job_id))
 
 
-def judge_again(
-    context: Context, job_id: str, judge: Judge, lost: Stale, *, write: Writer, seen_epoch: int = 0
-) -> Settlement:
+def judge_again(context: Context, job_id: str, judge: Judge, lost: Stale, *, write: Writer) -> Settlement:
     """What `judge_and_write` does once its first try has come second."""
     context.pause(CAS_PAUSE_MS * context.entropy.jitter())
-    tries = CAS_ATTEMPTS_MAX - 1
-    return judge_and_write(
-        context, job_id, judge, job=lost.current, write=write, attempts_max=tries, seen_epoch=seen_epoch
-    )
+    return judge_and_write(context, job_id, judge, job=lost.current, write=write, attempts_max=CAS_ATTEMPTS_MAX - 1)
 
 
 def read_known(context: Context, job_id: str, *, seen_epoch: int = 0) -> Job | None:
