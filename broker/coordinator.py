@@ -141,7 +141,7 @@ def _unflagged(context: Context, job: Job, settled: Settlement, *, now_ms: int) 
 
 
 def cancel(
-    context: Context, job_id: str, *, request_id: str, by: str = "", now_ms: int, reason: str | None = None
+    context: Context, job_id: str, *, request_id: str, by: str, now_ms: int, reason: str | None = None
 ) -> Settlement:
     """Cancel a waiting job, or ask the holder of a running one to stop."""
     rules = context.rules
@@ -153,7 +153,7 @@ def cancel(
     )
 
 
-def redrive(context: Context, job_id: str, *, request_id: str, by: str = "", now_ms: int) -> Settlement:
+def redrive(context: Context, job_id: str, *, request_id: str, by: str, now_ms: int) -> Settlement:
     """Make a failed or cancelled job ready again, at the epoch it had; a unique one only if its key is free."""
 
     def write(store: Datastore, job: Job, changes: Mapping[str, Any], *, write_id: str) -> JobUpdate | Denied:
@@ -180,7 +180,7 @@ def revoke(
     job_id: str,
     *,
     request_id: str,
-    by: str = "",
+    by: str,
     now_ms: int,
     reason: str | None = None,
     and_hold: bool = False,
@@ -194,7 +194,7 @@ def revoke(
 
 
 def hold(
-    context: Context, job_id: str, *, request_id: str, by: str = "", now_ms: int, reason: str | None = None
+    context: Context, job_id: str, *, request_id: str, by: str, now_ms: int, reason: str | None = None
 ) -> Settlement:
     """Keep a job from being claimed until it is lifted; a lease that stands is not touched."""
 
@@ -204,7 +204,7 @@ def hold(
     return judge_and_write(context, job_id, judge)
 
 
-def lift(context: Context, job_id: str, *, request_id: str, by: str = "", now_ms: int) -> Settlement:
+def lift(context: Context, job_id: str, *, request_id: str, by: str, now_ms: int) -> Settlement:
     """End an operator's hold."""
     return judge_and_write(
         context, job_id, lambda job: transitions.lift(job, request_id=request_id, by=by, now_ms=now_ms)

@@ -22,7 +22,7 @@ from broker.transitions.decision import (
 )
 
 
-def cancel(job: Job, *, request_id: str, by: str = "", now_ms: int, rules: Rules, reason: str | None) -> Decision:
+def cancel(job: Job, *, request_id: str, by: str, now_ms: int, rules: Rules, reason: str | None) -> Decision:
     """Cancel a waiting job; ask the holder of a running one to stop, and enforce it after the grace."""
     if job.recent(request_id, by):
         return replay(job, request_id, by=by)
@@ -58,7 +58,7 @@ def supersede(job: Job, *, by: str, now_ms: int, anew: bool = True) -> Decision:
     return Write({**changes, "gave_way_to": by}, Answer(Word.OK, body={"job_id": job.id, "state": state.value}))
 
 
-def redrive(job: Job, *, request_id: str, by: str = "", now_ms: int) -> Decision:
+def redrive(job: Job, *, request_id: str, by: str, now_ms: int) -> Decision:
     """Make a failed or cancelled job ready again. Its epoch goes on; its failures and expiries start at 0.
 
     Also one that was superseded: whoever asks for it wants both.
@@ -78,9 +78,7 @@ def redrive(job: Job, *, request_id: str, by: str = "", now_ms: int) -> Decision
     return _write(job, request_id, "redrive", State.READY, changes, now_ms, by=by)
 
 
-def revoke(
-    job: Job, *, request_id: str, by: str = "", now_ms: int, reason: str | None, and_hold: bool = False
-) -> Decision:
+def revoke(job: Job, *, request_id: str, by: str, now_ms: int, reason: str | None, and_hold: bool = False) -> Decision:
     """Take the lease away from its holder; with `and_hold` nobody gets the job until it is lifted."""
     if job.recent(request_id, by):
         return replay(job, request_id, by=by)
@@ -93,14 +91,14 @@ def revoke(
     return _write(job, request_id, "revoke", changes["state"], changes, now_ms, by=by)
 
 
-def hold(job: Job, *, request_id: str, by: str = "", now_ms: int, reason: str | None) -> Decision:
+def hold(job: Job, *, request_id: str, by: str, now_ms: int, reason: str | None) -> Decision:
     """Keep a job from being granted; a lease that stands is not touched."""
     if job.recent(request_id, by):
         return replay(job, request_id, by=by)
     return _write(job, request_id, "hold", job.state, {"hold": Hold(reason=reason, since_ms=now_ms)}, now_ms, by=by)
 
 
-def lift(job: Job, *, request_id: str, by: str = "", now_ms: int) -> Decision:
+def lift(job: Job, *, request_id: str, by: str, now_ms: int) -> Decision:
     """End an operator's hold."""
     if job.recent(request_id, by):
         return replay(job, request_id, by=by)

@@ -191,11 +191,11 @@ def _finish(on: Context, op: str, job_id: str) -> Settlement:
 
 
 def _cancel(store: Datastore, job_id: str) -> None:
-    _assert_good(coordinator.cancel(context(store), job_id, request_id="x1", now_ms=NOW))
+    _assert_good(coordinator.cancel(context(store), job_id, request_id="x1", by="f", now_ms=NOW))
 
 
 def _revoke(store: Datastore, job_id: str) -> None:
-    _assert_good(coordinator.revoke(context(store), job_id, request_id="x1", now_ms=NOW))
+    _assert_good(coordinator.revoke(context(store), job_id, request_id="x1", by="f", now_ms=NOW))
 
 
 def _take_over(store: Datastore, job_id: str) -> None:

@@ -55,9 +55,9 @@ def fight(own: Context, key: str, number: int, policy: str) -> str:
     for step in range(6):
         job_id = f"{key}-{number}-{step}"
         submit(own, job_id, key, chance.choice(["reject", "replace"]))
-        coordinator.cancel(own, job_id, request_id=f"x-{job_id}", now_ms=NOW)
+        coordinator.cancel(own, job_id, request_id=f"x-{job_id}", by="f", now_ms=NOW)
         if chance.random() < 0.7:
-            until_applied(partial(coordinator.redrive, own, job_id, request_id=f"r-{job_id}", now_ms=NOW))
+            until_applied(partial(coordinator.redrive, own, job_id, request_id=f"r-{job_id}", by="f", now_ms=NOW))
     return "done"
 
 

@@ -139,7 +139,7 @@ def test_on_a_store_that_ignores_the_etag_both_of_two_get_the_key_every_time(sto
         second = context(broken)
         first = context(Interrupted(broken, key_id("unique", key), lambda: None))
         submit(first, f"{key}-0", key, "reject")
-        coordinator.cancel(first, f"{key}-0", request_id="x", now_ms=NOW)  # the key is there, and free
+        coordinator.cancel(first, f"{key}-0", request_id="x", by="f", now_ms=NOW)  # the key is there, and free
         raced = context(Interrupted(broken, key_id("unique", key), _submits(second, f"{key}-b", key)))
         assert submit(raced, f"{key}-a", key, "reject") == "ok"
         assert len(of_key(store, key)) == 2
@@ -149,7 +149,7 @@ def test_of_two_that_read_a_free_key_one_gets_it_every_time(store: Datastore) ->
     for number in range(20):
         key = f"k{number}"
         submit(context(store), f"{key}-0", key, "reject")
-        coordinator.cancel(context(store), f"{key}-0", request_id="x", now_ms=NOW)
+        coordinator.cancel(context(store), f"{key}-0", request_id="x", by="f", now_ms=NOW)
         raced = context(Interrupted(store, key_id("unique", key), _submits(context(store), f"{key}-b", key)))
         assert submit(raced, f"{key}-a", key, "reject") == "not_unique"
         assert of_key(store, key) == [f"{key}-b"]
@@ -174,12 +174,12 @@ def _redriven_in_between(store: Datastore) -> tuple[str | None, list[str]]:
     """`a` is over. It is redriven, has its key already, and before it is written `b` is submitted."""
     own = context(store)
     assert submit(own, "a", "k", "reject") == "ok"
-    coordinator.cancel(own, "a", request_id="x", now_ms=NOW)
+    coordinator.cancel(own, "a", request_id="x", by="f", now_ms=NOW)
 
     def others() -> None:
         assert submit(own, "b", "k", "reject") == "ok"
 
-    settled = coordinator.redrive(context(Interrupted(store, "a", others)), "a", request_id="r", now_ms=NOW)
+    settled = coordinator.redrive(context(Interrupted(store, "a", others)), "a", request_id="r", by="f", now_ms=NOW)
     return outcome(settled).reason, sorted(live(store))
 
 
@@ -204,7 +204,7 @@ def test_a_submission_that_died_with_the_key_is_finished_by_the_next(store: Data
     assert submit(context(store), "b", "k", "reject") == "not_unique"
     assert (live(store), read(store, "a").unique) == (["a"], "k")
     assert outcome(submission.submit(context(store), request, now_ms=NOW)).word == "replayed"
-    coordinator.cancel(context(store), "a", request_id="x", now_ms=NOW)
+    coordinator.cancel(context(store), "a", request_id="x", by="f", now_ms=NOW)
     assert submit(context(store), "b", "k", "reject") == "ok"
 
 

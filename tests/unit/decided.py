@@ -38,7 +38,7 @@ def ended(outcome: str, **fields: Any) -> dict[str, Any]:
 
 def remembered(op: str, state: str) -> dict[str, Any]:
     """The change that makes a resend a replay, beside the new state."""
-    by = "" if op in ("cancel", "redrive", "revoke", "hold", "lift") else "holder"
+    by = "operator" if op in ("cancel", "redrive", "revoke", "hold", "lift") else "holder"
     entry = {"request_id": "request-1", "factory_id": by, "op": op, "epoch": EPOCH, "state": state}
     return {"recent_requests": [entry], "state": state, "updated_ms": NOW}
 

@@ -135,7 +135,7 @@ def test_only_a_blocked_job_has_its_parents_read(store: MemoryDatastore) -> None
     watched = Watched(store)
     coordinator.unblock(on(watched), "child", now_ms=NOW)
     assert watched.reads == ["child", "job"]
-    coordinator.cancel(on(store), "child", request_id="x", now_ms=NOW)
+    coordinator.cancel(on(store), "child", request_id="x", by="f", now_ms=NOW)
     watched.reads.clear()
     coordinator.unblock(on(watched), "child", now_ms=NOW)
     assert watched.reads == ["child"]
@@ -309,9 +309,9 @@ def test_what_does_not_exist_is_not_found(op: str) -> None:
         "complete": lambda on: coordinator.complete(on, "none", fence, now_ms=NOW),
         "fail": lambda on: coordinator.fail(on, "none", fence, now_ms=NOW),
         "release": lambda on: coordinator.release(on, "none", fence, now_ms=NOW),
-        "cancel": lambda on: coordinator.cancel(on, "none", request_id="r1", now_ms=NOW),
-        "redrive": lambda on: coordinator.redrive(on, "none", request_id="r1", now_ms=NOW),
-        "revoke": lambda on: coordinator.revoke(on, "none", request_id="r1", now_ms=NOW),
+        "cancel": lambda on: coordinator.cancel(on, "none", request_id="r1", by="f", now_ms=NOW),
+        "redrive": lambda on: coordinator.redrive(on, "none", request_id="r1", by="f", now_ms=NOW),
+        "revoke": lambda on: coordinator.revoke(on, "none", request_id="r1", by="f", now_ms=NOW),
     }
     assert act[op](on(MemoryDatastore())).answer.word == "not_found"
 

@@ -143,7 +143,7 @@ def test_undo_takes_back_its_own_grant_only() -> None:
 
 
 def cancel(found: Job) -> transitions.Decision:
-    return transitions.cancel(found, request_id="request-1", now_ms=NOW, rules=RULES, reason="stop")
+    return transitions.cancel(found, request_id="request-1", by="operator", now_ms=NOW, rules=RULES, reason="stop")
 
 
 @pytest.mark.parametrize("state", ["blocked", "scheduled", "ready"])
@@ -196,7 +196,7 @@ def test_a_job_that_gave_way_and_was_redriven_gives_way_to_another_but_not_to_th
 @pytest.mark.parametrize("asked", [None, CANCEL])
 def test_a_superseded_job_that_loses_its_lease_is_over_and_names_the_newer_one(asked: dict[str, Any] | None) -> None:
     found = job("leased", superseded_by="newer", cancel=asked)
-    decision = transitions.revoke(found, request_id="request-1", now_ms=NOW, reason="mine")
+    decision = transitions.revoke(found, request_id="request-1", by="operator", now_ms=NOW, reason="mine")
     why = {"why": "superseded by newer"} if asked is None else {}
     changes = ended("revoked", error="mine") | counters(releases=1) | why | remembered("revoke", "cancelled")
     assert decision == written(changes, told(epoch=EPOCH, state="cancelled"))
@@ -206,13 +206,13 @@ def test_redrive_makes_a_job_new_but_for_its_epoch_and_releases() -> None:
     found = job("failed", **counters(3, 2, 1), timeout_ms=500, deadline_ms=NOW - 1, not_before_ms=NOW + 5, why="x")
     changes = counters(releases=1) | {"deadline_ms": NOW + 500, "not_before_ms": None, "why": None, "ready_ms": NOW}
     changes["superseded_by"] = None
-    decision = transitions.redrive(found, request_id="request-1", now_ms=NOW)
+    decision = transitions.redrive(found, request_id="request-1", by="operator", now_ms=NOW)
     assert decision == written(changes | remembered("redrive", "ready"), told(epoch=EPOCH, state="ready"))
 
 
 @pytest.mark.parametrize("state", ["succeeded", "ready", "leased"])
 def test_redrive_of_anything_but_a_failed_or_cancelled_job_is_refused(state: str) -> None:
-    decision = transitions.redrive(job(state), request_id="request-1", now_ms=NOW)
+    decision = transitions.redrive(job(state), request_id="request-1", by="operator", now_ms=NOW)
     assert decision == Refuse(Answer(Word.CONFLICT, Reason.NOT_REDRIVABLE, facts(state)))
 
 
@@ -220,7 +220,9 @@ def test_redrive_of_anything_but_a_failed_or_cancelled_job_is_refused(state: str
 @pytest.mark.parametrize("asked", [None, CANCEL])
 def test_revoke_takes_the_lease(and_hold: bool, asked: dict[str, Any] | None) -> None:
     found = job("leased", cancel=asked)
-    decision = transitions.revoke(found, request_id="request-1", now_ms=NOW, reason="mine", and_hold=and_hold)
+    decision = transitions.revoke(
+        found, request_id="request-1", by="operator", now_ms=NOW, reason="mine", and_hold=and_hold
+    )
     state = "ready" if asked is None else "cancelled"
     hold = {"hold": {"reason": "mine", "since_ms": NOW}} if and_hold else {}
     changes = ended("revoked", error="mine") | counters(releases=1) | hold | remembered("revoke", state)
@@ -228,15 +230,15 @@ def test_revoke_takes_the_lease(and_hold: bool, asked: dict[str, Any] | None) ->
 
 
 def test_revoke_of_a_job_nobody_holds_is_refused() -> None:
-    decision = transitions.revoke(job("ready"), request_id="request-1", now_ms=NOW, reason=None)
+    decision = transitions.revoke(job("ready"), request_id="request-1", by="operator", now_ms=NOW, reason=None)
     assert decision == Refuse(Answer(Word.CONFLICT, Reason.NOT_LEASED, facts("ready")))
 
 
 def test_hold_and_lift() -> None:
-    held = transitions.hold(job("ready"), request_id="request-1", now_ms=NOW, reason="wait")
+    held = transitions.hold(job("ready"), request_id="request-1", by="operator", now_ms=NOW, reason="wait")
     changes = {"hold": {"reason": "wait", "since_ms": NOW}} | remembered("hold", "ready")
     assert held == written(changes, told(epoch=EPOCH, state="ready"))
-    lifted = transitions.lift(job("leased"), request_id="request-1", now_ms=NOW)
+    lifted = transitions.lift(job("leased"), request_id="request-1", by="operator", now_ms=NOW)
     assert lifted == written({"hold": None} | remembered("lift", "leased"), told(epoch=EPOCH, state="leased"))
 
 

@@ -164,7 +164,7 @@ def test_of_those_who_look_at_a_child_at_once_not_each_leaves_it_to_the_others(
 ) -> None:
     fields = SubmitBody(job_id="child", depends_on=("job",), on_parent_failure=OnParentFailure(policy))
     assert sent(store, Submit(request_id="s2", body=fields, **ADDRESS)).answer.good
-    coordinator.cancel(on(store), "job", request_id="x", now_ms=NOW)
+    coordinator.cancel(on(store), "job", request_id="x", by="f", now_ms=NOW)
     watched = Watched(store)
     left = iter([True, True, False])
     watched.before_write = lambda: touch(store) if next(left, False) else None  # another looks at the same parent
@@ -175,7 +175,7 @@ def test_of_those_who_look_at_a_child_at_once_not_each_leaves_it_to_the_others(
 def test_a_child_whose_parent_others_keep_writing_is_left_as_it_is(store: MemoryDatastore) -> None:
     fields = SubmitBody(job_id="child", depends_on=("job",), on_parent_failure=OnParentFailure.IGNORE)
     assert sent(store, Submit(request_id="s2", body=fields, **ADDRESS)).answer.good
-    coordinator.cancel(on(store), "job", request_id="x", now_ms=NOW)
+    coordinator.cancel(on(store), "job", request_id="x", by="f", now_ms=NOW)
     watched = Watched(store)
     watched.before_write = lambda: touch(store)
     pauses: list[float] = []

@@ -94,24 +94,26 @@ def test_release_revoke_and_cancel_hand_on_the_reason(desk: Desk) -> None:
     coordinator.release(desk.context, "job", desk.claim(), now_ms=NOW, reason="later")
     assert desk.run(1).error == "later"
     desk.claim()
-    coordinator.revoke(desk.context, "job", request_id="v", now_ms=NOW, reason="mine")
+    coordinator.revoke(desk.context, "job", request_id="v", by="f", now_ms=NOW, reason="mine")
     assert (desk.run(2).error, desk.run(2).outcome, desk.job().hold) == ("mine", "revoked", None)
     desk.claim()
-    coordinator.revoke(desk.context, "job", request_id="w", now_ms=NOW, and_hold=True)
+    coordinator.revoke(desk.context, "job", request_id="w", by="f", now_ms=NOW, and_hold=True)
     assert desk.job().hold is not None
-    coordinator.cancel(desk.context, "job", request_id="c", now_ms=NOW, reason="never mind")
+    coordinator.cancel(desk.context, "job", request_id="c", by="f", now_ms=NOW, reason="never mind")
     assert (desk.job().state, desk.job().why) == ("cancelled", "never mind")
 
 
 def test_hold_and_lift_are_each_done_once(desk: Desk) -> None:
     desk.submit()
     for word in ("ok", "replayed"):
-        assert coordinator.hold(desk.context, "job", request_id="h", now_ms=NOW, reason="wait").answer.word == word
+        assert (
+            coordinator.hold(desk.context, "job", request_id="h", by="f", now_ms=NOW, reason="wait").answer.word == word
+        )
     hold = desk.job().hold
     assert hold is not None
     assert (hold.reason, hold.since_ms) == ("wait", NOW)
     for word in ("ok", "replayed"):
-        assert coordinator.lift(desk.context, "job", request_id="l", now_ms=NOW).answer.word == word
+        assert coordinator.lift(desk.context, "job", request_id="l", by="f", now_ms=NOW).answer.word == word
     assert desk.job().hold is None
 
 
@@ -126,22 +128,22 @@ def test_what_an_operator_asked_is_remembered_as_theirs(desk: Desk) -> None:
 
 def test_redrive_makes_a_job_ready_once(desk: Desk) -> None:
     desk.submit()
-    coordinator.cancel(desk.context, "job", request_id="c", now_ms=NOW)
+    coordinator.cancel(desk.context, "job", request_id="c", by="f", now_ms=NOW)
     for word in ("ok", "replayed"):
-        assert coordinator.redrive(desk.context, "job", request_id="d", now_ms=NOW + 1).answer.word == word
+        assert coordinator.redrive(desk.context, "job", request_id="d", by="f", now_ms=NOW + 1).answer.word == word
     assert (desk.job().state, desk.job().ready_ms) == ("ready", NOW + 1)
 
 
 def test_a_unique_job_is_redriven_only_while_its_key_is_free(desk: Desk) -> None:
     desk.submit("one", unique={"key": "k"})
-    coordinator.cancel(desk.context, "one", request_id="c", now_ms=NOW)
+    coordinator.cancel(desk.context, "one", request_id="c", by="f", now_ms=NOW)
     desk.submit("two", unique={"key": "k"})
-    refused = coordinator.redrive(desk.context, "one", request_id="d", now_ms=NOW).answer
+    refused = coordinator.redrive(desk.context, "one", request_id="d", by="f", now_ms=NOW).answer
     body = {"job_id": "two", "state": "ready", "key": "k"}
     assert refused == Answer(Word.CONFLICT, Reason.NOT_UNIQUE, body)
     assert desk.job("one").state is State.CANCELLED
-    coordinator.cancel(desk.context, "two", request_id="c", now_ms=NOW)
-    assert coordinator.redrive(desk.context, "one", request_id="e", now_ms=NOW + 7).answer.word == "ok"
+    coordinator.cancel(desk.context, "two", request_id="c", by="f", now_ms=NOW)
+    assert coordinator.redrive(desk.context, "one", request_id="e", by="f", now_ms=NOW + 7).answer.word == "ok"
     [key] = desk.store.find({"kind": "key"}).documents
     assert (key.body["job_id"], key.body["since_ms"]) == ("one", NOW + 7)
     other = desk.ask("submit", job_id="three", unique={"key": "k"}).answer
@@ -173,7 +175,7 @@ def test_a_hand_over_reserves_the_job_and_a_cancel_goes_before_a_drain(desk: Des
     assert (desk.run().error, desk.run().handed_to) == ("yours", "g")
     desk.ask("drain_factory", factory="h")
     mine = desk.claim(by="g", now_ms=NOW + 1)
-    coordinator.cancel(desk.context, "job", request_id="c", now_ms=NOW)
+    coordinator.cancel(desk.context, "job", request_id="c", by="f", now_ms=NOW)
     assert coordinator.hand_over(desk.context, "job", mine, now_ms=NOW, to="h").answer.body["state"] == "cancelled"
 
 
@@ -204,7 +206,7 @@ def test_a_reap_does_what_time_demands(desk: Desk, body: dict[str, Any], now_ms:
 def test_a_reap_enforces_a_cancel_before_a_deadline_and_starts_what_is_due(desk: Desk) -> None:
     desk.submit(timeout_ms=5)
     desk.claim()
-    coordinator.cancel(desk.context, "job", request_id="c", now_ms=NOW)
+    coordinator.cancel(desk.context, "job", request_id="c", by="f", now_ms=NOW)
     coordinator.reap(desk.context, desk.job(), now_ms=NOW + Rules().cancel_grace_ms + 1)
     assert desk.job().state is State.CANCELLED
     desk.submit("later", not_before_ms=NOW + 10)
@@ -216,7 +218,7 @@ def test_a_reap_enforces_a_cancel_before_a_deadline_and_starts_what_is_due(desk:
 
 def test_who_only_looks_at_parents_writes_nothing_on_them(desk: Desk) -> None:
     desk.submit()
-    coordinator.cancel(desk.context, "job", request_id="c", now_ms=NOW)
+    coordinator.cancel(desk.context, "job", request_id="c", by="f", now_ms=NOW)
     desk.submit("child", depends_on=["job", "none"], on_parent_failure="ignore")
     before = desk.job()
     for sure, written in ((False, 0), (True, 1)):

@@ -221,7 +221,7 @@ class ActsBefore(Forwarding):
 
 def test_of_two_copies_of_a_submission_at_once_both_join_or_neither_does(desk: Desk) -> None:
     desk.submit("old", unique={"key": "k"})
-    coordinator.cancel(desk.context, "old", request_id="x", now_ms=NOW)
+    coordinator.cancel(desk.context, "old", request_id="x", by="f", now_ms=NOW)
 
     def other_copy() -> None:
         desk.ask("redrive", job_id="old")
@@ -234,10 +234,10 @@ def test_of_two_copies_of_a_submission_at_once_both_join_or_neither_does(desk: D
 
 def test_who_loses_the_race_for_a_key_joins_the_job_that_won_it(desk: Desk) -> None:
     desk.submit("old", unique={"key": "k"})
-    coordinator.cancel(desk.context, "old", request_id="x", now_ms=NOW)
+    coordinator.cancel(desk.context, "old", request_id="x", by="f", now_ms=NOW)
     rival = ActsBefore(desk.store, "j-s1:spec", lambda: desk.submit("rival", unique={"key": "k"}))
     assert joins(desk.on(rival)) == ("rival", True)
-    coordinator.cancel(desk.context, "rival", request_id="x", now_ms=NOW)
+    coordinator.cancel(desk.context, "rival", request_id="x", by="f", now_ms=NOW)
     assert joins(desk.context) == ("rival", True)
 
 

@@ -163,7 +163,7 @@ def test_redrive_starts_the_deadline_anew_and_keeps_the_epoch() -> None:
 def test_revoke_and_hold_keeps_the_job_from_everybody_until_it_is_lifted() -> None:
     held = after(job("leased"), EVENTS["revoke and hold"](job("leased")))
     assert EVENTS["claim"](held).answer.reason is Reason.HELD
-    lifted = after(held, transitions.lift(held, request_id="lift", now_ms=NOW))
+    lifted = after(held, transitions.lift(held, request_id="lift", by="f", now_ms=NOW))
     assert EVENTS["claim"](lifted).answer.word is Word.GRANTED
 
 
@@ -182,7 +182,7 @@ def test_a_job_remembers_no_more_requests_than_it_says() -> None:
     assert RECENT_REQUESTS_MAX == 8  # design §3
     now = job("ready")
     for number in range(RECENT_REQUESTS_MAX + 5):
-        now = after(now, transitions.hold(now, request_id=f"r{number}", now_ms=NOW, reason=None))
+        now = after(now, transitions.hold(now, request_id=f"r{number}", by="f", now_ms=NOW, reason=None))
         assert len(now.recent_requests) == min(number + 1, RECENT_REQUESTS_MAX)
     assert now.recent(f"r{RECENT_REQUESTS_MAX + 4}", "f")
     assert now.recent("r0", "f") is None
@@ -212,6 +212,8 @@ def test_a_dead_lease_whose_job_is_not_for_this_claimant_is_left_to_the_sweep() 
 
 def test_a_late_holder_is_told_how_the_job_ended_not_how_its_own_run_did() -> None:
     released = after(job("leased"), EVENTS["release"](job("leased")))
-    cancelled = after(released, transitions.cancel(released, request_id="op", now_ms=NOW, rules=RULES, reason=None))
+    cancelled = after(
+        released, transitions.cancel(released, request_id="op", by="f", now_ms=NOW, rules=RULES, reason=None)
+    )
     answer = transitions.complete(cancelled, fence("late"), now_ms=NOW, result=None).answer
     assert (answer.word, answer.body["outcome"]) == (Word.ALREADY_TERMINAL, "cancelled")

@@ -103,14 +103,16 @@ class Life:
     def _other(self, event: str, request_id: str, now_ms: int) -> Decision:
         job = self.job
         operator: dict[str, Callable[[], Decision]] = {
-            "cancel": lambda: transitions.cancel(job, request_id=request_id, now_ms=now_ms, rules=RULES, reason=None),
-            "redrive": lambda: transitions.redrive(job, request_id=request_id, now_ms=now_ms),
-            "revoke": lambda: transitions.revoke(job, request_id=request_id, now_ms=now_ms, reason=None),
-            "revoke_hold": lambda: transitions.revoke(
-                job, request_id=request_id, now_ms=now_ms, reason=None, and_hold=True
+            "cancel": lambda: transitions.cancel(
+                job, request_id=request_id, by="f", now_ms=now_ms, rules=RULES, reason=None
             ),
-            "hold": lambda: transitions.hold(job, request_id=request_id, now_ms=now_ms, reason=None),
-            "lift": lambda: transitions.lift(job, request_id=request_id, now_ms=now_ms),
+            "redrive": lambda: transitions.redrive(job, request_id=request_id, by="f", now_ms=now_ms),
+            "revoke": lambda: transitions.revoke(job, request_id=request_id, by="f", now_ms=now_ms, reason=None),
+            "revoke_hold": lambda: transitions.revoke(
+                job, request_id=request_id, by="f", now_ms=now_ms, reason=None, and_hold=True
+            ),
+            "hold": lambda: transitions.hold(job, request_id=request_id, by="f", now_ms=now_ms, reason=None),
+            "lift": lambda: transitions.lift(job, request_id=request_id, by="f", now_ms=now_ms),
             "reap": lambda: transitions.reap(job, now_ms=now_ms, rules=RULES),
             "enforce_cancel": lambda: transitions.enforce_cancel(job, now_ms=now_ms),
             "time_out": lambda: transitions.time_out(job, now_ms=now_ms),

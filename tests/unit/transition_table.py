@@ -79,7 +79,7 @@ EVENTS: Mapping[str, Event] = {
     "its factory starts anew": lambda job: transitions.outlive(job, "holder", STARTED_ANEW, now_ms=NOW),
     "another factory starts anew": lambda job: transitions.outlive(job, "another", STARTED_ANEW, now_ms=NOW),
     "reap": lambda job: transitions.reap(job, now_ms=NOW, rules=RULES),
-    "cancel": lambda job: transitions.cancel(job, request_id="op", now_ms=NOW, rules=RULES, reason=None),
+    "cancel": lambda job: transitions.cancel(job, request_id="op", by="f", now_ms=NOW, rules=RULES, reason=None),
     "enforce cancel": lambda job: transitions.enforce_cancel(job, now_ms=NOW),
     "time out": lambda job: transitions.time_out(job, now_ms=NOW),
     "due": lambda job: transitions.due(job, now_ms=NOW),
@@ -89,13 +89,15 @@ EVENTS: Mapping[str, Event] = {
     "end run": lambda job: transitions.end_run(job, now_ms=NOW, rules=RULES, jitter=0.5),
     "heed progress": lambda job: _heed(job, progress_ms=None),
     "parents unknown": lambda job: transitions.unblock(job, parents={}, now_ms=NOW),
-    "revoke": lambda job: transitions.revoke(job, request_id="op", now_ms=NOW, reason=None),
-    "revoke and hold": lambda job: transitions.revoke(job, request_id="op", now_ms=NOW, reason=None, and_hold=True),
-    "redrive": lambda job: transitions.redrive(job, request_id="op", now_ms=NOW),
+    "revoke": lambda job: transitions.revoke(job, request_id="op", by="f", now_ms=NOW, reason=None),
+    "revoke and hold": lambda job: transitions.revoke(
+        job, request_id="op", by="f", now_ms=NOW, reason=None, and_hold=True
+    ),
+    "redrive": lambda job: transitions.redrive(job, request_id="op", by="f", now_ms=NOW),
     "give way": lambda job: transitions.give_way(job, why="replaced", now_ms=NOW),
     "supersede": lambda job: transitions.supersede(job, by="newer", now_ms=NOW),
-    "hold": lambda job: transitions.hold(job, request_id="op", now_ms=NOW, reason=None),
-    "lift": lambda job: transitions.lift(job, request_id="op", now_ms=NOW),
+    "hold": lambda job: transitions.hold(job, request_id="op", by="f", now_ms=NOW, reason=None),
+    "lift": lambda job: transitions.lift(job, request_id="op", by="f", now_ms=NOW),
 }
 
 
