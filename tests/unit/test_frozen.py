@@ -20,9 +20,12 @@ def nested(levels: int, wrap: Any) -> Any:
 def test_what_is_frozen_is_shared_and_not_copied() -> None:
     frozen = freeze({"lease": {"epoch": 1}, "list": [1, (2,)]})
     assert (type(frozen), type(frozen["list"]), type(frozen["list"][1])) == (FrozenDict, FrozenList, FrozenList)
-    again = freeze({"lease": frozen["lease"], "list": frozen["list"], "n": 1})
+    again = freeze(
+        {"lease": frozen["lease"], "list": frozen["list"], "n": 1, "both": [frozen["lease"], frozen["list"]]}
+    )
     assert again["lease"] is frozen["lease"]
     assert again["list"] is frozen["list"]
+    assert [value is frozen[name] for name, value in zip(("lease", "list"), again["both"], strict=True)] == [True, True]
     fields, _ = freeze_patch({"n": 2})
     assert merge(frozen, fields, ("list",))["lease"] is frozen["lease"]
 
