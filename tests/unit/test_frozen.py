@@ -1,5 +1,6 @@
 """What the stores keep can't be changed in place, is shared rather than copied, and is JSON to the last character."""
 
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -10,8 +11,7 @@ from datastore.frozen import DEPTH_MAX, FrozenDict, FrozenList, freeze, freeze_p
 SURROGATE = "\ud800"
 
 
-def nested(levels: int, wrap: Any) -> Any:
-    value: Any = 1
+def nested(levels: int, wrap: Any, value: Any) -> Any:
     for _ in range(levels):
         value = wrap(value)
     return value
@@ -48,8 +48,9 @@ def test_text_that_is_not_unicode_is_refused_wherever_it_stands(value: Any) -> N
         freeze(value)
 
 
+@pytest.mark.parametrize("innermost", [{}, MappingProxyType({})], ids=["of plain kinds", "with one of a rare kind"])
 @pytest.mark.parametrize("wrap", [lambda value: {"a": value}, lambda value: [value], lambda value: (value,)])
-def test_a_value_may_be_nested_so_deep_and_no_deeper(wrap: Any) -> None:
-    assert freeze(nested(DEPTH_MAX, wrap)) is not None
+def test_a_value_may_be_nested_so_deep_and_no_deeper(wrap: Any, innermost: Any) -> None:
+    assert freeze(nested(DEPTH_MAX - 1, wrap, innermost)) is not None
     with pytest.raises(Rejected, match="nested deeper"):
-        freeze(nested(DEPTH_MAX + 1, wrap))
+        freeze(nested(DEPTH_MAX, wrap, innermost))
