@@ -224,16 +224,16 @@ class ReadsTheJobLate(Forwarding):
         return super().read(id, partition_key)
 
 
-@pytest.mark.parametrize(("times", "word"), [(1, "lease_lost"), (9, "outcome_unknown")])
+@pytest.mark.parametrize(("times", "word", "reason"), [(1, "lease_lost", "released"), (9, "outcome_unknown", "store")])
 def test_progress_of_a_run_that_has_ended_is_not_called_good_where_a_read_is_stale(
-    store: MemoryDatastore, times: int, word: str
+    store: MemoryDatastore, times: int, word: str, reason: str
 ) -> None:
     lease = sent(store, CLAIM).answer.body
     late = ReadsTheJobLate(store, times=times)
     assert coordinator.release(on(store), "job", Fence("f", 1, lease["token"], "r1"), now_ms=NOW + 1).answer.good
     fence = Fence("f", 1, lease["token"], "p1")
     told = coordinator.report_progress(on(late), "job", fence, now_ms=NOW + 2, progress={"done": 3})
-    assert told.answer.word == word
+    assert (told.answer.word, told.answer.reason) == (word, reason)
     [run] = store.find({"kind": "run"}).documents
     assert "progress" not in run.body
 

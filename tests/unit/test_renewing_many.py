@@ -12,7 +12,8 @@ from broker.documents import Job, State
 from broker.entropy import SeededEntropy
 from broker.fence import Fence
 from broker.known_jobs import JOBS_MAX, KnownJobs
-from broker.settlement import CAS_ATTEMPTS_MAX
+from broker.renewing import Held, Renewing
+from broker.settlement import CAS_ATTEMPTS_MAX, CAS_PAUSE_MS, raced
 from broker.transitions import Rules
 from datastore import Datastore, Document, Throttled, Unavailable
 from datastore.interface import Expected, Patch, ReadResult, Update, UpdateResult
@@ -67,7 +68,12 @@ class Full(Forwarding):
 class Contended(OneByOne):
     """Somebody else writes before every write."""
 
+    reads = 0
     writes = 0
+
+    def read(self, id: str, partition_key: str) -> ReadResult:
+        self.reads += 1
+        return super().read(id, partition_key)
 
     def update_if_match(self, id: str, partition_key: str, expected: Expected, patch: Patch) -> UpdateResult:
         self.writes += 1
@@ -157,8 +163,12 @@ def test_one_that_is_written_to_meanwhile_is_judged_again_and_renewed(desk: Desk
 def test_one_that_keeps_losing_its_race_is_tried_as_often_as_a_single_renewal(desk: Desk) -> None:
     fences = claimed(desk)
     together, alone = Contended(desk.store), Contended(desk.store)
-    [lost] = renewed(desk, {"b": fences["b"]}, store=together).answer.body["results"]
-    assert (lost["answer"], lost["reason"], lost["job_id"]) == ("conflict", "raced", "b")
+    pauses: list[float] = []
+    context = Context(together, Rules(), SeededEntropy(9), pauses.append, controls=Controls(desk.store))
+    lost = Renewing(context, "f", now_ms=NOW + 5).each([Held("b", fences["b"])])
+    assert [isinstance(each, Settlement) and each.answer for each in lost] == [raced("b")]
+    assert (len(pauses), together.reads) == (CAS_ATTEMPTS_MAX - 1, 1), "the lost race has shown what came first"
+    assert all(0 <= pause < CAS_PAUSE_MS for pause in pauses)
     assert desk.ask("renew", now_ms=NOW + 5, store=alone, **leases(fences)[1]).answer.word is Word.CONFLICT
     assert together.writes == alone.writes == CAS_ATTEMPTS_MAX
 
