@@ -127,7 +127,9 @@ def test_an_end_that_is_not_on_record_is_unknown_until_a_resend_has_put_it_there
     store.away = True
     complete = Complete(request_id="d1", body=CompleteBody(**fence(sent(store, claim("c1"))), result=7), **SENDER)
     for _ in range(2):
-        assert sent(store, complete).answer.word == "outcome_unknown"
+        settled = sent(store, complete)
+        assert (settled.answer.word, settled.answer.reason) == ("outcome_unknown", "store")
+        assert [change.recorded for change in settled.changes] == [False]
     store.away = False
     assert sent(store, complete).answer.word == "replayed"
     run = runs.read_run(store, "job", 1)
