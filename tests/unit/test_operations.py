@@ -89,6 +89,16 @@ def test_fail_hands_on_error_result_and_whether_to_try_again(desk: Desk) -> None
     assert (desk.job().state, desk.run(2).error) == ("failed", "")
 
 
+@pytest.mark.parametrize(("unread_by", "word"), [("x", "ok"), ("y", "conflict")])
+def test_a_grant_that_is_taken_back_is_that_of_the_client_which_did_not_read_it(
+    desk: Desk, unread_by: str, word: str
+) -> None:
+    desk.submit()
+    fence = desk.claim()
+    answer = coordinator.release(desk.context, "job", fence, now_ms=NOW, unread_by=unread_by).answer
+    assert (answer.word, desk.job().lease is None) == (word, word == "ok")
+
+
 def test_release_revoke_and_cancel_hand_on_the_reason(desk: Desk) -> None:
     desk.submit()
     coordinator.release(desk.context, "job", desk.claim(), now_ms=NOW, reason="later")
