@@ -30,6 +30,8 @@ WAIT_ENDS = "broker:waiting:ends"
 """Sorted set: request id by the end of its wait, broker time."""
 EXPIRE_MAX = 256
 """Waits ended in one call."""
+LOOKS_MAX = 20_000
+"""Looks at sets of waiting claims in one call; what is left, the next call and the sweep do."""
 
 
 UNPARK = (
@@ -63,11 +65,13 @@ end
 _WAKE = Script(
     index.POP_BEST
     + UNPARK
+    + f"local LOOKS_MAX = {LOOKS_MAX}"
     + """
 -- KEYS: 1 waiting, 2 their ends, 3 the intake of claims, 4.. parked sets that fit.  ARGV: the bonus of each set
 local sets = {}
 for i = 4, #KEYS do sets[i - 3] = KEYS[i] end  -- Lua unpacks no more than 8,000
-while true do  -- each round ends it, or clears away one that waits no more
+-- Each round ends it, or clears away one that waits no more: so many of these as the server has time for in one call.
+for _ = 1, math.max(1, math.floor(LOOKS_MAX / #sets)) do
   local best = pop_best(sets, ARGV)
   if not best then return 0 end
   local parked = unpark(best)
@@ -76,6 +80,7 @@ while true do  -- each round ends it, or clears away one that waits no more
     return 1
   end
 end
+return 0
 """
 )
 

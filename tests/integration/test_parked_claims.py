@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, cast
 
 import pytest
@@ -214,6 +215,34 @@ def test_a_job_wakes_a_waiter_however_many_wait_with_offers_of_their_own(broker:
     broker.submit("a")
     assert callers[0].replies(claims[0], deadline_ms=1_000)[0]["body"]["job_id"] == "a"
     assert broker.redis.hlen(claim_next.WAITING) == factories - 1
+
+
+def test_waits_that_redis_forgot_are_cleared_away_some_at_a_time_until_one_is_met_that_stands(
+    broker: InProcess,
+) -> None:
+    forgotten = 300
+    now_ms = broker.clock.now_ms()
+    make = partial(broker.caller.make, "claim", wait_ms=WAIT_MS)
+    with broker.redis.pipeline(transaction=False) as pipe:
+        for number in range(forgotten):
+            claim = make(offers=[f"host={number}"])
+            assert type(claim) is Claim
+            claim_next.park(pipe, claim, now_ms)
+        pipe.delete(claim_next.WAITING)
+        pipe.execute()
+    broker.clock.advance(1)
+    living = make()
+    assert type(living) is Claim
+    with broker.redis.pipeline(transaction=False) as pipe:
+        claim_next.park(pipe, living, broker.clock.now_ms())
+        pipe.execute()
+    broker.submit("a")
+    left = len(broker.redis.keys("broker:parked:default:in:*")) - 1
+    assert left == forgotten - claim_next.LOOKS_MAX // (forgotten + 1), "the server has others to serve"
+    for _ in range(5):
+        broker.sweep()
+    broker.serve()
+    assert broker.caller.replies(living, deadline_ms=1_000)[0]["body"]["job_id"] == "a"
 
 
 def test_a_grant_that_its_waiter_never_reads_goes_to_the_next(broker: InProcess) -> None:
