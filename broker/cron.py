@@ -42,7 +42,12 @@ def within(expression: str, zone: str, *, after_ms: int, until_ms: int, at_most:
 
 def last_until(expression: str, zone: str, until_ms: int) -> int | None:
     """The last time up to and with `until_ms`."""
-    return next(_fires(expression, zone, until_ms + 1_000, back=True), None)
+    found = next(_fires(expression, zone, until_ms + 1_000, back=True), None)
+    if found is None:
+        return None
+    # On its way back CronSim passes over some where a clock is changed by half an hour.
+    later = takewhile(lambda fire_ms: fire_ms <= until_ms, _fires(expression, zone, found))
+    return max([found, *later])
 
 
 def _fires(expression: str, zone: str, from_ms: int, *, back: bool = False) -> Iterator[int]:

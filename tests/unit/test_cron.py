@@ -41,6 +41,18 @@ def test_a_nightly_time_fires_also_in_the_night_that_does_not_have_it() -> None:
     assert fires == [ms("2026-03-29T03:00:00", BERLIN), ms("2026-03-30T02:30:00", BERLIN)]
 
 
+@pytest.mark.parametrize("zone", ["UTC", BERLIN, "Australia/Lord_Howe"], ids=["never", "by an hour", "by half an hour"])
+@pytest.mark.parametrize("night", ["2025-04-05", "2025-10-04", "2026-03-28", "2026-10-24"])
+def test_looked_back_at_a_night_has_the_fires_that_it_had_whatever_its_clock_is_changed_by(
+    zone: str, night: str
+) -> None:
+    start = ms(f"{night}T20:00:00", zone)
+    fires = cron.within("*/20 * * * *", zone, after_ms=start, until_ms=start + 12 * 3_600_000, at_most=100)
+    assert [cron.last_until("*/20 * * * *", zone, fire) for fire in fires] == fires
+    nightly = cron.within("*/20 0 * * *", zone, after_ms=start, until_ms=start + 12 * 3_600_000, at_most=100)
+    assert cron.last_until("*/20 0 * * *", zone, start + 12 * 3_600_000) == nightly[-1]
+
+
 @pytest.mark.parametrize(
     ("expression", "zone", "names"),
     [
