@@ -22,6 +22,8 @@ log = structlog.get_logger(__name__)
 
 CHILDREN_MAX = 256
 """Children of one parent looked at in one round."""
+CHILDREN_TTL_S = 86_400
+"""What a crash has left in a hint ends with it. Where children wait, the sweep writes it again."""
 
 
 def children_key(parent: str) -> str:
@@ -35,7 +37,8 @@ def note(pipe: Pipeline, changes: Iterable[Change]) -> None:
         before, after = change.before, change.after
         if after.state is BLOCKED:
             for parent in after.depends_on:
-                pipe.sadd(children_key(parent), after.id)
+                pipe.sadd(key := children_key(parent), after.id)
+                pipe.expire(key, CHILDREN_TTL_S)
         elif before is not None and before.state is BLOCKED:
             for parent in after.depends_on:
                 pipe.srem(children_key(parent), after.id)

@@ -13,6 +13,7 @@ import redis
 from broker import repository
 from broker.batch import CANDIDATES_MAX, Taken, settle_batch
 from broker.clock import ManualClock, host_now_ms
+from broker.families import CHILDREN_TTL_S, children_key
 from broker.runs import read_run
 from broker.settings import load
 from datastore import (
@@ -91,6 +92,18 @@ def test_a_blocked_job_is_freed_once_all_its_parents_have_succeeded(broker: InPr
         assert state(broker, "child") == "blocked"
         broker.ask(broker.caller.make("complete", **hold(broker, parent)))
     assert broker.ask(broker.caller.make("claim"))[0]["body"]["job_id"] == "child"
+
+
+def test_the_hint_that_a_job_has_children_ends_by_itself_unless_it_is_written_again(broker: InProcess) -> None:
+    broker.submit("parent")
+    broker.submit("child", depends_on=["parent"])
+    key = children_key("parent")
+    assert 0 < broker.redis.ttl(key) <= CHILDREN_TTL_S
+    broker.redis.expire(key, 60)
+    broker.sweep()
+    assert broker.redis.ttl(key) > 60
+    broker.ask(broker.caller.make("cancel", job_id="child"))
+    assert broker.redis.exists(key) == 0
 
 
 def test_a_run_whose_end_was_never_written_is_ended_as_its_job_says(broker: InProcess) -> None:
