@@ -52,4 +52,6 @@ class Heartbeat(Beside):
                     self._runtime.memory.keep(redis)
             except RedisError as error:
                 log.debug("heartbeat_missed", worker=self._worker, error=str(error))
+            except Exception:  # a mistake of ours costs one beat: who lives is not to be taken for dead
+                log.exception("heartbeat_failed", worker=self._worker)
         redis.close()

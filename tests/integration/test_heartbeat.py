@@ -1,0 +1,43 @@
+"""A worker's heart beats for as long as the worker lives, whatever goes wrong with one beat."""
+
+import dataclasses
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+import redis
+
+from broker.settings import load
+from tests.processes import wait_for
+from workers import heartbeat
+from workers.memory_owner import MemoryOwner
+from workers.runtime import open_runtime
+from workers.taking import WORKERS
+
+pytestmark = pytest.mark.redis
+
+
+class Stumbling(MemoryOwner):
+    """The owner of a memory, which by a mistake of ours can't be said once."""
+
+    beats: ClassVar[list[str]] = []
+
+    def keep(self, connection: redis.Redis) -> None:
+        self.beats.append(self.mark)
+        if len(self.beats) == 1:
+            raise RuntimeError("scripted")
+        super().keep(connection)
+
+
+def test_a_beat_that_fails_is_followed_by_others(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeat, "BEAT_S", 0.01)
+    runtime = open_runtime(load(redis_url=redis_url, datastore_url=f"sqlite:///{tmp_path}/jobs.db"))
+    owner = Stumbling(runtime.connection, "mark")
+    beating = dataclasses.replace(runtime, memory=owner)
+    with heartbeat.Heartbeat(beating, "w1"):
+        wait_for(lambda: len(owner.beats) > 1, "it beats on")
+        assert runtime.connection.zscore(WORKERS, "w1") is not None
+    owner.release()
+    runtime.close()
