@@ -8,6 +8,8 @@ import msgspec
 from broker.history.record import VERSION, Record
 
 CHUNK_BYTES = 1 << 18
+_NO_RECORD = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What msgspec says of a text that is none of ours."""
 
 
 class NotAHistory(Exception):
@@ -38,7 +40,7 @@ def _records(path: Path) -> Iterator[list[Record]]:
                 continue
             try:
                 records = decoder.decode_lines(whole)
-            except msgspec.MsgspecError:
+            except _NO_RECORD:
                 raise _broken(decoder, name, number, whole) from None
             for record in records:
                 number += 1
@@ -53,6 +55,6 @@ def _broken(decoder: "msgspec.json.Decoder[Record]", name: str, number: int, lin
         number += 1
         try:
             decoder.decode(line)
-        except msgspec.MsgspecError as error:
+        except _NO_RECORD as error:
             return NotAHistory(f"{name}:{number} is not a record of a history: {error}; check the file's name")
     return NotAHistory(f"{name} is not a history after line {number}; check the file's name")

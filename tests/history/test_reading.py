@@ -90,3 +90,11 @@ def test_what_is_no_history_exits_2(tmp_path: Path, capsys: pytest.CaptureFixtur
     status, out, err = run(capsys, str(path))
     assert (status, out) == (2, "")
     assert "next: " in err
+
+
+@pytest.mark.parametrize("wrong", [b'{"type":"invoke","at":1,"client":"\xff"}', b'{"x":' + b"[" * 90_000])
+def test_a_line_that_is_no_text_or_too_deep_is_named(tmp_path: Path, wrong: bytes) -> None:
+    path = tmp_path / "h.jsonl"
+    path.write_bytes(b'{"type":"start","at":1,"client":"x"}\n' + wrong + b"\n")
+    with pytest.raises(NotAHistory, match=r"h\.jsonl:2 is not a record"):
+        list(read([path]))
