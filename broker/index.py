@@ -17,7 +17,7 @@ from redis.client import Pipeline
 
 from broker.clock import SET_BACK_MS
 from broker.documents import READY as STATE_READY
-from broker.documents import Job
+from broker.documents import Job, Scored
 from broker.matching import Preferences, canonical, meets, preference
 from broker.scripts import Script
 from datastore.value import Value
@@ -49,7 +49,7 @@ class Place(Value, frozen=True):
     job_id: str
     queue: str
     terms: str
-    score: int
+    score: Scored
     lane: str = ""
     """Jobs of one fairness key and one priority stand in line behind one entry. Empty: the job stands for itself."""
     kept_for: str = ""
