@@ -279,6 +279,8 @@ class Exchange:
                 try:
                     while not (self._turns.wanted or self._closed.is_set()):
                         self._read(LOOK_MS)
+                except Exception:  # a mistake of ours: it is tried again, as by whoever asks next
+                    log.exception("reading_failed")
                 finally:
                     self._turns.end(stand_in)
             self._closed.wait(IDLE_S)

@@ -198,6 +198,9 @@ class AsyncExchange:
             except (RedisError, OSError) as error:
                 log.warning("reply_channel_lost", error=str(error))
                 await asyncio.sleep(self._lost.next_s())
+            except Exception:  # a mistake of ours: without a reader no call would ever be answered again
+                log.exception("reading_failed")
+                await asyncio.sleep(self._lost.next_s())
 
     def _deliver(self, texts: Sequence[bytes]) -> None:
         self._lost.reset()
