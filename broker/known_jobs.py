@@ -5,6 +5,9 @@ from datastore import Document
 
 JOBS_MAX = 10_000
 """Jobs kept, some 2 KB each; with more all are forgotten, and parsed once more."""
+NAMES_MAX = 16
+"""Of parents and locks in a job that is kept. One with more, or with what an earlier run came to, may take twenty times
+the room."""
 
 
 class KnownJobs:
@@ -14,7 +17,10 @@ class KnownJobs:
         self._jobs: dict[str, Job] = {}
 
     def keep(self, job: Job) -> None:
-        """Know this version of a job from now on."""
+        """Know this version of a job from now on, unless it is a large one."""
+        if job.last_end is not None or len(job.depends_on) + len(job.locks) > NAMES_MAX:
+            self._jobs.pop(job.id, None)
+            return
         if len(self._jobs) >= JOBS_MAX and job.id not in self._jobs:
             self._jobs.clear()
         self._jobs[job.id] = job

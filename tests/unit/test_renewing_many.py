@@ -11,7 +11,7 @@ from broker.coordinator import Context, Settlement
 from broker.documents import Job, State
 from broker.entropy import SeededEntropy
 from broker.fence import Fence
-from broker.known_jobs import JOBS_MAX, KnownJobs
+from broker.known_jobs import JOBS_MAX, NAMES_MAX, KnownJobs
 from broker.renewing import Held, Renewing
 from broker.settlement import CAS_ATTEMPTS_MAX, CAS_PAUSE_MS, raced
 from broker.transitions import Rules
@@ -269,6 +269,18 @@ def test_a_job_that_is_written_again_takes_nobodys_place(desk: Desk) -> None:
     for job in [*jobs, jobs[0]]:
         known.keep(job)
     assert [known.of(job.document) is job for job in (jobs[0], jobs[1], jobs[-1])] == [True] * 3
+
+
+def test_a_job_that_takes_much_room_is_parsed_each_time(desk: Desk) -> None:
+    desk.submit("a", depends_on=[f"parent-{number}" for number in range(NAMES_MAX)])
+    desk.submit("b", depends_on=[f"parent-{number}" for number in range(NAMES_MAX + 1)])
+    desk.submit("c")
+    desk.ask("fail", job_id="c", error="x" * 1_000, epoch=(fence := desk.claim("c")).epoch, token=fence.token)
+    known = KnownJobs()
+    kept = [desk.job(name) for name in NAMES]
+    for job in kept:
+        known.keep(job)
+    assert [known.of(job.document) is job for job in kept] == [True, False, False]
 
 
 def job_named(job: Job, name: str) -> Job:
