@@ -131,7 +131,10 @@ BEYOND = 10**400
     ],
     ids=lambda wrong: next(iter(wrong)),
 )
-def test_a_job_that_can_have_no_place_keeps_no_other_from_its_own(broker: InProcess, wrong: Mapping[str, Any]) -> None:
+def test_a_job_that_can_have_no_place_keeps_no_other_from_its_own(
+    on_sqlite: InProcess, wrong: Mapping[str, Any]
+) -> None:
+    broker = on_sqlite  # Cosmos DB takes no such number
     broker.submit("a", "b", "c")
     spoil(broker, "b", **wrong)
     broker.redis.flushall()

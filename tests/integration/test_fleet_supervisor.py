@@ -236,7 +236,9 @@ def test_down_returns_when_all_of_the_fleet_is_gone(state: StateDir) -> None:
 def test_down_ends_a_hung_supervisor(state: StateDir) -> None:
     with fleet_in(state) as pids:
         os.kill(pids[0], signal.SIGSTOP)
-        assert down(state, timeout_ms=300)
+        assert down(
+            state, timeout_ms=3_000
+        )  # what the supervisor ran ends on its own, which takes a busy machine a while
         assert [pid for pid in pids if alive(pid)] == []
 
 
