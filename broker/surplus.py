@@ -10,14 +10,15 @@ from functools import partial
 from broker import transitions
 from broker.answers import Word
 from broker.messages import Claim
-from broker.settlement import Context, Settlement, judge_and_write
+from broker.settlement import Context, Settlement, judge_and_write, raced
 from datastore import DatastoreError
 
 
 def taken_back(context: Context, claim: Claim, tries: Sequence[Settlement], *, now_ms: int) -> Sequence[Settlement]:
     """The same, with at most as many grants as were asked for: of those made just now the last ones are undone.
 
-    Where the outcome of one is unknown all stand: the same request will come again.
+    Where the outcome of one is unknown all stand: the same request will come again. One that can't be undone, or that
+    another copy of the claim has been told of meanwhile, stands as well, and is not told here.
     """
     if any(settled.answer.word is Word.OUTCOME_UNKNOWN for settled in tries):
         return tries
@@ -31,10 +32,11 @@ def taken_back(context: Context, claim: Claim, tries: Sequence[Settlement], *, n
 
 
 def _undone(context: Context, claim: Claim, granted: Settlement, *, now_ms: int) -> Settlement:
-    lease = granted.answer.body
-    judge = partial(transitions.undo, epoch=lease["epoch"], request_id=claim.request_id, now_ms=now_ms)
+    job = granted.changes[-1].after
+    judge = partial(transitions.undo, epoch=job.epoch, request_id=claim.request_id, now_ms=now_ms)
     try:
-        undone = judge_and_write(context, lease["job_id"], judge, seen_epoch=lease["epoch"])
-    except DatastoreError:  # it stands until it expires
-        return granted
-    return Settlement(undone.answer, granted.changes + undone.changes, granted.waits)
+        # On this version only: another copy of this claim may have been told of the lease, and have renewed it.
+        undone = judge_and_write(context, job.id, judge, job=job, attempts_max=1).changes
+    except DatastoreError:  # it may stand: then it expires
+        undone = ()
+    return Settlement(raced(job.id), granted.changes + undone, granted.waits)

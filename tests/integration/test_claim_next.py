@@ -13,7 +13,7 @@ from broker.claim_next import claim_id, mark_key
 from broker.messages import Claim, Request
 from broker.proposals import MARK_TTL_MS
 from broker.slots import slot_id
-from datastore import Datastore, Expected, Filter, Page, Patch, ReadResult, Unavailable, UpdateResult
+from datastore import Datastore, Expected, Filter, Ok, Page, Patch, ReadResult, Unavailable, UpdateResult
 from tests.caller import Caller
 from tests.in_process import SKEW_MS, TTL_MS, InProcess
 from tests.twins.forwarding import Forwarding
@@ -176,17 +176,13 @@ def dying_in_the_second_round() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("free_again", [True, False])
-@pytest.mark.parametrize("count", [None, 1, 2])
-def test_a_claim_taken_over_in_its_second_round_gets_no_more_than_it_asked_for_and_as_it_asked_for_it(
-    broker: InProcess, count: int | None, free_again: bool
-) -> None:
+def _left_in_its_second_round(broker: InProcess, claim: Request, *, free_again: bool = True) -> None:
+    """Its worker died over it, having proposed `waits-for-it` and then `b`. Both are free by now if `free_again`."""
     broker.submit("holds-the-lock", locks=["l"])
     lease = _lease(broker.ask(broker.caller.make("claim", job_id="holds-the-lock"))[0])
     broker.submit("waits-for-it", locks=["l"])
     broker.clock.advance(1)
     broker.submit("b", "c")
-    claim = broker.caller.make("claim", count=count)
     broker.caller.send(claim)
     hand = broker.take("w1")
     with dying_in_the_second_round():
@@ -194,6 +190,15 @@ def test_a_claim_taken_over_in_its_second_round_gets_no_more_than_it_asked_for_a
     broker.kill("w1")
     if free_again:
         broker.ask(broker.caller.make("complete", **lease), worker="w3")
+
+
+@pytest.mark.parametrize("free_again", [True, False])
+@pytest.mark.parametrize("count", [None, 1, 2])
+def test_a_claim_taken_over_in_its_second_round_gets_no_more_than_it_asked_for_and_as_it_asked_for_it(
+    broker: InProcess, count: int | None, free_again: bool
+) -> None:
+    claim = broker.caller.make("claim", count=count)
+    _left_in_its_second_round(broker, claim, free_again=free_again)
     leased = set(_leased(broker)) - {"holds-the-lock"}
     InProcess(ShowsNoLeaseYet(broker.store), broker.redis).take_over("w2")
     body = broker.caller.replies(claim)[0]["body"]
@@ -203,6 +208,56 @@ def test_a_claim_taken_over_in_its_second_round_gets_no_more_than_it_asked_for_a
     assert {*_leased(broker)} - {"holds-the-lock"} == set(told), "nothing is leased that nobody was told of"
     others = [_next(broker)["answer"] for _ in range(3)].count("granted")
     assert others == (3 if free_again else 2) - len(told), "what it did not get is there for others"
+
+
+class ToldMeanwhile(Forwarding):
+    """A store in which the holder that another copy of a claim was told of renews at once, as soon as it may."""
+
+    def __init__(self, inner: Datastore, job_id: str) -> None:
+        super().__init__(inner)
+        self._job_id = job_id
+
+    def update_if_match(self, id: str, partition_key: str, expected: Expected, patch: Patch) -> UpdateResult:
+        result = super().update_if_match(id, partition_key, expected, patch)
+        if id == self._job_id and isinstance(result, Ok) and patch.get("state") == "leased":
+            lease: Any = result.document.body["lease"]
+            renewed = {"lease": {**lease, "renewals": 1}}
+            super().update_if_match(id, partition_key, Expected(etag=result.document.etag), renewed)
+        return result
+
+
+class KeepsALease(Forwarding):
+    """A store that fails where a lease of one job is to be given back."""
+
+    def __init__(self, inner: Datastore, job_id: str) -> None:
+        super().__init__(inner)
+        self._job_id = job_id
+
+    def update_if_match(self, id: str, partition_key: str, expected: Expected, patch: Patch) -> UpdateResult:
+        if id == self._job_id and patch.get("state") == "ready":
+            raise Unavailable(f"scripted: {id} can't be written")
+        return super().update_if_match(id, partition_key, expected, patch)
+
+
+@pytest.mark.parametrize("count", [None, 1])
+def test_a_grant_that_another_copy_was_told_of_is_not_taken_back_as_one_too_many(
+    broker: InProcess, count: int | None
+) -> None:
+    claim = broker.caller.make("claim", count=count)
+    _left_in_its_second_round(broker, claim)
+    InProcess(ToldMeanwhile(ShowsNoLeaseYet(broker.store), "b"), broker.redis).take_over("w2")
+    assert _leased(broker) == ["b", "waits-for-it"], "its holder counts on it"
+    body = broker.caller.replies(claim)[0]["body"]
+    assert [each["job_id"] for each in body.get("grants", [body])] == ["waits-for-it"]
+
+
+@pytest.mark.parametrize("count", [None, 1])
+def test_a_grant_too_many_that_cannot_be_taken_back_is_not_told(broker: InProcess, count: int | None) -> None:
+    claim = broker.caller.make("claim", count=count)
+    _left_in_its_second_round(broker, claim)
+    InProcess(KeepsALease(ShowsNoLeaseYet(broker.store), "b"), broker.redis).take_over("w2")
+    body = broker.caller.replies(claim)[0]["body"]
+    assert [each["job_id"] for each in body.get("grants", [body])] == ["waits-for-it"]
 
 
 def test_two_copies_in_one_batch_get_one_job(broker: InProcess) -> None:
