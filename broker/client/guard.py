@@ -125,7 +125,7 @@ class Guard(Held, ABC, Generic[K]):
             case Reply():
                 try:  # of a broker of another version what makes no sense is asked for again, until the deadline
                     stands = tenure.renewed(answer, now_ms=now_ms, jitter=jitter)
-                except (KeyError, TypeError, OverflowError) as error:
+                except (KeyError, TypeError, ValueError) as error:
                     log.warning("renewal_failed", job=tenure.job_id, epoch=tenure.epoch, error=repr(error))
                     tenure.renewal_failed(now_ms=now_ms)
                     stands = True

@@ -15,6 +15,8 @@ MARGIN_SHARE = 10
 RENEWAL_TIMEOUT_MAX_MS = 3_000
 RETRY_SHARE = 30
 """A renewal without an answer is tried again after a thirtieth of the ttl, some twenty times before the deadline."""
+TTL_MAX_MS = 8_640_000_000
+"""A hundred times the longest that a broker gives. No thread waits for much more, and 0 is due at once."""
 LOST = frozenset({Word.LEASE_LOST, Word.ALREADY_TERMINAL, Word.NOT_FOUND, Word.INVALID, Word.UNAUTHORIZED})
 """Answers after which there is nothing left to renew."""
 
@@ -62,7 +64,7 @@ class Tenure:
         `jitter`, in [0, 1), spreads the next renewal over ±10 %.
 
         Raises:
-          KeyError, TypeError, OverflowError: what is said of the lease makes no sense. Nothing has changed.
+          KeyError, TypeError, ValueError: what is said of the lease makes no sense. Nothing has changed.
         """
         if reply.answer in LOST:
             return False
@@ -70,6 +72,8 @@ class Tenure:
             self.renewal_failed(now_ms=now_ms, pause_ms=reply.retry_after_ms if reply.retry is Retry.LATER else None)
             return True
         ttl_ms, directives = reply.body["ttl_ms"], frozenset(reply.body.get("directives", ()))
+        if not 0 < ttl_ms <= TTL_MAX_MS:
+            raise ValueError("an extension beyond all that is given")
         sent_ms = reply.sent_monotonic_ms
         deadline_ms = max(self.deadline_ms, sent_ms + ttl_ms - ttl_ms // MARGIN_SHARE)
         spread = 1 + RENEWAL_JITTER * (2 * jitter - 1)

@@ -14,6 +14,7 @@ from broker.client.notices import Notices
 from broker.client.renewals import Renewals, leases, tell, timeout_ms
 from broker.client.reply import parse_reply
 from broker.client.steps import drive
+from broker.client.tenure import RETRY_SHARE
 from broker.clock import monotonic_ms
 from broker.entropy import SystemEntropy
 from broker.lease_bodies import RENEW_MAX
@@ -277,10 +278,12 @@ def test_a_loss_that_can_not_be_reported_ends_not_the_watch_over_the_others() ->
     bench.keeper.close()
 
 
-def test_an_extension_that_no_clock_can_tell_extends_nothing() -> None:
+@pytest.mark.parametrize("ttl_ms", [-7, 0, 10**13, 7 * 10**400])
+def test_an_extension_that_no_clock_can_tell_or_that_is_none_extends_nothing(ttl_ms: int) -> None:
     bench = Bench()
     guards = [bench.hold("a"), bench.hold("b")]
     text = encode(wire(Answer(Word.OK, body={"results": [plain(Answer(Word.RENEWED, body={"ttl_ms": 7}))] * 2}),
                        request_id="r", now_ms=0))  # fmt: skip
-    tell(guards, parse_reply(text.replace(b":7", b":7" + b"0" * 400)), jitter=0.5)
+    tell(guards, parse_reply(text.replace(b":7", b":" + str(ttl_ms).encode())), jitter=0.5)
     assert [guard.tenure.deadline_ms for guard in guards] == [54_000, 54_000]
+    assert [guard.tenure.renewal_due_ms for guard in guards] == [bench.now_ms + TTL_MS // RETRY_SHARE] * 2
