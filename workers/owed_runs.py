@@ -81,6 +81,7 @@ class Look:
         """
         server = str(self._redis.info("server").get("run_id"))
         if self._redis.get(LOOKED) == server.encode():
+            self._server = None  # done, maybe by another sweep: should the mark be lost, a look begins anew
             return
         if server != self._server:
             self._server, self._since_ms, self._last, self._left = server, now_ms, False, dict.fromkeys(ENDED)

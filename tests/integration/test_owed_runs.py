@@ -104,6 +104,23 @@ def test_what_was_on_its_way_as_redis_went_may_end_a_job_a_minute_later(redis_cl
     assert broker.sweep().runs_mended == 1
 
 
+def test_a_look_that_another_sweep_has_ended_is_not_gone_on_with_once_its_mark_is_lost(
+    redis_client: redis.Redis,
+) -> None:
+    store = WithoutRuns(MemoryDatastore())
+    broker = InProcess(store, redis_client)
+    broker.sweep()
+    looked(InProcess(store, redis_client))
+    broker.clock.advance(LANDING_MS)
+    broker.sweep()
+    redis_client.flushall()
+    assert broker.sweep().runs_mended == 0
+    broker = ended_without_a_record(redis_client, store, broker)
+    redis_client.delete(owed.OWED)
+    broker.clock.advance(LANDING_MS)
+    assert broker.sweep().runs_mended == 1
+
+
 def test_jobs_that_have_ended_are_looked_at_a_page_a_sweep(
     redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
