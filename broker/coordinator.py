@@ -161,7 +161,7 @@ def redrive(context: Context, job_id: str, *, request_id: str, by: str, now_ms: 
             admitted = keys.take(context, job.unique, job_id, now_ms=now_ms)
             if isinstance(admitted, keys.Busy):
                 return Denied(not_unique(admitted.owner))
-        if job.supersedes is not None:
+        if changes and job.supersedes is not None:  # not where a refusal is only made sure of
             keys.note_redriven(context, job.supersedes, job_id)
         return repository.rev_update_job(store, job, changes, write_id=write_id)
 

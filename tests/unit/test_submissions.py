@@ -280,6 +280,14 @@ def test_a_new_submission_supersedes_whatever_was_redriven_too(desk: Desk, older
     assert [name for name in (*older, "x", "y") if desk.job(name).state is State.READY] == ["y"]
 
 
+def test_a_redrive_that_is_refused_takes_no_place_among_those_that_were_redriven(desk: Desk) -> None:
+    supersedes(desk, "a", "b")
+    key = keys.key_id("newest", "k")
+    before = desk.store.read(key, key)
+    assert desk.ask("redrive", job_id="b").answer.word is Word.CONFLICT
+    assert desk.store.read(key, key) == before
+
+
 class Meanwhile(Forwarding):
     """As one document is written, something else happens first, once."""
 
