@@ -20,6 +20,7 @@ from broker import (
 from broker.answers import Answer, Reason, Word, past_deadline, plain
 from broker.coordinator import Context, Settlement
 from broker.documents import spec_id
+from broker.failures import trace
 from broker.fence import Fence
 from broker.messages import (
     Cancel,
@@ -92,7 +93,7 @@ def settle(context: Context, request: Request, *, now_ms: int, candidate: str | 
         return failed(context, error, () if candidate is None else (candidate,))
     except Exception:
         # A mistake of ours must not stop the worker, nor undo the batch of the others.
-        log.exception("settle_failed", op=request.op, request_id=request.request_id)
+        log.error("settle_failed", op=request.op, request_id=request.request_id, exception=trace())
         return Settlement(Answer(Word.OUTCOME_UNKNOWN))
 
 

@@ -8,6 +8,7 @@ import structlog
 
 from broker.answers import Retry
 from broker.client import BrokerTimeout, BrokerUnavailable, Client, ClientError, Reply
+from broker.failures import trace
 
 log = structlog.get_logger(__name__)
 
@@ -58,6 +59,6 @@ class Claiming:
         except ClientError as error:
             answer = error
         except Exception as error:  # a mistake of ours must be told, too: an agent without an answer asks no more
-            log.exception("claim_broke")
+            log.error("claim_broke", exception=trace())
             answer = BrokerUnavailable(f"{type(error).__name__}: {error}")
         self._answered(answer)

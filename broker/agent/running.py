@@ -9,6 +9,7 @@ import structlog
 
 from broker.client import Client, ClientError, LeaseLost, Reply
 from broker.exec import CancelAsked, Command, Ending, Events, ExecResult, Lost, Told, work
+from broker.failures import trace
 
 log = structlog.get_logger(__name__)
 
@@ -59,5 +60,5 @@ class Running:
         except ClientError as error:
             return ExecResult(Ending.UNKNOWN, str(error), job_id, epoch)
         except Exception as error:  # a mistake of ours must not end the agent; the guard has failed the job
-            log.exception("job_failed", job=job_id)
+            log.error("job_failed", job=job_id, exception=trace())
             return ExecResult(Ending.FAILED, f"{type(error).__name__}: {error}", job_id, epoch)

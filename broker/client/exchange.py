@@ -18,6 +18,7 @@ from broker.client.reply import Reply, parse_reply
 from broker.client.turns import Turns, Waiter
 from broker.clock import monotonic_ms
 from broker.entropy import Entropy
+from broker.failures import trace
 
 if TYPE_CHECKING:
     from broker.history import Recorder
@@ -263,12 +264,12 @@ class Exchange:
                 with self._lock:
                     surplus += self._pending.deliver(text)
             except Exception:  # a reply that nobody foresaw must not leave every other one unread
-                log.exception("reply_failed")
+                log.error("reply_failed", exception=trace())
         for grant in surplus:
             try:
                 self._give_back(grant)
             except Exception:  # nor must a grant without what it takes to give it back
-                log.exception("reply_failed")
+                log.error("reply_failed", exception=trace())
         self._listener.handed_over()  # last: an interrupt before it does all this once more, which changes nothing
 
     def _read_unasked(self) -> None:
@@ -280,7 +281,7 @@ class Exchange:
                     while not (self._turns.wanted or self._closed.is_set()):
                         self._read(LOOK_MS)
                 except Exception:  # a mistake of ours: it is tried again, as by whoever asks next
-                    log.exception("reading_failed")
+                    log.error("reading_failed", exception=trace())
                 finally:
                     self._turns.end(stand_in)
             self._closed.wait(IDLE_S)

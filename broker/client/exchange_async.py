@@ -18,6 +18,7 @@ from broker.client.pending import LATE_MS, Pending
 from broker.client.reply import Reply, parse_reply
 from broker.clock import Steady, monotonic_ms
 from broker.entropy import Entropy
+from broker.failures import trace
 
 if TYPE_CHECKING:
     from broker.history import Recorder
@@ -199,7 +200,7 @@ class AsyncExchange:
                 log.warning("reply_channel_lost", error=str(error))
                 await asyncio.sleep(self._lost.next_s())
             except Exception:  # a mistake of ours: without a reader no call would ever be answered again
-                log.exception("reading_failed")
+                log.error("reading_failed", exception=trace())
                 await asyncio.sleep(self._lost.next_s())
 
     def _deliver(self, texts: Sequence[bytes]) -> None:
@@ -208,7 +209,7 @@ class AsyncExchange:
             try:
                 surplus = self._pending.deliver(text)
             except Exception:  # a reply that nobody foresaw must not leave every other one unread
-                log.exception("reply_failed")
+                log.error("reply_failed", exception=trace())
                 continue
             for grant in surplus:
                 self._give_back(grant)

@@ -28,6 +28,7 @@ from broker.client.steps import Step, Steps
 from broker.client.tenure import LOST, Tenure
 from broker.clock import Steady
 from broker.entropy import Entropy
+from broker.failures import trace
 
 if TYPE_CHECKING:
     from broker.client.factory_operations import FactoryOperations
@@ -252,4 +253,4 @@ def call_back(callback: Callable[[], None], job_id: str) -> None:
     try:
         callback()
     except Exception:
-        log.exception("callback_failed", job=job_id)
+        log.error("callback_failed", job=job_id, exception=trace())

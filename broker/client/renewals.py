@@ -17,6 +17,7 @@ from broker.client.errors import BrokerUnavailable, ClientError
 from broker.client.guard import Guard as AnyGuard
 from broker.client.reply import Reply
 from broker.client.tenure import FIRST_RENEWAL_SHARE
+from broker.failures import trace
 from broker.lease_bodies import RENEW_MAX
 
 Guard: TypeAlias = AnyGuard[Any]
@@ -109,7 +110,7 @@ def timeout_ms(guards: Sequence[Guard]) -> int:
 
 def broken(error: Exception) -> BrokerUnavailable:
     """What a round that failed by a mistake of ours is worth: nothing, so that it is tried again."""
-    log.exception("renewals_broke")
+    log.error("renewals_broke", exception=trace())
     return BrokerUnavailable(f"{type(error).__name__}: {error}")
 
 
@@ -134,4 +135,4 @@ def apart(guard: Guard) -> Iterator[None]:
     try:
         yield
     except Exception:
-        log.exception("lease_not_kept", job=guard.job_id)
+        log.error("lease_not_kept", job=guard.job_id, exception=trace())
