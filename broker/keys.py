@@ -10,13 +10,17 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+import structlog
+
 from broker import repository, transitions
 from broker.asked import Asked
 from broker.documents import WAITING, Job
 from broker.settlement import Change, Context, Judge, judge_and_write
-from datastore import Conflict, Document, Expected, NotFound, Ok, OutcomeUnknown, Unavailable
+from datastore import Conflict, Corrupt, Document, Expected, NotFound, Ok, OutcomeUnknown, Unavailable
 from datastore.confirm import confirmed_create, confirmed_update
 from datastore.value import Value
+
+log = structlog.get_logger(__name__)
 
 KEY_WRITES_MAX = 16
 """Tries to change a key that others change too."""
@@ -180,7 +184,8 @@ def _all_superseded(context: Context, older: Sequence[str], by: str, now_ms: int
 
 
 def _superseded(context: Context, job_id: str, by: str, now_ms: int, *, anew: bool = True) -> tuple[Change, ...]:
-    """Have a job give way to a newer one; unless `anew`, only if it has given way to none so far. Empty: it is none.
+    """Have a job give way to a newer one; unless `anew`, only if it has given way to none so far. Empty: it is none, or
+    makes no sense, so that nobody is granted it: it is not to keep the newer ones out.
 
     Raises:
       Unavailable: others kept writing, or no read shows a job that is there. To ask again is harmless.
@@ -188,7 +193,11 @@ def _superseded(context: Context, job_id: str, by: str, now_ms: int, *, anew: bo
     if not job_id:
         return ()
     judge: Judge = lambda job: transitions.supersede(job, by=by, now_ms=now_ms, anew=anew)  # noqa: E731  # a rule, bound
-    settled = judge_and_write(context, job_id, judge, attempts_max=KEY_WRITES_MAX)
+    try:
+        settled = judge_and_write(context, job_id, judge, attempts_max=KEY_WRITES_MAX)
+    except Corrupt as error:
+        log.error("job_corrupt", job=job_id, error=str(error))
+        return ()
     if not settled.changes:
         raise Unavailable(f"{job_id!r} has to give way to {by!r}, and can't be written now")
     return settled.changes

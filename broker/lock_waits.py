@@ -26,9 +26,10 @@ RETRY_MS = 1_000
 """When those who wait for a rate are let through once more, unless they have been told a later time."""
 WAITS = "broker:waits:"
 """Before the id of a slot: the jobs that wait for it."""
-WAITS_TTL_MS = 3_600_000
-"""Since the last job came that waits there; by then the sweep has offered all of them again. A job that is over by
-another way stays here, and its slot may never be given up again: anybody may name new locks."""
+WAITS_TTL_MS = 172_800_000
+"""Since the last job came that waits there; by then a sweep has offered all of them again: one comes every day at the
+least. A job that is over by another way stays here, and its slot may never be given up again: anybody may name new
+locks."""
 TIMES = f"{WAITS}times"
 """Sorted set: keys of slots by the broker time at which they admit somebody again."""
 

@@ -141,3 +141,13 @@ def test_a_job_that_can_have_no_place_keeps_no_other_from_its_own(
     broker.sweep()
     granted = [ask(broker, "claim")["body"].get("job_id") for _ in range(2)]
     assert sorted(map(str, granted)) == ["a", "c"]
+
+
+def test_a_job_that_makes_no_sense_keeps_no_newer_one_of_its_superseding_key_out(broker: InProcess) -> None:
+    broker.submit("old", supersedes="k")
+    spoil(broker, "old", epoch="x")
+    for name in ("newer", "newest"):
+        broker.clock.advance(1)
+        broker.submit(name, supersedes="k")
+    states = {name: ask(broker, "explain", job_id=name)["body"]["state"] for name in ("newer", "newest")}
+    assert states == {"newer": "cancelled", "newest": "ready"}

@@ -182,7 +182,7 @@ def test_a_worker_outlives_a_mistake_of_its_own_and_tells_of_it(
     settings = load(redis_url=redis_url, datastore_url=f"sqlite:///{tmp_path}/jobs.db")
     runtime = dataclasses.replace(open_runtime(settings), at=stumbling)
     loop = ServeLoop(runtime, "w1", QUEUES)
-    serving = threading.Thread(target=lambda: loop.run(burst=False))
+    serving = threading.Thread(target=lambda: loop.run(burst=False), daemon=True)
     serving.start()
     caller = Caller(redis_client)
     caller.submit("job")
