@@ -84,8 +84,11 @@ class Renewals:
         return min((guard.tenure.deadline_ms for guard in self._kept), default=None)
 
     def overdue(self, now_ms: int) -> list[Guard]:
-        """Leases past their holder's deadline."""
-        return [guard for guard in self._kept if guard.tenure.over(now_ms)]
+        """Leases past their holder's deadline, which are kept no more, also where they were lost before."""
+        found = [guard for guard in self._kept if guard.tenure.over(now_ms)]
+        for guard in found:
+            self.drop(guard)
+        return found
 
     def everything(self) -> list[Guard]:
         """All that are kept."""

@@ -218,6 +218,8 @@ def test_a_lease_is_over_at_its_own_deadline_whoever_else_is_renewed() -> None:
     assert bench.renewals.deadline_ms() == 54_000
     assert bench.renewals.overdue(53_999) == []
     assert bench.renewals.overdue(54_000) == [stale]
+    assert bench.renewals.overdue(54_000) == [], "whoever watches would be busy with it for good"
+    assert bench.renewals.deadline_ms() == 55_000
 
 
 class Stumbling:
