@@ -64,6 +64,8 @@ def written_to_redis(client: redis.Redis) -> Mapping[str, bytes]:
         if name.startswith("broker:reply:"):
             continue
         kind = cast(bytes, client.type(key)).decode()
+        if kind == "none":
+            continue  # gone meanwhile, as a lock or what was in hand
         read: Mapping[str, Any] = {
             "string": client.get, "hash": client.hgetall, "set": client.smembers, "stream": client.xrange,
             "list": lambda key: client.lrange(key, 0, -1), "zset": lambda key: client.zrange(key, 0, -1),
