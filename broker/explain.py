@@ -1,10 +1,8 @@
 """Why a job waits, and why a factory has no work: every reason, with who and until when. Reads only."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import structlog
 
 from broker import occupancy, registration, repository
 from broker.answers import Answer, Reason, Word
@@ -17,9 +15,7 @@ from broker.obstacles import Obstacle, Situation, obstacles, told
 from broker.settlement import Context, Settlement
 from broker.transitions.decision import held_by
 from broker.transitions.timer import expire, expired
-from datastore import Corrupt, Document
-
-log = structlog.get_logger(__name__)
+from datastore import Corrupt
 
 PARENTS_MAX = 64
 LOOKED_AT_MAX = 200
@@ -193,7 +189,7 @@ def _factory(context: Context, asking: Asking, queue: str | None, now_ms: int) -
         "offers": list(asking.offers or ()),
         "last_asked_ms": max((asker.asked_ms for asker in asked), default=None),
         "queues": known,
-        "holds": [held_by(job, now_ms) for job in _parsed(held.documents)],
+        "holds": [held_by(job, now_ms) for job in repository.readable(held.documents)],
         "more_held": held.cursor is not None,
         "looked_at": looked_at,
         "fits": looked_at - len(refused),
@@ -214,20 +210,11 @@ def _refused(
             {"kind": "job", "state": "ready", **of_queue}, limit=max(1, LOOKED_AT_MAX - looked_at)
         )
         more = more or page.cursor is not None
-        for job in _parsed(page.documents):
+        for job in repository.readable(page.documents):
             looked_at += 1
             if standing := _in_the_way_or_corrupt(context, job, asking, now_ms):
                 refused.append({"job_id": job.id, "queue": job.queue, **told(standing)})
     return refused, looked_at, more
-
-
-def _parsed(documents: Sequence[Document]) -> Iterator[Job]:
-    """The jobs in these documents. One that does not parse is reported and left out: it hides no other."""
-    for document in documents:
-        try:
-            yield Job.from_document(document)
-        except Corrupt as error:
-            log.error("job_corrupt", job=document.id, error=str(error))
 
 
 def _in_the_way_or_corrupt(context: Context, job: Job, asking: Asking, now_ms: int) -> list[Obstacle]:

@@ -15,7 +15,7 @@ from broker.controls import FACTORY, REPLACED_MAX, Drain, FactoryRecord, factory
 from broker.documents import Job, Lease
 from broker.matching import canonical
 from broker.messages import DrainFactory, GetFactory, ListFactories, RegisterFactory, RemoveFactory, ResumeFactory
-from broker.repository import find_documents, leased_jobs
+from broker.repository import find_documents, leased_jobs, readable
 from broker.settlement import Change, Context, Settlement
 from datastore import Corrupt, Datastore, DatastoreError, Document, Filter, Ok
 
@@ -219,11 +219,7 @@ def _with_leases_ended(context: Context, name: str, record: FactoryRecord, answe
 
 def _leased(store: Datastore, name: str) -> Iterator[Job]:
     """What a factory holds. A job that does not parse is reported and left alone: nobody could end its lease."""
-    for document in find_documents(store, {"kind": "job", "state": "leased", "lease.factory_id": name}):
-        try:
-            yield Job.from_document(document)
-        except Corrupt as error:
-            log.error("job_corrupt", job=document.id, error=str(error))
+    yield from readable(find_documents(store, {"kind": "job", "state": "leased", "lease.factory_id": name}))
 
 
 def _held_by_each(store: Datastore) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """Jobs and specs in a datastore; each update is one conditional write, confirmed. Runs: `broker.runs`."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeAlias
 
@@ -207,6 +207,15 @@ def find_documents(store: Datastore, filter: Filter) -> Iterator[Document]:
         cursor = page.cursor
         if cursor is None:
             return
+
+
+def readable(documents: Iterable[Document]) -> Iterator[Job]:
+    """The jobs in these documents. One that does not parse is reported and left alone: it hides no other."""
+    for document in documents:
+        try:
+            yield Job.from_document(document)
+        except Corrupt as error:
+            log.error("job_corrupt", job=document.id, error=str(error))
 
 
 def leased_by_request(store: Datastore, factory_id: str, request_id: str, *, at_most: int) -> list[Job]:

@@ -210,7 +210,7 @@ class Sweep:
         left = PARENTS_READ
         while True:
             page = self._next_page("blocked", BLOCKED_PAGE)
-            for job in filter(None, map(self._parse, page.documents)):
+            for job in repository.readable(page.documents):
                 left -= len(job.depends_on)
                 changes = self._attempt(partial(coordinator.unblock, self._context, job.id, now_ms=now_ms, job=job))
                 swept.unblocked += len(changes)
@@ -282,7 +282,7 @@ class Sweep:
             left_behind.adopt(self._redis, now_ms)
         for _ in range(READY_PAGES if not everything else sys.maxsize):
             page = self._next_page("ready", repository.PAGE_DOCUMENTS)
-            jobs = [job for document in page.documents if (job := self._parse(document))]
+            jobs = list(repository.readable(page.documents))
             new = self._index(jobs, now_ms, swept)
             if not everything:  # the index was there, and without them: most were claimed since they were read
                 self._withdraw_taken(new)
@@ -341,17 +341,7 @@ class Sweep:
 
     def _jobs(self, search: Filter) -> Iterator[Job]:
         """Jobs a search proposes; one that does not parse is reported and left alone."""
-        for document in repository.find_documents(self._context.store, {"kind": "job", **search}):
-            job = self._parse(document)
-            if job is not None:
-                yield job
-
-    def _parse(self, document: Document) -> Job | None:
-        try:
-            return Job.from_document(document)
-        except DatastoreError as error:
-            log.error("job_corrupt", job=document.id, error=str(error))
-            return None
+        return repository.readable(repository.find_documents(self._context.store, {"kind": "job", **search}))
 
     def _read(self, job_id: str) -> Job | None:
         try:
