@@ -73,10 +73,7 @@ class Slots:
 
     def free(self, key: str, *, now_ms: int) -> bool:
         """Whether nobody who lives stands in the way at `key` any more. Nothing is taken."""
-        body = shared_document.read_body(self.store, slot_id(key))
-        if body is None:
-            return True
-        slot = parsed(slot_id(key), body, Slot)
+        slot = read_slot(self.store, key)
         blocking = [holder for want in self.wanted if want.key == key for holder in in_the_way(slot, want, self.job_id)]
         return len(dead_holders(self.store, self.entropy, blocking, now_ms=now_ms)) == len(blocking)
 
@@ -84,8 +81,7 @@ class Slots:
         """Every slot in which somebody who lives leaves no room. Nothing is taken."""
         found = []
         for want in self.wanted:
-            body = shared_document.read_body(self.store, slot_id(want.key))
-            slot = Slot(key=want.key) if body is None else parsed(slot_id(want.key), body, Slot)
+            slot = read_slot(self.store, want.key)
             dead = dead_holders(self.store, self.entropy, in_the_way(slot, want, self.job_id), now_ms=now_ms)
             rest = msgspec.structs.replace(slot, holders=_less(slot, dead))
             if not admits(rest, want, self.job_id):
@@ -176,11 +172,37 @@ class Slots:
         return full_with
 
     def _change(self, key: str, change: Callable[[Slot], dict[str, Any] | None], *, create: bool = False) -> None:
-        """Apply `change` to the slot of `key`, judged anew on each version."""
-        empty = {"kind": "slot", "key": key, "holders": []} if create else None
-        id = slot_id(key)
-        judge: shared_document.Judge = lambda body: change(parsed(id, body, Slot))  # noqa: E731  # a rule, bound
-        shared_document.change(self.store, self.entropy, id, judge, empty=empty)
+        change_slot(self.store, self.entropy, key, change, create=create)
+
+
+def read_slot(store: Datastore, key: str) -> Slot:
+    """The slot of `key` as a read shows it; an empty one where there is none yet.
+
+    Raises:
+      Corrupt: what is stored there is no slot.
+    """
+    body = shared_document.read_body(store, slot_id(key))
+    return Slot(key=key) if body is None else parsed(slot_id(key), body, Slot)
+
+
+def change_slot(
+    store: Datastore,
+    entropy: Entropy,
+    key: str,
+    change: Callable[[Slot], dict[str, Any] | None],
+    *,
+    create: bool = False,
+) -> None:
+    """Apply `change` to the slot of `key`, judged anew on each version.
+
+    Raises:
+      NotApplied, OutcomeUnknown: as `shared_document.change`.
+      Corrupt: what is stored there is no slot.
+    """
+    empty = {"kind": "slot", "key": key, "holders": []} if create else None
+    id = slot_id(key)
+    judge: shared_document.Judge = lambda body: change(parsed(id, body, Slot))  # noqa: E731  # a rule, bound
+    shared_document.change(store, entropy, id, judge, empty=empty)
 
 
 def dead_holders(

@@ -12,7 +12,7 @@ from broker.answers import Reason
 from broker.controls import parsed
 from broker.documents import Frozen, Job
 from broker.entropy import Entropy
-from broker.exclusion import PROBES_MAX, dead_holders
+from broker.exclusion import PROBES_MAX, change_slot, dead_holders, read_slot
 from broker.limits import Limit, Limits, Rate, limit_key
 from broker.obstacles import Obstacle
 from broker.slots import Holder, Mode, Slot, in_the_way, slot_id, unit_want, with_entry, without_holders
@@ -64,9 +64,7 @@ def standing(
 
 def holders_of(store: Datastore, name: str) -> tuple[Holder, ...]:
     """Who has a unit of a limit, as far as the slot knows: the entries of ended leases go lazily."""
-    id = slot_id(limit_key(name))
-    body = shared_document.read_body(store, id)
-    return () if body is None else parsed(id, body, Slot).holders
+    return read_slot(store, limit_key(name)).holders
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +132,7 @@ def adopt(store: Datastore, entropy: Entropy, job: Job, names: Sequence[str], *,
         factory_id=lease.factory_id,
     )
     for name in names:
-        key = limit_key(name)
-        id, empty = slot_id(key), {"kind": "slot", "key": key, "holders": []}
-        judge: shared_document.Judge = partial(_with_entry, id, entry)
-        shared_document.change(store, entropy, id, judge, empty=empty)
+        change_slot(store, entropy, limit_key(name), lambda slot: with_entry(slot, entry), create=True)
     changed = structs.replace(lease, limits=tuple(sorted({*lease.limits, *names})))
     # Where the lease has ended or moved on meanwhile the entry is another's to remove, or the next sweep comes back.
     repository.rev_update_lease(store, job, {"lease": changed}, write_id=entropy.write_id())
@@ -145,15 +140,10 @@ def adopt(store: Datastore, entropy: Entropy, job: Job, names: Sequence[str], *,
 
 def drop_dead(store: Datastore, entropy: Entropy, name: str, *, now_ms: int) -> int:
     """Take the entries of ended leases out of a limit's slot; how many there were."""
-    id = slot_id(limit_key(name))
     dead = dead_holders(store, entropy, holders_of(store, name), now_ms=now_ms)
     if dead:
-        shared_document.change(store, entropy, id, lambda body: without_holders(parsed(id, body, Slot), dead))
+        change_slot(store, entropy, limit_key(name), lambda slot: without_holders(slot, dead))
     return len(dead)
-
-
-def _with_entry(id: str, entry: Holder, body: Mapping[str, Any]) -> dict[str, Any] | None:
-    return with_entry(parsed(id, body, Slot), entry)
 
 
 def rate_id(name: str) -> str:
