@@ -191,17 +191,27 @@ def _still_granted(context: Context, settled: Settlement, who: Claimant, now_ms:
 
 def _confirmed(context: Context, slots: Slots, job: Job, now_ms: int) -> tuple[Change, ...] | None:
     """Confirm a claim's slots. Where one was lost, undo the claim, of which nobody was told: what that changed."""
-    undo = partial(transitions.undo, epoch=slots.epoch, request_id=slots.request_id, now_ms=now_ms)
     try:
         if slots.confirm():
             return None
-        # On this version only: another copy of this claim may have been told of the lease, and have renewed it.
-        settled = judge_and_write(context, job.id, undo, job=job, attempts_max=1)  # gives the slots back, too
-        if not settled.changes:
+        changes = undo_grant(context, job, request_id=slots.request_id, now_ms=now_ms)
+        if not changes:
             slots.step_back()
     except DatastoreError as error:
         raise OutcomeUnknown(f"{job.id}: granted, but its slots can't be confirmed now") from error
-    return settled.changes
+    return changes
+
+
+def undo_grant(context: Context, job: Job, *, request_id: str, now_ms: int) -> tuple[Change, ...]:
+    """Undo the grant that `job` was just written with, of which nobody was told, and give its slots back. Empty: it
+    stands no more as it was written.
+
+    Raises:
+      NotApplied, OutcomeUnknown: it may stand.
+    """
+    undo = partial(transitions.undo, epoch=job.epoch, request_id=request_id, now_ms=now_ms)
+    # On this version only: another copy of this claim may have been told of the lease, and have renewed it.
+    return judge_and_write(context, job.id, undo, job=job, attempts_max=1).changes
 
 
 def _is_ours(update: JobUpdate, who: Claimant) -> bool:

@@ -5,12 +5,11 @@ show it yet. Of the others, which had gone by then, some may be free again.
 """
 
 from collections.abc import Sequence
-from functools import partial
 
-from broker import transitions
+from broker import claiming
 from broker.answers import Word
 from broker.messages import Claim
-from broker.settlement import Context, Settlement, judge_and_write, raced
+from broker.settlement import Context, Settlement, raced
 from datastore import DatastoreError
 
 
@@ -33,10 +32,8 @@ def taken_back(context: Context, claim: Claim, tries: Sequence[Settlement], *, n
 
 def _undone(context: Context, claim: Claim, granted: Settlement, *, now_ms: int) -> Settlement:
     job = granted.changes[-1].after
-    judge = partial(transitions.undo, epoch=job.epoch, request_id=claim.request_id, now_ms=now_ms)
     try:
-        # On this version only: another copy of this claim may have been told of the lease, and have renewed it.
-        undone = judge_and_write(context, job.id, judge, job=job, attempts_max=1).changes
+        changes = claiming.undo_grant(context, job, request_id=claim.request_id, now_ms=now_ms)
     except DatastoreError:  # it may stand: then it expires
-        undone = ()
-    return Settlement(raced(job.id), granted.changes + undone, granted.waits)
+        changes = ()
+    return Settlement(raced(job.id), granted.changes + changes, granted.waits)
