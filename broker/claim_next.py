@@ -16,6 +16,7 @@ from broker.queues import intake_key
 from broker.scripts import Argument, Script
 from broker.signing import UNSEALED, Seal
 from broker.wire_types import WAIT_MS_MAX
+from datastore.json_body import UNREADABLE
 from datastore.value import Value
 
 ANSWER_TTL_MS = 900_000
@@ -134,7 +135,7 @@ class Parked(Value, frozen=True):
         """None: somebody else has written it."""
         try:
             return msgspec.json.decode(record, type=cls)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             return None
 
 

@@ -5,7 +5,7 @@ A claim reads a document and changes a few of its fields: so the others are neit
 
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from functools import lru_cache
-from typing import Any, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import msgspec
 from msgspec import Raw
@@ -14,6 +14,9 @@ from datastore.frozen import freeze
 from datastore.interface import Body, JsonValue
 
 Kind = TypeVar("Kind")
+
+UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for a text that none of ours has written: no JSON, no UTF-8, of another form, nested too deep."""
 
 _fields = msgspec.json.Decoder(dict[str, Raw]).decode
 _encode = msgspec.json.Encoder().encode

@@ -16,6 +16,7 @@ from broker.batch import Settled
 from broker.parsing import Malformed, without_tokens
 from broker.queues import rq_job_key
 from broker.settlement import Context
+from datastore.json_body import UNREADABLE
 from datastore.value import Value
 from workers.entries import ID_BYTES_MAX, Entry, NotOurs
 from workers.inflight import slot_key
@@ -123,7 +124,7 @@ def _letter(text: bytes) -> dict[str, Any]:
     """What a dead letter says; of one that nobody of ours has written, itself: it hides no other."""
     try:
         letter = msgspec.json.decode(text, type=_Letter)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         entry = without_tokens(text.decode("utf-8", "replace"))[:ENTRY_CHARS_MAX]
         letter = _Letter("not a dead letter", entry=entry)
     return msgspec.structs.asdict(letter)

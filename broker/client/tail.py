@@ -10,6 +10,7 @@ import msgspec
 
 from broker.client.errors import InvalidRequest
 from broker.events import STREAM, Event
+from datastore.json_body import UNREADABLE
 
 NOW = "now"
 """As a cursor: only what happens from now on."""
@@ -75,7 +76,7 @@ class Tail:
             entry = _id(name)
             try:
                 told = msgspec.json.decode(fields[b"e"], type=list[Event])
-            except (KeyError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            except (KeyError, *UNREADABLE):
                 told = []  # written by something else
             for index, event in enumerate(chain.from_iterable(each.each() for each in told)):
                 if entry == self._entry and index < self._seen:

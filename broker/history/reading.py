@@ -6,10 +6,9 @@ from pathlib import Path
 import msgspec
 
 from broker.history.record import VERSION, Record
+from datastore.json_body import UNREADABLE
 
 CHUNK_BYTES = 1 << 18
-_NO_RECORD = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-"""What msgspec says of a text that is none of ours."""
 
 
 class NotAHistory(Exception):
@@ -40,7 +39,7 @@ def _records(path: Path) -> Iterator[list[Record]]:
                 continue
             try:
                 records = decoder.decode_lines(whole)
-            except _NO_RECORD:
+            except UNREADABLE:
                 raise _broken(decoder, name, number, whole) from None
             for record in records:
                 number += 1
@@ -55,6 +54,6 @@ def _broken(decoder: "msgspec.json.Decoder[Record]", name: str, number: int, lin
         number += 1
         try:
             decoder.decode(line)
-        except _NO_RECORD as error:
+        except UNREADABLE as error:
             return NotAHistory(f"{name}:{number} is not a record of a history: {error}; check the file's name")
     return NotAHistory(f"{name} is not a history after line {number}; check the file's name")
