@@ -123,7 +123,7 @@ class Sweep:
             self._at("sweep_changed")
             self._send(changes, swept, now_ms)
             self._at("sweep_told")
-        for mend in (self._owed_runs, self._mend_runs, self._limits, self._ready):
+        for mend in (self._look_for_owed, self._owed_runs, self._mend_runs, self._limits, self._ready):
             with swept.going_on():
                 mend(now_ms, swept)
         index.tidy(self._redis)
@@ -219,9 +219,10 @@ class Sweep:
             if page.cursor is None or (left <= 0 and self._redis.exists(INDEXED)):
                 break
 
+    def _look_for_owed(self, now_ms: int, _swept: Swept) -> None:
+        self._look.go_on(now_ms)
+
     def _owed_runs(self, now_ms: int, swept: Swept) -> None:
-        with swept.going_on():
-            self._look.go_on(now_ms)
         swept.runs_mended += owed_runs.write(self._context, self._redis, now_ms=now_ms)
 
     def _mend_runs(self, now_ms: int, swept: Swept) -> None:

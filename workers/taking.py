@@ -139,7 +139,8 @@ end
 local moved, others, holders = #taken, tonumber(ARGV[4]), 0
 local left = ARGV[2] - moved
 room = tonumber(ARGV[6])
-if ARGV[7] and redis.call('EXISTS', unpack(KEYS, 4, lists)) == 0 then return {now, taken, 0, 0} end  -- as mostly
+-- Behind a wait there is mostly nothing else.
+if ARGV[7] and redis.call('EXISTS', unpack(KEYS, 4, lists)) == 0 then return {now, taken, 0, 0} end
 local longest = 0
 for i = 4, lists do
   local waiting = redis.pcall('LLEN', KEYS[i])
