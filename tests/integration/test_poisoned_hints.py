@@ -191,4 +191,5 @@ def test_a_worker_outlives_a_mistake_of_its_own_and_tells_of_it(
     loop.request_stop(signal.SIGTERM, None)
     serving.join()
     runtime.close()
-    assert "serving_failed" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert "serving_failed" in told.out + told.err, "wherever the tests before have had the log go"
