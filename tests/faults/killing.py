@@ -16,6 +16,7 @@ from tests.faults.judging import Told, faults_of
 from tests.faults.victims import Victim
 from tests.in_process import InProcess
 from tests.processes import wait_for
+from workers.left_behind import TURN
 from workers.sweep import LOCK
 from workers.taking import WORKERS
 
@@ -216,7 +217,8 @@ def _rescue(broker: Broker, connection: redis.Redis, point: str, passing: int) -
 
 
 def _nobody_has_heard_of_them(connection: redis.Redis) -> None:
-    """What the time of `BROKER_TAKEOVER_MS` does to workers that are dead."""
+    """What the time of `BROKER_TAKEOVER_MS` does to workers that are dead, and to the turn that one of them had."""
+    connection.delete(TURN)
     for name in cast(list[bytes], connection.zrange(WORKERS, 0, -1)):
         connection.zadd(WORKERS, {name: 0})
 
