@@ -131,7 +131,9 @@ def check_redis(redis: Redis) -> None:
     except AuthenticationError as error:
         raise StartError(f"Redis refused the password: {error}; set BROKER_REDIS_PASSWORD_FILE") from error
     except ResponseError as error:
-        raise StartError(f"Redis refused INFO: {error}; give the broker's user +info") from error
+        wants_password = str(error).startswith("DENIED")  # protected mode: a long text about Redis' own settings
+        step = "set a password (requirepass), or `protected-mode no`" if wants_password else "give the user +info"
+        raise StartError(f"Redis refused INFO: {str(error).partition('. ')[0]}; {step}") from error
     except RedisError as error:
         raise StartError(f"Redis is not reachable: {error}; start it, or set BROKER_REDIS_URL") from error
     version = tuple(int(part) for part in str(info["redis_version"]).split(".")[:2])
