@@ -33,7 +33,7 @@ from datastore.interface import (
 )
 from datastore.json_body import JsonBody, encode
 from datastore.matching import check_query, matches
-from datastore.sqlite_file import prepare
+from datastore.sqlite_file import fetch, is_no_json, prepare
 from datastore.sqlite_query import page_query
 from datastore.sqlite_session import Batch, Session
 
@@ -140,7 +140,7 @@ class SqliteDatastore:
         found: list[Document] = []
         unreadable: list[str] = []
         while True:  # again only where SQL found rows that the filter does not mean, each time further on
-            rows = self._select(*page_query(filter, limit + 1, after, indexes=self._indexes))
+            rows = self._search(filter, limit + 1, after)
             for row in rows:
                 try:
                     document = self._parse(row)
@@ -267,12 +267,21 @@ class SqliteDatastore:
             except Corrupt:  # which is raised when it is read
                 batch.documents.pop(key, None)
 
+    def _search(self, filter: Filter, limit: int, after: tuple[str, str] | None) -> list[Any]:
+        try:
+            return self._select(*page_query(filter, limit, after, indexes=self._indexes))
+        except Corrupt as error:
+            if not is_no_json(error.__cause__):
+                raise
+        # A text that is no JSON must not hide the others, and is to be named: twice the work, where there is one.
+        return self._select(*page_query(filter, limit, after, indexes=self._indexes, wary=True))
+
     def _select(self, sql: str, parameters: Sequence[Any]) -> list[Any]:
         batch = self._session.own_batch()
         if batch is not None:
             return batch.select(sql, parameters)
         with self._session.reading() as connection:
-            return connection.execute(sql, parameters).fetchall()
+            return fetch(connection, sql, parameters)
 
     def _parse(self, row: Any) -> Document:
         partition_key, id_, rev, etag, text = row

@@ -4,7 +4,7 @@ import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
 from datastore.errors import Corrupt, DatastoreError, Rejected, Unavailable
 from datastore.sqlite_lock import file_lock
@@ -71,6 +71,40 @@ def open_connection(path: str, *, timeout_ms: int) -> sqlite3.Connection:
     return connection
 
 
+def fetch(connection: sqlite3.Connection, sql: str, parameters: Sequence[Any]) -> list[Any]:
+    """All rows, each of a document. Where text in one is not UTF-8, its body has surrogates, and does not parse."""
+    try:
+        return connection.execute(sql, parameters).fetchall()
+    except sqlite3.OperationalError as error:
+        if hasattr(error, "sqlite_errorname"):
+            raise
+    # Raised by the binding, which shows all of a text that it can't decode: damage, and of that one document only.
+    connection.text_factory = _decoded
+    try:
+        return [_unparsable(row) for row in connection.execute(sql, parameters).fetchall()]
+    finally:
+        connection.text_factory = str
+
+
+def _decoded(text: bytes) -> str:
+    return text.decode(errors="surrogateescape")
+
+
+def _unparsable(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The row, unless a name in it is damaged: with that for a body."""
+    partition_key, id, rev, etag, body = row
+    damaged = next((text for text in (partition_key, id, etag) if not _is_unicode(text)), body)
+    return partition_key, id, rev, etag, damaged
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 @contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
     """Hold SQLite's write lock for the block; whatever the block raises rolls it back."""
@@ -107,9 +141,14 @@ def translate(path: str, error: Exception) -> DatastoreError:
             return Rejected(f"{path}: the document is larger than SQLite takes ({error})")
     if isinstance(error, UnicodeEncodeError):
         return Rejected(f"an id or partition key is not valid Unicode: {error}")
-    if "malformed JSON" in str(error):
+    if is_no_json(error):
         return Corrupt(f"{path} holds a document that is no JSON; `PRAGMA integrity_check` and a backup may help")
     return Unavailable(f"{path}: {error}; nothing was written")
+
+
+def is_no_json(error: BaseException | None) -> bool:
+    """Whether SQLite's JSON functions met a text that is none."""
+    return isinstance(error, sqlite3.Error) and "malformed JSON" in str(error)
 
 
 def _check_version(connection: sqlite3.Connection, path: str) -> None:

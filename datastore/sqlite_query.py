@@ -25,12 +25,13 @@ def json_path(field: str) -> str:
 
 
 def page_query(
-    filter: Filter, limit: int, after: tuple[str, str] | None, *, indexes: Collection[str]
+    filter: Filter, limit: int, after: tuple[str, str] | None, *, indexes: Collection[str], wary: bool = False
 ) -> tuple[str, list[Parameter]]:
     """(SELECT of up to `limit` rows after `after` in key order, its parameters). `filter` was checked before.
 
     SQLite has no statistics here and prefers to walk all keys in page order. So one condition is chosen to lead,
-    and a `+`, which means nothing but "use no index", is put before the others.
+    and a `+`, which means nothing but "use no index", is put before the others. `wary`: whatever is no JSON is found,
+    too; otherwise a search that looks at it fails.
     """
     leader = _leader(filter, indexes)
     clauses: list[str] = []
@@ -38,7 +39,8 @@ def page_query(
     for field, condition in filter.items():
         expression = "partition_key" if field == "partition_key" else json_path(field)
         clause, values = _clause(expression if leader in (None, field) else f"+{expression}", condition)
-        clauses.append(clause)
+        looks_inside = field not in ("partition_key", leader)  # the leader's values stand in its index
+        clauses.append(f"CASE WHEN json_valid(body) THEN {clause} ELSE 1 END" if wary and looks_inside else clause)
         parameters += values
     # Behind an equality the index is in page order by itself; behind any other leader the rows are sorted.
     sign = "+" if isinstance(filter.get(leader or ""), AtMost | AtLeast | AnyOf) else ""

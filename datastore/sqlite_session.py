@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from threading import Lock, get_ident
 from typing import Any
 
-from datastore.errors import OutcomeUnknown, Unavailable
+from datastore.errors import DatastoreError, OutcomeUnknown, Unavailable
 from datastore.interface import Document
-from datastore.sqlite_file import lock_path, open_connection, roll_back, translate, translated
+from datastore.sqlite_file import fetch, is_no_json, lock_path, open_connection, roll_back, translate, translated
 from datastore.sqlite_lock import file_lock
 
 
@@ -44,8 +44,12 @@ class Batch:
         return self._run(sql, parameters).rowcount == 1
 
     def select(self, sql: str, parameters: Sequence[Any]) -> list[Any]:
-        """All rows, as this transaction sees them."""
-        return self._run(sql, parameters).fetchall()
+        """All rows, as this transaction sees them. Raises as `translate` has it."""
+        self.check()
+        try:
+            return fetch(self._connection, sql, parameters)
+        except (sqlite3.Error, UnicodeEncodeError) as error:
+            raise self._failed(error) from error
 
     def check(self) -> None:
         """Refuse to go on after a failure.
@@ -64,11 +68,14 @@ class Batch:
         self.check()
         try:
             return (self._connection.executemany if many else self._connection.execute)(sql, parameters)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeEncodeError) as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: Exception) -> DatastoreError:
+        # The batch may go on where SQLite never saw a text, or has met one in a search that it can't read.
+        if not isinstance(error, UnicodeEncodeError) and not is_no_json(error):
             self._failure = error
-            raise translate(self._path, error) from error
-        except UnicodeEncodeError as error:  # raised before SQLite saw it: the batch may go on
-            raise translate(self._path, error) from error
+        return translate(self._path, error)
 
 
 class Session:

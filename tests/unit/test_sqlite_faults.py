@@ -4,11 +4,12 @@ import re
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 
 import pytest
 
-from datastore import Corrupt, Expected, NotApplied, NotFound, Ok, OutcomeUnknown, Rejected, Unavailable
+from datastore import AtMost, Corrupt, Expected, NotApplied, NotFound, Ok, OutcomeUnknown, Rejected, Unavailable
 from datastore import sqlite_session as session_module
 from datastore.sqlite import SqliteDatastore
 from datastore.sqlite_file import SCHEMA_VERSION
@@ -206,13 +207,79 @@ def test_a_body_that_does_not_parse_is_corrupt_and_stops_nobody_else(
     assert isinstance(store.read("before", "p"), Ok)
 
 
-def test_a_search_over_a_body_that_is_no_json_is_corrupt(store: SqliteDatastore, path: Path) -> None:
-    connection = sqlite3.connect(path)
-    connection.execute("UPDATE documents SET body = 'not json'")
-    connection.commit()
-    connection.close()
-    with pytest.raises(Corrupt, match="no JSON"):
-        store.find({"n": 1})
+def damage(path: Path, before: bytes, after: bytes) -> None:
+    """As a bad disk does it: SQLite takes no part, and no index follows."""
+    content = path.read_bytes()
+    assert len(before) == len(after)
+    assert before in content
+    path.write_bytes(content.replace(before, after))
+
+
+@pytest.mark.parametrize("indexes", [(), ("state",)])
+@pytest.mark.parametrize("inside", [nullcontext, SqliteDatastore.batch])
+def test_a_text_that_is_no_json_hides_nothing_from_a_search_that_looks_into_it(
+    path: Path, indexes: tuple[str, ...], inside: Callable[[SqliteDatastore], AbstractContextManager[None]]
+) -> None:
+    with closing(SqliteDatastore(path, indexes=indexes)) as made:
+        for number in range(5):
+            put(made, f"job-{number}", {"state": "leased", "kind": "job", "n": number})
+    damage(path, b'{"state":"leased","kind":"job","n":2}', b'["state":"leased","kind":"job","n":2}')
+    with closing(SqliteDatastore(path, indexes=indexes)) as store, inside(store):
+        found: list[str] = []
+        named: list[str] = []
+        cursor = None
+        while not found or cursor is not None:
+            page = store.find({"state": "leased", "kind": "job", "n": AtMost(3)}, 1, cursor)
+            found += [document.id for document in page.documents]
+            named += page.unreadable
+            cursor = page.cursor
+        assert found == ["job-0", "job-1", "job-3"]
+        assert [name for name in named if "'job-2' of 'p' does not parse" not in name] == []
+        assert named != []
+        put(store, "after")
+
+
+def test_text_that_is_no_utf8_is_corrupt_and_stops_nobody_else(store: SqliteDatastore, path: Path) -> None:
+    put(store, "spoilt", {"token": "secret", "umlaut": "ü"})
+    store.close()
+    damage(path, "ü".encode(), b"\xff\xff")
+    with closing(SqliteDatastore(path)) as again:
+        for use in (lambda: again.read("spoilt", "p"), lambda: again.create("spoilt", "p", {})):
+            with pytest.raises(Corrupt, match="'spoilt' of 'p' does not parse") as raised:
+                use()
+            assert "secret" not in str(raised.value)
+        with again.batch(lambda: [("spoilt", "p"), ("before", "p")]):
+            assert isinstance(again.read("before", "p"), Ok)
+            with pytest.raises(Corrupt):
+                again.update_if_match("spoilt", "p", Expected(rev=1), {})
+            put(again, "after")
+        page = again.find({})
+        assert [document.id for document in page.documents] == ["after", "before"]
+        [unreadable] = page.unreadable
+        assert "'spoilt' of 'p' does not parse" in unreadable
+
+
+def test_a_name_that_is_no_utf8_is_one_of_what_a_search_can_t_read(store: SqliteDatastore, path: Path) -> None:
+    put(store, "naïve")
+    store.close()
+    damage(path, "naïve".encode(), b"na\xff\xffve")
+    with closing(SqliteDatastore(path)) as again:
+        page = again.find({})
+    assert [document.id for document in page.documents] == ["before"]
+    assert len(page.unreadable) == 1
+
+
+def test_a_page_that_is_damaged_further_on_in_what_a_batch_reads_is_corrupt(path: Path) -> None:
+    with closing(SqliteDatastore(path)) as made:
+        for number in range(9):
+            put(made, f"job-{number}", {"payload": str(number) * 12_000})
+    content = path.read_bytes()
+    went_on_at = content.index(b"7" * 4_092) - 4  # a page that holds nothing else but where the document goes on
+    assert went_on_at % 4_096 == 0
+    path.write_bytes(content[:went_on_at] + b"\xff" * 4 + content[went_on_at + 4 :])
+    with closing(SqliteDatastore(path)) as store, pytest.raises(Corrupt):  # noqa: SIM117
+        with store.batch(lambda: [(f"job-{number}", "p") for number in range(9)]):
+            pass
 
 
 def test_a_file_of_a_newer_release_is_refused(store: SqliteDatastore, path: Path) -> None:
