@@ -4,7 +4,8 @@ import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, TypeAlias
 
 from datastore.errors import Corrupt, DatastoreError, Rejected, Unavailable
 from datastore.sqlite_lock import file_lock
@@ -61,12 +62,33 @@ def prepare(path: str, *, indexes: Sequence[str], timeout_ms: int) -> None:
             connection.close()
 
 
+Files: TypeAlias = tuple[tuple[int, int] | None, ...]
+"""Which files stand under a store's names: the database, its log and the index of that; None: there is none."""
+
+
+def standing(path: str) -> Files:
+    """What stands there now. Files of another identity are others, and what is written to those before is lost."""
+    return tuple(map(_identity, (path, f"{path}-wal", f"{path}-shm")))
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def open_connection(path: str, *, timeout_ms: int) -> sqlite3.Connection:
-    """A connection in autocommit mode; transactions are begun and ended by hand.
+    """A connection to a file that is there, in autocommit mode; transactions are begun and ended by hand.
 
     `synchronous=FULL`, since with NORMAL a power loss could roll back the last commits, and an epoch be given twice.
     """
-    connection = sqlite3.connect(path, timeout=timeout_ms / 1_000, isolation_level=None, check_same_thread=False)
+    # Not made by SQLite: it would be empty, and readable by others.
+    there = f"{Path(path).as_uri()}?mode=rw"
+    connection = sqlite3.connect(
+        there, uri=True, timeout=timeout_ms / 1_000, isolation_level=None, check_same_thread=False
+    )
     connection.execute("PRAGMA synchronous=FULL")
     return connection
 

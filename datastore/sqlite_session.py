@@ -10,7 +10,17 @@ from typing import Any
 
 from datastore.errors import DatastoreError, OutcomeUnknown, Unavailable
 from datastore.interface import Document
-from datastore.sqlite_file import fetch, is_no_json, lock_path, open_connection, roll_back, translate, translated
+from datastore.sqlite_file import (
+    Files,
+    fetch,
+    is_no_json,
+    lock_path,
+    open_connection,
+    roll_back,
+    standing,
+    translate,
+    translated,
+)
 from datastore.sqlite_lock import file_lock
 
 
@@ -87,6 +97,8 @@ class Session:
         self._batch: Batch | None = None
         self._writer: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
+        self._files: dict[sqlite3.Connection, Files] = {}
+        """Which each connection has open."""
         self._inherited: list[sqlite3.Connection] = []
         self._locked: list[Lock] = []
         self._closed = False
@@ -107,8 +119,8 @@ class Session:
     def reading(self) -> Iterator[sqlite3.Connection]:
         """The reader, for this thread alone; SQLite's errors are translated."""
         with self._read_lock, translated(self._path):
-            self._reader = self._reader or self._open()
-            yield self._reader
+            self._reader = reader = self._in_place(self._reader)
+            yield reader
 
     @contextmanager
     def transaction(self) -> Iterator[Batch]:
@@ -149,14 +161,47 @@ class Session:
             self._closed = True
             self._close_connections()
 
-    def _open(self) -> sqlite3.Connection:
+    def _in_place(self, known: sqlite3.Connection | None) -> sqlite3.Connection:
+        """This connection, or a new one: never one to files that stand under our names no more. What is written to
+        those nobody else sees, and it is gone with them.
+
+        Raises:
+          Unavailable: the file is gone, or only a part of what belongs together stands there.
+        """
+        files = standing(self._path)
+        if known is not None and self._files.get(known) == files:
+            return known
+        for had in tuple(self._files.values()):
+            self._check_whole(had, files)
+        if known is not None:  # SQLite leaves what stands there now alone
+            known.close()
+            self._files.pop(known, None)
         if self._closed:
             raise Unavailable(f"{self._path}: this store was closed")
-        return open_connection(self._path, timeout_ms=self._timeout_ms)
+        connection = open_connection(self._path, timeout_ms=self._timeout_ms)
+        connection.execute("PRAGMA schema_version").fetchone()  # opens its log, too
+        _, *log = standing(self._path)
+        self._files[connection] = (files[0], *log)
+        return connection
+
+    def _check_whole(self, had: Files, files: Files) -> None:
+        database = files[0]
+        if database is None:
+            raise Unavailable(f"{self._path} was removed; nothing was written")
+        if had == files or {*had}.isdisjoint({*files} - {None}):  # as it was, or another file with its own log
+            return
+        if database == had[0]:  # the log holds what was committed last; whoever closes the file last takes it over
+            raise Unavailable(
+                f"{self._path}-wal or -shm was removed while in use; stop everything that uses the store, then start it"
+            )
+        raise Unavailable(
+            f"{self._path} was replaced while in use, and the -wal of the one before still stands beside it; stop "
+            "everything that uses the store, remove -wal and -shm, put the file there again, then start"
+        )
 
     def _begin(self) -> sqlite3.Connection:
         try:
-            self._writer = writer = self._writer or self._open()
+            self._writer = writer = self._in_place(self._writer)
             writer.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:
             raise translate(self._path, error) from error
@@ -194,6 +239,7 @@ class Session:
         # Only a fork inside a batch leaves connections here. Kept, for even closing them would be use.
         self._inherited += [one for one in (self._writer, self._reader) if one is not None]
         self._writer = self._reader = self._batch = None
+        self._files = {}
         self._write_lock = Lock()
         self._read_lock = Lock()
 
@@ -202,6 +248,7 @@ class Session:
             if connection is not None:
                 connection.close()
         self._writer = self._reader = None
+        self._files = {}
 
 
 def _weak(method: Callable[[], None]) -> Callable[[], None]:

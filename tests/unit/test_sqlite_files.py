@@ -1,0 +1,116 @@
+"""Files that are taken away from under a SQLite store, or replaced: nothing is written where nobody will find it."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from datastore import Conflict, Expected, NotFound, Ok, Unavailable
+from datastore.sqlite import SqliteDatastore
+from tests.processes import end, start_python, wait_for
+from tests.unit.test_sqlite import put, run_python
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "jobs.db"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[SqliteDatastore]:
+    opened = SqliteDatastore(path)
+    put(opened, "job", {"holder": None})
+    yield opened
+    opened.close()
+
+
+def back_up(path: Path) -> Path:
+    copy = path.with_name("copy")
+    with closing(sqlite3.connect(path)) as original, closing(sqlite3.connect(copy)) as backup:
+        original.backup(backup)
+    return copy
+
+
+def restore(copy: Path, path: Path) -> None:
+    """As it should be done, but that nobody was stopped before."""
+    for name in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
+        name.unlink()
+    copy.replace(path)
+
+
+OTHER = """
+import pathlib, sys
+from datastore import Expected
+from datastore.sqlite import SqliteDatastore
+from tests.processes import wait_for
+store = SqliteDatastore(sys.argv[1])
+assert store.update_if_match("job", "p", Expected(rev=9), {}) and store.read("job", "p")
+pathlib.Path(sys.argv[2]).touch()
+wait_for(pathlib.Path(sys.argv[3]).exists, "the backup is restored", deadline_ms=60_000)
+print(type(store.update_if_match("job", "p", Expected(rev=1), {"holder": "other"})).__name__)
+"""
+
+
+def test_of_two_who_claim_one_version_one_wins_also_where_a_backup_was_put_in_place_under_them(
+    store: SqliteDatastore, path: Path, tmp_path: Path
+) -> None:
+    opened, restored = tmp_path / "opened", tmp_path / "restored"
+    other = start_python(OTHER, str(path), str(opened), str(restored))
+    try:
+        wait_for(opened.exists, "the other process has the file open")
+        restore(back_up(path), path)
+        assert isinstance(store.update_if_match("job", "p", Expected(rev=1), {"holder": "we"}), Ok)
+        restored.touch()
+        said, _ = other.communicate(timeout=30)
+        assert said.split() == [Conflict.__name__]
+    finally:
+        end(other)
+    who = "import sys; from datastore.sqlite import SqliteDatastore as S; print(S(sys.argv[1]).read('job', 'p'))"
+    assert "'we'" in run_python(who, str(path)).replace('"', "'")
+
+
+def test_a_reader_sees_the_backup_too(store: SqliteDatastore, path: Path) -> None:
+    copy = back_up(path)
+    put(store, "later")
+    assert isinstance(store.read("later", "p"), Ok)
+    restore(copy, path)
+    assert store.read("later", "p") == NotFound()
+    assert isinstance(store.read("job", "p"), Ok)
+
+
+def test_beside_the_log_of_another_file_nothing_is_read_or_written(store: SqliteDatastore, path: Path) -> None:
+    back_up(path).replace(path)
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="replaced while in use"):
+            put(store, "later")
+        with pytest.raises(Unavailable, match="replaced while in use"):
+            store.read("job", "p")
+
+
+def test_a_file_that_was_removed_is_unavailable_and_not_made_anew(store: SqliteDatastore, path: Path) -> None:
+    assert isinstance(store.read("job", "p"), Ok)
+    for file in path.parent.iterdir():
+        file.unlink()
+    with pytest.raises(Unavailable, match="was removed"):
+        put(store, "into-the-void")
+    with pytest.raises(Unavailable, match="was removed"):
+        store.read("job", "p")
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("removed", ["-wal", "-shm"])
+def test_without_its_log_nothing_is_written_and_what_was_is_there_after_a_restart(
+    store: SqliteDatastore, path: Path, removed: str
+) -> None:
+    path.with_name(path.name + removed).unlink()
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="removed while in use"):
+            put(store, "later")
+        with pytest.raises(Unavailable, match="removed while in use"):
+            store.read("job", "p")
+    store.close()
+    with closing(SqliteDatastore(path)) as again:
+        assert isinstance(again.read("job", "p"), Ok)
+        put(again, "later")
