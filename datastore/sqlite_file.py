@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from datastore.errors import Corrupt, DatastoreError, Rejected, Unavailable
-from datastore.sqlite_lock import file_lock
+from datastore.sqlite_lock import FileQueue
 from datastore.sqlite_query import json_path
 
 SCHEMA_VERSION: Final = 1
@@ -47,7 +47,7 @@ def prepare(path: str, *, indexes: Sequence[str], timeout_ms: int) -> None:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     except OSError as error:
         raise Unavailable(f"{path}: {error.strerror}; it must be a file this user may write") from error
-    with file_lock(lock_path(path), timeout_ms=timeout_ms), translated(path):
+    with FileQueue(lock_path(path)).take(timeout_ms=timeout_ms), translated(path):
         connection = open_connection(path, timeout_ms=timeout_ms)
         try:
             _check_version(connection, path)

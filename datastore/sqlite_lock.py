@@ -7,24 +7,6 @@ from threading import Event, Lock, Thread
 from datastore.errors import Unavailable
 
 
-def file_lock(path: str, *, timeout_ms: int) -> "FileLock":
-    """Take the exclusive lock on `path`, for the block. The kernel frees it when the process dies.
-
-    Raises:
-      Unavailable: somebody else held it for `timeout_ms`, or the file can't be opened.
-    """
-    try:
-        # Opened for each use: a descriptor kept open would be shared with forked children, and so would the lock.
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise Unavailable(f"{path}: can't open the lock file: {error.strerror}") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        _wait(descriptor, path, timeout_ms)
-    return FileLock(descriptor)
-
-
 class FileLock:
     """A lock that is held; the end of the block gives it back."""
 
@@ -42,21 +24,80 @@ class FileLock:
         os.close(self._descriptor)
 
 
-def _wait(descriptor: int, path: str, timeout_ms: int) -> None:
-    """Wait in the kernel's queue, which is fair, but bounded, which flock is not: hence on a thread."""
-    settled = Lock()  # taken once, by whoever comes first: the thread with the lock, or the time-out
-    granted = Event()
+class FileQueue:
+    """The queue for the exclusive lock on a file. For one thread at a time, which has one place in it, however often it
+    has given up waiting and comes back.
+    """
 
-    def block() -> None:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if settled.acquire(blocking=False):
-            granted.set()
-        else:
-            os.close(descriptor)  # nobody waits any more; closing gives the lock back
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._place: _Place | None = None
+        """Where it gave up, and waits on."""
 
-    Thread(target=block, name="datastore-file-lock", daemon=True).start()
-    if granted.wait(timeout_ms / 1_000):
-        return
-    if settled.acquire(blocking=False):
-        raise Unavailable(f"{path}: another process has held the write lock for {timeout_ms} ms; is one stopped?")
-    granted.wait()
+    def take(self, *, timeout_ms: int) -> FileLock:
+        """Take the lock, for a block. The kernel frees it when the process dies.
+
+        Raises:
+          Unavailable: somebody else held it for `timeout_ms`, or the file can't be opened or locked.
+        """
+        place, self._place = self._place, None
+        if place is None or not place.is_wanted():
+            try:
+                # Opened for each use: one kept open would be shared with forked children, and so would the lock.
+                descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            except OSError as error:
+                raise Unavailable(f"{self._path}: can't open the lock file: {error.strerror}") from error
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return FileLock(descriptor)
+            except BlockingIOError:
+                place = _Place(descriptor)
+            except OSError as error:
+                os.close(descriptor)
+                raise Unavailable(f"{self._path}: can't be locked: {error.strerror}; is it on a local disk?") from error
+        if place.wait(timeout_ms):
+            return FileLock(place.descriptor)
+        self._place = place
+        raise Unavailable(f"{self._path}: another process has held the write lock for {timeout_ms} ms; is one stopped?")
+
+    def leave_to_parent(self) -> None:
+        """After a fork, in the child: the thread that waits is the parent's."""
+        if self._place is not None:
+            os.close(self._place.descriptor)
+            self._place = None
+
+
+class _Place:
+    """Waits in the kernel's queue, which is fair, but bounded, which flock is not: hence on a thread."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self._turn = Lock()
+        self._wanted = True
+        self._granted = Event()
+        self._over = False
+        Thread(target=self._block, name="datastore-file-lock", daemon=True).start()
+
+    def is_wanted(self) -> bool:
+        """Wait on for somebody who comes back. False: it had its turn, and nobody was there."""
+        with self._turn:
+            self._wanted = not self._over
+            return self._wanted
+
+    def wait(self, timeout_ms: int) -> bool:
+        """Whether the lock came within the time. Otherwise it is given back as soon as it comes, if nobody is there."""
+        if self._granted.wait(timeout_ms / 1_000):
+            return True
+        with self._turn:
+            self._wanted = self._granted.is_set()
+            return self._wanted
+
+    def _block(self) -> None:
+        fcntl.flock(self.descriptor, fcntl.LOCK_EX)
+        with self._turn:
+            if self._wanted:
+                self._granted.set()
+                return
+            self._over = True
+        with FileLock(self.descriptor):
+            pass

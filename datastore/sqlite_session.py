@@ -21,7 +21,7 @@ from datastore.sqlite_file import (
     translate,
     translated,
 )
-from datastore.sqlite_lock import file_lock
+from datastore.sqlite_lock import FileQueue
 
 
 class Batch:
@@ -94,6 +94,7 @@ class Session:
     def __init__(self, path: str, *, timeout_ms: int) -> None:
         self._path = path
         self._timeout_ms = timeout_ms
+        self._queue = FileQueue(lock_path(path))
         self._batch: Batch | None = None
         self._writer: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
@@ -134,7 +135,7 @@ class Session:
         if not turn.acquire(timeout=self._timeout_ms / 1_000):
             raise Unavailable(f"{self._path}: another thread has been writing for {self._timeout_ms} ms")
         try:
-            with file_lock(lock_path(self._path), timeout_ms=self._timeout_ms):
+            with self._queue.take(timeout_ms=self._timeout_ms):
                 writer = self._begin()
                 self._batch = batch = Batch(writer, self._path)
                 try:
@@ -240,6 +241,7 @@ class Session:
         self._inherited += [one for one in (self._writer, self._reader) if one is not None]
         self._writer = self._reader = self._batch = None
         self._files = {}
+        self._queue.leave_to_parent()
         self._write_lock = Lock()
         self._read_lock = Lock()
 

@@ -1,14 +1,17 @@
 """A SQLite store on both sides of a fork: no connection lives across it, and no lock is believed that is not held."""
 
+import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
+from threading import active_count
 
 import pytest
 
-from datastore import Expected, NotFound, Ok
+from datastore import Expected, NotFound, Ok, Unavailable
 from datastore.sqlite import SqliteDatastore
+from tests.processes import wait_for
 from tests.unit.test_sqlite import DEADLINE_S, put
 
 
@@ -92,3 +95,24 @@ def test_a_child_that_was_forked_in_a_batch_leaves_it_to_its_parent(path: Path) 
     assert [document.id for document in store.find({}).documents] == ["job"]
     put(store, "other")
     store.close()
+
+
+@FORKS
+def test_a_child_holds_no_lock_that_its_parent_has_given_up_waiting_for(path: Path) -> None:
+    store = SqliteDatastore(path, timeout_ms=5)
+    (done, is_done), before = os.pipe(), active_count()
+    with closing(os.fdopen(os.open(f"{path}.lock", os.O_RDWR))) as stranger, a_child_ends_here():
+        fcntl.flock(stranger, fcntl.LOCK_EX)
+        with pytest.raises(Unavailable, match="another process"):
+            put(store, "given-up")
+        if (child := os.fork()) == 0:
+            os.close(is_done)  # so that it ends with its parent, too
+            assert os.read(done, 1) == b"!"
+        fcntl.flock(stranger, fcntl.LOCK_UN)
+    wait_for(lambda: active_count() == before, "the turn came, and nobody was there for it")
+    put(store)
+    os.write(is_done, b"!")
+    assert ended_well(child)
+    store.close()
+    os.close(done)
+    os.close(is_done)

@@ -1,10 +1,12 @@
 """Whose turn it is to write a SQLite file: threads, processes and strangers wait for each other, and never for ever."""
 
+import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
-from threading import Thread
+from threading import Thread, active_count
 
 import pytest
 
@@ -43,9 +45,9 @@ with store.batch():
 GIVE_UP = """
 import sys
 from datastore import Unavailable
-from datastore.sqlite_lock import file_lock
+from datastore.sqlite_lock import FileQueue
 try:
-    with file_lock(sys.argv[1] + ".lock", timeout_ms=10):
+    with FileQueue(sys.argv[1] + ".lock").take(timeout_ms=10):
         print("no other process held it")
 except Unavailable as error:
     print(error)
@@ -157,3 +159,17 @@ def test_a_process_killed_in_mid_batch_leaves_nothing_of_it_and_holds_nobody_up(
     end(holder)
     assert isinstance(store.create("after", "p", {}), Ok)
     assert [document.id for document in store.find({}).documents] == ["after", "before"]
+
+
+def test_however_often_a_write_gives_up_one_thread_waits_for_its_turn(path: Path) -> None:
+    store = SqliteDatastore(path, timeout_ms=5)
+    before = active_count()
+    with closing(os.fdopen(os.open(f"{path}.lock", os.O_RDWR))) as stranger:
+        fcntl.flock(stranger, fcntl.LOCK_EX)
+        for _ in range(20):
+            with pytest.raises(Unavailable, match="another process"):
+                put(store)
+        assert active_count() == before + 1
+    wait_for(lambda: active_count() == before, "a turn that nobody is there for any more is given back")
+    put(store)
+    store.close()
