@@ -157,12 +157,13 @@ def redrive(context: Context, job_id: str, *, request_id: str, by: str, now_ms: 
     """Make a failed or cancelled job ready again, at the epoch it had; a unique one only if its key is free."""
 
     def write(store: Datastore, job: Job, changes: Mapping[str, Any], *, write_id: str) -> JobUpdate | Denied:
-        if job.unique is not None:
-            admitted = keys.take(context, job.unique, job_id, now_ms=now_ms)
-            if isinstance(admitted, keys.Busy):
-                return Denied(not_unique(admitted.owner))
-        if changes and job.supersedes is not None:  # not where a refusal is only made sure of
-            keys.note_redriven(context, job.supersedes, job_id)
+        if changes:  # otherwise a refusal is only made sure of, which is about no key
+            if job.unique is not None:
+                admitted = keys.take(context, job.unique, job_id, now_ms=now_ms)
+                if isinstance(admitted, keys.Busy):
+                    return Denied(not_unique(admitted.owner))
+            if job.supersedes is not None:
+                keys.note_redriven(context, job.supersedes, job_id)
         return repository.rev_update_job(store, job, changes, write_id=write_id)
 
     judge: Judge = lambda job: transitions.redrive(job, request_id=request_id, by=by, now_ms=now_ms)  # noqa: E731  # a rule, bound

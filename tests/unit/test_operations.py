@@ -160,6 +160,20 @@ def test_a_unique_job_is_redriven_only_while_its_key_is_free(desk: Desk) -> None
     assert (other.word, other.body["job_id"]) == ("conflict", "one"), "it has its key again"
 
 
+@pytest.mark.parametrize("later", [(), ("two",)])
+def test_a_unique_job_that_can_t_be_redriven_is_refused_as_that_and_leaves_its_key_alone(
+    desk: Desk, later: tuple[str, ...]
+) -> None:
+    desk.submit("one", unique={"key": "k"})
+    coordinator.complete(desk.context, "one", desk.claim("one"), now_ms=NOW)
+    for job_id in later:
+        desk.submit(job_id, unique={"key": "k"})
+    before = desk.store.find({"kind": "key"}).documents
+    refused = coordinator.redrive(desk.context, "one", request_id="d", by="f", now_ms=NOW).answer
+    assert (refused.reason, refused.body["state"]) == (Reason.NOT_REDRIVABLE, "succeeded")
+    assert desk.store.find({"kind": "key"}).documents == before
+
+
 def test_a_hand_over_to_a_factory_that_drains_leaves_the_lease(desk: Desk) -> None:
     desk.submit()
     fence = desk.claim()
