@@ -43,6 +43,16 @@ def a_body_comes_back_as_it_went_in(probe: Probe) -> None:
     expect(dict(probe.stored(probe.new({})).body) == {}, "an empty body did not come back empty")
 
 
+def a_body_that_came_back_can_be_written_again(probe: Probe) -> None:
+    # Numbers that an integer is exact for no more: a store may keep them as it likes, and must take them back.
+    body: Body = {"vast": [1e17, -1.2345678901234567e20, 2.0**53 + 2, 1e300], "small": 5e-324}
+    stored = probe.new(body)
+    after = probe.written(probe.stored(stored), {"n": 1})
+    expect(dict(after.body) == {**body, "n": 1}, f"a write of another field gave {after.body}")
+    copied = probe.new(probe.stored(after).body)
+    expect(copied.body == after.body, f"a copy of what came back gave {copied.body}")
+
+
 def a_payload_of_64_kib_survives(probe: Probe) -> None:
     payload = "ä世" * (_PAYLOAD_CHARACTERS // 5)
     stored = probe.new({"payload": payload})
@@ -118,6 +128,7 @@ def _expect_error(kind: type[Exception], call: Callable[[], object], broken: str
 
 BODIES = (
     a_body_comes_back_as_it_went_in,
+    a_body_that_came_back_can_be_written_again,
     a_payload_of_64_kib_survives,
     unset_removes_a_field_and_none_is_a_value,
     a_patch_replaces_whole_top_level_fields,

@@ -45,7 +45,7 @@ READ_TIMEOUT_MS: Final = 5_000
 ID_BYTES_MAX: Final = 1_023
 PAGE_ITEMS_MAX: Final = 1_000
 EXACT_INTEGER_MAX: Final = 2**53
-"""Cosmos keeps numbers as IEEE 754 doubles: above this an integer comes back as another one."""
+"""Cosmos keeps numbers as IEEE 754 doubles: above this an integer comes back as another one, a float as an integer."""
 
 _SERVICES: Final = frozenset({"_rid", "_self", "_etag", "_attachments", "_ts"})
 _NOT_BODY: Final = frozenset({"id", "pk", "rev"}) | _SERVICES
@@ -230,12 +230,21 @@ def _check_numbers(id: str, value: object) -> None:
         _check_numbers(id, inner)
 
 
+def _as_kept(value: Any) -> Any:
+    """The value with each integer as the float that it was written as, where it can't have been one."""
+    if isinstance(value, int):
+        return value if -EXACT_INTEGER_MAX <= value <= EXACT_INTEGER_MAX else float(value)
+    if isinstance(value, dict):
+        return {name: _as_kept(inner) for name, inner in value.items()}
+    return [_as_kept(inner) for inner in value] if isinstance(value, list) else value
+
+
 def _document(item: Mapping[str, Any]) -> Document:
     name, pk, rev, etag = item.get("id"), item.get("pk"), item.get("rev"), item.get("_etag")
     if not (isinstance(name, str) and isinstance(pk, str) and isinstance(rev, int) and isinstance(etag, str)):
         raise Corrupt(f"item {name!r} of partition {pk!r} was not written by this store: look at it, or move it away")
     try:
-        body = freeze_body({field: value for field, value in item.items() if field not in _NOT_BODY})
-    except (ValueError, Rejected) as error:
+        body = freeze_body({field: _as_kept(value) for field, value in item.items() if field not in _NOT_BODY})
+    except (ValueError, OverflowError, Rejected) as error:
         raise Corrupt(f"item {name!r} of partition {pk!r}: {error}") from error
     return Document(name, pk, rev, Etag(etag), body)

@@ -260,3 +260,15 @@ def test_a_store_opened_before_a_fork_refuses_to_share_its_connections(
     with pytest.raises(Rejected, match="open one in each process"):
         cosmos_store.create("job-1", "job-1", {})
     assert cosmos_proxy.take_requests() == []
+
+
+def test_a_number_that_comes_back_as_an_integer_keeps_nobody_from_writing_its_document(
+    cosmos_store: CosmosDatastore,
+) -> None:
+    job = created(cosmos_store, "job-1", result={"bytes": [1e17]})
+    for document in (job, *cosmos_store.find({"partition_key": "job-1"}).documents):
+        assert repr(document.body["result"]) == "{'bytes': [1e+17]}"
+    written = cosmos_store.update_if_match("job-1", "job-1", Expected(etag=job.etag, known=job), {"state": "ready"})
+    assert isinstance(written, Ok)
+    copied = created(cosmos_store, "job-1:run:1", result=written.document.body["result"])
+    assert copied.body["result"] == {"bytes": [1e17]}
