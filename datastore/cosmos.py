@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Final
 
 from azure.core import MatchConditions
+from azure.core.exceptions import AzureError
 from azure.cosmos import ContainerProxy, CosmosClient
 from azure.cosmos.exceptions import (
     CosmosAccessConditionFailedError,
@@ -106,7 +107,7 @@ class CosmosDatastore:
         _check_id(id)
         with self._calling("read", id, write=False):
             try:
-                return Ok(_document(self._container.read_item(id, partition_key)))
+                return Ok(_answered(id, self._container.read_item(id, partition_key)))
             except CosmosResourceNotFoundError as error:
                 if not is_missing_item(error):
                     raise
@@ -118,7 +119,7 @@ class CosmosDatastore:
         item = _item(id, partition_key, 1, freeze_body(body))
         with self._calling("create", id, write=True):
             try:
-                return Ok(_document(self._container.create_item(item)))
+                return Ok(_answered(id, self._container.create_item(item)))
             except CosmosResourceExistsError:
                 pass
         return Conflict(self._current(id, partition_key))
@@ -141,7 +142,7 @@ class CosmosDatastore:
                 written = self._container.replace_item(
                     id, item, etag=base.etag, match_condition=MatchConditions.IfNotModified
                 )
-                return Ok(_document(written))
+                return Ok(_answered(id, written))
             except CosmosAccessConditionFailedError:
                 pass
             except CosmosResourceNotFoundError as error:
@@ -228,6 +229,13 @@ def _check_numbers(id: str, value: object) -> None:
         return
     for inner in value:
         _check_numbers(id, inner)
+
+
+def _answered(id: str, item: Mapping[str, Any]) -> Document:
+    """The document in an answer about the item `id`. One that is about none comes from something in between."""
+    if item.get("id") != id:
+        raise AzureError(f"an answer that does not name {id!r}; is there a proxy or a gateway that answers by itself?")
+    return _document(item)
 
 
 def _as_kept(value: Any) -> Any:

@@ -120,7 +120,8 @@ class OneSendTransport(RequestsTransport):  # type: ignore[misc]  # azure-core e
         sub_status = int(headers.get("x-ms-substatus") or 0)
         # A 403 of a region that is moving gets one try elsewhere; the SDK would go on for two minutes.
         again = status == 403 and self._was_refused_before(request)
-        if again or (write and may_have_been_written(status)):
+        elsewhere = 300 <= status < 400  # which the SDK takes for a success
+        if again or elsewhere or (write and may_have_been_written(status)):
             raise verdict(status, sub_status, headers, f"{operation}: {status}/{sub_status}", write=write)
         return response
 

@@ -48,7 +48,7 @@ def is_missing_item(error: CosmosHttpResponseError) -> bool:
 
 def may_have_been_written(status: int) -> bool:
     """Whether an answer with this status can follow a write that was applied."""
-    if status < 400 or status in (404, 409, 412):
+    if status in (200, 201, 404, 409, 412):
         return False  # an answer, which the provider returns as a value
     return _verdict(status, None, write=True) is OutcomeUnknown
 
@@ -72,6 +72,8 @@ def translated(what: str, *, write: bool) -> Iterator[None]:
     except DatastoreError as error:
         error.args = (f"{what}: {error}",)  # raised below the SDK, where the item is not known
         raise
+    except Exception as error:  # the SDK stumbles over JSON that is no answer of the service's
+        raise translate(AzureError(repr(error)), what, write=write) from error
 
 
 def translate(error: AzureError, what: str, *, write: bool) -> DatastoreError:

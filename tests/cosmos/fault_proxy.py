@@ -18,7 +18,7 @@ HOLD_S_MAX: Final = 20
 class Fault:
     """What happens to one request. `apply` says whether the emulator sees it before the client is lied to.
 
-    `status` answers with that status, `drop` closes the connection without an answer, `hold` answers nothing
+    `status` answers with that status and `body`, `drop` closes the connection without an answer, `hold` answers nothing
     until `FaultProxy.release`; a held request that was not applied is applied then. `stale` answers a read or a
     search with what the same one was answered first through this proxy. With `apply` alone nothing is wrong: it
     lets a request by, so that the next fault meets the one after it.
@@ -31,6 +31,7 @@ class Fault:
     drop: bool = False
     hold: bool = False
     stale: bool = False
+    body: bytes = b'{"code":"Fault","message":"scripted"}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +147,7 @@ class FaultProxy:
         if fault.status is None:
             assert answer is not None, f"{fault.name} does nothing"
             return answer
-        return _Answer(fault.status, list(fault.headers), b'{"code":"Fault","message":"scripted"}')
+        return _Answer(fault.status, list(fault.headers), fault.body)
 
     def _take_fault(self, kind: str) -> Fault | None:
         for index, (wanted, fault) in enumerate(self._plan.faults):

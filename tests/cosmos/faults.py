@@ -31,6 +31,13 @@ AMBIGUOUS: Final = tuple(
 )
 """Each in two kinds that a client can't tell apart: before the write, and after it."""
 
+GATEWAY: Final = tuple(
+    Fault(f"{status} with {body.decode() or 'nothing'} {'after' if apply else 'before'}", apply, status, body=body)
+    for status, body in ((200, b""), (200, b"{}"), (200, b"[1]"), (200, b"<html/>"), (204, b""), (307, b""))
+    for apply in (False, True)
+)
+"""What a proxy or a gateway says by itself, which is no answer of the service's."""
+
 LATE: Final = (Fault("answered late", apply=True, hold=True), Fault("applied late", hold=True))
 """No answer within the read time-out: the write was applied, or is still on its way and will be."""
 

@@ -11,7 +11,7 @@ from datastore.cosmos_account import EMULATOR_KEY, CosmosAddress
 from datastore.errors import DatastoreError, NotApplied, OutcomeUnknown, Rejected, Throttled, Unavailable
 from datastore.interface import Conflict, Document, Expected, NotFound, Ok
 from tests.cosmos.fault_proxy import Fault, FaultProxy
-from tests.cosmos.faults import AMBIGUOUS, ELSEWHERE, LATE, REFUSED, RETRY_AFTER_MS
+from tests.cosmos.faults import AMBIGUOUS, ELSEWHERE, GATEWAY, LATE, REFUSED, RETRY_AFTER_MS
 from tests.processes import wait_for
 
 pytestmark = pytest.mark.cosmos
@@ -84,7 +84,7 @@ def test_a_refused_write_is_reported_as_not_written_and_sent_once(
 
 
 @pytest.mark.parametrize("operation", WRITES)
-@pytest.mark.parametrize("fault", AMBIGUOUS, ids=lambda fault: fault.name)
+@pytest.mark.parametrize("fault", [*AMBIGUOUS, *GATEWAY], ids=lambda fault: fault.name)
 def test_an_ambiguous_answer_is_outcome_unknown_and_sent_once(
     store: CosmosDatastore,
     witness: CosmosDatastore,
@@ -162,7 +162,7 @@ def test_a_refused_connection_is_unavailable_because_nothing_was_sent(cosmos_emu
     store.close()
 
 
-@pytest.mark.parametrize("fault", [*REFUSED, *ELSEWHERE, *AMBIGUOUS], ids=lambda fault: fault.name)
+@pytest.mark.parametrize("fault", [*REFUSED, *ELSEWHERE, *AMBIGUOUS, *GATEWAY], ids=lambda fault: fault.name)
 def test_a_read_that_keeps_failing_never_claims_that_a_write_is_in_doubt(
     store: CosmosDatastore, cosmos_proxy: FaultProxy, job: Document, fault: Fault
 ) -> None:
@@ -188,6 +188,17 @@ def test_a_search_that_fails_is_unavailable(store: CosmosDatastore, cosmos_proxy
     cosmos_proxy.script("QUERY", *[Fault("503", status=503)] * 5)
     with pytest.raises(Unavailable):
         store.find({"state": "ready"})
+
+
+@pytest.mark.usefixtures("job")
+@pytest.mark.parametrize("fault", [fault for fault in GATEWAY if not fault.apply], ids=lambda fault: fault.name)
+def test_a_search_that_something_else_answers_is_unavailable_and_does_not_find_nothing(
+    store: CosmosDatastore, cosmos_proxy: FaultProxy, fault: Fault
+) -> None:
+    cosmos_proxy.script("QUERY", *[fault] * 5)
+    for filter in ({"state": "ready"}, {"state": "ready", "partition_key": "job-1"}):
+        with pytest.raises(Unavailable):
+            store.find(filter)
 
 
 @pytest.mark.usefixtures("job")

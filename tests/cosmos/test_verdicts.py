@@ -40,6 +40,8 @@ COLUMNS: Final = {
     "408 after": (Fault("408 after", apply=True, status=408),),
     "500 after": (Fault("500 after", apply=True, status=500),),
     "410": (Fault("410", status=410),),
+    "gateway before": (Fault("gateway before", status=307, body=b""),),
+    "gateway after": (Fault("gateway after", apply=True, status=200, body=b"{}"),),
     "403.3": (Fault("403.3", status=403, headers=(("x-ms-substatus", "3"),)),),
     "dropped before": (Fault("dropped before", drop=True),),
     "dropped after": (Fault("dropped after", apply=True, drop=True),),
