@@ -51,12 +51,12 @@ class Effect(NamedTuple):
 TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
 SUCCEEDED = "succeeded"
 LEASED = "leased"
+REPLAYED = "replayed"
 HOLDERS = frozenset({"renew", "renew_many", "progress", "complete", "fail", "release", "hand_over"})
 """Operations that carry an epoch and a token."""
-_OPERATORS = frozenset({"cancel", "redrive", "revoke", "hold", "lift"})
-REMEMBERED = _OPERATORS | {"claim", "complete", "fail", "release", "hand_over"}
+OPERATORS = frozenset({"cancel", "redrive", "revoke", "hold", "lift"})
+ANSWERED_ONCE = OPERATORS | {"submit", "claim", "complete", "fail", "release", "hand_over"}
 """Operations that a job remembers by request id: a resend is answered as the first was."""
-ANSWERED_ONCE = REMEMBERED | {"submit"}
 REMEMBERED_MAX = 8
 """How many of them (`recent_requests` of the job document)."""
 READS = frozenset({"get_job", "list_jobs"})

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from broker.history.effects import ANSWERED_ONCE, READS, REMEMBERED, REMEMBERED_MAX, Effect, effect_of, seen_in
+from broker.history.effects import ANSWERED_ONCE, OPERATORS, READS, REMEMBERED_MAX, Effect, effect_of, seen_in
 from broker.history.record import Record
 
 
@@ -38,11 +38,12 @@ def gather(records: Sequence[Record], first_sent: Mapping[str, int]) -> Evidence
 class _Answers:
     """Which effect each request had, so that a second answer to it is not taken for a second effect."""
 
-    __slots__ = ("_by_id", "_effects", "_others", "_records", "disagreements")
+    __slots__ = ("_by_id", "_effects", "_operated", "_others", "_records", "disagreements")
 
     def __init__(self, records: Sequence[Record], effects: list[Effect]) -> None:
         self._records = records
         self._effects = effects
+        self._operated: int | None = None
         self._by_id: dict[str, int] = {}
         self._others: dict[tuple[object, ...], int] = {}
         self.disagreements: list[tuple[Effect, Effect]] = []
@@ -57,7 +58,9 @@ class _Answers:
         if request != _request_of(self._effects[place].record):  # the same id for something else
             place = self._others.setdefault(request, here)
         if place != here and facts != _facts(self._effects[place]):
-            if _is_remembered(self._records, self._effects[place], found):
+            if self._operated is None:  # hardly any history needs it
+                self._operated = _operated(self._records)
+            if _is_remembered(self._operated, self._effects[place], found):
                 self.disagreements.append((self._effects[place], found))
             place = self._others.setdefault((*request, *facts), here)
         if place == here:
@@ -71,9 +74,10 @@ def _end(effect: Effect) -> int:
 
 
 def _request_of(record: Record) -> tuple[str, ...]:
-    if record.op == "claim":  # a claim under the same id by another factory is another claim
+    """A request id is its factory's own. A claim under the same id by another start of it is another claim."""
+    if record.op == "claim":
         return (record.op, record.request, record.factory, record.incarnation)
-    return (record.op, record.request)
+    return (record.op, record.request, record.factory)
 
 
 def _facts(effect: Effect) -> tuple[object, ...]:
@@ -85,17 +89,24 @@ def _facts(effect: Effect) -> tuple[object, ...]:
     return (effect.epoch, effect.stage, effect.state)
 
 
-def _is_remembered(records: Sequence[Record], one: Effect, other: Effect) -> bool:
-    """Whether the job must still know the request: fewer others came in between than it remembers."""
-    request = one.record.request
-    others = sum(1 for record in records if record.op in REMEMBERED and record.request != request)
-    return others + abs(one.epoch - other.epoch) < REMEMBERED_MAX
+def _operated(records: Sequence[Record]) -> int:
+    """How many requests of operators the job may have had, whether they were heard of or not."""
+    return len({(record.request, record.factory) for record in records if record.op in OPERATORS})
+
+
+def _is_remembered(operated: int, one: Effect, other: Effect) -> bool:
+    """Whether the job must still know the request: fewer came in between than it remembers.
+
+    Of those that change the epoch or end a lease an epoch has one each, however many were refused.
+    """
+    return operated + 2 * abs(one.epoch - other.epoch) + 1 < REMEMBERED_MAX
 
 
 def _silent_redrives(records: Sequence[Record], first_sent: Mapping[str, int]) -> list[tuple[int, Record]]:
     redrives = [record for record in records if record.op == "redrive"]
     if not redrives:
         return []
-    told = {record.request for record in redrives if record.type == "ok"}
-    silent = {record.request: record for record in redrives if record.request not in told}
-    return sorted(((first_sent[request], record) for request, record in silent.items()), key=lambda each: each[0])
+    told = {_request_of(record) for record in redrives if record.type == "ok"}
+    silent = {_request_of(record): record for record in redrives}
+    waiting = ((first_sent[record.request], record) for who, record in silent.items() if who not in told)
+    return sorted(waiting, key=lambda each: each[0])

@@ -8,7 +8,7 @@ earlier one of the order starts. So the latest start so far is all that has to b
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from broker.history.effects import ALWAYS, BEFORE_ALL, HOLDERS, SUCCEEDED, TERMINAL, Effect, Stage
+from broker.history.effects import ALWAYS, BEFORE_ALL, HOLDERS, REPLAYED, SUCCEEDED, TERMINAL, Effect, Stage
 from broker.history.evidence import Evidence
 from broker.history.record import Record
 from broker.history.report import Rule, Violation
@@ -82,10 +82,11 @@ def _one_holder(job: str, epoch: int, effects: Sequence[Effect]) -> Iterator[Vio
         if record.type != "ok" or not (effect.stage is Stage.GRANTED or record.op in HOLDERS):
             continue
         if holder is None:
-            holder = record
+            # A replay is told to a factory by its request id alone, whatever token came with it.
+            holder = None if record.op in HOLDERS and record.answer == REPLAYED else record
         elif effect.stage is Stage.GRANTED:
             yield _violation(Rule.TWO_HOLDERS, job, epoch, "the epoch was granted twice", holder, record)
-        elif (record.factory, record.token) != (holder.factory, holder.token):
+        elif record.factory != holder.factory or (record.token != holder.token and record.answer != REPLAYED):
             why = f"{record.op} was accepted from somebody else than the holder {holder.factory}"
             yield _violation(Rule.TWO_HOLDERS, job, epoch, why, holder, record)
 

@@ -80,22 +80,29 @@ def _steps(records: Sequence[Record], first: dict[str, int]) -> list[Step] | Non
             steps.append(Step("held", first[record.request], record.at, record.epoch or 0, fence))
         elif record.type == "ok" and record.op != "get_job":
             if not record.joined and record.did in (None, record.op):
-                who = (record.factory, record.incarnation) if record.op == "claim" else ()
+                who = (record.factory, record.incarnation if record.op == "claim" else "")
                 answers[record.op, record.request, *who].append(record)
         elif record.seen is not None and record.state is not None:
             steps.append(Step("seen", -1, record.at, record.seen, state=record.state))
     for (op, request, *_), same in answers.items():
         for facts in {_said(record) for record in same}:
             agreeing = [record for record in same if _said(record) == facts]
-            record, end = agreeing[0], min(each.at for each in agreeing)
-            if record is not same[0] and _knows(records, same[0], record):
+            if agreeing[0] is not same[0] and _knows(records, same[0], agreeing[0]):
                 return None
-            holder = (record.factory, record.token) if op in HOLDERS | {"claim"} else None
-            steps.append(Step(op, first[request], end, record.epoch or 0, holder, record.state))
-    told = {request for op, request, *_ in answers if op == "redrive"}
-    silent = {record.request for record in records if record.op == "redrive"} - told
-    steps += [Step("redrive", first[request], FOREVER, optional=True) for request in silent]
+            record = min(agreeing, key=lambda each: each.at)
+            steps.append(Step(op, first[request], record.at, record.epoch or 0, _heard(record), record.state))
+    told = {(request, factory) for op, request, factory, _ in answers if op == "redrive"}
+    silent = {(record.request, record.factory) for record in records if record.op == "redrive"} - told
+    steps += [Step("redrive", first[request], FOREVER, optional=True) for request, _ in silent]
     return [replace(step, number=number) for number, step in enumerate(steps)]
+
+
+def _heard(record: Record) -> tuple[str, str | None] | None:
+    """Who is heard as the holder; of a request that had its effect before, no broker looks at the token again."""
+    if record.op not in HOLDERS | {"claim"}:
+        return None
+    known = record.op == "claim" or record.answer != "replayed"
+    return record.factory, record.token if known else None
 
 
 def _said(record: Record) -> tuple[object, ...]:
@@ -105,10 +112,13 @@ def _said(record: Record) -> tuple[object, ...]:
 
 
 def _knows(records: Sequence[Record], one: Record, other: Record) -> bool:
-    """Whether a job still knows a request when it comes again: it keeps the last eight."""
-    kept = HOLDERS - {"renew", "progress"} | {"claim", "cancel", "redrive", "revoke", "hold", "lift"}
-    between = [record for record in records if record.op in kept and record.request != one.request]
-    return len(between) + abs((one.epoch or 0) - (other.epoch or 0)) < 8
+    """Whether a job still knows a request when it comes again: it keeps the last eight.
+
+    What can have come in between: one claim and one end an epoch, and whatever operators asked for.
+    """
+    operators = {"cancel", "redrive", "revoke", "hold", "lift"}
+    asked = {(record.request, record.factory) for record in records if record.op in operators}
+    return len(asked) + 1 + 2 * abs((one.epoch or 0) - (other.epoch or 0)) < 8
 
 
 def _start(steps: Sequence[Step]) -> Job:
@@ -154,8 +164,18 @@ def _outcomes(job: Job, step: Step) -> list[Job]:
 
 
 def _as_holder(jobs: Iterable[Job], step: Step) -> list[Job]:
-    leased = [job for job in jobs if job.phase == "leased" and step.holder in (None, job.holder or step.holder)]
-    return [replace(job, holder=job.holder or step.holder) for job in leased]
+    held = [job for job in jobs if job.phase == "leased" and _may_be_one(job.holder, step.holder)]
+    return [replace(job, holder=max(job.holder, step.holder, key=_known)) for job in held]
+
+
+def _known(holder: tuple[str, str | None] | None) -> int:
+    return 0 if holder is None else 1 if holder[1] is None else 2
+
+
+def _may_be_one(one: tuple[str, str | None] | None, other: tuple[str, str | None] | None) -> bool:
+    if one is None or other is None:
+        return True
+    return one[0] == other[0] and (one[1] == other[1] or None in (one[1], other[1]))
 
 
 def _phase(state: str | None) -> str:

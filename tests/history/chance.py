@@ -10,6 +10,8 @@ from broker.history import Record
 
 OPS = ("claim", "claim", "claim", "renew", "complete", "fail", "release", "progress", "hand_over")
 OPERATORS = ("cancel", "redrive", "revoke", "hold", "lift", "get_job")
+ENDS = ("complete", "fail", "release", "hand_over")
+"""Several factories name such a request alike now and then."""
 RUNNING = 4
 """Calls on their way at once, at most."""
 AFTER = {
@@ -29,7 +31,8 @@ class Job:
     epoch: int = 0
     lease: tuple[str, str, str, str] | None = None
     """Factory, incarnation, request, token."""
-    recent: dict[str, tuple[str, int, str]] = field(default_factory=dict)
+    recent: dict[tuple[str, str], tuple[str, int, str]] = field(default_factory=dict)
+    """What each factory's request has done."""
     claimed: set[str] = field(default_factory=set)
 
 
@@ -87,16 +90,16 @@ class Broker:
             return {"type": "ok", "answer": "ok", "seen": job.epoch, "state": job.state}
         if asked.op == "claim":
             return self._claim(job, asked)
-        if asked.request in job.recent:
-            did, epoch, state = job.recent[asked.request]
+        if _who(asked) in job.recent:
+            did, epoch, state = job.recent[_who(asked)]
             return {"type": "ok", "answer": "replayed", "did": did, "epoch": epoch, "state": state}
         return self._operate(job, asked) if asked.op in OPERATORS else self._hold(job, asked)
 
     def _submit(self, job: Job, asked: Record) -> dict[str, Any]:
         if job.state is None:
-            job.state, job.recent[asked.request] = "ready", ("submit", 0, "ready")
+            job.state, job.recent[_who(asked)] = "ready", ("submit", 0, "ready")
             return {"type": "ok", "answer": "ok", "state": "ready"}
-        if asked.request in job.recent:
+        if _who(asked) in job.recent:
             return {"type": "ok", "answer": "replayed", "state": job.state}
         return {"type": "refused", "answer": "conflict", "reason": "exists"}
 
@@ -135,13 +138,18 @@ class Broker:
         return {"type": "refused", "answer": "conflict"}
 
     def _done(self, job: Job, asked: Record, state: str) -> dict[str, Any]:
-        job.recent[asked.request] = (asked.op, job.epoch, state)
+        job.recent[_who(asked)] = (asked.op, job.epoch, state)
         if state != "leased":
             self._end(job, state)
         return {"type": "ok", "answer": "ok", "epoch": job.epoch, "state": state}
 
     def _end(self, job: Job, state: str) -> None:
         job.state, job.lease = state, None
+
+
+def _who(asked: Record) -> tuple[str, str]:
+    """A request id is its factory's own."""
+    return asked.request, asked.factory
 
 
 class Clients:
@@ -201,13 +209,14 @@ class Clients:
 
     def _begin(self, op: str, by: str = "o", *, again: Record | None = None, **fields: Any) -> None:
         self._numbers += 1
+        fresh = "done" if op in ENDS and self._chance.random() < 0.2 else f"r{self._numbers}"
         invoked = Record(
             type="invoke",
             at=self._now,
             client=f"client-{by}",
             call=self._numbers,
             op=op,
-            request=again.request if again else f"r{self._numbers}",
+            request=again.request if again else fresh,
             factory=by,
             incarnation=f"{by}-1",
             **fields,

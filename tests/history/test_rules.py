@@ -216,6 +216,38 @@ def test_after_nine_other_requests_a_job_may_have_forgotten_one() -> None:
     assert story.rules() == []
 
 
+def test_claims_that_others_were_refused_make_a_job_forget_nothing() -> None:
+    story = claimed()
+    for number in range(9):
+        story.refused("claim", 4 + number, 20, by=f"other-{number}", answer="conflict", seen=1, state="leased")
+    story.hold("release", 1, 21, 22)
+    story.grant(2, 30, 31, request="r2")
+    assert story.rules() == ["answered_twice"]
+
+
+def test_two_factories_may_use_the_same_request_id() -> None:
+    story = claimed()
+    story.hold("fail", 1, 4, 5, request="done")
+    story.grant(2, 6, 7, by="b")
+    story.hold("fail", 2, 8, 9, by="b", request="done", state="failed")
+    story.call("redrive", 10, 11, request="again", epoch=2, answer="ok", state="ready")
+    story.grant(3, 12, 13)
+    story.hold("fail", 3, 14, 15, state="failed")
+    story.call("redrive", 16, None, by="b", request="again")
+    story.grant(4, 20, 21)
+    assert story.rules() == []
+
+
+def test_a_request_id_used_again_under_a_later_lease_is_told_what_it_did_under_the_first() -> None:
+    story = claimed()
+    story.hold("release", 1, 4, None, request="done")
+    story.grant(2, 6, 7)
+    told = story.hold("release", 1, 8, 9, request="done", answer="replayed", did="release", token="t2")
+    assert story.rules() == []
+    told.factory = "b"
+    assert story.rules() == ["two_holders"]
+
+
 def test_a_claim_for_any_job_that_gets_a_second_one_while_the_first_stands_was_answered_twice() -> None:
     one, other = Story("one"), Story("other")
     one.grant(1, 0, 1, request="r")
