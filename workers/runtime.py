@@ -18,7 +18,7 @@ from broker.coordinator import Context
 from broker.door import OPEN_DOOR, Door, GuardedDoor
 from broker.entropy import SystemEntropy
 from broker.keyring import BadMaster, Keyring, Masters
-from broker.redis_urls import require_known_options
+from broker.redis_urls import checked, require_known_options
 from broker.repository import INDEXES
 from broker.settings import Settings
 from broker.transitions import Rules
@@ -97,11 +97,11 @@ def connect_redis(settings: Settings, kind: type[Redis] = Redis, **options: Any)
     It never re-sends a command by itself: a `take` whose answer was lost must be looked for, not repeated.
     """
     url = settings.redis_url or _endpoint_redis(settings)
-    if settings.redis_password is not None and urlsplit(url).password is None:
-        options["password"] = settings.redis_password.get_secret_value()
     try:
+        if settings.redis_password is not None and urlsplit(checked(url)).password is None:
+            options["password"] = settings.redis_password.get_secret_value()
         redis = kind.from_url(
-            url,
+            checked(url),
             socket_timeout=SOCKET_TIMEOUT_S,
             socket_connect_timeout=SOCKET_TIMEOUT_S,
             retry=Retry(NoBackoff(), 0),

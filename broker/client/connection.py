@@ -13,7 +13,7 @@ from broker import queues
 from broker.client.channel import Channel
 from broker.client.errors import BrokerUnavailable
 from broker.queues import Message, Wire
-from broker.redis_urls import require_known_options
+from broker.redis_urls import checked, require_known_options
 
 BLOCK_S = 5
 """How long the server blocks one BLPOP."""
@@ -89,7 +89,9 @@ class Sender:
         connections_max: int = SENDERS_MAX,
     ) -> None:
         self._url, self._wire, self._password, self._sign = url, wire, password, sign
-        self._pool = ConnectionPool.from_url(url, retry=Retry(NoBackoff(), 0), **options(password, SEND_TIMEOUT_S))
+        self._pool = ConnectionPool.from_url(
+            checked(url), retry=Retry(NoBackoff(), 0), **options(password, SEND_TIMEOUT_S)
+        )
         self._free: list[Channel] = []
         self._places: SimpleQueue[None] = SimpleQueue()
         for _ in range(connections_max):

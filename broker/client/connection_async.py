@@ -26,7 +26,7 @@ from broker.client.connection import (
 )
 from broker.client.stream import Stream
 from broker.queues import Message, Wire
-from broker.redis_urls import require_known_options
+from broker.redis_urls import checked, require_known_options
 
 Posted: TypeAlias = tuple[Message, Call]
 """What is to be sent, and the call it belongs to."""
@@ -63,7 +63,7 @@ class AsyncSender:
     def __init__(self, url: str, *, wire: Wire, password: str | None, sign: Callable[[str], str] = str) -> None:
         self._url, self._wire, self._password, self._sign = url, wire, password, sign
         self._pool: ConnectionPool = ConnectionPool.from_url(
-            url, retry=Retry(NoBackoff(), 0), **options(password, SEND_TIMEOUT_S)
+            checked(url), retry=Retry(NoBackoff(), 0), **options(password, SEND_TIMEOUT_S)
         )
         self._stream: Stream | None = None
         self._opening = asyncio.Lock()

@@ -32,6 +32,7 @@ def test_a_command_sees_everything_else() -> None:
         ("redis://host/1?password=hush&protocol=3", "redis://host/1?protocol=3"),
         ("rediss://host/1?ssl_password=hush&protocol=3", "rediss://host/1?protocol=3"),
         ("redis://host/1?pass%77ord=hush", "redis://host/1"),
+        ("unix:///tmp/redis.sock?password=hush&db=1", "unix:///tmp/redis.sock?db=1"),
         ("unix:///tmp/redis.sock", "unix:///tmp/redis.sock"),
         ("redis://host:6379/0", "redis://host:6379/0"),
         ("redis://[:hush@host", ""),

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from urllib.parse import urlsplit, urlunsplit
 
 from broker.cli import CommandError
 from broker.cli.exits import Exit
@@ -44,12 +43,3 @@ def _described(error: Exception) -> CommandError | None:
             return CommandError(f"Redis: {error}", "start it, or set BROKER_REDIS_URL to one that answers")
         case _:
             return None
-
-
-def without_password(url: str) -> str:
-    """A URL as it may be shown."""
-    parts = urlsplit(url)
-    secret, at, place = parts.netloc.rpartition("@")
-    if not at or ":" not in secret:
-        return url
-    return urlunsplit(parts._replace(netloc=f"{secret.partition(':')[0]}:…@{place}"))

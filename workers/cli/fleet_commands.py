@@ -96,13 +96,13 @@ def _serve(plan: "FleetPlan", *, json: bool) -> None:
 
 def _show(plan: "FleetPlan", endpoint: "Endpoint", *, json: bool, detached: bool) -> None:
     from broker.cli.output import emit, say
-    from workers.cli.failures import without_password
+    from broker.redis_urls import without_password
 
     shown: dict[str, Any] = {
         "up": True,
         "state_dir": str(plan.state.path),
-        "redis_url": without_password(endpoint.redis_url),
-        "datastore_url": without_password(endpoint.datastore_url),
+        "redis_url": without_password(endpoint.redis_url, instead="…"),
+        "datastore_url": without_password(endpoint.datastore_url, instead="…"),
         "workers": plan.workers,
         "supervisor_pid": endpoint.supervisor_pid,
     }

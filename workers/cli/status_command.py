@@ -40,8 +40,8 @@ def _found(settings: "Settings") -> dict[str, Any]:
     """The `--json` shape."""
     from redis.exceptions import RedisError
 
+    from broker.redis_urls import without_password
     from workers.children import read_statuses
-    from workers.cli.failures import without_password
     from workers.fleet_status import look
     from workers.runtime import StartError, connect_redis
     from workers.state_dir import StateDir
@@ -67,8 +67,8 @@ def _found(settings: "Settings") -> dict[str, Any]:
         "up": problem is None,
         "problem": problem,
         "state_dir": str(state.path),
-        "redis_url": url and without_password(url),
-        "datastore_url": without_password(endpoint.datastore_url) if endpoint is not None else None,
+        "redis_url": url and without_password(url, instead="…"),
+        "datastore_url": without_password(endpoint.datastore_url, instead="…") if endpoint is not None else None,
         "supervisor_pid": endpoint.supervisor_pid if endpoint is not None else None,
         "processes": [_process(child) for child in children],
         "workers": _workers(serving, alive),

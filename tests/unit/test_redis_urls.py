@@ -1,0 +1,76 @@
+"""A password in a URL is shown nowhere, also where it was written in a way that makes it part of something else."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from broker.client import AsyncClient, Client
+from broker.redis_urls import checked, without_password
+from broker.settings import load
+from workers.runtime import connect_redis
+
+BROKEN = [
+    "redis://:hush/er@host:6379/0",
+    "redis://:hush#er@host:6379/0",
+    "redis://:hush?er@host:6379/0",
+    "redis://:6379/hush@host",
+    "redis://:6379#hush@host",
+    "redis://user%3Ahush%40host:6379",
+    "redis://user:hush@host:port/0",
+    "redis:////:hush@host",
+    "redis://[:hush@host",
+    "user:hush@host",
+]
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://:hush@host:6379/1", "redis://:…@host:6379/1"),
+        ("redis://user:hu@sh@host", "redis://user:…@host"),
+        ("redis://user@host", "redis://user@host"),
+        ("redis://host?password=hush&db=1", "redis://host?password=…&db=1"),
+        ("unix:///tmp/a@b.sock?pass%77ord=hush", "unix:///tmp/a@b.sock?pass%77ord=…"),
+        ("redis://[::1]:6379/0", "redis://[::1]:6379/0"),
+        ("sqlite:////tmp/a@b.db", "sqlite:////tmp/a@b.db"),
+        ("memory://", "memory://"),
+    ],
+)
+def test_a_url_is_shown_without_its_password(url: str, shown: str) -> None:
+    assert without_password(url, instead="…") == shown
+    assert checked(url) == url
+
+
+@pytest.mark.parametrize("url", BROKEN)
+def test_of_a_url_that_can_t_be_read_nothing_is_shown(url: str) -> None:
+    assert "hush" not in without_password(url, instead="…")
+    assert without_password(url) == ""
+
+
+def _worker(url: str) -> None:
+    connect_redis(load(redis_url=url, state_dir=Path("nowhere")))
+
+
+def _client(url: str) -> None:
+    with Client.connect(url, factory_id="f") as client:
+        client.jobs(timeout_ms=1)
+
+
+def _async_client(url: str) -> None:
+    async def ask() -> None:
+        async with AsyncClient.connect(url, factory_id="f") as client:
+            await client.jobs(timeout_ms=1)
+
+    asyncio.run(ask())
+
+
+@pytest.mark.parametrize("connect", [_worker, _client, _async_client])
+@pytest.mark.parametrize("url", BROKEN)
+def test_who_connects_by_it_is_told_how_to_write_it_and_not_what_it_says(
+    connect: Callable[[str], None], url: str
+) -> None:
+    with pytest.raises(Exception, match="URL") as told:
+        connect(url)
+    assert "hush" not in str(told.value)
