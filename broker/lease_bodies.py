@@ -32,7 +32,7 @@ class RenewBody(FencedBody):
 
 
 class RenewManyBody(Body):
-    leases: Annotated[tuple[RenewBody, ...], Field(min_length=1, max_length=RENEW_MAX)]
+    leases: Annotated[tuple[RenewBody, ...], Field(min_length=1, max_length=RENEW_MAX, fail_fast=True)]
 
     def names(self) -> int:
         return super().names() + sum([len(lease.__pydantic_fields_set__) for lease in self.leases])

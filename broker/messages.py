@@ -91,10 +91,10 @@ class SubmitBody(Body):
     requires: Needs = ()
     prefers: Preferences = Field(default_factory=dict)
     fairness_key: FairnessKey | None = None
-    locks: Annotated[tuple[LockKey, ...], Field(max_length=64), AfterValidator(within_slots)] = ()
-    concurrency: Annotated[tuple[ConcurrencyKey, ...], Field(max_length=16)] = ()
+    locks: Annotated[tuple[LockKey, ...], Field(max_length=64, fail_fast=True), AfterValidator(within_slots)] = ()
+    concurrency: Annotated[tuple[ConcurrencyKey, ...], Field(max_length=16, fail_fast=True)] = ()
     """Keys that share a limit wherever an operator sets one."""
-    depends_on: Annotated[tuple[JobId, ...], Field(max_length=256)] = ()
+    depends_on: Annotated[tuple[JobId, ...], Field(max_length=256, fail_fast=True)] = ()
     not_before_ms: Millis | None = None
     timeout_ms: Span | None = None
     """The whole job's deadline, counted from its submission."""

@@ -97,8 +97,10 @@ def _terms(terms: _Terms) -> _Terms:
     return terms
 
 
-Offers = Annotated[tuple[Offer, ...], Field(max_length=64), AfterValidator(_terms)]
-Needs = Annotated[tuple[Need, ...], Field(max_length=64), AfterValidator(_terms)]
+# `fail_fast`, here and elsewhere: what is said of an item costs far more than to read it, and a message has room for
+# forty thousand.
+Offers = Annotated[tuple[Offer, ...], Field(max_length=64, fail_fast=True), AfterValidator(_terms)]
+Needs = Annotated[tuple[Need, ...], Field(max_length=64, fail_fast=True), AfterValidator(_terms)]
 Weight = Annotated[int, Field(ge=1, le=WEIGHT_MAX)]
 """Of a preference."""
 Preferences = Annotated[dict[Need, Weight], Field(max_length=16), AfterValidator(_terms)]

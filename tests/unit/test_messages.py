@@ -305,3 +305,21 @@ def test_what_is_said_about_a_malformed_request_is_short_whatever_it_says_itself
     with pytest.raises(Malformed) as refused:
         parse(text("claim", {}, **{"Q" * 100_000: 1}))
     assert len(str(refused.value)) <= DETAIL_CHARS_MAX
+
+
+@pytest.mark.parametrize(
+    ("op", "name", "item"),
+    [
+        ("renew_many", "leases", {}),
+        ("claim", "offers", " "),
+        ("submit", "requires", " "),
+        ("submit", "locks", ""),
+        ("submit", "concurrency", " "),
+        ("submit", "depends_on", " "),
+    ],
+)
+def test_a_list_is_read_no_further_than_its_first_fault(op: str, name: str, item: Any) -> None:
+    with pytest.raises(Malformed) as told:
+        parse(text(op, {name: [item] * 20_000}))
+    assert f"{name}.0" in str(told.value)
+    assert f"{name}.1" not in str(told.value), "each fault costs: forty thousand leases of nothing took seconds"
