@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import structlog
@@ -22,6 +23,8 @@ from datastore import Corrupt, Datastore, DatastoreError, Document, Filter, Ok
 log = structlog.get_logger(__name__)
 
 LEASES_SHOWN_MAX = 500
+ENDED_MAX = 256
+"""Leases that one request ends: everybody's renewals wait meanwhile. Beyond it they are the sweep's."""
 CONTROL_STATE = "control"
 """The `state` of these documents: searches by state are indexed, and no job has this one."""
 _KIND = "factory"
@@ -115,15 +118,21 @@ def remove(context: Context, request: RemoveFactory, now_ms: int) -> Settlement:
 
 def _holds(context: Context, name: str, now_ms: int) -> Settlement | None:
     """The refusal to forget a factory that holds leases."""
-    held = [_shown(job, job.lease, now_ms) for job in _leased(context.store, name) if job.lease]
+    held = _held(context, name, now_ms)
     return Settlement(Answer(Word.CONFLICT, Reason.HELD, {"factory": name, "leases": held})) if held else None
+
+
+def _held(context: Context, name: str, now_ms: int) -> list[dict[str, Any]]:
+    """The first leases of a factory, as they are shown."""
+    leased = islice(_leased(context.store, name), LEASES_SHOWN_MAX)
+    return [_shown(job, job.lease, now_ms) for job in leased if job.lease is not None]
 
 
 def show(context: Context, request: GetFactory, now_ms: int) -> Settlement:
     """One factory and the leases it holds. Never a token."""
     name = request.body.factory
     record = _read(context.store, name)
-    leases = [_shown(job, job.lease, now_ms) for job in _leased(context.store, name) if job.lease][:LEASES_SHOWN_MAX]
+    leases = _held(context, name, now_ms)
     seen_ms = context.last_seen([name]).get(name)
     if record is None and not leases and seen_ms is None:
         return _unknown(name)
@@ -200,8 +209,8 @@ def _with_last(known: FactoryRecord) -> list[str]:
 
 
 def _with_leases_ended(context: Context, name: str, record: FactoryRecord, answer: Answer, now_ms: int) -> Settlement:
-    """The answer, once what earlier starts hold has ended. Whatever that misses, because a claim was on its way, the
-    sweep ends.
+    """The answer, once what earlier starts hold has ended. Whatever that misses, because it is too much for one request
+    or a claim was on its way, the sweep ends.
 
     The record is changed by now: where a lease could not be ended, the same request again ends it, or the sweep.
     """
@@ -210,6 +219,8 @@ def _with_leases_ended(context: Context, name: str, record: FactoryRecord, answe
         for job in _leased(context.store, name):
             if job.lease is not None and record.outlived(job.lease.incarnation, job.lease.granted_ms):
                 changes += coordinator.outlive(context, job, name, record, now_ms=now_ms).changes
+            if len(changes) >= ENDED_MAX:
+                break
     except DatastoreError as error:
         log.warning("leases_not_ended", factory=name, error=str(error))
         return Settlement(Answer(Word.OUTCOME_UNKNOWN, Reason.STORE), tuple(changes))

@@ -1,6 +1,7 @@
 """Factories: starts that replace one another, drains, offers that were registered, leases handed over."""
 
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -38,6 +39,17 @@ def test_a_new_start_ends_the_leases_of_the_one_before_at_once(broker: InProcess
         assert told(ask(broker, old, op, **lease)) == ("lease_lost", "reclaimed")
     assert hold(broker, new)["epoch"] == 2
     assert ask(broker, start(broker, "s1", "mac-2"), "renew", **elsewhere)["answer"] == "renewed"
+
+
+def test_of_hundreds_of_leases_a_new_start_ends_some_itself_and_the_sweep_the_rest(broker: InProcess) -> None:
+    old, new = start(broker, "s1"), start(broker, "s2")
+    for _ in range(5):
+        broker.submit(*(f"job-{uuid4().hex}" for _ in range(64)))
+        assert len(ask(broker, old, "claim", count=64)["body"]["grants"]) == 64
+    ended = ask(broker, new, "register_factory")["body"]["ended"]
+    assert len(ended) == 256, "whoever else renews waits for all that one request ends"
+    assert broker.sweep().reaped == 320 - 256
+    assert ask(broker, old, "get_factory", factory="mac-1")["body"]["leases"] == []
 
 
 def test_the_same_start_may_register_again_and_keeps_its_leases(broker: InProcess) -> None:
