@@ -47,6 +47,8 @@ def acl(
             password = password_file.read_text(encoding="utf-8").rstrip("\r\n")
         except (OSError, UnicodeDecodeError) as error:
             raise typer.BadParameter(f"can't read it: {error}", param_hint="--password-file") from error
+        if not password:
+            raise typer.BadParameter(f"{password_file} holds no password", param_hint="--password-file")
     name = user or (factory if asks else None) or role.value
     typer.echo(user_line(name, role, factory=factory, password=password))
     return 0
