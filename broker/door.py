@@ -74,8 +74,15 @@ class OpenDoor:
     """Signing is off: whoever reaches Redis is served."""
 
     def admit(self, raw: bytes, *, insist: bool, now_ms: int) -> Taken:  # noqa: ARG002
-        """Whatever can be understood."""
-        return Taken(parse(raw), insist)
+        """Whatever can be understood. A signed request can't: its sender, who would believe no answer, is told so."""
+        try:
+            return Taken(parse(raw), insist)
+        except Malformed:
+            message = _unquoted(raw)
+            if not message.startswith(signing.MARK):
+                raise
+            why = "signatures are not looked at here: set BROKER_SIGNING of the workers, or take the client's key away"
+            raise Unauthorized(Reason.UNKNOWN_KEY, why, sender=sender_of(_text(message))) from None
 
     def forward(self, key_id: str | None) -> Seal:  # noqa: ARG002
         """As it is."""
@@ -212,6 +219,14 @@ def sealed(refusal: Unauthorized, seal: Seal) -> Unauthorized:
 def address(request: Request) -> dict[str, Any]:
     """Where a reply goes."""
     return {"request_id": request.request_id, "factory_id": request.factory_id, "instance": request.instance}
+
+
+def _text(message: bytes) -> bytes:
+    """The text in a signed message, whoever signed it."""
+    try:
+        return signing.split(message)[2]
+    except NotSigned:
+        return b""
 
 
 def _unquoted(raw: bytes) -> bytes:

@@ -145,3 +145,18 @@ def test_signing_without_a_secret_does_not_start(desk: Desk) -> None:
 
 def test_keys_of_a_memory_store_are_refused(desk: Desk) -> None:
     assert "use sqlite:///path" in desk.run("key", "list", "--datastore", "memory://").err
+
+
+@pytest.mark.parametrize("wire", ["rq", "intake"])
+def test_who_signs_where_signatures_are_not_looked_at_is_told_so(desk: Desk, wire: str) -> None:
+    desk.key("mac.key", "--factory", "mac-1")
+    desk.fleet.start_worker(desk.env | {"BROKER_SIGNING": "off"})
+    told = desk.run("jobs", "--timeout", "0.5", key="mac.key", BROKER_WIRE=wire)
+    assert (told.status, "set BROKER_SIGNING of the workers" in told.err) == (4, True), told.err
+
+
+def test_an_empty_file_is_no_password_of_a_redis_user(desk: Desk) -> None:
+    (desk.folder / "mac.pw").write_text("\n")
+    refused = desk.run("acl", "--factory", "mac-1", "--password-file", str(desk.folder / "mac.pw"))
+    assert (refused.status, refused.out) == (2, "")
+    assert "holds no password" in refused.err
