@@ -33,21 +33,48 @@ UNREAD = "broker:unread"
 READ_WITHIN_MS = 2_000
 """Longer than a reader takes to connect again, far below a ttl."""
 LOOK_MAX = 256
+LOOK_BYTES = 32 * 1024 * 1024
+"""Of replies in one look, some 0.3 s of Redis. Whoever leaves more unread keeps what it was granted for a ttl."""
 
 _TAKE_BACK = Script(
     """
--- KEYS: 1 grants to look after.  ARGV: now, at most.  Returns each reply that nobody has read, taken off its channel
-local unread = {}
+-- KEYS: 1 grants to look after.  ARGV: now, at most, of how many bytes of replies.  Returns each reply that nobody has
+-- read, taken off its channel
+local STEP = 8
+local unread, channels, room = {}, {}, tonumber(ARGV[3])
+
+-- What lies on a channel, by request id, the latest first. Nobody else is served meanwhile: each channel is read once
+-- in a look, and all of them together no further than there is room.
+local function lying_on(channel)
+  if not channels[channel] then
+    local replies, last = {}, -1
+    while room > 0 do
+      local some = redis.pcall('LRANGE', channel, last - STEP + 1, last)
+      if #some == 0 then break end
+      for _, reply in ipairs(some) do
+        room = room - #reply
+        -- behind the signature, where there is one
+        local _, _, at, id = string.find(reply, '^[^{]*(){"v":1,"request_id":"([%w_-]+)",')
+        if id then
+          replies[id] = replies[id] or {}
+          table.insert(replies[id], {reply, at})
+        end
+      end
+      last = last - STEP
+    end
+    channels[channel] = replies
+  end
+  return channels[channel]
+end
+
 for _, entry in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'LIMIT', 0, ARGV[2])) do
   redis.call('ZREM', KEYS[1], entry)
   local is_json, known = pcall(cjson.decode, entry)
   local ours = is_json and type(known) == 'table' and type(known.request_id) == 'string'
   if ours and type(known.channel) == 'string' then  -- else nobody of ours has written it
-    local start = '{"v":1,"request_id":"' .. known.request_id .. '",'
-    for _, reply in ipairs(redis.pcall('LRANGE', known.channel, 0, -1)) do
-      local at = string.find(reply, '{', 1, true)  -- behind the signature, where there is one
-      if at and string.sub(reply, at, at + #start - 1) == start then
-        redis.call('LREM', known.channel, 1, reply)
+    for _, found in ipairs(lying_on(known.channel)[known.request_id] or {}) do
+      local reply, at = unpack(found)
+      if redis.call('LREM', known.channel, -1, reply) == 1 then
         unread[#unread + 1] = {entry, string.sub(reply, at)}
       end
     end
@@ -78,7 +105,7 @@ def take_back_unread(connection: Redis, entropy: Entropy, *, now_ms: int, door: 
 
     A client that was only slow repeats its request and is told `request_expired {lease_over}`.
     """
-    unread = _TAKE_BACK.run(connection, [UNREAD], [now_ms, LOOK_MAX])
+    unread = _TAKE_BACK.run(connection, [UNREAD], [now_ms, LOOK_MAX, LOOK_BYTES])
     found = [each for entry, reply in unread for each in _releases(entry, reply, entropy)]
     silent.stand_behind(connection, (queue for queue, _, _ in found))
     with connection.pipeline(transaction=False) as pipe:

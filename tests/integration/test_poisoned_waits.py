@@ -6,7 +6,7 @@ import pytest
 import redis
 
 from broker.claim_next import WAIT_ENDS, WAITING, claim_id, end_waits
-from broker.presence import READ_WITHIN_MS, UNREAD, take_back_unread
+from broker.presence import LOOK_BYTES, READ_WITHIN_MS, UNREAD, take_back_unread
 from broker.recall import recall
 from broker.silent import stand_behind
 from tests.caller import Caller
@@ -166,3 +166,28 @@ def test_a_grant_that_nobody_reads_is_taken_back_past_what_is_none(broker: InPro
     broker.serve()
     now_ms = broker.clock.now_ms() + READ_WITHIN_MS
     assert take_back_unread(broker.redis, broker.context.entropy, now_ms=now_ms) == 1
+
+
+def _unread(broker: InProcess, claims: int) -> int:
+    """So many claims have waited and been granted, and nobody has read that; when it is looked at."""
+    broker.caller.send(*(broker.caller.make("claim", wait_ms=60_000) for _ in range(claims)))
+    broker.serve()
+    broker.caller.send(*(broker.caller.make("submit") for _ in range(claims)))
+    broker.serve()
+    return broker.clock.now_ms() + READ_WITHIN_MS
+
+
+def test_a_channel_is_read_once_however_many_grants_nobody_reads_on_it(broker: InProcess) -> None:
+    now_ms = _unread(broker, claims=64)
+    broker.redis.config_resetstat()
+    assert take_back_unread(broker.redis, broker.context.entropy, now_ms=now_ms) == 64
+    reads = broker.redis.info("commandstats")["cmdstat_lrange"]["calls"]
+    assert reads < 64, "sixty megabytes, read once for each of 256 grants, kept Redis from everybody for half a minute"
+
+
+def test_a_client_that_leaves_more_unread_than_redis_can_look_at_keeps_its_grant_for_a_ttl(broker: InProcess) -> None:
+    now_ms = _unread(broker, claims=1)
+    megabyte = b"x" * (1 << 20)
+    broker.redis.rpush(broker.caller.channel, *[megabyte] * (LOOK_BYTES // len(megabyte) + 1))
+    assert take_back_unread(broker.redis, broker.context.entropy, now_ms=now_ms) == 0
+    assert take_back_unread(broker.redis, broker.context.entropy, now_ms=now_ms) == 0, "and is not looked at again"
