@@ -4,9 +4,9 @@ A call is written down twice: `invoke` before anything is sent, and one line for
 `ok`, `refused` or `unknown`. A call without a second line is unknown too: its client was killed, or gave up.
 """
 
-from typing import Literal, get_args
+from typing import Annotated, Literal, TypeAlias, get_args
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 VERSION = 1
 
@@ -16,11 +16,17 @@ this copy of it had none. `unknown`: it may have had its effect, or may still ha
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
+Time: TypeAlias = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+"""Nanoseconds of a steady clock. What lies beyond would be taken for always, or for never."""
+Epoch: TypeAlias = Annotated[int, Meta(ge=0)]
+"""As high as a caller likes to claim."""
+
+
 class Record(Struct, omit_defaults=True, kw_only=True, gc=False):
     """One line. Its fields are few and flat, so that a million of them are read in seconds."""
 
     type: Kind
-    at: int
+    at: Time
     """When it was written: this machine's steady clock, nanoseconds; one clock for all processes of a machine."""
     client: str
     """One client object; unique."""
@@ -31,9 +37,9 @@ class Record(Struct, omit_defaults=True, kw_only=True, gc=False):
     factory: str = ""
     incarnation: str = ""
     job: str | None = None
-    sent: int | None = None
+    sent: Time | None = None
     """`at` of the call's `invoke`."""
-    epoch: int | None = None
+    epoch: Epoch | None = None
     """The epoch that was granted, that the caller claims to hold, or at which an operator's request took effect."""
     token: str | None = None
     """A hash of the lease's token; never the token."""
@@ -41,7 +47,7 @@ class Record(Struct, omit_defaults=True, kw_only=True, gc=False):
     reason: str | None = None
     state: str | None = None
     """Of the job: after the effect for an `ok`, as the broker saw it for anything else."""
-    seen: int | None = None
+    seen: Epoch | None = None
     """The job's epoch as the broker saw it, where the request changed nothing."""
     did: str | None = None
     """Of a `replayed` answer: the operation that this request id had carried out."""

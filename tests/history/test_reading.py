@@ -92,9 +92,27 @@ def test_what_is_no_history_exits_2(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "next: " in err
 
 
-@pytest.mark.parametrize("wrong", [b'{"type":"invoke","at":1,"client":"\xff"}', b'{"x":' + b"[" * 90_000])
-def test_a_line_that_is_no_text_or_too_deep_is_named(tmp_path: Path, wrong: bytes) -> None:
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        b'{"type":"invoke","at":1,"client":"\xff"}',
+        b'{"x":' + b"[" * 90_000,
+        b'{"type":"ok","at":-1,"client":"x"}',
+        b'{"type":"ok","at":%d,"client":"x"}' % (1 << 63),
+        b'{"type":"ok","at":1,"client":"x","epoch":-1}',
+        b'{"type":"ok","at":1,"client":"x","seen":-1}',
+    ],
+)
+def test_a_line_that_is_no_text_too_deep_or_out_of_range_is_named(tmp_path: Path, wrong: bytes) -> None:
     path = tmp_path / "h.jsonl"
     path.write_bytes(b'{"type":"start","at":1,"client":"x"}\n' + wrong + b"\n")
     with pytest.raises(NotAHistory, match=r"h\.jsonl:2 is not a record"):
         list(read([path]))
+
+
+def test_an_epoch_that_a_caller_made_up_is_a_record_however_high_it_is(tmp_path: Path) -> None:
+    story = Story()
+    story.submit(0, 1)
+    story.refused("renew", 2, 3, epoch=10**30, token="t1", answer="invalid", seen=0, state="ready")
+    path = written(tmp_path / "h.jsonl", story)
+    assert check(record for records in read([path]) for record in records).violations == ()
