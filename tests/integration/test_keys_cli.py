@@ -151,8 +151,13 @@ def test_keys_of_a_memory_store_are_refused(desk: Desk) -> None:
 def test_who_signs_where_signatures_are_not_looked_at_is_told_so(desk: Desk, wire: str) -> None:
     desk.key("mac.key", "--factory", "mac-1")
     desk.fleet.start_worker(desk.env | {"BROKER_SIGNING": "off"})
-    told = desk.run("jobs", "--timeout", "0.5", key="mac.key", BROKER_WIRE=wire)
-    assert (told.status, "set BROKER_SIGNING of the workers" in told.err) == (4, True), told.err
+
+    def told() -> bool:
+        said = desk.run("jobs", "--timeout", "0.5", key="mac.key", BROKER_WIRE=wire)
+        assert said.status == 4, "nobody has proved who answered"
+        return "set BROKER_SIGNING of the workers" in said.err
+
+    wait_for(told, "it is said who looks at no signature")
 
 
 def test_an_empty_file_is_no_password_of_a_redis_user(desk: Desk) -> None:
