@@ -7,7 +7,7 @@ deadline, a claim nobody was told of) may happen at any time. A call that is unk
 effect at any time after it was sent, or never. What was merely seen in a refusal or a listing may be stale.
 """
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from broker.history.effects import ALWAYS, HOLDERS
@@ -111,8 +111,8 @@ class _Grants:
 
     def __init__(self) -> None:
         self.number = 0
-        self._first: dict[str, Record] = {}
-        self._several: dict[str, list[Record]] = {}
+        self._first: dict[tuple[str, str, str], Record] = {}
+        self._several: dict[tuple[str, str, str], list[Record]] = {}
 
     def note(self, evidence: Evidence) -> None:
         for effect in evidence.effects:
@@ -120,35 +120,62 @@ class _Grants:
             if record.op != "claim" or record.type != "ok":
                 continue
             self.number += 1
-            first = self._first.setdefault(record.request, record)
+            claim = (record.request, record.factory, record.incarnation)
+            first = self._first.setdefault(claim, record)
             if first.job != record.job:
-                self._several.setdefault(record.request, [first]).append(record)
+                self._several.setdefault(claim, [first]).append(record)
 
     def answered_twice(
         self, jobs: Mapping[str, Sequence[Record]], first_sent: Mapping[str, int]
     ) -> Iterator[Violation]:
-        for request, grants in self._several.items():
+        for (request, _, _), grants in self._several.items():
             calls = {(record.client, record.call) for record in grants}
             if len(calls) < len(grants):
                 continue  # it asked for several jobs at once, and may get more of them
-            for first in grants:
-                for second in grants:
-                    if _is_another_answer(first, second, jobs, first_sent):
-                        why = f"claim {request} was granted another job while its lease on {first.job} stood"
-                        yield Violation(Rule.ANSWERED_TWICE, str(second.job), second.epoch, why, first, second)
+            for first, second in _other_answers(grants, jobs, first_sent):
+                why = f"claim {request} was granted another job while its lease on {first.job} stood"
+                yield Violation(Rule.ANSWERED_TWICE, str(second.job), second.epoch, why, first, second)
 
 
-def _is_another_answer(
-    first: Record, second: Record, jobs: Mapping[str, Sequence[Record]], first_sent: Mapping[str, int]
-) -> bool:
-    """Two copies settled at the same moment may be granted two jobs; one that is sent after the answer may not."""
-    same = (first.factory, first.incarnation) == (second.factory, second.incarnation)
-    if first.job == second.job or not same or second.sent is None or first.at >= second.sent:
-        return False
-    return any(
-        record.type == "ok"
-        and record.op in HOLDERS
-        and (record.epoch, record.token) == (first.epoch, first.token)
-        and first_sent[record.request] > second.at
-        for record in jobs[str(first.job)]
-    )
+def _other_answers(
+    grants: Sequence[Record], jobs: Mapping[str, Sequence[Record]], first_sent: Mapping[str, int]
+) -> Iterator[tuple[Record, Record]]:
+    """Each answer that came from a copy sent after an earlier answer, while the lease of that one was still to be used.
+
+    Two copies settled at the same moment may be granted two jobs. Of the earlier ones, the one that was used last of
+    all tells most; and the one that was used last on another job, where that is the job that was granted again.
+    """
+    earlier = deque(sorted(grants, key=lambda record: record.at))
+    used: list[tuple[int, Record]] = []
+    for second in sorted(grants, key=_sent):
+        while earlier and earlier[0].at < _sent(second):
+            first = earlier.popleft()
+            used.append((_last_use(first, jobs[str(first.job)], first_sent), first))
+            used = _foremost(used)
+        for last, first in used:
+            if first.job != second.job and last > second.at:
+                yield first, second
+                break
+
+
+def _foremost(used: Sequence[tuple[int, Record]]) -> list[tuple[int, Record]]:
+    """Of each of the two jobs that were used last, that use."""
+    best: dict[str | None, tuple[int, Record]] = {}
+    for each in sorted(used, key=lambda each: -each[0]):
+        best.setdefault(each[1].job, each)
+    return list(best.values())[:2]
+
+
+def _sent(record: Record) -> int:
+    return ALWAYS if record.sent is None else record.sent
+
+
+def _last_use(grant: Record, records: Sequence[Record], first_sent: Mapping[str, int]) -> int:
+    """When something of a holder that was taken under this lease was first sent."""
+    lease = (grant.epoch, grant.token)
+    used = [
+        first_sent[record.request]
+        for record in records
+        if record.type == "ok" and record.op in HOLDERS and (record.epoch, record.token) == lease
+    ]
+    return max(used, default=ALWAYS)

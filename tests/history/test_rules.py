@@ -259,6 +259,19 @@ def test_a_claim_for_any_job_that_gets_a_second_one_while_the_first_stands_was_a
     assert [violation.rule for violation in report.violations] == ["answered_twice"]
 
 
+def test_another_factorys_claim_under_the_same_id_hides_none_that_was_answered_twice() -> None:
+    one, other = Story("one"), Story("other")
+    one.grant(1, 0, 1, by="b", request="r")
+    one.hold("release", 1, 2, 3, by="b")
+    other.grant(1, 4, 5, request="r", token="u1")
+    one.grant(2, 6, 7, request="r")
+    other.hold("renew", 1, 8, 9, token="u1", request="renewal", answer="renewed")
+    for record in other.records:
+        record.call += 10
+    report = check([*one.records, *other.records])
+    assert [violation.rule for violation in report.violations] == ["answered_twice"]
+
+
 def test_a_claim_for_any_job_may_get_another_once_its_lease_is_over() -> None:
     one, other = Story("one"), Story("other")
     one.grant(1, 0, 1, request="r")
