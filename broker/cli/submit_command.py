@@ -47,7 +47,7 @@ def submit(
 
     if format is not None and format not in _FORMATS:
         raise typer.BadParameter(f"{format!r} is none of {', '.join(_FORMATS)}", param_hint="--format")
-    given = {**_settings(set or []), "job_id": id, "queue": queue, "priority": priority}
+    given = _settings(set or [], {"id": id, "queue": queue, "priority": priority})
     bodies: list[SubmitBody] = []
     status = 0
     for file in files:
@@ -56,8 +56,8 @@ def submit(
             status = int(Exit.REFUSED)
         else:
             bodies += _bodies(found, given)
-    if id is not None and len(bodies) > 1:
-        raise typer.BadParameter(f"--id names one job, and the files hold {len(bodies)}", param_hint="--id")
+    if "job_id" in given and len(bodies) > 1:
+        raise typer.BadParameter(f"an id names one job, and the files hold {len(bodies)}", param_hint="--id")
     if not bodies:
         return status
     ids = None if request_id is None else list(request_ids(request_id, len(bodies)))
@@ -91,38 +91,46 @@ def read_file(file: str, format: "Format | str | None", *, json: bool) -> "list[
         return None
 
 
-def _settings(pairs: list[str]) -> dict[str, Any]:
-    """What `--set` says: a key of the job file's table each, its value as JSON where it is some, else as text."""
-    import json
-
+def _settings(pairs: list[str], options: dict[str, Any]) -> dict[str, Any]:
+    """What `--set` says: a key of the job file's table each; and what the options that stand for such a key say."""
     from broker.clock import host_now_ms
     from broker.jobfile import FieldFaults, submission_body
 
-    fields: dict[str, Any] = {}
+    fields = {key: value for key, value in options.items() if value is not None}
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals:
             raise typer.BadParameter(f"{pair!r} is not KEY=VALUE", param_hint="--set")
-        try:
-            fields[key] = json.loads(text)
-        except ValueError:
-            fields[key] = text
+        if key in fields:
+            raise typer.BadParameter(f"{key} stands twice", param_hint="--set")
+        fields[key] = _value(key, text)
     try:
         body = submission_body(fields, now_ms=host_now_ms())
     except FieldFaults as error:
-        raise typer.BadParameter(str(error), param_hint="--set") from error
+        raise typer.BadParameter(str(error)) from error
     if body.pop("payload") != {"params": {}, "body": ""}:
         raise typer.BadParameter("only keys that docs/job-files.md gives a meaning can be set", param_hint="--set")
     return body
 
 
-def _bodies(found: "list[Submission]", overrides: dict[str, Any]) -> "Iterator[SubmitBody]":
+def _value(key: str, text: str) -> Any:
+    """JSON where it is some, else the text itself. What begins as a list or an object is meant as JSON."""
+    from broker.jobfile import json_value
+
+    try:
+        return json_value(text)
+    except ValueError as error:
+        if text.startswith(("[", "{")):
+            raise typer.BadParameter(f"{key}: {error}", param_hint="--set") from error
+        return text
+
+
+def _bodies(found: "list[Submission]", given: dict[str, Any]) -> "Iterator[SubmitBody]":
     """What is sent. The files' own values are valid already; a wrong override is a wrong command line."""
     from pydantic import ValidationError
 
     from broker.messages import SubmitBody
 
-    given = {name: value for name, value in overrides.items() if value is not None}
     for submission in found:
         try:
             yield SubmitBody.model_validate({**submission.body, **given})

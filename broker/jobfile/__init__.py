@@ -1,6 +1,7 @@
 """Job files: what a person writes, as bodies of submissions, with the line of each fault."""
 
 from broker.jobfile.fields import FieldFaults, submission_body
+from broker.jobfile.jsontext import json_value
 from broker.jobfile.read import (
     Format,
     JobFileError,
@@ -19,6 +20,7 @@ __all__ = [
     "Problem",
     "Submission",
     "duration_ms",
+    "json_value",
     "moment_ms",
     "parse_job_bytes",
     "parse_job_text",

@@ -36,6 +36,21 @@ def json_lines(text: str) -> Iterator[RawJob | Faults]:
             yield Faults((number, error.reason))
 
 
+def json_value(text: str) -> JsonValue:
+    """One JSON value, by the rules that hold in a file.
+
+    Raises:
+      ValueError: it is none, or a key in it stands twice.
+    """
+    reader = _JsonReader(text)
+    try:
+        value = reader.value()
+        reader.end()
+    except Refused as error:
+        raise ValueError(error.reason) from error
+    return value
+
+
 class _JsonReader:
     """Walks the outer levels of a JSON text, because the json module does not tell where a key stands."""
 
@@ -66,14 +81,14 @@ class _JsonReader:
             if fields:
                 self._take(",")
             at = self._skip()
-            key = self._value()
+            key = self.value()
             if not isinstance(key, str):
                 raise Refused(at, "expected a key in double quotes")
             if key in fields:
                 raise Refused(at, f"the key {shown(key)} stands twice")
             self._take(":")
             lines[key] = self.line.at(at)
-            fields[key] = self._value()
+            fields[key] = self.value()
         self._take("}")
         return RawJob(line, fields, lines)
 
@@ -96,7 +111,7 @@ class _JsonReader:
             raise Refused(self._at, f"{reason} expected `{char}`")
         self._at += 1
 
-    def _value(self) -> JsonValue:
+    def value(self) -> JsonValue:
         at = self._skip()
         try:
             value: JsonValue
