@@ -157,6 +157,10 @@ class Call:
         self.wake: Waiter | None = None
         """Completed as there is something new to know: a reply, trouble, or that its time is over."""
 
+    def begin(self, now_ms: int) -> None:
+        """Its time begins now, where others made with it came first."""
+        self.until_ms = now_ms + self._timeout_ms
+
     @property
     def settled(self) -> bool:
         """Whether there is nothing left to send: an answer is known, or the time is over."""

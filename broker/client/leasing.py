@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from broker.answers import Retry, Word
 from broker.client.call import Address, BrokerTime, Call
-from broker.client.errors import BrokerTimeout
+from broker.client.errors import BrokerTimeout, BrokerUnavailable, InvalidRequest
 from broker.client.factory_operations import FactoryOperations
 from broker.client.operations import body_fields
 from broker.client.reply import Reply
 from broker.client.steps import Step, Steps
+from broker.client.wording import check_request_id
 from broker.entropy import Entropy
 from broker.messages import Envelope, Submit, SubmitBody
 
@@ -67,17 +68,29 @@ class Calling(FactoryOperations[T_co]):
     def _submitting(
         self, bodies: Sequence[SubmitBody], request_ids: Sequence[str] | None, timeout_ms: int | None
     ) -> Steps[list[Reply]]:
-        ids: Sequence[str | None] = [None] * len(bodies) if request_ids is None else request_ids
-        given = list(zip(bodies, ids, strict=True))
-        answers: list[Reply] = []
-        for start in range(0, len(given), TOGETHER_MAX):
-            calls = [
-                self._call(Submit, body_fields(body), request_id=request_id, timeout_ms=timeout_ms)
-                for body, request_id in given[start : start + TOGETHER_MAX]
-            ]
-            yield partial(self._exchange.carry_out, calls, self._sender)
-            answers += [_answer_or_unknown(call) for call in calls]
-        return answers
+        for request_id in request_ids or ():
+            check_request_id(request_id)
+        if request_ids is not None and len(set(request_ids)) != len(request_ids):
+            raise InvalidRequest("request_ids: each job has one of its own, and one of these stands twice")
+        ids = [None] * len(bodies) if request_ids is None else request_ids
+        calls = [  # all of them before the first is sent: one that is invalid must not be found behind others
+            self._call(Submit, body_fields(body), request_id=request_id, timeout_ms=timeout_ms)
+            for body, request_id in zip(bodies, ids, strict=True)
+        ]
+        for start in range(0, len(calls), TOGETHER_MAX):
+            together = calls[start : start + TOGETHER_MAX]
+            for call in together:
+                call.begin(self._now_ms())
+            try:
+                yield partial(self._exchange.carry_out, together, self._sender)
+            except (BrokerUnavailable, BrokerTimeout):
+                if not any(call.out for call in calls):
+                    raise
+                break
+            if not any(call.out for call in together):
+                break
+        sent = any(call.out for call in calls)
+        return [_answer_or_unknown(call, sent=sent) for call in calls]
 
 
 class Leasing(Calling[T_co], Generic[T_co, G]):
@@ -135,9 +148,14 @@ class Leasing(Calling[T_co], Generic[T_co, G]):
         return self._guard(grant, on_lost, on_cancel)
 
 
-def _answer_or_unknown(call: Call) -> Reply:
-    """The answer; a reply made here where there is none, so that the others of its group are not lost with it."""
+def _answer_or_unknown(call: Call, *, sent: bool) -> Reply:
+    """The answer; a reply made here where there is none, so that the others of its group are not lost with it.
+
+    `sent`: others were, or may have been: that this one was not is no reason to say so of all.
+    """
     try:
         return call.answer()
-    except BrokerTimeout:
+    except (BrokerTimeout, BrokerUnavailable):
+        if not sent and not call.repeats:
+            raise
         return Reply(call.request_id, Word.OUTCOME_UNKNOWN, None, Retry.SAME_ID, 0, {}, None, call.first_sent_ms)
