@@ -62,7 +62,7 @@ class Refused(CommandError):
     """A command that needs an answer to go on was refused it."""
 
     def __init__(self, reply: "Reply") -> None:
-        super().__init__(_problem(reply), _next_step(reply), exit=EXITS[reply.answer])
+        super().__init__(_problem(reply), _next_step(reply, reply.request_id), exit=EXITS[reply.answer])
         self._reply = reply
 
     def shown(self) -> dict[str, Any]:
@@ -90,14 +90,17 @@ def flat(reply: "Reply") -> dict[str, Any]:
     return {**shown, **reply.body, "request_id": reply.request_id}
 
 
-def finish(reply: "Reply", *, json: bool, good: str) -> int:
-    """Show the answer and return its exit status. `good` is the line for one that had its effect."""
+def finish(reply: "Reply", *, json: bool, good: str, repeat: str | None = None) -> int:
+    """Show the answer and return its exit status. `good` is the line for one that had its effect.
+
+    `repeat`: what the command is repeated under, where that is not the reply's own request id.
+    """
     if json:
         emit(flat(reply))
     elif reply.good:
         say(good if reply.answer is not Word.REPLAYED else f"{good} (as before: this request id was known)")
     else:
-        complain(_problem(reply), _next_step(reply))
+        complain(_problem(reply), _next_step(reply, repeat or reply.request_id))
     return EXITS[reply.answer]
 
 
@@ -121,7 +124,7 @@ def _problem(reply: "Reply") -> str:
     return "\n".join(lines)
 
 
-def _next_step(reply: "Reply") -> str:
+def _next_step(reply: "Reply", request_id: str) -> str:
     from broker.client.trust import NOT_SIGNED
 
     step = _NEXT_FOR_REASON.get(reply.reason) if reply.reason is not None else None
@@ -140,4 +143,4 @@ def _next_step(reply: "Reply") -> str:
     )
     if reply.retry_after_ms:
         step += f" (not before {span(reply.retry_after_ms)} from now)"
-    return f"{step}; the request id was {reply.request_id}" if "--request-id" in step else step
+    return f"{step}; the request id was {request_id}" if "--request-id" in step else step

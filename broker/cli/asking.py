@@ -55,11 +55,14 @@ class Ask:
         """A client for the length of a block. `changed`: fields of the target, where the command knows better."""
         return connected(replace(self.target, **changed))
 
-    def finish(self, reply: "Reply", *, good: str) -> int:
-        """Show the answer and return its exit status. `good` is the line for one that had its effect."""
+    def finish(self, reply: "Reply", *, good: str, repeat: str | None = None) -> int:
+        """Show the answer and return its exit status. `good` is the line for one that had its effect.
+
+        `repeat`: what the command is repeated under, where that is not the reply's own request id.
+        """
         from broker.cli.answers import finish
 
-        return finish(reply, json=self.json, good=good)
+        return finish(reply, json=self.json, good=good, repeat=repeat)
 
 
 def asks(how: Asks) -> Callable[[Callable[Concatenate[Ask, P], int]], Callable[..., int]]:

@@ -90,7 +90,8 @@ def redrive(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say which jobs it would be, and change nothing.")] = False,
 ) -> int:
     """Make failed or cancelled jobs ready again, their failures and expiries forgotten."""
-    from broker.cli.submit_command import request_ids
+    from broker.cli.submit_command import of_several, request_ids
+    from broker.client import BrokerTimeout
 
     if bool(job_ids) == all:
         raise typer.BadParameter("name jobs, or give --all with or without filters", param_hint="JOB_ID")
@@ -104,12 +105,17 @@ def redrive(
             note("1 job fits" if len(found) == 1 else f"{len(found)} jobs fit")
         if dry_run:
             return _tell(client, found, json=ask.json)
-        ids: list[str | None] = (
-            [None] * len(found) if ask.request_id is None else [*request_ids(ask.request_id, len(found))]
-        )
-        for job_id, repeated in zip(found, ids, strict=True):
-            reply = client.redrive(job_id, request_id=repeated)
-            status = max(status, ask.finish(reply, good=f"job {job_id} is {reply.body.get('state')}"))
+        request_id = ask.request_id or of_several(len(found))
+        ids: list[str | None] = [None] if request_id is None else [*request_ids(request_id, len(found))]
+        for job_id, repeated in zip(found, ids, strict=False):
+            try:
+                reply = client.redrive(job_id, request_id=repeated)
+            except BrokerTimeout as error:
+                if request_id is None:
+                    raise
+                raise BrokerTimeout(f"{job_id}: {error}", request_id=request_id) from error
+            good = f"job {job_id} is {reply.body.get('state')}"
+            status = max(status, ask.finish(reply, good=good, repeat=request_id))
     return status
 
 

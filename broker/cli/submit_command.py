@@ -44,6 +44,7 @@ def submit(
     """Submit jobs: Markdown with front matter, JSON or JSON Lines. A bad file is named, and nothing of it sent."""
     from broker.cli.answers import finish
     from broker.cli.exits import Exit
+    from broker.cli.output import note
 
     if format is not None and format not in _FORMATS:
         raise typer.BadParameter(f"{format!r} is none of {', '.join(_FORMATS)}", param_hint="--format")
@@ -60,12 +61,16 @@ def submit(
         raise typer.BadParameter(f"an id names one job, and the files hold {len(bodies)}", param_hint="--id")
     if not bodies:
         return status
+    if status and request_id is not None:
+        note("nothing was submitted: under one --request-id the jobs of all files go together, or their numbers change")
+        return status
+    request_id = request_id or of_several(len(bodies))
     ids = None if request_id is None else list(request_ids(request_id, len(bodies)))
     with connected(Target(redis, state_dir, timeout, factory)) as client:
         for reply in client.submit_many(bodies, request_ids=ids):
             good = f"{reply.body.get('job_id')}  {reply.body.get('state')}"
             good += ", joined: it has the unique key" if reply.body.get("joined") else ""
-            status = max(status, finish(reply, json=json, good=good))
+            status = max(status, finish(reply, json=json, good=good, repeat=request_id))
     return status
 
 
@@ -137,6 +142,13 @@ def _bodies(found: "list[Submission]", given: dict[str, Any]) -> "Iterator[Submi
         except ValidationError as error:
             [first, *_] = error.errors(include_url=False, include_input=False)
             raise typer.BadParameter(f"--{str(first['loc'][0]).removeprefix('job_')}: {first['msg']}") from error
+
+
+def of_several(count: int) -> str | None:
+    """An id under which a command that asks for several things can be repeated; None where its only request has one."""
+    from broker.entropy import SystemEntropy
+
+    return SystemEntropy().token() if count > 1 else None
 
 
 def request_ids(request_id: str, count: int) -> Iterator[str]:

@@ -1,9 +1,13 @@
-"""What `broker submit` sends: what was set on its command line."""
+"""What `broker submit` sends, as its command line says, and how it is repeated; `redrive` of several likewise."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
+from tests.commands import Commands
+from tests.fleet import Fleet
 from tests.home import Home
 
 pytestmark = pytest.mark.redis
@@ -38,3 +42,39 @@ def test_an_id_that_is_set_names_one_job(home: Home) -> None:
     status, told = home.json("submit", "-", "--set", "id=mine", input=many)
     assert (status, "names one job" in told["error"]) == (2, True)
     assert home.lines("jobs", "--queue", "never") == []
+
+
+def test_under_a_request_id_a_bad_file_holds_back_the_others_so_that_each_job_keeps_its_number(home: Home) -> None:
+    for name, text in (("a", '{"payload": "a"}'), ("b", '{"payload":'), ("c", '{"payload": "c"}')):
+        (home.path / f"{name}.json").write_text(text)
+    command = ("submit", "a.json", "b.json", "c.json", "--queue", "three", "--request-id", "three")
+    status, out, err = home.run(*command)
+    assert (status, out) == (1, "")
+    assert "nothing was submitted" in err
+    (home.path / "b.json").write_text('{"payload": "b"}')
+    assert [home.run(*command)[0] for _ in range(2)] == [0, 0]
+    jobs = [job["id"] for job in home.lines("jobs", "--queue", "three")]
+    assert [home.json("job", job)[1]["spec"]["payload"] for job in sorted(jobs)] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("asked", [(), ("--request-id", "mine")])
+def test_several_jobs_without_an_answer_are_repeated_as_they_say_and_none_is_made_twice(
+    fleet: Fleet, commands: Commands, tmp_path: Path, asked: tuple[str, ...]
+) -> None:
+    home = Home(tmp_path, {"BROKER_REDIS_URL": fleet.redis_url}, run=commands.run)
+    two = '{"payload": 1}\n{"payload": 2}'
+    status, _, err = home.run("submit", "-", "--timeout", "0.3", *asked, input=two)
+    [said] = set(re.findall(r"the request id was (\S+)", err))
+    assert status == 4
+    fleet.start_worker()
+    assert home.run("submit", "-", "--request-id", said, input=two)[0] == 0
+    assert len(home.lines("jobs")) == 2
+
+
+def test_redrives_without_an_answer_are_repeated_under_the_id_of_the_whole_command(
+    fleet: Fleet, commands: Commands, tmp_path: Path
+) -> None:
+    home = Home(tmp_path, {"BROKER_REDIS_URL": fleet.redis_url}, run=commands.run)
+    status, told = home.json("redrive", "a", "b", "--timeout", "0.3", "--request-id", "mine")
+    assert (status, told["request_id"]) == (4, "mine")
+    assert "--request-id mine:" in told["next"]
