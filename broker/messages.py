@@ -45,7 +45,9 @@ from broker.wire_types import (
 )
 
 ENVELOPE_BYTES_MAX = 131_072
-"""A payload of 64 KiB with all else a submission may carry."""
+"""A payload of 64 KiB with as much again: not all that a submission may carry is as long as it may be at once."""
+BODY_BYTES_MAX = ENVELOPE_BYTES_MAX - 1_024
+"""What stands around it takes less."""
 CLAIM_COUNT_MAX = 64
 
 

@@ -13,7 +13,10 @@ from broker.parsing import without_tokens
 from broker.queues import SETTLE, Wire
 from datastore.value import Value
 
-RQ_DATA_BYTES_MAX = ENVELOPE_BYTES_MAX + 1_024
+INTAKE_BYTES_MAX = ENVELOPE_BYTES_MAX + 1_024
+"""An envelope and its signature."""
+RQ_DATA_BYTES_MAX = 2 * ENVELOPE_BYTES_MAX + 1_024
+"""What is signed is a string in the JSON of an rq job: its quotes and backslashes take two bytes each there."""
 ID_BYTES_MAX = 256
 
 

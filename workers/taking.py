@@ -11,7 +11,7 @@ from broker.clock import AnchoredClock, Clock, RedisClock, Steady, monotonic_ms
 from broker.queues import QUEUES, Wire, intake_key, rq_queue_key
 from broker.scripts import Argument, Script
 from datastore.value import Value
-from workers.entries import ID_BYTES_MAX, RQ_DATA_BYTES_MAX, Entry, entries
+from workers.entries import ID_BYTES_MAX, INTAKE_BYTES_MAX, RQ_DATA_BYTES_MAX, Entry, entries
 from workers.inflight import WIRES, arrivals_key, slot_key
 from workers.lean_redis import post
 
@@ -59,7 +59,8 @@ def brought(
 
 COMMON = f"""
 -- KEYS[2] and KEYS[3]: the slot of this call. Each further list is rq's if its number is even, else the intake's.
-local DATA_MAX, ID_MAX, DEAD, DEAD_MAX = {RQ_DATA_BYTES_MAX}, {ID_BYTES_MAX}, '{DEAD}', {DEAD_MAX}
+local DATA_MAX, INTAKE_MAX, ID_MAX = {RQ_DATA_BYTES_MAX}, {INTAKE_BYTES_MAX}, {ID_BYTES_MAX}
+local DEAD, DEAD_MAX = '{DEAD}', {DEAD_MAX}
 local RQ, INTAKE = 2, 3
 local STATUS = {{created=1, queued=1, started=1, deferred=1, scheduled=1, finished=1, failed=1, stopped=1, canceled=1}}
 local t = redis.call('TIME')
@@ -101,7 +102,7 @@ end
 
 -- Into the slot, and along with the answer; how many. What is beyond the room goes back to where it stood.
 local function accept(values, source, wire)
-  local fitting, max = {{}}, wire == RQ and ID_MAX or DATA_MAX
+  local fitting, max = {{}}, wire == RQ and ID_MAX or INTAKE_MAX
   for i, value in ipairs(values) do
     if room <= 0 then
       for last = #values, i, -1 do redis.call('LPUSH', source, values[last]) end

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from broker.client.errors import InvalidRequest
 from broker.client.plain import Plain
-from broker.messages import Envelope
+from broker.messages import BODY_BYTES_MAX, Envelope
 from broker.wire_types import IN_WORDS, RequestId
 
 _encode = msgspec.json.Encoder().encode
@@ -31,7 +31,7 @@ class Form:
         """The body as JSON, without what stands for its default.
 
         Raises:
-          InvalidRequest: a field outside its limits; the message shows no value of it.
+          InvalidRequest: a field outside its limits, or all of them together; the message shows no value of it.
         """
         told = self._plain.told(given)
         if told is not None:
@@ -41,6 +41,8 @@ class Form:
         except ValidationError as error:
             raise InvalidRequest(problems(error)) from None  # the error itself shows values, maybe a token
         text: bytes = self._write(checked, exclude_none=True, exclude_defaults=True)
+        if len(text) > BODY_BYTES_MAX:  # each field is within its limits; no worker would read, or answer it
+            raise InvalidRequest(f"{len(text)} bytes of JSON in all; at most {BODY_BYTES_MAX} are taken")
         return text.decode()
 
 

@@ -2,18 +2,21 @@
 
 import asyncio
 from collections.abc import Iterator
+from typing import Any
 from uuid import uuid4
 
 import pytest
 import redis
 
 from broker.answers import Reason, Word
-from broker.client import AsyncClient, Reply
+from broker.client import AsyncClient, InvalidRequest, Reply
 from broker.clock import monotonic_ms
 from broker.entropy import SystemEntropy
 from broker.keyring import revoke
+from broker.messages import BODY_BYTES_MAX, SubmitBody
 from broker.queues import Wire
 from broker.signing import Key, Role
+from broker.wire_types import PAYLOAD_BYTES_MAX
 from tests.caller import Caller
 from tests.fleet import Fleet
 from tests.processes import wait_for
@@ -51,6 +54,29 @@ def test_a_jobs_whole_life_signed(signed: Signed, job_id: str, wire: Wire) -> No
             assert lease.payload == {"quotes": '"' * 1_000, "unicode": "ü\U0001f600"}
             lease.complete("done")
         assert client.job(job_id).body["job"]["state"] == "succeeded"
+
+
+@pytest.mark.parametrize("wire", ["rq", "intake"])
+def test_the_longest_request_that_a_client_takes_is_settled(signed: Signed, job_id: str, wire: Wire) -> None:
+    longest: dict[str, Any] = {
+        "payload": '"' * ((PAYLOAD_BYTES_MAX - 2) // 2),
+        "job_id": job_id,
+        "queue": "long",
+    }  # an escape for each
+    with signed.client(signed.key("mac-1"), wire, timeout_ms=10_000) as client:
+
+        def labelled(count: int) -> dict[str, str]:
+            return {f"{number:02d}": "\x01" * (count // 60 + (number < count % 60)) for number in range(60)}
+
+        fitting = (BODY_BYTES_MAX - len(_body(longest | {"labels": labelled(0)}))) // len(r"\u0001")
+        with pytest.raises(InvalidRequest, match=f"at most {BODY_BYTES_MAX} are taken"):
+            client.submit(**longest, labels=labelled(fitting + 1))
+        assert client.submit(**longest, labels=labelled(fitting)).good
+        assert client.job(job_id).body["spec"]["labels"] == labelled(fitting)
+
+
+def _body(fields: dict[str, Any]) -> str:
+    return SubmitBody(**fields).model_dump_json(exclude_defaults=True)
 
 
 def test_the_async_client_signs_too(signed: Signed, job_id: str) -> None:

@@ -11,7 +11,7 @@ from broker import queues
 from broker.client import InvalidRequest
 from broker.client.plain import Plain
 from broker.client.wording import Form, form
-from broker.messages import REQUESTS, ClaimBody, Envelope, PutScheduleBody
+from broker.messages import BODY_BYTES_MAX, REQUESTS, ClaimBody, Envelope, PutScheduleBody, Submit
 from broker.queues import Message, Wire
 from broker.wire_types import Body
 
@@ -132,3 +132,11 @@ def test_a_wrong_argument_is_told_without_the_terms_of_the_library(
     with pytest.raises(InvalidRequest) as refused:
         form(kind).body(given)
     assert str(refused.value).startswith(told)
+
+
+def test_a_body_whose_fields_are_too_long_together_is_refused_before_it_is_sent() -> None:
+    labels = {f"{number:02d}": "\U0001f680" * 256 for number in range(64)}
+    written = form(Submit).body({"payload": "x" * 60_000, "labels": labels})
+    assert len(written.encode()) <= BODY_BYTES_MAX
+    with pytest.raises(InvalidRequest, match=f"at most {BODY_BYTES_MAX} are taken"):
+        form(Submit).body({"payload": "x" * 65_000, "labels": labels})
