@@ -1,15 +1,20 @@
 """Reading: a job with its spec, pages of jobs, the runs of a job. Tokens never leave the store this way."""
 
+from collections.abc import Iterable, Iterator
 from typing import Any
+
+import structlog
 
 from broker import coordinator, repository, runs
 from broker.answers import Answer, Word
 from broker.coordinator import Context, Settlement
-from broker.documents import Counters, Lease, RunEnd, left_out, run_id
+from broker.documents import Counters, Lease, Run, RunEnd, left_out, run_id
 from broker.messages import GetJob, ListJobs, ListRuns
 from broker.wire_types import PAGE_MAX
-from datastore import Document
+from datastore import Corrupt, Document
 from datastore.interface import Condition
+
+log = structlog.get_logger(__name__)
 
 HIDDEN_FIELDS = frozenset({"kind", "write_id", "open"})
 """The broker's own marks; they tell a reader nothing."""
@@ -57,14 +62,15 @@ def list_jobs(context: Context, request: ListJobs, _now_ms: int) -> Settlement:
     if body.queue is not None:
         filter["queue"] = body.queue
     page = repository.find_page(context.store, filter, limit=body.limit, cursor=body.cursor)
-    return Settlement(Answer(Word.OK, body={"jobs": [shown(found) for found in page.documents], "cursor": page.cursor}))
+    jobs = [shown(job.document) for job in repository.readable(page.documents)]
+    return Settlement(Answer(Word.OK, body={"jobs": jobs, "cursor": page.cursor}))
 
 
 def list_runs(context: Context, request: ListRuns, _now_ms: int) -> Settlement:
     """The runs of one job in order of epoch; the latest `PAGE_MAX` of them. An open run's renewals are its lease's."""
     job_id = request.body.job_id
     found = repository.find_documents(context.store, {"partition_key": job_id, "kind": "run"})
-    by_epoch = {run["epoch"]: run for run in map(shown, found)}
+    by_epoch = dict(_readable(found))
     job = repository.read_job(context.store, job_id)
     if job is None:
         return Settlement(Answer(Word.NOT_FOUND, body={"job_id": job_id}))
@@ -73,3 +79,12 @@ def list_runs(context: Context, request: ListRuns, _now_ms: int) -> Settlement:
         by_epoch[epoch] = {"id": run_id(job_id, epoch), **by_epoch.get(epoch, {}), **_whole(told)}
     listed = [by_epoch[epoch] for epoch in sorted(by_epoch)][-PAGE_MAX:]
     return Settlement(Answer(Word.OK, body={"runs": listed}))
+
+
+def _readable(documents: Iterable[Document]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Runs by epoch. One that does not parse is reported, and hides no other."""
+    for document in documents:
+        try:
+            yield Run.from_document(document).epoch, shown(document)
+        except Corrupt as error:
+            log.error("run_corrupt", run=document.id, error=str(error))

@@ -39,10 +39,14 @@ def dead(
     limit: Limit = LIMIT_DEFAULT,
 ) -> int:
     """List failed jobs, the reason and every run of each. Requests that made no sense: `broker refused`."""
+    from broker.cli.answers import require_good
+
     count = 0
     with ask.connected() as client:
         for count, (job, _) in enumerate(all_jobs(client, state=State.FAILED, queue=queue, limit=limit), 1):  # noqa: B007  # it is wanted after the loop
-            runs = client.runs(job["id"]).body.get("runs") or []
+            reply = client.runs(job["id"])
+            require_good(reply)
+            runs = reply.body["runs"]
             if ask.json:
                 emit({"job_id": job["id"], "reason": reason(job), "job": job, "runs": runs})
                 continue
@@ -104,7 +108,7 @@ def redrive(
         if all and not ask.json:
             note("1 job fits" if len(found) == 1 else f"{len(found)} jobs fit")
         if dry_run:
-            return _tell(client, found, json=ask.json)
+            return _tell(client, found, ask)
         request_id = ask.request_id or of_several(len(found))
         ids: list[str | None] = [None] if request_id is None else [*request_ids(request_id, len(found))]
         for job_id, repeated in zip(found, ids, strict=False):
@@ -119,28 +123,26 @@ def redrive(
     return status
 
 
-def _tell(client: "Client", job_ids: list[str], *, json: bool) -> int:
+def _tell(client: "Client", job_ids: list[str], ask: Ask) -> int:
     """Say what a redrive would do to each of these jobs."""
+    from broker.answers import Word
     from broker.cli.exits import Exit
 
     status = 0
     for job_id in job_ids:
-        job = client.job(job_id).body.get("job") or {"state": "not_found"}
+        reply = client.job(job_id)
+        if not reply.good and reply.answer is not Word.NOT_FOUND:
+            status = max(status, ask.finish(reply, good=""))
+            continue
+        job = reply.body.get("job") or {"state": "not_found"}
         would = job["state"] in tuple(Over)
-        status = status if would else int(Exit.REFUSED)
-        if json:
-            emit(
-                {
-                    "job_id": job_id,
-                    "dry_run": True,
-                    "would_redrive": would,
-                    "state": job["state"],
-                    "reason": reason(job),
-                }
-            )
+        status = status if would else max(status, Exit.REFUSED)
+        if ask.json:
+            told = {"job_id": job_id, "dry_run": True, "would_redrive": would}
+            emit({**told, "state": job["state"], "reason": reason(job)})
         else:
             say(f"{'would redrive' if would else 'would refuse'} {job_id}  {job['state']}  {cell(reason(job))}")
-    return status
+    return int(status)
 
 
 def outcome(job: dict[str, Any]) -> str | None:

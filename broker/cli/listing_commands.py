@@ -83,11 +83,15 @@ def job(
     job_id: options.JobId,
 ) -> int:
     """Show one job: where it stands, what was submitted, how its last run went."""
+    from broker.cli.answers import require_good
+
     with ask.connected() as client:
         reply = client.job(job_id)
         if ask.json or not reply.good:
             return ask.finish(reply, good="")
-        found = client.runs(job_id).body.get("runs") or []
+        of_runs = client.runs(job_id)
+        require_good(of_runs)
+    found = of_runs.body["runs"]
     describe(reply.body, found[-1] if found else None, reply.server_now_ms)
     return 0
 

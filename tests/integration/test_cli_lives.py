@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import redis
 
+from datastore import Expected, Ok, connect
 from tests.commands import Commands
 from tests.home import Home, fence
 from tests.processes import wait_for
@@ -50,6 +51,20 @@ def test_dead_jobs_are_listed_with_the_reason_and_all_runs(fleet: Home) -> None:
     assert "twice" in shown
     assert "elsewhere" in shown
     assert "epoch 2  f1  failed" in shown
+
+
+def test_a_dry_run_says_what_is_wrong_with_a_job_that_can_not_be_read_and_goes_on(fleet: Home) -> None:
+    dies(fleet, "spoilt", "dry", "broke")
+    dies(fleet, "sound", "dry", "broke")
+    store = connect(f"sqlite:///{fleet.path / '.broker' / 'broker.db'}")
+    found = store.read("spoilt", "spoilt")
+    assert isinstance(found, Ok)
+    store.update_if_match("spoilt", "spoilt", Expected(etag=found.document.etag), {"epoch": "one", "write_id": "x"})
+    store.close()
+    status, out, _ = fleet.run("redrive", "spoilt", "sound", "nowhere", "--dry-run", "--json")
+    spoilt, sound, nowhere = map(json.loads, out.splitlines())
+    assert (status, spoilt["answer"], spoilt["reason"]) == (1, "invalid", "corrupt")
+    assert (sound["would_redrive"], nowhere["would_redrive"], nowhere["state"]) == (True, False, "not_found")
 
 
 def test_the_exit_status_for_several_jobs_is_the_highest_of_their_answers(fleet: Home) -> None:

@@ -151,3 +151,29 @@ def test_a_job_that_makes_no_sense_keeps_no_newer_one_of_its_superseding_key_out
         broker.submit(name, supersedes="k")
     states = {name: ask(broker, "explain", job_id=name)["body"]["state"] for name in ("newer", "newest")}
     assert states == {"newer": "cancelled", "newest": "ready"}
+
+
+@pytest.mark.parametrize("wrong", [{"priority": "high"}, {"lease": 5}, {"counters": []}, {"updated_ms": "now"}])
+def test_a_job_that_makes_no_sense_hides_no_other_from_a_listing(broker: InProcess, wrong: Mapping[str, Any]) -> None:
+    broker.submit("a", "b", "c")
+    spoil(broker, "b", **wrong)
+    listed = [ask(broker, "list_jobs", limit=1)["body"]]
+    while listed[-1]["cursor"] is not None:
+        listed.append(ask(broker, "list_jobs", limit=1, cursor=listed[-1]["cursor"])["body"])
+    assert [job["id"] for page in listed for job in page["jobs"]] == ["a", "c"]
+
+
+@pytest.mark.parametrize("wrong", [{"epoch": "one"}, {"epoch": None}, {"started_ms": "x"}, {"outcome": "vanished"}])
+def test_a_run_that_makes_no_sense_hides_no_other_from_a_listing(broker: InProcess, wrong: Mapping[str, Any]) -> None:
+    broker.submit("a")
+    for _ in range(3):
+        granted = ask(broker, "claim", job_id="a")["body"]
+        lease = {name: granted[name] for name in ("job_id", "epoch", "token")}
+        assert ask(broker, "release", **lease)["answer"] == "ok"
+    found = broker.store.read("a:run:1", "a")
+    assert isinstance(found, Ok)
+    spoilt = {**wrong, "write_id": "spoilt"}
+    assert isinstance(broker.store.update_if_match("a:run:1", "a", Expected(etag=found.document.etag), spoilt), Ok)
+    listed = ask(broker, "list_runs", job_id="a")
+    assert listed["answer"] == "ok"
+    assert [run["epoch"] for run in listed["body"]["runs"]] == [2, 3]
