@@ -76,7 +76,9 @@ def _serve(
     from broker.agent import Agent
     from broker.cli.answers import finish
     from broker.cli.errors import CommandError
+    from broker.cli.exits import Exit
     from broker.cli.output import emit, note
+    from broker.client import BrokerTimeout
     from broker.exec import CommandNotFound, require_command
 
     try:
@@ -94,7 +96,11 @@ def _serve(
             note(f"job {result.job_id}, epoch {result.epoch}: {result.ending.value} ({result.detail})")
 
     with connected(target) as client:
-        reply = client.register(capacity=limits.concurrency, version=version, offers=terms.offers)
+        try:
+            reply = client.register(capacity=limits.concurrency, version=version, offers=terms.offers)
+        except BrokerTimeout as error:  # not to be repeated: the next start takes the place of this one
+            again = "does a worker serve? see `broker status`; then start the agent again"
+            raise CommandError(str(error).partition("; ")[0], again, exit=Exit.UNKNOWN) from error
         if not reply.good:
             return finish(reply, json=json, good="")
         name = f"factory {client.factory_id}, incarnation {client.incarnation}"

@@ -103,7 +103,6 @@ class Call:
         "_form",
         "_history",
         "_invoked",
-        "_kind",
         "_out",
         "_patience_ms",
         "_request",
@@ -138,7 +137,6 @@ class Call:
             check_request_id(request_id)
             self.request_id, self._attempt = request_id, 2
         self.is_claim = kind is Claim
-        self._kind = kind
         self._form = form(kind)
         self._fields = body
         self._body = self._form.body(body)
@@ -283,7 +281,7 @@ class Call:
         return self._attempt > 1 and reply.answer is Word.THROTTLED
 
     def _failure(self) -> ClientError:
-        what = f"{self._kind.__name__.lower()}: no answer within {self._timeout_ms} ms"
+        what = f"{self._form.op}: no answer within {self._timeout_ms} ms"
         if not self._out and not self.repeats:
             return BrokerUnavailable(f"{what}: Redis can't be reached; nothing was sent; is it running?")
         return BrokerTimeout(f"{what}; is a broker worker running?", request_id=self.request_id)

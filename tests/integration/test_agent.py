@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.commands import BROKER, Commands
+from tests.fleet import Fleet
 from tests.home import Home
 from tests.processes import end, start, wait_for
 
@@ -91,6 +92,17 @@ def test_once_runs_one_job_and_exits_by_what_became_of_it(home: Home, command: l
 
 def test_an_agent_that_found_nothing_says_so(home: Home) -> None:
     assert home.run("agent", "--queue", "nothing", "--idle-exit", "0", "--", "true")[0] == 3
+
+
+def test_an_agent_whose_start_has_no_answer_is_to_be_started_again(
+    fleet: Fleet, commands: Commands, tmp_path: Path
+) -> None:
+    unserved = Home(tmp_path, {"BROKER_REDIS_URL": fleet.redis_url}, run=commands.run)
+    status, _, err = unserved.run("agent", "--timeout", "0.2", "--", "true")
+    assert status == 4
+    assert "register_factory: no answer" in err
+    assert "start the agent again" in err
+    assert "--request-id" not in err, "an agent has none"
 
 
 def test_after_max_jobs_an_agent_ends(home: Home) -> None:
