@@ -12,10 +12,11 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from broker.cli.errors import DEBUG
+from broker.entropy import SystemEntropy
 from broker.settings import Settings
 from workers.embedded import valkey_child
 from workers.fleet import ChildSpec
-from workers.runtime import check_redis, connect_redis, open_door, open_store
+from workers.runtime import check_redis, connect_redis, open_door, open_store, refuse_other_store
 from workers.server_files import ServerFiles
 from workers.state_dir import StateDir
 from workers.taking import WORKERS
@@ -81,15 +82,14 @@ def refuse_early(plan: FleetPlan) -> None:
     Raises:
       StartError: Redis or the store can't be used; the message says what to do.
     """
-    if not plan.embedded:
-        redis = connect_redis(plan.settings)
-        try:
+    with closing(connect_redis(plan.settings)) as redis:
+        if not plan.embedded:
             check_redis(redis)
-        finally:
-            redis.close()
-    if not plan.in_memory:
-        with closing(open_store(plan.settings, plan.datastore_url)) as store:
-            open_door(plan.settings, store)
+        if not plan.in_memory:
+            with closing(open_store(plan.settings, plan.datastore_url)) as store:
+                open_door(plan.settings, store)
+                if not plan.embedded:
+                    refuse_other_store(redis, store, SystemEntropy())
 
 
 def child_specs(plan: FleetPlan) -> list[ChildSpec]:

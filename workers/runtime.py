@@ -16,7 +16,7 @@ from redis.retry import Retry
 from broker.clock import RedisClock, monotonic_ms, sleep_ms
 from broker.coordinator import Context
 from broker.door import OPEN_DOOR, Door, GuardedDoor
-from broker.entropy import SystemEntropy
+from broker.entropy import Entropy, SystemEntropy
 from broker.keyring import BadMaster, Keyring, Masters
 from broker.redis_urls import checked, require_known_options
 from broker.repository import INDEXES
@@ -28,6 +28,7 @@ from workers.fault_points import At, FaultsRefused, armed, nowhere
 from workers.lean_redis import LeanRedis
 from workers.logs import configure_logging
 from workers.memory_owner import MemoryOwner, MemoryTaken
+from workers.one_store import OtherStore, require_own_store
 from workers.state_dir import StateDir
 
 log = structlog.get_logger(__name__)
@@ -74,7 +75,7 @@ def open_runtime(settings: Settings, *, connection: Redis | None = None) -> Runt
 
     Raises:
       StartError: Redis is down, too old or may evict keys; the store can't be reached or ignores
-        conditional writes; another process already serves jobs from its memory.
+        conditional writes; another process already serves jobs from its memory, or from another store.
     """
     redis = connection or connect_redis(settings, LeanRedis)
     check_redis(redis)
@@ -86,7 +87,10 @@ def open_runtime(settings: Settings, *, connection: Redis | None = None) -> Runt
         except MemoryTaken as error:
             raise StartError(str(error)) from error
     store = open_store(settings, url)
-    context = Context(store, rules(settings), SystemEntropy(), sleep_ms, door=open_door(settings, store))
+    entropy = SystemEntropy()
+    if memory is None:  # which has one owner anyway
+        refuse_other_store(redis, store, entropy)
+    context = Context(store, rules(settings), entropy, sleep_ms, door=open_door(settings, store))
     runtime = Runtime(settings, redis, store, context, RedisClock(redis), memory)
     return runtime if settings.faults is None else _with_faults(runtime, settings.faults)
 
@@ -159,6 +163,22 @@ def open_store(settings: Settings, url: str) -> Datastore:
     except (DatastoreError, ContractViolation) as error:
         raise StartError(f"datastore {url}: {error}") from error
     return store
+
+
+def refuse_other_store(redis: Redis, store: Datastore, entropy: Entropy) -> None:
+    """Do nothing where the jobs that are served on this Redis are those of `store`, or none are.
+
+    Raises:
+      StartError: workers of another datastore serve there.
+    """
+    try:
+        require_own_store(redis, store, entropy)
+    except OtherStore as error:
+        raise StartError(str(error)) from error
+    except DatastoreError as error:
+        raise StartError(f"datastore: {error}") from error
+    except RedisError as error:
+        raise StartError(f"Redis refused to tell which store it serves: {error}; give this user its rights") from error
 
 
 def open_door(settings: Settings, store: Datastore) -> Door:

@@ -12,7 +12,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from broker import claim_next, demand, events, families, index, lock_waits, owed, presence, replies, seen, waiting
 from broker.scripts import Script
-from workers import owed_runs
+from workers import one_store, owed_runs
 from workers.taking import WORKERS
 
 log = structlog.get_logger(__name__)
@@ -26,6 +26,7 @@ NAMED: Mapping[str, str] = {
     owed_runs.LOOKED: "string",
     presence.UNREAD: "zset",
     seen.SEEN: "zset",
+    one_store.SERVED: "string",
     WORKERS: "zset",
     lock_waits.TIMES: "zset",
 }

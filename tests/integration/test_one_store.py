@@ -1,0 +1,67 @@
+"""One Redis serves the jobs of one datastore."""
+
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import redis
+
+from broker.entropy import SystemEntropy
+from broker.settings import load
+from datastore import connect
+from tests.commands import Commands
+from tests.fleet import Fleet
+from tests.home import Home
+from tests.processes import end
+from workers.one_store import MARK_ID, SERVED, OtherStore, require_own_store
+from workers.runtime import StartError, open_runtime
+from workers.taking import WORKERS
+
+pytestmark = pytest.mark.redis
+
+
+@pytest.mark.parametrize("command", [("worker",), ("sweep", "--once"), ("up", "--detach")])
+def test_nobody_serves_a_second_store_beside_workers_of_the_first(
+    fleet: Fleet, commands: Commands, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    fleet.start_worker()
+    env = {"BROKER_REDIS_URL": fleet.redis_url, "BROKER_STATE_DIR": str(tmp_path / "second")}
+    home = Home(tmp_path, env, run=commands.run)
+    status, _, err = home.run(*command)
+    assert status == 1
+    assert "workers of another datastore serve this Redis" in err
+    for number in range(4):
+        assert home.json("submit", "-", "--id", f"j{number}", input="{}")[0] == 0
+    assert len(home.lines("jobs")) == 4, "each request is settled on the one store"
+
+
+def test_once_its_workers_have_ended_another_store_is_served(fleet: Fleet, tmp_path: Path) -> None:
+    end(fleet.start_worker())
+    with redis.Redis.from_url(fleet.redis_url) as connection:
+        connection.delete(WORKERS)  # as 6 s after a kill
+    other = Fleet(fleet.redis_url, tmp_path, datastore_url=f"sqlite:///{tmp_path}/other.db")
+    try:
+        other.start_worker()
+        with pytest.raises(StartError, match="another datastore"):
+            open_runtime(load(redis_url=fleet.redis_url, datastore_url=fleet.datastore_url))
+    finally:
+        other.close()
+
+
+def test_a_store_is_known_again_and_a_worker_of_long_ago_is_none(redis_client: redis.Redis, tmp_path: Path) -> None:
+    entropy = SystemEntropy()
+    with (
+        closing(connect(f"sqlite:///{tmp_path}/one.db")) as one,
+        closing(connect(f"sqlite:///{tmp_path}/one.db")) as again,
+        closing(connect(f"sqlite:///{tmp_path}/two.db")) as two,
+    ):
+        require_own_store(redis_client, one, entropy)
+        seconds, _ = redis_client.time()
+        redis_client.zadd(WORKERS, {"w": seconds * 1_000})
+        require_own_store(redis_client, again, entropy)
+        with pytest.raises(OtherStore):
+            require_own_store(redis_client, two, entropy)
+        redis_client.zadd(WORKERS, {"w": (seconds - 10) * 1_000})
+        require_own_store(redis_client, two, entropy)
+        found = two.read(MARK_ID, MARK_ID)
+        assert redis_client.get(SERVED) == str(found.document.body["mark"]).encode()  # type: ignore[union-attr]  # it is there

@@ -1,0 +1,59 @@
+"""Keeps workers of two datastores off one Redis, where each would take requests for the other's jobs."""
+
+from redis import Redis
+
+from broker.entropy import Entropy
+from broker.scripts import Script
+from broker.shared_document import change, read_known
+from datastore import Datastore, Unavailable
+from workers.taking import WORKERS
+
+SERVED = "broker:store"
+"""The mark of the datastore whose jobs are served on this Redis."""
+MARK_ID = "store:mark"
+"""The document that tells a datastore from every other. No job can have this id."""
+HEARD_MS = 6_000
+"""A worker that was not heard of for so long serves no more: three of its beats."""
+
+
+class OtherStore(Exception):
+    """Workers that serve this Redis have their jobs in another datastore."""
+
+
+_TAKE = Script(
+    """
+-- KEYS: 1 the store that is served, 2 workers.  ARGV: this store, for how long a worker is heard of (ms)
+local other = redis.call('GET', KEYS[1])
+if other and other ~= ARGV[1] then
+  local t = redis.call('TIME')
+  local now = t[1] * 1000 + math.floor(t[2] / 1000)
+  if redis.call('ZCOUNT', KEYS[2], now - ARGV[2], now + ARGV[2]) > 0 then return 0 end
+end
+redis.call('SET', KEYS[1], ARGV[1])
+return 1
+"""
+)
+
+
+def require_own_store(redis: Redis, store: Datastore, entropy: Entropy) -> None:
+    """Have this Redis serve the jobs of `store`, unless workers that live serve another's.
+
+    Raises:
+      OtherStore: they do. Nothing is changed.
+      ResponseError: this user may not ask.
+      DatastoreError: the store failed.
+    """
+    mark = _mark(store, entropy)
+    if not _TAKE.run(redis, [SERVED, WORKERS], [mark, HEARD_MS]):
+        raise OtherStore(
+            "workers of another datastore serve this Redis, and each would take requests for the other's jobs; stop "
+            f"them (one that was killed is forgotten after {HEARD_MS // 1_000} s), or use another Redis"
+        )
+
+
+def _mark(store: Datastore, entropy: Entropy) -> str:
+    change(store, entropy, MARK_ID, lambda _: None, empty={"kind": "store", "mark": entropy.token()})
+    document = read_known(store, MARK_ID)
+    if document is None:
+        raise Unavailable(f"{MARK_ID!r} was written, and a read does not show it yet")
+    return str(document.body.get("mark"))
