@@ -30,6 +30,7 @@ from broker.batch import Settled
 from broker.controls import Controls
 from broker.documents import BLOCKED, Job
 from broker.events import Event
+from broker.families import Descent
 from broker.index import Place
 from broker.limits import limited_queue
 from broker.messages import Claim, DrainFactory, RegisterFactory, RemoveFactory
@@ -39,9 +40,6 @@ from broker.turned_away import refusal
 from datastore import DatastoreError
 
 log = structlog.get_logger(__name__)
-
-GENERATIONS_MAX = 16
-"""Of children cancelled with their parents, at once; deeper ones are the sweep's."""
 
 
 def deliver(context: Context, pipe: Pipeline, batch: Sequence[Settled], *, now_ms: int) -> None:
@@ -93,50 +91,60 @@ def move_hints(pipe: Pipeline, changes: Sequence[Change], *, step_ms: int) -> No
     index.move(pipe, moves)
 
 
-def follow_up(
-    context: Context, connection: Redis, batch: Sequence[Settled], *, children: Sequence[str], now_ms: int
-) -> None:
+def follow_up(context: Context, connection: Redis, batch: Sequence[Settled], *, descent: Descent, now_ms: int) -> None:
     """After the replies: bring back jobs whose slot was given up, and wake claims for every job that became ready.
 
-    `children`: jobs that wait for those which have ended. What it misses, because another worker was between two of
-    its steps, the sweep finds.
+    `descent`: jobs that have ended and others wait for. What it misses, because another worker was between two of its
+    steps, the sweep finds.
     """
     claim_next.recheck(connection, _parked_for_jobs(context, batch, now_ms))
     changes = [change for settled in batch for change in settled.changes]
-    changes += follow_families(context, connection, changes, children=children, now_ms=now_ms)
+    changes += look_at_new(context, connection, changes, descent=descent, now_ms=now_ms)
     keys = lock_waits.given_up(changes)
     keys += [key for settled in batch for key in settled.freed]
     keys += _now_free(context, batch, now_ms)
-    places = [Place.of(job, step_ms=context.rules.ageing_step_ms) for job in became_ready(changes)]
-    ready = [place.wants for place in places if not place.kept_for]
-    claim_next.wake(connection, [*ready, *lock_waits.bring_back(connection, keys)])
-    for place in places:
-        if place.kept_for:
-            recall(connection, place.kept_for, queue=place.queue, at_most=1)
+    _let_through(context, connection, changes, freed=keys)
     for settled in batch:
         if (factory := _unsettled_factory(settled)) is not None:
             recall(connection, factory)
+    if descent:
+        follow_families(context, connection, descent, now_ms=now_ms)
 
 
-def follow_families(
-    context: Context, connection: Redis, changes: Sequence[Change], *, children: Sequence[str], now_ms: int
+def look_at_new(
+    context: Context, connection: Redis, changes: Sequence[Change], *, descent: Descent, now_ms: int
 ) -> list[Change]:
-    """Look at children of jobs that have ended, at new ones whose parents ended before, and at theirs in turn."""
-    looked_at = [*children, *(change.after.id for change in changes if change.after.state is BLOCKED)]
-    found: list[Change] = []
-    for _ in range(GENERATIONS_MAX):
-        if not looked_at:
-            break
-        settled = families.look(context, looked_at, now_ms=now_ms)
-        parents = families.ended(settled)
-        with connection.pipeline(transaction=False) as pipe:
-            move_hints(pipe, settled, step_ms=context.rules.ageing_step_ms)
-            telling.publish_changes(pipe, settled, now_ms=now_ms)
-            families.ask(pipe, parents)
-            answers = pipe.execute()
-        looked_at = families.found(connection, parents, answers[-1] if answers else None)
-        found += settled
+    """Look at new children once more: their parents may have ended before anybody knew of them."""
+    blocked = [change.after.id for change in changes if change.after.state is BLOCKED]
+    found = families.look(context, blocked, now_ms=now_ms)
+    _tell(context, connection, found, now_ms=now_ms)
+    descent.add(job.id for job in families.ended(found))
     return found
+
+
+def follow_families(context: Context, connection: Redis, descent: Descent, *, now_ms: int) -> None:
+    """Look at some of the children of jobs that have ended; the next call at more of them, and at theirs in turn."""
+    changes = descent.go_on(context, connection, now_ms=now_ms)
+    _tell(context, connection, changes, now_ms=now_ms)
+    _let_through(context, connection, changes)
+
+
+def _tell(context: Context, connection: Redis, changes: Sequence[Change], *, now_ms: int) -> None:
+    if changes:
+        with connection.pipeline(transaction=False) as pipe:
+            move_hints(pipe, changes, step_ms=context.rules.ageing_step_ms)
+            telling.publish_changes(pipe, changes, now_ms=now_ms)
+            pipe.execute()
+
+
+def _let_through(context: Context, connection: Redis, changes: Sequence[Change], *, freed: Sequence[str] = ()) -> None:
+    """Wake claims for the jobs that became ready, and for those that have waited for slots which are free now."""
+    places = [Place.of(job, step_ms=context.rules.ageing_step_ms) for job in became_ready(changes)]
+    ready = [place.wants for place in places if not place.kept_for]
+    claim_next.wake(connection, [*ready, *lock_waits.bring_back(connection, freed)])
+    for place in places:
+        if place.kept_for:
+            recall(connection, place.kept_for, queue=place.queue, at_most=1)
 
 
 def on_time(connection: Redis, now_ms: int) -> int:

@@ -5,8 +5,7 @@ whichever comes second sees the other. The sweep rebuilds the hint and finds wha
 """
 
 from collections.abc import Iterable, Sequence
-from itertools import chain
-from typing import Any
+from itertools import chain, islice
 
 import structlog
 from redis import Redis
@@ -20,8 +19,10 @@ from datastore import DatastoreError
 
 log = structlog.get_logger(__name__)
 
-CHILDREN_MAX = 256
-"""Children of one parent looked at in one round."""
+PORTION = 64
+"""Children looked at in one go. They are written together, and whoever asks for something waits for no more of them."""
+PARENTS_MAX = 10_000
+"""Ended jobs that a worker keeps in mind; whom the others leave waiting, the sweep finds."""
 CHILDREN_TTL_S = 86_400
 """What a crash has left in a hint ends with it. Where children wait, the sweep writes it again."""
 
@@ -54,19 +55,65 @@ def ended(changes: Iterable[Change]) -> list[Job]:
 
 
 def ask(pipe: Pipeline, parents: Sequence[Job]) -> None:
-    """Add the command that asks whether any of these has children; its answer, the pipe's last, goes to `found`."""
+    """Add the command that asks whether any of these has children, as most have none; its answer is the pipe's last."""
     if parents:
         pipe.exists(*(children_key(parent.id) for parent in parents))
 
 
-def found(connection: Redis, parents: Sequence[Job], answer: Any) -> list[str]:
-    """The ids of the children, where the answer to `ask` says that there are some: most jobs have none."""
-    if not parents or not answer:
-        return []
-    with connection.pipeline(transaction=False) as pipe:
+class Descent:
+    """Jobs that have ended and whose children are still to be looked at: some now, more between two batches.
+
+    A family may be of thousands, and those who hold leases are not to wait for it. What is in mind goes with its
+    worker; the sweep finds those children.
+    """
+
+    def __init__(self) -> None:
+        self._parents: dict[str, None] = {}
+
+    def __bool__(self) -> bool:
+        """Whether there may be children to look at."""
+        return bool(self._parents)
+
+    def add(self, parents: Iterable[str]) -> None:
+        """Keep them in mind."""
         for parent in parents:
-            pipe.srandmember(children_key(parent.id), CHILDREN_MAX)
-        return sorted(set(names(chain.from_iterable(pipe.execute()))))
+            if len(self._parents) >= PARENTS_MAX:
+                break
+            self._parents[parent] = None
+
+    def go_on(self, context: Context, connection: Redis, *, now_ms: int) -> list[Change]:
+        """Free or cancel some of the children. Their hints are to follow what became of them before the next go."""
+        parents = list(islice(self._parents, PORTION))
+        for parent in parents:
+            del self._parents[parent]
+        with connection.pipeline(transaction=False) as pipe:
+            for parent in parents:
+                pipe.srandmember(children_key(parent), PORTION)
+            found = pipe.execute()
+        children: dict[str, None] = {}
+        full: set[str] = set()
+        for parent, members in zip(parents, found, strict=True):
+            if len(children) >= PORTION:
+                self.add([parent])
+                continue
+            children |= dict.fromkeys(names(members))
+            if len(members) == PORTION:
+                full.add(parent)
+        changes = _look_together(context, children, now_ms=now_ms)
+        self.add(parent.id for parent in ended(changes))
+        # Where some have gone, others of that parent may be found now. Those that none could be freed of wait for more.
+        self.add(full.intersection(chain.from_iterable(change.after.depends_on for change in changes)))
+        return changes
+
+
+def _look_together(context: Context, children: Iterable[str], *, now_ms: int) -> list[Change]:
+    """As `look`, with one group of writes. Where that fails, the sweep looks at each."""
+    try:
+        with context.store.batch():
+            return look(context, children, now_ms=now_ms)
+    except DatastoreError as error:
+        log.warning("children_not_looked_at", error=str(error))
+        return []
 
 
 def look(context: Context, children: Iterable[str], *, now_ms: int) -> list[Change]:

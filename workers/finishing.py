@@ -13,6 +13,7 @@ from redis.client import Pipeline
 from broker import aftermath, families, replies
 from broker.answers import Answer, wire
 from broker.batch import Settled
+from broker.families import Descent
 from broker.parsing import Malformed, without_tokens
 from broker.queues import rq_job_key
 from broker.settlement import Context
@@ -23,6 +24,8 @@ from workers.inflight import slot_key
 from workers.lean_redis import post
 from workers.taking import DEAD, DEAD_MAX
 
+PORTIONS_MAX = 16
+"""Of children that are looked at in the end of a batch where nobody comes back to them; the sweep has the others."""
 ENTRY_CHARS_MAX = 2_048
 """What the dead-letter list keeps of an entry."""
 
@@ -51,7 +54,12 @@ def finish(
     `settled` and `refused` are together what one hand held. A crash part-way leaves them in flight: they are settled
     again, and replayed.
     """
-    post_end(context, connection, worker, settled, refused, now_ms=now_ms)()
+    descent = Descent()
+    post_end(context, connection, worker, settled, refused, descent=descent, now_ms=now_ms)()
+    for _ in range(PORTIONS_MAX):
+        if not descent:
+            break
+        aftermath.follow_families(context, connection, descent, now_ms=now_ms)
 
 
 def post_end(
@@ -61,9 +69,13 @@ def post_end(
     settled: Sequence[tuple[Entry, Settled]],
     refused: Sequence[Refused],
     *,
+    descent: Descent,
     now_ms: int,
 ) -> Callable[[], None]:
-    """Post what `finish` sends. What is returned waits until it is done, and does what follows from it."""
+    """Post what `finish` sends. What is returned waits until it is done, and does what follows from it.
+
+    `descent` then knows the jobs that have ended and others wait for.
+    """
     results = [result for _, result in settled]
     parents = families.ended(change for result in results for change in result.changes)
     with connection.pipeline(transaction=False) as pipe:
@@ -77,8 +89,10 @@ def post_end(
         last = post(pipe)
 
     def end() -> None:
-        children = families.found(connection, parents, last(True))
-        aftermath.follow_up(context, connection, results, children=children, now_ms=now_ms)
+        answer = last(True)
+        if parents and answer:
+            descent.add(parent.id for parent in parents)
+        aftermath.follow_up(context, connection, results, descent=descent, now_ms=now_ms)
 
     return end
 

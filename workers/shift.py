@@ -12,12 +12,13 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from broker import claim_next, presence
-from broker.aftermath import on_time
+from broker.aftermath import follow_families, on_time
 from broker.answers import Answer, Word
 from broker.batch import Settled, settle_batch
 from broker.clock import Steady, monotonic_ms
 from broker.coordinator import Context
 from broker.door import Taken
+from broker.families import Descent
 from broker.settings import Settings
 from workers import left_behind, shedding
 from workers.admission import admitted
@@ -77,6 +78,8 @@ class Shift:
         """A batch that Redis was asked for, and that may be in flight already."""
         self._ending: Callable[[], None] | None = None
         """The end of a batch, which is on its way."""
+        self._descent = Descent()
+        """Jobs that have ended and whose children are still to be looked at."""
 
     def leftovers(self) -> Hand:
         """What was in hand when Redis went away."""
@@ -102,7 +105,9 @@ class Shift:
         if not more:
             meanwhile()
             self._end()
-        return more
+            if self._descent:
+                follow_families(self._context, self._redis, self._descent, now_ms=hands[-1].clock.now_ms())
+        return more or bool(self._descent)
 
     def stop(self, hands: Sequence[Hand] = ()) -> None:
         """Settle `hands`, and all else that is in hand, and take nothing more."""
@@ -158,7 +163,9 @@ class Shift:
         settled = list(zip((entry for entry, _ in batch), results, strict=True))
         self._end()  # of the batch before this one: Redis had the time of this one's settlement for it
         now_ms = hand.clock.now_ms()
-        self._ending = post_end(self._context, self._redis, self._worker, settled, refused, now_ms=now_ms)
+        self._ending = post_end(
+            self._context, self._redis, self._worker, settled, refused, descent=self._descent, now_ms=now_ms
+        )
         self.settled += len(batch)
         for each in refused:
             log.warning("request_refused", worker=self._worker, wire=each.entry.wire, reason=str(each.error))

@@ -1,0 +1,84 @@
+"""A family may be of thousands: its members go on with their parents, and nobody else waits for all of them."""
+
+from pathlib import Path
+
+import pytest
+import redis
+
+from broker.families import PORTION
+from broker.queues import QUEUES
+from broker.settings import load
+from datastore import Datastore, Filter, connect
+from datastore.memory import MemoryDatastore
+from tests.in_process import InProcess
+from workers.shift import Shift
+
+CHILDREN = 8
+GRANDCHILDREN = 3 * PORTION
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def broker(request: pytest.FixtureRequest, redis_client: redis.Redis, tmp_path: Path) -> InProcess:
+    store = MemoryDatastore() if request.param == "memory" else connect(f"sqlite:///{tmp_path}/jobs.db")
+    return InProcess(store, redis_client)
+
+
+@pytest.fixture
+def shift(broker: InProcess) -> Shift:
+    return Shift(broker.context, broker.redis, "w1", QUEUES, load())
+
+
+def count(store: Datastore, state: str) -> int:
+    wanted: Filter = {"kind": "job", "state": state}
+    return len(store.find(wanted, limit=10_000).documents)
+
+
+def have_family(broker: InProcess) -> None:
+    broker.submit("root")
+    broker.submit(*(f"c{child}" for child in range(CHILDREN)), depends_on=["root"], on_parent_failure="cancel")
+    for child in range(CHILDREN):
+        names = [f"c{child}-{number}" for number in range(GRANDCHILDREN)]
+        broker.submit(*names, depends_on=[f"c{child}"], on_parent_failure="cancel")
+
+
+def test_requests_are_served_while_a_large_family_is_cancelled(broker: InProcess, shift: Shift) -> None:
+    have_family(broker)
+    broker.submit("other")
+    broker.caller.send(broker.caller.make("cancel", job_id="root"))
+    assert shift.serve(), "it comes back for the rest of the family"
+    asked = broker.caller.make("get_job", job_id="other")
+    broker.caller.send(asked)
+    shift.serve()
+    assert broker.caller.replies(asked, deadline_ms=1_000)[0]["answer"] == "ok"
+    assert count(broker.store, "blocked") > CHILDREN * GRANDCHILDREN / 2, "that request waited for a portion or two"
+
+
+def test_all_of_a_large_family_is_cancelled_without_a_sweep(broker: InProcess, shift: Shift) -> None:
+    have_family(broker)
+    broker.caller.send(broker.caller.make("cancel", job_id="root"))
+    while shift.serve():
+        pass
+    assert (count(broker.store, "blocked"), count(broker.store, "cancelled")) == (0, 1 + CHILDREN * (1 + GRANDCHILDREN))
+
+
+def test_every_child_of_one_parent_is_free_once_it_has_succeeded(broker: InProcess, shift: Shift) -> None:
+    broker.submit("parent")
+    broker.submit(*(f"child-{number}" for number in range(10 * PORTION)), depends_on=["parent"])
+    [lease] = broker.ask(broker.caller.make("claim", job_id="parent"))
+    fence = {"job_id": "parent", "epoch": 1, "token": lease["body"]["token"]}
+    broker.caller.send(broker.caller.make("complete", **fence))
+    while shift.serve():
+        pass
+    assert (count(broker.store, "blocked"), count(broker.store, "ready")) == (0, 10 * PORTION)
+
+
+def test_children_who_wait_for_others_too_are_not_looked_at_for_ever(broker: InProcess, shift: Shift) -> None:
+    broker.submit("parent", "never")
+    broker.submit(*(f"child-{number}" for number in range(3 * PORTION)), depends_on=["parent", "never"])
+    [lease] = broker.ask(broker.caller.make("claim", job_id="parent"))
+    broker.caller.send(broker.caller.make("complete", job_id="parent", epoch=1, token=lease["body"]["token"]))
+    rounds = 0
+    while shift.serve():
+        rounds += 1
+    assert rounds < 5
+    assert count(broker.store, "blocked") == 3 * PORTION
