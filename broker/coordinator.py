@@ -275,6 +275,12 @@ def unblock(context: Context, job_id: str, *, now_ms: int, job: Job | None = Non
     return judge_and_write(context, job_id, judge, job=job)
 
 
+def waits_no_more(context: Context, job: Job, *, now_ms: int) -> bool:
+    """Whether this blocked job is free or lost, as reads show its parents now. Nothing is written."""
+    parents = parent_states(context, job)
+    return isinstance(transitions.unblock(job, parents=parents, now_ms=now_ms), Write)
+
+
 def parent_states(context: Context, job: Job, *, sure: bool = False) -> dict[str, State]:
     """The state of every parent there is.
 
@@ -330,5 +336,6 @@ __all__ = [
     "revoke",
     "try_claim_job",
     "unblock",
+    "waits_no_more",
     "watch",
 ]

@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from threading import Event
 from typing import TypeAlias
@@ -38,7 +38,7 @@ from broker.recall import recall
 from broker.scripts import STANDS, Script
 from broker.settings import Settings
 from datastore import AtLeast, AtMost, Corrupt, DatastoreError, Document, Filter, Page, Rejected
-from workers import left_behind, owed_runs, wrong_types
+from workers import left_behind, owed_runs, together, wrong_types
 from workers.fault_points import At, nowhere
 from workers.swept import Swept
 
@@ -55,6 +55,8 @@ READY_PAGES = 40
 PARENTS_READ = 20_000
 """Parents of blocked jobs looked at in one sweep: half a second on SQLite, where a job has up to 256."""
 BLOCKED_PAGE = 64
+TOLD_AT_ONCE = 256
+"""Changes that a sweep makes before it tells of them: the first of thousands are not to wait for the last."""
 
 
 Step: TypeAlias = Callable[[int, Swept], Iterator[Change]]
@@ -118,7 +120,10 @@ class Sweep:
             for step in steps:
                 with swept.going_on():
                     for change in step(now_ms, swept):
-                        changes.append(change)  # noqa: PERF402  # what came before a failure is kept
+                        changes.append(change)  # what came before a failure is kept
+                        if len(changes) == TOLD_AT_ONCE:
+                            told, changes = changes, []
+                            self._send(told, swept, now_ms)
         finally:
             self._at("sweep_changed")
             self._send(changes, swept, now_ms)
@@ -165,13 +170,12 @@ class Sweep:
         )
 
     def _over(self, search: Filter, now_ms: int, swept: Swept) -> Iterator[Change]:
-        for job in self._jobs(search):
-            yield from self._reap(job, now_ms, swept)
+        return self._reap(self._jobs(search), now_ms, swept)
 
-    def _reap(self, job: Job, now_ms: int, swept: Swept) -> tuple[Change, ...]:
-        changes = self._attempt(partial(coordinator.reap, self._context, job, now_ms=now_ms))
-        swept.reaped += len(changes)
-        return changes
+    def _reap(self, jobs: Iterable[Job], now_ms: int, swept: Swept) -> Iterator[Change]:
+        for change in self._each(jobs, partial(coordinator.reap, self._context, now_ms=now_ms)):
+            swept.reaped += 1
+            yield change
 
     def _schedules(self, now_ms: int, swept: Swept) -> Iterator[Change]:
         """Recurring jobs that are due."""
@@ -210,14 +214,24 @@ class Sweep:
         left = PARENTS_READ
         while True:
             page = self._next_page("blocked", BLOCKED_PAGE)
-            for job in repository.readable(page.documents):
-                left -= len(job.depends_on)
-                changes = self._attempt(partial(coordinator.unblock, self._context, job.id, now_ms=now_ms, job=job))
-                swept.unblocked += len(changes)
-                yield from changes or (Change(None, job),)
+            jobs = list(repository.readable(page.documents))
+            left -= sum(len(job.depends_on) for job in jobs)
+            yield from (Change(None, job) for job in jobs)
+            over = [job for job in jobs if self._waits_no_more(job, now_ms)]
+            for change in self._each(over, lambda job: coordinator.unblock(self._context, job.id, now_ms=now_ms)):
+                swept.unblocked += 1
+                yield change
             self._left_off["blocked"] = page.cursor
             if page.cursor is None or (left <= 0 and self._redis.exists(INDEXED)):
                 break
+
+    def _waits_no_more(self, job: Job, now_ms: int) -> bool:
+        """Whether a blocked job is worth a write, as reads show its parents."""
+        try:
+            return coordinator.waits_no_more(self._context, job, now_ms=now_ms)
+        except DatastoreError as error:
+            log.warning("sweep_skips", job=job.id, error=str(error))
+            return False
 
     def _look_for_owed(self, now_ms: int, _swept: Swept) -> None:
         self._look.go_on(now_ms)
@@ -288,7 +302,7 @@ class Sweep:
             if not everything:  # the index was there, and without them: most were claimed since they were read
                 self._withdraw_taken(new)
             late = [job for job in jobs if job.deadline_ms is not None and now_ms > job.deadline_ms]
-            self._send([change for job in late for change in self._reap(job, now_ms, swept)], swept, now_ms)
+            self._send(list(self._reap(late, now_ms, swept)), swept, now_ms)
             self._left_off["ready"] = page.cursor
             if page.cursor is None:
                 break
@@ -350,6 +364,9 @@ class Sweep:
         except DatastoreError as error:
             log.warning("sweep_skips", job=job_id, error=str(error))
             return None
+
+    def _each(self, jobs: Iterable[Job], act: Callable[[Job], Settlement]) -> Iterator[Change]:
+        return together.each(self._context.store, jobs, lambda job: self._attempt(partial(act, job)))
 
     def _attempt(self, act: Callable[[], Settlement]) -> tuple[Change, ...]:
         try:

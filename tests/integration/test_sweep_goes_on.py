@@ -136,6 +136,22 @@ def test_what_comes_before_a_page_that_can_not_be_read_does_not_wait_for_it(
         assert broker.redis.zrange(READY, 0, -1) == [b"a", b"b"]
 
 
+def test_what_is_due_before_a_page_that_can_not_be_read_does_not_wait_for_it(
+    broker: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.repository.PAGE_DOCUMENTS", 2)
+    broker.submit("a", "b", "c", "d", not_before_ms=broker.clock.now_ms() + 1_000)
+
+    def second_page(search: Filter, cursor: str | None) -> bool:
+        return "not_before_ms" in search and cursor is not None
+
+    failing = InProcess(LosesASearch(broker.store, second_page, Unavailable("scripted")), broker.redis)
+    failing.clock.advance(broker.clock.advance(2_000) - failing.clock.now_ms())
+    with pytest.raises(Unavailable):
+        failing.sweep()
+    assert [read(broker.store, job).state.value for job in "abcd"] == ["ready", "ready", "scheduled", "scheduled"]
+
+
 def test_a_document_that_does_not_parse_hides_no_dead_lease_behind_it(
     redis_client: redis.Redis, tmp_path: Path
 ) -> None:
