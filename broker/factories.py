@@ -14,6 +14,7 @@ from broker.asked import Asked, remembering, who_asks
 from broker.clock import SET_BACK_MS
 from broker.controls import FACTORY, REPLACED_MAX, Drain, FactoryRecord, factory_doc_id, parsed
 from broker.documents import Job, Lease
+from broker.exclusion import Slots, give_back_together
 from broker.matching import canonical
 from broker.messages import DrainFactory, GetFactory, ListFactories, RegisterFactory, RemoveFactory, ResumeFactory
 from broker.repository import find_documents, leased_jobs, readable
@@ -215,15 +216,19 @@ def _with_leases_ended(context: Context, name: str, record: FactoryRecord, answe
     The record is changed by now: where a lease could not be ended, the same request again ends it, or the sweep.
     """
     changes: list[Change] = []
+    leaving: list[Slots] = []
+    ending = structs.replace(context, leaving=leaving)
     try:
         for job in _leased(context.store, name):
             if job.lease is not None and record.outlived(job.lease.incarnation, job.lease.granted_ms):
-                changes += coordinator.outlive(context, job, name, record, now_ms=now_ms).changes
+                changes += coordinator.outlive(ending, job, name, record, now_ms=now_ms).changes
             if len(changes) >= ENDED_MAX:
                 break
     except DatastoreError as error:
         log.warning("leases_not_ended", factory=name, error=str(error))
         return Settlement(Answer(Word.OUTCOME_UNKNOWN, Reason.STORE), tuple(changes))
+    finally:
+        give_back_together(context.store, context.entropy, leaving)
     ended = {"ended": [change.after.id for change in changes]}
     return Settlement(structs.replace(answer, body={**answer.body, **ended}), tuple(changes))
 

@@ -150,16 +150,16 @@ def list_queues(context: Context, _request: ListQueues, _now_ms: int) -> Settlem
 
 def count_running(context: Context, limits: Limits, jobs: list[Job], *, now_ms: int) -> int:
     """Count leases that were granted before a limit was set; how many there were."""
-    counted = 0
+    uncounted: list[tuple[Job, list[str]]] = []
     for job in jobs:
         lease = job.lease
         if job.state is not State.LEASED or lease is None:
             continue
         missing = [name for name in units(limits, applying(limits, job, lease.factory_id)) if name not in lease.limits]
         if missing:
-            quotas.adopt(context.store, context.entropy, job, missing, now_ms=now_ms)
-            counted += 1
-    return counted
+            uncounted.append((job, missing))
+    quotas.adopt(context.store, context.entropy, uncounted, now_ms=now_ms)
+    return len(uncounted)
 
 
 def _change(

@@ -1,5 +1,6 @@
 """Limits against the datastore: whether one admits a claim now, and the starts that a rate counts."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +16,7 @@ from broker.entropy import Entropy
 from broker.exclusion import PROBES_MAX, change_slot, dead_holders, read_slot
 from broker.limits import Limit, Limits, Rate, limit_key
 from broker.obstacles import Obstacle
-from broker.slots import Holder, Mode, Slot, in_the_way, slot_id, unit_want, with_entry, without_holders
+from broker.slots import Holder, Mode, Slot, in_the_way, slot_id, unit_want, with_entries, without_holders
 from datastore import Datastore, DatastoreError
 
 HOLDERS_SHOWN_MAX = 16
@@ -118,11 +119,28 @@ class Starts:
                 continue  # counted though it did not come about: that errs on the side of fewer grants
 
 
-def adopt(store: Datastore, entropy: Entropy, job: Job, names: Sequence[str], *, now_ms: int) -> None:
-    """Count a lease that was granted before these limits were set, and note in it that it holds their units."""
+def adopt(store: Datastore, entropy: Entropy, uncounted: Sequence[tuple[Job, Sequence[str]]], *, now_ms: int) -> None:
+    """Count leases that were granted before some limits were set, and note in each that it holds units of those.
+
+    The slot of a limit is written once, however many leases there are: it may hold a thousand entries.
+    """
+    entries: defaultdict[str, list[Holder]] = defaultdict(list)
+    for job, names in uncounted:
+        for name in names:
+            entries[name].append(_unit_of(job, now_ms))
+    for name, new in entries.items():
+        change_slot(store, entropy, limit_key(name), partial(with_entries, entries=new), create=True)
+    for job, names in uncounted:
+        assert job.lease is not None, "only a leased job is counted"
+        changed = structs.replace(job.lease, limits=tuple(sorted({*job.lease.limits, *names})))
+        # Where the lease has ended or moved on meanwhile the entry is another's to remove, or a later sweep comes back.
+        repository.rev_update_lease(store, job, {"lease": changed}, write_id=entropy.write_id())
+
+
+def _unit_of(job: Job, now_ms: int) -> Holder:
     lease = job.lease
     assert lease is not None, "only a leased job is counted"
-    entry = Holder(
+    return Holder(
         job_id=job.id,
         epoch=lease.epoch,
         request_id=lease.request_id,
@@ -131,11 +149,6 @@ def adopt(store: Datastore, entropy: Entropy, job: Job, names: Sequence[str], *,
         confirmed=True,
         factory_id=lease.factory_id,
     )
-    for name in names:
-        change_slot(store, entropy, limit_key(name), lambda slot: with_entry(slot, entry), create=True)
-    changed = structs.replace(lease, limits=tuple(sorted({*lease.limits, *names})))
-    # Where the lease has ended or moved on meanwhile the entry is another's to remove, or the next sweep comes back.
-    repository.rev_update_lease(store, job, {"lease": changed}, write_id=entropy.write_id())
 
 
 def drop_dead(store: Datastore, entropy: Entropy, name: str, *, now_ms: int) -> int:

@@ -56,6 +56,8 @@ class Context(Value, frozen=True, gc=True):
     """When factories were last heard of, as far as Redis knows; only shown."""
     turns: SlotTurns | None = None
     """For slots, where claims of one batch run side by side; None: they come one after the other."""
+    leaving: list[Slots] | None = None
+    """Where many leases end at once: what they held, for the caller to give back together; None: at once, for each."""
     clock: Clock | None = None
     """Broker time as it goes on while a batch is settled; None: what is judged is judged by the time it began with."""
     door: Door = OPEN_DOOR
@@ -272,8 +274,11 @@ def _free_slots(context: Context, job: Job, lease: Lease) -> None:
         factory_id=lease.factory_id,
         units=units,
     )
-    with context.turns_of(slots.keys):
-        slots.give_back()
+    if context.leaving is not None:
+        context.leaving.append(slots)
+    else:
+        with context.turns_of(slots.keys):
+            slots.give_back()
     if context.controls is not None:
         context.controls.note_freed(lease.limits)
 

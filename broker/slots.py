@@ -5,7 +5,7 @@ A lock on a path (`repo:web/src`) also leaves an intention on each ancestor, as 
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeAlias
@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from broker.documents import Frozen
+from datastore.frozen import frozen_fields
 
 CONFIRM_WITHIN_MS = 10_000
 """An entry that is not confirmed is left alone for this long: its claim may be about to be written (design §8)."""
@@ -152,13 +153,25 @@ def with_entry(slot: Slot, entry: Holder, dead: Sequence[Holder] = ()) -> dict[s
     return _holders([*(holder for holder in slot.holders if holder not in dead), entry])
 
 
+def with_entries(slot: Slot, entries: Sequence[Holder]) -> dict[str, Any] | None:
+    """The change that lets all of these in; None where they are in already."""
+    known = {(holder.claim, holder.mode) for holder in slot.holders}
+    new = [entry for entry in entries if (entry.claim, entry.mode) not in known]
+    return _holders([*slot.holders, *new]) if new else None
+
+
 def without_claim(slot: Slot, claim: ClaimKey) -> dict[str, Any] | None:
     """The change that gives a claim's entries back; None where it has none."""
     return _only(slot, lambda holder: holder.claim != claim)
 
 
+def without_claims(slot: Slot, claims: Container[ClaimKey]) -> dict[str, Any] | None:
+    """The same for many claims."""
+    return _only(slot, lambda holder: holder.claim not in claims)
+
+
 def without_unconfirmed(slot: Slot, claim: ClaimKey) -> dict[str, Any] | None:
-    """The same for a claim that came to nothing here: what is confirmed, another copy of it was granted."""
+    """The change for a claim that came to nothing here: what is confirmed, another copy of it was granted."""
     return _only(slot, lambda holder: holder.claim != claim or holder.confirmed)
 
 
@@ -209,4 +222,5 @@ def _only(slot: Slot, stays: Callable[[Holder], bool]) -> dict[str, Any] | None:
 
 
 def _holders(holders: Iterable[Holder]) -> dict[str, Any]:
-    return {"holders": [holder.plain() for holder in holders]}
+    # A limit may have a thousand of them: what is flat need not be looked at field by field as it is stored.
+    return {"holders": list(map(frozen_fields, msgspec.to_builtins(list(holders))))}

@@ -368,8 +368,8 @@ def trusting(slots: Slots, key: str) -> bool:
 
     def seen(slot: Slot) -> dict[str, Any] | None:
         nonlocal stands
-        stands = bool(entries(slot, slots._claim))
-        return confirmed(slot, slots._claim)
+        stands = bool(entries(slot, slots.claim))
+        return confirmed(slot, slots.claim)
 
     slots._change(key, seen)
     return stands
