@@ -333,7 +333,7 @@ class Operations(ABC, Generic[T_co]):
         return self._ask(ListJobs, body, request_id=request_id, timeout_ms=timeout_ms)
 
     def runs(self, job_id: str, *, request_id: str | None = None, timeout_ms: int | None = None) -> T_co:
-        """Every run of one job in order of epoch: `{runs}`."""
+        """The runs of one job in order of epoch, the latest 500 of them: `{runs}`."""
         return self._ask(ListRuns, {"job_id": job_id}, request_id=request_id, timeout_ms=timeout_ms)
 
     def put_schedule(
