@@ -173,7 +173,7 @@ class Sweep:
         return self._reap(self._jobs(search), now_ms, swept)
 
     def _reap(self, jobs: Iterable[Job], now_ms: int, swept: Swept) -> Iterator[Change]:
-        for change in self._each(jobs, partial(coordinator.reap, self._context, now_ms=now_ms)):
+        for change in self._each(jobs, partial(coordinator.reap, now_ms=now_ms)):
             swept.reaped += 1
             yield change
 
@@ -218,7 +218,7 @@ class Sweep:
             left -= sum(len(job.depends_on) for job in jobs)
             yield from (Change(None, job) for job in jobs)
             over = [job for job in jobs if self._waits_no_more(job, now_ms)]
-            for change in self._each(over, lambda job: coordinator.unblock(self._context, job.id, now_ms=now_ms)):
+            for change in self._each(over, lambda context, job: coordinator.unblock(context, job.id, now_ms=now_ms)):
                 swept.unblocked += 1
                 yield change
             self._left_off["blocked"] = page.cursor
@@ -365,8 +365,8 @@ class Sweep:
             log.warning("sweep_skips", job=job_id, error=str(error))
             return None
 
-    def _each(self, jobs: Iterable[Job], act: Callable[[Job], Settlement]) -> Iterator[Change]:
-        return together.each(self._context.store, jobs, lambda job: self._attempt(partial(act, job)))
+    def _each(self, jobs: Iterable[Job], act: Callable[[Context, Job], Settlement]) -> Iterator[Change]:
+        return together.each(self._context, jobs, lambda context, job: self._attempt(partial(act, context, job)))
 
     def _attempt(self, act: Callable[[], Settlement]) -> tuple[Change, ...]:
         try:

@@ -3,10 +3,12 @@
 from collections.abc import Callable, Iterable, Iterator
 
 import structlog
+from msgspec import structs
 
 from broker.documents import Job
-from broker.settlement import Change
-from datastore import Datastore, DatastoreError
+from broker.exclusion import Slots, give_back_together
+from broker.settlement import Change, Context
+from datastore import DatastoreError
 
 log = structlog.get_logger(__name__)
 
@@ -14,18 +16,21 @@ GROUP = 64
 """Jobs whose changes are written together: as many as a batch of requests has, after which others have their turn."""
 
 
-def each(store: Datastore, jobs: Iterable[Job], act: Callable[[Job], tuple[Change, ...]]) -> Iterator[Change]:
+def each(context: Context, jobs: Iterable[Job], act: Callable[[Context, Job], tuple[Change, ...]]) -> Iterator[Change]:
     """What `act` changes of each. It raises nothing.
 
     Where a group can't be written they are tried one by one: the others are not to wait for the one that can't be.
     """
     for group in _groups(jobs):
+        leaving: list[Slots] = []
+        together = structs.replace(context, leaving=leaving)
         try:
-            with store.batch():
-                changes = [change for job in group for change in act(job)]
+            with context.store.batch():
+                changes = [change for job in group for change in act(together, job)]
+                give_back_together(context.store, context.entropy, leaving)
         except DatastoreError as error:
             log.warning("written_one_by_one", error=str(error))
-            changes = [change for job in group for change in act(job)]
+            changes = [change for job in group for change in act(context, job)]
         yield from changes
 
 

@@ -11,7 +11,7 @@ from broker.limits import limit_key
 from broker.repository import leased_jobs
 from datastore import Datastore, Expected, Patch, connect
 from datastore.interface import UpdateResult
-from tests.in_process import InProcess
+from tests.in_process import SKEW_MS, TTL_MS, InProcess
 from tests.twins.forwarding import Forwarding
 
 MANY = 128
@@ -76,3 +76,15 @@ def test_all_that_a_start_held_give_their_units_back_by_one_write_as_the_next_on
     assert (answer["answer"], len(answer["body"]["ended"])) == ("ok", MANY)
     assert used(broker, "key:gpu") == 0
     assert store.writes - before <= 1
+
+
+def test_all_that_died_under_a_limit_give_their_units_back_by_few_writes(
+    broker: InProcess, store: CountsSlotWrites
+) -> None:
+    ask(broker, "set_limit", limit="key:gpu", capacity=MANY)
+    many_run(broker)
+    before = store.writes
+    broker.clock.advance(TTL_MS + SKEW_MS + 1)
+    broker.sweep()
+    assert (used(broker, "key:gpu"), leased_jobs(broker.store)) == (0, [])
+    assert store.writes - before < MANY / 10
