@@ -28,14 +28,34 @@ def canonical(terms: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(set(terms)))
 
 
-@lru_cache(maxsize=KEPT_MAX)
 def meets(offers: tuple[str, ...], requires: tuple[str, ...]) -> bool:
     """Whether `offers` (`key=value`, `key`) satisfy every one of `requires`.
 
     `key` asks for the key with any value; `key=value` for that value among the offered ones;
     `key>=number` (`<=`, `>`, `<`) for a number that compares so. Without requirements everybody may.
     """
-    return not requires or not unmet(offers, requires)
+    if not requires:
+        return True
+    for need in _literal(requires):
+        if need not in offers:  # as nearly all, where jobs and factories are told apart by a value of their own
+            return False
+    return _meets(offers, requires)
+
+
+@lru_cache(maxsize=KEPT_MAX)
+def _meets(offers: tuple[str, ...], requires: tuple[str, ...]) -> bool:
+    return not unmet(offers, requires)
+
+
+@lru_cache(maxsize=KEPT_MAX)
+def _literal(requires: tuple[str, ...]) -> tuple[str, ...]:
+    """Of these, those that are met by an offer of the very same text, and by no other."""
+    parts = ((need, _NEED.match(need)) for need in requires)
+    return tuple(
+        need
+        for need, part in parts
+        if part is not None and part["sign"] == "=" and part["value"] and need == f"{part['key']}={part['value']}"
+    )
 
 
 @lru_cache(maxsize=KEPT_MAX)

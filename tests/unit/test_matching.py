@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.matching import canonical, meets
+from broker import matching
+from broker.matching import canonical, meets, unmet
 
 OFFERS = ("engine=codex", "engine=claude", "mem_gb=16", "gpu", "os=linux=5.15")
 
@@ -88,3 +89,34 @@ def test_more_offers_never_hurt_and_more_requirements_never_help(
         assert meets((*offers, *more), tuple(requires))
     else:
         assert not meets(tuple(offers), (*requires, *more))
+
+
+KEYS = st.sampled_from(["a", "b", "a=b", "a>", "", " "])
+SIGNS = st.sampled_from(["", "=", ">=", "<=", ">", "<"])
+VALUES = st.sampled_from(["", "1", "2", "1.0", "x", "x=y", "\n", "1\n", ">1"])
+SPELLED = st.tuples(KEYS, SIGNS, VALUES).map("".join)
+
+
+@given(offers=st.lists(SPELLED, max_size=4).map(tuple), requires=st.lists(SPELLED, max_size=3).map(tuple))
+@settings(max_examples=500)
+def test_the_first_look_at_a_pair_says_what_the_close_one_says(
+    offers: tuple[str, ...], requires: tuple[str, ...]
+) -> None:
+    assert meets(offers, requires) == (not unmet(offers, requires))
+
+
+def test_of_many_factories_and_jobs_told_apart_by_a_value_only_the_pairs_that_fit_are_looked_at_closely(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks = 0
+
+    def counted(offers: tuple[str, ...], requires: tuple[str, ...]) -> tuple[str, ...]:
+        nonlocal looks
+        looks += 1
+        return unmet(offers, requires)
+
+    monkeypatch.setattr(matching, "unmet", counted)
+    hosts = [f"host=pinned-{number}" for number in range(100)]
+    fitting = [(offer, need) for offer in hosts for need in hosts if meets((offer, "os=linux"), (need,))]
+    assert fitting == [(host, host) for host in hosts]
+    assert looks <= len(hosts)
