@@ -1,6 +1,5 @@
 """Looks at what a broker needs on this machine, one thing at a time."""
 
-import difflib
 import os
 import platform
 import subprocess
@@ -12,20 +11,15 @@ from dataclasses import dataclass
 from redis.exceptions import RedisError
 
 from broker.clock import RedisClock, host_now_ms
-from broker.settings import PREFIX, Settings
+from broker.settings import Settings
 from workers.embedded import EmbeddedError, find_server
 from workers.runtime import StartError, check_redis, connect_redis, datastore_url, open_store
 from workers.state_dir import StateDir, StateDirError
+from workers.variables import KNOWN, misspelt
 
 PYTHON_MIN = (3, 11)
 CLOCK_OFFSET_MS_MAX = 5_000
 """More than that, and a person who compares logs or writes `not_before: +10m` is misled. No lease depends on it."""
-ALIKE = 0.85
-"""How much a variable that nobody reads must be like one that is read, from 0 to 1, to be taken for it misspelt."""
-NO_SETTINGS = frozenset(
-    f"{PREFIX}{name}" for name in ("HISTORY", "JOB_ID", "LEASE_EPOCH", "LEASE_TOKEN", "QUEUE", "ATTEMPT")
-)
-"""What clients read, and what `exec` sets for its command."""
 _VERSION_TIMEOUT_S = 10
 
 
@@ -72,13 +66,9 @@ def _python(_: Settings) -> str:
 
 
 def _variables(_: Settings) -> str:
-    fields = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
-    known = {*fields, *(f"{name}_FILE" for name in fields), *NO_SETTINGS}
-    given = sorted(name for name in os.environ if name.startswith(PREFIX))
-    for name in given:
-        if name not in known and (meant := difflib.get_close_matches(name, fields, 1, ALIKE)):
-            raise Problem(f"{name} is read by nobody; write {meant[0]}, or unset it")
-    return ", ".join(name for name in given if name in known) or "none is set: the defaults hold"
+    for name, meant in misspelt(os.environ):
+        raise Problem(f"{name} is read by nobody; write {meant}, or unset it")
+    return ", ".join(sorted(KNOWN & os.environ.keys())) or "none is set: the defaults hold"
 
 
 def _state_folder(settings: Settings) -> str:

@@ -30,6 +30,7 @@ from workers.logs import configure_logging
 from workers.memory_owner import MemoryOwner, MemoryTaken
 from workers.one_store import OtherStore, require_own_store
 from workers.state_dir import StateDir
+from workers.variables import misspelt
 
 log = structlog.get_logger(__name__)
 
@@ -77,6 +78,8 @@ def open_runtime(settings: Settings, *, connection: Redis | None = None) -> Runt
       StartError: Redis is down, too old or may evict keys; the store can't be reached or ignores
         conditional writes; another process already serves jobs from its memory, or from another store.
     """
+    for name, meant in misspelt(os.environ):
+        log.warning("variable_misspelt", name=name, meant=meant)  # what it was to switch on is off
     redis = connection or connect_redis(settings, LeanRedis)
     check_redis(redis)
     url = datastore_url(settings)

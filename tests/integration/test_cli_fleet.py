@@ -68,6 +68,13 @@ def test_the_doctor_tells_a_misspelt_variable_without_its_value(commands: Comman
     assert (status, "variables" in out, "BROKER_TTL_MS" in out) == (0, True, True)
 
 
+def test_a_process_that_starts_with_a_misspelt_variable_logs_it_without_its_value(home: Home) -> None:
+    status, out, told = home.run("sweep", "--once", env={"BROKER_SIGNIN": "hush"})
+    [line] = [line for line in (out + told).splitlines() if "variable_misspelt" in line]
+    assert (status, "BROKER_SIGNIN" in line, "BROKER_SIGNING" in line) == (0, True, True)
+    assert "hush" not in out + told
+
+
 def test_the_doctor_names_what_is_missing(commands: Commands, tmp_path: Path, redis_url: str) -> None:
     home = Home(tmp_path, {"BROKER_REDIS_URL": f"unix://{tmp_path}/nobody.sock"}, run=commands.run)
     status, out, _ = home.run("doctor")
