@@ -18,15 +18,18 @@ log = structlog.get_logger(__name__)
 
 HIDDEN_FIELDS = frozenset({"kind", "write_id", "open"})
 """The broker's own marks; they tell a reader nothing."""
+HOLDERS_OWN = frozenset({"token", "instance"})
+"""Of a lease: what its holder proves itself with, and where it reads its replies. Nobody else has a use for either."""
 
 
 def shown(document: Document) -> dict[str, Any]:
-    """A document as a listing shows it: with its version and what it leaves out, without a token."""
+    """A document as a listing shows it: with its version and what it leaves out, without what is its holder's own."""
     body: dict[str, Any] = {name: value for name, value in document.body.items() if name not in HIDDEN_FIELDS}
     if document.body.get("kind") == "job":
         body = {"counters": Counters().plain(), "recent_requests": [], **body}
     if isinstance(lease := body.get("lease"), dict):
-        body["lease"] = {name: value for name, value in {**left_out(Lease), **lease}.items() if name != "token"}
+        whole = {**left_out(Lease), **lease}
+        body["lease"] = {name: value for name, value in whole.items() if name not in HOLDERS_OWN}
     if isinstance(end := body.get("last_end"), dict):
         body["last_end"] = {**left_out(RunEnd), **end}
     body = _whole(body)

@@ -168,6 +168,7 @@ def test_a_listing_says_what_a_stored_document_leaves_out(broker: InProcess) -> 
     held = broker.ask(broker.caller.make("get_job", job_id="a"))[0]["body"]["job"]
     assert (held["counters"], held["recent_requests"]) == ({"failures": 0, "expiries": 0, "releases": 0}, [])
     assert (held["lease"]["renewals"], held["lease"]["run_deadline_ms"], held["lease"]["stuck_ms"]) == (0, None, None)
+    assert {"token", "instance"}.isdisjoint(held["lease"]), "what is its holder's own is told to nobody"
     assert broker.ask(broker.caller.make("complete", **lease))[0]["answer"] == "ok"
     over = broker.ask(broker.caller.make("get_job", job_id="a"))[0]["body"]["job"]
     [run] = broker.ask(broker.caller.make("list_runs", job_id="a"))[0]["body"]["runs"]
