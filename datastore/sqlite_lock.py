@@ -40,8 +40,9 @@ class FileQueue:
         Raises:
           Unavailable: somebody else held it for `timeout_ms`, or the file can't be opened or locked.
         """
-        place, self._place = self._place, None
+        place = self._place
         if place is None or not place.is_wanted():
+            self._place = None
             try:
                 # Opened for each use: one kept open would be shared with forked children, and so would the lock.
                 descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -55,9 +56,10 @@ class FileQueue:
             except OSError as error:
                 os.close(descriptor)
                 raise Unavailable(f"{self._path}: can't be locked: {error.strerror}; is it on a local disk?") from error
+        self._place = place  # also while it waits: an interrupt may end that, and a fork is not to take it along
         if place.wait(timeout_ms):
+            self._place = None
             return FileLock(place.descriptor)
-        self._place = place
         raise Unavailable(f"{self._path}: another process has held the write lock for {timeout_ms} ms; is one stopped?")
 
     def leave_to_parent(self) -> None:
@@ -86,11 +88,12 @@ class _Place:
 
     def wait(self, timeout_ms: int) -> bool:
         """Whether the lock came within the time. Otherwise it is given back as soon as it comes, if nobody is there."""
-        if self._granted.wait(timeout_ms / 1_000):
-            return True
-        with self._turn:
-            self._wanted = self._granted.is_set()
-            return self._wanted
+        try:
+            self._granted.wait(timeout_ms / 1_000)
+        finally:  # also where a handler of a signal ended the wait
+            with self._turn:
+                self._wanted = self._granted.is_set()
+        return self._wanted
 
     def _block(self) -> None:
         fcntl.flock(self.descriptor, fcntl.LOCK_EX)

@@ -2,11 +2,12 @@
 
 import fcntl
 import os
+import signal
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from threading import Thread, active_count
+from threading import Thread, active_count, main_thread
 
 import pytest
 
@@ -172,4 +173,33 @@ def test_however_often_a_write_gives_up_one_thread_waits_for_its_turn(path: Path
         assert active_count() == before + 1
     wait_for(lambda: active_count() == before, "a turn that nobody is there for any more is given back")
     put(store)
+    store.close()
+
+
+class _Interrupted(Exception):
+    """What a handler of a signal raises."""
+
+
+def test_a_write_that_is_interrupted_while_it_waits_leaves_the_turn_to_others(path: Path) -> None:
+    store = SqliteDatastore(path)
+
+    def interrupt(*_: object) -> None:
+        raise _Interrupted
+
+    def interrupted_as_it_waits() -> None:
+        wait_for(lambda: _waits_for_the_lock(path), "our write waits")
+        signal.pthread_kill(main_thread().ident or 0, signal.SIGUSR1)
+
+    def interrupted() -> None:
+        Thread(target=interrupted_as_it_waits).start()
+        put(store)
+
+    before, handler = active_count(), signal.signal(signal.SIGUSR1, interrupt)
+    with closing(os.fdopen(os.open(f"{path}.lock", os.O_RDWR))) as stranger:
+        fcntl.flock(stranger, fcntl.LOCK_EX)
+        with pytest.raises(_Interrupted):
+            interrupted()
+    signal.signal(signal.SIGUSR1, handler)
+    wait_for(lambda: active_count() == before, "nobody waits for the turn any more")
+    assert "no other process" in run_python(GIVE_UP, str(path))
     store.close()
