@@ -58,7 +58,8 @@ def _parts(url: str) -> SplitResult:
     except ValueError:
         raise ValueError(_UNREADABLE) from None
     # redis-py decodes the host, too, and takes no notice of what comes before an @ that is not where it looks for one.
-    hidden = parts.scheme in ("redis", "rediss") and "@" in parts.path + parts.fragment
+    names = [each.partition("=")[0] for each in parts.query.split("&")]
+    hidden = parts.scheme in ("redis", "rediss") and "@" in "".join([parts.path, parts.fragment, *names])
     if hidden or ("%" in host and ":" not in host) or (parts.netloc == "" and "://" not in url):
         raise ValueError(_UNREADABLE)
     return parts

@@ -17,6 +17,7 @@ BROKEN = [
     "redis://:hush?er@host:6379/0",
     "redis://:6379/hush@host",
     "redis://:6379#hush@host",
+    "redis://:6379?hush@host",
     "redis://user%3Ahush%40host:6379",
     "redis://user:hush@host:port/0",
     "redis:////:hush@host",
