@@ -34,7 +34,9 @@ READ_WITHIN_MS = 2_000
 """Longer than a reader takes to connect again, far below a ttl."""
 LOOK_MAX = 256
 LOOK_BYTES = 32 * 1024 * 1024
-"""Of replies in one look, some 0.3 s of Redis. Whoever leaves more unread keeps what it was granted for a ttl."""
+"""Of replies in one look, some 0.3 s of Redis. Whoever leaves more unread keeps what it was granted for a ttl; whoever
+comes behind it is for the next look.
+"""
 
 _TAKE_BACK = Script(
     """
@@ -68,10 +70,12 @@ local function lying_on(channel)
 end
 
 for _, entry in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'LIMIT', 0, ARGV[2])) do
-  redis.call('ZREM', KEYS[1], entry)
   local is_json, known = pcall(cjson.decode, entry)
   local ours = is_json and type(known) == 'table' and type(known.request_id) == 'string'
-  if ours and type(known.channel) == 'string' then  -- else nobody of ours has written it
+  ours = ours and type(known.channel) == 'string'  -- else nobody of ours has written it
+  if ours and room <= 0 and not channels[known.channel] then break end
+  redis.call('ZREM', KEYS[1], entry)
+  if ours then
     for _, found in ipairs(lying_on(known.channel)[known.request_id] or {}) do
       local reply, at = unpack(found)
       if redis.call('LREM', known.channel, -1, reply) == 1 then

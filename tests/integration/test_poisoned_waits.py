@@ -191,3 +191,14 @@ def test_a_client_that_leaves_more_unread_than_redis_can_look_at_keeps_its_grant
     broker.redis.rpush(broker.caller.channel, *[megabyte] * (LOOK_BYTES // len(megabyte) + 1))
     assert take_back_unread(broker.redis, broker.context.entropy, now_ms=now_ms) == 0
     assert take_back_unread(broker.redis, broker.context.entropy, now_ms=now_ms) == 0, "and is not looked at again"
+
+
+def test_a_grant_that_nobody_reads_is_taken_back_behind_one_among_more_than_redis_can_look_at(
+    broker: InProcess,
+) -> None:
+    now_ms = _unread(broker, claims=1)
+    megabyte = b"x" * (1 << 20)
+    broker.redis.rpush("broker:reply:x:y", *[megabyte] * (LOOK_BYTES // len(megabyte) + 1))
+    broker.redis.zadd(UNREAD, {json.dumps(NOTE): 1, json.dumps({**NOTE, "request_id": "other"}): 2})
+    looks = [take_back_unread(broker.redis, broker.context.entropy, now_ms=now_ms) for _ in range(2)]
+    assert looks == [0, 1]
