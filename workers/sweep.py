@@ -187,21 +187,29 @@ class Sweep:
 
     def _stuck(self, now_ms: int, swept: Swept) -> Iterator[Change]:
         """Runs that are watched for progress."""
-        for job in self._jobs({"state": "leased", "stuck_after_ms": AtMost(now_ms)}):
-            changes = self._attempt(partial(coordinator.watch, self._context, job, now_ms=now_ms))
-            swept.stuck += len(changes)
-            yield from changes
+        watched = self._jobs({"state": "leased", "stuck_after_ms": AtMost(now_ms)})
+        for change in self._each(watched, partial(coordinator.watch, now_ms=now_ms)):
+            swept.stuck += 1
+            yield change
 
     def _outlived(self, now_ms: int, swept: Swept) -> Iterator[Change]:
-        """Leases of starts that are over: claims that were on their way as the factory registered anew."""
+        """Leases of starts that are over: more than a registration ends itself, and claims that were on their way."""
         over = {name: record for name, record in factories.registered(self._context.store) if record.since_ms}
-        for job in self._jobs({"state": "leased"}) if over else ():
-            name = job.lease.factory_id if job.lease is not None else ""
-            if (record := over.get(name)) is not None:
-                outlive = partial(coordinator.outlive, self._context, job, name, record, now_ms=now_ms)
-                changes = self._attempt(outlive)
-                swept.reaped += len(changes)
-                yield from changes
+
+        def is_over(job: Job) -> bool:
+            lease = job.lease
+            record = None if lease is None else over.get(lease.factory_id)
+            return lease is not None and record is not None and record.outlived(lease.incarnation, lease.granted_ms)
+
+        def outlive(context: Context, job: Job) -> Settlement:
+            assert job.lease is not None, "only a leased job is over"
+            name = job.lease.factory_id
+            return coordinator.outlive(context, job, name, over[name], now_ms=now_ms)
+
+        leased = self._jobs({"state": "leased"}) if over else ()
+        for change in self._each(filter(is_over, leased), outlive):
+            swept.reaped += 1
+            yield change
 
     def _blocked(self, now_ms: int, swept: Swept) -> Iterator[Change]:
         """Jobs whose parents may have ended; where they have not, the hint that they wait is written again.

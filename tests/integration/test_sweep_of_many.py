@@ -81,7 +81,24 @@ def blocked_by_one_that_is_over(broker: InProcess) -> list[str]:
     return jobs
 
 
-@pytest.mark.parametrize("come", [all_due_at_once, blocked_by_one_that_is_over])
+def held_by_a_start_that_is_over(broker: InProcess) -> list[str]:
+    jobs = [f"job-{number}" for number in range(MANY)]
+    broker.submit(*jobs)
+    claim_all(broker)
+    broker.caller.incarnation = "second"
+    broker.clock.advance(1)
+    broker.ask(broker.caller.make("register_factory", asked_ms=broker.clock.now_ms()))
+    return jobs
+
+
+def claim_all(broker: InProcess) -> None:
+    held = 0
+    while held < MANY:
+        [granted] = broker.ask(broker.caller.make("claim", count=64))
+        held += len(granted["body"]["grants"])
+
+
+@pytest.mark.parametrize("come", [all_due_at_once, blocked_by_one_that_is_over, held_by_a_start_that_is_over])
 def test_what_comes_due_at_once_is_written_together_and_the_first_are_offered_before_the_last_are_written(
     broker: InProcess, come: Callable[[InProcess], list[str]]
 ) -> None:
@@ -93,6 +110,16 @@ def test_what_comes_due_at_once_is_written_together_and_the_first_are_offered_be
     assert broker.redis.zcard(READY) == MANY
     assert store.commits < MANY / 10
     assert store.offered > 0
+
+
+def test_runs_that_are_stuck_at_once_are_flagged_together(broker: InProcess) -> None:
+    broker.submit(*(f"job-{number}" for number in range(MANY)), stuck_after_ms=1_000)
+    claim_all(broker)
+    store = Commits(broker.store, broker.redis)
+    sweeping = InProcess(store, broker.redis)
+    sweeping.clock.advance(broker.clock.now_ms() - sweeping.clock.now_ms() + 1_001)
+    assert sweeping.sweep().stuck == MANY
+    assert store.commits < MANY / 10
 
 
 def test_one_that_can_not_be_written_holds_up_none_of_its_group(broker: InProcess) -> None:
