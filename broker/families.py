@@ -4,7 +4,7 @@ A child's hint is written before its parents are looked at, and a parent is writ
 whichever comes second sees the other. The sweep rebuilds the hint and finds what it missed.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import chain, islice
 
 import structlog
@@ -106,8 +106,10 @@ class Descent:
         return changes
 
 
-def _look_together(context: Context, children: Iterable[str], *, now_ms: int) -> list[Change]:
+def _look_together(context: Context, children: Collection[str], *, now_ms: int) -> list[Change]:
     """As `look`, with one group of writes. Where that fails, the sweep looks at each."""
+    if not children:  # as of most: others are not to wait for a group of nothing
+        return []
     try:
         with context.store.batch():
             return look(context, children, now_ms=now_ms)

@@ -1,5 +1,6 @@
 """A family may be of thousands: its members go on with their parents, and nobody else waits for all of them."""
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -9,12 +10,24 @@ from broker.families import PORTION
 from broker.queues import QUEUES
 from broker.settings import load
 from datastore import Datastore, Filter, connect
+from datastore.interface import Ahead, nothing_ahead
 from datastore.memory import MemoryDatastore
 from tests.in_process import InProcess
+from tests.twins.forwarding import Forwarding
 from workers.shift import Shift
 
 CHILDREN = 8
 GRANDCHILDREN = 3 * PORTION
+
+
+class CountsGroups(Forwarding):
+    """How many groups of writes were begun."""
+
+    groups = 0
+
+    def batch(self, ahead: Ahead = nothing_ahead) -> AbstractContextManager[None]:
+        self.groups += 1
+        return super().batch(ahead)
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -70,6 +83,21 @@ def test_every_child_of_one_parent_is_free_once_it_has_succeeded(broker: InProce
     while shift.serve():
         pass
     assert (count(broker.store, "blocked"), count(broker.store, "ready")) == (0, 10 * PORTION)
+
+
+def test_no_write_is_begun_for_those_of_a_family_who_have_no_children(broker: InProcess) -> None:
+    store = CountsGroups(broker.store)
+    broker.submit("parent")
+    broker.submit(
+        *(f"child-{number}" for number in range(4 * PORTION)), depends_on=["parent"], on_parent_failure="cancel"
+    )
+    serving = InProcess(store, broker.redis)
+    shift = Shift(serving.context, broker.redis, "w1", QUEUES, load())
+    broker.caller.send(broker.caller.make("cancel", job_id="parent"))
+    while shift.serve():
+        pass
+    assert count(broker.store, "cancelled") == 1 + 4 * PORTION
+    assert store.groups <= 1 + 4 + 1, "that of the request, four portions, and a look whether there are more"
 
 
 def test_children_who_wait_for_others_too_are_not_looked_at_for_ever(broker: InProcess, shift: Shift) -> None:
