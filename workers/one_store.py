@@ -23,11 +23,13 @@ class OtherStore(Exception):
 _TAKE = Script(
     """
 -- KEYS: 1 the store that is served, 2 workers.  ARGV: this store, for how long a worker is heard of (ms)
-local other = redis.call('GET', KEYS[1])
-if other and other ~= ARGV[1] then
+-- What is of another type nobody of ours has written: it keeps nobody from serving.
+local other = redis.pcall('GET', KEYS[1])
+if type(other) == 'string' and other ~= ARGV[1] then
   local t = redis.call('TIME')
   local now = t[1] * 1000 + math.floor(t[2] / 1000)
-  if redis.call('ZCOUNT', KEYS[2], now - ARGV[2], now + ARGV[2]) > 0 then return 0 end
+  local heard = redis.pcall('ZCOUNT', KEYS[2], now - ARGV[2], now + ARGV[2])
+  if type(heard) == 'number' and heard > 0 then return 0 end
 end
 redis.call('SET', KEYS[1], ARGV[1])
 return 1

@@ -65,3 +65,13 @@ def test_a_store_is_known_again_and_a_worker_of_long_ago_is_none(redis_client: r
         require_own_store(redis_client, two, entropy)
         found = two.read(MARK_ID, MARK_ID)
         assert redis_client.get(SERVED) == str(found.document.body["mark"]).encode()  # type: ignore[union-attr]  # it is there
+
+
+def test_marks_of_another_type_keep_nobody_from_serving(redis_client: redis.Redis, tmp_path: Path) -> None:
+    entropy = SystemEntropy()
+    with closing(connect(f"sqlite:///{tmp_path}/one.db")) as one, closing(connect(f"sqlite:///{tmp_path}/2.db")) as two:
+        redis_client.rpush(SERVED, "x")
+        require_own_store(redis_client, one, entropy)
+        redis_client.set(WORKERS, "x")
+        require_own_store(redis_client, two, entropy)
+        assert redis_client.type(SERVED) == b"string"
