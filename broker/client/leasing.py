@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from broker.answers import Retry, Word
 from broker.client.call import Address, BrokerTime, Call
-from broker.client.errors import BrokerTimeout, BrokerUnavailable, InvalidRequest
+from broker.client.errors import BrokerTimeout, BrokerUnavailable, ClientClosed, InvalidRequest
 from broker.client.factory_operations import FactoryOperations
 from broker.client.operations import body_fields
 from broker.client.reply import Reply
@@ -83,7 +83,7 @@ class Calling(FactoryOperations[T_co]):
                 call.begin(self._now_ms())
             try:
                 yield partial(self._exchange.carry_out, together, self._sender)
-            except (BrokerUnavailable, BrokerTimeout):
+            except (BrokerUnavailable, BrokerTimeout, ClientClosed):
                 if not any(call.out for call in calls):
                     raise
                 break

@@ -157,7 +157,7 @@ class Client(Line, Leasing[Reply, Lease]):
     ) -> list[Reply]:
         """Store many jobs, a few hundred in one round trip; the replies in the same order.
 
-        One that got no answer in time, or was not sent as Redis went away behind others, has `outcome_unknown` in
+        One that got no answer, or was not sent as Redis went away or the client was closed, has `outcome_unknown` in
         its place: repeat it with the reply's request id. What is raised, is raised before any of them was stored.
         """
         return drive(self._submitting(bodies, request_ids, timeout_ms))

@@ -85,3 +85,33 @@ def test_a_request_id_that_is_wrong_or_stands_twice_is_told_before_anything_is_s
         with pytest.raises(InvalidRequest, match="request_id"):
             client.submit_many([SubmitBody() for _ in ids], request_ids=ids, timeout_ms=100)
         assert fleet.redis.llen(rq_queue_key("jobs")) == 0
+
+
+def closed_in_a_thread(fleet: Fleet, bodies: Sequence[SubmitBody]) -> list[Reply]:
+    client = Client.connect(fleet.redis_url, factory_id="f", attempt_ms=ATTEMPT_MS)
+    with ThreadPoolExecutor(1) as pool:
+        told = pool.submit(client.submit_many, bodies, timeout_ms=ATTEMPT_MS)
+        wait_for(lambda: fleet.redis.llen(rq_queue_key("jobs")) == TOGETHER_MAX, "the first are on their way")
+        client.close()
+        return told.result()
+
+
+def closed_in_a_loop(fleet: Fleet, bodies: Sequence[SubmitBody]) -> list[Reply]:
+    async def main() -> list[Reply]:
+        client = await AsyncClient.connect(fleet.redis_url, factory_id="f", attempt_ms=ATTEMPT_MS)
+        told = asyncio.ensure_future(client.submit_many(bodies, timeout_ms=ATTEMPT_MS))
+        while fleet.redis.llen(rq_queue_key("jobs")) < TOGETHER_MAX:
+            await asyncio.sleep(0)
+        await client.close()
+        return await told
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize("submit", [closed_in_a_thread, closed_in_a_loop])
+def test_a_client_that_is_closed_meanwhile_tells_under_which_ids_to_repeat_them(
+    fleet: Fleet, submit: Callable[[Fleet, Sequence[SubmitBody]], list[Reply]]
+) -> None:
+    answers = submit(fleet, [SubmitBody() for _ in range(TOGETHER_MAX + 2)])
+    assert Counter(reply.answer for reply in answers) == {Word.OUTCOME_UNKNOWN: TOGETHER_MAX + 2}
+    assert len({reply.request_id for reply in answers}) == TOGETHER_MAX + 2
