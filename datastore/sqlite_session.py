@@ -180,7 +180,8 @@ class Session:
         if self._closed:
             raise Unavailable(f"{self._path}: this store was closed")
         connection = open_connection(self._path, timeout_ms=self._timeout_ms)
-        connection.execute("PRAGMA schema_version").fetchone()  # opens its log, too
+        connection.execute("PRAGMA journal_mode=WAL").fetchone()  # a file that was put in place may have no log
+        connection.execute("PRAGMA schema_version").fetchone()  # opens the log, too
         _, *log = standing(self._path)
         self._files[connection] = (files[0], *log)
         return connection

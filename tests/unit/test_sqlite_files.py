@@ -80,6 +80,21 @@ def test_a_reader_sees_the_backup_too(store: SqliteDatastore, path: Path) -> Non
     assert isinstance(store.read("job", "p"), Ok)
 
 
+def test_a_backup_that_came_without_a_log_is_written_with_one_and_others_may_open_it(
+    store: SqliteDatastore, path: Path
+) -> None:
+    copy = path.with_name("copy")
+    with closing(sqlite3.connect(path)) as original:
+        original.execute("VACUUM INTO ?", (str(copy),))
+    restore(copy, path)
+    put(store, "later")
+    with closing(SqliteDatastore(path)) as other:
+        put(other, "of-another")
+        put(store, "last")
+        assert isinstance(store.read("of-another", "p"), Ok)
+        assert isinstance(other.read("last", "p"), Ok)
+
+
 def test_beside_the_log_of_another_file_nothing_is_read_or_written(store: SqliteDatastore, path: Path) -> None:
     back_up(path).replace(path)
     for _ in range(2):
