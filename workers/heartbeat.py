@@ -7,6 +7,7 @@ from redis.exceptions import RedisError
 from broker.clock import monotonic_ms
 from broker.scripts import Script
 from workers.beside import Beside
+from workers.one_store import SERVED
 from workers.runtime import Runtime, copy_pool
 from workers.taking import WORKERS
 
@@ -14,9 +15,10 @@ log = structlog.get_logger(__name__)
 
 _BEAT = Script(
     """
--- KEYS: 1 workers.  ARGV: worker
+-- KEYS: 1 workers, 2 the store that is served.  ARGV: worker, its store's mark
 local t = redis.call('TIME')
 redis.call('ZADD', KEYS[1], t[1] * 1000 + math.floor(t[2] / 1000), ARGV[1])
+if ARGV[2] ~= '' then redis.call('SET', KEYS[2], ARGV[2], 'NX') end  -- lost with all of Redis
 """
 )
 
@@ -47,7 +49,7 @@ class Heartbeat(Beside):
             if monotonic_ms() - self._progress_ms > STUCK_MS:
                 continue
             try:
-                _BEAT.run(redis, [WORKERS], [self._worker])
+                _BEAT.run(redis, [WORKERS, SERVED], [self._worker, self._runtime.mark or ""])
                 if self._runtime.memory is not None:
                     self._runtime.memory.keep(redis)
             except RedisError as error:

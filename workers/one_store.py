@@ -37,8 +37,8 @@ return 1
 )
 
 
-def require_own_store(redis: Redis, store: Datastore, entropy: Entropy) -> None:
-    """Have this Redis serve the jobs of `store`, unless workers that live serve another's.
+def require_own_store(redis: Redis, store: Datastore, entropy: Entropy) -> str:
+    """Have this Redis serve the jobs of `store`, unless workers that live serve another's. Returns its mark.
 
     Raises:
       OtherStore: they do. Nothing is changed.
@@ -51,6 +51,7 @@ def require_own_store(redis: Redis, store: Datastore, entropy: Entropy) -> None:
             "workers of another datastore serve this Redis, and each would take requests for the other's jobs; stop "
             f"them (one that was killed is forgotten after {HEARD_MS // 1_000} s), or use another Redis"
         )
+    return mark
 
 
 def _mark(store: Datastore, entropy: Entropy) -> str:

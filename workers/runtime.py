@@ -60,6 +60,8 @@ class Runtime:
     clock: RedisClock
     memory: MemoryOwner | None
     """Set where the store is this process's memory: proof that no other process serves jobs from its own."""
+    mark: str | None = None
+    """Of the store, where several processes may serve it: what keeps those of another store off this Redis."""
     at: At = nowhere
     """Called at each fault point; does nothing unless a test has armed one."""
 
@@ -91,10 +93,9 @@ def open_runtime(settings: Settings, *, connection: Redis | None = None) -> Runt
             raise StartError(str(error)) from error
     store = open_store(settings, url)
     entropy = SystemEntropy()
-    if memory is None:  # which has one owner anyway
-        refuse_other_store(redis, store, entropy)
+    mark = refuse_other_store(redis, store, entropy) if memory is None else None  # memory has one owner anyway
     context = Context(store, rules(settings), entropy, sleep_ms, door=open_door(settings, store))
-    runtime = Runtime(settings, redis, store, context, RedisClock(redis), memory)
+    runtime = Runtime(settings, redis, store, context, RedisClock(redis), memory, mark)
     return runtime if settings.faults is None else _with_faults(runtime, settings.faults)
 
 
@@ -168,14 +169,14 @@ def open_store(settings: Settings, url: str) -> Datastore:
     return store
 
 
-def refuse_other_store(redis: Redis, store: Datastore, entropy: Entropy) -> None:
-    """Do nothing where the jobs that are served on this Redis are those of `store`, or none are.
+def refuse_other_store(redis: Redis, store: Datastore, entropy: Entropy) -> str:
+    """The mark of `store`, where the jobs that are served on this Redis are its own, or none are.
 
     Raises:
       StartError: workers of another datastore serve there.
     """
     try:
-        require_own_store(redis, store, entropy)
+        return require_own_store(redis, store, entropy)
     except OtherStore as error:
         raise StartError(str(error)) from error
     except DatastoreError as error:

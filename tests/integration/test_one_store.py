@@ -12,7 +12,7 @@ from datastore import connect
 from tests.commands import Commands
 from tests.fleet import Fleet
 from tests.home import Home
-from tests.processes import end
+from tests.processes import end, wait_for
 from workers.one_store import MARK_ID, SERVED, OtherStore, require_own_store
 from workers.runtime import StartError, open_runtime
 from workers.taking import WORKERS
@@ -65,6 +65,14 @@ def test_a_store_is_known_again_and_a_worker_of_long_ago_is_none(redis_client: r
         require_own_store(redis_client, two, entropy)
         found = two.read(MARK_ID, MARK_ID)
         assert redis_client.get(SERVED) == str(found.document.body["mark"]).encode()  # type: ignore[union-attr]  # it is there
+
+
+def test_after_redis_has_lost_everything_another_store_is_refused_again(fleet: Fleet, tmp_path: Path) -> None:
+    fleet.start_worker()
+    fleet.redis.flushall()
+    wait_for(lambda: fleet.redis.exists(SERVED), "the worker says again which store it serves")
+    with pytest.raises(StartError, match="another datastore"):
+        open_runtime(load(redis_url=fleet.redis_url, datastore_url=f"sqlite:///{tmp_path}/other.db"))
 
 
 def test_marks_of_another_type_keep_nobody_from_serving(redis_client: redis.Redis, tmp_path: Path) -> None:
