@@ -106,10 +106,11 @@ def connect_redis(settings: Settings, kind: type[Redis] = Redis, **options: Any)
     """
     url = settings.redis_url or _endpoint_redis(settings)
     try:
-        if settings.redis_password is not None and urlsplit(checked(url)).password is None:
+        parts = urlsplit(checked(url))
+        if settings.redis_password is not None and parts.password is None:
             options["password"] = settings.redis_password.get_secret_value()
         redis = kind.from_url(
-            checked(url),
+            url,
             socket_timeout=SOCKET_TIMEOUT_S,
             socket_connect_timeout=SOCKET_TIMEOUT_S,
             retry=Retry(NoBackoff(), 0),
