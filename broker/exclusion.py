@@ -27,7 +27,6 @@ from broker.slots import (
     slot_id,
     wants,
     with_entry,
-    without_claim,
     without_claims,
     without_unconfirmed,
 )
@@ -114,18 +113,13 @@ class Slots:
 
     def give_back(self) -> None:
         """Take the entries out: the lease is over. Where that fails, whoever finds them in the way does it."""
-        self._leave(without_claim)
+        give_back_together(self.store, self.entropy, [self])
 
     def step_back(self) -> None:
         """Take them out of a claim that was not granted here; not what another copy of it has confirmed meanwhile."""
-        self._leave(without_unconfirmed)
-
-    def _leave(self, rule: Callable[[Slot, ClaimKey], dict[str, Any] | None]) -> None:
         for key in self.keys:
-            try:
-                self._change(key, lambda slot: rule(slot, self.claim))
-            except DatastoreError:
-                continue
+            with suppress(DatastoreError):
+                self._change(key, lambda slot: without_unconfirmed(slot, self.claim))
 
     @property
     def claim(self) -> ClaimKey:

@@ -160,13 +160,8 @@ def with_entries(slot: Slot, entries: Sequence[Holder]) -> dict[str, Any] | None
     return _holders([*slot.holders, *new]) if new else None
 
 
-def without_claim(slot: Slot, claim: ClaimKey) -> dict[str, Any] | None:
-    """The change that gives a claim's entries back; None where it has none."""
-    return _only(slot, lambda holder: holder.claim != claim)
-
-
 def without_claims(slot: Slot, claims: Container[ClaimKey]) -> dict[str, Any] | None:
-    """The same for many claims."""
+    """The change that gives the entries of these claims back; None where they have none."""
     return _only(slot, lambda holder: holder.claim not in claims)
 
 
