@@ -1,10 +1,11 @@
 """A broker whose memory is watched: a server, two workers and a sweep, and a driver that pushes texts."""
 
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -80,6 +81,17 @@ class Rig(AbstractContextManager["Rig"]):
         used = cast(Mapping[str, Any], self.redis.info("memory"))["used_memory"] / MB
         events = (self.redis.memory_usage(EVENTS, samples=0) or 0) / MB
         return Memory(max(rss[:2]), rss[2], used - events)
+
+    @contextmanager
+    def workers_stopped(self) -> Iterator[None]:
+        """Within the block no worker serves: what is pushed waits, however slow this process is."""
+        for process in self._workers:
+            process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for process in self._workers:
+                process.send_signal(signal.SIGCONT)
 
     def push(self, queue: str, texts: Iterable[str]) -> None:
         """Onto the intake, in one go."""

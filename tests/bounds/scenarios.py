@@ -127,10 +127,11 @@ def backlog(rig: Rig, total: int) -> Finding:
 def overload(rig: Rig, queue_max: int) -> Finding:
     """Five times what a queue may hold: the last of them is told at once, and afterwards all is as before."""
     before = rig.memory()
-    for _ in range(5 * queue_max // CHUNK):
-        rig.push("claims", [claim("none", "flood") for _ in range(CHUNK)])
+    with rig.workers_stopped():
+        for _ in range(5 * queue_max // CHUNK):
+            rig.push("claims", [claim("none", "flood") for _ in range(CHUNK)])
+        rig.push("claims", [claim("none", "last")])
     pushed_ms = monotonic_ms()
-    rig.push("claims", [claim("none", "last")])
     [told] = rig.answers("last", 1)
     told_ms = monotonic_ms() - pushed_ms
     drained_ms = _until_empty(rig, pushed_ms)
@@ -150,8 +151,9 @@ def renewals(rig: Rig, waiting: int) -> Finding:
     grants = [json.loads(text)["body"] for text in rig.ask("claims", "x", [claim(job, "x") for job in jobs])]
     before = rig.memory()
     alone = sorted(_renewals(rig, grants, rounds=5))
-    for start in range(0, waiting, CHUNK):
-        rig.push("claims", [claim("none", "herd") for _ in range(min(CHUNK, waiting - start))])
+    with rig.workers_stopped():
+        for start in range(0, waiting, CHUNK):
+            rig.push("claims", [claim("none", "herd") for _ in range(min(CHUNK, waiting - start))])
     lengths = [rig.redis.llen("broker:in:claims")]
     times: list[int] = []
     while lengths[-1] > waiting // 10 and len(times) < 10_000:
