@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -109,7 +110,10 @@ class Slots:
 
         No other copy of the claim was told of a grant then, or its lease is over: it would have confirmed them first.
         """
-        return all(self._confirm_one(key) for key in self.keys)
+        modes: defaultdict[str, set[Mode]] = defaultdict(set)
+        for want in self.wanted:
+            modes[want.key].add(want.mode)
+        return all(self._confirm_one(key, modes[key]) for key in sorted(modes))
 
     def give_back(self) -> None:
         """Take the entries out: the lease is over. Where that fails, whoever finds them in the way does it."""
@@ -131,12 +135,13 @@ class Slots:
         """Of every slot, in order."""
         return sorted({want.key for want in self.wanted})
 
-    def _confirm_one(self, key: str) -> bool:
+    def _confirm_one(self, key: str, modes: AbstractSet[Mode]) -> bool:
         stands = False
 
         def seen(slot: Slot) -> dict[str, Any] | None:
             nonlocal stands
-            stands = bool(entries(slot, self.claim))
+            # All of them: a claim may be in one slot by several modes, and others take out what is in their way.
+            stands = modes <= {holder.mode for holder in entries(slot, self.claim)}
             # A stale read may lack what is there: only a version that can be written on shows that it is gone.
             return confirmed(slot, self.claim) if stands else {}
 

@@ -176,7 +176,7 @@ def without_holders(slot: Slot, gone: Sequence[Holder]) -> dict[str, Any] | None
 
 
 def entries(slot: Slot, claim: ClaimKey) -> list[Holder]:
-    """A claim's own entries. None left: they were taken out, and the claim has to step back."""
+    """A claim's own entries."""
     return [holder for holder in slot.holders if holder.claim == claim]
 
 

@@ -362,7 +362,7 @@ def test_a_takeover_that_is_undone_puts_the_end_of_the_lease_before_it_on_record
     assert [run.outcome for run in runs_of(context.store, "a")] == ["expired", "released"]
 
 
-def trusting(slots: Slots, key: str) -> bool:
+def trusting(slots: Slots, key: str, _modes: object) -> bool:
     """`_confirm_one` without the write that shows whether the version it read was the last."""
     stands = False
 
