@@ -240,9 +240,9 @@ def dead_holders(
 
 def _is_dead(store: Datastore, holder: Holder, now_ms: int) -> bool:
     job = repository.read_job(store, holder.job_id)
-    leased_epoch = job.epoch if job is not None and job.lease is not None else None
-    epoch = 0 if job is None else job.epoch
-    return removable(holder, epoch=epoch, leased_epoch=leased_epoch, now_ms=now_ms)
+    lease = None if job is None else job.lease
+    leased = None if lease is None else (holder.job_id, lease.epoch, lease.request_id, lease.factory_id)
+    return removable(holder, epoch=0 if job is None else job.epoch, leased=leased, now_ms=now_ms)
 
 
 def _less(slot: Slot, dead: list[Holder]) -> tuple[Holder, ...]:

@@ -130,15 +130,16 @@ def admits(slot: Slot, want: Want, job_id: str) -> bool:
     return not in_the_way(slot, want, job_id) and (want.mode is not Mode.UNIT or want.capacity > 0)
 
 
-def removable(holder: Holder, *, epoch: int, leased_epoch: int | None, now_ms: int) -> bool:
-    """Whether another claimer may take an entry out: its job is not leased at that epoch, and never will be.
+def removable(holder: Holder, *, epoch: int, leased: ClaimKey | None, now_ms: int) -> bool:
+    """Whether another claimer may take an entry out: its claim has no lease, and never will have.
 
-    `epoch`: of its job, as read. The job of a confirmed entry has reached that entry's epoch, so a read that shows an
-    earlier one is stale, and shows nothing. An unconfirmed entry may belong to a claim that is just being written, and
-    is left alone for a while; one from the future was made before the clock was set back.
+    `epoch`: of its job, as read; `leased`: the claim that has it. Of those for one epoch one alone ever has. The job of
+    a confirmed entry has reached that entry's epoch, so a read that shows an earlier one is stale, and shows nothing.
+    An unconfirmed entry may belong to a claim that is just being written, and is left alone for a while; one from the
+    future was made before the clock was set back.
     """
     settled = epoch >= holder.epoch if holder.confirmed else abs(now_ms - holder.taken_ms) > CONFIRM_WITHIN_MS
-    return settled and leased_epoch != holder.epoch
+    return settled and leased != holder.claim
 
 
 def unit_want(key: str, capacity: int) -> Want:

@@ -266,7 +266,7 @@ def test_without_a_confirmation_two_hold_one_lock(context: Context, monkeypatch:
 def test_where_unconfirmed_entries_go_at_once_a_claim_in_flight_loses_its_lock(
     context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exclusion, "removable", lambda holder, leased_epoch, **_: leased_epoch != holder.epoch)
+    monkeypatch.setattr(exclusion, "removable", lambda holder, leased, **_: leased != holder.claim)
     held, slow, _ = race_with_a_slow_claim(context, late_ms=0)
     assert (held, slow.answer.reason) == (["b"], Reason.RACED)
 

@@ -122,8 +122,8 @@ def _in_place_of(module: object, name: str, broken: object) -> Callable[[], Abst
     return lambda: patch.object(module, name, broken)
 
 
-def _believes_any_read(holder: Any, *, leased_epoch: int | None, **_: object) -> bool:
-    return bool(holder.confirmed) and leased_epoch != holder.epoch
+def _believes_any_read(holder: Any, *, leased: object, **_: object) -> bool:
+    return bool(holder.confirmed) and leased != holder.claim
 
 
 def _one_round(
