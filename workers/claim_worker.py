@@ -138,23 +138,22 @@ class ServeLoop:
                     self._garbage.after_batch()
                     if burst and not busy:
                         break
-                self._tick()
+                busy |= self._tick()
             self._shift.stop(waiters.stop())
         finally:
             waiters.close()
 
-    def _tick(self) -> None:
-        """Now and then: requests of dead workers, and waits that are over."""
+    def _tick(self) -> bool:
+        """Now and then: requests of dead workers, and waits that are over. Whether to serve before any wait."""
         if monotonic_ms() < self._next_tick_ms:
-            return
+            return False
         self._next_tick_ms = monotonic_ms() + TICK_MS
         self._heartbeat.progressed()
         now_ms = left_behind.turn(self._redis, self._name)
         if now_ms is None:
             self._next_tick_ms = monotonic_ms() + OTHERS_TICK_MS
         self._backoff.reset()
-        if now_ms is not None:
-            self._shift.look_after(now_ms)
+        return now_ms is not None and self._shift.look_after(now_ms)
 
     def _report(self, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None

@@ -201,8 +201,10 @@ class Shift:
         finish(self._context, self._redis, self._worker, told, refused, now_ms=hand.clock.now_ms())
         log.warning("requests_turned_away", worker=self._worker, count=len(told))
 
-    def look_after(self, now_ms: int) -> None:
-        """Requests of dead workers, waits that are over, grants that nobody reads."""
+    def look_after(self, now_ms: int) -> bool:
+        """Requests of dead workers, waits that are over, grants that nobody reads. Whether to serve before any wait:
+        those who died may have left a family.
+        """
         for _ in range(TAKE_OVERS_MAX):
             left = left_behind.take_over(
                 self._redis,
@@ -219,3 +221,4 @@ class Shift:
         claim_next.end_waits(self._redis, now_ms)
         on_time(self._redis, now_ms)
         presence.take_back_unread(self._redis, self._context.entropy, now_ms=now_ms, door=self._context.door)
+        return bool(self._descent)

@@ -1,5 +1,7 @@
 """A family may be of thousands: its members go on with their parents, and nobody else waits for all of them."""
 
+import signal
+import threading
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -13,7 +15,11 @@ from datastore import Datastore, Filter, connect
 from datastore.interface import Ahead, nothing_ahead
 from datastore.memory import MemoryDatastore
 from tests.in_process import InProcess
+from tests.processes import wait_for
 from tests.twins.forwarding import Forwarding
+from workers import waiters
+from workers.claim_worker import ServeLoop
+from workers.runtime import open_runtime
 from workers.shift import Shift
 
 CHILDREN = 8
@@ -110,3 +116,25 @@ def test_children_who_wait_for_others_too_are_not_looked_at_for_ever(broker: InP
         rounds += 1
     assert rounds < 5
     assert count(broker.store, "blocked") == 3 * PORTION
+
+
+def test_the_family_that_a_dead_worker_has_left_goes_on_though_nobody_asks_for_anything(
+    redis_client: redis.Redis, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiters, "BLOCK_S", 300)
+    monkeypatch.setattr(waiters, "SILENT_MS", 600_000)
+    settings = load(redis_url=redis_url, datastore_url=f"sqlite:///{tmp_path}/jobs.db")
+    runtime = open_runtime(settings)
+    broker = InProcess(runtime.context.store, redis_client)
+    broker.submit("parent")
+    broker.submit(*(f"child-{n}" for n in range(3 * PORTION)), depends_on=["parent"], on_parent_failure="cancel")
+    broker.caller.send(broker.caller.make("cancel", job_id="parent"))
+    broker.take("dead")
+    broker.kill("dead")
+    loop = ServeLoop(runtime, "w1", QUEUES)
+    serving = threading.Thread(target=lambda: loop.run(burst=False), daemon=True)
+    serving.start()
+    wait_for(lambda: count(broker.store, "cancelled") == 1 + 3 * PORTION, "all of the family is cancelled")
+    loop.request_stop(signal.SIGTERM, None)
+    serving.join()
+    runtime.close()

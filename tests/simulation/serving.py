@@ -82,8 +82,7 @@ class Worker:
             if self._process.clock.steady_ms() >= tick_at_ms:
                 tick_at_ms = self._process.clock.steady_ms() + TICK_MS
                 now_ms = turn(self._redis, self._name)
-                if now_ms is not None:
-                    self._shift.look_after(now_ms)
+                busy |= now_ms is not None and self._shift.look_after(now_ms)
 
     def _wait(self) -> Sequence[Hand]:
         """As one blocked BLMOVE for each list: the server moves a request as it comes, whoever still listens.
