@@ -19,7 +19,7 @@ from broker.asked import Asked, remembering, who_asks
 from broker.documents import Frozen
 from broker.messages import CatchUp, ChangeSchedule, ListSchedules, PutSchedule, Submit, SubmitBody
 from broker.settlement import Change, Context, Settlement
-from datastore import AnyOf, Corrupt, Document, Expected, NotFound, Ok, Unavailable
+from datastore import AnyOf, Corrupt, DatastoreError, Document, Expected, NotFound, Ok, Unavailable
 from datastore.confirm import confirmed_create, confirmed_update
 from datastore.json_body import decoded
 
@@ -109,18 +109,22 @@ def fire(context: Context, document: Document, *, now_ms: int) -> Settlement:
         if written_on is None:
             return Settlement(Answer(Word.CONFLICT, Reason.RACED, {"name": schedule.name}))
         document = written_on
-    for fire_ms in ready.fires:
-        settled = submission.submit(context, _submission(schedule, fire_ms), now_ms=now_ms)
-        changes += settled.changes
-        if settled.answer.word is Word.OUTCOME_UNKNOWN:  # the next sweep fires it again, and finishes it
-            return Settlement(settled.answer, tuple(changes))
-    moved: dict[str, Any] = {
-        "since_ms": ready.since_ms,
-        "next_ms": cron.next_after(schedule.cron, schedule.tz, ready.since_ms),
-    }
-    if ready.fires:
-        moved |= {"last_fire_ms": ready.fires[-1], "last_job_id": job_id(schedule.name, ready.fires[-1])}
-    _update(context, document, moved)  # a lost race is a skip: another sweep has done the same, or somebody changed it
+    try:
+        for fire_ms in ready.fires:
+            settled = submission.submit(context, _submission(schedule, fire_ms), now_ms=now_ms)
+            changes += settled.changes
+            if settled.answer.word is Word.OUTCOME_UNKNOWN:
+                return Settlement(settled.answer, tuple(changes))
+        moved: dict[str, Any] = {
+            "since_ms": ready.since_ms,
+            "next_ms": cron.next_after(schedule.cron, schedule.tz, ready.since_ms),
+        }
+        if ready.fires:
+            moved |= {"last_fire_ms": ready.fires[-1], "last_job_id": job_id(schedule.name, ready.fires[-1])}
+        _update(context, document, moved)  # a lost race is a skip: another sweep did the same, or somebody changed it
+    except DatastoreError as error:  # what was made is told; the next sweep fires it again, and finishes it
+        log.warning("schedule_not_moved_on", name=schedule.name, error=str(error))
+        return Settlement(Answer(Word.OUTCOME_UNKNOWN, Reason.STORE), tuple(changes))
     return Settlement(Answer(Word.OK, body={"name": schedule.name, "fired": len(ready.fires)}), tuple(changes))
 
 

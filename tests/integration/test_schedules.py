@@ -1,5 +1,6 @@
 """Recurring jobs: each fire makes one job, however many sweeps there are, and an outage is made up for as asked."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,25 @@ import redis
 from msgspec import structs
 
 from broker import schedules
+from broker.client import Client
 from broker.clock import ManualClock
 from broker.repository import find_documents
 from broker.schedules import FIRES_MAX
 from broker.settings import load
 from broker.shared_document import REREADS_MAX
-from datastore import Datastore, Expected, Filter, NotFound, Page, Patch, Unavailable, UpdateResult, connect
+from datastore import (
+    CreateResult,
+    Datastore,
+    Expected,
+    Filter,
+    NotFound,
+    Page,
+    Patch,
+    Unavailable,
+    UpdateResult,
+    connect,
+)
+from datastore.interface import Body
 from tests.caller import Reply
 from tests.concurrency.race import at_once
 from tests.in_process import InProcess
@@ -152,6 +166,34 @@ def test_a_sweep_that_died_half_way_is_followed_by_one_that_doubles_nothing(
     broker.clock.advance(MINUTE_MS)
     broker.sweep()
     assert made(broker.store) == ["120100Z", "120200Z"]
+
+
+class FullAfter(Forwarding):
+    """The store takes so many jobs, and nothing afterwards."""
+
+    def __init__(self, inner: Datastore, jobs: int) -> None:
+        super().__init__(inner)
+        self._left = jobs
+
+    def create(self, id: str, partition_key: str, body: Body) -> CreateResult:
+        if id == partition_key:
+            self._left -= 1
+        if self._left < 0:
+            raise Unavailable("scripted: full")
+        return super().create(id, partition_key, body)
+
+
+@pytest.mark.parametrize("stop", [lambda store: FullAfter(store, 2), DiesBeforeMovingOn])
+def test_each_job_is_told_once_though_the_schedule_could_not_be_moved_on(
+    broker: InProcess, redis_client: redis.Redis, redis_url: str, stop: Callable[[Datastore], Datastore]
+) -> None:
+    put(broker, catch_up="all")
+    broker.clock.advance(3 * MINUTE_MS)
+    NoLock(broker, stop(broker.store), broker.clock, redis_client)()
+    broker.sweep()
+    with Client.connect(redis_url, factory_id="watcher") as watcher:
+        told = [event.job_id for event in watcher.events() if event.event == "submitted"]
+    assert told == [f"tick.20260131T{minute}" for minute in MINUTES[:3]]
 
 
 def test_on_a_store_whose_create_replaces_a_fire_is_doubled_every_time(redis_client: redis.Redis) -> None:
