@@ -14,8 +14,8 @@ from redis.client import Pipeline
 from broker import coordinator
 from broker.documents import BLOCKED, Job
 from broker.index import names
-from broker.settlement import Change, Context
-from datastore import DatastoreError
+from broker.settlement import Change, Context, seen_to_stand
+from datastore import DatastoreError, OutcomeUnknown
 
 log = structlog.get_logger(__name__)
 
@@ -110,12 +110,14 @@ def _look_together(context: Context, children: Collection[str], *, now_ms: int) 
     """As `look`, with one group of writes. Where that fails, the sweep looks at each."""
     if not children:  # as of most: others are not to wait for a group of nothing
         return []
+    changes: list[Change] = []
     try:
         with context.store.batch():
-            return look(context, children, now_ms=now_ms)
+            changes += look(context, children, now_ms=now_ms)
     except DatastoreError as error:
         log.warning("children_not_looked_at", error=str(error))
-        return []
+        return seen_to_stand(context.store, changes) if isinstance(error, OutcomeUnknown) else []
+    return changes
 
 
 def look(context: Context, children: Iterable[str], *, now_ms: int) -> list[Change]:

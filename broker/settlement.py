@@ -1,7 +1,7 @@
 """Carries a rule's decision into the store: read, judge, write conditionally; judge again where another came first."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TypeAlias
 
 import structlog
@@ -167,6 +167,17 @@ def judge_and_write(
     if job is not None and isinstance(lost, Replay):  # the last try landed, and was written over before its answer
         return _replayed(context, job, lost)
     return Settlement(lost.answer if isinstance(lost, Refuse) else raced(job_id))
+
+
+def seen_to_stand(store: Datastore, changes: Iterable[Change]) -> list[Change]:
+    """Of changes that were written in one group, of which nobody knows what became, those that a read shows."""
+    found: list[Change] = []
+    for change in changes:
+        with suppress(DatastoreError):
+            job = repository.read_job(store, change.after.id)
+            if job is not None and job.document.etag == change.after.document.etag:
+                found.append(change)
+    return found
 
 
 def judge_again(context: Context, job_id: str, judge: Judge, lost: Stale, *, write: Writer) -> Settlement:

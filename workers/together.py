@@ -7,8 +7,8 @@ from msgspec import structs
 
 from broker.documents import Job
 from broker.exclusion import Slots, give_back_together
-from broker.settlement import Change, Context
-from datastore import DatastoreError
+from broker.settlement import Change, Context, seen_to_stand
+from datastore import DatastoreError, OutcomeUnknown
 
 log = structlog.get_logger(__name__)
 
@@ -20,17 +20,21 @@ def each(context: Context, jobs: Iterable[Job], act: Callable[[Context, Job], tu
     """What `act` changes of each. It raises nothing.
 
     Where a group can't be written they are tried one by one: the others are not to wait for the one that can't be.
+    Where nobody knows whether it was, what is seen of it counts.
     """
     for group in _groups(jobs):
         leaving: list[Slots] = []
         together = structs.replace(context, leaving=leaving)
+        changes: list[Change] = []
         try:
             with context.store.batch():
-                changes = [change for job in group for change in act(together, job)]
+                changes += [change for job in group for change in act(together, job)]
                 give_back_together(context.store, context.entropy, leaving)
         except DatastoreError as error:
             log.warning("written_one_by_one", error=str(error))
-            changes = [change for job in group for change in act(context, job)]
+            changes = seen_to_stand(context.store, changes) if isinstance(error, OutcomeUnknown) else []
+            written = {change.after.id for change in changes}
+            changes += [change for job in group if job.id not in written for change in act(context, job)]
         yield from changes
 
 

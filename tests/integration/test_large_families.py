@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from broker.client import Client
 from broker.families import PORTION
 from broker.queues import QUEUES
 from broker.settings import load
@@ -17,6 +18,7 @@ from datastore.memory import MemoryDatastore
 from tests.in_process import InProcess
 from tests.processes import wait_for
 from tests.twins.forwarding import Forwarding
+from tests.twins.unknown_commits import UnknownCommits
 from workers import waiters
 from workers.claim_worker import ServeLoop
 from workers.runtime import open_runtime
@@ -138,3 +140,21 @@ def test_the_family_that_a_dead_worker_has_left_goes_on_though_nobody_asks_for_a
     loop.request_stop(signal.SIGTERM, None)
     serving.join()
     runtime.close()
+
+
+def test_members_are_told_of_and_theirs_go_on_though_nobody_knew_whether_their_group_was_written(
+    broker: InProcess, redis_url: str
+) -> None:
+    broker.submit("parent")
+    broker.submit("child", depends_on=["parent"], on_parent_failure="cancel")
+    broker.submit("grandchild", depends_on=["child"], on_parent_failure="cancel")
+    # The group of the cancel itself, then that of the child.
+    serving = InProcess(UnknownCommits(broker.store, None, True), broker.redis)
+    shift = Shift(serving.context, broker.redis, "w1", QUEUES, load())
+    broker.caller.send(broker.caller.make("cancel", job_id="parent"))
+    while shift.serve():
+        pass
+    assert count(broker.store, "cancelled") == 3
+    with Client.connect(redis_url, factory_id="watcher") as watcher:
+        told = [event.job_id for event in watcher.events() if event.event == "cancelled"]
+    assert told == ["parent", "child", "grandchild"]

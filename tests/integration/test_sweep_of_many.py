@@ -6,11 +6,13 @@ from contextlib import contextmanager
 import pytest
 import redis
 
+from broker.client import Client
 from datastore import Datastore, Expected, Patch, Unavailable
 from datastore.interface import Ahead, UpdateResult, nothing_ahead
 from tests.concurrency.race import read
 from tests.in_process import InProcess
 from tests.twins.forwarding import Forwarding
+from tests.twins.unknown_commits import UnknownCommits
 
 READY = "broker:ready:default:in:[]"
 MANY = 600
@@ -129,3 +131,17 @@ def test_one_that_can_not_be_written_holds_up_none_of_its_group(broker: InProces
     sweeping.sweep()
     waiting = [job for job in jobs if read(broker.store, job).state == "scheduled"]
     assert waiting == [jobs[7]]
+
+
+@pytest.mark.parametrize("committed", [True, False])
+def test_what_came_due_is_told_once_though_nobody_knew_whether_its_group_was_written(
+    broker: InProcess, redis_url: str, committed: bool
+) -> None:
+    jobs = all_due_at_once(broker)
+    sweeping = InProcess(UnknownCommits(broker.store, committed, committed), broker.redis)
+    sweeping.clock.advance(broker.clock.now_ms() - sweeping.clock.now_ms())
+    sweeping.sweep()
+    assert broker.redis.zcard(READY) == MANY
+    with Client.connect(redis_url, factory_id="watcher") as watcher:
+        told = [event.job_id for event in watcher.events() if event.event == "ready"]
+    assert sorted(told) == sorted(jobs)
