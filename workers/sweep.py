@@ -166,7 +166,7 @@ class Sweep:
             {"state": "scheduled", "not_before_ms": over},
             {"state": "leased", "lease.run_deadline_ms": over},
             *({"state": state, "deadline_ms": over} for state in ("leased", "scheduled", "blocked")),
-            {"state": "leased", "updated_ms": AtLeast(now_ms + SET_BACK_MS + 1)},
+            *({"state": state, "updated_ms": AtLeast(now_ms + SET_BACK_MS + 1)} for state in ("leased", "scheduled")),
         )
 
     def _over(self, search: Filter, now_ms: int, swept: Swept) -> Iterator[Change]:
@@ -178,12 +178,13 @@ class Sweep:
             yield change
 
     def _schedules(self, now_ms: int, swept: Swept) -> Iterator[Change]:
-        """Recurring jobs that are due."""
-        search: Filter = {"kind": "schedule", "state": schedules.Standing.ACTIVE.value, "next_ms": AtMost(now_ms)}
-        for document in repository.find_documents(self._context.store, search):
-            changes = self._attempt(partial(schedules.fire, self._context, document, now_ms=now_ms))
-            swept.fired += len(changes)
-            yield from changes
+        """Recurring jobs that are due, and those that are done with up to a time far ahead: it was set back since."""
+        active: Filter = {"kind": "schedule", "state": schedules.Standing.ACTIVE.value}
+        for due in {"next_ms": AtMost(now_ms)}, {"since_ms": AtLeast(now_ms + SET_BACK_MS + 1)}:
+            for document in repository.find_documents(self._context.store, {**active, **due}):
+                changes = self._attempt(partial(schedules.fire, self._context, document, now_ms=now_ms))
+                swept.fired += len(changes)
+                yield from changes
 
     def _stuck(self, now_ms: int, swept: Swept) -> Iterator[Change]:
         """Runs that are watched for progress."""
@@ -310,6 +311,7 @@ class Sweep:
             if not everything:  # the index was there, and without them: most were claimed since they were read
                 self._withdraw_taken(new)
             late = [job for job in jobs if job.deadline_ms is not None and now_ms > job.deadline_ms]
+            late += [job for job in jobs if job.reserved is not None and job.updated_ms > now_ms + SET_BACK_MS]
             self._send(list(self._reap(late, now_ms, swept)), swept, now_ms)
             self._left_off["ready"] = page.cursor
             if page.cursor is None:

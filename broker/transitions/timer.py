@@ -44,15 +44,34 @@ def reap(job: Job, *, now_ms: int, rules: Rules) -> Decision:
 
 
 def anchor(job: Job, *, now_ms: int) -> Decision:
-    """Let a lease that was last written on in the future stand from now as long as it was to stand from then.
+    """Let what was to last for a while from a moment in the future last as long from now: a lease and its run, a
+    cancel's grace, a reservation, the pause before a retry. Broker time was set back since.
 
-    Broker time was set back since. Its holder counts from before that write, on a clock of its own (I9).
+    A lease stands as it was to stand from its last write: its holder counts from before that, on a clock of its own
+    (I9). What was submitted to begin at some time begins then.
     """
-    if job.lease is None or job.updated_ms <= now_ms + SET_BACK_MS:
+    if job.updated_ms <= now_ms + SET_BACK_MS:
         return _nothing_to_do(job, now_ms)
-    left_ms = max(0, job.lease.expires_ms - job.updated_ms)
-    lease = structs.replace(job.lease, expires_ms=now_ms + left_ms)
-    return _write({"lease": lease, "state": job.state}, job, now_ms)
+    changes: dict[str, Any] = {}
+    if job.lease is not None:
+        lease, cancel = job.lease, job.cancel
+        expires_ms = _anchored(lease.expires_ms, job.updated_ms, now_ms)
+        run_deadline_ms = lease.run_deadline_ms and _anchored(lease.run_deadline_ms, lease.granted_ms, now_ms)
+        changes["lease"] = structs.replace(lease, expires_ms=expires_ms, run_deadline_ms=run_deadline_ms)
+        if cancel is not None:
+            enforce_ms = _anchored(cancel.enforce_ms, cancel.asked_ms, now_ms)
+            changes["cancel"] = structs.replace(cancel, enforce_ms=enforce_ms)
+    elif job.state is State.SCHEDULED and job.epoch and job.not_before_ms is not None:
+        changes["not_before_ms"] = _anchored(job.not_before_ms, job.updated_ms, now_ms)
+    elif job.state is State.READY and job.reserved is not None:
+        until_ms = _anchored(job.reserved.until_ms, job.updated_ms, now_ms)
+        changes["reserved"] = structs.replace(job.reserved, until_ms=until_ms)
+    return _write({**changes, "state": job.state}, job, now_ms) if changes else _nothing_to_do(job, now_ms)
+
+
+def _anchored(end_ms: int, since_ms: int, now_ms: int) -> int:
+    """The end of what began at `since_ms`; of what began in the future as if it began now."""
+    return end_ms if since_ms <= now_ms else now_ms + max(0, end_ms - since_ms)
 
 
 def outlive(job: Job, factory_id: str, factory: FactoryRecord, *, now_ms: int) -> Decision:

@@ -1,4 +1,6 @@
-"""Broker time that was set back by an hour: what was to stand for seconds in Redis stands no hour in anybody's way."""
+"""Broker time that was set back by an hour: what was to stand for seconds stands no hour in anybody's way."""
+
+from typing import Any
 
 import pytest
 import redis
@@ -7,6 +9,7 @@ from broker import index
 from broker.claim_next import claim_id, mark_key
 from broker.messages import Claim
 from broker.settings import load
+from tests.concurrency.race import read
 from tests.in_process import SKEW_MS, TTL_MS, InProcess
 from workers import left_behind, sweep
 from workers.left_behind import TURN, take_over, turn
@@ -84,3 +87,45 @@ def test_a_job_whose_holder_died_before_is_ready_once_its_lease_would_have_been_
     again = [broker.ask(broker.caller.make("claim", job_id=job))[0] for job in ("dead", "alive")]
     assert [(reply["answer"], reply["body"]["epoch"]) for reply in again] == [("granted", 2), ("conflict", 1)]
     assert dead["epoch"] == 1
+
+
+def test_a_job_that_was_to_be_tried_again_or_was_kept_for_a_factory_that_died_is_anybodys_in_time(
+    broker: InProcess,
+) -> None:
+    broker.submit("failed", "handed-over")
+    failed, handed_over = (hold(broker, job) for job in ("failed", "handed-over"))
+    broker.ask(broker.caller.make("fail", **failed), broker.caller.make("hand_over", **handed_over, to="dead"))
+    broker.clock.advance(-HOUR_MS)
+    broker.sweep()
+    broker.clock.advance(TTL_MS + 1)
+    broker.sweep()
+    claims = [broker.ask(broker.caller.make("claim"))[0] for _ in range(2)]
+    assert {claim["body"].get("job_id") for claim in claims} == {"failed", "handed-over"}
+
+
+def test_a_run_and_a_cancel_that_nobody_acknowledges_end_in_time(broker: InProcess) -> None:
+    broker.submit("long", run_timeout_ms=2 * TTL_MS, max_failures=1)
+    broker.submit("cancelled")
+    holders = [hold(broker, job) for job in ("long", "cancelled")]
+    broker.ask(broker.caller.make("cancel", job_id="cancelled"))
+    broker.clock.advance(-HOUR_MS)
+    broker.sweep()
+    for _ in range(5):
+        broker.clock.advance(TTL_MS // 2)
+        broker.ask(*(broker.caller.make("renew", **fence) for fence in holders))
+        broker.sweep()
+    assert [read(broker.store, job).state for job in ("long", "cancelled")] == ["failed", "cancelled"]
+
+
+def test_a_schedule_fires_by_the_time_that_it_is_now_and_makes_no_job_twice(broker: InProcess) -> None:
+    broker.ask(broker.caller.make("put_schedule", name="tick", cron="* * * * *", job={"payload": 7}))
+    for minutes in (2, -60, 1, 1, 58):
+        broker.clock.advance(minutes * 60_000)
+        broker.sweep()
+    made = {document.id: document.rev for document in broker.store.find({"kind": "job"}).documents}
+    assert made == {f"tick.20231114T{time}00Z": 1 for time in (2116, 2117, 2214, 2215)}
+
+
+def hold(broker: InProcess, job_id: str) -> dict[str, Any]:
+    [granted] = broker.ask(broker.caller.make("claim", job_id=job_id))
+    return {name: granted["body"][name] for name in ("job_id", "epoch", "token")}

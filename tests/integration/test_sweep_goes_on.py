@@ -65,7 +65,7 @@ SEARCHES: Mapping[str, tuple[Callable[[Filter], bool], set[str]]] = {
     "stuck runs": (lambda search: "stuck_after_ms" in search, set()),
     "factories": (lambda search: search["kind"] == "factory", set()),
     "blocked jobs": (lambda search: search == {"kind": "job", "state": "blocked"}, {"child"}),
-    "leases from the future": (lambda search: "updated_ms" in search, set()),
+    "what is from the future": (lambda search: "updated_ms" in search, set()),
     "open runs": (lambda search: "open" in search, set()),
     "ready jobs": (lambda search: search == {"kind": "job", "state": "ready"}, {"lost"}),
 }

@@ -6,10 +6,11 @@ import pytest
 from msgspec import structs
 
 from broker import transitions
+from broker.answers import Answer, Reason, Word
 from broker.clock import SET_BACK_MS
 from broker.controls import FactoryRecord
 from broker.documents import Job, State
-from broker.transitions import Write
+from broker.transitions import Refuse, Write
 from tests.unit.decided import CANCEL, STARTED, counters, ended, raced, told, written
 from tests.unit.jobs import NOW, RULES, job, lease
 
@@ -49,6 +50,47 @@ def test_a_lease_from_before_broker_time_was_set_back_stands_as_long_as_it_was_t
     assert found.lease is not None
     kept = structs.replace(found.lease, expires_ms=NOW + max(0, left_ms))
     assert transitions.anchor(found, now_ms=NOW) == by_itself({"lease": kept}, State.LEASED)
+
+
+def test_a_run_and_a_cancel_from_before_broker_time_was_set_back_take_as_long_as_they_were_to_take_then() -> None:
+    then = NOW + SET_BACK_MS + 1
+    began = {"granted_ms": then - 9, "run_deadline_ms": then - 9 + 5_000, "expires_ms": then}
+    cancel = {"reason": None, "asked_ms": then - 7, "enforce_ms": then - 7 + 4_000}
+    found = job("leased", lease=lease(**began), cancel=cancel, updated_ms=then)
+    assert found.lease is not None
+    kept = structs.replace(found.lease, expires_ms=NOW, run_deadline_ms=NOW + 5_000)
+    assert transitions.anchor(found, now_ms=NOW) == by_itself(
+        {"lease": kept, "cancel": {**cancel, "enforce_ms": NOW + 4_000}}, State.LEASED
+    )
+
+
+def test_a_run_and_a_cancel_from_before_broker_time_jumped_ahead_end_when_they_were_to() -> None:
+    then = NOW + SET_BACK_MS + 1
+    began = {"granted_ms": NOW - 9, "run_deadline_ms": NOW + 5_000, "expires_ms": then}
+    found = job("leased", lease=lease(**began), cancel={**CANCEL, "enforce_ms": NOW + 4_000}, updated_ms=then)
+    decision = transitions.anchor(found, now_ms=NOW)
+    assert isinstance(decision, Write)
+    assert decision.changes["lease"].run_deadline_ms == NOW + 5_000
+    assert decision.changes["cancel"].enforce_ms == NOW + 4_000
+
+
+def test_a_retry_and_a_reservation_from_before_broker_time_was_set_back_wait_no_longer_than_they_were_to() -> None:
+    then = NOW + SET_BACK_MS + 1
+    retried = job("scheduled", not_before_ms=then + 300, updated_ms=then)
+    assert transitions.anchor(retried, now_ms=NOW) == by_itself({"not_before_ms": NOW + 300}, State.SCHEDULED)
+    kept = {"factory_id": "heir", "by": "giver", "until_ms": then + 60_000}
+    handed_over = job("ready", reserved=kept, updated_ms=then)
+    assert transitions.anchor(handed_over, now_ms=NOW) == by_itself(
+        {"reserved": {**kept, "until_ms": NOW + 60_000}}, State.READY
+    )
+
+
+def test_what_was_submitted_to_begin_at_some_time_begins_then_though_broker_time_was_set_back() -> None:
+    then = NOW + SET_BACK_MS + 1
+    found = job("scheduled", epoch=0, not_before_ms=then + 300, updated_ms=then)
+    assert transitions.anchor(found, now_ms=NOW) == Refuse(
+        Answer(Word.CONFLICT, Reason.RACED, {"job_id": "job", "state": "scheduled", "epoch": 0})
+    )
 
 
 def test_a_lease_that_a_faster_worker_wrote_or_that_is_none_stays() -> None:
