@@ -8,7 +8,7 @@ import structlog
 from broker import coordinator, repository, runs
 from broker.answers import Answer, Word
 from broker.coordinator import Context, Settlement
-from broker.documents import Counters, Lease, Run, RunEnd, left_out, run_id
+from broker.documents import Job, Lease, Run, RunEnd, left_out, run_id
 from broker.messages import GetJob, ListJobs, ListRuns
 from broker.wire_types import PAGE_MAX
 from datastore import Corrupt, Document
@@ -18,6 +18,11 @@ log = structlog.get_logger(__name__)
 
 HIDDEN_FIELDS = frozenset({"kind", "write_id", "open"})
 """The broker's own marks; they tell a reader nothing."""
+ALWAYS_SAID = {
+    name: left_out(Job)[name]
+    for name in ("priority", "max_failures", "max_expiries", "epoch", "created_ms", "updated_ms", "counters")
+} | {"recent_requests": []}
+"""What is said of every job, though its document may leave it out: whoever reads a listing counts on it."""
 HOLDERS_OWN = frozenset({"token", "instance"})
 """Of a lease: what its holder proves itself with, and where it reads its replies. Nobody else has a use for either."""
 
@@ -26,7 +31,7 @@ def shown(document: Document) -> dict[str, Any]:
     """A document as a listing shows it: with its version and what it leaves out, without what is its holder's own."""
     body: dict[str, Any] = {name: value for name, value in document.body.items() if name not in HIDDEN_FIELDS}
     if document.body.get("kind") == "job":
-        body = {"counters": Counters().plain(), "recent_requests": [], **body}
+        body = {**ALWAYS_SAID, **body}
     if isinstance(lease := body.get("lease"), dict):
         whole = {**left_out(Lease), **lease}
         body["lease"] = {name: value for name, value in whole.items() if name not in HOLDERS_OWN}

@@ -8,7 +8,7 @@ import pytest
 from broker.limits import limit_key
 from broker.quotas import rate_id
 from broker.slots import slot_id
-from datastore import Expected, Ok
+from datastore import UNSET, Expected, Ok
 from tests.in_process import InProcess
 
 
@@ -177,3 +177,13 @@ def test_a_run_that_makes_no_sense_hides_no_other_from_a_listing(broker: InProce
     listed = ask(broker, "list_runs", job_id="a")
     assert listed["answer"] == "ok"
     assert [run["epoch"] for run in listed["body"]["runs"]] == [2, 3]
+
+
+def test_a_job_that_leaves_out_what_has_a_default_is_listed_with_it(broker: InProcess) -> None:
+    broker.submit("whole", "bare")
+    [whole] = [job for job in ask(broker, "list_jobs")["body"]["jobs"] if job["id"] == "whole"]
+    left_out = ("priority", "epoch", "updated_ms", "created_ms", "max_failures", "max_expiries", "counters")
+    spoil(broker, "bare", **dict.fromkeys(left_out, UNSET))
+    [bare] = [job for job in ask(broker, "list_jobs")["body"]["jobs"] if job["id"] == "bare"]
+    assert [bare[name] for name in left_out] == [0, 0, 0, 0, 3, 5, {"failures": 0, "expiries": 0, "releases": 0}]
+    assert bare.keys() == whole.keys()
