@@ -57,18 +57,19 @@ _OP = re.compile(rb'"op":\s?"([a-z_]+)"')
 def _read(raw: bytes | str) -> Request:
     """The request, by the type of its own kind where its text shows that plainly: no other has to be built for it.
 
-    What that type does not take is left to all of them together, for the sake of what is said of it.
+    What that type does not take is left to all of them together, for the sake of what is said of it. Strict: a number
+    is a number, as the published schema says, and neither `true` nor `"1"`.
     """
     shown = _OP.search(raw if isinstance(raw, bytes) else raw.encode(errors="surrogatepass"))
     kind = None if shown is None else KINDS.get(shown[1])
     if kind is not None:
         try:
-            request: Request = kind.__pydantic_validator__.validate_json(raw)  # as `model_validate_json`
+            request: Request = kind.__pydantic_validator__.validate_json(raw, strict=True)  # as `model_validate_json`
         except ValidationError:
-            return REQUESTS.validate_json(raw)
+            return REQUESTS.validate_json(raw, strict=True)
         if "op" in request.__pydantic_fields_set__:  # else its text showed the name of something in its body
             return request
-    return REQUESTS.validate_json(raw)
+    return REQUESTS.validate_json(raw, strict=True)
 
 
 def _why(error: ValidationError) -> str:
