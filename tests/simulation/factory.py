@@ -183,7 +183,7 @@ class Factory:
         elif roll < 0.93:
             raise _Broken("the work broke")
         elif roll < 0.96:
-            await lease.hand_over(self._name)
+            await lease.hand_over(self._shared.random.choice(self._shared.names))
 
     async def _complete(self, client: AsyncClient, lease: AsyncLease) -> None:
         """An unknown outcome is asked for until it is known, as the client's errors say."""

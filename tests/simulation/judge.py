@@ -160,6 +160,7 @@ class Judge:
             end = job.last_end
             if end is not None:
                 self._ends[job.id, end.epoch] = end
+                self.counts[f"ended: {end.outcome}"] += 1
             self._fenced(name, had, job)
             if end is not None and end.epoch == had.epoch and end.outcome is Outcome.EXPIRED:
                 self.counts["expiries"] += 1

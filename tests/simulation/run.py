@@ -26,6 +26,8 @@ ENOUGH: Mapping[str, float] = {
     "superseded": 0.08,
     "superseded_late": 0.01,
     "fires": 0.08,
+    "ended: timed_out": 0.03,
+    "ended: revoked": 0.05,
 }
 """What a world must have seen on the average, or the seeds test nothing."""
 

@@ -13,10 +13,22 @@ from tests.simulation.factory import QUEUE, REPEATS_MAX, Shared, answered
 ASKED_LATE_MS = 32_000
 """More than a request is on its way until its deadline is over, and a worker that has taken it may then stand still."""
 OPEN_EVERY_S = 3
+SOMETIMES = "disk"
+"""A key that is limited now and then, while jobs run."""
 SCHEDULE = "minutely"
+FIRED = {"queue": QUEUE, "concurrency": ["gpu"], "max_failures": 9, "max_expiries": 20}
 LOCKS = ("repo", "repo", "repo@shared", "repo/src", "repo/src/app@shared")
+AT_MOST_MS = {"run_timeout_ms": 6_000, "stuck_after_ms": 3_000, "timeout_ms": 30_000, "ttl_ms": 5_000}
+"""What a job may say of its times."""
 
-UNIQUE, SUPERSEDES, LIMITS, SCHEDULES = FEATURES = ("unique", "supersedes", "limits", "schedules")
+UNIQUE, SUPERSEDES, LIMITS, SCHEDULES, TIMES, FAMILIES = FEATURES = (
+    "unique",
+    "supersedes",
+    "limits",
+    "schedules",
+    "times",
+    "families",
+)
 """What jobs may have in common besides locks; each world has some of it."""
 LIMITED: Sequence[Mapping[str, Limit]] = (
     {},
@@ -65,8 +77,7 @@ class Submitter:
             if reply is not None and reply.good:
                 standing[name] = limit
         if SCHEDULES in self._shared.features:
-            job = {"queue": QUEUE, "concurrency": ["gpu"], "max_failures": 9, "max_expiries": 20}
-            await self._until_known(client.put_schedule, SCHEDULE, cron="* * * * *", job=job, catch_up="all")
+            await self._until_known(client.put_schedule, SCHEDULE, cron="* * * * *", job=FIRED, catch_up="all")
         if self._shared.limits is None:  # nobody else was faster
             self._shared.limits = standing
 
@@ -80,19 +91,26 @@ class Submitter:
         fields: dict[str, Any] = {"queue": QUEUE, "max_failures": 9, "max_expiries": 20}
         roll = random.random()
         if roll < 0.4:
-            fields["locks"] = [random.choice(LOCKS)]
+            fields["locks"] = random.sample(LOCKS, random.choice((1, 1, 2)))
         elif roll < 0.55 and acknowledged:
             fields |= {"depends_on": [random.choice(acknowledged)], "on_parent_failure": "ignore"}
         elif roll < 0.65:
             fields["priority"] = random.randint(-5, 5)
         elif roll < 0.7:
             fields["fairness_key"] = "tenant"
+        if FAMILIES in features and acknowledged and random.random() < 0.6:
+            fields["depends_on"] = random.choices(acknowledged, k=2)
+            fields["on_parent_failure"] = random.choice(("ignore", "cancel"))
+        if TIMES in features and random.random() < 0.85:
+            said = random.choice(list(AT_MOST_MS))
+            fields[said] = random.randint(AT_MOST_MS[said] // 3, AT_MOST_MS[said])
+            fields["on_stuck"] = random.choice(("flag", "revoke"))
         if UNIQUE in features and random.random() < 0.85:
             fields["unique"] = {"key": "u", "policy": random.choice(("reject", "replace", "join"))}
         if SUPERSEDES in features and random.random() < 0.85:
             fields["supersedes"] = "s"
         if LIMITS in features and random.random() < 0.7:
-            fields["concurrency"] = ["gpu"]
+            fields["concurrency"] = random.choice((["gpu"], ["gpu"], ["gpu", SOMETIMES]))
         return fields
 
     async def _until_known(self, ask: Callable[..., Awaitable[Reply]], *given: Any, **fields: Any) -> Reply | None:
@@ -118,9 +136,15 @@ class Submitter:
             (0.04, lambda: client.drain(random.choice(shared.names))),
             (0.06, lambda: client.resume(random.choice(shared.names))),
         ]
+        if LIMITS in shared.features:
+            acts += [
+                (0.08, lambda: client.set_limit(f"key:{SOMETIMES}", capacity=random.choice((1, 2)))),
+                (0.06, lambda: client.remove_limit(f"key:{SOMETIMES}")),
+            ]
         if SCHEDULES in shared.features:
             to = random.choice(("paused", "active", "active", "removed"))
             acts.append((0.2, lambda: client.change_schedule(SCHEDULE, to)))
+            acts.append((0.06, lambda: client.put_schedule(SCHEDULE, cron="* * * * *", job=FIRED, replace=True)))
         if shared.acknowledged:
             job_id = random.choice(shared.acknowledged)
             acts += [
