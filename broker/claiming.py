@@ -99,8 +99,7 @@ def _write_with_slots(
                 slots.step_back()
                 starts.give_back(now_ms=now_ms)
             return update
-        undone = _confirmed(context, slots, update.job, now_ms)
-        return update if undone is None else Denied(raced(job.id), changes=undone)
+        return _not_confirmed(context, slots, update.job, now_ms) or update
 
 
 def _too_late(context: Context, who: Claimant) -> Denied | None:
@@ -183,14 +182,18 @@ def _still_granted(context: Context, settled: Settlement, who: Claimant, now_ms:
         return update if isinstance(update, Stale) else Stale(None)
     # It stands only with its slots, too: the first try may have ended before it confirmed them.
     slots = _slots(context, job, job.epoch, who, unit_wants({}, job.lease.limits))
-    undone = _confirmed(context, slots, update.job, now_ms) if slots.wanted else None
+    undone = _not_confirmed(context, slots, update.job, now_ms) if slots.wanted else None
+    if isinstance(undone, Denied):
+        return Settlement(undone.answer, undone.changes)
     if undone is not None:
-        return Settlement(raced(job.id), undone)
+        return undone
     return structs.replace(settled, changes=(structs.replace(change, after=update.job),))
 
 
-def _confirmed(context: Context, slots: Slots, job: Job, now_ms: int) -> tuple[Change, ...] | None:
-    """Confirm a claim's slots. Where one was lost, undo the claim, of which nobody was told: what that changed."""
+def _not_confirmed(context: Context, slots: Slots, job: Job, now_ms: int) -> Denied | Stale | None:
+    """Confirm a claim's slots: None. Where one was lost, undo the claim, of which nobody was told; where it stands no
+    more as it was written, it is to be judged again: it may stand otherwise, and nobody would end it before its ttl.
+    """
     try:
         if slots.confirm():
             return None
@@ -199,7 +202,7 @@ def _confirmed(context: Context, slots: Slots, job: Job, now_ms: int) -> tuple[C
             slots.step_back()
     except DatastoreError as error:
         raise OutcomeUnknown(f"{job.id}: granted, but its slots can't be confirmed now") from error
-    return changes
+    return Denied(raced(job.id), changes=changes) if changes else Stale(None)
 
 
 def undo_grant(context: Context, job: Job, *, request_id: str, now_ms: int) -> tuple[Change, ...]:

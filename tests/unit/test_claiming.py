@@ -41,6 +41,10 @@ class Between(Forwarding):
             meanwhile()
         return super().update_if_match(id, partition_key, expected, patch)
 
+    def then(self, meanwhile: Callable[[], object]) -> None:
+        """And this before the one after that."""
+        self._meanwhile = meanwhile
+
 
 @pytest.fixture
 def desk() -> Desk:

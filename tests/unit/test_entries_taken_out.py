@@ -1,5 +1,6 @@
 """Entries of a slot that others take out: of a claim that wants it in two ways, and of one that lost its job."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -7,11 +8,11 @@ import pytest
 from broker.limits import limit_key
 from broker.shared_document import read_body
 from broker.slots import CONFIRM_WITHIN_MS
-from datastore import Unavailable
+from datastore import Datastore, Unavailable
 from datastore.interface import Expected, Patch, UpdateResult
 from tests.twins.forwarding import Forwarding
 from tests.unit.desk import NOW, Desk
-from tests.unit.test_claiming import RIVAL, Between, claim, holders
+from tests.unit.test_claiming import RIVAL, Between, claim, empty_slot, holders
 
 LATER = NOW + CONFIRM_WITHIN_MS + 1
 
@@ -40,6 +41,44 @@ def test_a_claim_that_wants_a_slot_in_two_ways_and_has_lost_one_of_them_is_undon
     assert (rivals, told.word, told.reason) == (["granted"], "conflict", "raced")
     assert desk.job("job").lease is None
     assert {job for job, *_ in holders(desk, "repo")} == {"other"}
+
+
+def test_a_grant_that_lost_its_lock_is_undone_though_an_operator_held_the_job_before_it_was(desk: Desk) -> None:
+    """Nobody was told of it, and nobody would end it before its ttl."""
+    desk.submit("job", locks=["repo"])
+
+    def lose() -> None:
+        empty_slot(desk, "repo")
+        written.then(lambda: desk.ask("hold", job_id="job"))
+
+    written = Between(desk.store, "job", lose)
+    told = claim(desk, "job", on=written).answer
+    assert (told.word, told.reason) == ("conflict", "raced")
+    job = desk.job("job")
+    assert (job.state, job.lease, job.hold is not None) == ("ready", None, True)
+
+
+class AfterTheJob(Forwarding):
+    """Runs `meanwhile` after the next write of the job, once."""
+
+    def __init__(self, inner: Datastore, meanwhile: Callable[[], object]) -> None:
+        super().__init__(inner)
+        self._meanwhile: Callable[[], object] | None = meanwhile
+
+    def update_if_match(self, id: str, partition_key: str, expected: Expected, patch: Patch) -> UpdateResult:
+        result = super().update_if_match(id, partition_key, expected, patch)
+        if id == "job" and (meanwhile := self._meanwhile) is not None:
+            self._meanwhile = None
+            meanwhile()
+        return result
+
+
+def test_a_resent_claim_whose_holder_completes_meanwhile_is_told_that_the_lease_is_over(desk: Desk) -> None:
+    desk.submit("job", locks=["repo"])
+    epoch, token = (claim(desk, "job").answer.body[name] for name in ("epoch", "token"))
+    ended = AfterTheJob(desk.store, lambda: desk.ask("complete", job_id="job", epoch=epoch, token=token))
+    told = claim(desk, "job", on=ended).answer
+    assert (told.word, told.reason) == ("request_expired", "lease_over")
 
 
 class NothingGivenBack(Forwarding):
