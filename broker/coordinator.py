@@ -161,7 +161,7 @@ def redrive(context: Context, job_id: str, *, request_id: str, by: str, now_ms: 
             if job.unique is not None:
                 admitted = keys.take(context, job.unique, job_id, now_ms=now_ms)
                 if isinstance(admitted, keys.Busy):
-                    return Denied(not_unique(admitted.owner))
+                    return Denied(not_unique(admitted.owner), changes=admitted.changes)
             if job.supersedes is not None:
                 keys.note_redriven(context, job.supersedes, job_id)
         return repository.rev_update_job(store, job, changes, write_id=write_id)

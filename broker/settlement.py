@@ -124,7 +124,7 @@ class Denied(Value, frozen=True):
     wait: Wait | None = None
     """The slot that was busy."""
     changes: tuple[Change, ...] = ()
-    """What undoing it changed."""
+    """What was changed all the same: by undoing it, or of another job."""
 
 
 Judge: TypeAlias = Callable[[Job], Decision]

@@ -208,6 +208,18 @@ def test_a_submission_that_died_with_the_key_is_finished_by_the_next(store: Data
     assert submit(context(store), "b", "k", "reject") == "ok"
 
 
+def test_a_redrive_that_finishes_a_submission_which_died_with_the_key_tells_of_its_job(store: Datastore) -> None:
+    assert submit(context(store), "over", "k", "reject") == "ok"
+    coordinator.cancel(context(store), "over", request_id="x", by="f", now_ms=NOW)
+    body = SubmitBody(job_id="a", unique=Unique(key="k"))
+    request = Submit(request_id="s", factory_id="f", incarnation="i", instance="x", body=body)
+    with pytest.raises(OutcomeUnknown):
+        submission.submit(context(DiesBeforeTheJob(store, "a")), request, now_ms=NOW)
+    refused = coordinator.redrive(context(store), "over", request_id="r", by="f", now_ms=NOW)
+    assert outcome(refused).reason == "not_unique"
+    assert [(change.after.id, change.new) for change in refused.changes] == [("a", True)]
+
+
 def test_of_32_that_supersede_each_other_at_once_one_waits(store: Datastore) -> None:
     for number in range(5):
         key = f"k{number}"
