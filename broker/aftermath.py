@@ -25,7 +25,7 @@ from broker import (
     seen,
     telling,
 )
-from broker.answers import wire
+from broker.answers import Answer, Word, wire
 from broker.batch import Settled
 from broker.controls import Controls
 from broker.documents import BLOCKED, Job
@@ -40,6 +40,10 @@ from broker.turned_away import refusal
 from datastore import DatastoreError
 
 log = structlog.get_logger(__name__)
+
+_OF_ITSELF = frozenset({Word.REPLAYED, Word.NOT_CLAIMABLE, Word.DRAINING, Word.REQUEST_EXPIRED})
+"""What a claim that waited may be told instead of a job, though others would get that. Not that the store failed: they
+would be told the same, one after the other."""
 
 
 def deliver(context: Context, pipe: Pipeline, batch: Sequence[Settled], *, now_ms: int) -> None:
@@ -104,6 +108,7 @@ def follow_up(context: Context, connection: Redis, batch: Sequence[Settled], *, 
     keys += [key for settled in batch for key in settled.freed]
     keys += _now_free(context, batch, now_ms)
     _let_through(context, connection, changes, freed=keys)
+    claim_next.pass_on(connection, _woken_in_vain(batch, now_ms))
     for settled in batch:
         if (factory := _unsettled_factory(settled)) is not None:
             recall(connection, factory)
@@ -145,6 +150,23 @@ def _let_through(context: Context, connection: Redis, changes: Sequence[Change],
     for place in places:
         if place.kept_for:
             recall(connection, place.kept_for, queue=place.queue, at_most=1)
+
+
+def _woken_in_vain(batch: Sequence[Settled], now_ms: int) -> list[Claim]:
+    """Claims that were woken for a job each, and can't have it. Nobody else was woken for it."""
+    return [
+        settled.request
+        for settled in batch
+        if type(settled.request) is Claim
+        and claim_next.waited(settled.request)
+        and settled.answer is not None
+        and _is_of_itself(settled.request, settled.answer, now_ms)
+    ]
+
+
+def _is_of_itself(claim: Claim, answer: Answer, now_ms: int) -> bool:
+    late = claim.deadline_ms is not None and now_ms > claim.deadline_ms
+    return answer.word in _OF_ITSELF or (late and answer.word is Word.OUTCOME_UNKNOWN)  # of a copy
 
 
 def on_time(connection: Redis, now_ms: int) -> int:

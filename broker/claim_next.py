@@ -1,6 +1,7 @@
 """Claim-next on the Redis side: which claims were answered before, and which wait parked. See also `proposals`."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TypeGuard
 
@@ -243,6 +244,24 @@ def recheck(connection: Redis, parked: Sequence[Claim]) -> None:
         keys.append(index.reserved_key(claim.body.queue, claim.factory_id))
         calls.append(([WAITING, WAIT_ENDS, intake_key("claims"), *keys], [claim_id(claim)]))
     _RECHECK.run_many(connection, calls)
+
+
+def pass_on(connection: Redis, claims: Sequence[Claim]) -> None:
+    """Wake others for the ready jobs that would fit these, once for each of these."""
+    if not claims:
+        return
+    sets = _sets(connection, index.READY, [claim.body.queue for claim in claims])
+    fitting = Counter(
+        (claim.body.queue, terms)
+        for claim in claims
+        for terms, _ in index.serving(canonical(claim.body.offers), sets[claim.body.queue])
+    )
+    with connection.pipeline(transaction=False) as pipe:
+        for queue, terms in fitting:
+            pipe.exists(index.members_key(index.READY, queue, terms))
+        there = pipe.execute()
+    ready = Counter({wants: count for (wants, count), some in zip(fitting.items(), there, strict=True) if some})
+    wake(connection, list(ready.elements()))
 
 
 def end_waits(connection: Redis, now_ms: int) -> int:

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -160,6 +160,54 @@ def test_a_claim_past_its_deadline_is_not_granted_by_being_woken(broker: InProce
     broker.submit("a")
     assert answer(broker, claim)["answer"] == "request_expired"
     assert broker.ask(broker.caller.make("claim"))[0]["body"]["epoch"] == 1
+
+
+def is_too_late(broker: InProcess) -> Any:
+    """A claim that waits on past its own deadline."""
+    claim = park(broker, deadline_ms=broker.clock.now_ms() + 10)
+    broker.clock.advance(11)
+    return claim
+
+
+def is_sent_again_and_too_late(broker: InProcess) -> Any:
+    """The same, of which nothing is known, as an earlier copy may have had effect."""
+    claim = broker.caller.make("claim", attempt=2, wait_ms=WAIT_MS, deadline_ms=broker.clock.now_ms() + 10)
+    broker.caller.send(claim)
+    broker.serve()
+    broker.clock.advance(11)
+    return claim
+
+
+def is_at_its_limit(broker: InProcess) -> Any:
+    """The second claim of a factory that may hold one job, and has just been given one."""
+    broker.ask(broker.caller.make("set_limit", limit=f"factory:{broker.caller.factory}", capacity=1))
+    first = park(broker)
+    broker.clock.advance(1)
+    second = park(broker)
+    broker.submit("its-only-one")
+    assert answer(broker, first)["answer"] == "granted"
+    return second
+
+
+@pytest.mark.parametrize(
+    ("in_vain", "told"),
+    [
+        (is_too_late, "request_expired"),
+        (is_sent_again_and_too_late, "outcome_unknown"),
+        (is_at_its_limit, "not_claimable"),
+    ],
+)
+def test_a_waiter_that_may_not_have_the_job_is_woken_in_vain_and_the_next_one_in_its_place(
+    broker: InProcess, in_vain: Callable[[InProcess], Any], told: str
+) -> None:
+    first = in_vain(broker)
+    other = Caller(broker.redis, "other")
+    claim = other.make("claim", wait_ms=WAIT_MS)
+    other.send(claim)
+    broker.serve()
+    broker.submit("a")
+    assert answer(broker, first)["answer"] == told
+    assert other.replies(claim, deadline_ms=1_000)[0]["body"]["job_id"] == "a"
 
 
 def test_a_job_that_appears_just_before_the_claim_is_parked_is_not_missed(broker: InProcess) -> None:
