@@ -21,7 +21,7 @@ HIDDEN_FIELDS = frozenset({"kind", "write_id", "open"})
 ALWAYS_SAID = {
     name: left_out(Job)[name]
     for name in ("priority", "max_failures", "max_expiries", "epoch", "created_ms", "updated_ms", "counters")
-} | {"recent_requests": []}
+} | {"requires": [], "locks": [], "depends_on": [], "recent_requests": []}
 """What is said of every job, though its document may leave it out: whoever reads a listing counts on it."""
 HOLDERS_OWN = frozenset({"token", "instance"})
 """Of a lease: what its holder proves itself with, and where it reads its replies. Nobody else has a use for either."""

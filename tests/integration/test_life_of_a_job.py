@@ -167,6 +167,7 @@ def test_a_listing_says_what_a_stored_document_leaves_out(broker: InProcess) -> 
     lease = hold(broker, "a")
     held = broker.ask(broker.caller.make("get_job", job_id="a"))[0]["body"]["job"]
     assert (held["counters"], held["recent_requests"]) == ({"failures": 0, "expiries": 0, "releases": 0}, [])
+    assert (held["requires"], held["locks"], held["depends_on"]) == ([], [], [])
     assert (held["lease"]["renewals"], held["lease"]["run_deadline_ms"], held["lease"]["stuck_ms"]) == (0, None, None)
     assert {"token", "instance"}.isdisjoint(held["lease"]), "what is its holder's own is told to nobody"
     assert broker.ask(broker.caller.make("complete", **lease))[0]["answer"] == "ok"
