@@ -14,6 +14,7 @@ from broker.wire_types import (
     Result,
     Token,
     TtlMs,
+    in_words,
 )
 
 RENEW_MAX = 256
@@ -64,4 +65,4 @@ class HandOverBody(_GivenBackBody):
 
 
 class ProgressBody(FencedBody):
-    progress: Annotated[JsonValue, AfterValidator(JsonAtMost(PROGRESS_BYTES_MAX))]
+    progress: Annotated[JsonValue, AfterValidator(JsonAtMost(PROGRESS_BYTES_MAX)), in_words(PROGRESS_BYTES_MAX)]

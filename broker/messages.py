@@ -55,13 +55,14 @@ class ClaimBody(Body):
     job_id: JobId | None = None
     """None: the next one that fits."""
     count: Annotated[int, Field(ge=1, le=CLAIM_COUNT_MAX)] | None = None
-    """A claim-next for up to so many jobs; its answer holds `grants`. None: one job, which is the answer itself."""
+    """A claim without `job_id` for up to so many jobs; its answer holds `grants`. None: one job, which is the answer
+    itself."""
     queue: QueueName = "default"
     offers: Offers = ()
     ttl_ms: TtlMs | None = None
     """None: the job's, else the broker's."""
     wait_ms: Annotated[int, Field(ge=0, le=WAIT_MS_MAX)] = 0
-    """How long a claim-next stays parked where nothing fits."""
+    """How long a claim without `job_id` waits where nothing fits."""
     wait_until_ms: Millis | None = None
     """Set by the broker where it parks a claim, so that the wait is not begun anew. It can only shorten the wait."""
     expected_etag: Annotated[str, StringConstraints(max_length=256)] | None = None
@@ -94,6 +95,7 @@ class SubmitBody(Body):
     prefers: Preferences = Field(default_factory=dict)
     fairness_key: FairnessKey | None = None
     locks: Annotated[tuple[LockKey, ...], Field(max_length=64, fail_fast=True), AfterValidator(within_slots)] = ()
+    """Together at most 256 slots: one for each name, and one for each folder above it."""
     concurrency: Annotated[tuple[ConcurrencyKey, ...], Field(max_length=16, fail_fast=True)] = ()
     """Keys that share a limit wherever an operator sets one."""
     depends_on: Annotated[tuple[JobId, ...], Field(max_length=256, fail_fast=True)] = ()
@@ -131,7 +133,7 @@ class PutScheduleBody(Body):
     tz: Annotated[str, StringConstraints(max_length=64)] = "UTC"
     catch_up: CatchUp = CatchUp.LAST
     job: SubmitBody
-    """What each fire submits. Its id is made of the schedule's name and the time."""
+    """What each fire submits. No `job_id`, no `not_before_ms`: its id is made of the schedule's name and the time."""
     replace: bool = False
 
     @model_validator(mode="after")

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Iterable
 from math import isfinite
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, StringConstraints
@@ -60,8 +60,14 @@ class JsonAtMost:
         return value
 
 
-Payload = Annotated[JsonValue, AfterValidator(JsonAtMost(PAYLOAD_BYTES_MAX))]
-Result = Annotated[JsonValue, AfterValidator(JsonAtMost(RESULT_BYTES_MAX))]
+def in_words(bytes_max: int) -> Any:
+    """The same limit for the schema, which has none for bytes."""
+    about = f"At most {bytes_max:,} bytes of JSON (UTF-8), {NESTING_MAX} levels deep, its numbers finite."
+    return Field(description=about)
+
+
+Payload = Annotated[JsonValue, AfterValidator(JsonAtMost(PAYLOAD_BYTES_MAX)), in_words(PAYLOAD_BYTES_MAX)]
+Result = Annotated[JsonValue, AfterValidator(JsonAtMost(RESULT_BYTES_MAX)), in_words(RESULT_BYTES_MAX)]
 
 _ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 _QUEUE = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -99,11 +105,14 @@ def _terms(terms: _Terms) -> _Terms:
 
 # `fail_fast`, here and elsewhere: what is said of an item costs far more than to read it, and a message has room for
 # forty thousand.
-Offers = Annotated[tuple[Offer, ...], Field(max_length=64, fail_fast=True), AfterValidator(_terms)]
-Needs = Annotated[tuple[Need, ...], Field(max_length=64, fail_fast=True), AfterValidator(_terms)]
+_TOGETHER = f"Together at most {TERMS_BYTES_MAX:,} bytes (UTF-8)."
+Offers = Annotated[
+    tuple[Offer, ...], Field(max_length=64, fail_fast=True, description=_TOGETHER), AfterValidator(_terms)
+]
+Needs = Annotated[tuple[Need, ...], Field(max_length=64, fail_fast=True, description=_TOGETHER), AfterValidator(_terms)]
 Weight = Annotated[int, Field(ge=1, le=WEIGHT_MAX)]
 """Of a preference."""
-Preferences = Annotated[dict[Need, Weight], Field(max_length=16), AfterValidator(_terms)]
+Preferences = Annotated[dict[Need, Weight], Field(max_length=16, description=_TOGETHER), AfterValidator(_terms)]
 FairnessKey = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f]+$")]
 LockKey = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f]+$")]
 ConcurrencyKey = Annotated[str, StringConstraints(pattern=_KEY)]
