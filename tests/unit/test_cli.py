@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import typer
 
-import workers.cli.app
 from broker.answers import Word
 from broker.cli import CommandError, run
 from broker.cli.app import build_app
@@ -57,15 +56,8 @@ def test_exit_statuses_are_those_of_the_documentation(word: Word, status: int) -
     assert EXITS[word] == status
 
 
-def test_the_documentation_names_every_command_and_every_answer() -> None:
+def test_the_documentation_names_every_answer() -> None:
     text = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
-    commands = [
-        command.name or command.callback.__name__
-        for command in workers.cli.app.build_app().registered_commands
-        if command.callback
-    ]
-    assert commands
-    assert [name for name in commands if f"broker {name}" not in text] == []
     assert [word.value for word in Word if f"`{word.value}`" not in text] == []
 
 
@@ -112,6 +104,8 @@ def test_json_after_the_dashes_belongs_to_the_command_that_exec_runs(broker: Bro
         (["check-store", "mysql://x"], "memory://"),
         (["completion", "tcsh"], "bash"),
         (["submit", "--format", "xml", "x"], "markdown"),
+        (["submit", "--set", "que=builds", "x"], "que can't be set: only keys that docs/job-files.md gives a meaning"),
+        (["submit", "--set", "timeout=400d", "x"], "timeout: `400d`: at most 365 days"),
     ],
 )
 def test_a_wrong_command_line_is_status_2_and_says_what_is_wrong(
@@ -135,6 +129,7 @@ def test_a_wrong_variable_is_named(broker: Broker, monkeypatch: pytest.MonkeyPat
     ("environ", "told"),
     [
         ({"BROKER_LOG_LEVEL": "loud"}, "error: BROKER_LOG_LEVEL: 'loud' is none of CRITICAL, "),
+        ({"BROKER_WIRE": "pigeon"}, "error: BROKER_WIRE: Input should be 'rq' or 'intake'"),
         ({"BROKER_SKEW_MS": "60000"}, "error: BROKER_SKEW_MS must be below BROKER_TTL_MS"),
         ({"BROKER_TTL_MS": "0", "BROKER_QUEUE_MAX": "1"}, ", and BROKER_QUEUE_MAX: "),
     ],
