@@ -75,10 +75,15 @@ def _read(raw: bytes | str) -> Request:
 def _why(error: ValidationError) -> str:
     """The first few problems, without the values."""
     problems = error.errors(include_url=False, include_context=False, include_input=False)
-    whys = (f"{'.'.join(map(str, item['loc'])) or 'envelope'}: {item['msg']}" for item in problems[:5])
+    whys = (
+        f"{'.'.join(map(str, item['loc'])) or 'envelope'}: {_IN_WORDS.get(item['type'], item['msg'])}"
+        for item in problems[:5]
+    )
     return without_tokens("; ".join(whys))[:DETAIL_CHARS_MAX]
 
 
+_IN_WORDS = {"union_tag_not_found": "no `op`, which says what is asked for"}
+"""What pydantic says in terms of its own, by the type of the problem."""
 _TOKEN_LIKE = re.compile(r'("token\\*"\s*:\s*\\*")[^"\\]*(?:\\+[^"\\]+)*|(?:(?:u00[0-9A-Fa-f]{2}|[0-9A-Fa-f])\\*){32,}')
 """A value under the name of a token, and what is as long as one: digits, or their escapes in JSON within JSON. Neither
 begins with what may repeat, else a long run of it would be looked at once for each of its characters."""

@@ -4,7 +4,7 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
@@ -38,7 +38,7 @@ class Settings(BaseSettings):
     """None: SQLite in the state folder."""
     cosmos_key: SecretStr | None = None
     """None: Microsoft Entra through azure-identity."""
-    signing: Annotated[str, Field(pattern="^(off|optional|required)$")] = "off"
+    signing: Literal["off", "optional", "required"] = "off"
     """Whether workers take signed requests: none, beside unsigned ones (while keys are handed out), or no others."""
     signing_secret: SecretStr | None = None
     """What every key is derived from, for broker processes and `broker key` alone. None: the state folder's."""
@@ -49,7 +49,7 @@ class Settings(BaseSettings):
 
     factory: str | None = None
     """The default of `--factory`."""
-    wire: Annotated[str, Field(pattern="^(rq|intake)$")] = "rq"
+    wire: Literal["rq", "intake"] = "rq"
     """How clients submit: `rq` jobs, or plain JSON on the `intake`, which least-privilege factories must use."""
 
     ttl_ms: Ms = 60_000

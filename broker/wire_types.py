@@ -72,10 +72,18 @@ Result = Annotated[JsonValue, AfterValidator(JsonAtMost(RESULT_BYTES_MAX)), in_w
 _ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 _QUEUE = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 _KEY = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$"
+_REQUEST = r"^[A-Za-z0-9_-]{1,64}$"
+_PRINTABLE = r"^[!-~]{1,128}$"
+_OFFER = r"^[^\s=<>!]{1,64}(=[^\x00-\x1f]{0,128})?$"
+_LIMIT = r"^(queue|key|factory):[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$"
 IN_WORDS = {
     _ID: "1 to 128 letters, digits, `.`, `_` or `-`, the first a letter or digit",
     _QUEUE: "1 to 64 letters, digits, `.`, `_` or `-`, the first a letter or digit",
     _KEY: "1 to 128 letters, digits, `/`, `.`, `_` or `-`, the first a letter or digit",
+    _REQUEST: "1 to 64 letters, digits, `_` or `-`",
+    _PRINTABLE: "1 to 128 printable characters without spaces, as it stands in the grant",
+    _OFFER: "write key or key=value: a key of at most 64 characters, none of them a space or one of `=<>!`",
+    _LIMIT: "write queue:NAME, key:NAME or factory:NAME, of letters, digits, `/`, `.`, `_` or `-`",
 }
 """What a person is told who has written a name that does not match the pattern."""
 
@@ -83,16 +91,17 @@ JobId = Annotated[str, StringConstraints(pattern=_ID)]
 """Letters, digits, `.`, `_`, `-`. No `:`, which stands in the ids of specs and runs."""
 FactoryId = Annotated[str, StringConstraints(pattern=_ID)]
 QueueName = Annotated[str, StringConstraints(pattern=_QUEUE)]
-RequestId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+RequestId = Annotated[str, StringConstraints(pattern=_REQUEST)]
 """What rq allows in the id of an rq job."""
-Token = Annotated[str, StringConstraints(pattern=r"^[!-~]{1,128}$")]
+Token = Annotated[str, StringConstraints(pattern=_PRINTABLE)]
 """Any printable text: a forged token is to be told `lease_lost`, whatever it looks like."""
-Offer = Annotated[str, StringConstraints(pattern=r"^[^\s=<>!]{1,64}(=[^\x00-\x1f]{0,128})?$")]
+Offer = Annotated[str, StringConstraints(pattern=_OFFER)]
 """What a factory has: `key` or `key=value`."""
 Need = Annotated[str, StringConstraints(pattern=r"^[^\s=<>!]{1,64}((=|>=|<=|>|<)[^\x00-\x1f]{0,128})?$")]
 """What a job needs: `key`, `key=value`, or a comparison of numbers such as `mem_gb>=16`."""
 TERMS_BYTES_MAX = 4_096
 """The terms of one job, or of one factory, together: each different set of them is looked at by every claim."""
+_TOGETHER = f"Together at most {TERMS_BYTES_MAX:,} bytes (UTF-8)."
 
 
 def _terms(terms: _Terms) -> _Terms:
@@ -105,7 +114,6 @@ def _terms(terms: _Terms) -> _Terms:
 
 # `fail_fast`, here and elsewhere: what is said of an item costs far more than to read it, and a message has room for
 # forty thousand.
-_TOGETHER = f"Together at most {TERMS_BYTES_MAX:,} bytes (UTF-8)."
 Offers = Annotated[
     tuple[Offer, ...], Field(max_length=64, fail_fast=True, description=_TOGETHER), AfterValidator(_terms)
 ]
@@ -117,7 +125,7 @@ FairnessKey = Annotated[str, StringConstraints(min_length=1, max_length=128, pat
 LockKey = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f]+$")]
 ConcurrencyKey = Annotated[str, StringConstraints(pattern=_KEY)]
 """What jobs share whose number at once an operator may limit: `gpu`."""
-LimitName = Annotated[str, StringConstraints(pattern=r"^(queue|key|factory):[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")]
+LimitName = Annotated[str, StringConstraints(pattern=_LIMIT)]
 """`queue:builds`, `key:gpu`, `factory:mac-1`."""
 LabelName = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 LabelText = Annotated[str, StringConstraints(max_length=256)]

@@ -110,7 +110,8 @@ def _problem(reply: "Reply") -> str:
     reasons = body.get("reasons") or ([reply.reason.value] if reply.reason else [])
     text = reply.answer.value + (f" ({', '.join(map(str, reasons))})" if reasons else "")
     facts = [f"{kind} {body[field]}" for field, (kind, _) in _LISTS.items() if body.get(field) is not None]
-    facts += [f"{name} {body[name]}" for name in ("state", "outcome", "epoch", "detail") if body.get(name) is not None]
+    facts += [f"{name} {body[name]}" for name in ("state", "outcome", "epoch") if body.get(name) is not None]
+    facts += [str(body["detail"])] if body.get("detail") is not None else []
     if body.get("why"):
         facts.append(f'because "{body["why"]}"')
     if reply.answer is Word.DRAINING and body.get("until_ms"):

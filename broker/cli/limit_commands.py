@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from broker.answers import Word
-from broker.cli import options
 from broker.cli.asking import AS_OPERATOR, LOOKING, Ask, asks
 from broker.cli.exits import EXITS
 from broker.cli.output import complain, emit, moment, table
@@ -114,7 +113,9 @@ def list_limits(
 def pause(
     ask: Ask,
     queue: QueueName,
-    reason: options.Why = None,
+    reason: Annotated[
+        str | None, typer.Option("--reason", metavar="TEXT", help="Told to whoever asks for its work.")
+    ] = None,
 ) -> int:
     """Hand out no more work of a queue; whoever holds some of it goes on."""
     with ask.connected() as client:

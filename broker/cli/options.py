@@ -33,13 +33,14 @@ def milliseconds(text: str | int) -> int:
 
 
 def moment(text: str | int) -> int:
-    """Unix milliseconds of a time such as `2026-01-31T18:00:00Z`."""
+    """Unix milliseconds of a time such as `2026-01-31T18:00:00Z`, or `+10m` from now."""
     if isinstance(text, int):
         return text
+    from broker.clock import host_now_ms
     from broker.jobfile import moment_ms
 
     try:
-        return moment_ms(text, None)
+        return moment_ms(text, host_now_ms())
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
 

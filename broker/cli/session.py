@@ -106,7 +106,7 @@ def _arguments(target: Target) -> tuple[str, dict[str, Any]]:
     return url, {
         "factory_id": factory or ANONYMOUS,
         "incarnation": target.incarnation,
-        "wire": "intake" if settings.wire == "intake" else "rq",
+        "wire": settings.wire,
         "timeout_ms": TIMEOUT_MS if target.timeout_ms is None else target.timeout_ms,
         "password": None if password is None else password.get_secret_value(),
         "key": key,

@@ -99,7 +99,7 @@ def read_file(file: str, format: "Format | str | None", *, json: bool) -> "list[
 def _settings(pairs: list[str], options: dict[str, Any]) -> dict[str, Any]:
     """What `--set` says: a key of the job file's table each; and what the options that stand for such a key say."""
     from broker.clock import host_now_ms
-    from broker.jobfile import FieldFaults, submission_body
+    from broker.jobfile import KEYS, FieldFaults, submission_body
 
     fields = {key: value for key, value in options.items() if value is not None}
     for pair in pairs:
@@ -109,12 +109,14 @@ def _settings(pairs: list[str], options: dict[str, Any]) -> dict[str, Any]:
         if key in fields:
             raise typer.BadParameter(f"{key} stands twice", param_hint="--set")
         fields[key] = _value(key, text)
+    if unknown := sorted(fields.keys() - KEYS):
+        why = f"{', '.join(unknown)} can't be set: only keys that docs/job-files.md gives a meaning can"
+        raise typer.BadParameter(why, param_hint="--set")
     try:
         body = submission_body(fields, now_ms=host_now_ms())
     except FieldFaults as error:
         raise typer.BadParameter(str(error)) from error
-    if body.pop("payload") != {"params": {}, "body": ""}:
-        raise typer.BadParameter("only keys that docs/job-files.md gives a meaning can be set", param_hint="--set")
+    del body["payload"]  # it comes from the files
     return body
 
 

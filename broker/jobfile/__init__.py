@@ -1,6 +1,6 @@
 """Job files: what a person writes, as bodies of submissions, with the line of each fault."""
 
-from broker.jobfile.fields import FieldFaults, submission_body
+from broker.jobfile.fields import KEYS, FieldFaults, submission_body
 from broker.jobfile.jsontext import json_value
 from broker.jobfile.read import (
     Format,
@@ -14,6 +14,7 @@ from broker.jobfile.read import (
 from broker.jobfile.values import duration_ms, moment_ms
 
 __all__ = [
+    "KEYS",
     "FieldFaults",
     "Format",
     "JobFileError",

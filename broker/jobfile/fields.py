@@ -34,6 +34,14 @@ _RULES: Mapping[str, str] = {
     "labels": "a label's key has 1 to 64 characters, its value at most 256",
 }
 """How the patterns of `SubmitBody` read in words."""
+_SPANS: Mapping[str, str] = {
+    "timeout": "at most 365 days",
+    "run_timeout": "at most 365 days",
+    "stuck_after": "at most 365 days",
+    "ttl": "from 1 s to 24 h",
+    "not_before": "a time between 1970 and 2100",
+}
+"""How the limits of `SubmitBody` read that stand there in milliseconds."""
 
 Reader = Callable[[JsonValue], Any]
 
@@ -79,7 +87,7 @@ def submission_body(
         body["payload"] = _payload({key: value for key, value in fields.items() if key not in readers}, text)
     except ValueError as error:
         faults.append(("payload", str(error)))
-    faults += _outside_limits(body, written_as)
+    faults += _outside_limits(body, written_as, fields)
     if faults:
         raise FieldFaults(tuple(faults))
     return body
@@ -120,6 +128,10 @@ def _readers(now_ms: int | None) -> Mapping[str, tuple[str, Reader]]:
     }
 
 
+KEYS = frozenset(_readers(None))
+"""Those with a meaning; every other is a parameter."""
+
+
 def _payload(rest: dict[str, JsonValue], text: str | None) -> JsonValue:
     """What the job is about: every key that has no meaning here, and the text."""
     if text is not None:
@@ -135,7 +147,9 @@ def _payload(rest: dict[str, JsonValue], text: str | None) -> JsonValue:
     return {"params": rest, "body": body}
 
 
-def _outside_limits(body: Mapping[str, Any], written_as: Mapping[str, str]) -> list[tuple[str, str]]:
+def _outside_limits(
+    body: Mapping[str, Any], written_as: Mapping[str, str], fields: Mapping[str, JsonValue]
+) -> list[tuple[str, str]]:
     """The limits stand once, in `SubmitBody`; here they only get words."""
     faults = []
     if body.get("job_id") in body.get("depends_on", []):
@@ -145,7 +159,12 @@ def _outside_limits(body: Mapping[str, Any], written_as: Mapping[str, str]) -> l
     except ValidationError as error:
         for item in error.errors(include_url=False):
             wire = str(item["loc"][0])
-            faults.append((written_as.get(wire, wire), _reason(wire, item["type"], item["msg"], item["input"])))
+            key = written_as.get(wire, wire)
+            if key in _SPANS:  # written in units of a person's own
+                reason = f"{shown(fields[key])}: {_SPANS[key]}"
+            else:
+                reason = _reason(wire, item["type"], item["msg"], item["input"])
+            faults.append((key, reason))
     return faults
 
 

@@ -220,7 +220,8 @@ def test_a_second_start_of_a_factory_ends_what_the_first_one_held_and_the_first_
 def test_a_drain_until_a_time_that_is_past_is_told_not_to_stand(home: Home) -> None:
     told = home.run("factory", "drain", "past-1", "--until", "2020-01-01T00:00:00Z")[1]
     assert told == "factory past-1 does not drain: the end that was given is past\n"
-    assert home.run("factory", "drain", "past-1", "--for", "1h")[1].startswith("factory past-1 is draining until ")
+    for still in (("--for", "1h"), ("--until", "+1h")):
+        assert home.run("factory", "drain", "past-1", *still)[1].startswith("factory past-1 is draining until ")
 
 
 def test_a_lease_is_handed_over_by_command_to_an_agent_that_waits(home: Home, agent: Start) -> None:

@@ -48,7 +48,7 @@ def test_an_answer_says_what_it_is_about_and_what_to_do(
 def test_a_listing_that_is_refused_says_what_to_do_and_gives_the_answers_own_object() -> None:
     said: Any = reply(Answer(Word.UNAUTHORIZED, Reason.UNSIGNED, {"detail": "requests have to be signed here"}))
     refused = Refused(said)
-    assert str(refused) == "unauthorized (unsigned): detail requests have to be signed here"
+    assert str(refused) == "unauthorized (unsigned): requests have to be signed here"
     assert "BROKER_KEY_FILE" in refused.next_step
     assert refused.exit == 1
     assert (refused.shown()["answer"], refused.shown()["reason"]) == ("unauthorized", "unsigned")

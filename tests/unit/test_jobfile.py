@@ -151,6 +151,10 @@ def test_a_line_of_dashes_in_the_body_belongs_to_the_body() -> None:
         (front("a: 1", 'b: "\\U00110000"'), "job.md:3: is not valid YAML: an escape"),
         (front("a: 1", body="\ud800"), "job.md:4: holds half of a surrogate pair"),
         (front("a: 1", body="x" * 70_000), "job.md:1: payload: 70028 bytes of JSON; at most 65536"),
+        (front("id: a", "timeout: 366d"), "job.md:3: timeout: `366d`: at most 365 days"),
+        (front("ttl: 500ms"), "job.md:2: ttl: `500ms`: from 1 s to 24 h"),
+        (front("ttl_ms: 500"), "job.md:2: ttl_ms: `500`: input should be greater than or equal to 1000"),
+        (front("not_before: '2200-01-01T00:00Z'"), "job.md:2: not_before: `2200-01-01T00:00Z`: a time between 1970"),
     ],
     ids=lambda value: value[:40].encode("ascii", "replace").decode() if isinstance(value, str) else "",
 )

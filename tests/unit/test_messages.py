@@ -92,7 +92,7 @@ def test_an_operation_is_told_from_what_its_body_says_of_one(op: str) -> None:
         said = f'{{"op": "{other}"}}'
         first = f'{{"body": {{"payload": {said}}}, "op": "submit", {address}}}'
         assert parse(first) == parse(first.encode()) == parse(text("submit", {"payload": {"op": other}}))
-        with pytest.raises(Malformed, match="Unable to extract tag using discriminator 'op'"):
+        with pytest.raises(Malformed, match="no `op`, which says what is asked for"):
             parse(f'{{"body": {{"payload": {said}}}, {address}}}')
     plain = text(op, BODIES[op][1])
     assert parse(plain.replace('"op": ', '"op" :\t', 1)) == parse(plain)

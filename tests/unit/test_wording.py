@@ -10,7 +10,7 @@ import pytest
 from broker import queues
 from broker.client import InvalidRequest
 from broker.client.plain import Plain
-from broker.client.wording import Form, form
+from broker.client.wording import Form, check_request_id, form
 from broker.messages import BODY_BYTES_MAX, REQUESTS, ClaimBody, Envelope, PutScheduleBody, Submit
 from broker.queues import Message, Wire
 from broker.wire_types import Body
@@ -121,6 +121,9 @@ def test_every_kind_of_request_was_compared() -> None:
     [
         ("cancel", {"job_id": "a b"}, "job_id: 1 to 128 letters, digits, `.`, `_` or `-`, the first a letter or digit"),
         ("claim", {"queue": ""}, "queue: 1 to 64 letters, digits, `.`, `_` or `-`, the first a letter or digit"),
+        ("claim", {"offers": ["a b"]}, "offers.0: write key or key=value"),
+        ("remove_limit", {"limit": "builds"}, "limit: write queue:NAME, key:NAME or factory:NAME"),
+        ("renew", {"job_id": "a", "epoch": 1, "token": "a b"}, "token: 1 to 128 printable characters without spaces"),
         ("claim", {"wait_ms": -1}, "wait_ms: Input should be greater than or equal to 0"),
         ("put_schedule", {"name": "n", "cron": "x", "job": {}}, "'x' needs 5 fields: minute hour day month weekday"),
     ],
@@ -140,3 +143,9 @@ def test_a_body_whose_fields_are_too_long_together_is_refused_before_it_is_sent(
     assert len(written.encode()) <= BODY_BYTES_MAX
     with pytest.raises(InvalidRequest, match=f"at most {BODY_BYTES_MAX} are taken"):
         form(Submit).body({"payload": "x" * 65_000, "labels": labels})
+
+
+def test_a_request_id_that_is_none_is_told_so_in_words() -> None:
+    check_request_id("a-b_1")
+    with pytest.raises(InvalidRequest, match="request_id: 1 to 64 letters, digits, `_` or `-`"):
+        check_request_id("a b")
