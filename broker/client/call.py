@@ -113,6 +113,7 @@ class Call:
         "reply",
         "request_id",
         "trouble",
+        "unheard",
         "until_ms",
         "wake",
     )
@@ -152,6 +153,8 @@ class Call:
         self.reply: Reply | None = None
         self.trouble: Exception | None = None
         """Why the last attempt did not get to its queue, or may not have. Read and cleared by whoever waits."""
+        self.unheard: str | None = None
+        """Why its answer could not be read, where Redis refuses that."""
         self.wake: Waiter | None = None
         """Completed as there is something new to know: a reply, trouble, or that its time is over."""
 
@@ -284,6 +287,9 @@ class Call:
         what = f"{self._form.op}: no answer within {self._timeout_ms} ms"
         if not self._out and not self.repeats:
             return BrokerUnavailable(f"{what}: Redis can't be reached; nothing was sent; is it running?")
+        if self.unheard is not None:
+            what += f": Redis refuses to show it ({self.unheard}): a user of `broker acl` reads those of one factory"
+            return BrokerTimeout(what, request_id=self.request_id)
         return BrokerTimeout(f"{what}; is a broker worker running?", request_id=self.request_id)
 
 

@@ -251,6 +251,7 @@ class Exchange:
         except (RedisError, OSError) as error:
             if not self._closed.is_set():
                 log.warning("reply_channel_lost", error=str(error))
+                self._pending.lost(error)
                 self._away_until_ms = monotonic_ms() + int(self._lost.next_s() * 1000)
             return
         if texts:

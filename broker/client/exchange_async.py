@@ -198,6 +198,7 @@ class AsyncExchange:
                 await self._listener.listen(self._deliver)
             except (RedisError, OSError) as error:
                 log.warning("reply_channel_lost", error=str(error))
+                self._pending.lost(error)
                 await asyncio.sleep(self._lost.next_s())
             except Exception:  # a mistake of ours: without a reader no call would ever be answered again
                 log.error("reading_failed", exception=trace())

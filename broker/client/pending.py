@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
 import structlog
+from redis.exceptions import ResponseError
 
 from broker.answers import SAME_ID
 from broker.client.call import BrokerTime, Call, Waiter
@@ -37,6 +38,7 @@ class Pending:
         self._kept: dict[str, Leases] = {}
         self._kept_before: dict[str, Leases] = {}
         self._given_up: dict[str, Call] = {}
+        self._unheard: str | None = None
 
     def expect(self, call: Call, wake: Waiter) -> None:
         """Complete `wake` once `call` has its next reply. Several callers may wait for one request id.
@@ -52,6 +54,7 @@ class Pending:
 
     def forget(self, call: Call, *, abandoned: bool) -> None:
         """Nobody waits for `call` any more. `abandoned`: nobody will repeat it, so a late grant is given back."""
+        call.unheard = self._unheard
         waiting = self._waiting.get(call.request_id)
         if waiting is not None:
             if others := tuple([each for each in waiting if each is not call]):
@@ -64,6 +67,10 @@ class Pending:
                 self._given_up[call.request_id] = call
                 if len(self._given_up) > GIVEN_UP_MAX:
                     self.given_up()
+
+    def lost(self, error: Exception) -> None:
+        """The reply channel can't be read: where that is refused, whoever gets no answer is to know why."""
+        self._unheard = str(error) if isinstance(error, ResponseError) else None
 
     def given_up(self) -> list[Call]:
         """Claims that nobody waits for any more, and that may be granted still."""

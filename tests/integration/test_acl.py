@@ -1,5 +1,6 @@
 """Redis users as `broker acl` makes them: each does its own work through our own code, and nothing else."""
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,11 +12,12 @@ import redis
 from redis.exceptions import NoPermissionError
 
 from broker.acl import RedisRole, user_line
-from broker.client import BrokerUnavailable, Client, Reply
+from broker.client import AsyncClient, BrokerTimeout, BrokerUnavailable, Client, Reply
 from broker.queues import QUEUES
 from broker.settings import load
 from tests.caller import Caller
 from tests.fleet import Fleet
+from tests.home import Home
 from tests.processes import wait_for
 from workers.embedded import EmbeddedServer, start_embedded
 from workers.fleet_status import look
@@ -238,9 +240,28 @@ def test_a_factory_that_takes_anothers_name_gets_no_answer(guarded: Guarded) -> 
     # Without signatures the request itself is settled: Redis can't look into it (SECURITY.md).
     with (
         guarded.client("mac-1", factory="mac-10", timeout_ms=500) as thief,
-        pytest.raises(Exception, match="no answer"),
+        pytest.raises(BrokerTimeout, match=r"no answer within 500 ms: Redis refuses to show it \(NOPERM"),
     ):
         thief.job("one")
+
+
+def test_the_async_client_is_told_the_same(guarded: Guarded) -> None:
+    async def steal() -> None:
+        connecting = AsyncClient.connect(guarded.url("mac-1"), factory_id="mac-10", wire="intake", timeout_ms=500)
+        async with connecting as thief:
+            await thief.job("one")
+
+    with pytest.raises(BrokerTimeout, match="Redis refuses to show it"):
+        asyncio.run(steal())
+
+
+@pytest.mark.parametrize("command", ["status", "refused"])
+def test_a_command_that_a_user_has_no_right_to_says_so(guarded: Guarded, tmp_path: Path, command: str) -> None:
+    home = Home(tmp_path, {"BROKER_REDIS_URL": guarded.url("mac-1")})
+    status, _, err = home.run(command)
+    assert status == 1
+    assert "Redis refused: " in err
+    assert "`broker acl` prints those of each role" in err
 
 
 DENIED_TO_SERVERS: Sequence[Sequence[str | int]] = (

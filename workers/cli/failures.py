@@ -40,6 +40,22 @@ def _described(error: Exception) -> CommandError | None:
         case DaemonError():
             return CommandError(str(error), "see `broker doctor`, and the logs in the state folder")
         case RedisError():
-            return CommandError(f"Redis: {error}", "start it, or set BROKER_REDIS_URL to one that answers")
+            return of_redis(error)
         case _:
             return None
+
+
+def of_redis(error: Exception) -> CommandError:
+    """What Redis refused, or that there is none."""
+    from redis.exceptions import AuthenticationError, ResponseError
+
+    match error:
+        case AuthenticationError():
+            step = "give the one of the URL's user, or of `default`: BROKER_REDIS_PASSWORD_FILE"
+            return CommandError(f"Redis refused the password: {error}", step)
+        case ResponseError():
+            step = "ask as a user that may, or give this one the right: `broker acl` prints those of each role"
+            return CommandError(f"Redis refused: {error}", step)
+        case _:
+            step = 'run "broker up" or set BROKER_REDIS_URL; `broker doctor` looks closer'
+            return CommandError(f"Redis is not reachable: {error}", step)

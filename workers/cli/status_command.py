@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from workers.fleet_status import Serving
 
 
+_START = 'run "broker up" or set BROKER_REDIS_URL; `broker doctor` looks closer'
+
+
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command(rich_help_panel="Operation")(status)
@@ -40,10 +43,12 @@ def _found(settings: "Settings") -> dict[str, Any]:
     """The `--json` shape."""
     from redis.exceptions import RedisError
 
+    from broker.cli.errors import CommandError
     from broker.redis_urls import without_password
     from workers.children import read_statuses
+    from workers.cli.failures import of_redis
     from workers.fleet_status import look
-    from workers.runtime import StartError, connect_redis
+    from workers.runtime import connect_redis
     from workers.state_dir import StateDir
 
     state = StateDir(settings.state_dir.expanduser().absolute())  # as it is: to look must not make it
@@ -52,20 +57,21 @@ def _found(settings: "Settings") -> dict[str, Any]:
     url = settings.redis_url or (endpoint.redis_url if endpoint is not None else None)
     problem, serving = None, None
     if url is None:
-        problem = f"no broker runs in {settings.state_dir}"
+        problem = CommandError(f"no broker runs in {settings.state_dir}", _START)
     else:
         try:
             redis = connect_redis(settings.model_copy(update={"redis_url": url}))
             with redis:
                 serving = look(redis)
-        except (RedisError, StartError) as error:
-            problem = f"Redis is not reachable: {error}"
+        except RedisError as error:
+            problem = of_redis(error)
     alive = serving.alive(within_ms=settings.takeover_ms) if serving is not None else []
     if serving is not None and not alive:
-        problem = "no worker serves"
+        problem = CommandError("no worker serves", _START)
     return {
         "up": problem is None,
-        "problem": problem,
+        "problem": None if problem is None else str(problem),
+        "next": None if problem is None else problem.next_step,
         "state_dir": str(state.path),
         "redis_url": url and without_password(url, instead="…"),
         "datastore_url": without_password(endpoint.datastore_url, instead="…") if endpoint is not None else None,
@@ -114,4 +120,4 @@ def _tell(found: dict[str, Any]) -> None:
         ]
         table(("PROCESS", "PID", "ALIVE", "RESTARTS", "UP SINCE"), rows)
     if found["problem"] is not None:
-        complain(found["problem"], 'run "broker up" or set BROKER_REDIS_URL; `broker doctor` looks closer')
+        complain(found["problem"], found["next"])
