@@ -14,7 +14,7 @@ from broker.answers import Answer, Reason, Word
 from broker.keyring import CACHED_MAX, FORWARDED, Keyring, Standing
 from broker.messages import Request
 from broker.parsing import Malformed, parse, sender_of
-from broker.permits import permitted
+from broker.permits import in_words, permitted
 from broker.signing import UNSEALED, Key, KeyId, NotSigned, Seal
 from datastore import DatastoreError
 from datastore.value import Value
@@ -194,7 +194,7 @@ def _check_owner(owner: KeyId, request: Request, seal: Seal) -> None:
         why = f"signed with a key of {owner.factory}, for another factory"
         raise sealed(Unauthorized(Reason.FOREIGN_FACTORY, why, sender=sender), seal)
     if not permitted(owner, request):
-        why = f"{request.op} is not for a key with the role {owner.role}"
+        why = f"{in_words(owner, request)} is not for a key with the role {owner.role}"
         raise sealed(Unauthorized(Reason.NOT_PERMITTED, why, sender=sender), seal)
 
 

@@ -33,6 +33,14 @@ def permitted(key_id: KeyId, request: Request) -> bool:
     return own and getattr(request.body, "factory", None) == key_id.factory
 
 
+def in_words(key_id: KeyId, request: Request) -> str:
+    """What the owner of this key asks for and may not, where the operation alone does not tell."""
+    if isinstance(request, Submit) and _cancels(request) and "submit" in PERMITS.get(key_id.role, ()):
+        return "a submission that cancels other jobs (supersedes, or unique with replace)"
+    own = key_id.role is Role.FACTORY and request.op in _OF_ITSELF
+    return f"{request.op} of another factory" if own else request.op
+
+
 def _cancels(request: Submit) -> bool:
     """Whether a submission cancels jobs of others that wait."""
     body = request.body

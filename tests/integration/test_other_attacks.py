@@ -84,6 +84,7 @@ def test_a_factory_does_not_cancel_by_submitting_what_it_may_not_cancel_by_askin
         with pytest.raises(Unauthorized) as refused:
             gate.admit(signed(key, envelope("submit", body=body)))
         assert refused.value.answer.reason is Reason.NOT_PERMITTED
+        assert "a submission that cancels other jobs" in str(refused.value)
         assert gate.admit(signed(gate.key(role=Role.SUBMITTER), envelope("submit", body=body)))
     assert gate.admit(signed(key, envelope("submit", body={"unique": {"key": "deploy", "policy": "join"}})))
 

@@ -216,7 +216,9 @@ def test_a_role_may_ask_for_its_own_operations(role: Role, may: list[str], may_n
 def test_a_factory_drains_itself_and_no_other() -> None:
     gate = Gate()
     text = envelope("drain_factory", body={"factory": "mac-2"})
-    assert gate.refusal(signed(gate.key(), text)).answer.reason is Reason.NOT_PERMITTED
+    refused = gate.refusal(signed(gate.key(), text))
+    assert refused.answer.reason is Reason.NOT_PERMITTED
+    assert "drain_factory of another factory is not for a key with the role factory" in str(refused)
 
 
 def test_a_signed_request_that_is_malformed_is_told_so_under_its_key() -> None:
