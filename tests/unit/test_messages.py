@@ -324,3 +324,18 @@ def test_a_list_is_read_no_further_than_its_first_fault(op: str, name: str, item
         parse(text(op, {name: [item] * 20_000}))
     assert f"{name}.0" in str(told.value)
     assert f"{name}.1" not in str(told.value), "each fault costs: forty thousand leases of nothing took seconds"
+
+
+@pytest.mark.parametrize(
+    ("op", "body", "told"),
+    [
+        ("claim", {"queue": "a b"}, "claim.body.queue: 1 to 64 letters, digits, "),
+        ("claim", {"job_id": "a", "count": 2}, "claim.body: count is for a claim without job_id"),
+    ],
+)
+def test_a_malformed_request_is_told_what_is_wrong_without_the_terms_of_the_library(
+    op: str, body: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(Malformed) as refused:
+        parse(text(op, body))
+    assert str(refused.value).startswith(told)
