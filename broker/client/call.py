@@ -142,7 +142,7 @@ class Call:
         self._fields = body
         self._body = self._form.body(body)
         self._address = address
-        self._patience_ms = int(body.get("wait_ms", 0)) if self.is_claim else 0
+        self._patience_ms = int(body["wait_ms"]) if self.waits else 0
         self._timeout_ms = timeout_ms + self._patience_ms
         self.until_ms = now_ms + self._timeout_ms
         self.first_sent_ms = now_ms
@@ -205,7 +205,7 @@ class Call:
     @property
     def waits(self) -> bool:
         """Whether it is a claim that the broker may keep waiting."""
-        return self.is_claim and bool(self._fields.get("wait_ms"))
+        return self.is_claim and self._fields.get("job_id") is None and bool(self._fields.get("wait_ms"))
 
     @property
     def out(self) -> bool:

@@ -53,6 +53,14 @@ def test_a_request_id_of_the_callers_own_may_have_been_sent_before() -> None:
         repeated.answer()
 
 
+def test_only_a_claim_that_may_be_kept_waiting_is_sent_again_later_for_its_wait() -> None:
+    ends = [
+        call(**body).attempt_ends_ms(1_000, 3_000, None)
+        for body in ({"wait_ms": 5_000}, {"wait_ms": 5_000, "job_id": "job"}, {"job_id": None, "wait_ms": 5_000}, {})
+    ]
+    assert ends == [9_000, 4_000, 9_000, 4_000]
+
+
 def test_an_attempt_that_was_never_sent_is_not_counted() -> None:
     retried = call()
     assert [parse(retried.next_attempt(1_000, BrokerTime()).text).attempt for _ in range(3)] == [1, 1, 1]
