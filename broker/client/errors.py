@@ -45,7 +45,7 @@ class BrokerTimeout(ClientError):
 
 
 class RequestRefused(ClientError):
-    """The broker answered and did not do it. `reply` holds the answer."""
+    """The broker answered and did not do it, or does not know (`outcome_unknown`). `reply` holds the answer."""
 
     def __init__(self, reply: Reply) -> None:
         super().__init__(f"the broker answered {reply.summary}")
@@ -67,4 +67,7 @@ class LeaseLost(ClientError):
 
 
 class ClientClosed(ClientError):
-    """This client is closed, or was made by another process: a fork must open its own. Nothing was sent."""
+    """This client is closed, or was made by another process: a fork must open its own.
+
+    Nothing was sent, unless it was closed while the request was on its way: that may have taken effect.
+    """
