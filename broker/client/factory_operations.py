@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from broker.client.operations import Operations, T_co
+from broker.client.wording import listed
 from broker.messages import (
     DrainFactory,
     GetFactory,
@@ -29,7 +30,8 @@ class FactoryOperations(Operations[T_co]):
 
         `conflict (restarted)`: a later start has replaced this one. Claims that name no offers make these.
         """
-        body = {"capacity": capacity, "version": version, "offers": tuple(offers), "asked_ms": self._broker_ms()}
+        body = {"capacity": capacity, "version": version, "offers": listed("offers", offers)}
+        body["asked_ms"] = self._broker_ms()
         return self._ask(RegisterFactory, body, request_id=request_id, timeout_ms=timeout_ms)
 
     def drain(

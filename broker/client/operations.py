@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
+from broker.client.wording import listed
 from broker.documents import State
 from broker.lease_bodies import RenewBody
 from broker.messages import (
@@ -101,14 +102,13 @@ class Operations(ABC, Generic[T_co]):
         The rest is as in docs/job-files.md.
         """
         given: dict[str, Any] = {"job_id": job_id, "not_before_ms": not_before_ms, "timeout_ms": deadline_in_ms}
-        given |= {"prefers": prefers, "fairness_key": fairness_key}
+        given |= {"prefers": prefers, "fairness_key": fairness_key, "on_parent_failure": on_parent_failure}
         given |= {"ttl_ms": ttl_ms, "max_failures": max_failures, "max_expiries": max_expiries, "labels": labels}
         given |= {"run_timeout_ms": run_timeout_ms, "stuck_after_ms": stuck_after_ms, "on_stuck": on_stuck}
-        given |= {"on_parent_failure": on_parent_failure, "supersedes": supersedes}
-        given["unique"] = {"key": unique} if isinstance(unique, str) else unique
+        given |= {"supersedes": supersedes, "unique": {"key": unique} if isinstance(unique, str) else unique}
         body: dict[str, Any] = {"payload": payload, "queue": queue, "priority": priority}
-        body |= {"requires": tuple(requires), "locks": tuple(locks), "concurrency": tuple(concurrency)}
-        body |= {"depends_on": tuple(depends_on)}
+        body |= {"requires": listed("requires", requires), "locks": listed("locks", locks)}
+        body |= {"concurrency": listed("concurrency", concurrency), "depends_on": listed("depends_on", depends_on)}
         body |= {name: value for name, value in given.items() if value is not None}
         return self._ask(Submit, body, request_id=request_id, timeout_ms=timeout_ms)
 
@@ -135,7 +135,7 @@ class Operations(ABC, Generic[T_co]):
         so many jobs (64 at most) in one request; the leases, each with its own epoch and token, are the reply's
         `grants`. To hold a lease while working, use `lease()`.
         """
-        body: dict[str, Any] = {"job_id": job_id, "queue": queue, "offers": tuple(offers), "ttl_ms": ttl_ms}
+        body: dict[str, Any] = {"job_id": job_id, "queue": queue, "offers": listed("offers", offers), "ttl_ms": ttl_ms}
         body["wait_ms"], body["count"], body["expected_etag"] = wait_ms, count, expected_etag
         return self._ask(Claim, body, request_id=request_id, timeout_ms=timeout_ms)
 
@@ -391,7 +391,7 @@ class Operations(ABC, Generic[T_co]):
         refused}`. `offers`: of the factory; None: those of its last claim.
         """
         body: dict[str, Any] = {"job_id": job_id, "factory": factory, "queue": queue}
-        body["offers"] = None if offers is None else tuple(offers)
+        body["offers"] = None if offers is None else listed("offers", offers)
         return self._ask(Explain, body, request_id=request_id, timeout_ms=timeout_ms)
 
 

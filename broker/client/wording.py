@@ -1,6 +1,6 @@
 """Turns a request's arguments into its text. Validated once, for the body; what surrounds it was validated before."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -50,6 +50,17 @@ class Form:
 def form(kind: type[Envelope]) -> Form:
     """The form for this kind of request."""
     return Form(kind)
+
+
+def listed(name: str, given: Iterable[str]) -> tuple[str, ...]:
+    """A list of texts as it is sent. One text is none, though Python would take it for the list of its letters.
+
+    Raises:
+      InvalidRequest: it is one text.
+    """
+    if isinstance(given, str):
+        raise InvalidRequest(f"{name}: a list of texts is expected, not one: write [{given!r}]")
+    return tuple(given)
 
 
 def check_request_id(request_id: str) -> None:

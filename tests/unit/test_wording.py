@@ -9,6 +9,7 @@ import pytest
 
 from broker import queues
 from broker.client import InvalidRequest
+from broker.client.factory_operations import FactoryOperations
 from broker.client.plain import Plain
 from broker.client.wording import Form, check_request_id, form
 from broker.messages import BODY_BYTES_MAX, REQUESTS, ClaimBody, Envelope, PutScheduleBody, Submit
@@ -35,6 +36,19 @@ def outcome(write: Callable[[dict[str, Any]], str], given: dict[str, Any]) -> An
         return json.loads(write(given))
     except InvalidRequest as error:
         return str(error)
+
+
+class Asked(FactoryOperations[Any]):
+    """The operations of a client that has nobody to ask."""
+
+    def _ask(self, *asked: Any, **how: Any) -> Any:
+        return asked, how
+
+    def _broker_ms(self) -> int | None:
+        return None
+
+
+asked = Asked()
 
 
 class Nothing(Plain):
@@ -149,3 +163,20 @@ def test_a_request_id_that_is_none_is_told_so_in_words() -> None:
     check_request_id("a-b_1")
     with pytest.raises(InvalidRequest, match="request_id: 1 to 64 letters, digits, `_` or `-`"):
         check_request_id("a b")
+
+
+@pytest.mark.parametrize(
+    ("ask", "name"),
+    [
+        (lambda: asked.submit(requires="gpu"), "requires"),
+        (lambda: asked.submit(locks="repo"), "locks"),
+        (lambda: asked.submit(concurrency="gpu"), "concurrency"),
+        (lambda: asked.submit(depends_on="lint"), "depends_on"),
+        (lambda: asked.claim(offers="gpu"), "offers"),
+        (lambda: asked.explain("job", offers="gpu"), "offers"),
+        (lambda: asked.register(offers="gpu"), "offers"),
+    ],
+)
+def test_one_text_is_not_taken_for_the_list_of_its_letters(ask: Callable[[], Any], name: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"{name}: a list of texts is expected, not one: write"):
+        ask()
