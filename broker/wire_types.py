@@ -75,6 +75,7 @@ _KEY = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$"
 _REQUEST = r"^[A-Za-z0-9_-]{1,64}$"
 _PRINTABLE = r"^[!-~]{1,128}$"
 _OFFER = r"^[^\s=<>!]{1,64}(=[^\x00-\x1f]{0,128})?$"
+_NEED = r"^[^\s=<>!]{1,64}((=|>=|<=|>|<)[^\x00-\x1f]{0,128})?$"
 _LIMIT = r"^(queue|key|factory):[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$"
 IN_WORDS = {
     _ID: "1 to 128 letters, digits, `.`, `_` or `-`, the first a letter or digit",
@@ -83,6 +84,7 @@ IN_WORDS = {
     _REQUEST: "1 to 64 letters, digits, `_` or `-`",
     _PRINTABLE: "1 to 128 printable characters without spaces, as it stands in the grant",
     _OFFER: "write key or key=value: a key of at most 64 characters, none of them a space or one of `=<>!`",
+    _NEED: "write key, key=value or key>=number: a key of at most 64 characters, none of them a space or one of `=<>!`",
     _LIMIT: "write queue:NAME, key:NAME or factory:NAME, of letters, digits, `/`, `.`, `_` or `-`",
 }
 """What a person is told who has written a name that does not match the pattern."""
@@ -97,7 +99,7 @@ Token = Annotated[str, StringConstraints(pattern=_PRINTABLE)]
 """Any printable text: a forged token is to be told `lease_lost`, whatever it looks like."""
 Offer = Annotated[str, StringConstraints(pattern=_OFFER)]
 """What a factory has: `key` or `key=value`."""
-Need = Annotated[str, StringConstraints(pattern=r"^[^\s=<>!]{1,64}((=|>=|<=|>|<)[^\x00-\x1f]{0,128})?$")]
+Need = Annotated[str, StringConstraints(pattern=_NEED)]
 """What a job needs: `key`, `key=value`, or a comparison of numbers such as `mem_gb>=16`."""
 TERMS_BYTES_MAX = 4_096
 """The terms of one job, or of one factory, together: each different set of them is looked at by every claim."""

@@ -136,6 +136,7 @@ def test_every_kind_of_request_was_compared() -> None:
         ("cancel", {"job_id": "a b"}, "job_id: 1 to 128 letters, digits, `.`, `_` or `-`, the first a letter or digit"),
         ("claim", {"queue": ""}, "queue: 1 to 64 letters, digits, `.`, `_` or `-`, the first a letter or digit"),
         ("claim", {"offers": ["a b"]}, "offers.0: write key or key=value"),
+        ("submit", {"requires": ["a b"]}, "requires.0: write key, key=value or key>=number"),
         ("remove_limit", {"limit": "builds"}, "limit: write queue:NAME, key:NAME or factory:NAME"),
         ("renew", {"job_id": "a", "epoch": 1, "token": "a b"}, "token: 1 to 128 printable characters without spaces"),
         ("claim", {"wait_ms": -1}, "wait_ms: Input should be greater than or equal to 0"),
