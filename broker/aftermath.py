@@ -101,14 +101,15 @@ def follow_up(context: Context, connection: Redis, batch: Sequence[Settled], *, 
     `descent`: jobs that have ended and others wait for. What it misses, because another worker was between two of its
     steps, the sweep finds.
     """
-    claim_next.recheck(connection, _parked_for_jobs(context, batch, now_ms))
+    parked = _parked_for_jobs(context, batch, now_ms)
+    claim_next.recheck(connection, parked)
     changes = [change for settled in batch for change in settled.changes]
     changes += look_at_new(context, connection, changes, descent=descent, now_ms=now_ms)
     keys = lock_waits.given_up(changes)
     keys += [key for settled in batch for key in settled.freed]
     keys += _now_free(context, batch, now_ms)
     _let_through(context, connection, changes, freed=keys)
-    claim_next.pass_on(connection, _woken_in_vain(batch, now_ms))
+    claim_next.pass_on(connection, [*filter(claim_next.waited, parked), *_woken_in_vain(batch, now_ms)])
     for settled in batch:
         if (factory := _unsettled_factory(settled)) is not None:
             recall(connection, factory)

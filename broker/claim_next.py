@@ -32,6 +32,8 @@ WAIT_ENDS = "broker:waiting:ends"
 """Sorted set: request id by the end of its wait, broker time."""
 EXPIRE_MAX = 256
 """Waits ended in one call."""
+REST_MAX = 16
+"""Sets of jobs looked at beside those that fit, where claims were woken and got nothing. The sweep looks at all."""
 LOOKS_MAX = 20_000
 """Looks at sets of waiting claims in one call; what is left, the next call and the sweep do."""
 
@@ -247,21 +249,33 @@ def recheck(connection: Redis, parked: Sequence[Claim]) -> None:
 
 
 def pass_on(connection: Redis, claims: Sequence[Claim]) -> None:
-    """Wake others for the ready jobs that would fit these, once for each of these."""
+    """Wake others for ready jobs, once for each of these, which were woken and got none.
+
+    It is for jobs that would fit these, or that somebody left for a better one: some of the rest are looked at.
+    """
     if not claims:
         return
     sets = _sets(connection, index.READY, [claim.body.queue for claim in claims])
-    fitting = Counter(
-        (claim.body.queue, terms)
-        for claim in claims
-        for terms, _ in index.serving(canonical(claim.body.offers), sets[claim.body.queue])
-    )
+    rest = _some_sets(connection, sets)
+    wanted: Counter[tuple[str, str]] = Counter()
+    for claim in claims:
+        queue = claim.body.queue
+        fitting = index.serving(canonical(claim.body.offers), sets[queue])
+        wanted.update((queue, terms) for terms in {*rest[queue], *(terms for terms, _ in fitting)})
     with connection.pipeline(transaction=False) as pipe:
-        for queue, terms in fitting:
+        for queue, terms in wanted:
             pipe.exists(index.members_key(index.READY, queue, terms))
         there = pipe.execute()
-    ready = Counter({wants: count for (wants, count), some in zip(fitting.items(), there, strict=True) if some})
+    ready = Counter({wants: count for (wants, count), some in zip(wanted.items(), there, strict=True) if some})
     wake(connection, list(ready.elements()))
+
+
+def _some_sets(connection: Redis, queues: Iterable[str]) -> dict[str, list[str]]:
+    """Of each queue up to `REST_MAX` sets of jobs, drawn by Redis."""
+    with connection.pipeline(transaction=False) as pipe:
+        for queue in queues:
+            pipe.srandmember(index.sets_key(index.READY, queue), REST_MAX)
+        return dict(zip(queues, map(index.names, pipe.execute()), strict=True))
 
 
 def end_waits(connection: Redis, now_ms: int) -> int:

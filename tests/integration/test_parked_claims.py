@@ -210,6 +210,24 @@ def test_a_waiter_that_may_not_have_the_job_is_woken_in_vain_and_the_next_one_in
     assert other.replies(claim, deadline_ms=1_000)[0]["body"]["job_id"] == "a"
 
 
+def test_a_job_that_its_waiter_left_for_a_better_one_wakes_another(broker: InProcess) -> None:
+    waiters = []
+    for offers in (["gpu"], [], ["gpu"]):
+        waiters.append(park(broker, offers=offers))
+        broker.clock.advance(1)
+    strong, plain, other = waiters
+    job = broker.caller.make("submit", job_id="gpu", requires=["gpu"])
+    broker.caller.send(job)
+    broker.finish(broker.settle(broker.take("w1").entries))
+    woken = broker.take("w1")  # for this job; before it is settled a better one comes, for which the plain one is woken
+    broker.caller.send(broker.caller.make("submit", job_id="better", priority=1))
+    broker.finish(broker.settle(broker.take("w2").entries))
+    broker.finish(broker.settle(woken.entries))
+    assert answer(broker, strong)["body"]["job_id"] == "better"
+    assert answer(broker, other)["body"]["job_id"] == "gpu"
+    assert not broker.caller.has_reply(plain)
+
+
 def test_a_job_that_appears_just_before_the_claim_is_parked_is_not_missed(broker: InProcess) -> None:
     claim = _nothing_found_then_a_job(broker)
     assert answer(broker, claim)["body"]["job_id"] == "a"
