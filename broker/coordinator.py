@@ -159,9 +159,9 @@ def redrive(context: Context, job_id: str, *, request_id: str, by: str, now_ms: 
     def write(store: Datastore, job: Job, changes: Mapping[str, Any], *, write_id: str) -> JobUpdate | Denied:
         if changes:  # otherwise a refusal is only made sure of, which is about no key
             if job.unique is not None:
-                admitted = keys.take(context, job.unique, job_id, now_ms=now_ms)
-                if isinstance(admitted, keys.Busy):
-                    return Denied(not_unique(admitted.owner), changes=admitted.changes)
+                made: list[Change] = []
+                if (owner := keys.take(context, job.unique, job_id, made, now_ms=now_ms)) is not None:
+                    return Denied(not_unique(owner), changes=tuple(made))
             if job.supersedes is not None:
                 keys.note_redriven(context, job.supersedes, job_id)
         return repository.rev_update_job(store, job, changes, write_id=write_id)

@@ -18,7 +18,6 @@ from broker.documents import WAITING, Job
 from broker.settlement import Change, Context, Judge, judge_and_write
 from datastore import Conflict, Corrupt, Document, Expected, NotFound, Ok, OutcomeUnknown, Unavailable
 from datastore.confirm import confirmed_create, confirmed_update
-from datastore.value import Value
 
 log = structlog.get_logger(__name__)
 
@@ -30,20 +29,6 @@ REDRIVEN_MAX = 64
 """Jobs of one superseding key that were redriven, and that the next newer one supersedes with the one before it."""
 JOINED_MAX = 32
 """Requests that a key remembers to have pointed to a job of it: a resend is pointed there again (I6)."""
-
-
-class Owned(Value, frozen=True):
-    """The key is the asker's."""
-
-    changes: tuple[Change, ...]
-    """Jobs that were cancelled for it."""
-
-
-class Busy(Value, frozen=True):
-    """The key is another job's, which is not terminal; or this is the job that the request has joined before."""
-
-    owner: Job
-    changes: tuple[Change, ...]
 
 
 def key_id(use: str, key: str) -> str:
@@ -87,53 +72,62 @@ def joined_before(context: Context, key: str, join: Asked) -> Job | None:
 
 
 def take(
-    context: Context, key: str, job_id: str, *, replace: bool = False, join: Asked | None = None, now_ms: int
-) -> Owned | Busy:
-    """Make a unique key `job_id`'s, unless a live job has it. `replace` cancels one that waits; `join` joins it.
+    context: Context,
+    key: str,
+    job_id: str,
+    changes: list[Change],
+    *,
+    replace: bool = False,
+    join: Asked | None = None,
+    now_ms: int,
+) -> Job | None:
+    """Make a unique key `job_id`'s, unless a live job has it, or this request has joined one before: that job.
+
+    `replace` cancels one that waits; `join` joins it. `changes`: what else is changed is added there, whatever fails.
 
     Raises:
       NotApplied: it was not taken; jobs may have been cancelled for it.
       OutcomeUnknown: it may have been; asking again is harmless.
     """
-    changes: list[Change] = []
     for _ in range(KEY_WRITES_MAX):
         document = _read(context, key_id("unique", key), {"key": key, "job_id": None})
         # Another copy of this request may have joined a job meanwhile.
         if join is not None and (before := _joined_before(context, document, join)) is not None:
-            return Busy(before, tuple(changes))
+            return before
         owner_id = _owner(document)
         if owner_id is not None and owner_id != job_id:
             live = _alive(context, owner_id, job_id, changes, replace=replace, now_ms=now_ms)
             if live is not None and join is not None and (live := _joined(context, document, live, join)) is None:
                 continue
             if live is not None:
-                return Busy(live, tuple(changes))
+                return live
         if _changed(context, document, {"job_id": job_id, "since_ms": now_ms}):
-            return Owned(tuple(changes))
+            return None
     raise Unavailable(f"key {key!r}: {KEY_WRITES_MAX} swaps in a row lost")
 
 
-def supersede(context: Context, job: Job, *, now_ms: int) -> tuple[Change, ...]:
+def supersede(context: Context, job: Job, changes: list[Change], *, now_ms: int) -> None:
     """Make `job` the newest of its key; those before it give way, or itself where a newer one is there.
 
-    Once only: what an operator has redriven since is left alone, however often this is asked again.
+    Once only: what an operator has redriven since is left alone, however often this is asked again. `changes`: what is
+    changed is added there, whatever fails.
 
     Raises:
       NotApplied, OutcomeUnknown: some may still wait; the same request again is harmless.
     """
     assert job.supersedes is not None, "only for a job with the key"
     name = key_id("newest", job.supersedes)
-    changes: tuple[Change, ...] = ()
     for _ in range(KEY_WRITES_MAX):
         document = _read(context, name, _no_newest(job.supersedes))
         body: Mapping[str, Any] = document.body
         newest: str = body["job_id"]
         # What the newest one began is finished first, whoever asks: it may have died, and the key may forget it now.
-        changes += _all_superseded(context, _older(body), newest, now_ms)
+        _all_superseded(context, _older(body), newest, changes, now_ms)
         if newest == job.id:
-            return changes
+            return
         if (job.created_ms, job.id) < (body["since_ms"], newest):
-            return changes + _superseded(context, job.id, newest, now_ms, anew=False)
+            changes += _superseded(context, job.id, newest, now_ms, anew=False)
+            return
         named = {
             "job_id": job.id,
             "since_ms": job.created_ms,
@@ -143,7 +137,8 @@ def supersede(context: Context, job: Job, *, now_ms: int) -> tuple[Change, ...]:
         }
         if _changed(context, document, named):
             # The one before last too, which whoever named the last one may have left waiting.
-            return changes + _all_superseded(context, [body["before"], *_older(named)], job.id, now_ms)
+            _all_superseded(context, [body["before"], *_older(named)], job.id, changes, now_ms)
+            return
     raise Unavailable(f"key {job.supersedes!r}: {KEY_WRITES_MAX} swaps in a row lost")
 
 
@@ -177,10 +172,11 @@ def _older(body: Mapping[str, Any]) -> tuple[str, ...]:
     return (body["before"], *body.get("also", ()))
 
 
-def _all_superseded(context: Context, older: Sequence[str], by: str, now_ms: int) -> tuple[Change, ...]:
+def _all_superseded(context: Context, older: Sequence[str], by: str, changes: list[Change], now_ms: int) -> None:
     """Have each of these give way, once."""
-    names = [each for each in dict.fromkeys(older) if each != by]
-    return tuple(change for each in names for change in _superseded(context, each, by, now_ms))
+    for each in dict.fromkeys(older):
+        if each != by:
+            changes += _superseded(context, each, by, now_ms)
 
 
 def _superseded(context: Context, job_id: str, by: str, now_ms: int, *, anew: bool = True) -> tuple[Change, ...]:

@@ -35,8 +35,8 @@ def submit(context: Context, request: Submit, *, now_ms: int) -> Settlement:
 
     The same request id from the same factory again is a replay; another request for the same job id is
     `conflict {exists}`: who guesses the id of a request must not have another job taken for the one it names.
-    Where the job is there and the older ones of its key could not be told, it is `outcome_unknown`: the same request
-    again tells them.
+    Where it is cut off once its spec is stored, it is `outcome_unknown`: the same request again finishes it. What it
+    has changed until then is told.
 
     Raises:
       NotApplied: nothing was stored.
@@ -63,37 +63,39 @@ def submit(context: Context, request: Submit, *, now_ms: int) -> Settlement:
         if owner is not None and not (_replaces(body) and owner.state in WAITING):
             return Settlement(_has_the_key(body, owner))
     stored = repository.create_spec(context.store, spec, write_id=context.entropy.write_id())
+    changes: list[Change] = []
     try:
-        return _made_of(context, stored, request, now_ms)
-    except NotApplied as error:  # under another id it would meet this spec, and take the job of it for somebody else's
-        raise OutcomeUnknown(f"the spec of {job_id!r} is there, and its job is not made yet") from error
+        answer = _made_of(context, stored, request, changes, now_ms)
+    except (NotApplied, OutcomeUnknown):
+        # Its spec is there: under another id it would meet that, and take the job of it for somebody else's.
+        answer = Answer(Word.OUTCOME_UNKNOWN, Reason.STORE)
+    return Settlement(answer, tuple(changes))
 
 
-def _made_of(context: Context, stored: Spec, request: Submit, now_ms: int) -> Settlement:
-    """Make the job of a stored spec, once its key is free; perhaps it is made already."""
+def _made_of(context: Context, stored: Spec, request: Submit, changes: list[Change], now_ms: int) -> Answer:
+    """Make the job of a stored spec, once its key is free; perhaps it is made already. `changes`: what that changes."""
     body, job_id = request.body, stored.job_id
-    changes: tuple[Change, ...] = ()
     key = stored.job.get("unique")
     if key is not None and repository.read_job(context.store, job_id) is None:
-        admitted = keys.take(context, key, job_id, replace=_replaces(body), join=_joiner(request), now_ms=now_ms)
-        changes = admitted.changes
+        replace, join = _replaces(body), _joiner(request)
+        owner = keys.take(context, key, job_id, changes, replace=replace, join=join, now_ms=now_ms)
         # Another copy of this request may have had the key, and made the job, meanwhile.
-        if isinstance(admitted, keys.Busy) and repository.read_job(context.store, job_id) is None:
-            return Settlement(_has_the_key(body, admitted.owner), changes)
+        if owner is not None and repository.read_job(context.store, job_id) is None:
+            return _has_the_key(body, owner)
     # The stored spec may be another request's, cut off before its job was made: then that one is finished here.
     job, created = repository.create_job(context.store, job_id, stored.job, write_id=context.entropy.write_id())
     # Not only where it was created here: the worker that did may have died before the job was findable.
-    changes = (*changes, Change(None, job, new=created))
+    changes.append(Change(None, job, new=created))
     if job.supersedes is not None:
         try:
-            changes += keys.supersede(context, job, now_ms=now_ms)
+            keys.supersede(context, job, changes, now_ms=now_ms)
         except DatastoreError as error:  # whatever it is, the job is there: nobody may submit it under another id
             log.warning("older_jobs_not_told", job=job_id, error=str(error))
-            return Settlement(Answer(Word.OUTCOME_UNKNOWN, Reason.STORE), changes)
+            return Answer(Word.OUTCOME_UNKNOWN, Reason.STORE)
     facts = {"job_id": job_id, "state": job.state.value, "etag": job.document.etag}
     if (stored.request_id, stored.submitted_by) != (request.request_id, request.factory_id):
-        return Settlement(Answer(Word.CONFLICT, Reason.EXISTS, facts), changes)
-    return Settlement(Answer(Word.OK if created else Word.REPLAYED, body=facts), changes)
+        return Answer(Word.CONFLICT, Reason.EXISTS, facts)
+    return Answer(Word.OK if created else Word.REPLAYED, body=facts)
 
 
 def job_named(request: Submit) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 
 from broker import coordinator, submission
-from broker.answers import Answer
+from broker.answers import Answer, Word
 from broker.coordinator import Context, Settlement
 from broker.messages import Submit, SubmitBody, Unique
 from datastore import NotApplied, OutcomeUnknown
@@ -65,9 +65,11 @@ def until_applied(act: Callable[[], Settlement]) -> Answer:
     """As a client does: where a store fails, or a race was lost too often, send the same request again."""
     for _ in range(TRIES_MAX):
         try:
-            return act().answer
+            answer = act().answer
         except (NotApplied, OutcomeUnknown):
             continue
+        if answer.word is not Word.OUTCOME_UNKNOWN:
+            return answer
     raise AssertionError(f"{TRIES_MAX} tries in a row not applied")
 
 

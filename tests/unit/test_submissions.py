@@ -329,6 +329,26 @@ class NotWritten(Forwarding):
         return super().update_if_match(id, partition_key, expected, patch)
 
 
+def test_what_a_submission_has_changed_of_others_is_told_though_it_was_cut_off(desk: Desk) -> None:
+    desk.submit("replaced", unique={"key": "u"})
+    cut = submit(desk.on(NotWritten(desk.store, keys.key_id("unique", "u"))), "s1", **REPLACES)
+    assert (cut.answer.word, changed(cut)) == (Word.OUTCOME_UNKNOWN, {"replaced": State.CANCELLED})
+    assert submit(desk.context, "s1", **REPLACES).answer.word is Word.OK
+    for job in ("first", "second"):
+        desk.submit(job, supersedes="k")
+    desk.ask("redrive", job_id="first")
+    cut = submit(desk.on(NotWritten(desk.store, "second")), "s2", job_id="newer", supersedes="k", now_ms=NOW + 9)
+    assert cut.answer.word is Word.OUTCOME_UNKNOWN
+    assert changed(cut) == {"newer": State.READY, "first": State.CANCELLED}
+
+
+REPLACES: dict[str, Any] = {"job_id": "new", "unique": {"key": "u", "policy": "replace"}}
+
+
+def changed(settled: Settlement) -> dict[str, State]:
+    return {change.after.id: change.after.state for change in settled.changes}
+
+
 @pytest.mark.parametrize("settled_last", ["old", "new"])
 def test_a_submission_that_was_cut_off_before_the_older_job_gave_way_is_finished_by_its_resend(
     desk: Desk, settled_last: str
