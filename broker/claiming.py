@@ -234,7 +234,7 @@ def _with_spec(context: Context, settled: Settlement) -> Settlement:
         return settled
     try:
         submitted = repository.read_submitted(context.store, answer.body["job_id"])
-    except DatastoreError as error:
+    except DatastoreError:
         # The grant stands; only its answer can't be given. The same request id will get it, and nothing else may.
-        raise OutcomeUnknown(f"{answer.body['job_id']}: granted, but its spec can't be read now") from error
+        return Settlement(Answer(Word.OUTCOME_UNKNOWN, Reason.STORE), settled.changes)
     return Settlement(Answer(answer.word, answer.reason, {**answer.body, **submitted}), settled.changes)
