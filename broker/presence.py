@@ -40,8 +40,8 @@ comes behind it is for the next look.
 
 _TAKE_BACK = Script(
     """
--- KEYS: 1 grants to look after.  ARGV: now, at most, of how many bytes of replies.  Returns each reply that nobody has
--- read, taken off its channel
+-- KEYS: 1 grants to look after.  ARGV: now, at most, of how many bytes of replies, until when one must be read that is
+-- told now.  Returns each reply that nobody has read, taken off its channel
 local STEP = 8
 local unread, channels, room = {}, {}, tonumber(ARGV[3])
 
@@ -69,6 +69,10 @@ local function lying_on(channel)
   return channels[channel]
 end
 
+-- What may be read for longer was told before time was set back, or by nobody of ours: it shall not lie there for ever.
+for _, entry in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. ARGV[4], '+inf', 'LIMIT', 0, ARGV[2])) do
+  redis.call('ZADD', KEYS[1], ARGV[4], entry)
+end
 for _, entry in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'LIMIT', 0, ARGV[2])) do
   local is_json, known = pcall(cjson.decode, entry)
   local ours = is_json and type(known) == 'table' and type(known.request_id) == 'string'
@@ -109,7 +113,7 @@ def take_back_unread(connection: Redis, entropy: Entropy, *, now_ms: int, door: 
 
     A client that was only slow repeats its request and is told `request_expired {lease_over}`.
     """
-    unread = _TAKE_BACK.run(connection, [UNREAD], [now_ms, LOOK_MAX, LOOK_BYTES])
+    unread = _TAKE_BACK.run(connection, [UNREAD], [now_ms, LOOK_MAX, LOOK_BYTES, now_ms + READ_WITHIN_MS])
     found = [each for entry, reply in unread for each in _releases(entry, reply, entropy)]
     silent.stand_behind(connection, (queue for queue, _, _ in found))
     with connection.pipeline(transaction=False) as pipe:

@@ -7,8 +7,11 @@ import redis
 
 from broker import index
 from broker.claim_next import claim_id, mark_key
+from broker.entropy import SystemEntropy
 from broker.messages import Claim
+from broker.presence import READ_WITHIN_MS, take_back_unread
 from broker.settings import load
+from tests.caller import Caller
 from tests.concurrency.race import read
 from tests.in_process import SKEW_MS, TTL_MS, InProcess
 from workers import left_behind, sweep
@@ -124,6 +127,23 @@ def test_a_schedule_fires_by_the_time_that_it_is_now_and_makes_no_job_twice(brok
         broker.sweep()
     made = {document.id: document.rev for document in broker.store.find({"kind": "job"}).documents}
     assert made == {f"tick.20231114T{time}00Z": 1 for time in (2116, 2117, 2214, 2215)}
+
+
+def test_a_grant_that_nobody_has_read_by_then_is_taken_back_in_time(broker: InProcess) -> None:
+    broker.caller.send(broker.caller.make("claim", wait_ms=60_000))
+    broker.serve()
+    other = Caller(broker.redis, "other")
+    submission = other.make("submit", job_id="job")
+    other.send(submission)
+    broker.serve()
+    assert other.replies(submission, deadline_ms=1_000)[0]["answer"] == "ok"
+    assert read(broker.store, "job").state == "leased"
+    broker.clock.advance(-HOUR_MS)
+    assert take_back_unread(broker.redis, SystemEntropy(), now_ms=broker.clock.now_ms()) == 0
+    broker.clock.advance(READ_WITHIN_MS)
+    assert take_back_unread(broker.redis, SystemEntropy(), now_ms=broker.clock.now_ms()) == 1
+    broker.serve()
+    assert read(broker.store, "job").state == "ready"
 
 
 def hold(broker: InProcess, job_id: str) -> dict[str, Any]:
