@@ -94,7 +94,7 @@ def redrive(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say which jobs it would be, and change nothing.")] = False,
 ) -> int:
     """Make failed or cancelled jobs ready again, their failures and expiries forgotten."""
-    from broker.cli.submit_command import of_several, request_ids
+    from broker.cli.submit_command import request_ids
     from broker.client import BrokerTimeout
 
     if bool(job_ids) == all:
@@ -109,17 +109,16 @@ def redrive(
             note("1 job fits" if len(found) == 1 else f"{len(found)} jobs fit")
         if dry_run:
             return _tell(client, found, ask)
-        request_id = ask.request_id or of_several(len(found))
-        ids: list[str | None] = [None] if request_id is None else [*request_ids(request_id, len(found))]
-        for job_id, repeated in zip(found, ids, strict=False):
+        repeat, ids = request_ids(ask.request_id, len(found))
+        for number, job_id in enumerate(found):
             try:
-                reply = client.redrive(job_id, request_id=repeated)
+                reply = client.redrive(job_id, request_id=ids[number] if ids else None)
             except BrokerTimeout as error:
-                if request_id is None:
+                if repeat is None:
                     raise
-                raise BrokerTimeout(f"{job_id}: {error}", request_id=request_id) from error
+                raise BrokerTimeout(f"{job_id}: {error}", request_id=repeat) from error
             good = f"job {job_id} is {reply.body.get('state')}"
-            status = max(status, ask.finish(reply, good=good, repeat=request_id))
+            status = max(status, ask.finish(reply, good=good, repeat=repeat))
     return status
 
 

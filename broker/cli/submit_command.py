@@ -64,13 +64,12 @@ def submit(
     if status and request_id is not None:
         note("nothing was submitted: under one --request-id the jobs of all files go together, or their numbers change")
         return status
-    request_id = request_id or of_several(len(bodies))
-    ids = None if request_id is None else list(request_ids(request_id, len(bodies)))
+    repeat, ids = request_ids(request_id, len(bodies))
     with connected(Target(redis, state_dir, timeout, factory)) as client:
         for reply in client.submit_many(bodies, request_ids=ids):
             good = f"{reply.body.get('job_id')}  {reply.body.get('state')}"
             good += ", joined: it has the unique key" if reply.body.get("joined") else ""
-            status = max(status, finish(reply, json=json, good=good, repeat=request_id))
+            status = max(status, finish(reply, json=json, good=good, repeat=repeat))
     return status
 
 
@@ -146,16 +145,18 @@ def _bodies(found: "list[Submission]", given: dict[str, Any]) -> "Iterator[Submi
             raise typer.BadParameter(f"--{str(first['loc'][0]).removeprefix('job_')}: {first['msg']}") from error
 
 
-def of_several(count: int) -> str | None:
-    """An id under which a command that asks for several things can be repeated; None where its only request has one."""
+def request_ids(given: str | None, count: int) -> tuple[str | None, list[str] | None]:
+    """What a command that asks for `count` things is repeated under, and the request id of each of them.
+
+    For several they are numbered, the same at each repetition. None: its only request has one of its own.
+    """
+    from broker.client import NewId
     from broker.entropy import SystemEntropy
 
-    return SystemEntropy().token() if count > 1 else None
-
-
-def request_ids(request_id: str, count: int) -> Iterator[str]:
-    """The id itself for one job; for several one each, the same at each repetition."""
     if count == 1:
-        yield request_id
-    else:
-        yield from (f"{request_id}-{number}" for number in range(1, count + 1))
+        return given, None if given is None else [given]
+    numbers = range(1, count + 1)
+    if given is not None:
+        return given, [f"{given}-{number}" for number in numbers]
+    drawn = SystemEntropy().token()
+    return drawn, [NewId(f"{drawn}-{number}") for number in numbers]

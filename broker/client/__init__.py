@@ -2,6 +2,7 @@
 
 from broker.client.aio import AsyncClient
 from broker.client.async_lease import AsyncLease
+from broker.client.call import NewId
 from broker.client.errors import (
     BrokerTimeout,
     BrokerUnavailable,
@@ -30,6 +31,7 @@ __all__ = [
     "InvalidRequest",
     "Lease",
     "LeaseLost",
+    "NewId",
     "NotGranted",
     "Reply",
     "RequestRefused",

@@ -26,6 +26,15 @@ DEADLINE_AHEAD_MAX_MS = 840_000
 """Less than the fifteen minutes that a broker takes in a signed request: the rest is for clocks."""
 
 
+class NewId(str):
+    """A request id of the caller's own that was never sent before: `request_id=NewId("nightly-1")`.
+
+    Without it such an id repeats an earlier request, and an answer is waited for that also speaks for that one.
+    """
+
+    __slots__ = ()
+
+
 class Waiter(Protocol):
     """A future, of threads or of asyncio. It wakes its caller; what there is to know is in the call."""
 
@@ -92,7 +101,7 @@ class Call:
     """A request from its first attempt to its answer.
 
     A request id of the caller's own may have been sent before, by this process or another: its attempts start
-    at two, which makes the broker look for what the first one did.
+    at two, which makes the broker look for what the first one did. One that is a `NewId` was not.
     """
 
     __slots__ = (
@@ -130,13 +139,14 @@ class Call:
         entropy: Entropy,
         history: "Recorder | None" = None,
     ) -> None:
-        self.repeats = request_id is not None
+        self.repeats = request_id is not None and not isinstance(request_id, NewId)
         """Whether an earlier call may have sent this request, whose answer this one may be given."""
+        self._attempt = 2 if self.repeats else 1
         if request_id is None:
-            self.request_id, self._attempt = entropy.token(), 1
+            self.request_id = entropy.token()
         else:
             check_request_id(request_id)
-            self.request_id, self._attempt = request_id, 2
+            self.request_id = str(request_id)  # not new any more for whoever is told it
         self.is_claim = kind is Claim
         self._form = form(kind)
         self._fields = body

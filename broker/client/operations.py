@@ -45,8 +45,8 @@ T_co = TypeVar("T_co", covariant=True)
 class Operations(ABC, Generic[T_co]):
     """Every operation of the protocol. `T_co` is a `Reply`, or in the async client what one awaits to get it.
 
-    Common to all: `request_id` repeats an earlier request, which then takes effect once and gets the same answer;
-    `timeout_ms` bounds all attempts together (None: the client's own).
+    Common to all: `request_id` repeats an earlier request, which then takes effect once and gets the same answer
+    (a `NewId` is a first one); `timeout_ms` bounds all attempts together (None: the client's own).
 
     Raises:
       InvalidRequest: an argument is outside its limits. Nothing was sent.

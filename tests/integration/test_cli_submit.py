@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from broker.queues import intake_key
 from tests.commands import Commands
 from tests.fleet import Fleet
 from tests.home import Home
@@ -78,3 +79,16 @@ def test_redrives_without_an_answer_are_repeated_under_the_id_of_the_whole_comma
     status, told = home.json("redrive", "a", "b", "--timeout", "0.3", "--request-id", "mine")
     assert (status, told["request_id"]) == (4, "mine")
     assert "--request-id mine:" in told["next"]
+
+
+@pytest.mark.parametrize("command", ["submit", "redrive"])
+@pytest.mark.parametrize(("asked", "attempt"), [((), 1), (("--request-id", "mine"), 2)])
+def test_what_is_asked_for_the_first_time_is_no_resend_though_its_ids_are_told(
+    fleet: Fleet, commands: Commands, tmp_path: Path, command: str, asked: tuple[str, ...], attempt: int
+) -> None:
+    home = Home(tmp_path, {"BROKER_REDIS_URL": fleet.redis_url, "BROKER_WIRE": "intake"}, run=commands.run)
+    arguments = ("-",) if command == "submit" else ("a", "b")
+    home.run(command, *arguments, "--timeout", "0.3", *asked, input='{"payload": 1}\n{"payload": 2}')
+    sent = [json.loads(text) for text in fleet.redis.lrange(intake_key("jobs"), 0, -1)]
+    assert sent
+    assert {request["attempt"] for request in sent} == {attempt}

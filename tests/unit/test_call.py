@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from broker.answers import Answer, Reason, Word, wire
-from broker.client import BrokerTimeout, BrokerUnavailable, InvalidRequest, Reply
+from broker.client import BrokerTimeout, BrokerUnavailable, InvalidRequest, NewId, Reply
 from broker.client.call import Address, BrokerTime, Call
 from broker.client.pending import Pending
 from broker.client.reply import parse_reply
@@ -59,6 +59,25 @@ def test_only_a_claim_that_may_be_kept_waiting_is_sent_again_later_for_its_wait(
         for body in ({"wait_ms": 5_000}, {"wait_ms": 5_000, "job_id": "job"}, {"job_id": None, "wait_ms": 5_000}, {})
     ]
     assert ends == [9_000, 4_000, 9_000, 4_000]
+
+
+def test_an_id_of_the_callers_own_that_is_new_was_not_sent_before() -> None:
+    first = call(request_id=NewId("mine"))
+    assert parse(first.next_attempt(1_000, BrokerTime()).text).attempt == 1
+    with pytest.raises(BrokerUnavailable, match="nothing was sent"):
+        first.answer()
+    first.on_its_way()
+    first.reply = reply(Answer(Word.THROTTLED, Reason.OVERLOADED))
+    assert first.settled
+    assert first.answer().answer is Word.THROTTLED
+
+
+def test_an_id_that_was_new_is_so_no_more_where_the_outcome_is_unknown() -> None:
+    sent = call(request_id=NewId("mine"))
+    sent.on_its_way()
+    with pytest.raises(BrokerTimeout) as unknown:
+        sent.answer()
+    assert call(request_id=unknown.value.request_id).repeats
 
 
 def test_an_attempt_that_was_never_sent_is_not_counted() -> None:
