@@ -40,7 +40,7 @@ class Form:
             checked = self._check(given)
         except ValidationError as error:
             raise InvalidRequest(problems(error)) from None  # the error itself shows values, maybe a token
-        text: bytes = self._write(checked, exclude_none=True, exclude_defaults=True)
+        text: bytes = self._write(checked, exclude_defaults=True)
         if len(text) > BODY_BYTES_MAX:  # each field is within its limits; no worker would read, or answer it
             raise InvalidRequest(f"{len(text)} bytes of JSON in all; at most {BODY_BYTES_MAX} are taken")
         return text.decode()

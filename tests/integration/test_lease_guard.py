@@ -63,6 +63,13 @@ def test_a_held_job_outlives_its_ttl_and_is_completed_by_its_holder(client: Clie
     assert (run["outcome"], run["result"], run["progress"]) == ("succeeded", {"done": 1}, {"half": True})
 
 
+def test_progress_may_be_taken_back_to_nothing(client: Client) -> None:
+    with client.lease("j") as lease:
+        lease.progress("half")
+        lease.progress(None)
+        assert last_run(client)["progress"] is None
+
+
 def test_an_exception_fails_the_try_and_is_raised_on(client: Client) -> None:
     with pytest.raises(ZeroDivisionError), client.lease("j"):
         _ = 1 / 0
