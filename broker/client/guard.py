@@ -83,6 +83,7 @@ class Guard(Held, ABC, Generic[K]):
         self._entropy, self._steady_ms = wiring.entropy, wiring.steady_ms
         self._lock = threading.Lock()
         self._loss: str | None = None
+        self._entered = False
         self._ended = False
 
     @abstractmethod
@@ -150,9 +151,12 @@ class Guard(Held, ABC, Generic[K]):
             self._lost(reason)
 
     def _entering(self) -> Steps[None]:
+        if self._entered:
+            raise RuntimeError(f"{self.job_id}: a guard is entered once; make another one for the next lease")
         grant: Reply = self._claim if isinstance(self._claim, Reply) else (yield self._claim)
         if not grant.granted:
             raise NotGranted(grant)
+        self._entered = True
         self._tenure = Tenure(grant)
         try:
             for _ in range(OVERDUE_RENEWALS_MAX):

@@ -1,0 +1,50 @@
+"""Guards in the hands of those who enter them twice, interrupt them as they end, or raise what can't be told."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from broker.client import Client, NotGranted
+from tests.fleet import Fleet
+
+pytestmark = pytest.mark.redis
+
+
+@pytest.fixture
+def client(fleet: Fleet) -> Iterator[Client]:
+    fleet.start_worker()
+    with Client.connect(fleet.redis_url, factory_id="f") as client:
+        client.submit(job_id="j")
+        yield client
+
+
+def state(client: Client, job_id: str = "j") -> str:
+    return str(client.job(job_id).body["job"]["state"])
+
+
+def last_run(client: Client, job_id: str = "j") -> dict[str, object]:
+    run: dict[str, object] = client.runs(job_id).body["runs"][-1]
+    return run
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_guard_is_entered_once_and_claims_no_second_job_that_nobody_would_end(client: Client, nested: bool) -> None:
+    client.submit(job_id="another")
+    guard = client.lease()
+    with guard as lease:
+        if nested:
+            with pytest.raises(RuntimeError, match="entered once"), guard:
+                pytest.fail("it held two jobs")
+        lease.complete()
+    with pytest.raises(RuntimeError, match="entered once"), guard:
+        pytest.fail("it held a second job")
+    assert [job["id"] for job in client.jobs(state="leased").body["jobs"]] == []
+
+
+def test_a_guard_that_was_not_granted_anything_may_be_entered_again(client: Client) -> None:
+    guard = client.lease("later")
+    with pytest.raises(NotGranted), guard:
+        pytest.fail("there is no such job")
+    client.submit(job_id="later")
+    with guard as lease:
+        assert lease.complete().good
