@@ -107,9 +107,11 @@ class Guard(Held, ABC, Generic[K]):
         """Do nothing while the lease is held. Cheap; call it before every step that others will see.
 
         Raises:
-          LeaseLost: it was lost, or its deadline has passed without a good renewal.
+          LeaseLost: it was lost or ended, or its deadline has passed without a good renewal.
         """
-        if not self._ended and self._tenure.over(self._steady_ms()):
+        if self._ended:
+            raise LeaseLost(self.job_id, self.epoch, "ended")
+        if self._tenure.over(self._steady_ms()):
             self.lose("deadline")
         if self._loss is not None:
             raise LeaseLost(self.job_id, self.epoch, self._loss)

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from broker.client import Client, NotGranted
+from broker.client import BrokerTimeout, Client, LeaseLost, NotGranted
 from tests.fleet import Fleet
+from tests.processes import end
 
 pytestmark = pytest.mark.redis
 
@@ -48,3 +49,28 @@ def test_a_guard_that_was_not_granted_anything_may_be_entered_again(client: Clie
     client.submit(job_id="later")
     with guard as lease:
         assert lease.complete().good
+
+
+def test_a_lease_that_was_ended_is_held_no_more(client: Client) -> None:
+    reasons: list[str] = []
+    with client.lease("j", on_lost=reasons.append) as lease:
+        lease.check()
+        lease.release()
+        with pytest.raises(LeaseLost, match="ended"):
+            lease.check()
+        with pytest.raises(LeaseLost, match="ended"):
+            lease.progress("on and on")
+    assert (reasons, lease.lost.is_set()) == ([], False), "an end of one's own is no loss"
+    assert "progress" not in last_run(client)
+
+
+def test_whether_a_lease_is_held_is_not_known_once_its_completion_has_no_answer(fleet: Fleet) -> None:
+    worker = fleet.start_worker()
+    with Client.connect(fleet.redis_url, factory_id="f", attempt_ms=100) as client:
+        client.submit(job_id="j", ttl_ms=1_000)
+        with client.lease("j") as lease:
+            end(worker)
+            with pytest.raises(BrokerTimeout):
+                lease.complete()
+            with pytest.raises(LeaseLost):
+                lease.check()
