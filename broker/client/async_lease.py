@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from broker.client.errors import LeaseLost
-from broker.client.guard import ERROR_CHARS_MAX, Guard, Wiring, call_back
+from broker.client.guard import Guard, Wiring, call_back, legible
 from broker.client.keeper_async import AsyncKeeper
 from broker.client.reply import Reply
 from broker.client.steps import drive_async
@@ -62,7 +62,7 @@ class AsyncLease(Guard[AsyncKeeper]):
 
     async def fail(self, error: str, *, result: Any = None, retryable: bool = True) -> Reply:
         """As `Lease.fail`."""
-        fields = {"error": error[:ERROR_CHARS_MAX], "result": result, "retryable": retryable}
+        fields = {"error": legible(error), "result": result, "retryable": retryable}
         return await drive_async(self._ending(self._operations.fail, **fields))
 
     async def release(self, reason: str | None = None) -> Reply:

@@ -187,13 +187,12 @@ class Guard(Held, ABC, Generic[K]):
             return
         try:
             if isinstance(error, Exception):
-                text = f"{type(error).__name__}: {error}"[:ERROR_CHARS_MAX]
-                yield from self._ending(self._operations.fail, error=text, within_ms=ON_EXIT_MS)
+                yield from self._ending(self._operations.fail, error=in_words(error), within_ms=ON_EXIT_MS)
             else:
                 yield from self._ending(
                     self._operations.release, reason=type(error).__name__, within_ms=ON_INTERRUPT_MS
                 )
-        except ClientError as untold:
+        except Exception as untold:
             error.add_note(f"the broker could not be told: {untold}")
 
     def _progressing(self, progress: Any) -> Steps[None]:
@@ -252,6 +251,19 @@ class Guard(Held, ABC, Generic[K]):
             raise LeaseLost(self.job_id, self.epoch, str(reply.reason or reply.answer))
         if not reply.good:
             raise RequestRefused(reply)
+
+
+def in_words(error: Exception) -> str:
+    """What is reported of an exception, whatever it is made of."""
+    try:
+        return legible(f"{type(error).__name__}: {error}")
+    except Exception as unspeakable:
+        return f"{type(error).__name__}, whose text can't be had: {type(unspeakable).__name__}"
+
+
+def legible(text: str) -> str:
+    """As much of a text as is reported. The name of a file may hold what is no text: it is told in escapes."""
+    return text[:ERROR_CHARS_MAX].encode(errors="backslashreplace").decode()
 
 
 def call_back(callback: Callable[[], None], job_id: str) -> None:

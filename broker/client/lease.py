@@ -6,7 +6,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from broker.client.guard import ERROR_CHARS_MAX, Guard, Wiring, call_back
+from broker.client.guard import Guard, Wiring, call_back, legible
 from broker.client.keeper import Keeper
 from broker.client.reply import Reply
 from broker.client.steps import drive
@@ -68,7 +68,7 @@ class Lease(Guard[Keeper]):
 
     def fail(self, error: str, *, result: Any = None, retryable: bool = True) -> Reply:
         """Report a failed try. Raises as `complete`."""
-        fields = {"error": error[:ERROR_CHARS_MAX], "result": result, "retryable": retryable}
+        fields = {"error": legible(error), "result": result, "retryable": retryable}
         return drive(self._ending(self._operations.fail, **fields))
 
     def release(self, reason: str | None = None) -> Reply:

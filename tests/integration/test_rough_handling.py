@@ -1,5 +1,6 @@
 """Guards in the hands of those who enter them twice, interrupt them as they end, or raise what can't be told."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -74,3 +75,31 @@ def test_whether_a_lease_is_held_is_not_known_once_its_completion_has_no_answer(
                 lease.complete()
             with pytest.raises(LeaseLost):
                 lease.check()
+
+
+class Unspeakable(Exception):
+    """Has no text."""
+
+    def __str__(self) -> str:
+        raise OSError("no text")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (FileNotFoundError(os.fsdecode(b"caf\xe9.txt")), "FileNotFoundError: caf\\udce9.txt"),
+        (Unspeakable(), "Unspeakable, whose text can't be had: OSError"),
+    ],
+)
+def test_an_exception_whose_text_is_none_fails_the_try_all_the_same(
+    client: Client, error: Exception, said: str
+) -> None:
+    with pytest.raises(type(error)), client.lease("j"):
+        raise error
+    assert (state(client), last_run(client)["error"]) == ("scheduled", said)
+
+
+def test_a_try_is_failed_by_hand_with_a_text_that_holds_the_name_of_any_file(client: Client) -> None:
+    with client.lease("j") as lease:
+        lease.fail(os.fsdecode(b"caf\xe9.txt"))
+    assert last_run(client)["error"] == "caf\\udce9.txt"
