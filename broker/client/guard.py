@@ -5,7 +5,7 @@
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 import structlog
 
 from broker.answers import Retry, Word
+from broker.client.call import NewId
 from broker.client.errors import (
     BrokerTimeout,
     BrokerUnavailable,
+    ClientClosed,
     ClientError,
-    InvalidRequest,
     LeaseLost,
     NotGranted,
     RequestRefused,
@@ -85,6 +86,8 @@ class Guard(Held, ABC, Generic[K]):
         self._loss: str | None = None
         self._entered = False
         self._ended = False
+        self._asked: dict[Callable[..., Any], str] = {}
+        """Under which request id each way to end it was asked for and not answered."""
 
     @abstractmethod
     def _lost(self, reason: str) -> None:
@@ -216,10 +219,10 @@ class Guard(Held, ABC, Generic[K]):
         if self._ended:
             raise RuntimeError(f"{self.job_id}: the lease was ended before")
         self.check()
-        yield partial(self._keeper.let_go, self)
-        self.check()
         try:
-            reply = yield from self._asking(partial(ask, self.job_id, **self._tenure.fence, **fields), within_ms)
+            yield partial(self._keeper.let_go, self)
+            self.check()
+            reply = yield from self._asking(ask, fields, within_ms)
             if reply.answer is Word.OUTCOME_UNKNOWN:
                 why = f": {reply.body['detail']}" if "detail" in reply.body else ""
                 raise BrokerTimeout(f"the outcome is unknown{why}", request_id=reply.request_id)
@@ -227,19 +230,35 @@ class Guard(Held, ABC, Generic[K]):
         except BrokerTimeout:
             self._ended = True
             raise
-        except (InvalidRequest, BrokerUnavailable, RequestRefused):
-            self._keeper.keep(self)
+        except (LeaseLost, ClientClosed):
+            raise
+        except BaseException:  # not done, or not known: an interrupted block may go on, and ask once more
+            if self._loss is None:
+                self._keeper.keep(self)
             raise
         self._ended = True
         return reply
 
-    def _asking(self, ask: Callable[..., Any], within_ms: int | None) -> Steps[Reply]:
-        """Ask; where the broker says "later", ask again while the lease lasts."""
+    def _asking(self, ask: Callable[..., Any], fields: Mapping[str, Any], within_ms: int | None) -> Steps[Reply]:
+        """Ask; where the broker says "later", ask again while the lease lasts.
+
+        What was interrupted is asked under the same request id the next time: it may have been done.
+        """
         now_ms = self._steady_ms()
         left_ms = self._tenure.left_ms(now_ms)
         until_ms = now_ms + (left_ms if within_ms is None else min(left_ms, within_ms))
         while True:
-            reply: Reply = yield partial(ask, timeout_ms=max(1, until_ms - self._steady_ms()))
+            request_id = self._asked.get(ask) or NewId(self._entropy.token())
+            self._asked[ask] = str(request_id)
+            reply: Reply = yield partial(
+                ask,
+                self.job_id,
+                **self._tenure.fence,
+                **fields,
+                request_id=request_id,
+                timeout_ms=max(1, until_ms - self._steady_ms()),
+            )
+            del self._asked[ask]
             pause_ms = reply.retry_after_ms or 0
             if reply.retry is not Retry.LATER or self._steady_ms() + pause_ms >= until_ms:
                 return reply

@@ -1,13 +1,20 @@
 """Guards in the hands of those who enter them twice, interrupt them as they end, or raise what can't be told."""
 
+import asyncio
 import os
-from collections.abc import Iterator
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
-from broker.client import BrokerTimeout, Client, LeaseLost, NotGranted
+from broker.answers import Word
+from broker.client import AsyncClient, BrokerTimeout, Client, LeaseLost, NotGranted, Reply
+from broker.queues import intake_key
 from tests.fleet import Fleet
-from tests.processes import end
+from tests.processes import end, wait_for
 
 pytestmark = pytest.mark.redis
 
@@ -103,3 +110,70 @@ def test_a_try_is_failed_by_hand_with_a_text_that_holds_the_name_of_any_file(cli
     with client.lease("j") as lease:
         lease.fail(os.fsdecode(b"caf\xe9.txt"))
     assert last_run(client)["error"] == "caf\\udce9.txt"
+
+
+@pytest.fixture
+def worker(fleet: Fleet) -> "subprocess.Popen[str]":
+    return fleet.start_worker()
+
+
+def test_a_completion_that_was_cancelled_is_asked_for_again_under_the_same_id(
+    fleet: Fleet, worker: "subprocess.Popen[str]"
+) -> None:
+    async def main() -> Reply:
+        async with AsyncClient.connect(fleet.redis_url, factory_id="f", wire="intake") as client:
+            await client.submit(job_id="j")
+            async with client.lease("j") as lease:
+                worker.send_signal(signal.SIGSTOP)
+                completing = asyncio.create_task(lease.complete({"n": 1}))
+                while not sent(fleet):
+                    await asyncio.sleep(0)
+                completing.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await completing
+                worker.send_signal(signal.SIGCONT)
+                while (await client.job("j")).body["job"]["state"] == "leased":
+                    pass
+                return await lease.complete({"n": 1})
+
+    assert asyncio.run(main()).answer is Word.REPLAYED
+
+
+def sent(fleet: Fleet) -> bool:
+    """Whether something was asked about leases, and not answered."""
+    return any(fleet.redis.llen(name) for name in on_the_way(fleet))
+
+
+def on_the_way(fleet: Fleet) -> list[str]:
+    return [intake_key("leases"), *map(bytes.decode, fleet.redis.scan_iter("broker:inflight:*"))]
+
+
+def test_a_lease_whose_completion_was_interrupted_and_is_lost_is_kept(
+    fleet: Fleet, worker: "subprocess.Popen[str]"
+) -> None:
+    with Client.connect(fleet.redis_url, factory_id="f", wire="intake", timeout_ms=60_000) as client:
+        client.submit(job_id="j", ttl_ms=30_000)
+        with client.lease("j") as lease:
+            end(worker)
+            with pytest.raises(KeyboardInterrupt), interrupted(once=lambda: sent(fleet)):
+                lease.complete()
+            fleet.redis.delete(*on_the_way(fleet))
+            fleet.start_worker()
+            wait_for(lambda: client.job("j").body["job"]["lease"]["renewals"], "it is renewed")
+            assert lease.complete().good
+
+
+@contextmanager
+def interrupted(once: Callable[[], bool]) -> Iterator[None]:
+    """Raise KeyboardInterrupt in the block as soon as `once` says so."""
+
+    def interrupt() -> None:
+        wait_for(once, "the moment to interrupt has come")
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
