@@ -44,9 +44,10 @@ class AsyncLease(Guard[AsyncKeeper]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        body, self._body = self._body, None  # a loss that is found from now on is raised; nothing is left to cancel
         if self._cancelled_body:
             try:
-                self._take_back_cancellation(error)
+                self._take_back_cancellation(body, error)
             finally:
                 await self._keeper.let_go(self)
         else:
@@ -88,10 +89,10 @@ class AsyncLease(Guard[AsyncKeeper]):
     def _report(self, callback: Callable[[], None]) -> None:
         call_back(callback, self.job_id)
 
-    def _take_back_cancellation(self, error: BaseException | None) -> None:
+    def _take_back_cancellation(self, body: asyncio.Task[Any] | None, error: BaseException | None) -> None:
         """Turn our own cancellation of the body into LeaseLost; one from outside goes on."""
-        assert self._body is not None, "only a body that runs is cancelled"
-        also_from_outside = self._body.uncancel() > self._cancels_before
+        assert body is not None, "only a body that runs is cancelled"
+        also_from_outside = body.uncancel() > self._cancels_before
         if also_from_outside or (error is not None and not isinstance(error, asyncio.CancelledError)):
             return
         raise LeaseLost(self.job_id, self.epoch, str(self._loss)) from error

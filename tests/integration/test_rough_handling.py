@@ -177,3 +177,22 @@ def interrupted(once: Callable[[], bool]) -> Iterator[None]:
         yield
     finally:
         thread.join()
+
+
+@pytest.mark.parametrize("ending", [None, ZeroDivisionError()])
+def test_a_loss_that_is_told_as_the_block_ends_cancels_nobody(
+    client: Client, fleet: Fleet, ending: Exception | None
+) -> None:
+    async def main() -> int:
+        async with AsyncClient.connect(fleet.redis_url, factory_id="f") as own:
+            with pytest.raises(LeaseLost if ending is None else type(ending)):  # noqa: PT012  # a guard's whole block
+                async with own.lease("j"):
+                    await own.revoke("j")  # a notice comes with the answer: a renewal is on its way as the block ends
+                    if ending is not None:
+                        raise ending
+            task = asyncio.current_task()
+            assert task is not None
+            return task.cancelling()
+
+    assert asyncio.run(main()) == 0
+    assert last_run(client)["outcome"] == "revoked"
