@@ -29,6 +29,7 @@ class AsyncLease(Guard[AsyncKeeper]):
 
     def __init__(self, wiring: Wiring[AsyncKeeper]) -> None:
         super().__init__(wiring)
+        self._loop: asyncio.AbstractEventLoop
         self._body: asyncio.Task[Any] | None = None
         self._cancelled_body = False
         self._cancels_before = 0
@@ -36,6 +37,7 @@ class AsyncLease(Guard[AsyncKeeper]):
         """Set once the lease is lost."""
 
     async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
         await drive_async(self._entering())
         self._body = asyncio.current_task()
         self._cancels_before = 0 if self._body is None else self._body.cancelling()
@@ -74,6 +76,13 @@ class AsyncLease(Guard[AsyncKeeper]):
         """As `Lease.hand_over`."""
         return await drive_async(self._ending(self._operations.hand_over, to=to, reason=reason))
 
+    def _over(self, reason: str) -> None:
+        """At once, or where a thread that works for the body found out, as soon as the loop gets to it."""
+        if running_loop() is self._loop:
+            super()._over(reason)
+        else:
+            self._loop.call_soon_threadsafe(super()._over, reason)
+
     def _lost(self, reason: str) -> None:  # noqa: ARG002  # the block raises it
         """Cancel the body, unless it is the body that found out."""
         self.lost.set()
@@ -96,3 +105,11 @@ class AsyncLease(Guard[AsyncKeeper]):
         if also_from_outside or (error is not None and not isinstance(error, asyncio.CancelledError)):
             return
         raise LeaseLost(self.job_id, self.epoch, str(self._loss)) from error
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """The event loop that runs this very code; None in a thread without one."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

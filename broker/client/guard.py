@@ -147,6 +147,10 @@ class Guard(Held, ABC, Generic[K]):
             if self._loss is not None or self._ended:
                 return
             self._loss = reason
+        self._over(reason)
+
+    def _over(self, reason: str) -> None:
+        """Renew it no more, and tell everybody."""
         self._keeper.drop(self)
         log.warning("lease_lost", job=self.job_id, epoch=self.epoch, reason=reason)
         try:

@@ -6,12 +6,13 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
 
 from broker.answers import Word
-from broker.client import AsyncClient, BrokerTimeout, Client, LeaseLost, NotGranted, Reply
+from broker.client import AsyncClient, AsyncLease, BrokerTimeout, Client, LeaseLost, NotGranted, Reply
 from broker.queues import intake_key
 from tests.fleet import Fleet
 from tests.processes import end, wait_for
@@ -196,3 +197,32 @@ def test_a_loss_that_is_told_as_the_block_ends_cancels_nobody(
 
     assert asyncio.run(main()) == 0
     assert last_run(client)["outcome"] == "revoked"
+
+
+def test_a_thread_that_works_for_an_async_block_may_find_out_that_the_lease_is_lost(fleet: Fleet) -> None:
+    worker = fleet.start_worker()
+    reasons: list[str] = []
+
+    async def main() -> None:
+        async with AsyncClient.connect(fleet.redis_url, factory_id="f") as own:
+            await own.submit(job_id="j", ttl_ms=1_000)
+            with pytest.raises(LeaseLost, match="deadline"):  # noqa: PT012  # a guard's whole block
+                async with own.lease("j", on_lost=reasons.append) as lease:
+                    end(worker)
+                    working = pool.submit(until_lost, lease)
+                    wait_for(working.done, "the thread found out")  # the loop is busy: its own watch hears nothing
+                    assert working.result().reason == "deadline"
+                    await asyncio.Event().wait()
+
+    with ThreadPoolExecutor(1) as pool:
+        asyncio.run(main())
+    assert reasons == ["deadline"]
+
+
+def until_lost(lease: AsyncLease) -> LeaseLost:
+    """Work for as long as the lease is held."""
+    while True:
+        try:
+            lease.check()
+        except LeaseLost as lost:
+            return lost
