@@ -149,8 +149,10 @@ class Client(Line, Leasing[Reply, Lease]):
 
         Without `settle` a claim that was given up may yet be granted, and its lease stand for its ttl.
         """
-        self._exchange.close(settle=settle)
-        self._keeper.close()
+        try:
+            self._exchange.close(settle=settle)
+        finally:
+            self._keeper.close()
 
     def submit_many(
         self, bodies: Sequence[SubmitBody], *, request_ids: Sequence[str] | None = None, timeout_ms: int | None = None
