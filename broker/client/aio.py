@@ -9,6 +9,7 @@ from typing import Any, Self
 from broker.client.async_lease import AsyncLease
 from broker.client.call import ATTEMPT_MS, Address
 from broker.client.connection_async import AsyncListener, AsyncSender
+from broker.client.errors import ClientClosed
 from broker.client.exchange_async import AsyncExchange
 from broker.client.guard import Wiring
 from broker.client.keeper_async import AsyncKeeper
@@ -91,6 +92,7 @@ class AsyncClient(AsyncLine, Leasing[Coroutine[Any, Any, Reply], AsyncLease]):
           InvalidRequest: an id that the protocol does not allow, or not a key of this factory.
           ValueError: not a redis://, rediss:// or unix:// URL.
           BrokerUnavailable: (on entering) Redis can't be reached, or refuses the password.
+          ClientClosed: (on entering) it was closed, or opened in another event loop. To enter it twice is harmless.
         """
         address = Address.checked(factory_id, incarnation)
         trust = Trust.of(key, address)
@@ -114,6 +116,8 @@ class AsyncClient(AsyncLine, Leasing[Coroutine[Any, Any, Reply], AsyncLease]):
     async def __aenter__(self) -> Self:
         try:
             await self._exchange.open()
+        except ClientClosed:
+            raise
         except BaseException:
             await self._exchange.close()
             raise
@@ -136,8 +140,10 @@ class AsyncClient(AsyncLine, Leasing[Coroutine[Any, Any, Reply], AsyncLease]):
 
     async def close(self) -> None:
         """Give back the connections. Whoever still waits gets ClientClosed; closing twice is harmless."""
-        await self._exchange.close()
-        await self._keeper.close()
+        try:
+            await self._exchange.close()
+        finally:
+            await self._keeper.close()
 
     async def submit_many(
         self, bodies: Sequence[SubmitBody], *, request_ids: Sequence[str] | None = None, timeout_ms: int | None = None

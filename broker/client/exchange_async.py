@@ -16,6 +16,7 @@ from broker.client.connection_async import AsyncListener, AsyncSender
 from broker.client.errors import ClientClosed
 from broker.client.pending import LATE_MS, Pending
 from broker.client.reply import Reply, parse_reply
+from broker.client.standing import StandingTask
 from broker.clock import Steady, monotonic_ms
 from broker.entropy import Entropy
 from broker.failures import trace
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from broker.history import Recorder
 
 log = structlog.get_logger(__name__)
-
-RECANCEL_S = 0.1
 
 
 class AsyncExchange:
@@ -57,16 +56,21 @@ class AsyncExchange:
         self._lost = Backoff(entropy)
         self._closed = False
         self._pid = os.getpid()
-        self._reader: asyncio.Task[None] | None = None
-        self._loop: asyncio.AbstractEventLoop
+        self._reader = StandingTask(self._read, name="broker-replies", wanted=lambda: self._pending.wanted)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """None: not opened."""
         self._giving_back: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
-        """Learn broker time and begin to read replies.
+        """Learn broker time and begin to read replies. Twice is harmless.
 
         Raises:
           BrokerUnavailable: Redis can't be reached, or refuses the password.
+          ClientClosed: it is closed, or was opened elsewhere.
         """
+        if self._loop is not None or self._closed:
+            self.check_open()
+            return
         sent_ms = self.steady_ms()
         try:
             server_ms = await self._sender.server_ms()
@@ -75,12 +79,17 @@ class AsyncExchange:
         if server_ms is not None:
             self.broker_time.learn(server_ms, sent_ms=sent_ms, received_ms=self.steady_ms())
         self._loop = asyncio.get_running_loop()
-        self._reader = asyncio.create_task(self._read(), name="broker-replies")
+        self._reader.begin()
 
     async def close(self) -> None:
-        """Settle what was given up, and stop reading; whoever still waits gets ClientClosed. Twice is harmless."""
+        """Settle what was given up, and stop reading; whoever still waits gets ClientClosed. Twice is harmless.
+
+        Raises:
+          ClientClosed: it was opened in another event loop, and is as before.
+        """
         if self._closed or self._pid != os.getpid():
             return
+        self._check_loop()
         try:
             await self._settle()
         finally:
@@ -95,7 +104,8 @@ class AsyncExchange:
             if now_ms >= again_ms:
                 again_ms = now_ms + self._attempt_ms
                 self._withdraw(calls)
-            wake: asyncio.Future[None] = self._loop.create_future()
+            self._reader.begin()
+            wake: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             for call in calls:
                 call.wake = wake
             over_ms = max(call.until_ms for call in calls) + LATE_MS
@@ -103,9 +113,7 @@ class AsyncExchange:
 
     async def _stop(self) -> None:
         self._closed = True
-        while self._reader is not None and not self._reader.done():
-            self._reader.cancel()  # more than once: in Python 3.11 `asyncio.wait_for`, within redis-py, can swallow it
-            await asyncio.wait([self._reader], timeout=RECANCEL_S)
+        await self._reader.end()
         for call in self._pending.close():
             call.trouble = ClientClosed("the client was closed while the request was on its way")
             call.woken()
@@ -120,8 +128,13 @@ class AsyncExchange:
         """Raises ClientClosed where this client can't be used."""
         if self._pid != os.getpid():
             raise ClientClosed("this client was made before a fork; connect a new one in the child process")
-        if self._closed or self._reader is None:
+        if self._closed or self._loop is None:
             raise ClientClosed("the client is closed, or was never connected: `async with AsyncClient.connect(…)`")
+        self._check_loop()
+
+    def _check_loop(self) -> None:
+        if self._loop is not None and self._loop is not asyncio.get_running_loop():
+            raise ClientClosed("this client was opened in another event loop; connect a new one in this one")
 
     async def carry_out(self, calls: Sequence[Call], sender: AsyncSender) -> None:
         """Send `calls` until each has its answer or its time is over. The answers are left in the calls.
@@ -141,8 +154,10 @@ class AsyncExchange:
         abandoned = True
         try:
             self.check_open()
+            loop = asyncio.get_running_loop()
+            self._reader.begin()
             while (now_ms := self.steady_ms()) < call.until_ms:
-                wake: asyncio.Future[None] = self._loop.create_future()
+                wake: asyncio.Future[None] = loop.create_future()
                 self._pending.expect(call, wake)
                 sender.post(call.next_attempt(now_ms, self.broker_time), call)
                 self._alarm.at(call.attempt_ends_ms(now_ms, self._attempt_ms, None), now_ms, wake)
@@ -187,7 +202,7 @@ class AsyncExchange:
         if not isinstance(trouble, NotSent | MaybeSent):
             raise trouble
         now_ms = self.steady_ms()
-        wake: asyncio.Future[None] = self._loop.create_future()
+        wake: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._pending.expect(call, wake)
         await self._within(call.attempt_ends_ms(now_ms, self._attempt_ms, pause_s), now_ms, wake)
 

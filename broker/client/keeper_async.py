@@ -10,6 +10,7 @@ from broker.client.errors import ClientClosed, ClientError
 from broker.client.notices import Notices
 from broker.client.renewals import Guard, Renewals, apart, broken, leases, tell, timeout_ms
 from broker.client.reply import Reply
+from broker.client.standing import StandingTask
 from broker.clock import Steady
 from broker.entropy import Entropy
 
@@ -30,7 +31,7 @@ class AsyncKeeper:
         self._renewals = Renewals()
         self._waiting: list[asyncio.Event] = []
         """In the order they came, which is the order they are woken in."""
-        self._tasks: dict[int | None, asyncio.Task[None]] = {}
+        self._tasks: dict[int | None, StandingTask] = {}
         """By pace; None: watches the deadlines."""
         self._closed = False
 
@@ -67,14 +68,13 @@ class AsyncKeeper:
         for guard in self._renewals.everything():
             guard.lose(ClientClosed.__name__)
         for task in self._tasks.values():
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks.values())
+            await task.end()
 
     def _start(self, pace: int | None, loop: Callable[[], Coroutine[Any, Any, None]]) -> None:
         if pace not in self._tasks:
             name = "broker-deadlines" if pace is None else f"broker-renewals-{pace}"
-            self._tasks[pace] = asyncio.create_task(loop(), name=name)
+            self._tasks[pace] = StandingTask(loop, name=name, wanted=lambda: self._renewals.any)
+        self._tasks[pace].begin()
 
     def _hurry(self, guard: Guard) -> None:
         self._renewals.hurry(guard)

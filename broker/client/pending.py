@@ -78,6 +78,11 @@ class Pending:
         self._given_up = {id: call for id, call in self._given_up.items() if call.until_ms > over_ms}
         return [call for call in self._given_up.values() if call.out]
 
+    @property
+    def wanted(self) -> bool:
+        """Whether a reply is to be read: somebody waits for it, or it may be a grant to give back."""
+        return bool(self._waiting or self._given_up)
+
     def awaits(self, calls: Iterable[Call]) -> bool:
         """Whether one of `calls` is expected and has had no reply."""
         return any(call in self._waiting.get(call.request_id, ()) for call in calls)

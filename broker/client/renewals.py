@@ -90,6 +90,11 @@ class Renewals:
             self.drop(guard)
         return found
 
+    @property
+    def any(self) -> bool:
+        """Whether one is kept."""
+        return bool(self._kept)
+
     def everything(self) -> list[Guard]:
         """All that are kept."""
         return list(self._kept)

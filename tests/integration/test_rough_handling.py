@@ -4,10 +4,8 @@ import asyncio
 import os
 import signal
 import subprocess
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import pytest
 
@@ -15,6 +13,7 @@ from broker.answers import Word
 from broker.client import AsyncClient, AsyncLease, BrokerTimeout, Client, LeaseLost, NotGranted, Reply
 from broker.queues import intake_key
 from tests.fleet import Fleet
+from tests.interrupts import interrupted
 from tests.processes import end, wait_for
 
 pytestmark = pytest.mark.redis
@@ -162,22 +161,6 @@ def test_a_lease_whose_completion_was_interrupted_and_is_lost_is_kept(
             fleet.start_worker()
             wait_for(lambda: client.job("j").body["job"]["lease"]["renewals"], "it is renewed")
             assert lease.complete().good
-
-
-@contextmanager
-def interrupted(once: Callable[[], bool]) -> Iterator[None]:
-    """Raise KeyboardInterrupt in the block as soon as `once` says so."""
-
-    def interrupt() -> None:
-        wait_for(once, "the moment to interrupt has come")
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-
-    thread = threading.Thread(target=interrupt)
-    thread.start()
-    try:
-        yield
-    finally:
-        thread.join()
 
 
 @pytest.mark.parametrize("ending", [None, ZeroDivisionError()])
