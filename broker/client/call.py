@@ -110,6 +110,7 @@ class Call:
         "_body",
         "_fields",
         "_form",
+        "_hindered",
         "_history",
         "_invoked",
         "_out",
@@ -158,6 +159,8 @@ class Call:
         self.first_sent_ms = now_ms
         self._out = 0
         """Attempts that were sent, or may have been."""
+        self._hindered: str | None = None
+        """Why an attempt was not sent."""
         self._history = history
         self._invoked: Record | None = None
         self.reply: Reply | None = None
@@ -232,9 +235,10 @@ class Call:
         """An attempt was sent, or may have been."""
         self._out += 1
 
-    def never_left(self) -> None:
+    def never_left(self, why: str) -> None:
         """An attempt that was on its way turned out not to have been sent."""
         self._out -= 1
+        self._hindered = why
 
     def attempt_ends_ms(self, now_ms: int, attempt_ms: int, pause_s: float | None) -> int:
         """When this attempt is given up: after `pause_s` where it failed, and not while a claim waits for work."""
@@ -296,7 +300,9 @@ class Call:
     def _failure(self) -> ClientError:
         what = f"{self._form.op}: no answer within {self._timeout_ms} ms"
         if not self._out and not self.repeats:
-            return BrokerUnavailable(f"{what}: Redis can't be reached; nothing was sent; is it running?")
+            if self._hindered is None:
+                return BrokerUnavailable(f"{what}, in which it could not be sent; nothing was sent; give it more time")
+            return BrokerUnavailable(f"{what}: Redis took nothing: {self._hindered}; nothing was sent; is it running?")
         if self.unheard is not None:
             what += f": Redis refuses to show it ({self.unheard}): a user of `broker acl` reads those of one factory"
             return BrokerTimeout(what, request_id=self.request_id)

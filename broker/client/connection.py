@@ -23,12 +23,14 @@ DRAIN_MAX = 256
 """Replies taken along with the first one."""
 SEND_TIMEOUT_S = 3.0
 """How long Redis may take to confirm what is sent, and to take a new connection of either kind."""
+NOT_NOW = frozenset({"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "BUSY"})
+"""First words of error replies that say nothing of the request: Redis starts, fails over, or runs a long script."""
 SENDERS_MAX = 8
 """Connections that send. A send is one short round trip, so that few serve many threads."""
 
 
 class NotSent(Exception):
-    """Redis can't be reached. Nothing was sent."""
+    """Redis can't be reached, or takes nothing now. Nothing was sent."""
 
 
 class NotAccepted(Exception):
@@ -54,10 +56,19 @@ def options(password: str | None, timeout_s: float) -> dict[str, Any]:
 
 
 def check_accepted(results: Sequence[Any], requests: int) -> None:
-    """Raise where Redis refused commands: NotAccepted if it took no request, else MaybeSent."""
+    """Do nothing where Redis refused no command.
+
+    Raises:
+      NotSent: it took no request, and may take it soon.
+      NotAccepted: it took none, and will not.
+      MaybeSent: it took some.
+    """
     refused = [result for result in results if isinstance(result, Exception)]
     if refused:
-        raise (NotAccepted if requests == 1 or len(refused) == len(results) else MaybeSent)(str(refused[0]))
+        why = str(refused[0])
+        if requests > 1 and len(refused) < len(results):
+            raise MaybeSent(why)
+        raise (NotSent if why.partition(" ")[0] in NOT_NOW else NotAccepted)(why)
 
 
 def packed_wait(key: str) -> bytes:
@@ -127,7 +138,11 @@ class Sender:
             told = self._carry(packed, replies, meanwhile)
         except (RedisError, OSError) as error:
             raise MaybeSent(str(error)) from error
-        check_accepted(told, len(messages))
+        try:
+            check_accepted(told, len(messages))
+        except NotSent:
+            self._close_free()  # where Redis has failed over, new ones may lead to another server
+            raise
 
     def server_ms(self) -> int | None:
         """Broker time, Unix milliseconds; None where this user may not ask.

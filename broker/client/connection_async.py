@@ -49,7 +49,7 @@ class Batch:
         never_left = isinstance(trouble, NotSent | NotAccepted)
         for _, call in self.posted:
             if never_left:
-                call.never_left()
+                call.never_left(str(trouble))
             call.trouble = trouble
             call.woken()
 
@@ -150,6 +150,10 @@ class AsyncSender:
                 check_accepted(told, len(batch.posted))
             except (NotAccepted, MaybeSent) as error:
                 trouble = error
+            except NotSent as error:
+                trouble = error
+                if self._stream is not None and not self._stream.busy:
+                    self._stream.close()  # where Redis has failed over, a new one may lead to another server
         self._ended(batch, trouble)
 
     def _ended(self, batch: "Batch", trouble: Exception | None) -> None:

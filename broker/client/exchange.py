@@ -207,13 +207,13 @@ class Exchange:
             sender.send(messages, self._listener.ask_ahead)
         except NotSent as error:
             for call in calls:
-                call.never_left()
+                call.never_left(str(error))
             return error
         except MaybeSent as error:
             return error
         except NotAccepted as error:
             for call in calls:
-                call.never_left()
+                call.never_left(str(error))
             raise calls[0].refused(str(error)) from error
         return None
 
