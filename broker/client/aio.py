@@ -172,6 +172,7 @@ class AsyncClient(AsyncLine, Leasing[Coroutine[Any, Any, Reply], AsyncLease]):
         Raises:
           InvalidRequest: `since` is not a cursor.
           BrokerUnavailable: Redis can't be reached, or this user may not read the stream.
+          ClientClosed: the client is closed. A follower that waits hears of it within seconds.
         """
         url, password = self._sender.server
         if since not in (None, NOW):
@@ -184,6 +185,7 @@ class AsyncClient(AsyncLine, Leasing[Coroutine[Any, Any, Reply], AsyncLease]):
             follow=follow,
             wanted=Wanted(job_id, factory_id),
             pause=asyncio.sleep,
+            check_open=self._exchange.check_open,
         )
 
     def _guard(

@@ -181,6 +181,7 @@ class Client(Line, Leasing[Reply, Lease]):
         Raises:
           InvalidRequest: `since` is not a cursor.
           BrokerUnavailable: Redis can't be reached, or this user may not read the stream.
+          ClientClosed: the client is closed. A follower that waits hears of it within seconds.
         """
         url, password = self._sender.server
         if since not in (None, NOW):
@@ -193,6 +194,7 @@ class Client(Line, Leasing[Reply, Lease]):
             follow=follow,
             wanted=Wanted(job_id, factory_id),
             pause=lambda seconds: sleep_ms(seconds * 1000),
+            check_open=self._exchange.check_open,
         )
 
     def _guard(

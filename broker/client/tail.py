@@ -52,6 +52,7 @@ class Tail:
             raise InvalidRequest(f"{since!r} is not a cursor; give the `cursor` of an event, or `{NOW}`")
         self._entry = (int(parts["ms"]), int(parts["seq"])) if parts else (0, 0)
         self.resumed = self._entry != (0, 0)
+        """Whether something was read before: then it can be missing."""
         index = parts["index"] if parts else None
         self._seen = int(index) + 1 if index is not None else _SEQUENCE_MAX
         """Events of the entry that were seen; a cursor without an index has seen all of them."""
@@ -63,12 +64,17 @@ class Tail:
         return {STREAM: f"{self._after[0]}-{self._after[1]}"}
 
     def gap(self, oldest: Any) -> Iterator[Event]:
-        """The event that says so where entries after the cursor may have gone. `oldest`: what XREAD finds first."""
+        """The event that says so where entries after this place may have gone. `oldest`: what XREAD finds first.
+
+        To be asked for with each page: the stream may be trimmed, or lost and begun anew, while somebody follows.
+        """
         entries = _entries(oldest)
         first = _id(entries[0][0]) if entries else None
         if self.resumed and (first is None or first > self._entry):
+            self.resumed = False  # told; nothing else is missed until something was read
             why = "the stream was trimmed or lost since the cursor; `broker runs JOB_ID` has the record"
-            yield Event(event=MISSED, job_id="", at_ms=first[0] if first else 0, reason=why)
+            cursor = f"{self._entry[0]}-{self._entry[1]}"
+            yield Event(event=MISSED, job_id="", at_ms=first[0] if first else 0, reason=why, cursor=cursor)
 
     def feed(self, response: Any) -> Iterator[Event]:
         """The events in an answer to XREAD; afterwards the tail stands behind them."""
@@ -82,7 +88,8 @@ class Tail:
                 if entry == self._entry and index < self._seen:
                     continue
                 yield msgspec.structs.replace(event, cursor=f"{entry[0]}-{entry[1]}.{index}")
-            self._after = entry
+            self._after = self._entry = entry
+            self.resumed = True
 
 
 def _entries(response: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:

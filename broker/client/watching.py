@@ -1,6 +1,6 @@
 """Watching the event stream over a connection of its own, for threads and for asyncio."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 from redis import Redis
@@ -18,6 +18,7 @@ from broker.clock import monotonic_ms
 from broker.entropy import Entropy
 from broker.events import STREAM, Event
 
+OLDEST: dict[Any, Any] = {STREAM: "0-0"}  # as redis-py types it
 AWAY_MS_MAX = 60_000
 """How long a follower waits for a Redis that is away."""
 
@@ -51,21 +52,35 @@ class Patience:
 
 
 def watch(
-    url: str, *, password: str | None, entropy: Entropy, since: str | None, follow: bool, wanted: Wanted, pause: Any
+    url: str,
+    *,
+    password: str | None,
+    entropy: Entropy,
+    since: str | None,
+    follow: bool,
+    wanted: Wanted,
+    pause: Any,
+    check_open: Callable[[], None],
 ) -> Iterator[Event]:
-    """The events after `since`; with `follow` without end. `pause(seconds)` waits before Redis is tried again."""
+    """The events after `since`; with `follow` as long as `check_open` allows it.
+
+    `pause(seconds)` waits before Redis is tried again.
+    """
     patience = Patience(entropy, follow=follow)
     with Redis.from_url(url, retry=Retry(NoBackoff(), 0), **options(password, DEAD_AFTER_S)) as redis:
         tail: Tail | None = None
+        block_ms: int | None = None  # not the first time: what was missed is told at once
         while True:
+            check_open()
             try:
-                if tail is None:
-                    tail = _begin(since, redis.time() if since == NOW else None)
-                    yield from tail.gap(redis.xread({STREAM: "0-0"}, count=1) if tail.resumed else None)
-                found = redis.xread(tail.streams, count=PAGE_ENTRIES, block=BLOCK_MS if follow else None)
+                tail = tail or _begin(since, redis.time() if since == NOW else None)
+                found = redis.xread(tail.streams, count=PAGE_ENTRIES, block=block_ms)
+                if tail.resumed and (found or block_ms is None):
+                    yield from tail.gap(redis.xread(OLDEST, count=1))
             except (RedisError, OSError) as error:
                 pause(patience.pause_s(error))
                 continue
+            block_ms = BLOCK_MS if follow else None
             patience.reset()
             yield from (event for event in tail.feed(found) if event in wanted)
             if not found and not follow:
@@ -73,22 +88,33 @@ def watch(
 
 
 async def watch_async(
-    url: str, *, password: str | None, entropy: Entropy, since: str | None, follow: bool, wanted: Wanted, pause: Any
+    url: str,
+    *,
+    password: str | None,
+    entropy: Entropy,
+    since: str | None,
+    follow: bool,
+    wanted: Wanted,
+    pause: Any,
+    check_open: Callable[[], None],
 ) -> AsyncIterator[Event]:
     """`watch`, to be iterated with `async for`."""
     patience = Patience(entropy, follow=follow)
     async with AsyncRedis.from_url(url, retry=AsyncRetry(NoBackoff(), 0), **options(password, DEAD_AFTER_S)) as redis:
         tail: Tail | None = None
+        block_ms: int | None = None  # not the first time: what was missed is told at once
         while True:
+            check_open()
             try:
-                if tail is None:
-                    tail = _begin(since, await redis.time() if since == NOW else None)
-                    for event in tail.gap(await redis.xread({STREAM: "0-0"}, count=1) if tail.resumed else None):
+                tail = tail or _begin(since, await redis.time() if since == NOW else None)
+                found = await redis.xread(tail.streams, count=PAGE_ENTRIES, block=block_ms)
+                if tail.resumed and (found or block_ms is None):
+                    for event in tail.gap(await redis.xread(OLDEST, count=1)):
                         yield event
-                found = await redis.xread(tail.streams, count=PAGE_ENTRIES, block=BLOCK_MS if follow else None)
             except (RedisError, OSError) as error:
                 await pause(patience.pause_s(error))
                 continue
+            block_ms = BLOCK_MS if follow else None
             patience.reset()
             for event in tail.feed(found):
                 if event in wanted:
