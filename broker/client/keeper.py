@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from broker.client.errors import ClientClosed, ClientError
 from broker.client.notices import Notices
-from broker.client.renewals import Guard, Renewals, apart, broken, leases, tell, timeout_ms
+from broker.client.renewals import Guard, Renewals, apart, broken, leases, tell, timeout_ms, wait_s
 from broker.client.reply import Reply
 from broker.clock import Steady
 from broker.entropy import Entropy
@@ -142,4 +142,4 @@ class Keeper:
                     guard.lose("deadline")
 
     def _wait_until(self, moment_ms: int | None, now_ms: int) -> None:
-        self._changed.wait(None if moment_ms is None else max(0, moment_ms - now_ms) / 1000)
+        self._changed.wait(wait_s(moment_ms, now_ms))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from broker.client.errors import ClientClosed, ClientError
 from broker.client.notices import Notices
-from broker.client.renewals import Guard, Renewals, apart, broken, leases, tell, timeout_ms
+from broker.client.renewals import Guard, Renewals, apart, broken, leases, tell, timeout_ms, wait_s
 from broker.client.reply import Reply
 from broker.client.standing import StandingTask
 from broker.clock import Steady
@@ -118,9 +118,8 @@ class AsyncKeeper:
                 await self._wait_until(self._renewals.deadline_ms(), now_ms, changed)
 
     async def _wait_until(self, moment_ms: int | None, now_ms: int, changed: asyncio.Event) -> None:
-        left_s = None if moment_ms is None else max(0, moment_ms - now_ms) / 1000
         with suppress(TimeoutError):
-            async with asyncio.timeout(left_s):
+            async with asyncio.timeout(wait_s(moment_ms, now_ms)):
                 await changed.wait()
 
     @contextmanager

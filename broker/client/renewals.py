@@ -24,6 +24,9 @@ Guard: TypeAlias = AnyGuard[Any]
 
 log = structlog.get_logger(__name__)
 
+LOOK_MS = 1_000
+"""How long a keeper waits without a look at the clock: while a machine is suspended its timers stand still."""
+
 
 class Renewals:
     """The leases kept, by guard. Not safe under threads."""
@@ -114,6 +117,11 @@ def leases(guards: Sequence[Guard]) -> list[Mapping[str, Any]]:
 def timeout_ms(guards: Sequence[Guard]) -> int:
     """How long a round may take before it is tried again."""
     return min(guard.tenure.renewal_timeout_ms() for guard in guards)
+
+
+def wait_s(moment_ms: int | None, now_ms: int) -> float | None:
+    """How long to wait for a moment before the clock is looked at again; None: until something is to be kept."""
+    return None if moment_ms is None else min(LOOK_MS, max(0, moment_ms - now_ms)) / 1000
 
 
 def broken(error: Exception) -> BrokerUnavailable:
