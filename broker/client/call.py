@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from broker.answers import SAME_ID, Reason, Word
-from broker.client.errors import BrokerTimeout, BrokerUnavailable, ClientError, InvalidRequest
+from broker.client.errors import BrokerTimeout, BrokerUnavailable, ClientClosed, ClientError, InvalidRequest
 from broker.client.reply import Reply
 from broker.client.wording import check_request_id, form, problems
 from broker.entropy import Entropy
@@ -209,7 +209,7 @@ class Call:
     def _text(self, now_ms: int, broker_time: BrokerTime) -> str:
         """The envelope. A request id has been validated, too."""
         deadline_ms = broker_time.at(min(self.until_ms, now_ms + DEADLINE_AHEAD_MAX_MS))
-        deadline = "" if deadline_ms is None else f'"deadline_ms":{deadline_ms},'
+        deadline = "" if deadline_ms is None else f'"deadline_ms":{int(deadline_ms)},'  # a timeout may be a fraction
         return (
             f'{{"v":1,"request_id":"{self.request_id}","op":"{self._form.op}","attempt":{self._attempt},'
             f'{self._address.text},{deadline}"body":{self._body}}}'
@@ -280,6 +280,13 @@ class Call:
                 refused=True,
             )
         return BrokerTimeout(f"Redis refused to take the request again: {why}", request_id=self.request_id)
+
+    def closed(self) -> ClientClosed:
+        """The failure to raise where the client was closed meanwhile."""
+        if not self._out:
+            return ClientClosed("the client is closed")
+        what = f"{self._form.op}: the client was closed while this was on its way"
+        return ClientClosed(what, request_id=self.request_id)
 
     def _known(self) -> Reply | None:
         """The answer, unless it is of one copy alone, and says nothing of the others."""

@@ -7,7 +7,7 @@ ClientError
 ├── RequestRefused        answered, and not carried out; `reply` says why
 │   └── NotGranted        ... a claim that `lease()` made
 ├── LeaseLost             the lease is over; whatever its holder still does must not count
-└── ClientClosed          this client is closed, or belongs to another process
+└── ClientClosed          this client is closed, or belongs to another process; with a `request_id`: as BrokerTimeout
 """
 
 from broker.client.reply import Reply
@@ -67,7 +67,12 @@ class LeaseLost(ClientError):
 
 
 class ClientClosed(ClientError):
-    """This client is closed, or was made by another process: a fork must open its own.
+    """This client is closed, or belongs to another process (a fork must open its own) or another event loop.
 
-    Nothing was sent, unless it was closed while the request was on its way: that may have taken effect.
+    `request_id`: it was closed while this request was on its way, which may have taken effect: as with
+    `BrokerTimeout`. None: nothing was sent.
     """
+
+    def __init__(self, message: str, *, request_id: str | None = None) -> None:
+        super().__init__(message if request_id is None else f"{message}; repeat it with request id {request_id}")
+        self.request_id = request_id

@@ -143,12 +143,12 @@ class Exchange:
         reader = self._turns.reader
         return reader is not None and reader is not waiter and reader.thread == waiter.thread
 
-    def check_open(self) -> None:
-        """Raises ClientClosed where this client can't be used."""
+    def check_open(self, call: Call | None = None) -> None:
+        """Raises ClientClosed where this client can't be used, for this `call` or at all."""
         if self._pid != os.getpid():
             raise ClientClosed("this client was made before a fork; connect a new one in the child process")
         if self._closed.is_set():
-            raise ClientClosed("the client is closed")
+            raise ClientClosed("the client is closed") if call is None else call.closed()
 
     def carry_out(self, calls: Sequence[Call], sender: Sender) -> None:
         """Send `calls` until each has its answer or its time is over. The answers are left in the calls.
@@ -162,7 +162,7 @@ class Exchange:
         abandoned = True
         try:
             while unsettled := [call for call in calls if not call.settled and call.until_ms > monotonic_ms()]:
-                self.check_open()
+                self.check_open(unsettled[0])
                 with self._lock:
                     for call in unsettled:
                         self._pending.expect(call, waiter)

@@ -115,7 +115,7 @@ class AsyncExchange:
         self._closed = True
         await self._reader.end()
         for call in self._pending.close():
-            call.trouble = ClientClosed("the client was closed while the request was on its way")
+            call.trouble = call.closed()
             call.woken()
         if self._giving_back:
             await asyncio.wait(self._giving_back)
@@ -124,12 +124,14 @@ class AsyncExchange:
         if self.history is not None:
             self.history.close()
 
-    def check_open(self) -> None:
-        """Raises ClientClosed where this client can't be used."""
+    def check_open(self, call: Call | None = None) -> None:
+        """Raises ClientClosed where this client can't be used, for this `call` or at all."""
         if self._pid != os.getpid():
             raise ClientClosed("this client was made before a fork; connect a new one in the child process")
-        if self._closed or self._loop is None:
-            raise ClientClosed("the client is closed, or was never connected: `async with AsyncClient.connect(…)`")
+        if self._loop is None and not self._closed:
+            raise ClientClosed("the client was never connected: `async with AsyncClient.connect(…)`")
+        if self._closed:
+            raise ClientClosed("the client is closed") if call is None else call.closed()
         self._check_loop()
 
     def _check_loop(self) -> None:
@@ -153,7 +155,7 @@ class AsyncExchange:
         backoff: Backoff | None = None
         abandoned = True
         try:
-            self.check_open()
+            self.check_open(call)
             loop = asyncio.get_running_loop()
             self._reader.begin()
             while (now_ms := self.steady_ms()) < call.until_ms:
@@ -173,7 +175,7 @@ class AsyncExchange:
                     await self._after(trouble, call, backoff.next_s())
                 elif call.reply is not None:
                     await asyncio.sleep(backoff.next_s())  # an unknown outcome: ask again, but not at once
-                self.check_open()
+                self.check_open(call)
             abandoned = False
         finally:
             self._pending.forget(call, abandoned=abandoned)

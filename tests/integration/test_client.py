@@ -259,11 +259,29 @@ def test_closing_wakes_whoever_waits(fleet: Fleet) -> None:
         waiting = pool.submit(client.claim, wait_ms=60_000)
         wait_for(lambda: fleet.redis.llen("rq:queue:claims"), "the claim is sent")
         client.close()
-        with pytest.raises(ClientClosed):
+        with pytest.raises(ClientClosed, match="on its way") as closed:
             waiting.result(timeout=10)
+        [sent] = fleet.redis.lrange("rq:queue:claims", 0, -1)
+        assert sent == f"{closed.value.request_id}-1".encode()
     client.close()
-    with pytest.raises(ClientClosed):
+    with pytest.raises(ClientClosed) as closed:
         client.job("j")
+    assert closed.value.request_id is None, "nothing was sent"
+
+
+def test_closing_wakes_whoever_waits_in_an_event_loop_too(fleet: Fleet) -> None:
+    async def main() -> None:
+        client = await AsyncClient.connect(fleet.redis_url, factory_id="f")
+        waiting = asyncio.create_task(client.claim(wait_ms=60_000))
+        while not fleet.redis.llen("rq:queue:claims"):
+            await asyncio.sleep(0)
+        await client.close()
+        with pytest.raises(ClientClosed, match="on its way") as closed:
+            await waiting
+        [sent] = fleet.redis.lrange("rq:queue:claims", 0, -1)
+        assert sent == f"{closed.value.request_id}-1".encode()
+
+    asyncio.run(main())
 
 
 _FORK = """

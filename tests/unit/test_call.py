@@ -116,6 +116,13 @@ def test_the_deadline_of_a_request_is_broker_time_and_includes_the_wait() -> Non
     assert parse(call(wait_ms=5_000).next_attempt(1_000, time).text).deadline_ms == 1_015_000
 
 
+def test_a_timeout_may_be_a_fraction() -> None:
+    time = BrokerTime()
+    time.learn(9_000_000, sent_ms=1_000, received_ms=1_000)
+    asked = Call(Claim, {}, ADDRESS, request_id=None, timeout_ms=2.5, now_ms=1_000, entropy=SystemEntropy())  # type: ignore[arg-type]
+    assert parse(asked.next_attempt(1_000, time).text).deadline_ms == 9_000_002
+
+
 def test_broker_time_follows_a_clock_that_was_set() -> None:
     time = BrokerTime()
     time.learn(1_000_000, sent_ms=0, received_ms=10)
