@@ -31,7 +31,9 @@ class Keeper:
         self._entropy = entropy
         self._steady_ms = steady_ms
         self._renewals = Renewals()
-        self._changed = threading.Condition()
+        # Taken by itself: where an interrupt comes as the condition is entered, it would be held for good.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._threads: dict[int | None, threading.Thread] = {}
         """By pace; None: watches the deadlines."""
         self._closed = False
@@ -43,7 +45,7 @@ class Keeper:
         Raises:
           ClientClosed: this client is closed.
         """
-        with self._changed:
+        with self._lock:
             if self._closed:
                 raise ClientClosed("the client is closed")
             pace = self._renewals.keep(guard)
@@ -57,7 +59,7 @@ class Keeper:
         if self._pid != os.getpid():
             return  # a fork has none of these threads, and maybe a lock that nobody will open
         self._notices.forget(guard.job_id, guard.epoch)
-        with self._changed:
+        with self._lock:
             self._renewals.drop(guard)
 
     def let_go(self, guard: Guard) -> None:
@@ -65,14 +67,14 @@ class Keeper:
         if self._pid != os.getpid():
             return
         self.drop(guard)
-        with self._changed:
+        with self._lock:
             self._changed.wait_for(lambda: not self._renewals.on_its_way(guard))
 
     def close(self) -> None:
         """End the threads; leases that are still kept are lost. Harmless twice."""
         if self._pid != os.getpid():
             return
-        with self._changed:
+        with self._lock:
             self._closed = True
             kept = self._renewals.everything()
             self._changed.notify_all()
@@ -93,7 +95,7 @@ class Keeper:
             self._threads[pace] = thread
 
     def _hurry(self, guard: Guard) -> None:
-        with self._changed:
+        with self._lock:
             self._renewals.hurry(guard)
             self._changed.notify_all()
 
@@ -116,13 +118,13 @@ class Keeper:
         try:
             tell(guards, answer, jitter=self._entropy.jitter())
         finally:
-            with self._changed:
+            with self._lock:
                 self._renewals.landed(guards)
                 self._changed.notify_all()
 
     def _next_round(self, pace: int) -> Sequence[Guard]:
         """Wait for what is to be renewed; empty once the client is closed."""
-        with self._changed:
+        with self._lock:
             while not self._closed:
                 now_ms = self._steady_ms()
                 if guards := self._renewals.next_round(pace, now_ms):
@@ -132,7 +134,7 @@ class Keeper:
 
     def _watch(self) -> None:
         while not self._closed:
-            with self._changed:
+            with self._lock:
                 now_ms = self._steady_ms()
                 overdue = self._renewals.overdue(now_ms)
                 if not overdue and not self._closed:
