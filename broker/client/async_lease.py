@@ -37,8 +37,13 @@ class AsyncLease(Guard[AsyncKeeper]):
         """Set once the lease is lost."""
 
     async def __aenter__(self) -> Self:
+        self._check_new()
         self._loop = asyncio.get_running_loop()
-        await drive_async(self._entering())
+        try:
+            await drive_async(self._entering())
+        except BaseException as error:
+            await drive_async(self._backing_out(error))
+            raise
         self._body = asyncio.current_task()
         self._cancels_before = 0 if self._body is None else self._body.cancelling()
         return self

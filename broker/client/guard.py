@@ -84,7 +84,7 @@ class Guard(Held, ABC, Generic[K]):
         self._entropy, self._steady_ms = wiring.entropy, wiring.steady_ms
         self._lock = threading.Lock()
         self._loss: str | None = None
-        self._entered = False
+        self._grant: Reply | None = None
         self._ended = False
         self._asked: dict[Callable[..., Any], str] = {}
         """Under which request id each way to end it was asked for and not answered."""
@@ -159,48 +159,59 @@ class Guard(Held, ABC, Generic[K]):
         finally:
             self._lost(reason)
 
-    def _entering(self) -> Steps[None]:
-        if self._entered:
+    def _check_new(self) -> None:
+        if self._grant is not None:
             raise RuntimeError(f"{self.job_id}: a guard is entered once; make another one for the next lease")
+
+    def _entering(self) -> Steps[None]:
         grant: Reply = self._claim if isinstance(self._claim, Reply) else (yield self._claim)
         if not grant.granted:
             raise NotGranted(grant)
-        self._entered = True
+        self._grant = grant
         self._tenure = Tenure(grant)
-        try:
-            for _ in range(OVERDUE_RENEWALS_MAX):
-                # A claim that waited for work was sent too long ago to count a deadline from.
-                if self._steady_ms() < self._tenure.renewal_due_ms:
-                    break
-                yield from self._renewing()
-            self.check()
-            self._keeper.keep(self)
-        except BaseException as error:
+        for _ in range(OVERDUE_RENEWALS_MAX):
+            # A claim that waited for work was sent too long ago to count a deadline from.
+            if self._steady_ms() < self._tenure.renewal_due_ms:
+                break
+            yield from self._renewing()
+        self.check()
+        self._keeper.keep(self)
+
+    def _backing_out(self, error: BaseException) -> Steps[None]:
+        """End the lease, where there is one, as its block does not begin."""
+        if self._grant is not None:
+            if not hasattr(self, "_tenure"):
+                self._tenure = Tenure(self._grant)
             yield from self._leaving(error)
-            raise
 
     def _leaving(self, error: BaseException | None) -> Steps[None]:
         """End the lease as the block has ended. What hinders that must not hide the block's own error."""
+        interrupted = error is not None and not isinstance(error, Exception)
         try:
-            if error is None and not self._ended:
-                yield from self._ending(self._operations.release, within_ms=ON_EXIT_MS)
-            elif error is not None:
-                yield from self._telling(error)
+            yield from self._parting(error, ON_INTERRUPT_MS if interrupted else ON_EXIT_MS)
+        except BaseException as interrupt:
+            if interrupted or isinstance(interrupt, Exception):
+                raise
+            try:  # once more, and not for long: a second interrupt ends this too
+                yield from self._parting(error, ON_INTERRUPT_MS)
+            except Exception as untold:
+                interrupt.add_note(f"the broker could not be told: {untold}")
+            raise
         finally:
             yield partial(self._keeper.let_go, self)
 
-    def _telling(self, error: BaseException) -> Steps[None]:
-        if self._ended or self._loss is not None or self._tenure.over(self._steady_ms()):
-            return
-        try:
-            if isinstance(error, Exception):
-                yield from self._ending(self._operations.fail, error=in_words(error), within_ms=ON_EXIT_MS)
-            else:
-                yield from self._ending(
-                    self._operations.release, reason=type(error).__name__, within_ms=ON_INTERRUPT_MS
-                )
-        except Exception as untold:
-            error.add_note(f"the broker could not be told: {untold}")
+    def _parting(self, error: BaseException | None, within_ms: int) -> Steps[None]:
+        if error is None and not self._ended:
+            yield from self._ending(self._operations.release, within_ms=within_ms)
+        elif error is not None and not (self._ended or self._loss or self._tenure.over(self._steady_ms())):
+            try:
+                if isinstance(error, Exception):
+                    yield from self._ending(self._operations.fail, error=in_words(error), within_ms=within_ms)
+                else:
+                    reason = type(error).__name__
+                    yield from self._ending(self._operations.release, reason=reason, within_ms=within_ms)
+            except Exception as untold:
+                error.add_note(f"the broker could not be told: {untold}")
 
     def _progressing(self, progress: Any) -> Steps[None]:
         self.check()

@@ -34,7 +34,12 @@ class Lease(Guard[Keeper]):
         """Set once the lease is lost."""
 
     def __enter__(self) -> Self:
-        drive(self._entering())
+        self._check_new()
+        try:
+            drive(self._entering())
+        except BaseException as error:  # also an interrupt as it has just been entered: nobody else would end it
+            drive(self._backing_out(error))
+            raise
         return self
 
     def __exit__(

@@ -209,3 +209,21 @@ def until_lost(lease: AsyncLease) -> LeaseLost:
             lease.check()
         except LeaseLost as lost:
             return lost
+
+
+class Interrupting(Exception):
+    """Ctrl-C comes as it is put into words for the first time."""
+
+    times = 0
+
+    def __str__(self) -> str:
+        self.times += 1
+        if self.times == 1:
+            raise KeyboardInterrupt
+        return "told"
+
+
+def test_an_interrupt_as_the_block_is_left_does_not_keep_the_broker_from_being_told(client: Client) -> None:
+    with pytest.raises(KeyboardInterrupt), client.lease("j"):
+        raise Interrupting
+    assert (state(client), last_run(client)["error"]) == ("scheduled", "Interrupting: told")
