@@ -82,7 +82,7 @@ class Guard(Held, ABC, Generic[K]):
         self._claim = wiring.claim
         self._on_lost, self._on_cancel = wiring.on_lost, wiring.on_cancel
         self._entropy, self._steady_ms = wiring.entropy, wiring.steady_ms
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._loss: str | None = None
         self._grant: Reply | None = None
         self._ended = False

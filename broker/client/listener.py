@@ -3,6 +3,7 @@
 import select
 import socket
 import threading
+from operator import is_
 from typing import Any
 
 from redis import ConnectionPool
@@ -25,8 +26,10 @@ class Listener:
         self._pool = ConnectionPool.from_url(url, retry=Retry(NoBackoff(), 0), **options(password, SEND_TIMEOUT_S))
         self._question = packed_wait(key)
         self._channel: _Answering | None = None
-        self._asking = threading.Lock()
+        self._asking = threading.RLock()  # a handler of a signal may ask, wherever this thread is
         self._asked = False
+        self._received: list[Any] = []
+        """The answers that were received last."""
         self._dead_ms = 0
         """When the question has had no answer for too long; this host's monotonic clock."""
         self._woken, self._waker = socket.socketpair()
@@ -46,9 +49,9 @@ class Listener:
             raise
 
     def handed_over(self) -> None:
-        """What was received is with those who wait for it."""
+        """What was received is with those who wait for it. Twice is harmless."""
         channel = self._channel
-        if channel is not None:
+        if channel is not None and channel.answers and all(map(is_, channel.answers, self._received)):
             self._asked = False  # first: where an interrupt comes now, it is handed over twice, which changes nothing
             del channel.answers[:ANSWERS]
 
@@ -93,7 +96,8 @@ class Listener:
             self._collect(channel, wait_ms)
         if len(answers) < ANSWERS:
             return []
-        texts = replies_of(answers[:ANSWERS])
+        self._received = answers[:ANSWERS]
+        texts = replies_of(self._received)
         if not texts:  # nothing came for as long as Redis waits: ask again
             self.handed_over()
         return texts
@@ -108,7 +112,7 @@ class Listener:
 
     def _collect(self, channel: "_Answering", wait_ms: int) -> None:
         left_ms = max(0, self._dead_ms - monotonic_ms())  # a dead connection wakes nobody, however long they would wait
-        ready = [fd for fd, _ in self._poll.poll(min(wait_ms, left_ms))]
+        ready = self._ready(channel, min(wait_ms, left_ms))
         if self._woken.fileno() in ready:
             self._woken.recv(4096)
         if channel.socket.fileno() in ready:
@@ -116,6 +120,16 @@ class Listener:
             channel.drain(channel.answers)
         elif monotonic_ms() >= self._dead_ms:
             raise TimeoutError(f"the reply channel was silent for {DEAD_AFTER_S} s")
+
+    def _ready(self, channel: "_Answering", wait_ms: int) -> list[int]:
+        try:
+            found = self._poll.poll(wait_ms)
+        except RuntimeError:  # the handler of a signal has interrupted this very thread in it
+            poll = select.poll()
+            for each in (self._woken, channel.socket):
+                poll.register(each, select.POLLIN)
+            found = poll.poll(wait_ms)
+        return [fd for fd, _ in found]
 
 
 class _Answering(Channel):
