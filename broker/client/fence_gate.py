@@ -50,14 +50,20 @@ class FenceGate:
         """
         if epoch < 1:
             raise ValueError(f"an epoch is at least 1, not {epoch}")
+        unknown: OutcomeUnknown | None = None
         for _ in range(ADMIT_ATTEMPTS_MAX):
             seen = self._read(resource)
             if seen is not None and (highest := _epoch(seen)) >= epoch:
                 if highest > epoch:
                     raise StaleEpoch(resource, epoch, highest)
                 return
-            if self._raise_to(resource, epoch, seen):
-                return
+            try:
+                if self._raise_to(resource, epoch, seen):
+                    return
+            except OutcomeUnknown as error:  # look again
+                unknown = error
+        if unknown is not None:
+            raise unknown
         raise GateBusy(f"{resource}: {ADMIT_ATTEMPTS_MAX} swaps in a row lost; try again")
 
     def highest(self, resource: str) -> int | None:
@@ -77,15 +83,16 @@ class FenceGate:
                 return None
 
     def _raise_to(self, resource: str, epoch: int, seen: Document | None) -> bool:
-        """Write `epoch` over the version seen. False where another came first, or nobody knows: look again."""
+        """Write `epoch` over the version seen. False where another came first.
+
+        Raises:
+          OutcomeUnknown: it may have been written.
+        """
         key = _key(resource)
-        try:
-            if seen is None:
-                return isinstance(self._store.create(key, key, {"resource": resource, "epoch": epoch}), Ok)
-            expected = Expected(etag=seen.etag, known=seen)
-            return isinstance(self._store.update_if_match(key, key, expected, {"epoch": epoch}), Ok)
-        except OutcomeUnknown:
-            return False
+        if seen is None:
+            return isinstance(self._store.create(key, key, {"resource": resource, "epoch": epoch}), Ok)
+        expected = Expected(etag=seen.etag, known=seen)
+        return isinstance(self._store.update_if_match(key, key, expected, {"epoch": epoch}), Ok)
 
 
 def _key(resource: str) -> str:

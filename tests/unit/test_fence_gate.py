@@ -149,6 +149,20 @@ def test_a_lost_answer_of_the_store_is_looked_up(store: Datastore) -> None:
     assert gate.highest("disk") == 2
 
 
+class Lost(Mute):
+    """Says so each time, and writes nothing as far as anybody sees."""
+
+    def update_if_match(self, id: str, partition_key: str, expected: Expected, patch: Patch) -> UpdateResult:  # noqa: ARG002
+        raise OutcomeUnknown("the answer was lost")
+
+
+def test_where_no_answer_of_the_store_is_known_it_is_not_said_that_nothing_was_admitted(store: Datastore) -> None:
+    gate = FenceGate(Lost(store))
+    gate.admit("disk", 1)
+    with pytest.raises(OutcomeUnknown):
+        gate.admit("disk", 2)
+
+
 def test_processes_share_one_gate_in_a_file(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/shared.db"
     gate = FenceGate.open(url)
