@@ -72,6 +72,8 @@ class Calling(FactoryOperations[T_co]):
             check_request_id(request_id)
         if request_ids is not None and len(set(request_ids)) != len(request_ids):
             raise InvalidRequest("request_ids: each job has one of its own, and one of these stands twice")
+        if request_ids is not None and len(request_ids) != len(bodies):
+            raise InvalidRequest(f"request_ids: {len(request_ids)} of them for {len(bodies)} jobs")
         ids = [None] * len(bodies) if request_ids is None else request_ids
         calls = [  # all of them before the first is sent: one that is invalid must not be found behind others
             self._call(Submit, body_fields(body), request_id=request_id, timeout_ms=timeout_ms)

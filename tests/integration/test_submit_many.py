@@ -87,6 +87,13 @@ def test_a_request_id_that_is_wrong_or_stands_twice_is_told_before_anything_is_s
         assert fleet.redis.llen(rq_queue_key("jobs")) == 0
 
 
+def test_fewer_request_ids_than_jobs_are_told_before_anything_is_sent(fleet: Fleet) -> None:
+    with Client.connect(fleet.redis_url, factory_id="f") as client:
+        with pytest.raises(InvalidRequest, match="1 of them for 2 jobs"):
+            client.submit_many([SubmitBody(), SubmitBody()], request_ids=["id-1"], timeout_ms=100)
+        assert fleet.redis.llen(rq_queue_key("jobs")) == 0
+
+
 def closed_in_a_thread(fleet: Fleet, bodies: Sequence[SubmitBody]) -> list[Reply]:
     client = Client.connect(fleet.redis_url, factory_id="f", attempt_ms=ATTEMPT_MS)
     with ThreadPoolExecutor(1) as pool:
