@@ -138,10 +138,14 @@ class AsyncClient(AsyncLine, Leasing[Coroutine[Any, Any, Reply], AsyncLease]):
         """Which start of the factory; give it to the client that is to repeat this one's requests."""
         return self._exchange.address.incarnation
 
-    async def close(self) -> None:
-        """Give back the connections. Whoever still waits gets ClientClosed; closing twice is harmless."""
+    async def settle(self, within_ms: int | None = None) -> bool:
+        """As `Client.settle`, for claims that were given up (cancelled)."""
+        return await self._exchange.settle(within_ms)
+
+    async def close(self, *, settle: bool = True) -> None:
+        """As `Client.close`. Where it is cancelled, everything is given back all the same."""
         try:
-            await self._exchange.close()
+            await self._exchange.close(settle=settle)
         finally:
             await self._keeper.close()
 

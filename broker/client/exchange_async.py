@@ -81,7 +81,7 @@ class AsyncExchange:
         self._loop = asyncio.get_running_loop()
         self._reader.begin()
 
-    async def close(self) -> None:
+    async def close(self, *, settle: bool = True) -> None:
         """Settle what was given up, and stop reading; whoever still waits gets ClientClosed. Twice is harmless.
 
         Raises:
@@ -91,16 +91,24 @@ class AsyncExchange:
             return
         self._check_loop()
         try:
-            await self._settle()
+            if settle:
+                await self.settle()
         finally:
             await self._stop()
 
-    async def _settle(self) -> None:
-        """Wait until each claim that was given up is answered, or can't be granted any more."""
+    async def settle(self, within_ms: int | None = None) -> bool:
+        """Wait until each claim that was given up is answered, and what it got is given back. False: they are not.
+
+        Without `within_ms` as long as they may be granted, which is until their own time is over.
+        """
+        self._check_loop()
         await self._sender.sent()
-        again_ms = self.steady_ms() + self._attempt_ms
+        now_ms = self.steady_ms()
+        until_ms, again_ms = None if within_ms is None else now_ms + within_ms, now_ms + self._attempt_ms
         while not self._closed and (calls := self._pending.given_up()):
             now_ms = self.steady_ms()
+            if until_ms is not None and now_ms >= until_ms:
+                return False
             if now_ms >= again_ms:
                 again_ms = now_ms + self._attempt_ms
                 self._withdraw(calls)
@@ -109,7 +117,8 @@ class AsyncExchange:
             for call in calls:
                 call.wake = wake
             over_ms = max(call.until_ms for call in calls) + LATE_MS
-            await self._within(min(again_ms, over_ms), now_ms, wake)
+            await self._within(min(again_ms, over_ms, until_ms or again_ms), now_ms, wake)
+        return True
 
     async def _stop(self) -> None:
         self._closed = True

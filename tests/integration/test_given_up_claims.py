@@ -202,6 +202,34 @@ def test_a_cancelled_claim_of_a_client_that_is_closed_is_given_back(
     wait_for(lambda: job(client)[0] == "ready", "the lease is given back", deadline_ms=5_000)
 
 
+def test_what_a_cancelled_claim_gets_may_be_waited_for_without_closing_the_client(fleet: Fleet) -> None:
+    async def scene() -> None:
+        async with AsyncClient.connect(fleet.redis_url, factory_id="a", timeout_ms=60_000) as asking:
+            task = asyncio.create_task(asking.claim("j"))
+            await asyncio.to_thread(sent, fleet)
+            task.cancel()
+            assert await asyncio.wait([task])
+            assert not await asking.settle(within_ms=50), "nobody has answered yet"
+            fleet.start_worker()
+            assert await asking.settle()
+            assert await asking.settle(within_ms=0), "there is nothing to wait for any more"
+
+    asyncio.run(scene())
+
+
+def test_a_client_in_a_hurry_is_closed_without_the_answer_to_a_cancelled_claim(fleet: Fleet) -> None:
+    async def scene() -> None:
+        asking = await AsyncClient.connect(fleet.redis_url, factory_id="a", timeout_ms=600_000)
+        task = asyncio.create_task(asking.claim("j"))
+        await asyncio.to_thread(sent, fleet)
+        task.cancel()
+        assert await asyncio.wait([task])
+        async with asyncio.timeout(30):
+            await asking.close(settle=False)
+
+    asyncio.run(scene())
+
+
 def test_a_cancelled_claim_waits_no_more(fleet: Fleet, client: Client) -> None:
     async def scene() -> None:
         async with AsyncClient.connect(fleet.redis_url, factory_id="a") as asking:
