@@ -62,7 +62,7 @@ class Refused(CommandError):
     """A command that needs an answer to go on was refused it."""
 
     def __init__(self, reply: "Reply") -> None:
-        super().__init__(_problem(reply), _next_step(reply, reply.request_id), exit=EXITS[reply.answer])
+        super().__init__(_problem(reply), next_step(reply, reply.request_id), exit=EXITS[reply.answer])
         self._reply = reply
 
     def shown(self) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def finish(reply: "Reply", *, json: bool, good: str, repeat: str | None = None) 
     elif reply.good:
         say(good if reply.answer is not Word.REPLAYED else f"{good} (as before: this request id was known)")
     else:
-        complain(_problem(reply), _next_step(reply, repeat or reply.request_id))
+        complain(_problem(reply), next_step(reply, repeat or reply.request_id))
     return EXITS[reply.answer]
 
 
@@ -125,7 +125,8 @@ def _problem(reply: "Reply") -> str:
     return "\n".join(lines)
 
 
-def _next_step(reply: "Reply", request_id: str) -> str:
+def next_step(reply: "Reply", request_id: str) -> str:
+    """What to do about an answer that is not good."""
     from broker.client.trust import NOT_SIGNED
 
     step = _NEXT_FOR_REASON.get(reply.reason) if reply.reason is not None else None

@@ -98,8 +98,11 @@ def _described(error: Exception) -> CommandError | None:
     from broker.settings import SettingsError
 
     match error:
-        case BrokerTimeout(request_id=request_id):
+        case BrokerTimeout(request_id=request_id, reply=reply):
+            from broker.cli.answers import next_step
+
             again = f"see `broker status`; then repeat it with --request-id {request_id}: it may have taken effect"
+            again = again if reply is None else next_step(reply, request_id)
             return CommandError(_problem(error), again, exit=Exit.UNKNOWN, request_id=request_id)
         case BrokerUnavailable(refused=True):
             return CommandError.from_text(str(error), otherwise="check the user and its rights")

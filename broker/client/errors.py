@@ -36,12 +36,13 @@ class BrokerTimeout(ClientError):
     """No answer in time. The request may have taken effect, or may still do so until its deadline.
 
     Repeat it with `request_id=error.request_id`, from a client with the same factory id and incarnation: what
-    has taken effect is then answered, not done twice.
+    has taken effect is then answered, not done twice. `reply`: the answer that says so, where there was one.
     """
 
-    def __init__(self, message: str, *, request_id: str) -> None:
+    def __init__(self, message: str, *, request_id: str, reply: Reply | None = None) -> None:
         super().__init__(f"{message}; repeat it with request id {request_id}")
         self.request_id = request_id
+        self.reply = reply
 
 
 class RequestRefused(ClientError):

@@ -165,6 +165,7 @@ class Guard(Held, ABC, Generic[K]):
 
     def _entering(self) -> Steps[None]:
         grant: Reply = self._claim if isinstance(self._claim, Reply) else (yield self._claim)
+        require_known(grant)
         if not grant.granted:
             raise NotGranted(grant)
         self._grant = grant
@@ -238,9 +239,6 @@ class Guard(Held, ABC, Generic[K]):
             yield partial(self._keeper.let_go, self)
             self.check()
             reply = yield from self._asking(ask, fields, within_ms)
-            if reply.answer is Word.OUTCOME_UNKNOWN:
-                why = f": {reply.body['detail']}" if "detail" in reply.body else ""
-                raise BrokerTimeout(f"the outcome is unknown{why}", request_id=reply.request_id)
             self._judge(reply)
         except BrokerTimeout:
             self._ended = True
@@ -280,11 +278,19 @@ class Guard(Held, ABC, Generic[K]):
             yield partial(self._pause, pause_ms)
 
     def _judge(self, reply: Reply) -> None:
+        require_known(reply)
         if reply.answer in LOST and reply.answer is not Word.INVALID:
             self.lose(str(reply.reason or reply.answer))
             raise LeaseLost(self.job_id, self.epoch, str(reply.reason or reply.answer))
         if not reply.good:
             raise RequestRefused(reply)
+
+
+def require_known(reply: Reply) -> None:
+    """Raises BrokerTimeout where the answer is that nobody knows: a refusal would say that nothing was done."""
+    if reply.answer is Word.OUTCOME_UNKNOWN:
+        why = f": {reply.body['detail']}" if "detail" in reply.body else ""
+        raise BrokerTimeout(f"the outcome is unknown{why}", request_id=reply.request_id, reply=reply)
 
 
 def in_words(error: Exception) -> str:

@@ -1,0 +1,37 @@
+"""What a guard makes of answers that say nothing."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from broker.answers import Answer, Word
+from broker.client import BrokerTimeout, Lease
+from broker.client.guard import Wiring
+from broker.client.steps import drive
+from broker.entropy import SystemEntropy
+from tests.unit.test_call import grant, reply
+
+UNKNOWN = reply(Answer(Word.OUTCOME_UNKNOWN), request_id="asked")
+
+
+def guard(claimed: Any, *, on_lost: Any = None, on_cancel: Any = None) -> Lease:
+    """A guard whose claim gets this answer, and whose every other request nobody knows the outcome of."""
+    keeper: Any = SimpleNamespace(keep=lambda _: None, drop=lambda _: None, let_go=lambda _: None)
+    operations: Any = SimpleNamespace(progress=lambda *_, **__: UNKNOWN, release=lambda *_, **__: UNKNOWN)
+    return Lease(Wiring(operations, keeper, lambda: claimed, on_lost, on_cancel, SystemEntropy(), lambda: 0))
+
+
+def test_a_claim_of_which_nobody_knows_is_not_said_to_be_refused() -> None:
+    with pytest.raises(BrokerTimeout) as unknown:
+        drive(guard(UNKNOWN)._entering())
+    assert unknown.value.request_id == "asked"
+
+
+def test_nor_is_progress() -> None:
+    lease = guard(grant())
+    drive(lease._entering())
+    with pytest.raises(BrokerTimeout) as unknown:
+        lease.progress("half")
+    assert unknown.value.request_id == "asked"
+    lease.check()
