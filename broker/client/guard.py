@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import structlog
@@ -19,6 +20,7 @@ from broker.client.errors import (
     BrokerUnavailable,
     ClientClosed,
     ClientError,
+    InvalidRequest,
     LeaseLost,
     NotGranted,
     RequestRefused,
@@ -81,6 +83,9 @@ class Guard(Held, ABC, Generic[K]):
         self._operations, self._keeper = wiring.operations, wiring.keeper
         self._claim = wiring.claim
         self._on_lost, self._on_cancel = wiring.on_lost, wiring.on_cancel
+        for name in ("on_lost", "on_cancel"):
+            if iscoroutinefunction(getattr(wiring, name)):
+                raise InvalidRequest(f"{name}: a plain function is called, and an `async` one would never run")
         self._entropy, self._steady_ms = wiring.entropy, wiring.steady_ms
         self._lock = threading.RLock()
         self._loss: str | None = None

@@ -1,4 +1,4 @@
-"""What a guard makes of answers that say nothing."""
+"""What a guard makes of answers that say nothing, and of callbacks that nobody would await."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from broker.answers import Answer, Word
-from broker.client import BrokerTimeout, Lease
+from broker.client import BrokerTimeout, InvalidRequest, Lease
 from broker.client.guard import Wiring
 from broker.client.steps import drive
 from broker.entropy import SystemEntropy
@@ -35,3 +35,13 @@ def test_nor_is_progress() -> None:
         lease.progress("half")
     assert unknown.value.request_id == "asked"
     lease.check()
+
+
+async def forget(*_: Any) -> None:
+    """Is awaited by nobody."""
+
+
+@pytest.mark.parametrize("callback", ["on_lost", "on_cancel"])
+def test_a_callback_that_would_have_to_be_awaited_is_refused_at_once(callback: str) -> None:
+    with pytest.raises(InvalidRequest, match=callback):
+        guard(grant(), **{callback: forget})
