@@ -251,11 +251,17 @@ class Guard(Held, ABC, Generic[K]):
         except (LeaseLost, ClientClosed):
             raise
         except BaseException:  # not done, or not known: an interrupted block may go on, and ask once more
-            if self._loss is None:
-                self._keeper.keep(self)
+            self._keep_on()
             raise
         self._ended = True
         return reply
+
+    def _keep_on(self) -> None:
+        if self._loss is None:
+            try:
+                self._keeper.keep(self)
+            except ClientClosed:  # meanwhile; what hindered the end is to be raised, not this
+                self.lose(ClientClosed.__name__)
 
     def _asking(self, ask: Callable[..., Any], fields: Mapping[str, Any], within_ms: int | None) -> Steps[Reply]:
         """Ask; where the broker says "later", ask again while the lease lasts.

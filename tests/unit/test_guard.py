@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from broker.answers import Answer, Word
-from broker.client import BrokerTimeout, InvalidRequest, Lease
+from broker.client import BrokerTimeout, ClientClosed, InvalidRequest, Lease
 from broker.client.guard import Wiring
 from broker.client.steps import drive
 from broker.entropy import SystemEntropy
@@ -35,6 +35,24 @@ def test_nor_is_progress() -> None:
         lease.progress("half")
     assert unknown.value.request_id == "asked"
     lease.check()
+
+
+def test_an_interrupt_is_raised_though_the_client_was_closed_meanwhile() -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    def closed(_: Any) -> None:
+        raise ClientClosed("the client is closed")
+
+    lease = guard(grant())
+    drive(lease._entering())
+    lease._operations = SimpleNamespace(complete=interrupt)  # type: ignore[assignment]
+    lease._keeper = SimpleNamespace(
+        keep=closed, drop=lambda _: None, let_go=lambda _: None, is_running_me=lambda: False
+    )  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        lease.complete()
+    assert lease.lost.is_set()
 
 
 async def forget(*_: Any) -> None:
