@@ -41,9 +41,11 @@ from datastore import DatastoreError
 
 log = structlog.get_logger(__name__)
 
-_OF_ITSELF = frozenset({Word.REPLAYED, Word.NOT_CLAIMABLE, Word.DRAINING, Word.REQUEST_EXPIRED})
-"""What a claim that waited may be told instead of a job, though others would get that. Not that the store failed: they
-would be told the same, one after the other."""
+_OTHERS_MAY = frozenset(
+    {Word.GRANTED, Word.REPLAYED, Word.NONE_AVAILABLE, Word.NOT_CLAIMABLE, Word.DRAINING, Word.REQUEST_EXPIRED}
+)
+"""What a claim that waited may be told while others would get the job that it was woken for. Not that the store failed:
+they would be told the same, one after the other."""
 
 
 def deliver(context: Context, pipe: Pipeline, batch: Sequence[Settled], *, now_ms: int) -> None:
@@ -101,15 +103,14 @@ def follow_up(context: Context, connection: Redis, batch: Sequence[Settled], *, 
     `descent`: jobs that have ended and others wait for. What it misses, because another worker was between two of its
     steps, the sweep finds.
     """
-    parked = _parked_for_jobs(context, batch, now_ms)
-    claim_next.recheck(connection, parked)
+    claim_next.recheck(connection, _parked_for_jobs(context, batch, now_ms))
     changes = [change for settled in batch for change in settled.changes]
     changes += look_at_new(context, connection, changes, descent=descent, now_ms=now_ms)
     keys = lock_waits.given_up(changes)
     keys += [key for settled in batch for key in settled.freed]
     keys += _now_free(context, batch, now_ms)
     _let_through(context, connection, changes, freed=keys)
-    claim_next.pass_on(connection, [*filter(claim_next.waited, parked), *_woken_in_vain(batch, now_ms)])
+    claim_next.pass_on(connection, _woken(batch, now_ms))
     for settled in batch:
         if (factory := _unsettled_factory(settled)) is not None:
             recall(connection, factory)
@@ -153,21 +154,25 @@ def _let_through(context: Context, connection: Redis, changes: Sequence[Change],
             recall(connection, place.kept_for, queue=place.queue, at_most=1)
 
 
-def _woken_in_vain(batch: Sequence[Settled], now_ms: int) -> list[Claim]:
-    """Claims that were woken for a job each, and can't have it. Nobody else was woken for it."""
-    return [
-        settled.request
-        for settled in batch
-        if type(settled.request) is Claim
-        and claim_next.waited(settled.request)
-        and settled.answer is not None
-        and _is_of_itself(settled.request, settled.answer, now_ms)
-    ]
+def _woken(batch: Sequence[Settled], now_ms: int) -> list[tuple[Claim, set[str]]]:
+    """Claims that were woken for a job each and wait no more, with the terms of the jobs that they have got.
+
+    One that waits again has found nothing that fits, or is looked at once more.
+    """
+    woken = []
+    for settled in batch:
+        claim = settled.request
+        if type(claim) is not Claim or settled.answer is None or not claim_next.waited(claim):
+            continue
+        if _others_may(claim, settled.answer, now_ms):
+            got = [change.after for change in settled.changes if change.after.lease is not None]
+            woken.append((claim, {index.encode_job_terms(job.requires, job.prefers) for job in got}))
+    return woken
 
 
-def _is_of_itself(claim: Claim, answer: Answer, now_ms: int) -> bool:
+def _others_may(claim: Claim, answer: Answer, now_ms: int) -> bool:
     late = claim.deadline_ms is not None and now_ms > claim.deadline_ms
-    return answer.word in _OF_ITSELF or (late and answer.word is Word.OUTCOME_UNKNOWN)  # of a copy
+    return answer.word in _OTHERS_MAY or (late and answer.word is Word.OUTCOME_UNKNOWN)  # of a copy
 
 
 def on_time(connection: Redis, now_ms: int) -> int:

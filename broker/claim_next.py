@@ -1,9 +1,8 @@
 """Claim-next on the Redis side: which claims were answered before, and which wait parked. See also `proposals`."""
 
 import json
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import TypeGuard
+from collections.abc import Collection, Iterable, Sequence
+from typing import TypeGuard, cast
 
 import msgspec
 from redis import Redis
@@ -32,8 +31,8 @@ WAIT_ENDS = "broker:waiting:ends"
 """Sorted set: request id by the end of its wait, broker time."""
 EXPIRE_MAX = 256
 """Waits ended in one call."""
-REST_MAX = 16
-"""Sets of jobs looked at beside those that fit, where claims were woken and got nothing. The sweep looks at all."""
+WOKEN_FOR = f"{WAITING}:for:"
+"""Before the id of a claim: the terms of the job that it was woken for. Nobody else was."""
 LOOKS_MAX = 20_000
 """Looks at sets of waiting claims in one call; what is left, the next call and the sweep do."""
 
@@ -69,9 +68,10 @@ end
 _WAKE = Script(
     index.POP_BEST
     + UNPARK
-    + f"local LOOKS_MAX = {LOOKS_MAX}"
+    + f"local LOOKS_MAX, WOKEN_FOR, WOKEN_TTL = {LOOKS_MAX}, '{WOKEN_FOR}', {ANSWER_TTL_MS}"
     + """
--- KEYS: 1 waiting, 2 their ends, 3 the intake of claims, 4.. parked sets that fit.  ARGV: the bonus of each set
+-- KEYS: 1 waiting, 2 their ends, 3 the intake of claims, 4.. parked sets that fit.  ARGV: the bonus of each set, and
+-- the terms of the job
 local sets = {}
 for i = 4, #KEYS do sets[i - 3] = KEYS[i] end  -- Lua unpacks no more than 8,000
 -- Each round ends it, or clears away one that waits no more: so many of these as the server has time for in one call.
@@ -80,6 +80,7 @@ for _ = 1, math.max(1, math.floor(LOOKS_MAX / #sets)) do
   if not best then return 0 end
   local parked = unpark(best)
   if parked then
+    redis.call('SET', WOKEN_FOR .. best, ARGV[#ARGV], 'PX', WOKEN_TTL)
     redis.call('LPUSH', KEYS[3], parked.envelope)
     return 1
   end
@@ -230,7 +231,7 @@ def wake(connection: Redis, ready: Sequence[tuple[str, str]]) -> int:
             keys = [index.members_key(index.PARKED, queue, offers) for offers, _ in fitting]
             # More than a claim can have waited: one that meets more is ahead of every one that meets less.
             bonuses: list[Argument] = [(WAIT_MS_MAX + 1) * met for _, met in fitting]
-            calls.append(([WAITING, WAIT_ENDS, intake_key("claims"), *keys], bonuses))
+            calls.append(([WAITING, WAIT_ENDS, intake_key("claims"), *keys], [*bonuses, terms]))
     return sum(_WAKE.run_many(connection, calls)) if calls else 0
 
 
@@ -248,34 +249,29 @@ def recheck(connection: Redis, parked: Sequence[Claim]) -> None:
     _RECHECK.run_many(connection, calls)
 
 
-def pass_on(connection: Redis, claims: Sequence[Claim]) -> None:
-    """Wake others for ready jobs, once for each of these, which were woken and got none.
+def pass_on(connection: Redis, woken: Sequence[tuple[Claim, Collection[str]]]) -> None:
+    """Wake another for each job that one of these was woken for, and has left there.
 
-    It is for jobs that would fit these, or that somebody left for a better one: some of the rest are looked at.
+    Each with the terms of the jobs it has got: one of those it was woken for is as good as any other of the same terms.
     """
-    if not claims:
+    if not woken:
         return
-    sets = _sets(connection, index.READY, [claim.body.queue for claim in claims])
-    rest = _some_sets(connection, sets)
-    wanted: Counter[tuple[str, str]] = Counter()
-    for claim in claims:
-        queue = claim.body.queue
-        fitting = index.serving(canonical(claim.body.offers), sets[queue])
-        wanted.update((queue, terms) for terms in {*rest[queue], *(terms for terms, _ in fitting)})
     with connection.pipeline(transaction=False) as pipe:
-        for queue, terms in wanted:
+        for claim, _ in woken:
+            pipe.getdel(WOKEN_FOR + claim_id(claim))
+        texts = cast(list[bytes | None], pipe.execute())
+    left = [
+        (claim.body.queue, terms)
+        for (claim, got), text in zip(woken, texts, strict=True)
+        if text is not None and (terms := index.text_of(text)) is not None and terms not in got
+    ]
+    if not left:
+        return
+    with connection.pipeline(transaction=False) as pipe:
+        for queue, terms in left:
             pipe.exists(index.members_key(index.READY, queue, terms))
         there = pipe.execute()
-    ready = Counter({wants: count for (wants, count), some in zip(wanted.items(), there, strict=True) if some})
-    wake(connection, list(ready.elements()))
-
-
-def _some_sets(connection: Redis, queues: Iterable[str]) -> dict[str, list[str]]:
-    """Of each queue up to `REST_MAX` sets of jobs, drawn by Redis."""
-    with connection.pipeline(transaction=False) as pipe:
-        for queue in queues:
-            pipe.srandmember(index.sets_key(index.READY, queue), REST_MAX)
-        return dict(zip(queues, map(index.names, pipe.execute()), strict=True))
+    wake(connection, [wants for wants, some in zip(left, there, strict=True) if some])
 
 
 def end_waits(connection: Redis, now_ms: int) -> int:

@@ -34,6 +34,7 @@ NAMED: Mapping[str, str] = {
 FAMILIES: Mapping[str, str] = {
     claim_next.answer_key(""): "string",
     claim_next.mark_key(""): "string",
+    claim_next.WOKEN_FOR: "string",
     families.children_key(""): "set",
     index.LANE: "zset",
     index.RESERVED: "zset",

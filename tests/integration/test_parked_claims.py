@@ -228,6 +228,39 @@ def test_a_job_that_its_waiter_left_for_a_better_one_wakes_another(broker: InPro
     assert not broker.caller.has_reply(plain)
 
 
+def test_a_job_that_its_waiter_left_for_one_that_woke_nobody_wakes_another(broker: InProcess) -> None:
+    strong = park(broker, offers=["gpu", "ssd"])
+    broker.clock.advance(1)
+    other = park(broker, offers=["gpu"])
+    broker.caller.send(broker.caller.make("submit", job_id="gpu", requires=["gpu"]))
+    broker.finish(broker.settle(broker.take("w1").entries))
+    woken = broker.take("w1")
+    broker.caller.send(broker.caller.make("submit", job_id="better", requires=["ssd"], priority=1))
+    broker.finish(broker.settle(broker.take("w2").entries))
+    broker.finish(broker.settle(woken.entries))
+    assert answer(broker, strong)["body"]["job_id"] == "better"
+    assert answer(broker, other)["body"]["job_id"] == "gpu"
+
+
+def test_a_waiter_that_finds_its_job_gone_wakes_nobody_for_jobs_that_others_were_woken_for(broker: InProcess) -> None:
+    plain = park(broker)
+    broker.clock.advance(1)
+    for _ in range(8):
+        park(broker, offers=["gpu"])
+    broker.caller.send(broker.caller.make("submit", job_id="a"))
+    broker.finish(broker.settle(broker.take("w1").entries))
+    woken = broker.take("w1")
+    broker.caller.send(at_once := broker.caller.make("claim"))
+    broker.finish(broker.settle(broker.take("w2").entries))
+    assert broker.caller.replies(at_once)[0]["body"]["job_id"] == "a"
+    jobs = [broker.caller.make("submit", requires=["gpu"], prefers={f"disk={number}": 1}) for number in range(4)]
+    broker.caller.send(*jobs)
+    broker.finish(broker.settle(broker.take("w2").entries))
+    broker.finish(broker.settle(woken.entries))
+    assert len(broker.take("w2").entries) == len(jobs), "one for each job"
+    assert not broker.caller.has_reply(plain)
+
+
 def test_a_job_that_appears_just_before_the_claim_is_parked_is_not_missed(broker: InProcess) -> None:
     claim = _nothing_found_then_a_job(broker)
     assert answer(broker, claim)["body"]["job_id"] == "a"

@@ -28,6 +28,12 @@ def _get(keys: Keyspace, args: list[bytes]) -> Any:
     return keys.get(args[0], bytes)
 
 
+def _getdel(keys: Keyspace, args: list[bytes]) -> Any:
+    value = keys.get(args[0], bytes)
+    _del(keys, args)
+    return value
+
+
 def _mget(keys: Keyspace, args: list[bytes]) -> Any:
     return [found if type(found := keys.peek(key)) is bytes else None for key in args]
 
@@ -234,6 +240,7 @@ def _xlen(keys: Keyspace, args: list[bytes]) -> Any:
 COMMANDS: Mapping[bytes, Command] = {
     b"SET": _set,
     b"GET": _get,
+    b"GETDEL": _getdel,
     b"MGET": _mget,
     b"DEL": _del,
     b"UNLINK": _del,
