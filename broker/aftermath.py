@@ -106,6 +106,7 @@ def follow_up(context: Context, connection: Redis, batch: Sequence[Settled], *, 
     claim_next.recheck(connection, _parked_for_jobs(context, batch, now_ms))
     changes = [change for settled in batch for change in settled.changes]
     changes += look_at_new(context, connection, changes, descent=descent, now_ms=now_ms)
+    changes += _given_back(batch)
     keys = lock_waits.given_up(changes)
     keys += [key for settled in batch for key in settled.freed]
     keys += _now_free(context, batch, now_ms)
@@ -154,8 +155,22 @@ def _let_through(context: Context, connection: Redis, changes: Sequence[Change],
             recall(connection, place.kept_for, queue=place.queue, at_most=1)
 
 
+def _given_back(batch: Sequence[Settled]) -> list[Change]:
+    """Jobs that claims have taken out of the index and may not have: who looked for them meanwhile has found nothing.
+
+    Not those of claims that wait again, which are at a limit of the queue, as everybody is.
+    """
+    return [
+        Change(None, change.after)
+        for settled in batch
+        if settled.answer is not None and settled.answer.word in (Word.NOT_CLAIMABLE, Word.REQUEST_EXPIRED)
+        for change in settled.changes
+        if change.before is change.after
+    ]
+
+
 def _woken(batch: Sequence[Settled], now_ms: int) -> list[tuple[Claim, set[str]]]:
-    """Claims that were woken for a job each and wait no more, with the terms of the jobs that they have got.
+    """Claims that were woken for a job each and wait no more, with the terms of the jobs that they have had.
 
     One that waits again has found nothing that fits, or is looked at once more.
     """
@@ -165,8 +180,8 @@ def _woken(batch: Sequence[Settled], now_ms: int) -> list[tuple[Claim, set[str]]
         if type(claim) is not Claim or settled.answer is None or not claim_next.waited(claim):
             continue
         if _others_may(claim, settled.answer, now_ms):
-            got = [change.after for change in settled.changes if change.after.lease is not None]
-            woken.append((claim, {index.encode_job_terms(job.requires, job.prefers) for job in got}))
+            had = [change.after for change in settled.changes]
+            woken.append((claim, {index.encode_job_terms(job.requires, job.prefers) for job in had}))
     return woken
 
 

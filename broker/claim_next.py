@@ -252,7 +252,7 @@ def recheck(connection: Redis, parked: Sequence[Claim]) -> None:
 def pass_on(connection: Redis, woken: Sequence[tuple[Claim, Collection[str]]]) -> None:
     """Wake another for each job that one of these was woken for, and has left there.
 
-    Each with the terms of the jobs it has got: one of those it was woken for is as good as any other of the same terms.
+    Each with the terms of the jobs it has had: one of those it was woken for is as good as any other of the same terms.
     """
     if not woken:
         return

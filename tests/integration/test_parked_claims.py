@@ -261,6 +261,23 @@ def test_a_waiter_that_finds_its_job_gone_wakes_nobody_for_jobs_that_others_were
     assert not broker.caller.has_reply(plain)
 
 
+def test_a_job_that_a_claim_may_not_have_after_all_wakes_those_who_found_it_gone(broker: InProcess) -> None:
+    broker.ask(broker.caller.make("set_limit", limit="factory:greedy", capacity=1))
+    waiters = [park(broker), park(broker)]
+    broker.caller.send(*(broker.caller.make("submit", job_id=job) for job in ("a", "b")))
+    broker.finish(broker.settle(broker.take("w1").entries))
+    woken = broker.take("w1")
+    greedy = Caller(broker.redis, "greedy")
+    claims = [greedy.make("claim"), greedy.make("claim")]
+    greedy.send(*claims)
+    both = broker.settle(broker.take("w2").entries, "w2")
+    broker.finish(broker.settle(woken.entries))
+    broker.finish(both, "w2")
+    assert [reply["answer"] for reply in greedy.replies(*claims)] == ["granted", "not_claimable"]
+    broker.serve()
+    assert sum(broker.caller.has_reply(claim) for claim in waiters) == 1
+
+
 def test_a_job_that_appears_just_before_the_claim_is_parked_is_not_missed(broker: InProcess) -> None:
     claim = _nothing_found_then_a_job(broker)
     assert answer(broker, claim)["body"]["job_id"] == "a"
