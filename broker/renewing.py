@@ -68,7 +68,9 @@ class Renewing:
         for position, held in enumerate(leases):
             job = self._read(held.job_id)
             decision = None if job is None else self._judge(held, job)
-            if job is not None and isinstance(decision, Write) and (lease := decision.changes.get("lease")) is not None:
+            if job is None or not isinstance(decision, Write) or decision.changes["updated_ms"] != self._now_ms:
+                continue
+            if (lease := decision.changes.get("lease")) is not None:
                 renewed.append((job, lease))
                 answers.append((position, decision.answer))
         mark = context.entropy.write_id()

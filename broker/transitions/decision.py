@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 from msgspec import structs
 
 from broker.answers import Answer, Reason, Word
+from broker.clock import SET_BACK_MS
 from broker.documents import RECENT_REQUESTS_MAX, WAITING, Job, Lease, Outcome, Recent, RunEnd, State
 from broker.fence import Fence, FenceLost, FenceOk, Impossible, Loss, Replayed, check
 from datastore.value import Value
@@ -76,6 +77,13 @@ def end_lease(lease: Lease, *, now_ms: int, outcome: Outcome, **details: Any) ->
         **details,
     )
     return {"lease": None, "cancel": None, "last_end": ended}
+
+
+def stamp_ms(job: Job, now_ms: int) -> int:
+    """`updated_ms` of a write that leaves times of a job as they are. Of one from the future it stays, until the sweep
+    has anchored these by it: broker time was set back since they were set.
+    """
+    return job.updated_ms if job.updated_ms > now_ms + SET_BACK_MS else now_ms
 
 
 def remember(job: Job, *, request_id: str, by: str, op: str, state: State) -> dict[str, Any]:

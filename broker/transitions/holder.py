@@ -19,6 +19,7 @@ from broker.transitions.decision import (
     failure,
     held_by,
     remember,
+    stamp_ms,
     without_lease,
 )
 
@@ -42,7 +43,8 @@ def renew(
     match at_the_fence(job, fence, now_ms):
         case Lease() as lease:
             ttl = ttl_ms or lease.ttl_ms
-            expires_ms = max(lease.expires_ms, now_ms + ttl)
+            written_ms = stamp_ms(job, now_ms)
+            expires_ms = max(lease.expires_ms, written_ms + ttl)
             extended = structs.replace(lease, ttl_ms=ttl, expires_ms=expires_ms, renewals=lease.renewals + 1)
             directives = [] if job.cancel is None else ["cancel"]
             if paused:
@@ -51,7 +53,8 @@ def renew(
                 directives.append("drain")
             told = {"job_id": job.id, "epoch": lease.epoch, "ttl_ms": ttl, "expires_ms": expires_ms}
             return Write(
-                {"lease": extended, "updated_ms": now_ms}, Answer(_RENEWED, None, {**told, "directives": directives})
+                {"lease": extended, "updated_ms": written_ms},
+                Answer(_RENEWED, None, {**told, "directives": directives}),
             )
         case Refuse(answer) if answer.word is Word.ALREADY_TERMINAL:
             return Refuse(Answer(Word.LEASE_LOST, Reason.TERMINAL, {**held_by(job, now_ms), **answer.body}))

@@ -17,6 +17,7 @@ from broker.transitions.decision import (
     held_by,
     remember,
     replay,
+    stamp_ms,
     superseded,
     without_lease,
 )
@@ -110,4 +111,6 @@ def _write(
 ) -> Decision:
     remembered = remember(job, request_id=request_id, by=by, op=op, state=state)
     body = {"job_id": job.id, "epoch": job.epoch, "state": state.value}
-    return Write({**changes, **remembered, "state": state, "updated_ms": now_ms}, Answer(Word.OK, body=body))
+    return Write(
+        {**changes, **remembered, "state": state, "updated_ms": stamp_ms(job, now_ms)}, Answer(Word.OK, body=body)
+    )

@@ -17,6 +17,7 @@ from broker.transitions.decision import (
     end_lease,
     failure,
     held_by,
+    stamp_ms,
     without_lease,
 )
 
@@ -131,7 +132,7 @@ def heed_progress(job: Job, *, progress_ms: int | None, now_ms: int, rules: Rule
     if stuck == (lease.stuck_ms is not None):
         return _nothing_to_do(job, now_ms)
     flagged = structs.replace(lease, stuck_ms=since_ms if stuck else None)
-    return _write({"lease": flagged, "state": job.state}, job, now_ms)
+    return _write({"lease": flagged, "state": job.state, "updated_ms": stamp_ms(job, now_ms)}, job, now_ms)
 
 
 def due(job: Job, *, now_ms: int) -> Decision:
@@ -165,7 +166,7 @@ def _ended(state: State) -> str:
 
 def _write(changes: dict[str, Any], job: Job, now_ms: int) -> Decision:
     return Write(
-        {**changes, "updated_ms": now_ms}, Answer(Word.OK, body={"job_id": job.id, "state": changes["state"].value})
+        {"updated_ms": now_ms, **changes}, Answer(Word.OK, body={"job_id": job.id, "state": changes["state"].value})
     )
 
 

@@ -120,6 +120,22 @@ def test_a_run_and_a_cancel_that_nobody_acknowledges_end_in_time(broker: InProce
     assert [read(broker.store, job).state for job in ("long", "cancelled")] == ["failed", "cancelled"]
 
 
+def test_a_lease_that_is_written_on_before_the_next_sweep_stands_no_longer_for_that(broker: InProcess) -> None:
+    broker.submit("held", "renewed", "renewed-with-others")
+    jobs = ("held", "renewed", "renewed-with-others")
+    _, renewed, together = (hold(broker, job) for job in jobs)
+    broker.clock.advance(-HOUR_MS)
+    make = broker.caller.make
+    broker.ask(make("hold", job_id="held"), make("renew", **renewed), make("renew_many", leases=[together]))
+    broker.sweep()
+    broker.clock.advance(TTL_MS - 1)
+    broker.sweep()
+    assert [read(broker.store, job).state for job in jobs[1:]] == ["leased"] * 2, "their holders count on a ttl"
+    broker.clock.advance(SKEW_MS + 2)
+    broker.sweep()
+    assert [read(broker.store, job).state for job in jobs] == ["ready"] * 3
+
+
 def test_a_schedule_fires_by_the_time_that_it_is_now_and_makes_no_job_twice(broker: InProcess) -> None:
     broker.ask(broker.caller.make("put_schedule", name="tick", cron="* * * * *", job={"payload": 7}))
     for minutes in (2, -60, 1, 1, 58):

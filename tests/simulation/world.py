@@ -46,7 +46,10 @@ SUBMITTERS = (3, 2)
 FEATURE_SHARE = 0.35
 FILE_SHARE = 0.25
 """Worlds whose store is a file of transactions."""
+FAR = 250
 UNFINISHED = (b"broker:inflight:", b"broker:in:", b"rq:queue:", b"broker:waiting", b"broker:unread")
+ENDING = b"broker:waiting:for:"
+"""What a claim was woken for: its copy may have been answered, and the note ends by itself."""
 DRIFT_MAX = 0.03
 """Clocks this far from the broker's: together with the skew allowance a holder's margin covers it."""
 WILD = (0.6, 1.6)
@@ -169,7 +172,7 @@ class World:
             "factory_crash": self._crash_factory,
             "factory_pause": lambda: random.choice(self._factories).pause(random.uniform(500, 3 * TTL_MS)),
             "clock_ahead": lambda: self.broker_clock.jump(random.randint(100, 3 * TTL_MS)),
-            "clock_back": lambda: self.broker_clock.jump(-random.randint(100, 3 * TTL_MS)),
+            "clock_back": lambda: self.broker_clock.jump(-_now_and_then_far(random.randint(100, 3 * TTL_MS))),
             "redis_flushed": self.server.keys.clear,
             "redis_restarted": self._restart_redis,
             "redis_rolled_back": self._roll_back_redis,
@@ -208,7 +211,8 @@ class World:
 
     def _unfinished(self) -> list[bytes]:
         """What must not be forgotten in Redis: requests queued and in hand, claims that wait, grants nobody read."""
-        return [name for name in self.server.keys.names() if name.startswith(UNFINISHED)]
+        names = self.server.keys.names()
+        return [name for name in names if name.startswith(UNFINISHED) and not name.startswith(ENDING)]
 
     def _clock(self) -> HostClock:
         wild = self._random.random() < 0.06
@@ -350,6 +354,11 @@ class World:
         fenced = not self.dice.struck["read_stale"]
         for each in check(record for record in self._records if fenced or record.op != "progress").violations:
             self.judge.accuse(f"history {each.rule}: {each.job} at epoch {each.epoch}: {each.why}")
+
+
+def _now_and_then_far(back_ms: int) -> int:
+    """One of eight jumps is of minutes or hours."""
+    return back_ms * FAR if back_ms % 8 == 0 else back_ms
 
 
 __all__ = ["Timing", "Twin", "World", "sound"]
