@@ -119,7 +119,7 @@ class Exchange:
             while calls := self._given_up(waiter):
                 now_ms = monotonic_ms()
                 self._turns.begin(waiter)
-                if until_ms is not None and now_ms >= until_ms:
+                if (until_ms is not None and now_ms >= until_ms) or self._is_read_below(waiter):
                     return False
                 if now_ms >= again_ms:
                     again_ms = now_ms + self._attempt_ms
@@ -127,7 +127,7 @@ class Exchange:
                 ends_ms = min(again_ms, max(call.until_ms for call in calls) + LATE_MS, until_ms or again_ms)
                 self._read_or_wait(waiter, max(1, ends_ms - now_ms))
         finally:
-            self._wait_no_more(waiter)
+            self._turns.end(waiter)
         return True
 
     def _given_up(self, waiter: Waiter) -> list[Call]:
@@ -139,7 +139,7 @@ class Exchange:
         return calls
 
     def _is_read_below(self, waiter: Waiter) -> bool:
-        """Whether this very thread reads, below the handler of a signal: until that has returned, it reads instead."""
+        """Whether this very thread reads, below the handler of a signal: nothing is read until that has returned."""
         reader = self._turns.reader
         return reader is not None and reader is not waiter and reader.thread == waiter.thread
 
@@ -227,16 +227,11 @@ class Exchange:
                     return
                 self._read_or_wait(waiter, left_ms)
         finally:
-            self._wait_no_more(waiter)
-
-    def _wait_no_more(self, waiter: Waiter) -> None:
-        if self._is_read_below(waiter):
-            self._listener.ask_ahead()  # who reads there waits for an answer that may have been read here
-        self._turns.end(waiter)
+            self._turns.end(waiter)
 
     def _read_or_wait(self, waiter: Waiter, left_ms: int) -> None:
         """Read for everybody where it is this one's turn, or wait for whoever reads. Comes back early now and then."""
-        if self._turns.reads(waiter) or self._is_read_below(waiter):
+        if self._turns.reads(waiter):
             self._read(left_ms)
         else:
             waiter.wait(left_ms)

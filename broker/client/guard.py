@@ -87,7 +87,7 @@ class Guard(Held, ABC, Generic[K]):
             if iscoroutinefunction(getattr(wiring, name)):
                 raise InvalidRequest(f"{name}: a plain function is called, and an `async` one would never run")
         self._entropy, self._steady_ms = wiring.entropy, wiring.steady_ms
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
         self._loss: str | None = None
         self._grant: Reply | None = None
         self._ended = False

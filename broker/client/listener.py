@@ -3,7 +3,6 @@
 import select
 import socket
 import threading
-from operator import is_
 from typing import Any
 
 from redis import ConnectionPool
@@ -26,10 +25,8 @@ class Listener:
         self._pool = ConnectionPool.from_url(url, retry=Retry(NoBackoff(), 0), **options(password, SEND_TIMEOUT_S))
         self._question = packed_wait(key)
         self._channel: _Answering | None = None
-        self._asking = threading.RLock()  # a handler of a signal may ask, wherever this thread is
+        self._asking = threading.Lock()
         self._asked = False
-        self._received: list[Any] = []
-        """The answers that were received last."""
         self._dead_ms = 0
         """When the question has had no answer for too long; this host's monotonic clock."""
         self._woken, self._waker = socket.socketpair()
@@ -49,9 +46,9 @@ class Listener:
             raise
 
     def handed_over(self) -> None:
-        """What was received is with those who wait for it. Twice is harmless."""
+        """What was received is with those who wait for it."""
         channel = self._channel
-        if channel is not None and channel.answers and all(map(is_, channel.answers, self._received)):
+        if channel is not None:
             self._asked = False  # first: where an interrupt comes now, it is handed over twice, which changes nothing
             del channel.answers[:ANSWERS]
 
@@ -96,8 +93,7 @@ class Listener:
             self._collect(channel, wait_ms)
         if len(answers) < ANSWERS:
             return []
-        self._received = answers[:ANSWERS]
-        texts = replies_of(self._received)
+        texts = replies_of(answers[:ANSWERS])
         if not texts:  # nothing came for as long as Redis waits: ask again
             self.handed_over()
         return texts
@@ -112,7 +108,7 @@ class Listener:
 
     def _collect(self, channel: "_Answering", wait_ms: int) -> None:
         left_ms = max(0, self._dead_ms - monotonic_ms())  # a dead connection wakes nobody, however long they would wait
-        ready = self._ready(channel, min(wait_ms, left_ms))
+        ready = [fd for fd, _ in self._poll.poll(min(wait_ms, left_ms))]
         if self._woken.fileno() in ready:
             self._woken.recv(4096)
         if channel.socket.fileno() in ready:
@@ -120,16 +116,6 @@ class Listener:
             channel.drain(channel.answers)
         elif monotonic_ms() >= self._dead_ms:
             raise TimeoutError(f"the reply channel was silent for {DEAD_AFTER_S} s")
-
-    def _ready(self, channel: "_Answering", wait_ms: int) -> list[int]:
-        try:
-            found = self._poll.poll(wait_ms)
-        except RuntimeError:  # the handler of a signal has interrupted this very thread in it
-            poll = select.poll()
-            for each in (self._woken, channel.socket):
-                poll.register(each, select.POLLIN)
-            found = poll.poll(wait_ms)
-        return [fd for fd, _ in found]
 
 
 class _Answering(Channel):

@@ -10,7 +10,7 @@ class Notices:
     """Guards by the job they hold. Safe under threads."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()  # a handler of a signal may end a lease, wherever this thread is
+        self._lock = threading.Lock()
         self._guards: dict[tuple[str, int], Callable[[], None]] = {}
 
     def watch(self, job_id: str, epoch: int, renew: Callable[[], None]) -> None:

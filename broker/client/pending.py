@@ -123,7 +123,7 @@ class Pending:
         for call in waiting:
             call.reply = reply.sent_at(call.asked_ms(reply, self._broker_time) if repeats else call.first_sent_ms)
             call.woken()
-        self._waiting.pop(reply.request_id, None)  # last: whoever is interrupted above delivers it once more
+        del self._waiting[reply.request_id]  # last: whoever is interrupted above delivers it once more
         return ()
 
     def _answer_one_given_up(self, call: Call, reply: Reply) -> None:
