@@ -10,7 +10,7 @@ from broker.answers import Answer, Reason, Word
 from broker.json_names import stands_twice
 from broker.messages import ENVELOPE_BYTES_MAX, KINDS, REQUESTS, Request
 from broker.signing import UNSEALED, Seal
-from broker.wire_types import IN_WORDS, FactoryId, RequestId
+from broker.wire_types import FactoryId, RequestId, in_plain_words
 
 DETAIL_CHARS_MAX = 1_024
 """What is said about a request: it may name fields that the sender has made up."""
@@ -74,18 +74,11 @@ def _read(raw: bytes | str) -> Request:
 
 def _why(error: ValidationError) -> str:
     """The first few problems, without the values."""
-    problems = error.errors(include_url=False, include_context=False, include_input=False)
-    whys = (f"{'.'.join(map(str, item['loc'])) or 'envelope'}: {_in_words(item['msg'])}" for item in problems[:5])
+    problems = error.errors(include_url=False, include_input=False)
+    whys = (f"{'.'.join(map(str, item['loc'])) or 'envelope'}: {in_plain_words(item)}" for item in problems[:5])
     return without_tokens("; ".join(whys))[:DETAIL_CHARS_MAX]
 
 
-def _in_words(message: str) -> str:
-    """As pydantic says it, without its own terms."""
-    return _WORDS.get(message) or message.removeprefix("Value error, ")
-
-
-_WORDS = {f"String should match pattern '{pattern}'": words for pattern, words in IN_WORDS.items()}
-_WORDS["Unable to extract tag using discriminator 'op'"] = "no `op`, which says what is asked for"
 _TOKEN_LIKE = re.compile(r'("token\\*"\s*:\s*\\*")[^"\\]*(?:\\+[^"\\]+)*|(?:(?:u00[0-9A-Fa-f]{2}|[0-9A-Fa-f])\\*){32,}')
 """A value under the name of a token, and what is as long as one: digits, or their escapes in JSON within JSON. Neither
 begins with what may repeat, else a long run of it would be looked at once for each of its characters."""

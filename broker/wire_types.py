@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, StringConstraints
+from pydantic_core import ErrorDetails
 
 from broker.matching import WEIGHT_MAX
 
@@ -88,6 +89,15 @@ IN_WORDS = {
     _LIMIT: "write queue:NAME, key:NAME or factory:NAME, of letters, digits, `/`, `.`, `_` or `-`",
 }
 """What a person is told who has written a name that does not match the pattern."""
+
+
+def in_plain_words(problem: ErrorDetails) -> str:
+    """What pydantic says of a problem, without its own terms. It has been asked for the context."""
+    if problem["type"] == "union_tag_not_found":
+        return "no `op`, which says what is asked for"
+    pattern = problem.get("ctx", {}).get("pattern", "")
+    return IN_WORDS.get(pattern) or problem["msg"].removeprefix("Value error, ")
+
 
 JobId = Annotated[str, StringConstraints(pattern=_ID)]
 """Letters, digits, `.`, `_`, `-`. No `:`, which stands in the ids of specs and runs."""

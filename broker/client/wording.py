@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from broker.client.errors import InvalidRequest
 from broker.client.plain import Plain
 from broker.messages import BODY_BYTES_MAX, Envelope
-from broker.wire_types import IN_WORDS, RequestId
+from broker.wire_types import RequestId, in_plain_words
 
 _encode = msgspec.json.Encoder().encode
 _REQUEST_ID = TypeAdapter(RequestId)
@@ -75,11 +75,5 @@ def problems(error: ValidationError) -> str:
     """What is wrong, without the values."""
     found = error.errors(include_url=False, include_input=False)
     return "; ".join(
-        ": ".join(filter(None, [".".join(map(str, item["loc"])), _reason(item["msg"], item.get("ctx", {}))]))
-        for item in found[:5]
+        ": ".join(filter(None, [".".join(map(str, item["loc"])), in_plain_words(item)])) for item in found[:5]
     )
-
-
-def _reason(message: str, context: Mapping[str, Any]) -> str:
-    """As pydantic says it, without its own terms."""
-    return IN_WORDS.get(context.get("pattern", "")) or message.removeprefix("Value error, ")
