@@ -6,6 +6,9 @@ from contextlib import contextmanager
 from broker.cli import CommandError
 from broker.cli.exits import Exit
 
+START = 'run "broker up" or set BROKER_REDIS_URL; `broker doctor` looks closer'
+"""What to do where no broker runs."""
+
 
 @contextmanager
 def told() -> Iterator[None]:
@@ -57,5 +60,4 @@ def of_redis(error: Exception) -> CommandError:
             step = "ask as a user that may, or give this one the right: `broker acl` prints those of each role"
             return CommandError(f"Redis refused: {error}", step)
         case _:
-            step = 'run "broker up" or set BROKER_REDIS_URL; `broker doctor` looks closer'
-            return CommandError(f"Redis is not reachable: {error}", step)
+            return CommandError(f"Redis is not reachable: {error}", START)

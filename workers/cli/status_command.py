@@ -12,9 +12,6 @@ if TYPE_CHECKING:
     from workers.fleet_status import Serving
 
 
-_START = 'run "broker up" or set BROKER_REDIS_URL; `broker doctor` looks closer'
-
-
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command(rich_help_panel="Operation")(status)
@@ -46,7 +43,7 @@ def _found(settings: "Settings") -> dict[str, Any]:
     from broker.cli.errors import CommandError
     from broker.redis_urls import without_password
     from workers.children import read_statuses
-    from workers.cli.failures import of_redis
+    from workers.cli.failures import START, of_redis
     from workers.fleet_status import look
     from workers.runtime import connect_redis
     from workers.state_dir import StateDir
@@ -57,7 +54,7 @@ def _found(settings: "Settings") -> dict[str, Any]:
     url = settings.redis_url or (endpoint.redis_url if endpoint is not None else None)
     problem, serving = None, None
     if url is None:
-        problem = CommandError(f"no broker runs in {settings.state_dir}", _START)
+        problem = CommandError(f"no broker runs in {settings.state_dir}", START)
     else:
         try:
             redis = connect_redis(settings.model_copy(update={"redis_url": url}))
@@ -67,7 +64,7 @@ def _found(settings: "Settings") -> dict[str, Any]:
             problem = of_redis(error)
     alive = serving.alive(within_ms=settings.takeover_ms) if serving is not None else []
     if serving is not None and not alive:
-        problem = CommandError("no worker serves", _START)
+        problem = CommandError("no worker serves", START)
     return {
         "up": problem is None,
         "problem": None if problem is None else str(problem),
