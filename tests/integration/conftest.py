@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from broker.client import Client
 from datastore import Datastore, connect
 from tests.commands import Commands
 from tests.fleet import Fleet
@@ -14,6 +15,15 @@ from tests.in_process import InProcess
 from tests.prey import Prey
 from tests.processes import alive
 from workers.embedded import EmbeddedServer
+
+
+@pytest.fixture
+def client(fleet: Fleet) -> Iterator[Client]:
+    """Of a fleet with one worker, where the job `j` is ready; where a module does not say otherwise."""
+    fleet.start_worker()
+    with Client.connect(fleet.redis_url, factory_id="f") as client:
+        client.submit(job_id="j")
+        yield client
 
 
 @pytest.fixture

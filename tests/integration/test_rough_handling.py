@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -17,14 +16,6 @@ from tests.interrupts import interrupted
 from tests.processes import end, wait_for
 
 pytestmark = pytest.mark.redis
-
-
-@pytest.fixture
-def client(fleet: Fleet) -> Iterator[Client]:
-    fleet.start_worker()
-    with Client.connect(fleet.redis_url, factory_id="f") as client:
-        client.submit(job_id="j")
-        yield client
 
 
 def state(client: Client, job_id: str = "j") -> str:

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,6 @@ from workers.leash import leashed
 pytestmark = pytest.mark.redis
 
 SENTENCE = "job j, epoch 1: lease_lost (revoked)"
-
-
-@pytest.fixture
-def client(fleet: Fleet) -> Iterator[Client]:
-    fleet.start_worker()
-    with Client.connect(fleet.redis_url, factory_id="f") as client:
-        client.submit(job_id="j")
-        yield client
 
 
 def until_its_lease_is_lost(client: Client, fleet: Fleet, arguments: list[str], stderr: int) -> int:
