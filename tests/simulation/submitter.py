@@ -18,7 +18,7 @@ SOMETIMES = "disk"
 SCHEDULE = "minutely"
 FIRED = {"queue": QUEUE, "concurrency": ["gpu"], "max_failures": 9, "max_expiries": 20}
 LOCKS = ("repo", "repo", "repo@shared", "repo/src", "repo/src/app@shared")
-AT_MOST_MS = {"run_timeout_ms": 6_000, "stuck_after_ms": 3_000, "timeout_ms": 30_000, "ttl_ms": 5_000}
+AT_MOST_MS = {"run_timeout_ms": 3_000, "stuck_after_ms": 3_000, "timeout_ms": 30_000, "ttl_ms": 5_000}
 """What a job may say of its times."""
 
 UNIQUE, SUPERSEDES, LIMITS, SCHEDULES, TIMES, FAMILIES = FEATURES = (
