@@ -129,4 +129,4 @@ def test_a_close_that_is_interrupted_leaves_no_thread(fleet: Fleet) -> None:
             client.claim("k")
         with pytest.raises(KeyboardInterrupt), interrupted(once=lambda: client._exchange._turns.wanted):
             client.close()
-        assert set(threading.enumerate()) == before
+        assert set(threading.enumerate()) - before == set(), "others' may have ended meanwhile"
