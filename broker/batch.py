@@ -10,6 +10,7 @@ from redis import Redis
 from broker import (
     claim_next,
     claiming,
+    granting,
     registration,
     repository,
     seen,
@@ -187,10 +188,12 @@ def _one_round(
     try:
         few = len(pending) < AHEAD_MIN and _jobs_of(batch, pending, proposals) < AHEAD_MIN
         with context.store.batch(nothing_ahead if few else partial(_ahead, batch, pending, proposals)):
-            if context.store.concurrency > 1:
-                return _side_by_side(context, batch, pending, proposals, clock=clock)
+            asked = [(batch[position].request, proposals.get(position)) for position in pending]
+            tries = _tries(context, asked, clock=clock)
+            now_ms = clock.now_ms()
             return [
-                _one(context, batch[position].request, proposals.get(position), clock.now_ms()) for position in pending
+                _outcome(context, request, proposal, each, now_ms)
+                for (request, proposal), each in zip(asked, tries, strict=True)
             ]
     except DatastoreError as error:
         return [failed(context, error, _jobs(proposals.get(position))) for position in pending]
@@ -213,39 +216,28 @@ def _ahead(
         yield from looked_at(request, _jobs(proposals.get(position)))
 
 
-def _one(context: Context, request: Request, proposal: Proposal | Settlement | None, now_ms: int) -> Settlement | None:
-    """Settle one request; None where another copy of it is answered."""
-    if proposal is None:
-        return settle(context, request, now_ms=now_ms)
-    tries = [settle(context, request, now_ms=now_ms, candidate=job_id) for job_id in _jobs(proposal)]
-    return _outcome(context, request, proposal, tries, now_ms)
+def _tries(
+    context: Context, asked: Sequence[tuple[Request, Proposal | Settlement | None]], *, clock: Clock
+) -> list[list[Settlement]]:
+    """What was tried for each request: one thing, or of a claim-next each job that it was proposed.
 
-
-def _side_by_side(
-    context: Context,
-    batch: Sequence[Taken],
-    pending: list[int],
-    proposals: dict[int, Proposal | Settlement],
-    *,
-    clock: Clock,
-) -> list[Settlement | None]:
-    """The same where the store is waited for: what is about different jobs is settled at once."""
-
-    context = structs.replace(context, turns=SlotTurns())
+    Simple grants come at once; where the store is waited for, so does all that is about different jobs.
+    """
+    side = context.store.concurrency > 1
+    context = structs.replace(context, turns=SlotTurns()) if side else context
 
     def act(errand: Errand) -> Settlement:
         request, candidate = errand
         return settle(context, request, now_ms=clock.now_ms(), candidate=candidate)
 
-    asked = [(batch[position].request, proposals.get(position)) for position in pending]
+    def grant(claims: Sequence[granting.Asked]) -> Sequence[Settlement | None]:
+        return granting.granted(context, claims, now_ms=clock.now_ms()) if claims else ()
+
     errands = [[(each, job) for job in ((None,) if known is None else _jobs(known))] for each, known in asked]
+    if not side:
+        return side_by_side.in_turn(act, grant, errands)
     ordered = any(type(request) is Claim for request, _ in asked) and claiming.limited(context)
-    tries = side_by_side.settled(act, errands, at_once_max=context.store.concurrency, claims_in_order=ordered)
-    now_ms = clock.now_ms()
-    return [
-        _outcome(context, request, proposal, each, now_ms)
-        for (request, proposal), each in zip(asked, tries, strict=True)
-    ]
+    return side_by_side.settled(act, errands, at_once_max=context.store.concurrency, claims_in_order=ordered)
 
 
 def _outcome(

@@ -50,10 +50,10 @@ def try_claim_job(
     for _ in range(CAS_ATTEMPTS_MAX):
         settled = judge_and_write(context, job_id, judge, job=job, write=write)
         if settled.answer.word is not Word.REPLAYED:
-            return _with_spec(context, settled)
+            return _told(context, settled)
         told = _still_granted(context, settled, who, now_ms)
         if isinstance(told, Settlement):
-            return _with_spec(context, told)
+            return _told(context, told)
         job = told.current
     raise OutcomeUnknown(f"{job_id}: granted to this request, as far as reads show; others keep writing it")
 
@@ -227,14 +227,15 @@ def _is_ours(update: JobUpdate, who: Claimant) -> bool:
     return held or job.claimed_before(who.request_id, who.factory_id)
 
 
-def _with_spec(context: Context, settled: Settlement) -> Settlement:
-    """A grant carries what was submitted."""
-    answer = settled.answer
-    if "token" not in answer.body:
-        return settled
+def with_spec(context: Context, answer: Answer, changes: tuple[Change, ...]) -> Settlement:
+    """What became of a claim that was granted: its answer carries what was submitted."""
     try:
         submitted = repository.read_submitted(context.store, answer.body["job_id"])
     except DatastoreError:
         # The grant stands; only its answer can't be given. The same request id will get it, and nothing else may.
-        return Settlement(Answer(Word.OUTCOME_UNKNOWN, Reason.STORE), settled.changes)
-    return Settlement(Answer(answer.word, answer.reason, {**answer.body, **submitted}), settled.changes)
+        return Settlement(Answer(Word.OUTCOME_UNKNOWN, Reason.STORE), changes)
+    return Settlement(Answer(answer.word, answer.reason, {**answer.body, **submitted}), changes)
+
+
+def _told(context: Context, settled: Settlement) -> Settlement:
+    return with_spec(context, settled.answer, settled.changes) if "token" in settled.answer.body else settled

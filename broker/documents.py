@@ -10,7 +10,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import force_setattr, replace
 
 from datastore import Corrupt, Document
-from datastore.frozen import FrozenDict, freeze, frozen_fields
+from datastore.frozen import freeze, frozen_fields
 from datastore.json_body import decoded
 
 Kind = TypeVar("Kind", bound=Struct)
@@ -282,7 +282,7 @@ class Job(Frozen, frozen=True, kw_only=True):
         end = self.last_end
         if end is not None and (end.request_id, end.factory_id) == (request_id, factory_id):
             return True
-        return self._remembered(request_id, factory_id, claim=True) is not None
+        return bool(self.recent_requests) and self._remembered(request_id, factory_id, claim=True) is not None
 
     def _remembered(self, request_id: str, factory_id: str, *, claim: bool) -> Recent | None:
         for entry in self.recent_requests:
@@ -366,10 +366,13 @@ def as_stored(changes: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def leases_as_stored(leases: Sequence[Lease]) -> list[FrozenDict]:
-    """Leases as JSON values that are ready to be stored."""
-    plain: list[dict[str, Any]] = msgspec.to_builtins(leases)
-    return [freeze(lease) if "limits" in lease else frozen_fields(lease) for lease in plain]
+def leasing_as_stored(changes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Changes that are a lease and flat values, as JSON values that are ready to be stored."""
+    plain: list[dict[str, Any]] = msgspec.to_builtins(changes)
+    for each in plain:
+        lease = each["lease"]
+        each["lease"] = freeze(lease) if "limits" in lease else frozen_fields(lease)
+    return plain
 
 
 @cache

@@ -6,7 +6,7 @@ from typing import Any
 
 from broker import registration, repository, runs, transitions
 from broker.answers import Answer, Reason, Word
-from broker.documents import Job, Lease
+from broker.documents import Job
 from broker.fence import Fence
 from broker.repository import JobUpdate, Stale, Updated
 from broker.settlement import Context, Settlement, judge_again, judge_and_write
@@ -63,18 +63,16 @@ class Renewing:
         """What became of those that are simply extended, which are nearly all; None of the others, and nothing done."""
         context = self._context
         settled: list[Settlement | DatastoreError | None] = [None] * len(leases)
-        renewed: list[tuple[Job, Lease]] = []
+        renewed: list[tuple[Job, Mapping[str, Any]]] = []
         answers: list[tuple[int, Answer]] = []
         for position, held in enumerate(leases):
             job = self._read(held.job_id)
             decision = None if job is None else self._judge(held, job)
-            if job is None or not isinstance(decision, Write) or decision.changes["updated_ms"] != self._now_ms:
+            if job is None or not isinstance(decision, Write) or decision.changes.get("lease") is None:
                 continue
-            if (lease := decision.changes.get("lease")) is not None:
-                renewed.append((job, lease))
-                answers.append((position, decision.answer))
-        mark = context.entropy.write_id()
-        updates = repository.rev_update_leases(context.store, renewed, updated_ms=self._now_ms, mark=mark)
+            renewed.append((job, decision.changes))
+            answers.append((position, decision.answer))
+        updates = repository.rev_update_each(context.store, renewed, mark=context.entropy.write_id())
         for (position, answer), update in zip(answers, updates, strict=True):
             if isinstance(update, Updated):
                 context.known_jobs.keep(update.job)

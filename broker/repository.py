@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 import structlog
 
-from broker.documents import Job, Lease, Spec, as_stored, leases_as_stored, spec_id
+from broker.documents import Job, Spec, as_stored, leasing_as_stored, spec_id
 from datastore import (
     Conflict,
     Corrupt,
@@ -110,21 +110,21 @@ def rev_update_lease(store: Datastore, job: Job, changes: Mapping[str, Any], *, 
     return rev_update_job(store, job, changes, write_id=write_id)
 
 
-def rev_update_leases(
-    store: Datastore, renewed: Sequence[tuple[Job, Lease]], *, updated_ms: int, mark: str
+def rev_update_each(
+    store: Datastore, leased: Sequence[tuple[Job, Mapping[str, Any]]], *, mark: str
 ) -> list[JobUpdate | DatastoreError]:
-    """Put this lease in the place of the one in each job; what `rev_update_lease` would raise is given back.
+    """Apply these changes to each job: a lease, and else flat values. What `rev_update_job` would raise is given back.
 
-    What the lease says in words is what the one before said. The write ids are made of `mark`, which nothing else has.
+    All text in them was stored before or is ASCII. The write ids are made of `mark`, which nothing else has.
     """
-    leases = leases_as_stored([lease for _, lease in renewed])
+    patches = leasing_as_stored([changes for _, changes in leased])
     updates: list[Update] = []
-    for number, ((job, _), lease) in enumerate(zip(renewed, leases, strict=True)):
-        patch = ReadyPatch({"lease": lease, "updated_ms": updated_ms, WRITE_ID: f"{mark}-{number}"})
-        updates.append(Update(job.id, job.id, _as_read(job), patch))
+    for number, ((job, _), patch) in enumerate(zip(leased, patches, strict=True)):
+        patch[WRITE_ID] = f"{mark}-{number}"
+        updates.append(Update(job.id, job.id, _as_read(job), ReadyPatch(patch)))
     return [
-        _became(job, {"lease": lease, "updated_ms": updated_ms}, each)
-        for (job, lease), each in zip(renewed, confirmed_updates(store, updates), strict=True)
+        _became(job, changes, each)
+        for (job, changes), each in zip(leased, confirmed_updates(store, updates), strict=True)
     ]
 
 

@@ -1,6 +1,6 @@
 """Settles what a batch asks at once where the store takes several calls at once, and keeps what must come in order."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from typing import TypeAlias, TypeVar
@@ -14,6 +14,7 @@ from broker.messages import (
     Progress,
     Release,
     Renew,
+    RenewMany,
     Request,
     Submit,
 )
@@ -49,6 +50,44 @@ def settled(
         each(in_order, lanes, at_once_max=at_once_max)
     places = count()
     return [[found[next(places)] for _ in some] for some in errands]
+
+
+def in_turn(
+    act: Callable[[Errand], Found],
+    grant: Callable[[Sequence[tuple[Claim, str | None]]], Sequence[Found | None]],
+    errands: Sequence[Sequence[Errand]],
+) -> list[list[Found]]:
+    """What `act` makes of each errand, one after the other, in their places.
+
+    Claims of jobs that nothing before them is about come first, at once: what `grant` makes of them stands, and those
+    that it leaves are acted on in their turn. An errand about more than jobs comes alone, as in `settled`.
+    """
+    found: dict[int, Found] = {}
+    row = [errand for some in errands for errand in some]
+    for stretch, first in _turns(row):
+        granted = grant([(claim, job) for claim, job in map(row.__getitem__, first) if type(claim) is Claim])
+        found |= {position: each for position, each in zip(first, granted, strict=True) if each is not None}
+        found |= {position: act(row[position]) for position in stretch if position not in found}
+    places = count()
+    return [[found[next(places)] for _ in some] for some in errands]
+
+
+def _turns(row: Sequence[Errand]) -> Iterator[tuple[list[int], list[int]]]:
+    """Stretches of positions, and of each those of claims that may come first."""
+    stretch: list[int] = []
+    first: list[int] = []
+    touched: set[str] = set()
+    for position, errand in enumerate(row):
+        jobs = _jobs(*errand)
+        if jobs is None:
+            yield from ((stretch, first), ([position], []))
+            stretch, first, touched = [], [], set()
+            continue
+        stretch.append(position)
+        if type(errand[0]) is Claim and touched.isdisjoint(jobs):
+            first.append(position)
+        touched.update(jobs)
+    yield stretch, first
 
 
 def each(act: Callable[[Item], Found], items: Sequence[Item], *, at_once_max: int) -> list[Found]:
@@ -88,3 +127,14 @@ def _only_job(request: Request, candidate: str | None) -> str | None:
             return submission.job_named(request)
         case _:
             return None
+
+
+def _jobs(request: Request, candidate: str | None) -> Collection[str] | None:
+    """The jobs that an errand is about; None where it is about more."""
+    if type(request) is Claim:
+        job_id = candidate or request.body.job_id
+        return () if job_id is None else (job_id,)
+    if type(request) is RenewMany:
+        return [lease.job_id for lease in request.body.leases]
+    job_id = _only_job(request, candidate)
+    return None if job_id is None else (job_id,)

@@ -64,8 +64,9 @@ def claim(job: Job, who: Claimant, *, now_ms: int, rules: Rules, around: Surroun
         "not_before_ms": None,
         "last_run_id": run_id(job.id, taken.epoch),
         "updated_ms": now_ms,
-        **_keep_last_claim(job),
     }
+    if job.epoch:
+        changes |= _keep_last_claim(job)
     if job.reserved is not None:
         changes["reserved"] = None
     return Write(changes, granted(job, taken, now_ms=now_ms, word=Word.GRANTED))

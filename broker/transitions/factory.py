@@ -9,6 +9,8 @@ DRAIN_RETRY_MS = 5_000
 
 def turned_away(factory: FactoryRecord, incarnation: str, *, now_ms: int) -> Answer | None:
     """Why this start of the factory gets no work at all, or None."""
+    if factory.drain is None and not factory.replaced:
+        return None  # as nearly all
     if factory.has_replaced(incarnation):
         body = {"incarnation": factory.incarnation, "since_ms": factory.since_ms}
         return Answer(Word.NOT_CLAIMABLE, Reason.RESTARTED, {**body, "reasons": [Reason.RESTARTED.value]})

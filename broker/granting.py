@@ -1,0 +1,75 @@
+"""Grants at once what is simply granted: the claims of a batch for jobs that nobody has held before, without locks and
+limits. They are nearly all.
+
+Each is judged by the rule that it would be judged by alone, and written on the version that was judged.
+"""
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from broker import claiming, repository, transitions
+from broker.documents import Job
+from broker.limits import applying
+from broker.messages import Claim
+from broker.repository import Updated
+from broker.settle import claimant, failed
+from broker.settlement import Change, Context, Settlement
+from broker.transitions import Write
+from broker.wire_types import is_job_id
+from datastore import DatastoreError, Ok
+
+Asked: TypeAlias = tuple[Claim, str | None]
+"""A claim and, for a claim-next, the job it is to try."""
+
+
+def granted(context: Context, claims: Sequence[Asked], *, now_ms: int) -> list[Settlement | None]:
+    """What became of those that are simply granted; None of the others, for which nothing was done: they are to be
+    settled alone, with all that may stand in their way. Each is for a job of its own.
+    """
+    settled: list[Settlement | None] = [None] * len(claims)
+    judged = [
+        (position, *found)
+        for position, asked in enumerate(claims)
+        if (found := _simply_granted(context, asked, now_ms)) is not None
+    ]
+    written_ms = now_ms if context.clock is None else context.clock.now_ms()  # the store may have been slow (I7)
+    judged = [each for each in judged if not _over(claims[each[0]][0], written_ms)]
+    changed = [(job, write.changes) for _, job, write in judged]
+    updates = repository.rev_update_each(context.store, changed, mark=context.entropy.write_id())
+    for (position, job, write), update in zip(judged, updates, strict=True):
+        if isinstance(update, Updated):
+            settled[position] = claiming.with_spec(context, write.answer, (Change(job, update.job),))
+        elif isinstance(update, DatastoreError):
+            candidate = claims[position][1]
+            settled[position] = failed(context, update, () if candidate is None else (candidate,))
+    return settled
+
+
+def _simply_granted(context: Context, asked: Asked, now_ms: int) -> tuple[Job, Write] | None:
+    """The job that was asked for, and its grant, if one write is all that this takes."""
+    claim, candidate = asked
+    job_id = claim.body.job_id if candidate is None else candidate
+    if job_id is None or claim.body.expected_etag is not None or _over(claim, now_ms):
+        return None
+    try:
+        job = _free(context, job_id)
+        if job is None or applying(context.heeded().limits(), job, claim.factory_id):
+            return None
+        around = context.heeded().around(job.queue, claim.factory_id)
+        decision = transitions.claim(job, claimant(context, claim), now_ms=now_ms, rules=context.rules, around=around)
+    except DatastoreError:
+        return None
+    return (job, decision) if isinstance(decision, Write) else None
+
+
+def _free(context: Context, job_id: str) -> Job | None:
+    """The job, if it was never leased and nothing that it needs is scarce."""
+    if not is_job_id(job_id):  # out of the index, where somebody else has written it
+        return None
+    found = context.store.read(job_id, job_id)
+    job = Job.from_document(found.document) if isinstance(found, Ok) else None
+    return job if job is not None and not (job.epoch or job.locks) else None
+
+
+def _over(claim: Claim, now_ms: int) -> bool:
+    return claim.deadline_ms is not None and now_ms > claim.deadline_ms
