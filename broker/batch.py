@@ -188,15 +188,27 @@ def _one_round(
     try:
         few = len(pending) < AHEAD_MIN and _jobs_of(batch, pending, proposals) < AHEAD_MIN
         with context.store.batch(nothing_ahead if few else partial(_ahead, batch, pending, proposals)):
-            asked = [(batch[position].request, proposals.get(position)) for position in pending]
-            tries = _tries(context, asked, clock=clock)
-            now_ms = clock.now_ms()
-            return [
-                _outcome(context, request, proposal, each, now_ms)
-                for (request, proposal), each in zip(asked, tries, strict=True)
-            ]
+            return _in_group(context, batch, pending, proposals, clock=clock)
     except DatastoreError as error:
         return [failed(context, error, _jobs(proposals.get(position))) for position in pending]
+
+
+def _in_group(
+    context: Context,
+    batch: Sequence[Taken],
+    pending: list[int],
+    proposals: dict[int, Proposal | Settlement],
+    *,
+    clock: Clock,
+) -> list[Settlement | None]:
+    """What each comes to; None where another copy of it is answered."""
+    asked = [(batch[position].request, proposals.get(position)) for position in pending]
+    tries = _tries(context, asked, clock=clock)
+    now_ms = clock.now_ms()
+    return [
+        _outcome(context, request, proposal, each, now_ms)
+        for (request, proposal), each in zip(asked, tries, strict=True)
+    ]
 
 
 def _jobs_of(batch: Sequence[Taken], pending: list[int], proposals: Mapping[int, Proposal | Settlement]) -> int:

@@ -132,9 +132,7 @@ def _one_round(
     """What a transaction came to is believed before it is committed."""
     results: list[Settlement | None] = []
     with suppress(DatastoreError), context.store.batch():
-        for position in pending:
-            request = taken[position].request
-            results.append(batch._one(context, request, proposals.get(position), clock.now_ms()))
+        results = batch._in_group(context, taken, pending, proposals, clock=clock)
     return results + [Settlement(Answer(Word.OUTCOME_UNKNOWN))] * (len(pending) - len(results))
 
 

@@ -1,9 +1,10 @@
 """Stores that take several updates with one call, made of others, sound and broken."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from datastore.errors import NotApplied, OutcomeUnknown
-from datastore.interface import Expected, Patch, TakesSeveral, Update, UpdateResult
+from datastore.errors import NotApplied, OutcomeUnknown, Throttled
+from datastore.interface import Datastore, Expected, Patch, TakesSeveral, Update, UpdateResult
 from tests.twins.forwarding import Forwarding, write_anyway
 
 
@@ -42,6 +43,31 @@ class WritesAnyway(Forwarding):
 
     def update_each(self, updates: Sequence[Update]) -> list[UpdateResult]:
         return [write_anyway(self.inner, update.id, update.partition_key, update.patch) for update in updates]
+
+
+class Meanwhile(Forwarding):
+    """Something happens between the reading of some documents and their writing."""
+
+    def __init__(self, inner: Datastore, happens: Callable[[], Any]) -> None:
+        super().__init__(inner)
+        self._happens: Callable[[], Any] | None = happens
+
+    def update_each(self, updates: Sequence[Update]) -> list[UpdateResult]:
+        if self._happens is not None:
+            happens, self._happens = self._happens, None
+            happens()
+        assert isinstance(self.inner, TakesSeveral)
+        return self.inner.update_each(updates)
+
+
+class Full(Forwarding):
+    """Takes no several updates now."""
+
+    sent = 0
+
+    def update_each(self, updates: Sequence[Update]) -> list[UpdateResult]:
+        self.sent += 1
+        raise Throttled(f"scripted: {len(updates)} updates", retry_after_ms=5)
 
 
 class StopsPartWay(Forwarding):

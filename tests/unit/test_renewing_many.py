@@ -1,6 +1,6 @@
 """Renewing many leases with one message: each is judged for itself, on the version that its write insists on."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,29 +15,13 @@ from broker.known_jobs import JOBS_MAX, NAMES_MAX, KnownJobs
 from broker.renewing import Held, Renewing
 from broker.settlement import CAS_ATTEMPTS_MAX, CAS_PAUSE_MS, raced
 from broker.transitions import Rules
-from datastore import Datastore, Document, Throttled, Unavailable
-from datastore.interface import Expected, Patch, ReadResult, Update, UpdateResult
-from datastore.memory import MemoryDatastore
+from datastore import Datastore, Document, Unavailable
+from datastore.interface import Expected, Patch, ReadResult, UpdateResult
 from tests.twins.forwarding import Forwarding, write_anyway
-from tests.twins.several import OneByOne, WritesAnyway
+from tests.twins.several import Full, Meanwhile, OneByOne, WritesAnyway
 from tests.unit.desk import NOW, TTL, Desk
 
 NAMES = ("a", "b", "c")
-
-
-class Meanwhile(Forwarding):
-    """Something happens between the reading of some jobs and their writing."""
-
-    def __init__(self, inner: Datastore, happens: Callable[[], Any]) -> None:
-        super().__init__(inner)
-        self._happens: Callable[[], Any] | None = happens
-
-    def update_each(self, updates: Sequence[Update]) -> list[UpdateResult]:
-        if self._happens is not None:
-            happens, self._happens = self._happens, None
-            happens()
-        assert isinstance(self.inner, MemoryDatastore | WritesAnyway)
-        return self.inner.update_each(updates)
 
 
 class Unreadable(Forwarding):
@@ -53,16 +37,6 @@ class Unreadable(Forwarding):
             self.asked += 1
             raise Unavailable("scripted")
         return super().read(id, partition_key)
-
-
-class Full(Forwarding):
-    """Takes no several updates now."""
-
-    sent = 0
-
-    def update_each(self, updates: Sequence[Update]) -> list[UpdateResult]:
-        self.sent += 1
-        raise Throttled(f"scripted: {len(updates)} updates", retry_after_ms=5)
 
 
 class Contended(OneByOne):
