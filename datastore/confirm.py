@@ -39,7 +39,6 @@ from datastore.interface import (
     Ok,
     Patch,
     ReadResult,
-    TakesSeveral,
     Update,
     UpdateResult,
 )
@@ -49,6 +48,9 @@ WRITE_ID: Final = "write_id"
 
 ATTEMPTS_MAX: Final = 3
 """Sends of one conditional write. A second settles nearly all: the fault that hid the first answer is over."""
+
+UpdateEach: TypeAlias = Callable[[Sequence[Update]], list[UpdateResult]]
+"""`TakesSeveral.update_each`, of a store that has it."""
 
 Pause: TypeAlias = Callable[[int], None]
 """Called before each further send with how many sends went before; it may sleep."""
@@ -150,9 +152,10 @@ def confirmed_updates(store: Datastore, updates: Sequence[Update]) -> list[Updat
     Each stands for itself. Their first sends are made together where that costs less.
     """
     said: Sequence[UpdateResult | OutcomeUnknown | None] = [None] * len(updates)
-    if updates and isinstance(store, TakesSeveral):
+    update_each: UpdateEach | None = getattr(store, "update_each", None)  # `isinstance` would take as long as a claim
+    if updates and update_each is not None:
         try:
-            said = store.update_each(updates)
+            said = update_each(updates)
         except OutcomeUnknown as error:
             said = [error] * len(updates)
         except NotApplied as error:
