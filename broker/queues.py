@@ -18,6 +18,8 @@ SETTLE = "workers.tasks.settle"
 """The one function a broker worker runs, named by string: clients do not import the workers."""
 RedisValue: TypeAlias = bytes | bytearray | memoryview | str | int | float
 Wire: TypeAlias = Literal["rq", "intake"]
+Sign: TypeAlias = Callable[[str], str]
+"""Makes an envelope what travels."""
 JOB_TIMEOUT_S = 60
 """How long a stock rq worker lets one settlement take."""
 
@@ -73,10 +75,9 @@ class Message(Value, frozen=True):
         """The id of its rq job."""
         return rq_job_id(self.request_id, self.attempt)
 
-    def signed(self, sign: Callable[[str], str]) -> "Message":
+    def signed(self, sign: Sign) -> "Message":
         """The same, signed."""
-        text = sign(self.text)
-        return self if text is self.text else Message(self.queue, self.request_id, self.attempt, text)
+        return Message(self.queue, self.request_id, self.attempt, sign(self.text))
 
 
 def commands(messages: Iterable[Message], wire: Wire) -> list[tuple[RedisValue, ...]]:
@@ -133,7 +134,7 @@ def _packed_hash(queue: str) -> tuple[bytes, bytes, bytes, bytes]:
     return b"*%d\r\n$4\r\nHSET\r\n" % (len(parts) + 3), packed_parts, before.encode(), after.encode()
 
 
-def enqueue(pipe: Pipeline, request: Envelope, *, wire: Wire, sign: Callable[[str], str] = str) -> None:
+def enqueue(pipe: Pipeline, request: Envelope, *, wire: Wire, sign: Sign = str) -> None:
     """Add the commands that put a request on its queue; the caller executes the pipeline. `sign`s its text first."""
     text = sign(request.model_dump_json(exclude_none=True))
     message = Message(request.queue_name, request.request_id, request.attempt, text)

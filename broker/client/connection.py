@@ -12,7 +12,7 @@ from redis.retry import Retry
 from broker import queues
 from broker.client.channel import Channel
 from broker.client.errors import BrokerUnavailable
-from broker.queues import Message, Wire
+from broker.queues import Message, Sign, Wire
 from broker.redis_urls import checked, require_known_options
 
 BLOCK_S = 5
@@ -96,7 +96,7 @@ class Sender:
         *,
         wire: Wire,
         password: str | None,
-        sign: Callable[[str], str] = str,
+        sign: Sign | None = None,
         connections_max: int = SENDERS_MAX,
     ) -> None:
         self._url, self._wire, self._password, self._sign = url, wire, password, sign
@@ -133,7 +133,10 @@ class Sender:
           NotSent, NotAccepted: none of them was sent.
           MaybeSent: each of them may have been.
         """
-        packed, replies = queues.packed([message.signed(self._sign) for message in messages], self._wire)
+        sign = self._sign
+        if sign is not None:
+            messages = [message.signed(sign) for message in messages]
+        packed, replies = queues.packed(messages, self._wire)
         try:
             told = self._carry(packed, replies, meanwhile)
         except (RedisError, OSError) as error:

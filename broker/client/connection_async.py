@@ -25,7 +25,7 @@ from broker.client.connection import (
     replies_of,
 )
 from broker.client.stream import Stream
-from broker.queues import Message, Wire
+from broker.queues import Message, Sign, Wire
 from broker.redis_urls import checked, require_known_options
 
 Posted: TypeAlias = tuple[Message, Call]
@@ -40,9 +40,9 @@ class Batch:
     def __init__(self, posted: Sequence[Posted]) -> None:
         self.posted = posted
 
-    def signed(self, sign: Callable[[str], str]) -> list[Message]:
+    def signed(self, sign: Sign | None) -> list[Message]:
         """The requests, as they travel."""
-        return [message.signed(sign) for message, _ in self.posted]
+        return [message if sign is None else message.signed(sign) for message, _ in self.posted]
 
     def failed(self, trouble: Exception) -> None:
         """Tell each call why, and wake it. What certainly was not sent does not count as an attempt."""
@@ -60,7 +60,7 @@ class AsyncSender:
     Nobody waits for a request to be sent. Where it was not, or may not have been, its call is told why and woken.
     """
 
-    def __init__(self, url: str, *, wire: Wire, password: str | None, sign: Callable[[str], str] = str) -> None:
+    def __init__(self, url: str, *, wire: Wire, password: str | None, sign: Sign | None = None) -> None:
         self._url, self._wire, self._password, self._sign = url, wire, password, sign
         self._pool: ConnectionPool = ConnectionPool.from_url(
             checked(url), retry=Retry(NoBackoff(), 0), **options(password, SEND_TIMEOUT_S)

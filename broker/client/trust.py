@@ -1,7 +1,8 @@
 """What a client does with its key: sign what it sends, and believe only what the broker signed for its channel."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Self
 
@@ -13,6 +14,7 @@ from broker.answers import Retry, Word
 from broker.client.call import Address
 from broker.client.errors import InvalidRequest
 from broker.client.reply import Reply, parse_reply
+from broker.queues import Sign
 from broker.signing import BadKey, Key
 
 log = structlog.get_logger(__name__)
@@ -48,27 +50,23 @@ class Trust:
             raise InvalidRequest(f"key: it is {parsed.factory}'s, and this client asks for {address.factory_id}")
         return cls(channel, parsed)
 
-    def sign(self, envelope: str) -> str:
-        """The envelope as it travels."""
-        return envelope if self.key is None else self.key.signed(signing.REQUEST, envelope.encode()).decode()
+    @property
+    def sign(self) -> Sign | None:
+        """What makes an envelope what travels; None where it travels as it is."""
+        return None if self.key is None else partial(_signed, self.key)
 
-    def read(self, message: bytes) -> Reply:
-        """The reply in a message.
+    @property
+    def read(self) -> Callable[[bytes], Reply]:
+        """What reads the reply in a message, or raises ValueError: not a reply, or signed for somebody else."""
+        return parse_reply if self.key is None else partial(self._opened, self.key)
 
-        Unsigned, it decides nothing: the call goes on under the same request id, and at its end says what was told.
-
-        Raises:
-          ValueError: not a reply, or signed for somebody else.
-        """
-        if self.key is None:
-            return parse_reply(message)
+    def _opened(self, key: Key, message: bytes) -> Reply:
+        """Unsigned, it decides nothing: the call goes on under the same id, and at its end says what was told."""
         if message.startswith(signing.MARK):
-            return parse_reply(self.key.opened(self.channel, message))
+            return parse_reply(key.opened(self.channel, message))
         reply = parse_reply(message)
         said = f"{reply.answer}: {reply.body.get('detail', reply.reason)}"
-        told = (
-            f"replies came that are not signed with the key {self.key.id}: it may have been revoked. They said {said}"
-        )
+        told = f"replies came that are not signed with the key {key.id}: it may have been revoked. They said {said}"
         if told not in self._told:  # a call goes on, and is answered so each time
             log.warning("reply_not_signed", answer=reply.answer.value, detail=reply.body.get("detail"))
             if len(self._told) < TOLD_MAX:
@@ -77,3 +75,7 @@ class Trust:
         return replace(
             reply, answer=Word.OUTCOME_UNKNOWN, reason=None, retry=Retry.SAME_ID, retry_after_ms=None, body=detail
         )
+
+
+def _signed(key: Key, envelope: str) -> str:
+    return key.signed(signing.REQUEST, envelope.encode()).decode()
