@@ -9,10 +9,9 @@ from broker.answers import Retry, Word
 from broker.client.call import Address, BrokerTime, Call
 from broker.client.errors import BrokerTimeout, BrokerUnavailable, ClientClosed, InvalidRequest
 from broker.client.factory_operations import FactoryOperations
-from broker.client.operations import body_fields
 from broker.client.reply import Reply
 from broker.client.steps import Step, Steps
-from broker.client.wording import check_request_id
+from broker.client.wording import body_fields, check_request_id
 from broker.entropy import Entropy
 from broker.messages import Envelope, Submit, SubmitBody
 

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
-from broker.client.wording import listed
+from broker.client.wording import body_fields, listed
 from broker.documents import State
 from broker.lease_bodies import RenewBody
 from broker.messages import (
@@ -135,8 +135,11 @@ class Operations(ABC, Generic[T_co]):
         so many jobs (64 at most) in one request; the leases, each with its own epoch and token, are the reply's
         `grants`. To hold a lease while working, use `lease()`.
         """
-        body: dict[str, Any] = {"job_id": job_id, "queue": queue, "offers": listed("offers", offers), "ttl_ms": ttl_ms}
-        body["wait_ms"], body["count"], body["expected_etag"] = wait_ms, count, expected_etag
+        body: dict[str, Any] = {"job_id": job_id, "queue": queue, "wait_ms": wait_ms}
+        if ttl_ms is not None or count is not None or expected_etag is not None:
+            body |= {"ttl_ms": ttl_ms, "count": count, "expected_etag": expected_etag}
+        if offers != ():
+            body["offers"] = listed("offers", offers)
         return self._ask(Claim, body, request_id=request_id, timeout_ms=timeout_ms)
 
     def renew(
@@ -393,8 +396,3 @@ class Operations(ABC, Generic[T_co]):
         body: dict[str, Any] = {"job_id": job_id, "factory": factory, "queue": queue}
         body["offers"] = None if offers is None else listed("offers", offers)
         return self._ask(Explain, body, request_id=request_id, timeout_ms=timeout_ms)
-
-
-def body_fields(body: SubmitBody) -> dict[str, Any]:
-    """The fields of a body that was validated before, as they are given to a request."""
-    return {name: getattr(body, name) for name in body.model_fields_set}

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from broker.client.errors import InvalidRequest
 from broker.client.plain import Plain
 from broker.messages import BODY_BYTES_MAX, Envelope
-from broker.wire_types import RequestId, in_plain_words
+from broker.wire_types import Body, RequestId, in_plain_words
 
 _encode = msgspec.json.Encoder().encode
 _REQUEST_ID = TypeAdapter(RequestId)
@@ -50,6 +50,11 @@ class Form:
 def form(kind: type[Envelope]) -> Form:
     """The form for this kind of request."""
     return Form(kind)
+
+
+def body_fields(body: Body) -> dict[str, Any]:
+    """The fields of a body that was validated before, as they are given to a request."""
+    return {name: getattr(body, name) for name in body.model_fields_set}
 
 
 def listed(name: str, given: Iterable[str]) -> tuple[str, ...]:
