@@ -208,7 +208,8 @@ class Call:
 
     def _text(self, now_ms: int, broker_time: BrokerTime) -> str:
         """The envelope. A request id has been validated, too."""
-        deadline_ms = broker_time.at(min(self.until_ms, now_ms + DEADLINE_AHEAD_MAX_MS))
+        until_ms, most_ms = self.until_ms, now_ms + DEADLINE_AHEAD_MAX_MS
+        deadline_ms = broker_time.at(until_ms if until_ms < most_ms else most_ms)
         deadline = "" if deadline_ms is None else f'"deadline_ms":{int(deadline_ms)},'  # a timeout may be a fraction
         return (
             f'{{"v":1,"request_id":"{self.request_id}","op":"{self._form.op}","attempt":{self._attempt},'
@@ -243,7 +244,8 @@ class Call:
     def attempt_ends_ms(self, now_ms: int, attempt_ms: int, pause_s: float | None) -> int:
         """When this attempt is given up: after `pause_s` where it failed, and not while a claim waits for work."""
         lasts_ms = attempt_ms + self._patience_ms if pause_s is None else int(pause_s * 1000)
-        return min(self.until_ms, now_ms + lasts_ms)
+        ends_ms = now_ms + lasts_ms
+        return ends_ms if ends_ms < self.until_ms else self.until_ms
 
     def answer(self) -> Reply:
         """The answer, or the failure that says what is known without one.

@@ -112,14 +112,15 @@ class Pending:
         if waiting is None:
             return self._surplus(reply)
         now_ms = self._now_ms()
-        repeats = len(waiting) > 1 or waiting[0].repeats  # a request id of our own making has one caller
+        first = waiting[0]
+        repeats = first.repeats or len(waiting) > 1  # a request id of our own making has one caller
         if repeats and any(call.is_of_an_earlier_copy(reply, now_ms=now_ms) for call in waiting):
             return ()
         decides = reply.retry is not SAME_ID  # else it may be anybody's, and the answer is still to come
-        if decides and waiting[0].is_claim:
+        if decides and first.is_claim:
             self._keep(reply.request_id, leases_of(reply))
         if decides and not repeats:  # else the answer may be older than what was sent here
-            self._broker_time.learn(reply.server_now_ms, sent_ms=waiting[0].first_sent_ms, received_ms=now_ms)
+            self._broker_time.learn(reply.server_now_ms, sent_ms=first.first_sent_ms, received_ms=now_ms)
         for call in waiting:
             call.reply = reply.sent_at(call.asked_ms(reply, self._broker_time) if repeats else call.first_sent_ms)
             call.woken()

@@ -30,14 +30,13 @@ class Reply(Value, frozen=True):
 
     def sent_at(self, monotonic_ms: int) -> "Reply":
         """The same reply as a caller gets it, to what was sent at this moment of the monotonic clock."""
-        body = MappingProxyType(self.body)
         return Reply(
             self.request_id,
             self.answer,
             self.reason,
             self.retry,
             self.server_now_ms,
-            body,
+            MappingProxyType(self.body),
             self.retry_after_ms,
             monotonic_ms,
         )
