@@ -5,6 +5,7 @@ redis-py opens the connection (URL, TLS, login) and leaves it; its own way of re
 
 import select
 from itertools import filterfalse
+from ssl import SSLWantReadError, SSLWantWriteError
 from typing import Any
 
 import hiredis
@@ -14,10 +15,14 @@ from redis.exceptions import InvalidResponse, ResponseError
 
 READ_BYTES = 65_536
 _IS_PUSH = hiredis.PushNotification.__instancecheck__
+_NOT_YET = (BlockingIOError, SSLWantReadError, SSLWantWriteError)
 
 
 class Channel:
-    """Replies come in the order of the commands; an error reply is one of them, as a ResponseError."""
+    """Replies come in the order of the commands; an error reply is one of them, as a ResponseError.
+
+    Its socket does not block: Python polls one with a time-out before whatever is done with it, and mostly for nothing.
+    """
 
     def __init__(self, pool: ConnectionPool) -> None:
         """Connect as `pool` says.
@@ -30,6 +35,8 @@ class Channel:
         connection.connect()
         self._connection = connection
         self.socket: Any = connection._sock  # redis-py offers no other way to what it has opened
+        self._patience_ms = int(self.socket.gettimeout() * 1000)
+        self.socket.setblocking(False)
         self._buffered = getattr(self.socket, "pending", lambda: 0)
         self._reader = hiredis.Reader(protocolError=InvalidResponse, replyError=ResponseError)
         self._read: list[bytes] = []
@@ -42,7 +49,30 @@ class Channel:
 
     def send(self, packed: bytes) -> None:
         """Raises OSError where the connection is lost; any of the commands may then be carried out."""
-        self.socket.sendall(packed)
+        try:
+            sent = self.socket.send(packed)
+        except _NOT_YET:
+            sent = 0
+        if sent < len(packed):
+            self._send_on(memoryview(packed)[sent:])
+
+    def _send_on(self, rest: memoryview) -> None:
+        """Send the rest, as the other side takes it."""
+        wanted = select.POLLOUT
+        while rest:
+            poll = select.poll()
+            poll.register(self.socket, wanted)
+            self._wait(poll)
+            try:
+                rest, wanted = rest[self.socket.send(rest) :], select.POLLOUT
+            except SSLWantReadError:
+                wanted = select.POLLIN
+            except _NOT_YET:
+                wanted = select.POLLOUT
+
+    def _wait(self, poll: select.poll) -> None:
+        if not poll.poll(self._patience_ms):
+            raise TimeoutError(f"Redis was silent for {self._patience_ms} ms")
 
     def receive(self, replies: int) -> list[Any]:
         """Wait for so many replies.
@@ -57,16 +87,21 @@ class Channel:
                     got.append(reply)
             if len(got) == replies:
                 return got
+            if not self._buffered():
+                self._wait(self._poll)
             self.read()
             self._feed()
 
     def read(self) -> None:
-        """Wait for something to read, and keep it.
+        """Keep what there is to read. Nothing, where that is not enough for TLS.
 
         Raises:
-          OSError: the connection is lost, or silent for as long as its sockets wait.
+          OSError: the connection is lost.
         """
-        self._read.extend(map(self.socket.recv, (READ_BYTES,)))
+        try:
+            self._read.extend(map(self.socket.recv, (READ_BYTES,)))
+        except _NOT_YET:
+            return
 
     def drain(self, got: list[Any]) -> None:
         """Add to `got` the replies that were read and are complete, none of which may be a number.
