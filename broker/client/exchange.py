@@ -242,9 +242,8 @@ class Exchange:
 
     def _read(self, wait_ms: int) -> None:
         """Read what comes next, for everybody. Comes back early now and then."""
-        now_ms = monotonic_ms()
-        if now_ms < self._away_until_ms:
-            self._closed.wait(min(wait_ms, self._away_until_ms - now_ms) / 1000)
+        if self._away_until_ms and (away_ms := self._away_until_ms - monotonic_ms()) > 0:
+            self._closed.wait(min(wait_ms, away_ms) / 1000)
             return
         try:
             texts = self._listener.receive(wait_ms)

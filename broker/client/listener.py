@@ -89,10 +89,11 @@ class Listener:
         answers = channel.answers
         channel.drain(answers)  # somebody may have been interrupted between reading and this
         if len(answers) < ANSWERS:
-            self._ask(channel)
+            if not self._asked:
+                self._ask(channel)
             self._collect(channel, wait_ms)
-        if len(answers) < ANSWERS:
-            return []
+            if len(answers) < ANSWERS:
+                return []
         texts = replies_of(answers[:ANSWERS])
         if not texts:  # nothing came for as long as Redis waits: ask again
             self.handed_over()
@@ -107,8 +108,10 @@ class Listener:
                 self._asked = True
 
     def _collect(self, channel: "_Answering", wait_ms: int) -> None:
-        left_ms = max(0, self._dead_ms - monotonic_ms())  # a dead connection wakes nobody, however long they would wait
-        ready = [fd for fd, _ in self._poll.poll(min(wait_ms, left_ms))]
+        left_ms = self._dead_ms - monotonic_ms()  # a dead connection wakes nobody, however long they would wait
+        if wait_ms > left_ms:
+            wait_ms = left_ms if left_ms > 0 else 0
+        ready = [fd for fd, _ in self._poll.poll(wait_ms)]
         if self._woken.fileno() in ready:
             self._woken.recv(4096)
         if channel.socket.fileno() in ready:

@@ -85,7 +85,10 @@ class Pending:
 
     def awaits(self, calls: Iterable[Call]) -> bool:
         """Whether one of `calls` is expected and has had no reply."""
-        return any(call in self._waiting.get(call.request_id, ()) for call in calls)
+        for call in calls:
+            if call in self._waiting.get(call.request_id, ()):
+                return True
+        return False
 
     def calls(self) -> Iterable[Call]:
         """All that are expected to be answered."""
