@@ -167,16 +167,16 @@ class Exchange:
                     for call in unsettled:
                         self._pending.expect(call, waiter)
                 trouble = self._send(unsettled, sender)
-                sent_ms = monotonic_ms()
                 pause_s: float | None = None
                 if trouble is not None:
                     backoff = backoff or Backoff(self.entropy)
                     pause_s = backoff.next_s()
-                ends_ms = max([call.attempt_ends_ms(sent_ms, self._attempt_ms, pause_s) for call in unsettled])
-                self._wait(unsettled, waiter, ends_ms)
-                if any(call.reply is not None and not call.settled for call in unsettled):
-                    backoff = backoff or Backoff(self.entropy)
-                    self._closed.wait(backoff.next_s())  # an unknown outcome: ask again, but not at once
+                self._wait(unsettled, waiter, pause_s)
+                for call in unsettled:
+                    if call.reply is not None and not call.settled:  # an unknown outcome: ask again, but not at once
+                        backoff = backoff or Backoff(self.entropy)
+                        self._closed.wait(backoff.next_s())
+                        break
             abandoned = False
         finally:
             self._leave(calls, waiter, abandoned=abandoned)
@@ -217,8 +217,13 @@ class Exchange:
             raise calls[0].refused(str(error)) from error
         return None
 
-    def _wait(self, calls: Sequence[Call], waiter: Waiter, ends_ms: int) -> None:
-        """Until each of `calls` is answered, or it is `ends_ms`; reading for everybody where it is this one's turn."""
+    def _wait(self, calls: Sequence[Call], waiter: Waiter, pause_s: float | None) -> None:
+        """Until each of `calls` is answered or given up for now; reading for everybody where it is this one's turn."""
+        ends_ms = now_ms = monotonic_ms()
+        for call in calls:
+            call_ends_ms = call.attempt_ends_ms(now_ms, self._attempt_ms, pause_s)
+            if call_ends_ms > ends_ms:
+                ends_ms = call_ends_ms
         try:
             self._turns.begin(waiter)
             while not self._closed.is_set() and self._awaits(calls):
