@@ -200,8 +200,9 @@ class Exchange:
           BrokerUnavailable, BrokerTimeout: Redis does not take it, and would not take it the next time.
         """
         now_ms = monotonic_ms()
-        messages = [call.next_attempt(now_ms, self.broker_time) for call in calls]
+        messages = []
         for call in calls:
+            messages.append(call.next_attempt(now_ms, self.broker_time))
             call.on_its_way()  # before it is: where an interrupt comes meanwhile, it may have been sent
         try:
             sender.send(messages, self._listener.ask_ahead)

@@ -85,7 +85,7 @@ class Pending:
 
     def awaits(self, calls: Iterable[Call]) -> bool:
         """Whether one of `calls` is expected and has had no reply."""
-        for call in calls:
+        for call in calls:  # noqa: SIM110  # a generator for one call costs more than to look
             if call in self._waiting.get(call.request_id, ()):
                 return True
         return False
@@ -117,7 +117,7 @@ class Pending:
         now_ms = self._now_ms()
         first = waiting[0]
         repeats = first.repeats or len(waiting) > 1  # a request id of our own making has one caller
-        if repeats and any(call.is_of_an_earlier_copy(reply, now_ms=now_ms) for call in waiting):
+        if repeats and _of_an_earlier_copy(waiting, reply, now_ms):
             return ()
         decides = reply.retry is not SAME_ID  # else it may be anybody's, and the answer is still to come
         if decides and first.is_claim:
@@ -145,6 +145,10 @@ class Pending:
         self._kept[request_id] = leases
         if len(self._kept) >= REMEMBERED:
             self._kept, self._kept_before = {}, self._kept
+
+
+def _of_an_earlier_copy(waiting: Iterable[Call], reply: Reply, now_ms: int) -> bool:
+    return any(call.is_of_an_earlier_copy(reply, now_ms=now_ms) for call in waiting)
 
 
 def leases_of(reply: Reply) -> Leases:
