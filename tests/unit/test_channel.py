@@ -1,0 +1,94 @@
+"""A connection of the client of threads: its socket does not block, and it waits where that is needed."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any, cast
+
+import pytest
+from redis import ConnectionPool
+
+from broker.client.channel import Channel
+
+PATIENCE_S = 0.2
+
+
+class Connected:
+    """What redis-py opens, on one end of a pair of sockets."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    def connect(self) -> None:
+        self._sock.settimeout(PATIENCE_S)
+
+    def disconnect(self) -> None:
+        self._sock.close()
+
+
+class Pool:
+    """A pool of that one connection."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.connection_kwargs = {"sock": sock}
+        self.connection_class = Connected
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[Channel, socket.socket]]:
+    """A channel, and what is at the other end of it."""
+    near, far = socket.socketpair()
+    with near, far, closing(Channel(cast(ConnectionPool, Pool(near)))) as channel:
+        yield channel, far
+
+
+def test_what_the_other_side_can_not_take_at_once_is_sent_as_it_takes_it(ends: tuple[Channel, socket.socket]) -> None:
+    channel, far = ends
+    packed = bytes(range(256)) * 20_000
+    taken = bytearray()
+
+    def take() -> None:
+        while len(taken) < len(packed):
+            taken.extend(far.recv(65_536))
+
+    taking = threading.Thread(target=take)
+    taking.start()
+    channel.send(packed)
+    taking.join(timeout=10)
+    assert bytes(taken) == packed
+
+
+def test_who_takes_nothing_is_given_up(ends: tuple[Channel, socket.socket]) -> None:
+    channel, _ = ends
+    with pytest.raises(TimeoutError, match="silent for 200 ms"):
+        channel.send(bytes(50_000_000))
+
+
+def test_who_answers_nothing_is_given_up(ends: tuple[Channel, socket.socket]) -> None:
+    channel, _ = ends
+    with pytest.raises(TimeoutError, match="silent for 200 ms"):
+        channel.receive(1)
+
+
+def test_replies_in_pieces_are_waited_for(ends: tuple[Channel, socket.socket]) -> None:
+    channel, far = ends
+    far.sendall(b":1\r\n+O")
+    rest = threading.Timer(PATIENCE_S / 4, far.sendall, [b"K\r\n"])
+    rest.start()
+    assert channel.receive(2) == [1, b"OK"]
+    rest.join()
+
+
+def test_to_read_where_nothing_has_come_waits_for_nothing_and_keeps_nothing(
+    ends: tuple[Channel, socket.socket],
+) -> None:
+    channel, far = ends
+    got: list[Any] = []
+    channel.read()
+    channel.drain(got)
+    assert got == []
+    far.sendall(b"+OK\r\n")
+    channel.read()
+    channel.drain(got)
+    assert got == [b"OK"]
