@@ -9,15 +9,16 @@ class _Twice(Exception):
     """A name stands twice."""
 
 
-def stands_twice(raw: bytes | str, *, names: int, of: Iterable[Any] = ()) -> bool:
+def stands_twice(raw: bytes | str, *, names: int, within: object = None) -> bool:
     """Whether a name is repeated in an object of `raw`, which is valid JSON.
 
-    `names`: how many have been read, and `of`: values of those, with names of their own. Where the text has no more,
-    none can be repeated: this saves most requests the second look, which costs more than reading them did.
+    `names`: how many have been read, and `within`: what they were read into; its values may have names of their own.
+    Where the text has no more, none can be repeated: this saves most requests the second look, which costs more than
+    reading them did.
     """
     data = raw.encode() if isinstance(raw, str) else raw
     more = data.count(b":") - names
-    if more == 0 or (more > 0 and more == _names_in(of)):
+    if more == 0 or (more > 0 and within is not None and more == _names_in(vars(within).values())):
         return False
     try:
         _DECODER.decode(data.decode())

@@ -1,6 +1,8 @@
 """Turns the text of a request into a message, or into a refusal that shows no value of it."""
 
 import re
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import pydantic_core
@@ -45,8 +47,7 @@ def parse(raw: bytes | str) -> Request:
     except ValidationError as error:
         raise Malformed(_why(error), sender=sender_of(raw)) from error
     body = request.body
-    names = len(request.__pydantic_fields_set__) + body.names()
-    if stands_twice(raw, names=names, of=body.__dict__.values()):
+    if stands_twice(raw, names=len(request.__pydantic_fields_set__) + body.names(), within=body):
         raise Malformed("a name stands twice in one object", sender=sender_of(raw))
     return request
 
@@ -61,15 +62,21 @@ def _read(raw: bytes | str) -> Request:
     is a number, as the published schema says, and neither `true` nor `"1"`.
     """
     shown = _OP.search(raw if isinstance(raw, bytes) else raw.encode(errors="surrogatepass"))
-    kind = None if shown is None else KINDS.get(shown[1])
-    if kind is not None:
+    if shown is not None and (read := _reader(shown[1])) is not None:
         try:
-            request: Request = kind.__pydantic_validator__.validate_json(raw, strict=True)  # as `model_validate_json`
+            request = read(raw, strict=True)
         except ValidationError:
             return REQUESTS.validate_json(raw, strict=True)
         if "op" in request.__pydantic_fields_set__:  # else its text showed the name of something in its body
             return request
     return REQUESTS.validate_json(raw, strict=True)
+
+
+@lru_cache(maxsize=len(KINDS))
+def _reader(op: bytes) -> Callable[..., Request] | None:
+    """What reads the requests of an operation, as `model_validate_json`; it is built as the first of them comes."""
+    kind = KINDS.get(op)
+    return None if kind is None else kind.__pydantic_validator__.validate_json
 
 
 def _why(error: ValidationError) -> str:
