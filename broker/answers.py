@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, Final
 
-from msgspec import field
+from msgspec import UNSET, UnsetType, field
 
 from datastore.value import Value
 
@@ -125,6 +125,11 @@ class Answer(Value, frozen=True):
         return FINAL if self.reason in _LASTING else RETRY.get(self.word, FINAL)
 
     @property
+    def later_ms(self) -> int:
+        """When to ask again, where it says `later`."""
+        return RETRY_AFTER_MS if self.retry_after_ms is None else self.retry_after_ms
+
+    @property
     def grants(self) -> tuple[Mapping[str, Any], ...]:
         """The leases it gives: its own, or those of a claim for several jobs."""
         return tuple(self.body.get("grants", ())) or ((self.body,) if "token" in self.body else ())
@@ -149,24 +154,35 @@ def put_off(reason: Reason, *, resend: bool, retry_after_ms: int) -> Answer:
     return Answer(Word.THROTTLED, reason, retry_after_ms=retry_after_ms)
 
 
-def wire(answer: Answer, *, request_id: str, now_ms: int) -> dict[str, Any]:
-    """The reply as it goes over the reply channel; `server_now_ms` is broker time, Unix milliseconds."""
-    return {"v": 1, "request_id": request_id, "server_now_ms": now_ms, **_said(answer), "body": answer.body}
+class Reply(Value, frozen=True):
+    """An answer as it goes over the reply channel, its members in this order. `presence` knows how it begins."""
+
+    v: int
+    request_id: str
+    server_now_ms: int
+    """Broker time, Unix milliseconds."""
+    answer: Word
+    reason: Reason | None
+    retry: Retry
+    retry_after_ms: int | UnsetType
+    body: Mapping[str, Any]
+
+
+def wire(answer: Answer, request_id: str, now_ms: int) -> Reply:
+    """The reply as it goes over the reply channel."""
+    retry = answer.retry
+    after_ms = answer.later_ms if retry is LATER else UNSET
+    return Reply(1, request_id, now_ms, answer.word, answer.reason, retry, after_ms, answer.body)
 
 
 def plain(answer: Answer) -> dict[str, Any]:
     """One answer of several that go in one reply: the word and what belongs to it, side by side."""
-    said = _said(answer)
-    said |= answer.body
-    return said
-
-
-def _said(answer: Answer) -> dict[str, Any]:
     said: dict[str, Any] = {
         "answer": answer.word,
         "reason": answer.reason,
         "retry": (retry := answer.retry),
     }
     if retry is LATER:
-        said["retry_after_ms"] = RETRY_AFTER_MS if answer.retry_after_ms is None else answer.retry_after_ms
+        said["retry_after_ms"] = answer.later_ms
+    said |= answer.body
     return said

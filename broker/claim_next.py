@@ -197,7 +197,7 @@ def park(pipe: Pipeline, claim: Claim, now_ms: int, *, seal: Seal = UNSEALED) ->
     ends_ms = wait_ends_ms(claim, now_ms)
     body = claim.body.model_copy(update={"wait_until_ms": ends_ms})  # our own value, within the field's limits
     terms = index.encode_terms(body.offers)
-    reply = wire(Answer(Word.NONE_AVAILABLE), request_id=claim.request_id, now_ms=ends_ms)
+    reply = wire(Answer(Word.NONE_AVAILABLE), claim.request_id, ends_ms)
     channel = replies.reply_key(claim.factory_id, claim.instance)
     record = {
         "envelope": seal.again(claim.model_copy(update={"body": body}).model_dump_json(exclude_none=True)),

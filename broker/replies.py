@@ -6,6 +6,8 @@ from typing import Any
 import msgspec
 from redis.client import Pipeline
 
+from broker.answers import Reply
+
 REPLY_PREFIX = "broker:reply:"
 REPLY_TTL_MS = 900_000
 """A channel nobody reads is gone after 15 minutes, the time answers are remembered (design §9)."""
@@ -21,8 +23,8 @@ def reply_key(factory_id: str, instance: str) -> str:
 _encode = msgspec.json.Encoder().encode
 
 
-def encode(reply: Mapping[str, Any]) -> bytes:
-    """A reply as it goes over the channel: JSON."""
+def encode(reply: Reply | Mapping[str, Any]) -> bytes:
+    """A reply, or a notice, as it goes over the channel: JSON."""
     return _encode(reply)
 
 

@@ -112,7 +112,7 @@ def bury(pipe: Pipeline, refused: Refused, *, now_ms: int) -> None:
     pipe.lpush(DEAD, json.dumps(letter, ensure_ascii=False))
     pipe.ltrim(DEAD, 0, DEAD_MAX - 1)
     if isinstance(error, Malformed) and error.sender:
-        reply = wire(error.answer, request_id=error.sender["request_id"], now_ms=now_ms)
+        reply = wire(error.answer, error.sender["request_id"], now_ms)
         key = replies.reply_key(error.sender["factory_id"], error.sender["instance"])
         replies.push(pipe, key, [error.seal.reply(key, replies.encode(reply))])
 
