@@ -8,11 +8,11 @@ import msgspec
 from redis.client import Pipeline
 
 from broker.answers import Answer, Reason, Word
-from broker.documents import Job, Outcome, State
+from broker.documents import Job, Lease, Outcome, State
 from broker.events import REASON_CHARS_MAX, STREAM, Event
 from broker.messages import Claim, Envelope, FencedRequest, RenewMany
 from broker.settlement import Change
-from broker.telling_controls import of_control
+from broker.telling_controls import CONTROLS, of_control
 
 ENTRIES_MAX = 20_000
 """Entries kept, about; an entry holds the events of one batch, at most `ENTRY_EVENTS_MAX`. Some 60 MB at the most."""
@@ -42,14 +42,15 @@ def of_request(request: Envelope, answer: Answer | None, changes: Sequence[Chang
     told: list[Event] = []
     for change in changes:
         told += of_change(change, request, now_ms=now_ms)
+    if answer is None:
+        return told
     if type(request) is RenewMany:
-        results = answer.body.get("results", ()) if answer is not None else ()
-        for lease, result in zip(request.body.leases, results, strict=False):
+        for lease, result in zip(request.body.leases, answer.body.get("results", ()), strict=False):
             if result["answer"] in STALE_ANSWERS:
                 told.append(_refused("refused_stale", request, lease.job_id, lease.epoch, result, now_ms))
-    elif answer is not None and not answer.good:
+    elif not answer.good:
         told += _refusal(request, answer, now_ms)
-    elif answer is not None and (changed := of_control(request, answer, now_ms)) is not None:
+    elif type(request) in CONTROLS and (changed := of_control(request, answer, now_ms)) is not None:
         told.append(changed)
     return told
 
@@ -73,40 +74,28 @@ def of_renewals(request: Envelope, extended: Sequence[Job], *, now_ms: int) -> I
         )
 
 
-def of_change(change: Change, request: Envelope | None = None, *, now_ms: int) -> Iterator[Event]:
+def of_change(change: Change, request: Envelope | None = None, *, now_ms: int) -> list[Event]:
     """What one write meant. Usually one event; two where a dead lease is taken over."""
     before, after = change.before, change.after
     if before is None:
-        if change.new:
-            yield _event("submitted", after, request, now_ms, until_ms=after.not_before_ms)
-        return
+        return [_event("submitted", after, request, now_ms, until_ms=after.not_before_ms)] if change.new else []
+    told: list[Event] = []
     old, new = before.lease, after.lease
-    changed_hands = (old and old.epoch) != (new and new.epoch)
-    if old is not None and changed_hands:
-        end = after.last_end if after.last_end is not None and after.last_end.epoch == old.epoch else None
-        expired = end is not None and end.outcome is Outcome.EXPIRED  # by time, whoever came along
-        yield _event(
-            ENDINGS[end.outcome] if end is not None else "released",
-            after,
-            None if expired else request,
-            now_ms,
-            epoch=old.epoch,
-            holder=old.factory_id,
-            claim=old.request_id,
-            renewals=old.renewals,
-            reason=end.error if end is not None else None,
-            until_ms=after.not_before_ms,
-        )
-    if new is not None and changed_hands:
-        yield _event("claimed", after, request, now_ms, holder=new.factory_id, until_ms=new.expires_ms)
+    if new is not None and (old is None or old.epoch != new.epoch):
+        if old is not None:
+            told.append(_end_of(old, after, request, now_ms))
+        told.append(_of_holder("claimed", new, after, request, now_ms))
     elif new is not None and old is not None:
-        yield from _while_held(before, after, request, now_ms)
-    elif old is None and before.state is not after.state:
+        told += _while_held(before, after, request, now_ms)
+    elif old is not None:
+        told.append(_end_of(old, after, request, now_ms))
+    elif before.state is not after.state:
         name = _moved(before, after, now_ms)
-        yield _event(name, after, request, now_ms, reason=after.why, until_ms=after.not_before_ms)
+        told.append(_event(name, after, request, now_ms, reason=after.why, until_ms=after.not_before_ms))
     if before.hold != after.hold:
         why = after.hold.reason if after.hold is not None else None
-        yield _event("held" if after.hold is not None else "lifted", after, request, now_ms, reason=why)
+        told.append(_event("held" if after.hold is not None else "lifted", after, request, now_ms, reason=why))
+    return told
 
 
 def publish(pipe: Pipeline, events: Iterable[Event]) -> None:
@@ -134,25 +123,53 @@ def publish_changes(pipe: Pipeline, changes: Iterable[Change], *, now_ms: int) -
     publish(pipe, chain.from_iterable(of_change(change, now_ms=now_ms) for change in changes))
 
 
+def _end_of(lease: Lease, after: Job, request: Envelope | None, now_ms: int) -> Event:
+    end = after.last_end if after.last_end is not None and after.last_end.epoch == lease.epoch else None
+    expired = end is not None and end.outcome is Outcome.EXPIRED  # by time, whoever came along
+    return _event(
+        ENDINGS[end.outcome] if end is not None else "released",
+        after,
+        None if expired else request,
+        now_ms,
+        epoch=lease.epoch,
+        holder=lease.factory_id,
+        claim=lease.request_id,
+        renewals=lease.renewals,
+        reason=end.error if end is not None else None,
+        until_ms=after.not_before_ms,
+    )
+
+
 def _while_held(before: Job, after: Job, request: Envelope | None, now_ms: int) -> Iterator[Event]:
     lease = after.lease
     assert before.lease is not None and lease is not None, "only for a lease that goes on"  # noqa: PT018
     if lease.renewals != before.lease.renewals:
-        yield _event(
-            "renewed",
-            after,
-            request,
-            now_ms,
-            holder=lease.factory_id,
-            renewals=lease.renewals,
-            until_ms=lease.expires_ms,
-        )
+        yield _of_holder("renewed", lease, after, request, now_ms, lease.renewals)
     if lease.stuck_ms != before.lease.stuck_ms:
-        name = "stuck" if lease.stuck_ms is not None else "unstuck"
-        yield _event(name, after, request, now_ms, holder=lease.factory_id, until_ms=lease.expires_ms)
+        yield _of_holder("stuck" if lease.stuck_ms is not None else "unstuck", lease, after, request, now_ms)
     if after.cancel is not None and before.cancel is None:
         why, until_ms = after.cancel.reason, after.cancel.enforce_ms
         yield _event("cancel_asked", after, request, now_ms, holder=lease.factory_id, reason=why, until_ms=until_ms)
+
+
+def _of_holder(
+    name: str, lease: Lease, job: Job, request: Envelope | None, now_ms: int, renewals: int | None = None
+) -> Event:
+    """Of a lease that stands: nearly all that is told of, so without what `_event` looks for."""
+    holder = lease.factory_id
+    who = holder if request is None else request.factory_id
+    return Event(
+        event=name,
+        job_id=job.id,
+        at_ms=now_ms,
+        epoch=job.epoch,
+        factory_id=holder,
+        request_id=lease.request_id if request is None else request.request_id,
+        by=None if who == holder else who,
+        state=job.state,
+        until_ms=lease.expires_ms,
+        renewals=renewals,
+    )
 
 
 def _moved(before: Job, after: Job, now_ms: int) -> str:
