@@ -36,14 +36,15 @@ class Asker:
 
 def note(pipe: Pipeline, requests: Iterable[Envelope], now_ms: int, lately: Lately) -> None:
     """Add the command that keeps who of these has asked for work; none where nobody did."""
-    claims = [request for request in requests if type(request) is Claim]
-    askers = [_BETWEEN.join((claim.factory_id, _queue(claim), *claim.body.offers)) for claim in claims]
+    askers = dict.fromkeys([_asker(request) for request in requests if type(request) is Claim])
     if asked := lately.news(askers, now_ms):
-        pipe.zadd(ASKED, asked)
+        pipe.zadd(ASKED, {_BETWEEN.join((*who, *offers)): asked_ms for (*who, offers), asked_ms in asked.items()})
 
 
-def _queue(claim: Claim) -> str:
-    return claim.body.queue if claim.body.job_id is None else ""
+def _asker(claim: Claim) -> tuple[str, str, tuple[str, ...]]:
+    """Who asked, of which queue (empty where for a job by its name), and offering what."""
+    body = claim.body
+    return claim.factory_id, body.queue if body.job_id is None else "", body.offers
 
 
 def trim(connection: Redis, now_ms: int) -> None:

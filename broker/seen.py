@@ -9,25 +9,23 @@ from redis.exceptions import RedisError
 
 from broker.clock import SET_BACK_MS
 from broker.lately import Lately
-from broker.messages import RegisterFactory, Request
+from broker.messages import KINDS, RegisterFactory, Request
 
 SEEN = "broker:seen"
 """Sorted set: factory by the broker time of its last request."""
-_OF_FACTORIES = frozenset({"leases", "claims"})
-"""The queues of what only factories send."""
+_OF_FACTORIES = frozenset(
+    {RegisterFactory, *(kind for kind in KINDS.values() if kind.queue_name in {"leases", "claims"})}
+)
+"""What only factories send: claims, what holders send, starts."""
 SEEN_MAX = 10_000
 """Whoever was heard of least recently goes first: anybody may send under any name."""
 
 
 def note(pipe: Pipeline, requests: Iterable[Request], now_ms: int, lately: Lately) -> None:
-    """Add the command that keeps when the senders were heard of: of claims, of what holders send, of starts."""
-    heard = lately.news([request.factory_id for request in requests if _of_factory(request)], now_ms)
-    if heard:
+    """Add the command that keeps when those were heard of who sent these, as far as they are factories."""
+    senders = dict.fromkeys([request.factory_id for request in requests if type(request) in _OF_FACTORIES])
+    if heard := lately.news(senders, now_ms):
         pipe.zadd(SEEN, heard)
-
-
-def _of_factory(request: Request) -> bool:
-    return request.queue_name in _OF_FACTORIES or type(request) is RegisterFactory
 
 
 def trim(connection: Redis, now_ms: int) -> None:
