@@ -28,7 +28,7 @@ from broker import (
 from broker.answers import Answer, Word, wire
 from broker.batch import Settled
 from broker.controls import Controls
-from broker.documents import BLOCKED, Job
+from broker.documents import BLOCKED, LEASED, READY, Job
 from broker.events import Event
 from broker.families import Descent
 from broker.index import Place
@@ -46,6 +46,10 @@ _OTHERS_MAY = frozenset(
 )
 """What a claim that waited may be told while others would get the job that it was woken for. Not that the store failed:
 they would be told the same, one after the other."""
+_MAY_NOT = frozenset({Word.NOT_CLAIMABLE, Word.REQUEST_EXPIRED})
+"""What a claim is told that may not have the job that it has taken out of the index."""
+_UNSETTLING = frozenset({RegisterFactory, DrainFactory, RemoveFactory})
+"""Requests after which the waiting claims of a factory are to be judged again."""
 
 
 def deliver(context: Context, pipe: Pipeline, batch: Sequence[Settled], *, now_ms: int) -> None:
@@ -58,23 +62,23 @@ def deliver(context: Context, pipe: Pipeline, batch: Sequence[Settled], *, now_m
     move_hints(pipe, [change for settled in batch for change in settled.changes], step_ms=step_ms)
     seen.note(pipe, requests, now_ms, context.lately)
     for settled in batch:
-        request = settled.request
+        request, answer = settled.request, settled.answer
         if settled.extended:
             told += telling.of_renewals(request, settled.extended, now_ms=now_ms)
-        told += telling.of_request(request, settled.answer, settled.changes, now_ms=now_ms)
+        told += telling.of_request(request, answer, settled.changes, now_ms=now_ms)
         for met in settled.waits:
             lock_waits.wait(pipe, met, step_ms=step_ms)
         if settled.parked is not None:
             claim_next.park(pipe, settled.parked, now_ms, seal=settled.seal)
-        if settled.answer is None:
+        if answer is None:
             continue
         if claim_next.is_claim_next(request):
             answered.append(request)
-            claim_next.remember(pipe, request, settled.answer, maybe=settled.maybe)
-            presence.expect_reader(pipe, request, settled.answer, key_id=settled.seal.key_id, now_ms=now_ms)
-        reply = wire(settled.answer, request_id=request.request_id, now_ms=now_ms)
+            claim_next.remember(pipe, request, answer, maybe=settled.maybe)
+            presence.expect_reader(pipe, request, answer, key_id=settled.seal.key_id, now_ms=now_ms)
         channel = replies.reply_key(request.factory_id, request.instance)
-        channels[channel].append(settled.seal.reply(channel, replies.encode(reply)))
+        reply = replies.encode(wire(answer, request.request_id, now_ms))
+        channels[channel].append(settled.seal.reply(channel, reply))
     claim_next.lay_down(pipe, answered)
     for key, texts in channels.items():
         replies.push(pipe, key, texts)
@@ -84,17 +88,30 @@ def deliver(context: Context, pipe: Pipeline, batch: Sequence[Settled], *, now_m
 
 def move_hints(pipe: Pipeline, changes: Sequence[Change], *, step_ms: int) -> None:
     """Keep what Redis says of jobs in step with them; the same guards for every transition."""
-    moves: list[tuple[Place, bool]] = []
+    moves: list[tuple[Job, bool]] = []
     for change in changes:
         before, after = change.before, change.after
         if index.offered(after):
-            moves.append((Place.of(after, step_ms=step_ms), True))
+            moves.append((after, True))
         elif before is not None and index.offered(before):
-            moves.append((Place.of(before, step_ms=step_ms), False))
-    families.note(pipe, changes)
-    owed.note(pipe, changes)
-    notices.tell_holders(pipe, changes)
-    index.move(pipe, moves)
+            moves.append((before, False))
+    if others := _concerning_others(changes):
+        families.note(pipe, others)
+        owed.note(pipe, others)
+        notices.tell_holders(pipe, others)
+    index.follow(pipe, moves, step_ms=step_ms)
+
+
+def _concerning_others(changes: Sequence[Change]) -> list[Change]:
+    """All but the grants of ready jobs, as most are: these took nothing from anybody, and nobody waits for them."""
+    return [
+        change
+        for change in changes
+        if change.after.state is not LEASED
+        or change.before is None
+        or change.before.state is not READY
+        or not change.recorded
+    ]
 
 
 def follow_up(context: Context, connection: Redis, batch: Sequence[Settled], *, descent: Descent, now_ms: int) -> None:
@@ -104,7 +121,7 @@ def follow_up(context: Context, connection: Redis, batch: Sequence[Settled], *, 
     steps, the sweep finds.
     """
     claim_next.recheck(connection, _parked_for_jobs(context, batch, now_ms))
-    changes = [change for settled in batch for change in settled.changes]
+    changes = _concerning_others([change for settled in batch for change in settled.changes])
     changes += look_at_new(context, connection, changes, descent=descent, now_ms=now_ms)
     changes += _given_back(batch)
     keys = lock_waits.given_up(changes)
@@ -113,7 +130,7 @@ def follow_up(context: Context, connection: Redis, batch: Sequence[Settled], *, 
     _let_through(context, connection, changes, freed=keys)
     claim_next.pass_on(connection, _woken(batch, now_ms))
     for settled in batch:
-        if (factory := _unsettled_factory(settled)) is not None:
+        if type(settled.request) in _UNSETTLING and (factory := _unsettled_factory(settled)) is not None:
             recall(connection, factory)
     if descent:
         follow_families(context, connection, descent, now_ms=now_ms)
@@ -163,7 +180,7 @@ def _given_back(batch: Sequence[Settled]) -> list[Change]:
     return [
         Change(None, change.after)
         for settled in batch
-        if settled.answer is not None and settled.answer.word in (Word.NOT_CLAIMABLE, Word.REQUEST_EXPIRED)
+        if settled.answer is not None and settled.answer.word in _MAY_NOT
         for change in settled.changes
         if change.before is change.after
     ]
@@ -231,8 +248,8 @@ def _now_free(context: Context, batch: Sequence[Settled], now_ms: int) -> list[s
 def _unsettled_factory(settled: Settled) -> str | None:
     """The factory whose waiting claims are to be judged again."""
     request = settled.request
-    if request.queue_name != DrainFactory.queue_name or settled.answer is None or not settled.answer.good:
-        return None  # as nearly all are
+    if settled.answer is None or not settled.answer.good:
+        return None
     if isinstance(request, RegisterFactory):
         return request.factory_id
     return request.body.factory if isinstance(request, DrainFactory | RemoveFactory) else None

@@ -12,7 +12,7 @@ from redis import Redis
 from redis.client import Pipeline
 
 from broker import coordinator
-from broker.documents import BLOCKED, Job
+from broker.documents import BLOCKED, TERMINAL, Job
 from broker.index import names
 from broker.settlement import Change, Context, seen_to_stand
 from datastore import DatastoreError, OutcomeUnknown
@@ -50,7 +50,7 @@ def ended(changes: Iterable[Change]) -> list[Job]:
     return [
         change.after
         for change in changes
-        if change.after.state.terminal and not (change.before and change.before.state.terminal)
+        if change.after.state in TERMINAL and not (change.before and change.before.state in TERMINAL)
     ]
 
 

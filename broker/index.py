@@ -6,7 +6,8 @@ docs/matching.md says what the order is.
 """
 
 import json
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Self, cast
 
@@ -63,8 +64,7 @@ class Place(Value, frozen=True):
             terms = encode_job_terms(job.requires, job.prefers)
             return cls(job.id, job.queue, terms, kept.until_ms - _FIRST, kept_for=kept.factory_id)
         lane = "" if job.fairness_key is None else f"~{job.priority}~{job.fairness_key}"
-        score = (job.ready_ms or job.created_ms) - job.priority * step_ms
-        return cls(job.id, job.queue, encode_job_terms(job.requires, job.prefers), score, lane)
+        return cls(job.id, job.queue, encode_job_terms(job.requires, job.prefers), _score(job, step_ms), lane)
 
     @property
     def key(self) -> str:
@@ -79,9 +79,19 @@ class Place(Value, frozen=True):
         return LANE + self.key + self.lane if self.lane else self.key
 
     @property
+    def apart(self) -> bool:
+        """Whether it does not stand for itself among all others of the same terms."""
+        return bool(self.kept_for or self.lane)
+
+    @property
     def wants(self) -> tuple[str, str]:
         """Its queue and terms: all that tells who may have it."""
         return self.queue, self.terms
+
+
+def _score(job: Job, step_ms: int) -> int:
+    """When it came, less what its priority is worth."""
+    return (job.ready_ms or job.created_ms) - job.priority * step_ms
 
 
 def sets_key(prefix: str, queue: str) -> str:
@@ -139,28 +149,48 @@ def decode_offers(text: str) -> tuple[str, ...] | None:
     return None if found is None or found[1] else found[0]
 
 
+def follow(pipe: Pipeline, moves: Iterable[tuple[Job, bool]], *, step_ms: int) -> None:
+    """As `move`, of jobs."""
+    alike: defaultdict[tuple[str, tuple[str, ...], Preferences], dict[str, int | None]] = defaultdict(dict)
+    for job, offered_now in moves:
+        if job.reserved is not None or job.fairness_key is not None:
+            place = Place.of(job, step_ms=step_ms)
+            if place.apart:
+                (_offer_apart if offered_now else _withdraw_apart)(pipe, place)
+                continue
+        alike[job.queue, job.requires, job.prefers][job.id] = _score(job, step_ms) if offered_now else None
+    scores: defaultdict[tuple[str, str], dict[str, int | None]] = defaultdict(dict)
+    for (queue, requires, prefers), members in alike.items():
+        scores[queue, encode_job_terms(requires, prefers)] |= members
+    _move_together(pipe, scores)
+
+
 def move(pipe: Pipeline, moves: Iterable[tuple[Place, bool]]) -> None:
     """Add the commands that make jobs findable (True) or take them out (False); of one job the last move counts.
 
     Jobs that stand for themselves go with one command for each set, however many there are.
     """
-    scores: dict[str, dict[str, int | None]] = {}
-    named: list[Place] = []
+    scores: defaultdict[tuple[str, str], dict[str, int | None]] = defaultdict(dict)
     for place, offered_now in moves:
-        if place.kept_for or place.lane:
+        if place.apart:
             (_offer_apart if offered_now else _withdraw_apart)(pipe, place)
-            continue
-        scores.setdefault(place.key, {})[place.job_id] = place.score if offered_now else None
-        if offered_now:
-            named.append(place)
-    for key, members in scores.items():
-        there = {job_id: score for job_id, score in members.items() if score is not None}
-        gone = [job_id for job_id, score in members.items() if score is None]
-        if there:
+        else:
+            scores[place.wants][place.job_id] = place.score if offered_now else None
+    _move_together(pipe, scores)
+
+
+def _move_together(pipe: Pipeline, sets: Mapping[tuple[str, str], Mapping[str, int | None]]) -> None:
+    """Add the commands that put jobs with their scores into these sets, by queue and terms; without one they go."""
+    named: defaultdict[str, list[str]] = defaultdict(list)
+    for (queue, terms), members in sets.items():
+        key = members_key(READY, queue, terms)
+        if there := {job_id: score for job_id, score in members.items() if score is not None}:
             pipe.zadd(key, there)
-        if gone:
+            named[queue].append(terms)
+        if gone := [job_id for job_id, score in members.items() if score is None]:
             pipe.zrem(key, *gone)
-    name_sets(pipe, named)  # after their members: a pop tidies away sets that look empty
+    for queue, texts in named.items():
+        pipe.sadd(sets_key(READY, queue), *texts)  # after their members: a pop tidies away sets that look empty
 
 
 def name_sets(pipe: Pipeline, places: Iterable[Place]) -> None:
