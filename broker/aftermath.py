@@ -38,6 +38,7 @@ from broker.recall import recall
 from broker.settlement import Change, Context
 from broker.turned_away import refusal
 from datastore import DatastoreError
+from datastore.value import Value
 
 log = structlog.get_logger(__name__)
 
@@ -52,14 +53,23 @@ _UNSETTLING = frozenset({RegisterFactory, DrainFactory, RemoveFactory})
 """Requests after which the waiting claims of a factory are to be judged again."""
 
 
-def deliver(context: Context, pipe: Pipeline, batch: Sequence[Settled], *, now_ms: int) -> None:
+class Further(Value, frozen=True):
+    """What there is to do of a batch once its replies are sent: what others have to do with, as little mostly has."""
+
+    settled: list[Settled]
+    """Claims of any job, and all that is more than an answer and changes."""
+    changes: list[Change]
+
+
+def deliver(context: Context, pipe: Pipeline, batch: Sequence[Settled], *, now_ms: int) -> Further:
     """Add every command a batch leads to: answers kept, hints moved, claims parked, events told, replies sent."""
     channels: defaultdict[str, list[bytes]] = defaultdict(list)
     told: list[Event] = []
     answered: list[Claim] = []
+    further: list[Settled] = []
     requests = [settled.request for settled in batch]
     step_ms = context.rules.ageing_step_ms
-    move_hints(pipe, [change for settled in batch for change in settled.changes], step_ms=step_ms)
+    others = move_hints(pipe, [change for settled in batch for change in settled.changes], step_ms=step_ms)
     seen.note(pipe, requests, now_ms, context.lately)
     for settled in batch:
         request, answer = settled.request, settled.answer
@@ -71,11 +81,15 @@ def deliver(context: Context, pipe: Pipeline, batch: Sequence[Settled], *, now_m
         if settled.parked is not None:
             claim_next.park(pipe, settled.parked, now_ms, seal=settled.seal)
         if answer is None:
+            further.append(settled)
             continue
         if claim_next.is_claim_next(request):
             answered.append(request)
+            further.append(settled)
             claim_next.remember(pipe, request, answer, maybe=settled.maybe)
             presence.expect_reader(pipe, request, answer, key_id=settled.seal.key_id, now_ms=now_ms)
+        elif settled.waits or settled.freed or answer.word in _MAY_NOT or type(request) in _UNSETTLING:
+            further.append(settled)
         channel = replies.reply_key(request.factory_id, request.instance)
         reply = replies.encode(wire(answer, request.request_id, now_ms))
         channels[channel].append(settled.seal.reply(channel, reply))
@@ -84,10 +98,14 @@ def deliver(context: Context, pipe: Pipeline, batch: Sequence[Settled], *, now_m
         replies.push(pipe, key, texts)
     telling.publish(pipe, told)
     demand.note(pipe, requests, now_ms, context.lately)
+    return Further(further, others)
 
 
-def move_hints(pipe: Pipeline, changes: Sequence[Change], *, step_ms: int) -> None:
-    """Keep what Redis says of jobs in step with them; the same guards for every transition."""
+def move_hints(pipe: Pipeline, changes: Sequence[Change], *, step_ms: int) -> list[Change]:
+    """Keep what Redis says of jobs in step with them; the same guards for every transition.
+
+    Returns all but the grants of ready jobs, as most are: these take nothing from anybody, and nobody waits for them.
+    """
     moves: list[tuple[Job, bool]] = []
     for change in changes:
         before, after = change.before, change.after
@@ -95,16 +113,7 @@ def move_hints(pipe: Pipeline, changes: Sequence[Change], *, step_ms: int) -> No
             moves.append((after, True))
         elif before is not None and index.offered(before):
             moves.append((before, False))
-    if others := _concerning_others(changes):
-        families.note(pipe, others)
-        owed.note(pipe, others)
-        notices.tell_holders(pipe, others)
-    index.follow(pipe, moves, step_ms=step_ms)
-
-
-def _concerning_others(changes: Sequence[Change]) -> list[Change]:
-    """All but the grants of ready jobs, as most are: these took nothing from anybody, and nobody waits for them."""
-    return [
+    others = [
         change
         for change in changes
         if change.after.state is not LEASED
@@ -112,16 +121,22 @@ def _concerning_others(changes: Sequence[Change]) -> list[Change]:
         or change.before.state is not READY
         or not change.recorded
     ]
+    if others:
+        families.note(pipe, others)
+        owed.note(pipe, others)
+        notices.tell_holders(pipe, others)
+    index.follow(pipe, moves, step_ms=step_ms)
+    return others
 
 
-def follow_up(context: Context, connection: Redis, batch: Sequence[Settled], *, descent: Descent, now_ms: int) -> None:
+def follow_up(context: Context, connection: Redis, further: Further, *, descent: Descent, now_ms: int) -> None:
     """After the replies: bring back jobs whose slot was given up, and wake claims for every job that became ready.
 
     `descent`: jobs that have ended and others wait for. What it misses, because another worker was between two of its
     steps, the sweep finds.
     """
+    batch, changes = further.settled, list(further.changes)
     claim_next.recheck(connection, _parked_for_jobs(context, batch, now_ms))
-    changes = _concerning_others([change for settled in batch for change in settled.changes])
     changes += look_at_new(context, connection, changes, descent=descent, now_ms=now_ms)
     changes += _given_back(batch)
     keys = lock_waits.given_up(changes)
@@ -130,7 +145,7 @@ def follow_up(context: Context, connection: Redis, batch: Sequence[Settled], *, 
     _let_through(context, connection, changes, freed=keys)
     claim_next.pass_on(connection, _woken(batch, now_ms))
     for settled in batch:
-        if type(settled.request) in _UNSETTLING and (factory := _unsettled_factory(settled)) is not None:
+        if (factory := _unsettled_factory(settled)) is not None:
             recall(connection, factory)
     if descent:
         follow_families(context, connection, descent, now_ms=now_ms)

@@ -77,9 +77,9 @@ def post_end(
     `descent` then knows the jobs that have ended and others wait for.
     """
     results = [result for _, result in settled]
-    parents = families.ended(change for result in results for change in result.changes)
     with connection.pipeline(transaction=False) as pipe:
-        aftermath.deliver(context, pipe, results, now_ms=now_ms)
+        further = aftermath.deliver(context, pipe, results, now_ms=now_ms)
+        parents = families.ended(further.changes)
         for each in refused:
             bury(pipe, each, now_ms=now_ms)
         entries = [(entry, result.answer) for entry, result in settled] + [(each.entry, None) for each in refused]
@@ -92,7 +92,7 @@ def post_end(
         answer = last(True)
         if parents and answer:
             descent.add(parent.id for parent in parents)
-        aftermath.follow_up(context, connection, results, descent=descent, now_ms=now_ms)
+        aftermath.follow_up(context, connection, further, descent=descent, now_ms=now_ms)
 
     return end
 
