@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias, cast
 
 import msgspec
-from msgspec import Struct
 from msgspec.structs import replace
+
+from datastore.value import Value
 
 STREAM = "broker:events"
 REASON_CHARS_MAX = 200
@@ -18,7 +19,7 @@ Lease: TypeAlias = tuple[str, int, int, int]
 """Job, epoch, renewals, and until when it is extended (broker time)."""
 
 
-class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Event(Value, frozen=True, kw_only=True, omit_defaults=True):
     """One thing that happened. What does not apply is None; there is never a token."""
 
     event: str
