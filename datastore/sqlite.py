@@ -42,7 +42,7 @@ Written = TypeVar("Written")
 TIMEOUT_MS: Final = 5_000
 """How long a write waits for other writers before it is `Unavailable`; a batch takes a few milliseconds."""
 
-_SELECT: Final = "SELECT partition_key, id, rev, etag, body FROM documents WHERE partition_key = ? AND id = ?"
+_SELECT: Final = "SELECT rev, etag, body FROM documents WHERE partition_key = ? AND id = ?"
 _SELECT_AHEAD: Final = (
     "SELECT d.partition_key, d.id, d.rev, d.etag, d.body"
     " FROM json_each(?) j CROSS JOIN documents d ON d.partition_key = j.value AND d.id = j.key"
@@ -58,7 +58,7 @@ _UPDATE: Final = "UPDATE documents SET rev = ?, etag = ?, body = ? WHERE partiti
 
 def random_etag() -> str:
     """Sixteen hex digits, so that no two processes and no two files share one. After a fork Python seeds anew."""
-    return f"{random.getrandbits(64):016x}"
+    return random.getrandbits(64).to_bytes(8).hex()
 
 
 class SqliteDatastore:
@@ -104,7 +104,7 @@ class SqliteDatastore:
             document = self._load(batch, partition_key, id)
             return NotFound() if document is None else Ok(document)
         rows = self._select(_SELECT, (partition_key, id))
-        return Ok(self._parse(rows[0])) if rows else NotFound()
+        return Ok(self._parse(partition_key, id, *rows[0])) if rows else NotFound()
 
     def create(self, id: str, partition_key: str, body: Body) -> CreateResult:
         """See `Datastore.create`."""
@@ -143,7 +143,7 @@ class SqliteDatastore:
             rows = self._search(filter, limit + 1, after)
             for row in rows:
                 try:
-                    document = self._parse(row)
+                    document = self._parse(*row)
                 except Corrupt as error:
                     unreadable.append(str(error))
                 else:
@@ -244,7 +244,7 @@ class SqliteDatastore:
         if key in batch.documents:
             return batch.documents[key]
         rows = batch.select(_SELECT, key)
-        document = self._parse(rows[0]) if rows else None
+        document = self._parse(*key, *rows[0]) if rows else None
         batch.documents[key] = document
         return document
 
@@ -259,11 +259,11 @@ class SqliteDatastore:
             return
         rows = batch.select(_SELECT_AHEAD, (text,))
         if "\\" not in text:  # some escapes SQLite's JSON reads otherwise: what it does not find may be there
-            batch.documents.update(dict.fromkeys((partition_key, id) for id, partition_key in named.items()))
-        for row in rows:
-            key = row[0], row[1]
+            batch.documents.update(dict.fromkeys(zip(named.values(), named, strict=True)))
+        for partition_key, id, rev, etag, body in rows:
+            key = partition_key, id
             try:
-                batch.documents[key] = self._parse(row)
+                batch.documents[key] = self._parse(partition_key, id, rev, etag, body)
             except Corrupt:  # which is raised when it is read
                 batch.documents.pop(key, None)
 
@@ -283,13 +283,12 @@ class SqliteDatastore:
         with self._session.reading() as connection:
             return fetch(connection, sql, parameters)
 
-    def _parse(self, row: Any) -> Document:
-        partition_key, id_, rev, etag, text = row
+    def _parse(self, partition_key: str, id: str, rev: int, etag: str, text: str) -> Document:
         try:
             body = JsonBody.checked(text)
         except (TypeError, ValueError, RecursionError, msgspec.DecodeError) as error:
-            raise self._unreadable(partition_key, id_, str(error)) from error
-        return Document(id_, partition_key, rev, Etag(etag), body)
+            raise self._unreadable(partition_key, id, str(error)) from error
+        return Document(id, partition_key, rev, Etag(etag), body)
 
     def _unreadable(self, partition_key: str, id: str, reason: str) -> Corrupt:
         return Corrupt(f"{self._path}: document {id!r} of {partition_key!r} does not parse ({reason}); left as it is")

@@ -114,14 +114,13 @@ def _decoded(text: bytes) -> str:
 
 def _unparsable(row: tuple[Any, ...]) -> tuple[Any, ...]:
     """The row, unless a name in it is damaged: with that for a body."""
-    partition_key, id, rev, etag, body = row
-    damaged = next((text for text in (partition_key, id, etag) if not _is_unicode(text)), body)
-    return partition_key, id, rev, etag, damaged
+    *others, body = row
+    return (*others, next((text for text in others if not _is_unicode(text)), body))
 
 
-def _is_unicode(text: str) -> bool:
+def _is_unicode(value: object) -> bool:
     try:
-        text.encode()
+        str(value).encode()
     except UnicodeEncodeError:
         return False
     return True
