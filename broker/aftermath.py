@@ -209,7 +209,7 @@ def _woken(batch: Sequence[Settled], now_ms: int) -> list[tuple[Claim, set[str]]
     woken = []
     for settled in batch:
         claim = settled.request
-        if type(claim) is not Claim or settled.answer is None or not claim_next.waited(claim):
+        if type(claim) is not Claim or settled.answer is None or not claim_next.waited(claim.body):
             continue
         if _others_may(claim, settled.answer, now_ms):
             had = [change.after for change in settled.changes]

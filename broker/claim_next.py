@@ -11,7 +11,7 @@ from redis.client import Pipeline
 from broker import index, replies, waiting
 from broker.answers import Answer, Word, wire
 from broker.matching import canonical
-from broker.messages import Claim
+from broker.messages import Claim, ClaimBody
 from broker.queues import intake_key
 from broker.scripts import Argument, Script
 from broker.signing import UNSEALED, Seal
@@ -163,9 +163,9 @@ def is_claim_next(request: object) -> TypeGuard[Claim]:
     return type(request) is Claim and request.body.job_id is None
 
 
-def waited(claim: Claim) -> bool:
-    """Whether this copy was parked before: since then another client may have sent the claim."""
-    return claim.body.wait_until_ms is not None
+def waited(body: ClaimBody) -> bool:
+    """Whether this copy of a claim was parked before: since then another client may have sent the claim."""
+    return body.wait_until_ms is not None
 
 
 def remember(pipe: Pipeline, claim: Claim, answer: Answer, *, maybe: Sequence[str] = ()) -> None:

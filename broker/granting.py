@@ -14,7 +14,7 @@ from broker.messages import Claim
 from broker.repository import Updated
 from broker.settle import claimant, failed
 from broker.settlement import Change, Context, Settlement
-from broker.transitions import Write
+from broker.transitions import Claimant, Write
 from broker.wire_types import is_job_id
 from datastore import DatastoreError, Ok
 
@@ -33,10 +33,10 @@ def granted(context: Context, claims: Sequence[Asked], *, now_ms: int) -> list[S
         if (found := _simply_granted(context, asked, now_ms)) is not None
     ]
     written_ms = now_ms if context.clock is None else context.clock.now_ms()  # the store may have been slow (I7)
-    judged = [each for each in judged if not _over(claims[each[0]][0], written_ms)]
-    changed = [(job, write.changes) for _, job, write in judged]
+    judged = [each for each in judged if not _over(each[1], written_ms)]
+    changed = [(job, write.changes) for _, _, job, write in judged]
     updates = repository.rev_update_each(context.store, changed, mark=context.entropy.write_id())
-    for (position, job, write), update in zip(judged, updates, strict=True):
+    for (position, _, job, write), update in zip(judged, updates, strict=True):
         if isinstance(update, Updated):
             settled[position] = claiming.with_spec(context, write.answer, (Change(job, update.job),))
         elif isinstance(update, DatastoreError):
@@ -45,21 +45,25 @@ def granted(context: Context, claims: Sequence[Asked], *, now_ms: int) -> list[S
     return settled
 
 
-def _simply_granted(context: Context, asked: Asked, now_ms: int) -> tuple[Job, Write] | None:
-    """The job that was asked for, and its grant, if one write is all that this takes."""
+def _simply_granted(context: Context, asked: Asked, now_ms: int) -> tuple[Claimant, Job, Write] | None:
+    """Who asks, the job that was asked for, and its grant, if one write is all that this takes."""
     claim, candidate = asked
-    job_id = claim.body.job_id if candidate is None else candidate
-    if job_id is None or claim.body.expected_etag is not None or _over(claim, now_ms):
+    body = claim.body
+    job_id = body.job_id if candidate is None else candidate
+    if job_id is None or body.expected_etag is not None:
         return None
     try:
         job = _free(context, job_id)
-        if job is None or applying(context.heeded().limits(), job, claim.factory_id):
+        if job is None or _over(who := claimant(context, claim), now_ms):
             return None
-        around = context.heeded().around(job.queue, claim.factory_id)
-        decision = transitions.claim(job, claimant(context, claim), now_ms=now_ms, rules=context.rules, around=around)
+        controls = context.heeded()
+        if (limits := controls.limits()) and applying(limits, job, who.factory_id):
+            return None
+        around = controls.around(job.queue, who.factory_id)
+        decision = transitions.claim(job, who, now_ms=now_ms, rules=context.rules, around=around)
     except DatastoreError:
         return None
-    return (job, decision) if isinstance(decision, Write) else None
+    return (who, job, decision) if isinstance(decision, Write) else None
 
 
 def _free(context: Context, job_id: str) -> Job | None:
@@ -71,5 +75,5 @@ def _free(context: Context, job_id: str) -> Job | None:
     return job if job is not None and not (job.epoch or job.locks) else None
 
 
-def _over(claim: Claim, now_ms: int) -> bool:
-    return claim.deadline_ms is not None and now_ms > claim.deadline_ms
+def _over(who: Claimant, now_ms: int) -> bool:
+    return who.deadline_ms is not None and now_ms > who.deadline_ms

@@ -95,7 +95,7 @@ return unread
 
 def expect_reader(pipe: Pipeline, request: Request, answer: Answer, *, key_id: str | None, now_ms: int) -> None:
     """Add the command that has a grant looked after, where its claim waited."""
-    if type(request) is not Claim or not claim_next.waited(request) or not answer.grants:
+    if type(request) is not Claim or not claim_next.waited(request.body) or not answer.grants:
         return
     entry = {
         "channel": replies.reply_key(request.factory_id, request.instance),

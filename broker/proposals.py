@@ -265,7 +265,7 @@ def _queue(name: str, sets: Sequence[str]) -> _Queue:
 
 def _shared_by(claim: Claim) -> str:
     """The channel whose wait serves this copy too: of a claim that was woken, any; of one that will not wait, none."""
-    if claim_next.waited(claim):
+    if claim_next.waited(claim.body):
         return ""
     return replies.reply_key(claim.factory_id, claim.instance) if claim.body.wait_ms else "-"
 

@@ -13,16 +13,17 @@ def with_offers(controls: Controls, request: Request) -> Request:
     """A claim-next that names no offers, with those its factory registered: what jobs it is proposed hangs on them."""
     if type(request) is not Claim or request.body.job_id is not None:
         return request
-    found = offers(controls, request)
-    if found is request.body.offers or not found:
+    named = request.body.offers
+    found = offers(controls, request.factory_id, named)
+    if found is named or not found:
         return request
     body = request.body.model_copy(update={"offers": found})  # validated when they were registered
     return request.model_copy(update={"body": body})
 
 
-def offers(controls: Controls, claim: Claim) -> tuple[str, ...]:
-    """What a claim offers: where it names nothing, what its factory registered."""
-    return claim.body.offers or known(controls, claim.factory_id).offers
+def offers(controls: Controls, factory_id: str, named: tuple[str, ...]) -> tuple[str, ...]:
+    """What a claim offers: where it has `named` nothing, what its factory registered."""
+    return named or known(controls, factory_id).offers
 
 
 def known(controls: Controls, factory_id: str) -> FactoryRecord:
