@@ -71,12 +71,16 @@ def settle_batch(
     controls = Controls(context.store)
     last_seen = partial(seen.last_seen, connection)
     context = structs.replace(context, controls=controls, demand=Demand(connection), last_seen=last_seen, clock=clock)
-    batch = [_with_offers(controls, taken) for taken in batch]
+    any_next = any(claim_next.is_claim_next(taken.request) for taken in batch)
+    if any_next:
+        batch = [_with_offers(controls, taken) for taken in batch]
     found: list[Settlement | None] = [None] * len(batch)
     pending = list(range(len(batch)))
     for round in range(CANDIDATES_MAX):
         asked = {position: found[position] for position in pending}
-        proposals = _proposals(context, connection, batch, asked, now_ms=clock.now_ms(), worker=worker)
+        proposals: dict[int, Proposal | Settlement] = {}
+        if any_next:
+            proposals = _proposals(context, connection, batch, asked, now_ms=clock.now_ms(), worker=worker)
         results = _one_round(context, batch, pending, proposals, clock=clock)
         if round == 0 and not proposals:  # none of them is a claim-next, which alone may come to another round
             found, pending = list(results), []
@@ -304,10 +308,9 @@ def _settled(taken: Taken, result: Settlement | None, *, now_ms: int) -> Settled
     if taken.resend and _did_nothing_now(result.answer):
         result = structs.replace(result, answer=Answer(Word.OUTCOME_UNKNOWN, result.answer.reason))
     if (
-        type(request) is Claim
-        and request.body.wait_ms
+        may_wait(result.answer)
         and claim_next.is_claim_next(request)
-        and may_wait(result.answer)
+        and request.body.wait_ms
         and claim_next.wait_ends_ms(request, now_ms) > now_ms
     ):
         return Settled(request, changes=result.changes, waits=result.waits, parked=request, seal=seal)

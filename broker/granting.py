@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from broker import claiming, repository, transitions
 from broker.documents import Job
-from broker.limits import applying
+from broker.limits import Limits, applying
 from broker.messages import Claim
 from broker.repository import Updated
 from broker.settle import claimant, failed
@@ -27,10 +27,14 @@ def granted(context: Context, claims: Sequence[Asked], *, now_ms: int) -> list[S
     settled alone, with all that may stand in their way. Each is for a job of its own.
     """
     settled: list[Settlement | None] = [None] * len(claims)
+    try:
+        limits = context.heeded().limits()
+    except DatastoreError:
+        return settled
     judged = [
         (position, *found)
         for position, asked in enumerate(claims)
-        if (found := _simply_granted(context, asked, now_ms)) is not None
+        if (found := _simply_granted(context, limits, asked, now_ms)) is not None
     ]
     written_ms = now_ms if context.clock is None else context.clock.now_ms()  # the store may have been slow (I7)
     judged = [each for each in judged if not _over(each[1], written_ms)]
@@ -45,21 +49,22 @@ def granted(context: Context, claims: Sequence[Asked], *, now_ms: int) -> list[S
     return settled
 
 
-def _simply_granted(context: Context, asked: Asked, now_ms: int) -> tuple[Claimant, Job, Write] | None:
+def _simply_granted(context: Context, limits: Limits, asked: Asked, now_ms: int) -> tuple[Claimant, Job, Write] | None:
     """Who asks, the job that was asked for, and its grant, if one write is all that this takes."""
     claim, candidate = asked
     body = claim.body
     job_id = body.job_id if candidate is None else candidate
     if job_id is None or body.expected_etag is not None:
         return None
+    if candidate is not None and not is_job_id(candidate):  # out of the index, where somebody else has written it
+        return None
     try:
         job = _free(context, job_id)
         if job is None or _over(who := claimant(context, claim), now_ms):
             return None
-        controls = context.heeded()
-        if (limits := controls.limits()) and applying(limits, job, who.factory_id):
+        if limits and applying(limits, job, who.factory_id):
             return None
-        around = controls.around(job.queue, who.factory_id)
+        around = context.heeded().around(job.queue, who.factory_id)
         decision = transitions.claim(job, who, now_ms=now_ms, rules=context.rules, around=around)
     except DatastoreError:
         return None
@@ -68,8 +73,6 @@ def _simply_granted(context: Context, asked: Asked, now_ms: int) -> tuple[Claima
 
 def _free(context: Context, job_id: str) -> Job | None:
     """The job, if it was never leased and nothing that it needs is scarce."""
-    if not is_job_id(job_id):  # out of the index, where somebody else has written it
-        return None
     found = context.store.read(job_id, job_id)
     job = Job.from_document(found.document) if isinstance(found, Ok) else None
     return job if job is not None and not (job.epoch or job.locks) else None

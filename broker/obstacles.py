@@ -52,7 +52,8 @@ def obstacles(it: Situation) -> list[Obstacle]:
 
     A new one is a question here; locks and quotas, which others race for, are `slots`.
     """
-    job, standing = it.job, list[Obstacle]()
+    job = it.job
+    standing: list[Obstacle] = []
     overdue = job.deadline_ms is not None and it.now_ms > job.deadline_ms
     if overdue or it.state in TERMINAL:
         standing.append(Obstacle(Reason.TERMINAL, _over(it, {"deadline_ms": job.deadline_ms} if overdue else {})))

@@ -163,8 +163,8 @@ def read_submitted(store: Datastore, job_id: str) -> dict[str, Any]:
     Raises:
       Unavailable: as `read_spec`.
     """
-    body = _spec_document(store, job_id).body
-    return spoken(body, {"payload": None, "labels": {}})
+    fields = spoken(_spec_document(store, job_id).body)
+    return {"payload": fields.get("payload"), "labels": fields.get("labels", {})}
 
 
 def _spec_document(store: Datastore, job_id: str) -> Document:

@@ -14,6 +14,8 @@ from broker.settlement import Context, Settlement, Wait
 from broker.transitions import turned_away as factory_turned_away
 from datastore import DatastoreError
 
+_NONE_AVAILABLE = Word.NONE_AVAILABLE  # a name of its own: docs/decisions/0039
+
 
 def turned_away(context: Context, claim: Claim, *, now_ms: int) -> Settlement | None:
     """The refusal, where there is one; with what the claim may wait for."""
@@ -45,10 +47,13 @@ def may_wait(answer: Answer) -> bool:
 
     Not where its own factory is full: what frees it is that factory's own doing, and it knows first.
     """
-    if answer.word is Word.NONE_AVAILABLE or answer.reason is Reason.PAUSED:
+    if answer.reason is None:  # as of every grant
+        return answer.word is _NONE_AVAILABLE
+    if answer.word is _NONE_AVAILABLE or answer.reason is Reason.PAUSED:
         return True
-    own = any(str(met.get("limit")).startswith("factory:") for met in answer.body.get("obstacles", ()))
-    return answer.reason is Reason.QUOTA and not own
+    if answer.reason is not Reason.QUOTA:
+        return False
+    return not any(str(met.get("limit")).startswith("factory:") for met in answer.body.get("obstacles", ()))
 
 
 def _at(context: Context, controls: Controls, name: str, now_ms: int) -> Obstacle | None:

@@ -76,12 +76,9 @@ def encode(body: Mapping[str, Any]) -> str:
     return _encode(body).decode()
 
 
-def spoken(body: Body, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """These fields of a body, to be written into another JSON text: of a stored one they stay text. What it does not
-    have is as `fields` has it.
-    """
-    top: Mapping[str, Any] = body._top() if type(body) is JsonBody else body
-    return {name: top.get(name, default) for name, default in fields.items()}
+def spoken(body: Body) -> Mapping[str, Any]:
+    """The fields of a body, to be written into another JSON text: of a stored one they stay text."""
+    return body._top() if type(body) is JsonBody else body
 
 
 def decoded(body: Body, kind: type[Kind]) -> Kind:

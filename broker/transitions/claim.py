@@ -13,6 +13,8 @@ from broker.transitions.factory import turned_away
 from broker.transitions.timer import expire, expired
 from datastore.value import Value
 
+_GRANTED = Word.GRANTED  # a name of its own: docs/decisions/0039
+
 
 class Claimant(Value, frozen=True):
     """Who asks, under which request, and the token to hand out if it wins."""
@@ -69,7 +71,7 @@ def claim(job: Job, who: Claimant, *, now_ms: int, rules: Rules, around: Surroun
         changes |= _keep_last_claim(job)
     if job.reserved is not None:
         changes["reserved"] = None
-    return Write(changes, granted(job, taken, now_ms=now_ms, word=Word.GRANTED))
+    return Write(changes, granted(job, taken, now_ms=now_ms, word=_GRANTED))
 
 
 def granted(job: Job, lease: Lease, *, now_ms: int, word: Word) -> Answer:
@@ -77,6 +79,7 @@ def granted(job: Job, lease: Lease, *, now_ms: int, word: Word) -> Answer:
 
     `remaining_ms` is what is left of the lease as the answer is made: a replay must not promise a whole ttl again (I9).
     """
+    left_ms = lease.expires_ms - now_ms
     return Answer(
         word,
         body={
@@ -85,7 +88,7 @@ def granted(job: Job, lease: Lease, *, now_ms: int, word: Word) -> Answer:
             "epoch": lease.epoch,
             "token": lease.token,
             "ttl_ms": lease.ttl_ms,
-            "remaining_ms": max(0, lease.expires_ms - now_ms),
+            "remaining_ms": left_ms if left_ms > 0 else 0,
             "expires_ms": lease.expires_ms,
             "deadline_ms": job.deadline_ms,
             "run_deadline_ms": lease.run_deadline_ms,
