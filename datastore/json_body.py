@@ -42,16 +42,12 @@ class JsonBody(Mapping[str, JsonValue]):
         body._raw = _fields(text)
         return body
 
-    def merged(self, fields: Mapping[str, Any], removed: tuple[str, ...]) -> "JsonBody":
-        """With `fields` set (frozen ones) and `removed` gone.
-
-        Raises:
-          ValueError, OverflowError: an integer with more digits than Python writes.
-        """
+    def patched(self, fields: Mapping[str, Any], removed: tuple[str, ...]) -> dict[str, Any]:
+        """What it holds with `fields` set (frozen ones) and `removed` gone, to be encoded: what stays is text."""
         whole: dict[str, Any] = {**self._top(), **fields}
         for name in removed:
             whole.pop(name, None)
-        return JsonBody(encode(whole))
+        return whole
 
     def __getitem__(self, name: str) -> JsonValue:
         return cast(JsonValue, freeze(msgspec.json.decode(self._top()[name])))
@@ -72,7 +68,11 @@ class JsonBody(Mapping[str, JsonValue]):
 
 
 def encode(body: Mapping[str, Any]) -> str:
-    """The JSON text of a body."""
+    """The JSON text of a body.
+
+    Raises:
+      ValueError, OverflowError: an integer with more digits than Python writes.
+    """
     return _encode(body).decode()
 
 

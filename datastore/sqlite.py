@@ -33,6 +33,7 @@ from datastore.interface import (
 )
 from datastore.json_body import JsonBody, encode
 from datastore.matching import check_query, matches
+from datastore.sqlite_fields import Writing
 from datastore.sqlite_file import fetch, is_no_json, prepare
 from datastore.sqlite_query import page_query
 from datastore.sqlite_session import Batch, Session
@@ -49,11 +50,6 @@ _SELECT_AHEAD: Final = (
 )
 AHEAD_MAX: Final = 1_024
 """Documents read ahead for one batch: what a batch of claims looks at, seven times."""
-_INSERT: Final = (
-    "INSERT INTO documents (partition_key, id, rev, etag, body) VALUES (?, ?, ?, ?, ?)"
-    " ON CONFLICT (partition_key, id) DO NOTHING"
-)
-_UPDATE: Final = "UPDATE documents SET rev = ?, etag = ?, body = ? WHERE partition_key = ? AND id = ? AND etag = ?"
 
 
 def random_etag() -> str:
@@ -95,7 +91,8 @@ class SqliteDatastore:
         self._etag_source = etag_source
         self._indexes = frozenset(indexes)
         prepare(self._path, indexes=indexes, timeout_ms=timeout_ms)
-        self._session = Session(self._path, timeout_ms=timeout_ms)
+        self._writing = Writing(indexes)
+        self._session = Session(self._path, indexes=indexes, timeout_ms=timeout_ms)
 
     def read(self, id: str, partition_key: str) -> ReadResult:
         """See `Datastore.read`. Inside a batch it sees the batch's own writes."""
@@ -181,7 +178,8 @@ class SqliteDatastore:
             return Conflict(current)
         text = _as_json(encode, frozen)
         document = Document(id, partition_key, 1, Etag(self._etag_source()), frozen)
-        if batch.insert(_INSERT, (partition_key, id, 1, document.etag, text)):
+        row = (partition_key, id, 1, document.etag, text, *self._writing.values(frozen))
+        if batch.insert(self._writing.insert, row):
             batch.documents[partition_key, id] = document
             return Ok(document)
         current = self._load(batch, partition_key, id)
@@ -203,7 +201,7 @@ class SqliteDatastore:
         if not expected.matches(current):
             return Conflict(current)
         document, row = self._successor(current, fields, removed)
-        batch.write(_UPDATE, row)
+        batch.write(self._writing.update, row)
         batch.documents[partition_key, id] = document
         return Ok(document)
 
@@ -224,7 +222,7 @@ class SqliteDatastore:
                 written[key], row = self._successor(current, fields, removed)
                 rows.append(row)
                 results.append(Ok(written[key]))
-        batch.write_each(_UPDATE, rows)
+        batch.write_each(self._writing.update, rows)
         batch.documents.update(written)
         return results
 
@@ -233,10 +231,11 @@ class SqliteDatastore:
     ) -> tuple[Document, Sequence[Any]]:
         """The version that follows on `current`, and what writes it."""
         stored = current.body if type(current.body) is JsonBody else JsonBody(_as_json(encode, current.body))
-        body = _as_json(stored.merged, fields, removed)
-        document = Document(current.id, current.partition_key, current.rev + 1, Etag(self._etag_source()), body)
-        row = (document.rev, document.etag, body.text, current.partition_key, current.id, current.etag)
-        return document, row
+        whole = stored.patched(fields, removed)
+        text = _as_json(encode, whole)
+        rev, etag = current.rev + 1, Etag(self._etag_source())
+        row = (rev, etag, text, current.partition_key, current.id, current.etag, *self._writing.values(whole))
+        return Document(current.id, current.partition_key, rev, etag, JsonBody(text)), row
 
     def _load(self, batch: Batch, partition_key: str, id: str) -> Document | None:
         """The document as this transaction sees it; parsed once, since nobody else can write meanwhile."""

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from datastore.errors import Corrupt, DatastoreError, Rejected, Unavailable
+from datastore.sqlite_fields import index, searched
 from datastore.sqlite_lock import FileQueue
-from datastore.sqlite_query import json_path
 
 SCHEMA_VERSION: Final = 1
 """Kept in `PRAGMA user_version`. A file with a higher one was written by a newer release and is refused."""
@@ -32,7 +32,7 @@ def lock_path(path: str) -> str:
 
 
 def prepare(path: str, *, indexes: Sequence[str], timeout_ms: int) -> None:
-    """Create folder (0700), file (0600), table and indexes where they are missing.
+    """Create folder (0700), file (0600), table, columns and indexes where they are missing; older releases go on.
 
     Raises:
       ValueError: an index is no dotted path.
@@ -40,7 +40,8 @@ def prepare(path: str, *, indexes: Sequence[str], timeout_ms: int) -> None:
       Corrupt: the file is no SQLite database.
       Rejected: a newer release wrote it.
     """
-    statements = [_index_statement(field) for field in indexes]
+    for field in indexes:
+        searched(field)  # before anything is made
     try:
         os.makedirs(os.path.dirname(os.path.abspath(path)), mode=0o700, exist_ok=True)
         # SQLite would create it by the umask; its -wal and -shm take their mode from this file.
@@ -55,8 +56,8 @@ def prepare(path: str, *, indexes: Sequence[str], timeout_ms: int) -> None:
             if mode != "wal":
                 raise Rejected(f"{path}: no write-ahead log here ({mode}); put the file on a local disk")
             with transaction(connection):
-                for statement in (_CREATE_TABLE, *statements):
-                    connection.execute(statement)
+                connection.execute(_CREATE_TABLE)
+                index(connection, indexes)
                 connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
         finally:
             connection.close()
@@ -176,11 +177,3 @@ def _check_version(connection: sqlite3.Connection, path: str) -> None:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version > SCHEMA_VERSION:
         raise Rejected(f"{path} has schema {version}, this release knows {SCHEMA_VERSION}: upgrade the broker")
-
-
-def _index_statement(field: str) -> str:
-    # The key columns come last: an equality search is then in page order already, without sorting. Documents
-    # without the field stay out, and cost their writers nothing: no condition matches them anyway.
-    expression = json_path(field)
-    columns = f"{expression}, partition_key, id"
-    return f'CREATE INDEX IF NOT EXISTS "by {field}" ON documents ({columns}) WHERE {expression} IS NOT NULL'

@@ -1,27 +1,9 @@
 """From a filter to SQL that never finds less: what it finds too much, `matching` drops."""
 
 from collections.abc import Collection
-from typing import Final
 
 from datastore.interface import AnyOf, AtLeast, AtMost, Condition, Filter
-from datastore.matching import FIELD
-
-_INTEGER_MAX: Final = 2**63 - 1
-"""SQLite's largest integer; JSON numbers above it are compared as floating point."""
-
-Parameter = str | int | float
-
-
-def json_path(field: str) -> str:
-    """The SQL expression for a dotted path; the same text in indexes and queries, or no index is used.
-
-    Raises:
-      ValueError: `field` is no dotted path, and would be SQL of the caller's.
-    """
-    if FIELD.fullmatch(field) is None:
-        raise ValueError(f"{field!r} is no dotted path of fields")
-    path = "".join(f'."{step}"' for step in field.split("."))
-    return f"json_extract(body, '${path}')"
+from datastore.sqlite_fields import Parameter, bindable, json_path, searched
 
 
 def page_query(
@@ -37,7 +19,7 @@ def page_query(
     clauses: list[str] = []
     parameters: list[Parameter] = []
     for field, condition in filter.items():
-        expression = "partition_key" if field == "partition_key" else json_path(field)
+        expression = _expression(field, indexes)
         clause, values = _clause(expression if leader in (None, field) else f"+{expression}", condition)
         looks_inside = field not in ("partition_key", leader)  # the leader's values stand in its index
         clauses.append(f"CASE WHEN json_valid(body) THEN {clause} ELSE 1 END" if wary and looks_inside else clause)
@@ -48,9 +30,15 @@ def page_query(
         clauses.append(f"({sign}partition_key, {sign}id) > (?, ?)")
         parameters += after
     where = " AND ".join(clauses) or "1"
-    # Every part is a constant or comes from `json_path`, which lets nothing but field names through.
+    # Every part is a constant or comes from `json_path` or `searched`, which let nothing but field names through.
     sql = f"SELECT partition_key, id, rev, etag, body FROM documents WHERE {where} "  # noqa: S608
     return f"{sql}ORDER BY {sign}partition_key, {sign}id LIMIT ?", [*parameters, limit]
+
+
+def _expression(field: str, indexes: Collection[str]) -> str:
+    if field == "partition_key":
+        return field
+    return searched(field) if field in indexes else json_path(field)
 
 
 def _leader(filter: Filter, indexes: Collection[str]) -> str | None:
@@ -64,21 +52,12 @@ def _leader(filter: Filter, indexes: Collection[str]) -> str | None:
 
 def _clause(expression: str, condition: Condition) -> tuple[str, list[Parameter]]:
     if isinstance(condition, AtMost):
-        return f"{expression} <= ?", [_bindable(condition.limit)]
+        return f"{expression} <= ?", [bindable(condition.limit)]
     if isinstance(condition, AtLeast):
-        return f"{expression} >= ?", [_bindable(condition.limit)]
+        return f"{expression} >= ?", [bindable(condition.limit)]
     values = condition.values if isinstance(condition, AnyOf) else (condition,)
     if any(isinstance(value, str) and "\0" in value for value in values):
         return f"{expression} IS NOT NULL", []  # SQLite's JSON ends a text at a null character
     if isinstance(condition, AnyOf):
-        return f"{expression} IN ({', '.join('?' * len(values))})", [_bindable(value) for value in values]
-    return f"{expression} = ?", [_bindable(condition)]
-
-
-def _bindable(value: str | int | float) -> Parameter:
-    if not isinstance(value, int) or abs(value) <= _INTEGER_MAX:
-        return value
-    try:
-        return float(value)
-    except OverflowError:
-        return float("inf") if value > 0 else float("-inf")
+        return f"{expression} IN ({', '.join('?' * len(values))})", [bindable(value) for value in values]
+    return f"{expression} = ?", [bindable(condition)]

@@ -10,6 +10,7 @@ from typing import Any
 
 from datastore.errors import DatastoreError, OutcomeUnknown, Unavailable
 from datastore.interface import Document
+from datastore.sqlite_fields import index, lacks_columns
 from datastore.sqlite_file import (
     Files,
     fetch,
@@ -18,6 +19,7 @@ from datastore.sqlite_file import (
     open_connection,
     roll_back,
     standing,
+    transaction,
     translate,
     translated,
 )
@@ -91,8 +93,9 @@ class Batch:
 class Session:
     """A writer and a reader, each for one thread at a time, opened when first used and again after a fork."""
 
-    def __init__(self, path: str, *, timeout_ms: int) -> None:
+    def __init__(self, path: str, *, indexes: Sequence[str], timeout_ms: int) -> None:
         self._path = path
+        self._indexes = indexes
         self._timeout_ms = timeout_ms
         self._queue = FileQueue(lock_path(path))
         self._batch: Batch | None = None
@@ -181,7 +184,9 @@ class Session:
             raise Unavailable(f"{self._path}: this store was closed")
         connection = open_connection(self._path, timeout_ms=self._timeout_ms)
         connection.execute("PRAGMA journal_mode=WAL").fetchone()  # a file that was put in place may have no log
-        connection.execute("PRAGMA schema_version").fetchone()  # opens the log, too
+        if lacks_columns(connection, self._indexes):  # nor these, if an older release made it; opens the log, too
+            with transaction(connection):
+                index(connection, self._indexes)
         _, *log = standing(self._path)
         self._files[connection] = (files[0], *log)
         return connection

@@ -161,7 +161,9 @@ def test_a_document_that_does_not_parse_hides_no_dead_lease_behind_it(
     broker.ask(broker.caller.make("claim", job_id="b"))
     body = r'{"kind": "job", "state": "leased", "lease": {"expires_ms": 1}, "queue": "\ud800"}'
     with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute("INSERT INTO documents VALUES ('a', 'a', 1, 'e', ?)", (body,))
+        connection.execute(
+            "INSERT INTO documents (partition_key, id, rev, etag, body) VALUES ('a', 'a', 1, 'e', ?)", (body,)
+        )
     broker.clock.advance(TTL_MS + SKEW_MS + 1)
     assert broker.sweep().reaped == 1
     [listed] = broker.ask(broker.caller.make("list_jobs"))
