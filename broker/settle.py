@@ -1,6 +1,6 @@
 """One request, one settlement: the table from operation to coordinator, and what failures are answered with."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import structlog
@@ -97,17 +97,17 @@ def settle(context: Context, request: Request, *, now_ms: int, candidate: str | 
         return Settlement(Answer(Word.OUTCOME_UNKNOWN))
 
 
-def looked_at(request: Request, candidates: Sequence[str]) -> Iterator[DocumentName]:
+def looked_at(request: Request, candidates: Sequence[str]) -> list[DocumentName]:
     """The documents that settling it reads in any case: jobs, and where they may be granted what was submitted."""
-    match request:
-        case Claim(body=body):
-            named = candidates or ((body.job_id,) if body.job_id is not None else ())
-            for job_id in filter(is_job_id, named):
-                yield from ((job_id, job_id), (spec_id(job_id), job_id))
-        case RenewMany(body=body):
-            yield from ((lease.job_id, lease.job_id) for lease in body.leases)
-        case Renew() | Complete() | Fail() | Release() | HandOver() | Progress():
-            yield request.body.job_id, request.body.job_id
+    if type(request) is Claim:
+        job_id = request.body.job_id
+        named = filter(is_job_id, candidates) if job_id is None else (job_id,)
+        return [name for job_id in named for name in ((job_id, job_id), (spec_id(job_id), job_id))]
+    if type(request) is RenewMany:
+        return [(lease.job_id, lease.job_id) for lease in request.body.leases]
+    if isinstance(request, Renew | Complete | Fail | Release | HandOver | Progress):
+        return [(request.body.job_id, request.body.job_id)]
+    return []
 
 
 def failed(context: Context, error: DatastoreError, proposed: Sequence[str]) -> Settlement:
