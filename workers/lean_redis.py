@@ -165,6 +165,11 @@ class LeanPipeline(Pipeline):
         super().__init__(redis.connection_pool, redis.response_callbacks, False, None)
         self._redis = redis
 
+    def execute_command(self, *args: Any, **options: Any) -> "LeanPipeline":
+        """See redis-py: one more command to go out. Here none goes out by itself, since nothing is watched."""
+        self.command_stack.append((args, options))
+        return self
+
     def execute(self, raise_on_error: bool = True) -> list[Any]:
         """See redis-py: every command's reply, or with `raise_on_error` the first error."""
         if not self.command_stack:
