@@ -10,6 +10,7 @@ from broker.client import FenceGate
 from broker.client.aio import AsyncClient
 from broker.client.call import Address
 from broker.client.exchange_async import AsyncExchange
+from broker.clock import SET_BACK_MS
 from broker.controls import Controls
 from broker.coordinator import Context
 from broker.documents import Job
@@ -97,6 +98,8 @@ class World:
         self._random = Random(seed)
         self.timeline = Timeline(self._random)
         self.dice = Dice(self._random, None if told is None else self.tell)
+        self._behind_ms = 0
+        """By how much the clock was set back, as far as that is waited for."""
         self.broker_clock = BrokerClock(self.timeline, ahead_ms=self._random.randrange(60_000))
         self.server = Server(lua, self.broker_clock.now_ms, None if told is None else self.tell)
         self.host = RedisHost(self.server, self.timeline, self.dice)
@@ -137,7 +140,7 @@ class World:
             self._begin()
             self.timeline.run(until_ms=FAULTY_MS)
             self._heal()
-            self.timeline.run(until_ms=FAULTY_MS + SETTLE_MS, done=self._settled)
+            self.timeline.run(until_ms=FAULTY_MS + SETTLE_MS + self._behind_ms, done=self._settled)
             self.shared.stopping = True
             self.timeline.run(until_ms=self.timeline.now_ms + QUIET_MS, done=self._quiet)
             self._check_the_end()
@@ -172,11 +175,16 @@ class World:
             "factory_crash": self._crash_factory,
             "factory_pause": lambda: random.choice(self._factories).pause(random.uniform(500, 3 * TTL_MS)),
             "clock_ahead": lambda: self.broker_clock.jump(random.randint(100, 3 * TTL_MS)),
-            "clock_back": lambda: self.broker_clock.jump(-_now_and_then_far(random.randint(100, 3 * TTL_MS))),
+            "clock_back": lambda: self._set_back(_now_and_then_far(random.randint(100, 3 * TTL_MS))),
             "redis_flushed": self.server.keys.clear,
             "redis_restarted": self._restart_redis,
             "redis_rolled_back": self._roll_back_redis,
         }
+
+    def _set_back(self, ms: int) -> None:
+        """What is ahead by less than `SET_BACK_MS` waits until the clock has caught up, as it is meant to."""
+        self.broker_clock.jump(-ms)
+        self._behind_ms += min(ms, SET_BACK_MS)
 
     def _counted(self, event: str, act: Callable[[], None]) -> Callable[[], None]:
         def happen() -> None:
