@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from typing import TypeAlias
 
 import structlog
 from msgspec import structs
@@ -45,6 +46,10 @@ AHEAD_MIN = 4
 """Jobs of a round from which on the store is told what it will read. Fewer are read as they come, at less cost."""
 
 
+Asked: TypeAlias = tuple[Request, Proposal | Settlement | None]
+"""A request and, of a claim-next, what it is to try."""
+
+
 class Settled(Value, frozen=True):
     """What became of a request. Without `answer` nothing is sent: it waits `parked`, or another copy is answered."""
 
@@ -77,21 +82,21 @@ def settle_batch(
     found: list[Settlement | None] = [None] * len(batch)
     pending = list(range(len(batch)))
     for round in range(CANDIDATES_MAX):
-        asked = {position: found[position] for position in pending}
+        earlier = {position: found[position] for position in pending}
         proposals: dict[int, Proposal | Settlement] = {}
         if any_next:
-            proposals = _proposals(context, connection, batch, asked, now_ms=clock.now_ms(), worker=worker)
-        results = _one_round(context, batch, pending, proposals, clock=clock)
+            proposals = _proposals(context, connection, batch, earlier, now_ms=clock.now_ms(), worker=worker)
+        asked = [(batch[position].request, proposals.get(position)) for position in pending]
+        results = _one_round(context, asked, clock=clock)
         if round == 0 and not proposals:  # none of them is a claim-next, which alone may come to another round
             found, pending = list(results), []
             break
-        for position, result in zip(pending, results, strict=True):
-            found[position] = with_earlier(found[position], result, proposed=_jobs(proposals.get(position)))
+        for position, (_, proposal), result in zip(pending, asked, results, strict=True):
+            found[position] = with_earlier(found[position], result, proposed=_jobs(proposal))
         pending = [
             position
-            for position, result in zip(pending, results, strict=True)
-            if result is not None
-            and _gone(batch[position].request, proposals.get(position), result.answer, asked[position])
+            for position, (request, proposal), result in zip(pending, asked, results, strict=True)
+            if result is not None and _gone(request, proposal, result.answer, earlier[position])
         ]
         if not pending:
             break
@@ -145,7 +150,7 @@ def _proposals(
     for position, earlier in asked.items():
         taken = batch[position]
         request = taken.request
-        if type(request) is not Claim or request.body.job_id is not None:
+        if not claim_next.is_claim_next(request):
             continue
         if request.deadline_ms is not None and now_ms > request.deadline_ms:
             continue
@@ -180,33 +185,18 @@ def _known(context: Context, request: Request, *, at_most: int) -> Proposal | Se
     return Remembered(jobs) if jobs else None
 
 
-def _one_round(
-    context: Context,
-    batch: Sequence[Taken],
-    pending: list[int],
-    proposals: dict[int, Proposal | Settlement],
-    *,
-    clock: Clock,
-) -> list[Settlement | None]:
+def _one_round(context: Context, asked: Sequence[Asked], *, clock: Clock) -> list[Settlement | None]:
     """One group of writes. Where the group fails as a whole, so do all of its results."""
     try:
-        few = len(pending) < AHEAD_MIN and _jobs_of(batch, pending, proposals) < AHEAD_MIN
-        with context.store.batch(nothing_ahead if few else partial(_ahead, batch, pending, proposals)):
-            return _in_group(context, batch, pending, proposals, clock=clock)
+        few = len(asked) < AHEAD_MIN and _jobs_of(asked) < AHEAD_MIN
+        with context.store.batch(nothing_ahead if few else partial(_ahead, asked)):
+            return _in_group(context, asked, clock=clock)
     except DatastoreError as error:
-        return [failed(context, error, _jobs(proposals.get(position))) for position in pending]
+        return [failed(context, error, _jobs(proposal)) for _, proposal in asked]
 
 
-def _in_group(
-    context: Context,
-    batch: Sequence[Taken],
-    pending: list[int],
-    proposals: dict[int, Proposal | Settlement],
-    *,
-    clock: Clock,
-) -> list[Settlement | None]:
+def _in_group(context: Context, asked: Sequence[Asked], *, clock: Clock) -> list[Settlement | None]:
     """What each comes to; None where another copy of it is answered."""
-    asked = [(batch[position].request, proposals.get(position)) for position in pending]
     tries = _tries(context, asked, clock=clock)
     now_ms = clock.now_ms()
     return [
@@ -215,26 +205,21 @@ def _in_group(
     ]
 
 
-def _jobs_of(batch: Sequence[Taken], pending: list[int], proposals: Mapping[int, Proposal | Settlement]) -> int:
+def _jobs_of(asked: Sequence[Asked]) -> int:
     """How many jobs a round is about, at most."""
-    leases = [request.body.leases for position in pending if type(request := batch[position].request) is RenewMany]
-    return len(pending) + sum(map(len, leases)) + sum(len(_jobs(proposal)) for proposal in proposals.values())
+    leases = [request.body.leases for request, _ in asked if type(request) is RenewMany]
+    return len(asked) + sum(map(len, leases)) + sum(len(_jobs(proposal)) for _, proposal in asked)
 
 
-def _ahead(
-    batch: Sequence[Taken], pending: list[int], proposals: Mapping[int, Proposal | Settlement]
-) -> Iterator[DocumentName]:
+def _ahead(asked: Sequence[Asked]) -> Iterator[DocumentName]:
     """What a round looks at."""
-    requests = [batch[position].request for position in pending]
-    if heeding := {request.factory_id for request in requests if type(request) in HEED_CONTROLS}:
+    if heeding := {request.factory_id for request, _ in asked if type(request) in HEED_CONTROLS}:
         yield from read_for(heeding)
-    for position, request in zip(pending, requests, strict=True):
-        yield from looked_at(request, _jobs(proposals.get(position)))
+    for request, proposal in asked:
+        yield from looked_at(request, _jobs(proposal))
 
 
-def _tries(
-    context: Context, asked: Sequence[tuple[Request, Proposal | Settlement | None]], *, clock: Clock
-) -> list[list[Settlement]]:
+def _tries(context: Context, asked: Sequence[Asked], *, clock: Clock) -> list[list[Settlement]]:
     """What was tried for each request: one thing, or of a claim-next each job that it was proposed.
 
     Simple grants come at once; where the store is waited for, so does all that is about different jobs.
@@ -247,7 +232,7 @@ def _tries(
         return settle(context, request, now_ms=clock.now_ms(), candidate=candidate)
 
     def grant(claims: Sequence[granting.Asked]) -> Sequence[Settlement | None]:
-        return granting.granted(context, claims, now_ms=clock.now_ms()) if claims else ()
+        return granting.granted(context, claims, now_ms=clock.now_ms())
 
     errands = [[(each, job) for job in ((None,) if known is None else _jobs(known))] for each, known in asked]
     if not side:

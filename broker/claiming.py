@@ -106,7 +106,7 @@ def _too_late(context: Context, who: Claimant) -> Denied | None:
     """The refusal of a grant whose deadline has passed since it was first judged: the store was slow, or others came
     first (I7).
     """
-    if who.deadline_ms is None or context.clock is None or context.clock.now_ms() <= who.deadline_ms:
+    if who.deadline_ms is None or context.clock is None or not who.late(context.clock.now_ms()):
         return None
     return Denied(past_deadline(who.deadline_ms))
 

@@ -37,7 +37,7 @@ def granted(context: Context, claims: Sequence[Asked], *, now_ms: int) -> list[S
         if (found := _simply_granted(context, limits, asked, now_ms)) is not None
     ]
     written_ms = now_ms if context.clock is None else context.clock.now_ms()  # the store may have been slow (I7)
-    judged = [each for each in judged if not _over(each[1], written_ms)]
+    judged = [each for each in judged if not each[1].late(written_ms)]
     changed = [(job, write.changes) for _, _, job, write in judged]
     updates = repository.rev_update_each(context.store, changed, mark=context.entropy.write_id())
     for (position, _, job, write), update in zip(judged, updates, strict=True):
@@ -60,7 +60,7 @@ def _simply_granted(context: Context, limits: Limits, asked: Asked, now_ms: int)
         return None
     try:
         job = _free(context, job_id)
-        if job is None or _over(who := claimant(context, claim), now_ms):
+        if job is None or (who := claimant(context, claim)).late(now_ms):
             return None
         if limits and applying(limits, job, who.factory_id):
             return None
@@ -76,7 +76,3 @@ def _free(context: Context, job_id: str) -> Job | None:
     found = context.store.read(job_id, job_id)
     job = Job.from_document(found.document) if isinstance(found, Ok) else None
     return job if job is not None and not (job.epoch or job.locks) else None
-
-
-def _over(who: Claimant, now_ms: int) -> bool:
-    return who.deadline_ms is not None and now_ms > who.deadline_ms

@@ -79,11 +79,6 @@ class Place(Value, frozen=True):
         return LANE + self.key + self.lane if self.lane else self.key
 
     @property
-    def apart(self) -> bool:
-        """Whether it does not stand for itself among all others of the same terms."""
-        return bool(self.kept_for or self.lane)
-
-    @property
     def wants(self) -> tuple[str, str]:
         """Its queue and terms: all that tells who may have it."""
         return self.queue, self.terms
@@ -151,17 +146,13 @@ def decode_offers(text: str) -> tuple[str, ...] | None:
 
 def follow(pipe: Pipeline, moves: Iterable[tuple[Job, bool]], *, step_ms: int) -> None:
     """As `move`, of jobs."""
-    alike: defaultdict[tuple[str, tuple[str, ...], Preferences], dict[str, int | None]] = defaultdict(dict)
-    for job, offered_now in moves:
-        if job.reserved is not None or job.fairness_key is not None:
-            place = Place.of(job, step_ms=step_ms)
-            if place.apart:
-                (_offer_apart if offered_now else _withdraw_apart)(pipe, place)
-                continue
-        alike[job.queue, job.requires, job.prefers][job.id] = _score(job, step_ms) if offered_now else None
     scores: defaultdict[tuple[str, str], dict[str, int | None]] = defaultdict(dict)
-    for (queue, requires, prefers), members in alike.items():
-        scores[queue, encode_job_terms(requires, prefers)] |= members
+    for job, offered_now in moves:
+        if job.reserved is None and job.fairness_key is None:
+            terms = encode_job_terms(job.requires, job.prefers)
+            scores[job.queue, terms][job.id] = _score(job, step_ms) if offered_now else None
+        else:
+            (_offer_apart if offered_now else _withdraw_apart)(pipe, Place.of(job, step_ms=step_ms))
     _move_together(pipe, scores)
 
 
@@ -172,7 +163,7 @@ def move(pipe: Pipeline, moves: Iterable[tuple[Place, bool]]) -> None:
     """
     scores: defaultdict[tuple[str, str], dict[str, int | None]] = defaultdict(dict)
     for place, offered_now in moves:
-        if place.apart:
+        if place.kept_for or place.lane:
             (_offer_apart if offered_now else _withdraw_apart)(pipe, place)
         else:
             scores[place.wants][place.job_id] = place.score if offered_now else None

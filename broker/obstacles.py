@@ -64,7 +64,7 @@ def obstacles(it: Situation) -> list[Obstacle]:
         standing.append(Obstacle(Reason.BLOCKED, {"depends_on": list(job.depends_on), **parents}))
     if job.not_before_ms is not None and it.now_ms < job.not_before_ms:
         standing.append(Obstacle(Reason.SCHEDULED, {"until_ms": job.not_before_ms}))
-    if it.queue.pause is not None and (pause := paused(job.queue, it.queue)) is not None:
+    if (pause := paused(job.queue, it.queue)) is not None:
         standing.append(Obstacle(Reason.PAUSED, pause))
     kept = job.reserved
     if kept is not None and it.now_ms < kept.until_ms and it.claimant != kept.factory_id:

@@ -1,8 +1,8 @@
 """Settles what a batch asks at once where the store takes several calls at once, and keeps what must come in order."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import count
+from itertools import chain, count
 from typing import TypeAlias, TypeVar
 
 from broker import submission
@@ -14,7 +14,6 @@ from broker.messages import (
     Progress,
     Release,
     Renew,
-    RenewMany,
     Request,
     Submit,
 )
@@ -48,8 +47,7 @@ def settled(
 
     for lanes in _stretches(row, claims_in_order=claims_in_order):
         each(in_order, lanes, at_once_max=at_once_max)
-    places = count()
-    return [[found[next(places)] for _ in some] for some in errands]
+    return _in_places(found, errands)
 
 
 def in_turn(
@@ -64,30 +62,19 @@ def in_turn(
     """
     found: dict[int, Found] = {}
     row = [errand for some in errands for errand in some]
-    for stretch, first in _turns(row):
-        granted = grant([(claim, job) for claim, job in map(row.__getitem__, first) if type(claim) is Claim])
-        found |= {position: each for position, each in zip(first, granted, strict=True) if each is not None}
-        found |= {position: act(row[position]) for position in stretch if position not in found}
+    for lanes in _stretches(row):
+        first = [(lane[0], (claim, job)) for lane in lanes for claim, job in (row[lane[0]],) if type(claim) is Claim]
+        granted = grant([claim for _, claim in first]) if first else ()
+        found |= {position: each for (position, _), each in zip(first, granted, strict=True) if each is not None}
+        for position in sorted(chain.from_iterable(lanes)):
+            if position not in found:
+                found[position] = act(row[position])
+    return _in_places(found, errands)
+
+
+def _in_places(found: Mapping[int, Found], errands: Sequence[Sequence[Errand]]) -> list[list[Found]]:
     places = count()
     return [[found[next(places)] for _ in some] for some in errands]
-
-
-def _turns(row: Sequence[Errand]) -> Iterator[tuple[list[int], list[int]]]:
-    """Stretches of positions, and of each those of claims that may come first."""
-    stretch: list[int] = []
-    first: list[int] = []
-    touched: set[str] = set()
-    for position, errand in enumerate(row):
-        jobs = _jobs(*errand)
-        if jobs is None:
-            yield from ((stretch, first), ([position], []))
-            stretch, first, touched = [], [], set()
-            continue
-        stretch.append(position)
-        if type(errand[0]) is Claim and touched.isdisjoint(jobs):
-            first.append(position)
-        touched.update(jobs)
-    yield stretch, first
 
 
 def each(act: Callable[[Item], Found], items: Sequence[Item], *, at_once_max: int) -> list[Found]:
@@ -101,7 +88,7 @@ def each(act: Callable[[Item], Found], items: Sequence[Item], *, at_once_max: in
         return list(pool.map(act, items))
 
 
-def _stretches(errands: Sequence[Errand], *, claims_in_order: bool) -> list[list[list[int]]]:
+def _stretches(errands: Sequence[Errand], *, claims_in_order: bool = False) -> list[list[list[int]]]:
     """Positions in lanes, lanes in stretches: lanes of one stretch may run at once, stretches follow each other."""
     stretches: list[list[list[int]]] = []
     lanes: dict[str, list[int]] = {}
@@ -127,14 +114,3 @@ def _only_job(request: Request, candidate: str | None) -> str | None:
             return submission.job_named(request)
         case _:
             return None
-
-
-def _jobs(request: Request, candidate: str | None) -> Collection[str] | None:
-    """The jobs that an errand is about; None where it is about more."""
-    if type(request) is Claim:
-        job_id = candidate or request.body.job_id
-        return () if job_id is None else (job_id,)
-    if type(request) is RenewMany:
-        return [lease.job_id for lease in request.body.leases]
-    job_id = _only_job(request, candidate)
-    return None if job_id is None else (job_id,)

@@ -31,6 +31,10 @@ class Claimant(Value, frozen=True):
     deadline_ms: int | None = None
     """A grant that is written later than this, broker time, is none (I7)."""
 
+    def late(self, now_ms: int) -> bool:
+        """Whether what is written now would be no grant."""
+        return self.deadline_ms is not None and now_ms > self.deadline_ms
+
 
 def claim(job: Job, who: Claimant, *, now_ms: int, rules: Rules, around: Surroundings | None = None) -> Decision:
     """Grant the job at the next epoch, or say everything that stands in the way.

@@ -13,7 +13,6 @@ from broker import batch, exclusion, keys, limits, repository, runs, schedules, 
 from broker.answers import Answer, Word
 from broker.clock import Clock
 from broker.documents import Job
-from broker.door import Taken
 from broker.fence import Fence, FenceLost, FenceOk, FenceResult, Loss
 from broker.fence import check as sound_check
 from broker.limits import Limits
@@ -126,14 +125,12 @@ def _believes_any_read(holder: Any, *, leased: object, **_: object) -> bool:
     return bool(holder.confirmed) and leased != holder.claim
 
 
-def _one_round(
-    context: Context, taken: Sequence[Taken], pending: list[int], proposals: dict[int, Any], *, clock: Clock
-) -> list[Settlement | None]:
+def _one_round(context: Context, asked: Sequence[batch.Asked], *, clock: Clock) -> list[Settlement | None]:
     """What a transaction came to is believed before it is committed."""
     results: list[Settlement | None] = []
     with suppress(DatastoreError), context.store.batch():
-        results = batch._in_group(context, taken, pending, proposals, clock=clock)
-    return results + [Settlement(Answer(Word.OUTCOME_UNKNOWN))] * (len(pending) - len(results))
+        results = batch._in_group(context, asked, clock=clock)
+    return results + [Settlement(Answer(Word.OUTCOME_UNKNOWN))] * (len(asked) - len(results))
 
 
 def _one_more(known: Limits, name: str) -> int:
