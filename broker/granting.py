@@ -7,8 +7,11 @@ Each is judged by the rule that it would be judged by alone, and written on the 
 from collections.abc import Sequence
 from typing import TypeAlias
 
+import structlog
+
 from broker import claiming, repository, transitions
 from broker.documents import Job
+from broker.failures import trace
 from broker.limits import Limits, applying
 from broker.messages import Claim
 from broker.repository import Updated
@@ -18,6 +21,8 @@ from broker.transitions import Claimant, Write
 from broker.wire_types import is_job_id
 from datastore import DatastoreError, Ok
 
+log = structlog.get_logger(__name__)
+
 Asked: TypeAlias = tuple[Claim, str | None]
 """A claim and, for a claim-next, the job it is to try."""
 
@@ -26,11 +31,19 @@ def granted(context: Context, claims: Sequence[Asked], *, now_ms: int) -> list[S
     """What became of those that are simply granted; None of the others, for which nothing was done: they are to be
     settled alone, with all that may stand in their way. Each is for a job of its own.
     """
-    settled: list[Settlement | None] = [None] * len(claims)
     try:
-        limits = context.heeded().limits()
-    except DatastoreError:
-        return settled
+        return _granted(context, claims, now_ms)
+    except DatastoreError:  # limits can't be read now
+        return [None] * len(claims)
+    except Exception:
+        # A mistake of ours must not undo the batch of the others; alone, each finds out what became of it.
+        log.error("grants_failed", claims=len(claims), exception=trace())
+        return [None] * len(claims)
+
+
+def _granted(context: Context, claims: Sequence[Asked], now_ms: int) -> list[Settlement | None]:
+    settled: list[Settlement | None] = [None] * len(claims)
+    limits = context.heeded().limits()
     judged = [
         (position, *found)
         for position, asked in enumerate(claims)

@@ -49,6 +49,13 @@ class AnswerLost(Forwarding):
         raise OutcomeUnknown("scripted")
 
 
+class Mistaken(Forwarding):
+    """Fails in a way that no store of ours should."""
+
+    def update_each(self, updates: Sequence[Update]) -> list[UpdateResult]:
+        raise RuntimeError(f"scripted: {len(updates)} updates")
+
+
 class SpecGone(Forwarding):
     """No read shows what was submitted."""
 
@@ -228,6 +235,13 @@ def test_a_grant_whose_payload_cannot_be_read_is_unknown_to_its_holder(desk: Des
     assert settled is not None
     assert words([settled]) == [(Word.OUTCOME_UNKNOWN, Reason.STORE)]
     assert settled.changes[0].after == desk.job("a")
+
+
+def test_a_mistake_of_ours_is_left_to_each_claim_alone(desk: Desk) -> None:
+    assert words(at_once(desk, claims(), store=Mistaken(desk.store))) == [None] * 3
+    desk.context = desk.on(Mistaken(desk.store))
+    assert words(in_turn(desk, [claim for claim, _ in claims()], at_once=True)) == [(Word.GRANTED, None)] * 3
+    assert holders(desk) == ["f", "f", "f"]
 
 
 def in_turn(desk: Desk, requests: Sequence[Request], *, at_once: bool) -> list[Settlement]:
