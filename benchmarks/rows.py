@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from benchmarks import environments
+from benchmarks import environments, profile
 from benchmarks.bars import MANY, ONE, SOME
 from benchmarks.ceilings.rows import LUA, PING
 from benchmarks.ours.rows import MEMORY_INTAKE, MEMORY_MIXED, MEMORY_RQ, SQLITE_1, SQLITE_2, SQLITE_MIXED
@@ -19,6 +19,7 @@ SPECIALS: Mapping[str, Special] = {
     "start of a worker": start.measure,
     "an idle fleet": idle.measure,
     "a million ready jobs": curve.measure,
+    "where a worker's time goes": profile.measure,
 }
 """Figures that are no row, in the order they are taken."""
 PYTHON_PEERS = tuple(environments.PYTHON_PEERS)

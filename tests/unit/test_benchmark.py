@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import stacks
 from benchmarks.bars import at_least, at_most, last_line
 from benchmarks.load.driver import Order, Tally
 from benchmarks.measure import Measure
@@ -130,3 +131,21 @@ def test_a_second_run_of_a_job_is_found_in_the_store() -> None:
         store.create(f"job-1:run:{epoch}", "job-1", {"kind": "run"})
     with pytest.raises(Violation, match="more than one run"):
         by_store(store)
+
+
+def test_a_stack_counts_for_the_innermost_step_of_a_request_and_for_each_function_once(tmp_path: Path) -> None:
+    batch = ("workers.shift:serve", "broker.batch:settle_batch")
+    seen = {
+        (*batch, "broker.granting:granted", "datastore.memory:read", "json:loads"): 3,
+        (*batch, "broker.granting:granted", "broker.granting:granted"): 1,
+        ("workers.shift:serve",): 4,
+    }
+    stacks.write(tmp_path / "seen", seen)
+    kept = stacks.read(tmp_path / "seen")
+    assert kept == seen
+
+    steps = {step: share for step, share in stacks.by_step(kept).items() if share}
+    assert steps == {"store": 37.5, "rules": 12.5, stacks.REST: 50.0}
+    shares = {share.call: (share.own, share.whole) for share in stacks.by_function(kept)}
+    assert shares["broker.granting:granted"] == (12.5, 50.0)
+    assert shares["workers.shift:serve"] == (50.0, 100.0)
