@@ -1,8 +1,12 @@
 """The command line without a command."""
 
+from typing import Annotated
+
 import typer
 
 from broker.cli.completion_command import PROGRAM
+
+DISTRIBUTION = "claim-broker"
 
 
 def new_app() -> typer.Typer:
@@ -15,10 +19,23 @@ def new_app() -> typer.Typer:
     )
 
     @app.callback(invoke_without_command=True)
-    def broker(context: typer.Context) -> int:
+    def broker(
+        context: typer.Context,
+        version: Annotated[  # noqa: ARG001 - its callback has ended the command before
+            bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Show the version, and end.")
+        ] = False,
+    ) -> int:
         """Work claimed exactly once: leases with fencing epochs, settled by one conditional write."""
         if context.invoked_subcommand is None:
             typer.echo(context.get_help())
         return 0
 
     return app
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"{PROGRAM} {version(DISTRIBUTION)}")
+        raise typer.Exit

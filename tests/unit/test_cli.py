@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -309,6 +310,11 @@ def test_the_help_gives_a_default_in_the_unit_of_its_option_and_wraps_by_the_ter
     told = [line for line in lines if "With --json" in line]
     assert len(told) == 1
     assert len(told[0]) < 200
+
+
+def test_the_version_is_that_of_the_installed_package(broker: Broker) -> None:
+    status, out, _ = broker("--version")
+    assert (status, out) == (0, f"broker {version('claim-broker')}\n")
 
 
 def test_the_help_of_jobs_names_its_states_in_words(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
