@@ -29,7 +29,7 @@ from broker.answers import Answer, Word, wire
 from broker.batch import Settled
 from broker.controls import Controls
 from broker.documents import BLOCKED, LEASED, READY, Job
-from broker.events import Event
+from broker.events import Told
 from broker.families import Descent
 from broker.index import Place
 from broker.limits import limited_queue
@@ -64,7 +64,7 @@ class Further(Value, frozen=True):
 def deliver(context: Context, pipe: Pipeline, batch: Sequence[Settled], *, now_ms: int) -> Further:
     """Add every command a batch leads to: answers kept, hints moved, claims parked, events told, replies sent."""
     channels: defaultdict[str, list[bytes]] = defaultdict(list)
-    told: list[Event] = []
+    told: list[Told] = []
     answered: list[Claim] = []
     further: list[Settled] = []
     requests = [settled.request for settled in batch]

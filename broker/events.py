@@ -4,7 +4,7 @@ A hint like all of Redis: an event may be missing after a crash, or be trimmed. 
 """
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias, cast
+from typing import Any, ClassVar, TypeAlias, cast
 
 import msgspec
 from msgspec.structs import replace
@@ -61,3 +61,21 @@ class Event(Value, frozen=True, kw_only=True, omit_defaults=True):
     def plain(self) -> dict[str, Any]:
         """As JSON values, without what does not apply."""
         return cast(dict[str, Any], msgspec.to_builtins(self))
+
+
+class Claimed(Value, frozen=True):
+    """The event of a grant, which most are: it goes into the stream as an `Event` with these members does."""
+
+    event: str
+    job_id: str
+    at_ms: int
+    epoch: int
+    factory_id: str
+    request_id: str
+    state: str
+    until_ms: int
+    leases: ClassVar[Sequence[Lease]] = ()
+
+
+Told: TypeAlias = Event | Claimed
+"""What is written to the stream."""

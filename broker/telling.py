@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 from redis.client import Pipeline
 
-from broker.answers import Answer, Reason, Word
-from broker.documents import Job, Lease, Outcome, State
-from broker.events import REASON_CHARS_MAX, STREAM, Event
+from broker.answers import GOOD, Answer, Reason, Word
+from broker.documents import READY, Job, Lease, Outcome, State
+from broker.events import REASON_CHARS_MAX, STREAM, Claimed, Event, Told
 from broker.messages import Claim, Envelope, FencedRequest, RenewMany
 from broker.settlement import Change
 from broker.telling_controls import CONTROLS, of_control
@@ -34,21 +34,26 @@ MOVES: Mapping[State, str] = {
     State.CANCELLED: "cancelled",
 }
 """How a waiting job's move to another state is called."""
+_LEASED = State.LEASED.value
 STALE_ANSWERS = frozenset({Word.LEASE_LOST, Word.ALREADY_TERMINAL})
 
 
-def of_request(request: Envelope, answer: Answer | None, changes: Sequence[Change], *, now_ms: int) -> list[Event]:
+def of_request(request: Envelope, answer: Answer | None, changes: Sequence[Change], *, now_ms: int) -> list[Told]:
     """What one request has led to: its changes, and the refusal of a holder or claimant that came too late."""
-    told: list[Event] = []
+    told: list[Told] = []
     for change in changes:
-        told += of_change(change, request, now_ms=now_ms)
+        before, granted = change.before, change.after.lease
+        if before is not None and before.state is READY and granted is not None:
+            told.append(_claimed(change.after, granted, now_ms))
+        else:
+            told += of_change(change, request, now_ms=now_ms)
     if answer is None:
         return told
     if type(request) is RenewMany:
         for lease, result in zip(request.body.leases, answer.body.get("results", ()), strict=False):
             if result["answer"] in STALE_ANSWERS:
                 told.append(_refused("refused_stale", request, lease.job_id, lease.epoch, result, now_ms))
-    elif not answer.good:
+    elif answer.word not in GOOD:
         told += _refusal(request, answer, now_ms)
     elif type(request) in CONTROLS and (changed := of_control(request, answer, now_ms)) is not None:
         told.append(changed)
@@ -98,7 +103,7 @@ def of_change(change: Change, request: Envelope | None = None, *, now_ms: int) -
     return told
 
 
-def publish(pipe: Pipeline, events: Iterable[Event]) -> None:
+def publish(pipe: Pipeline, events: Iterable[Told]) -> None:
     """Add the commands that write `events` to the stream; none where there are none."""
     for entry in _entries(list(events)):
         text = msgspec.json.encode(entry)
@@ -106,9 +111,9 @@ def publish(pipe: Pipeline, events: Iterable[Event]) -> None:
         pipe.execute_command("XADD", STREAM, "MAXLEN", "~", ENTRIES_MAX, "*", "e", text)  # type: ignore[no-untyped-call]
 
 
-def _entries(told: list[Event]) -> Iterator[list[Event]]:
+def _entries(told: list[Told]) -> Iterator[list[Told]]:
     """What goes together; what stands for many leases fills an entry by itself."""
-    entry: list[Event] = []
+    entry: list[Told] = []
     for event in told:
         if entry and (event.leases or entry[0].leases or len(entry) == ENTRY_EVENTS_MAX):
             yield entry
@@ -121,6 +126,11 @@ def _entries(told: list[Event]) -> Iterator[list[Event]]:
 def publish_changes(pipe: Pipeline, changes: Iterable[Change], *, now_ms: int) -> None:
     """The same for what time did, without a request."""
     publish(pipe, chain.from_iterable(of_change(change, now_ms=now_ms) for change in changes))
+
+
+def _claimed(job: Job, lease: Lease, now_ms: int) -> Claimed:
+    """The grant of a ready job to whoever asks."""
+    return Claimed("claimed", job.id, now_ms, job.epoch, lease.factory_id, lease.request_id, _LEASED, lease.expires_ms)
 
 
 def _end_of(lease: Lease, after: Job, request: Envelope | None, now_ms: int) -> Event:

@@ -2,7 +2,9 @@
 
 from typing import Any, cast
 
+import msgspec
 import pytest
+from msgspec import structs
 from redis.client import Pipeline
 
 from broker import telling
@@ -10,7 +12,7 @@ from broker.answers import Answer, Word
 from broker.client.tail import Tail
 from broker.documents import Job
 from broker.events import REASON_CHARS_MAX
-from broker.messages import RenewMany, Submit, SubmitBody
+from broker.messages import Claim, ClaimBody, RenewMany, Submit, SubmitBody
 from broker.settlement import Change
 from tests.unit.jobs import EPOCH, NOW, TOKEN, job, lease
 
@@ -121,6 +123,17 @@ def test_a_reader_goes_on_behind_any_of_the_leases_that_were_renewed_together() 
     assert [event.job_id for event in read[1:-1]] == [after.id for after in RENEWED]
     assert (read[50].cursor, read[65].cursor) == ("2-0.49", "3-0.0")
     assert list(Tail(read[50].cursor).feed([[b"stream", entries[1:]]])) == read[51:]
+
+
+def test_a_grant_is_read_as_its_change_is_told() -> None:
+    by = Claim(factory_id="holder", incarnation="i", instance="x", request_id="claim-1", body=ClaimBody(job_id="job"))
+    grant, pipe = Change(job("ready", epoch=EPOCH - 1), HELD), Written()
+    told = telling.of_request(by, Answer(Word.GRANTED), (grant,), now_ms=NOW)
+    telling.publish(cast(Pipeline, pipe), told)
+    [read] = Tail(None).feed([[b"stream", [(b"1-0", {b"e": pipe.entries[0]})]]])
+    [event] = telling.of_change(grant, by, now_ms=NOW)
+    assert read == structs.replace(event, cursor="1-0.0")
+    assert pipe.entries[0] == msgspec.json.encode([event])
 
 
 NESTED = b'[{"event":"renewed","job_id":"a","at_ms":1,"more":' + b"[" * 100_000
