@@ -3,7 +3,6 @@
 settle_batch -> deliver (hints, events, replies) -> follow_up (children, slots, parked claims)
 """
 
-from collections import defaultdict
 from collections.abc import Sequence
 
 import structlog
@@ -63,11 +62,12 @@ class Further(Value, frozen=True):
 
 def deliver(context: Context, pipe: Pipeline, batch: Sequence[Settled], *, now_ms: int) -> Further:
     """Add every command a batch leads to: answers kept, hints moved, claims parked, events told, replies sent."""
-    channels: defaultdict[str, list[bytes]] = defaultdict(list)
+    channels: dict[tuple[str, str], tuple[str, list[bytes]]] = {}
     told: list[Told] = []
     answered: list[Claim] = []
     further: list[Settled] = []
     requests = [settled.request for settled in batch]
+    any_next = claim_next.any_among(requests)
     step_ms = context.rules.ageing_step_ms
     others = move_hints(pipe, [change for settled in batch for change in settled.changes], step_ms=step_ms)
     seen.note(pipe, requests, now_ms, context.lately)
@@ -83,19 +83,21 @@ def deliver(context: Context, pipe: Pipeline, batch: Sequence[Settled], *, now_m
         if answer is None:
             further.append(settled)
             continue
-        if claim_next.is_claim_next(request):
+        if any_next and claim_next.is_claim_next(request):
             answered.append(request)
             further.append(settled)
             claim_next.remember(pipe, request, answer, maybe=settled.maybe)
             presence.expect_reader(pipe, request, answer, key_id=settled.seal.key_id, now_ms=now_ms)
         elif settled.waits or settled.freed or answer.word in _MAY_NOT or type(request) in _UNSETTLING:
             further.append(settled)
-        channel = replies.reply_key(request.factory_id, request.instance)
-        reply = replies.encode(wire(answer, request.request_id, now_ms))
-        channels[channel].append(settled.seal.reply(channel, reply))
+        client = request.factory_id, request.instance
+        if client not in channels:
+            channels[client] = replies.reply_key(*client), []
+        channel, texts = channels[client]
+        texts.append(settled.seal.reply(channel, replies.encode(wire(answer, request.request_id, now_ms))))
     claim_next.lay_down(pipe, answered)
-    for key, texts in channels.items():
-        replies.push(pipe, key, texts)
+    for channel, texts in channels.values():
+        replies.push(pipe, channel, texts)
     telling.publish(pipe, told)
     demand.note(pipe, requests, now_ms, context.lately)
     return Further(further, others)
@@ -107,20 +109,16 @@ def move_hints(pipe: Pipeline, changes: Sequence[Change], *, step_ms: int) -> li
     Returns all but the grants of ready jobs, as most are: these take nothing from anybody, and nobody waits for them.
     """
     moves: list[tuple[Job, bool]] = []
+    others: list[Change] = []
     for change in changes:
         before, after = change.before, change.after
-        if index.offered(after):
-            moves.append((after, True))
-        elif before is not None and index.offered(before):
+        if before is None or before.state is not READY or after.state is not LEASED or not change.recorded:
+            others.append(change)
+            if index.offered(after):
+                moves.append((after, True))
+                continue
+        if before is not None and index.offered(before):
             moves.append((before, False))
-    others = [
-        change
-        for change in changes
-        if change.after.state is not LEASED
-        or change.before is None
-        or change.before.state is not READY
-        or not change.recorded
-    ]
     if others:
         families.note(pipe, others)
         owed.note(pipe, others)

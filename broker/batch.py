@@ -76,7 +76,7 @@ def settle_batch(
     controls = Controls(context.store)
     last_seen = partial(seen.last_seen, connection)
     context = structs.replace(context, controls=controls, demand=Demand(connection), last_seen=last_seen, clock=clock)
-    any_next = any(claim_next.is_claim_next(taken.request) for taken in batch)
+    any_next = claim_next.any_among([taken.request for taken in batch])
     if any_next:
         batch = [_with_offers(controls, taken) for taken in batch]
     found: list[Settlement | None] = [None] * len(batch)
@@ -277,11 +277,10 @@ def _gone(request: Request, proposal: Proposal | Settlement | None, answer: Answ
     return another(answer, proposed=min(len(proposal.job_ids), wanted(request, earlier)))
 
 
-def _did_nothing_now(answer: Answer) -> bool:
-    """Whether an answer says only that this copy of a request was not looked at: an earlier one may have had effect."""
-    return answer.word is Word.THROTTLED or (
-        answer.word is Word.REQUEST_EXPIRED and answer.reason is not Reason.LEASE_OVER
-    )
+_NOTHING_NOW = frozenset({Word.THROTTLED, Word.REQUEST_EXPIRED})
+"""What says only that this copy of a request was not looked at: an earlier one may have had effect. Not where it was,
+and its lease is over.
+"""
 
 
 def _settled(taken: Taken, result: Settlement | None, *, now_ms: int) -> Settled:
@@ -290,14 +289,15 @@ def _settled(taken: Taken, result: Settlement | None, *, now_ms: int) -> Settled
         return Settled(request)
     if result.told_elsewhere:
         return Settled(request, changes=result.changes, waits=result.waits)
-    if taken.resend and _did_nothing_now(result.answer):
-        result = structs.replace(result, answer=Answer(Word.OUTCOME_UNKNOWN, result.answer.reason))
+    answer = result.answer
+    if answer.word in _NOTHING_NOW and answer.reason is not Reason.LEASE_OVER and taken.resend:
+        answer = Answer(Word.OUTCOME_UNKNOWN, answer.reason)
     if (
-        may_wait(result.answer)
+        may_wait(answer)
         and claim_next.is_claim_next(request)
         and request.body.wait_ms
         and claim_next.wait_ends_ms(request, now_ms) > now_ms
     ):
         return Settled(request, changes=result.changes, waits=result.waits, parked=request, seal=seal)
     changes, waits, freed, maybe = result.changes, result.waits, result.freed, result.maybe
-    return Settled(request, result.answer, changes, waits, freed, maybe=maybe, seal=seal, extended=result.extended)
+    return Settled(request, answer, changes, waits, freed, None, maybe, seal, result.extended)

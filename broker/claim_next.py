@@ -163,6 +163,14 @@ def is_claim_next(request: object) -> TypeGuard[Claim]:
     return type(request) is Claim and request.body.job_id is None
 
 
+def any_among(requests: Iterable[object]) -> bool:
+    """Whether one of these is such a request."""
+    for request in requests:  # noqa: SIM110  # a generator costs a batch more than what is asked
+        if type(request) is Claim and request.body.job_id is None:
+            return True
+    return False
+
+
 def waited(body: ClaimBody) -> bool:
     """Whether this copy of a claim was parked before: since then another client may have sent the claim."""
     return body.wait_until_ms is not None

@@ -36,15 +36,13 @@ class Asker:
 
 def note(pipe: Pipeline, requests: Iterable[Envelope], now_ms: int, lately: Lately) -> None:
     """Add the command that keeps who of these has asked for work; none where nobody did."""
-    askers = dict.fromkeys([_asker(request) for request in requests if type(request) is Claim])
+    askers: dict[tuple[str, str, tuple[str, ...]], None] = {}
+    for request in requests:
+        if type(request) is Claim:
+            body = request.body  # of which queue: empty where it asks for a job by its name
+            askers[request.factory_id, body.queue if body.job_id is None else "", body.offers] = None
     if asked := lately.news(askers, now_ms):
         pipe.zadd(ASKED, {_BETWEEN.join((*who, *offers)): asked_ms for (*who, offers), asked_ms in asked.items()})
-
-
-def _asker(claim: Claim) -> tuple[str, str, tuple[str, ...]]:
-    """Who asked, of which queue (empty where for a job by its name), and offering what."""
-    body = claim.body
-    return claim.factory_id, body.queue if body.job_id is None else "", body.offers
 
 
 def trim(connection: Redis, now_ms: int) -> None:

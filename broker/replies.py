@@ -1,6 +1,6 @@
 """Reply channels: one Redis list for each client, demultiplexed by request id."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -20,12 +20,8 @@ def reply_key(factory_id: str, instance: str) -> str:
     return f"{REPLY_PREFIX}{factory_id}:{instance}"
 
 
-_encode = msgspec.json.Encoder().encode
-
-
-def encode(reply: Reply | Mapping[str, Any]) -> bytes:
-    """A reply, or a notice, as it goes over the channel: JSON."""
-    return _encode(reply)
+encode: Callable[[Reply | Mapping[str, Any]], bytes] = msgspec.json.Encoder().encode
+"""A reply, or a notice, as it goes over the channel: JSON."""
 
 
 def push(pipe: Pipeline, key: str, replies: Iterable[bytes]) -> None:

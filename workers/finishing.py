@@ -2,7 +2,7 @@
 
 import json
 from base64 import b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import Any, cast
 
 import msgspec
@@ -15,7 +15,7 @@ from broker.answers import Answer, wire
 from broker.batch import Settled
 from broker.families import Descent
 from broker.parsing import Malformed, without_tokens
-from broker.queues import rq_job_key
+from broker.queues import Wire, rq_job_key
 from broker.settlement import Context
 from datastore.json_body import UNREADABLE
 from datastore.value import Value
@@ -84,7 +84,7 @@ def post_end(
             bury(pipe, each, now_ms=now_ms)
         entries = [(entry, result.answer) for entry, result in settled] + [(each.entry, None) for each in refused]
         _end_rq_jobs(pipe, worker, entries)
-        _tidy(pipe, worker, [entry for entry, _ in entries])
+        _tidy(pipe, worker, {(entry.wire, entry.slot) for entry, _ in entries})
         families.ask(pipe, parents)
         last = post(pipe)
 
@@ -144,11 +144,10 @@ def _letter(text: bytes) -> dict[str, Any]:
     return msgspec.structs.asdict(letter)
 
 
-def _tidy(pipe: Pipeline, worker: str, entries: Sequence[Entry]) -> None:
-    """Add the command that ends the slots of this batch: its entries are all that stands in them."""
-    keys = {(entry.wire, entry.slot) for entry in entries}
-    if keys:
-        pipe.delete(*(slot_key(worker, wire, slot) for wire, slot in sorted(keys)))
+def _tidy(pipe: Pipeline, worker: str, lists: Set[tuple[Wire, int]]) -> None:
+    """Add the command that ends these lists of the slots of this batch: its entries are all that stands in them."""
+    if lists:
+        pipe.delete(*(slot_key(worker, wire, slot) for wire, slot in sorted(lists)))
 
 
 def _end_rq_jobs(pipe: Pipeline, worker: str, settled: Sequence[tuple[Entry, Answer | None]]) -> None:

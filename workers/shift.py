@@ -160,7 +160,7 @@ class Shift:
         taken = [request for _, request in batch]
         results = self._settled(taken, hand)
         self._at("settled")
-        settled = list(zip((entry for entry, _ in batch), results, strict=True))
+        settled = list(zip([entry for entry, _ in batch], results, strict=True))
         self._end()  # of the batch before this one: Redis had the time of this one's settlement for it
         now_ms = hand.clock.now_ms()
         self._ending = post_end(
