@@ -52,8 +52,8 @@ def _together(
     client: AsyncClient, leases: Sequence[Mapping[str, Any]], batch: int
 ) -> Iterator[Callable[[], Awaitable[bool]]]:
     async def renew(part: Sequence[Mapping[str, Any]]) -> bool:
-        reply = await client.renew_many(part)
-        return len(reply.results) == batch and all(each.good for each in reply.results)
+        results = (await client.renew_many(part)).results
+        return len(results) == batch and all(each.good for each in results)
 
     parts = [leases[start : start + batch] for start in range(0, len(leases) - batch + 1, batch)]
     return (partial(renew, part) for part in itertools.cycle(parts))

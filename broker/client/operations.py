@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
-from broker.client.wording import body_fields, listed
+from broker.client.wording import body_fields, listed, only
 from broker.documents import State
 from broker.lease_bodies import RenewBody
 from broker.messages import (
@@ -163,8 +163,8 @@ class Operations(ABC, Generic[T_co]):
 
         Each of `leases` has `job_id, epoch, token`, and may have `ttl_ms`; other fields of a grant are left out.
         """
-        fields = RenewBody.model_fields
-        body = {"leases": [{name: lease[name] for name in fields if name in lease} for lease in leases]}
+        fields = RenewBody.model_fields.keys()
+        body = {"leases": [only(fields, lease) for lease in leases]}
         return self._ask(RenewMany, body, request_id=request_id, timeout_ms=timeout_ms)
 
     def complete(

@@ -73,22 +73,15 @@ class Reply(Value, frozen=True):
             said = msgspec.convert(parts, tuple[_Said, ...])
         except msgspec.ValidationError as error:
             raise ValueError(f"not an answer: {error}") from None
-        return tuple([self._part(each, its) for each, its in zip(parts, said, strict=True)])
-
-    def _part(self, each: dict[str, Any], said: "_Said") -> "Reply":
-        body = each.copy()
-        del body["answer"], body["reason"], body["retry"]
-        body.pop("retry_after_ms", None)
-        return Reply(
-            self.request_id,
-            said.answer,
-            said.reason,
-            said.retry,
-            self.server_now_ms,
-            MappingProxyType(body),
-            said.retry_after_ms,
-            self.sent_monotonic_ms,
-        )
+        request_id, now_ms, sent_ms = self.request_id, self.server_now_ms, self.sent_monotonic_ms
+        replies: list[Reply] = []
+        for part, its in zip(parts, said, strict=True):
+            body = part.copy()
+            del body["answer"], body["reason"], body["retry"]
+            body.pop("retry_after_ms", None)
+            shown, later_ms = MappingProxyType(body), its.retry_after_ms
+            replies.append(Reply(request_id, its.answer, its.reason, its.retry, now_ms, shown, later_ms, sent_ms))
+        return tuple(replies)
 
     @property
     def summary(self) -> str:

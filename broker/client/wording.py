@@ -1,6 +1,6 @@
 """Turns a request's arguments into its text. Validated once, for the body; what surrounds it was validated before."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from functools import lru_cache
 from typing import Any
 
@@ -55,6 +55,13 @@ def form(kind: type[Envelope]) -> Form:
 def body_fields(body: Body) -> dict[str, Any]:
     """The fields of a body that was validated before, as they are given to a request."""
     return {name: getattr(body, name) for name in body.model_fields_set}
+
+
+def only(fields: Set[str], given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What `given` says of these fields: itself where it says no more."""
+    if type(given) is dict and given.keys() <= fields:
+        return given
+    return {name: given[name] for name in fields if name in given}
 
 
 def listed(name: str, given: Iterable[str]) -> tuple[str, ...]:
