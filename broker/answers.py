@@ -177,12 +177,7 @@ def wire(answer: Answer, request_id: str, now_ms: int) -> Reply:
 
 def plain(answer: Answer) -> dict[str, Any]:
     """One answer of several that go in one reply: the word and what belongs to it, side by side."""
-    said: dict[str, Any] = {
-        "answer": answer.word,
-        "reason": answer.reason,
-        "retry": (retry := answer.retry),
-    }
-    if retry is LATER:
-        said["retry_after_ms"] = answer.later_ms
-    said |= answer.body
-    return said
+    if (retry := answer.retry) is not LATER:
+        return {"answer": answer.word, "reason": answer.reason, "retry": retry, **answer.body}
+    later_ms = answer.later_ms
+    return {"answer": answer.word, "reason": answer.reason, "retry": retry, "retry_after_ms": later_ms, **answer.body}

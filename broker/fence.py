@@ -63,7 +63,7 @@ def check(job: Job, fence: Fence) -> FenceResult:
 
     A late caller is fine while nobody has taken over: the epoch, not the clock, decides.
     """
-    if job.recent(fence.request_id, fence.factory_id) is not None:
+    if job.recent_requests and job.recent(fence.request_id, fence.factory_id) is not None:
         return Replayed()
     if fence.epoch > job.epoch:
         return Impossible()

@@ -43,19 +43,24 @@ def renew(
     match at_the_fence(job, fence, now_ms):
         case Lease() as lease:
             ttl = ttl_ms or lease.ttl_ms
-            written_ms = stamp_ms(job, now_ms)
-            expires_ms = max(lease.expires_ms, written_ms + ttl)
+            written_ms = now_ms if job.updated_ms <= now_ms else stamp_ms(job, now_ms)
+            expires_ms = written_ms + ttl
+            if expires_ms < lease.expires_ms:
+                expires_ms = lease.expires_ms
             extended = structs.replace(lease, ttl_ms=ttl, expires_ms=expires_ms, renewals=lease.renewals + 1)
             directives = [] if job.cancel is None else ["cancel"]
             if paused:
                 directives.append("pause")
-            if factory.draining(lease.incarnation, now_ms) is not None:
+            if factory.drain is not None and factory.draining(lease.incarnation, now_ms) is not None:
                 directives.append("drain")
-            told = {"job_id": job.id, "epoch": lease.epoch, "ttl_ms": ttl, "expires_ms": expires_ms}
-            return Write(
-                {"lease": extended, "updated_ms": written_ms},
-                Answer(_RENEWED, None, {**told, "directives": directives}),
-            )
+            told = {
+                "job_id": job.id,
+                "epoch": lease.epoch,
+                "ttl_ms": ttl,
+                "expires_ms": expires_ms,
+                "directives": directives,
+            }
+            return Write({"lease": extended, "updated_ms": written_ms}, Answer(_RENEWED, None, told))
         case Refuse(answer) if answer.word is Word.ALREADY_TERMINAL:
             return Refuse(Answer(Word.LEASE_LOST, Reason.TERMINAL, {**held_by(job, now_ms), **answer.body}))
         case refusal:
