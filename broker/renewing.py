@@ -65,31 +65,29 @@ class Renewing:
         settled: list[Settlement | DatastoreError | None] = [None] * len(leases)
         renewed: list[tuple[Job, Mapping[str, Any]]] = []
         answers: list[tuple[int, Answer]] = []
+        read, known_jobs = context.store.read, context.known_jobs
         for position, held in enumerate(leases):
-            job = self._read(held.job_id)
-            decision = None if job is None else self._judge(held, job)
-            if job is None or not isinstance(decision, Write) or decision.changes.get("lease") is None:
+            try:
+                found = read(held.job_id, held.job_id)
+                if not isinstance(found, Ok):
+                    continue
+                job = known_jobs.of(found.document)
+            except DatastoreError:  # it can't be read at once
                 continue
-            renewed.append((job, decision.changes))
-            answers.append((position, decision.answer))
+            decision = self._judge(held, job)
+            if isinstance(decision, Write) and decision.changes.get("lease") is not None:
+                renewed.append((job, decision.changes))
+                answers.append((position, decision.answer))
         updates = repository.rev_update_each(context.store, renewed, mark=context.entropy.write_id())
         for (position, answer), update in zip(answers, updates, strict=True):
             if isinstance(update, Updated):
-                context.known_jobs.keep(update.job)
+                known_jobs.keep(update.job)
                 settled[position] = Settlement(answer, extended=(update.job,))
             elif isinstance(update, Stale):
                 settled[position] = self.alone(leases[position], lost=update)
             elif isinstance(update, DatastoreError):
                 settled[position] = update
         return settled
-
-    def _read(self, job_id: str) -> Job | None:
-        """The job, where it can be read at once."""
-        try:
-            found = self._context.store.read(job_id, job_id)
-            return self._context.known_jobs.of(found.document) if isinstance(found, Ok) else None
-        except DatastoreError:
-            return None
 
     def _judge(self, held: Held, job: Job) -> Decision:
         paused = self._paused.get(job.queue)

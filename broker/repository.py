@@ -23,7 +23,6 @@ from datastore import (
     UpdateResult,
 )
 from datastore.confirm import WRITE_ID, confirmed_create, confirmed_update, confirmed_updates
-from datastore.frozen import ReadyPatch
 from datastore.interface import Update
 from datastore.json_body import spoken
 from datastore.value import Value
@@ -121,20 +120,18 @@ def rev_update_each(
     updates: list[Update] = []
     for number, ((job, _), patch) in enumerate(zip(leased, patches, strict=True)):
         patch[WRITE_ID] = f"{mark}-{number}"
-        updates.append(Update(job.id, job.id, _as_read(job), ReadyPatch(patch)))
-    return [
-        _became(job, changes, each)
-        for (job, changes), each in zip(leased, confirmed_updates(store, updates), strict=True)
-    ]
-
-
-def _became(job: Job, changes: Mapping[str, Any], found: UpdateResult | DatastoreError) -> JobUpdate | DatastoreError:
-    if isinstance(found, DatastoreError):
-        return found
-    try:
-        return _updated(job, changes, found)
-    except Corrupt as error:  # who came first has left no job behind, which concerns no other lease
-        return error
+        known, id = job.document, job.id
+        updates.append(Update(id, id, Expected(known.etag, known.rev, known), patch, ready=True))
+    became: list[JobUpdate | DatastoreError] = []
+    for (job, changes), found in zip(leased, confirmed_updates(store, updates), strict=True):
+        try:
+            if isinstance(found, Ok):
+                became.append(Updated(job.written(changes, found.document)))
+            else:
+                became.append(found if isinstance(found, DatastoreError) else _updated(job, changes, found))
+        except Corrupt as error:  # who came first has left no job behind, which concerns no other lease
+            became.append(error)
+    return became
 
 
 def create_spec(store: Datastore, spec: Spec, *, write_id: str) -> Spec:

@@ -179,11 +179,12 @@ def _renew(context: Context, request: Renew, now_ms: int) -> Settlement:
 
 def _renew_many(context: Context, request: RenewMany, now_ms: int) -> Settlement:
     """Each lease by itself: one that is lost, or that the store fails on, leaves the others alone."""
-    leases = [
-        Held(each.job_id, Fence(request.factory_id, each.epoch, each.token, request.request_id), each.ttl_ms)
-        for each in request.body.leases
+    factory_id, request_id = request.factory_id, request.request_id
+    leases = [  # by the entries of each: an attribute of a pydantic model takes ten times as long
+        Held(its["job_id"], Fence(factory_id, its["epoch"], its["token"], request_id), its["ttl_ms"])
+        for its in map(vars, request.body.leases)
     ]
-    renewing, at_once_max = Renewing(context, request.factory_id, now_ms=now_ms), context.store.concurrency
+    renewing, at_once_max = Renewing(context, factory_id, now_ms=now_ms), context.store.concurrency
     if at_once_max > 1:
         settled = side_by_side.each(renewing.alone, leases, at_once_max=at_once_max)
     else:

@@ -7,7 +7,7 @@ from typing import Any, Final, NoReturn, TypeAlias
 import msgspec
 
 from datastore.errors import Rejected
-from datastore.interface import RESERVED_FIELDS, UNSET, Body, JsonValue, Patch, Unset
+from datastore.interface import RESERVED_FIELDS, UNSET, Body, JsonValue, Patch, Unset, Update
 
 FrozenPatch: TypeAlias = tuple[Mapping[str, Any], tuple[str, ...]]
 """Fields to set, their values frozen, and names to remove."""
@@ -74,14 +74,6 @@ def freeze(value: Any) -> Any:
     return _freeze(value, 0, _text_is_valid(value))
 
 
-class ReadyPatch(dict[str, Any]):
-    """A patch of which nothing is left to look at: fields to set, none of them reserved, their values frozen, and all
-    text in it was stored before or is ASCII. Of its maker's own making, who keeps it to itself.
-    """
-
-    __slots__ = ()
-
-
 def frozen_fields(fields: Mapping[str, str | int | None]) -> FrozenDict:
     """An object of flat fields, for a body or a patch in which its text is looked at: the next freeze passes it on."""
     return FrozenDict(fields)
@@ -109,12 +101,11 @@ def freeze_patch(patch: Patch) -> FrozenPatch:
     return _patch(patch, _text_is_valid(patch))
 
 
-def freeze_patches(patches: Sequence[Patch]) -> list[FrozenPatch]:
-    """The same for each of several; their text is looked at together."""
-    if {ReadyPatch}.issuperset(map(type, patches)):
-        return [(patch, ()) for patch in patches]
-    valid = _text_is_valid(patches)
-    return [_patch(patch, valid) for patch in patches]
+def freeze_patches(updates: Sequence[Update]) -> list[FrozenPatch]:
+    """The same for the patches of several updates; their text is looked at together."""
+    to_look_at = [update.patch for update in updates if not update.ready]
+    valid = not to_look_at or _text_is_valid(to_look_at)
+    return [(update.patch, ()) if update.ready else _patch(update.patch, valid) for update in updates]
 
 
 def _patch(patch: Patch, valid: bool) -> FrozenPatch:

@@ -75,6 +75,9 @@ class Update(Value, frozen=True):
     expected: Expected
     patch: Mapping[str, Any]
     """A `Patch`."""
+    ready: bool = False
+    """Whether nothing of the patch is left to look at: it sets fields, none of them reserved, their values are frozen,
+    and all text in it was stored before or is ASCII. Its maker keeps it to itself."""
 
 
 class Ok(Value, frozen=True):

@@ -50,6 +50,7 @@ class MemoryDatastore:
         """
         self._documents: dict[Key, Document] = {}
         self._index = MemoryIndex(indexes)
+        self._indexed = frozenset(indexes)
         self._lock = Lock()
         self._prefix = secrets.token_hex(4) if etag_prefix is None else etag_prefix
         self._writes = count(1)
@@ -88,7 +89,7 @@ class MemoryDatastore:
 
     def update_each(self, updates: Sequence[Update]) -> list[UpdateResult]:
         """See `TakesSeveral.update_each`."""
-        frozen = freeze_patches([update.patch for update in updates])
+        frozen = freeze_patches(updates)
         with self._lock:
             if self._closed:
                 raise self._gone()
@@ -139,7 +140,7 @@ class MemoryDatastore:
         body = merge(current.body, fields, removed)
         document = Document(key[1], key[0], current.rev + 1, self._next_etag(), body)
         self._documents[key] = document
-        if removed or self._index.concerned(fields):
+        if removed or not self._indexed.isdisjoint(fields):
             self._index.move(key, current.body, body)
         return Ok(document)
 

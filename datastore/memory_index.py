@@ -1,6 +1,6 @@
 """Which documents of the memory store have a field of a given value, so that a search looks at these alone."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TypeAlias
 
 from datastore.interface import Body, Filter
@@ -29,10 +29,6 @@ class MemoryIndex:
             value = body.get(field)
             if type(value) in _EXACT:
                 values.setdefault(value, {})[key] = None
-
-    def concerned(self, fields: Iterable[str]) -> bool:
-        """Whether a write of these fields may move a key."""
-        return not self._of.keys().isdisjoint(fields)
 
     def move(self, key: Key, before: Body, after: Body) -> None:
         """A document that was changed."""

@@ -123,7 +123,7 @@ class SqliteDatastore:
 
     def update_each(self, updates: Sequence[Update]) -> list[UpdateResult]:
         """See `TakesSeveral.update_each`."""
-        patches = freeze_patches([update.patch for update in updates])
+        patches = freeze_patches(updates)
         batch = self._session.own_batch()
         if batch is not None:
             return self._update_each(batch, updates, patches)
