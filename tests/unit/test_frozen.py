@@ -5,8 +5,18 @@ from typing import Any
 
 import pytest
 
-from datastore import Rejected
-from datastore.frozen import DEPTH_MAX, FrozenDict, FrozenList, freeze, freeze_patch, frozen_fields, merge
+from datastore import UNSET, Expected, Rejected
+from datastore.frozen import (
+    DEPTH_MAX,
+    FrozenDict,
+    FrozenList,
+    freeze,
+    freeze_patch,
+    freeze_patches,
+    frozen_fields,
+    merge,
+)
+from datastore.interface import Update
 
 SURROGATE = "\ud800"
 
@@ -54,3 +64,14 @@ def test_a_value_may_be_nested_so_deep_and_no_deeper(wrap: Any, innermost: Any) 
     assert freeze(nested(DEPTH_MAX - 1, wrap, innermost)) is not None
     with pytest.raises(Rejected, match="nested deeper"):
         freeze(nested(DEPTH_MAX, wrap, innermost))
+
+
+def test_of_several_updates_those_are_looked_at_that_are_not_ready() -> None:
+    expected = Expected("etag")
+    ready = Update("a", "a", expected, {"lease": frozen_fields({"epoch": 1})}, ready=True)
+    other = Update("b", "b", expected, {"lease": {"epoch": 1}, "gone": UNSET})
+    (passed, none), (frozen, removed) = freeze_patches([ready, other])
+    assert (passed is ready.patch, none) == (True, ())
+    assert (type(frozen["lease"]), removed) == (FrozenDict, ("gone",))
+    with pytest.raises(Rejected):
+        freeze_patches([ready, Update("b", "b", expected, {"lease": {"token": SURROGATE}})])
