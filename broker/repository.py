@@ -71,13 +71,8 @@ def rev_update_job(store: Datastore, job: Job, changes: Mapping[str, Any], *, wr
       OutcomeUnknown: even a second look could not tell; the caller repeats its request id.
     """
     patch = as_stored(changes)
-    found = confirmed_update(store, job.id, job.id, _as_read(job), patch, write_id=write_id)
+    found = confirmed_update(store, job.id, job.id, Expected.of(job.document), patch, write_id=write_id)
     return _updated(job, changes, found)
-
-
-def _as_read(job: Job) -> Expected:
-    known = job.document
-    return Expected(known.etag, known.rev, known)
 
 
 def _updated(job: Job, changes: Mapping[str, Any], found: UpdateResult) -> JobUpdate:
@@ -120,8 +115,7 @@ def rev_update_each(
     updates: list[Update] = []
     for number, ((job, _), patch) in enumerate(zip(leased, patches, strict=True)):
         patch[WRITE_ID] = f"{mark}-{number}"
-        known, id = job.document, job.id
-        updates.append(Update(id, id, Expected(known.etag, known.rev, known), patch, ready=True))
+        updates.append(Update(job.id, job.id, job.document, patch, ready=True))
     became: list[JobUpdate | DatastoreError] = []
     for (job, changes), found in zip(leased, confirmed_updates(store, updates), strict=True):
         try:

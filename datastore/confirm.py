@@ -171,7 +171,8 @@ def confirmed_updates(store: Datastore, updates: Sequence[Update]) -> list[Updat
 def _confirmed(
     store: Datastore, update: Update, first: UpdateResult | OutcomeUnknown | None
 ) -> UpdateResult | DatastoreError:
-    id, partition_key, expected, patch = update.id, update.partition_key, update.expected, update.patch
+    id, partition_key, patch = update.id, update.partition_key, update.patch
+    expected = Expected.of(update.expected)
     write_id = str(patch[WRITE_ID])
     try:
         return confirmed_update(store, id, partition_key, expected, patch, write_id=write_id, first=first)

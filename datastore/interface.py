@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from enum import Enum
-from typing import Any, Final, NewType, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final, NewType, Protocol, TypeAlias, runtime_checkable
 
 from datastore.value import Value
 
@@ -11,8 +11,11 @@ JsonValue: TypeAlias = "str | int | float | bool | Sequence[JsonValue] | Mapping
 Body: TypeAlias = Mapping[str, JsonValue]
 """Top-level fields of a document. Read-only for whoever receives it."""
 
-Etag = NewType("Etag", str)
-"""Opaque version of a stored document. Equality only; never parsed or ordered."""
+if TYPE_CHECKING:
+    Etag = NewType("Etag", str)
+    """Opaque version of a stored document. Equality only; never parsed or ordered."""
+else:
+    Etag = str  # a new type is called like any function, for each document that is read or written
 
 
 class Unset(Enum):
@@ -43,6 +46,10 @@ class Document(Value, frozen=True):
     etag: Etag
     body: Body
 
+    def matches(self, document: "Document") -> bool:
+        """Whether `document` is this very version."""
+        return document is self or (document.etag == self.etag and document.rev == self.rev)
+
 
 class Expected(Value, frozen=True):
     """The version a write insists on: an etag, a rev, or both (then both must match).
@@ -62,6 +69,11 @@ class Expected(Value, frozen=True):
         if self.etag is None and self.rev is None:
             raise ValueError("Expected needs an etag, a rev, or both: there is no unconditional write")
 
+    @classmethod
+    def of(cls, version: "Expected | Document") -> "Expected":
+        """What insists on this version."""
+        return version if isinstance(version, Expected) else cls(version.etag, version.rev, version)
+
     def matches(self, document: Document) -> bool:
         """Whether `document` is the version this write insists on."""
         return (self.etag is None or self.etag == document.etag) and (self.rev is None or self.rev == document.rev)
@@ -72,7 +84,8 @@ class Update(Value, frozen=True):
 
     id: str
     partition_key: str
-    expected: Expected
+    expected: Expected | Document
+    """A document that was read: this very version of it."""
     patch: Mapping[str, Any]
     """A `Patch`."""
     ready: bool = False

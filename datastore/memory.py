@@ -130,12 +130,14 @@ class MemoryDatastore:
         start = max(start, bisect_left(keys, (partition_key,)))
         return list(takewhile(lambda key: key[0] == partition_key, islice(keys, start, None)))
 
-    def _swap(self, key: Key, expected: Expected, fields: Mapping[str, Any], removed: tuple[str, ...]) -> UpdateResult:
+    def _swap(
+        self, key: Key, expected: Expected | Document, fields: Mapping[str, Any], removed: tuple[str, ...]
+    ) -> UpdateResult:
         """Compare and set, in the lock."""
         current = self._documents.get(key)
         if current is None:
             return NotFound()
-        if not expected.matches(current):
+        if expected is not current and not expected.matches(current):  # its very version, as nearly always
             return Conflict(current)
         body = merge(current.body, fields, removed)
         document = Document(key[1], key[0], current.rev + 1, self._next_etag(), body)

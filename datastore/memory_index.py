@@ -39,7 +39,9 @@ class MemoryIndex:
             if type(old) in _EXACT:
                 del values[old][key]
             if type(new) in _EXACT:
-                values.setdefault(new, {})[key] = None
+                if (same := values.get(new)) is None:
+                    same = values[new] = {}
+                same[key] = None
 
     def keys(self, filter: Filter, *, again: bool) -> Sequence[Key]:
         """Keys that may match, in order, as they are now; `again`: as they were for this search's first page."""

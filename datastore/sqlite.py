@@ -216,7 +216,7 @@ class SqliteDatastore:
             current = written.get(key) or self._load(batch, *key)
             if current is None:
                 results.append(NotFound())
-            elif not update.expected.matches(current):
+            elif update.expected is not current and not update.expected.matches(current):
                 results.append(Conflict(current))
             else:
                 written[key], row = self._successor(current, fields, removed)

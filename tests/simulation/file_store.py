@@ -104,7 +104,10 @@ class FileLine(Forwarding):
 
     def update_each(self, updates: Sequence[Update]) -> list[UpdateResult]:
         with self._turn():
-            return [self.update_if_match(each.id, each.partition_key, each.expected, each.patch) for each in updates]
+            return [
+                self.update_if_match(each.id, each.partition_key, Expected.of(each.expected), each.patch)
+                for each in updates
+            ]
 
     @contextmanager
     def batch(self, ahead: Ahead = nothing_ahead) -> Iterator[None]:  # noqa: ARG002

@@ -24,8 +24,9 @@ class OneByOne(Forwarding):
         results: list[UpdateResult] = []
         lost: OutcomeUnknown | None = None
         for update in updates:
+            expected = Expected.of(update.expected)
             try:
-                results.append(self.update_if_match(update.id, update.partition_key, update.expected, update.patch))
+                results.append(self.update_if_match(update.id, update.partition_key, expected, update.patch))
             except NotApplied as error:
                 if lost is None and not results:
                     raise
@@ -75,4 +76,4 @@ class StopsPartWay(Forwarding):
 
     def update_each(self, updates: Sequence[Update]) -> list[UpdateResult]:
         write = self.inner.update_if_match
-        return [write(each.id, each.partition_key, each.expected, each.patch) for each in updates]
+        return [write(each.id, each.partition_key, Expected.of(each.expected), each.patch) for each in updates]

@@ -309,7 +309,10 @@ class Shortened(Forwarding):
 
     def update_each(self, updates: Sequence[Update]) -> list[UpdateResult]:
         self.asked += 1
-        return [self.update_if_match(each.id, each.partition_key, each.expected, each.patch) for each in updates[:-1]]
+        return [
+            self.update_if_match(each.id, each.partition_key, Expected.of(each.expected), each.patch)
+            for each in updates[:-1]
+        ]
 
 
 def test_a_store_that_leaves_one_of_several_unanswered_is_not_taken_at_its_word() -> None:
