@@ -200,7 +200,7 @@ def _in_group(context: Context, asked: Sequence[Asked], *, clock: Clock) -> list
     tries = _tries(context, asked, clock=clock)
     now_ms = clock.now_ms()
     return [
-        _outcome(context, request, proposal, each, now_ms)
+        each[0] if proposal is None else _outcome(context, request, proposal, each, now_ms)
         for (request, proposal), each in zip(asked, tries, strict=True)
     ]
 
@@ -234,7 +234,9 @@ def _tries(context: Context, asked: Sequence[Asked], *, clock: Clock) -> list[li
     def grant(claims: Sequence[granting.Asked]) -> Sequence[Settlement | None]:
         return granting.granted(context, claims, now_ms=clock.now_ms())
 
-    errands = [[(each, job) for job in ((None,) if known is None else _jobs(known))] for each, known in asked]
+    errands: list[list[Errand]] = [
+        [(each, None)] if known is None else [(each, job) for job in _jobs(known)] for each, known in asked
+    ]
     if not side:
         return side_by_side.in_turn(act, grant, errands)
     ordered = any(type(request) is Claim for request, _ in asked) and claiming.limited(context)
@@ -244,15 +246,12 @@ def _tries(context: Context, asked: Sequence[Asked], *, clock: Clock) -> list[li
 def _outcome(
     context: Context,
     request: Request,
-    proposal: Proposal | Settlement | None,
+    proposal: Proposal | Settlement,
     tries: Sequence[Settlement],
     now_ms: int,
 ) -> Settlement | None:
-    """What a request comes to by what was tried for it."""
+    """What a request comes to for which there was something to propose, or to refuse, by what was tried for it."""
     match proposal:
-        case None:
-            [only] = tries
-            return only
         case Settlement():
             return proposal
         case Candidate() | Remembered():

@@ -10,6 +10,7 @@ from typing import TypeAlias
 import structlog
 
 from broker import claiming, repository, transitions
+from broker.controls import Controls
 from broker.documents import Job
 from broker.failures import trace
 from broker.limits import Limits, applying
@@ -43,11 +44,12 @@ def granted(context: Context, claims: Sequence[Asked], *, now_ms: int) -> list[S
 
 def _granted(context: Context, claims: Sequence[Asked], now_ms: int) -> list[Settlement | None]:
     settled: list[Settlement | None] = [None] * len(claims)
-    limits = context.heeded().limits()
+    controls = context.heeded()
+    limits = controls.limits()
     judged = [
         (position, *found)
         for position, asked in enumerate(claims)
-        if (found := _simply_granted(context, limits, asked, now_ms)) is not None
+        if (found := _simply_granted(context, controls, limits, asked, now_ms)) is not None
     ]
     written_ms = now_ms if context.clock is None else context.clock.now_ms()  # the store may have been slow (I7)
     judged = [each for each in judged if not each[1].late(written_ms)]
@@ -62,7 +64,9 @@ def _granted(context: Context, claims: Sequence[Asked], now_ms: int) -> list[Set
     return settled
 
 
-def _simply_granted(context: Context, limits: Limits, asked: Asked, now_ms: int) -> tuple[Claimant, Job, Write] | None:
+def _simply_granted(
+    context: Context, controls: Controls, limits: Limits, asked: Asked, now_ms: int
+) -> tuple[Claimant, Job, Write] | None:
     """Who asks, the job that was asked for, and its grant, if one write is all that this takes."""
     claim, candidate = asked
     body = claim.body
@@ -73,11 +77,15 @@ def _simply_granted(context: Context, limits: Limits, asked: Asked, now_ms: int)
         return None
     try:
         job = _free(context, job_id)
-        if job is None or (who := claimant(context, claim)).late(now_ms):
+        if job is None:
             return None
-        if limits and applying(limits, job, who.factory_id):
+        factory_id = claim.factory_id
+        if limits and applying(limits, job, factory_id):
             return None
-        around = context.heeded().around(job.queue, who.factory_id)
+        around = controls.around(job.queue, factory_id)
+        who = claimant(context, claim, body, factory_id, body.offers or around.factory.offers)
+        if who.late(now_ms):
+            return None
         decision = transitions.claim(job, who, now_ms=now_ms, rules=context.rules, around=around)
     except DatastoreError:
         return None

@@ -6,7 +6,7 @@ from typing import Any
 from msgspec import field
 
 from broker.answers import Answer, Reason, Word
-from broker.controls import UNCONTROLLED, UNREGISTERED, FactoryRecord, QueueControl
+from broker.controls import UNCONTROLLED, UNREGISTERED, FactoryRecord, Pause, QueueControl
 from broker.documents import BLOCKED, TERMINAL, Job, RunEnd, State
 from broker.matching import unmet
 from datastore.value import Value
@@ -64,8 +64,8 @@ def obstacles(it: Situation) -> list[Obstacle]:
         standing.append(Obstacle(Reason.BLOCKED, {"depends_on": list(job.depends_on), **parents}))
     if job.not_before_ms is not None and it.now_ms < job.not_before_ms:
         standing.append(Obstacle(Reason.SCHEDULED, {"until_ms": job.not_before_ms}))
-    if (pause := paused(job.queue, it.queue)) is not None:
-        standing.append(Obstacle(Reason.PAUSED, pause))
+    if it.queue.pause is not None:
+        standing.append(Obstacle(Reason.PAUSED, paused(job.queue, it.queue.pause)))
     kept = job.reserved
     if kept is not None and it.now_ms < kept.until_ms and it.claimant != kept.factory_id:
         detail = {"factory": kept.factory_id, "by": kept.by, "until_ms": kept.until_ms}
@@ -92,10 +92,9 @@ def _ending(end: RunEnd) -> dict[str, Any]:
     }
 
 
-def paused(queue: str, control: QueueControl) -> Mapping[str, Any] | None:
-    """The details of a pause, or None."""
-    pause = control.pause
-    return None if pause is None else {"queue": queue, "why": pause.reason, "since_ms": pause.since_ms}
+def paused(queue: str, pause: Pause) -> Mapping[str, Any]:
+    """The details of a pause."""
+    return {"queue": queue, "why": pause.reason, "since_ms": pause.since_ms}
 
 
 def told(standing: Sequence[Obstacle]) -> dict[str, Any]:

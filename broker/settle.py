@@ -6,7 +6,6 @@ from typing import Any, TypeAlias
 import structlog
 
 from broker import (
-    claim_next,
     coordinator,
     explain,
     factories,
@@ -26,6 +25,7 @@ from broker.messages import (
     Cancel,
     ChangeSchedule,
     Claim,
+    ClaimBody,
     Complete,
     DrainFactory,
     Explain,
@@ -101,7 +101,9 @@ def looked_at(request: Request, candidates: Sequence[str]) -> list[DocumentName]
     """The documents that settling it reads in any case: jobs, and where they may be granted what was submitted."""
     if type(request) is Claim:
         job_id = request.body.job_id
-        named = filter(is_job_id, candidates) if job_id is None else (job_id,)
+        if job_id is not None:
+            return [(job_id, job_id), (spec_id(job_id), job_id)]
+        named = filter(is_job_id, candidates)
         return [name for job_id in named for name in ((job_id, job_id), (spec_id(job_id), job_id))]
     if type(request) is RenewMany:
         return [(lease.job_id, lease.job_id) for lease in request.body.leases]
@@ -139,18 +141,17 @@ def failure(error: DatastoreError) -> Answer:
             return Answer(Word.OUTCOME_UNKNOWN, Reason.STORE)
 
 
-def claimant(context: Context, request: Claim) -> Claimant:
-    """Who asks, with a fresh token to hand out if it wins."""
+def claimant(context: Context, request: Claim, body: ClaimBody, factory_id: str, offers: tuple[str, ...]) -> Claimant:
+    """Who asks, with a fresh token to hand out if it wins. `body` and `factory_id` are those of the request."""
     # Each is asked for once: an attribute of a pydantic model takes ten times as long as another's.
-    body, factory_id = request.body, request.factory_id
     return Claimant(
         factory_id=factory_id,
         incarnation=request.incarnation,
         request_id=request.request_id,
         token=context.entropy.token(),
         instance=request.instance,
-        waited=claim_next.waited(body),
-        offers=registration.offers(context.heeded(), factory_id, body.offers),
+        waited=body.wait_until_ms is not None,
+        offers=offers,
         ttl_ms=body.ttl_ms,
         deadline_ms=request.deadline_ms,
     )
@@ -168,8 +169,10 @@ def _claim(context: Context, request: Claim, now_ms: int, job_id: str | None = N
         return Settlement(Answer(Word.NONE_AVAILABLE))
     if job_id is not None and not is_job_id(job_id):  # out of the index, where somebody else has written it
         return Settlement(Answer(Word.NOT_FOUND, body={"job_id": job_id}))
-    who = claimant(context, request)
-    return coordinator.try_claim_job(context, wanted, who, now_ms=now_ms, etag=request.body.expected_etag)
+    body, factory_id = request.body, request.factory_id
+    offers = registration.offers(context.heeded(), factory_id, body.offers)
+    who = claimant(context, request, body, factory_id, offers)
+    return coordinator.try_claim_job(context, wanted, who, now_ms=now_ms, etag=body.expected_etag)
 
 
 def _renew(context: Context, request: Renew, now_ms: int) -> Settlement:

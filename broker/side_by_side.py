@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain, count
+from itertools import count
 from typing import TypeAlias, TypeVar
 
 from broker import submission
@@ -63,12 +63,18 @@ def in_turn(
     found: dict[int, Found] = {}
     row = [errand for some in errands for errand in some]
     for lanes in _stretches(row):
-        first = [(lane[0], (claim, job)) for lane in lanes for claim, job in (row[lane[0]],) if type(claim) is Claim]
-        granted = grant([claim for _, claim in first]) if first else ()
-        found |= {position: each for (position, _), each in zip(first, granted, strict=True) if each is not None}
-        for position in sorted(chain.from_iterable(lanes)):
-            if position not in found:
-                found[position] = act(row[position])
+        first: list[int] = []
+        claims: list[tuple[Claim, str | None]] = []
+        for lane in lanes:
+            position = lane[0]
+            request, job_id = row[position]
+            if type(request) is Claim:
+                first.append(position)
+                claims.append((request, job_id))
+        granted = grant(claims) if claims else ()
+        found |= {position: each for position, each in zip(first, granted, strict=True) if each is not None}
+        for position in sorted([position for lane in lanes for position in lane if position not in found]):
+            found[position] = act(row[position])
     return _in_places(found, errands)
 
 

@@ -23,8 +23,8 @@ def turned_away(context: Context, claim: Claim, *, now_ms: int) -> Settlement | 
     if away := factory_turned_away(registration.known(controls, claim.factory_id), claim.incarnation, now_ms=now_ms):
         return Settlement(away)
     queue = claim.body.queue
-    if (pause := paused(queue, controls.queue(queue))) is not None:
-        return _refused(Obstacle(Reason.PAUSED, pause), now_ms)
+    if (pause := controls.queue(queue).pause) is not None:
+        return _refused(Obstacle(Reason.PAUSED, paused(queue, pause)), now_ms)
     limits = controls.limits()
     for name in (queue_limit(queue), factory_limit(claim.factory_id)) if limits else ():
         met = _at(context, controls, name, now_ms) if name in limits else None

@@ -44,7 +44,8 @@ def claim(job: Job, who: Claimant, *, now_ms: int, rules: Rules, around: Surroun
     lease = job.lease
     if lease is not None and _same_request(lease, who):
         return Replay(granted(job, lease, now_ms=now_ms, word=Word.REPLAYED))
-    if job.claimed_before(who.request_id, who.factory_id):
+    # Neither is there of a job that is claimed for the first time.
+    if (job.last_end or job.recent_requests) and job.claimed_before(who.request_id, who.factory_id):
         return Refuse(Answer(Word.REQUEST_EXPIRED, Reason.LEASE_OVER, held_by(job, now_ms)))
     if lease is not None and not expired(lease, now_ms=now_ms, rules=rules):
         return Refuse(Answer(Word.CONFLICT, Reason.HELD, held_by(job, now_ms)))
