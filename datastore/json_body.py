@@ -18,7 +18,11 @@ Kind = TypeVar("Kind")
 UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """What msgspec raises for a text that none of ours has written: no JSON, no UTF-8, of another form, nested too deep."""
 
-_fields = msgspec.json.Decoder(dict[str, Raw]).decode
+UNPARSED: Final = (TypeError, ValueError, RecursionError, msgspec.DecodeError)
+"""What `parsed` raises for a text that is no JSON object."""
+
+parsed: Final = msgspec.json.Decoder(dict[str, Raw]).decode
+"""The fields of a stored text, each still text."""
 _encode = msgspec.json.Encoder().encode
 
 
@@ -27,20 +31,10 @@ class JsonBody(Mapping[str, JsonValue]):
 
     __slots__ = ("_raw", "text")
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, fields: dict[str, Raw] | None = None) -> None:
+        """`fields`: what `parsed` makes of the text; None: it is our own, and parsed when it is first asked for one."""
         self.text = text
-        self._raw: dict[str, Raw] | None = None
-
-    @classmethod
-    def checked(cls, text: str) -> "JsonBody":
-        """A body that somebody else has written.
-
-        Raises:
-          msgspec.DecodeError, TypeError: that is no JSON object.
-        """
-        body = cls(text)
-        body._raw = _fields(text)
-        return body
+        self._raw = fields
 
     def patched(self, fields: Mapping[str, Any], removed: tuple[str, ...]) -> dict[str, Any]:
         """What it holds with `fields` set (frozen ones) and `removed` gone, to be encoded: what stays is text."""
@@ -63,7 +57,7 @@ class JsonBody(Mapping[str, JsonValue]):
 
     def _top(self) -> dict[str, Raw]:
         if self._raw is None:
-            self._raw = _fields(self.text)
+            self._raw = parsed(self.text)
         return self._raw
 
 

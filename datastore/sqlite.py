@@ -5,9 +5,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any, Final, TypeVar
-
-import msgspec
+from typing import Any, Final
 
 from datastore.cursor import decode_cursor, encode_cursor
 from datastore.errors import Corrupt, Rejected
@@ -31,14 +29,12 @@ from datastore.interface import (
     UpdateResult,
     nothing_ahead,
 )
-from datastore.json_body import JsonBody, encode
+from datastore.json_body import UNPARSED, JsonBody, encode, parsed
 from datastore.matching import check_query, matches
 from datastore.sqlite_fields import Writing
 from datastore.sqlite_file import fetch, is_no_json, prepare
 from datastore.sqlite_query import page_query
 from datastore.sqlite_session import Batch, Session
-
-Written = TypeVar("Written")
 
 TIMEOUT_MS: Final = 5_000
 """How long a write waits for other writers before it is `Unavailable`; a batch takes a few milliseconds."""
@@ -98,7 +94,7 @@ class SqliteDatastore:
         """See `Datastore.read`. Inside a batch it sees the batch's own writes."""
         batch = self._session.own_batch()
         if batch is not None:
-            document = self._load(batch, partition_key, id)
+            document = batch.documents.get((partition_key, id)) or self._load(batch, partition_key, id)
             return NotFound() if document is None else Ok(document)
         rows = self._select(_SELECT, (partition_key, id))
         return Ok(self._parse(partition_key, id, *rows[0])) if rows else NotFound()
@@ -176,7 +172,7 @@ class SqliteDatastore:
         current = batch.documents.get((partition_key, id))
         if current is not None:
             return Conflict(current)
-        text = _as_json(encode, frozen)
+        text = _as_text(frozen)
         document = Document(id, partition_key, 1, Etag(self._etag_source()), frozen)
         row = (partition_key, id, 1, document.etag, text, *self._writing.values(frozen))
         if batch.insert(self._writing.insert, row):
@@ -213,7 +209,7 @@ class SqliteDatastore:
         written: dict[tuple[str, str], Document] = {}
         for update, (fields, removed) in zip(updates, patches, strict=True):
             key = (update.partition_key, update.id)
-            current = written.get(key) or self._load(batch, *key)
+            current = written.get(key) or batch.documents.get(key) or self._load(batch, *key)
             if current is None:
                 results.append(NotFound())
             elif update.expected is not current and not update.expected.matches(current):
@@ -230,9 +226,9 @@ class SqliteDatastore:
         self, current: Document, fields: Mapping[str, Any], removed: tuple[str, ...]
     ) -> tuple[Document, Sequence[Any]]:
         """The version that follows on `current`, and what writes it."""
-        stored = current.body if type(current.body) is JsonBody else JsonBody(_as_json(encode, current.body))
+        stored = current.body if type(current.body) is JsonBody else JsonBody(_as_text(current.body))
         whole = stored.patched(fields, removed)
-        text = _as_json(encode, whole)
+        text = _as_text(whole)
         rev, etag = current.rev + 1, Etag(self._etag_source())
         row = (rev, etag, text, current.partition_key, current.id, current.etag, *self._writing.values(whole))
         return Document(current.id, current.partition_key, rev, etag, JsonBody(text)), row
@@ -259,12 +255,13 @@ class SqliteDatastore:
         rows = batch.select(_SELECT_AHEAD, (text,))
         if "\\" not in text:  # some escapes SQLite's JSON reads otherwise: what it does not find may be there
             batch.documents.update(dict.fromkeys(zip(named.values(), named, strict=True)))
-        for partition_key, id, rev, etag, body in rows:
-            key = partition_key, id
+        for partition_key, id, rev, etag, text in rows:
             try:
-                batch.documents[key] = self._parse(partition_key, id, rev, etag, body)
-            except Corrupt:  # which is raised when it is read
-                batch.documents.pop(key, None)
+                document = Document(id, partition_key, rev, Etag(etag), JsonBody(text, parsed(text)))
+            except UNPARSED:  # which is told when it is read
+                batch.documents.pop((partition_key, id), None)
+            else:
+                batch.documents[partition_key, id] = document
 
     def _search(self, filter: Filter, limit: int, after: tuple[str, str] | None) -> list[Any]:
         try:
@@ -284,8 +281,8 @@ class SqliteDatastore:
 
     def _parse(self, partition_key: str, id: str, rev: int, etag: str, text: str) -> Document:
         try:
-            body = JsonBody.checked(text)
-        except (TypeError, ValueError, RecursionError, msgspec.DecodeError) as error:
+            body = JsonBody(text, parsed(text))
+        except UNPARSED as error:
             raise self._unreadable(partition_key, id, str(error)) from error
         return Document(id, partition_key, rev, Etag(etag), body)
 
@@ -293,8 +290,8 @@ class SqliteDatastore:
         return Corrupt(f"{self._path}: document {id!r} of {partition_key!r} does not parse ({reason}); left as it is")
 
 
-def _as_json(write: Callable[..., Written], *parts: Any) -> Written:
+def _as_text(body: Mapping[str, Any]) -> str:
     try:
-        return write(*parts)
+        return encode(body)
     except (ValueError, OverflowError) as error:  # an integer with more digits than Python writes
         raise Rejected(f"the body can't be written as JSON: {error}") from error
