@@ -7,6 +7,7 @@ from pathlib import Path
 from threading import Barrier
 
 import pytest
+from msgspec import structs
 
 from datastore import Conflict, Datastore, Document, Expected, NotFound, Ok, Rejected, connect
 from datastore.contract import CHECKS, Check
@@ -66,6 +67,18 @@ def test_each_stands_for_itself_and_is_answered_in_its_place(store: Datastore) -
     ]
     found = store.find({"state": "ours"}).documents
     assert [document.id for document in found] == ["a"], "what was written is found by what it is now"
+
+
+def test_a_document_stands_for_its_own_version_and_for_no_other(store: Datastore) -> None:
+    job, other = put(store, "a", "b")
+    equal = structs.replace(job, body={})
+    for wrong in (structs.replace(job, rev=2), structs.replace(job, etag=other.etag), other):
+        assert each_of(store, Update("a", "a", wrong, {"n": 1})) == [Conflict(job)]
+    [written] = each_of(store, Update("a", "a", equal, {"n": 2}))
+    assert written == Ok(stored(store, "a"))
+    first, second = each_of(store, *[Update("b", "b", stored(store, "b"), {"by": n}) for n in (1, 2)])
+    assert (first, second) == (Ok(stored(store, "b")), Conflict(stored(store, "b")))
+    assert each_of(store, Update("a", "a", job, {"n": 3})) == [Conflict(stored(store, "a"))]
 
 
 def test_of_two_of_one_document_the_second_comes_too_late(store: Datastore) -> None:
