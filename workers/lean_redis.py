@@ -98,12 +98,8 @@ class Line:
         self.flush()
         while wanted.replies is None and wanted.failure is None:
             first = self._unread[0]
-            first.replies = self._carry(partial(self._read, first.count))
+            first.replies = self._carry(partial(next_replies, self._connection, first.count))
             self._unread.popleft()
-
-    def _read(self, count: int) -> list[Any]:
-        read = self._connection._parser.read_response  # its own read_response parses no better
-        return [read(disable_decoding=True) for _ in range(count)]
 
     def _opened(self) -> Any:
         if self._connection is None:
@@ -114,8 +110,7 @@ class Line:
         try:
             return act()
         except OSError as error:  # what redis-py's read_response translates
-            kind = RedisTimeoutError if isinstance(error, TimeoutError) else RedisConnectionError
-            lost = kind(f"the connection broke: {error}")
+            lost = broken(error)
             self._drop(lost)
             raise lost from error
         except BaseException as error:
@@ -218,6 +213,22 @@ def post(pipe: Pipeline) -> Callable[[bool], Any]:
         return replies[-1] if replies else None
 
     return last
+
+
+def next_replies(connection: Any, count: int) -> list[Any]:
+    """The next replies on a connection, raw; an error reply is one of them.
+
+    Raises:
+      RedisError, OSError: the connection is lost.
+    """
+    read = connection._parser.read_response  # the connection's own read_response parses no better
+    return [read(disable_decoding=True) for _ in range(count)]
+
+
+def broken(error: OSError) -> RedisError:
+    """What redis-py's read_response makes of it."""
+    kind = RedisTimeoutError if isinstance(error, TimeoutError) else RedisConnectionError
+    return kind(f"the connection broke: {error}")
 
 
 def raise_first(replies: Sequence[Any]) -> None:

@@ -3,8 +3,8 @@
 Behind it, in the same write, stands the call that takes it and others: what arrives is in hand with one answer.
 """
 
-import selectors
-from collections.abc import Sequence
+import select
+from collections.abc import Container, Sequence
 from typing import Any, NamedTuple, cast
 
 from redis import Redis
@@ -14,13 +14,15 @@ from redis.exceptions import TimeoutError as NoAnswer
 from broker.clock import monotonic_ms
 from broker.scripts import Argument
 from workers.inflight import WOKEN, arrivals_key
-from workers.lean_redis import packed
+from workers.lean_redis import broken, next_replies, packed
 from workers.taking import TAKE, Hand, Taker, sources
 
 BLOCK_S = 5
 """How long the server blocks one BLMOVE."""
 SILENT_MS = 8_000
 """A BLMOVE that is not answered for this long stands on a dead connection."""
+LOOKS = 8
+"""Looks for such a one in that time: each costs a lone request more than to see what has arrived."""
 
 
 class _Wait(NamedTuple):
@@ -43,9 +45,13 @@ class _Waiter:
         self.armed = False
         self.armed_ms = 0
         self.client_id = 0
+        self.file = -1
+        """Of its socket."""
 
     def open(self) -> None:
         self.connection.connect()
+        # redis-py offers no other way to wait on several connections; can_read() waits on one.
+        self.file = self.connection._sock.fileno()
         self.connection.send_command("CLIENT", "ID")
         self.client_id = int(cast(int, self.connection.read_response()))
 
@@ -57,19 +63,19 @@ class _Waiter:
     def collect(self, redis: Redis) -> Hand:
         """What was taken."""
         self.armed = False
-        self.connection.read_response(disable_decoding=True)  # what was moved comes again, with the rest
-        wait, *others = self._waits
         try:
-            reply = self.connection.read_response(disable_decoding=True)
-        except NoScriptError:
+            moved, reply = next_replies(self.connection, 2)
+        except OSError as error:
+            raise broken(error) from error
+        if isinstance(moved, Exception):  # else it comes again, with the rest
+            raise moved
+        wait, *others = self._waits
+        if isinstance(reply, NoScriptError):
             reply = TAKE.run(redis, wait.keys, wait.arguments)
+        elif isinstance(reply, Exception):
+            raise reply
         self._waits = [*others, wait]
         return self._taker.hand(reply, wait.slot, asked_ms=self.armed_ms)
-
-    @property
-    def socket(self) -> Any:
-        # redis-py offers no other way to wait on several connections; can_read() waits on one.
-        return self.connection._sock
 
 
 class Waiters:
@@ -81,10 +87,12 @@ class Waiters:
 
     def __init__(self, redis: Redis, worker: str, queues: Sequence[str], *, at_most: int) -> None:
         self._redis = redis
-        self._selector = selectors.DefaultSelector()
+        self._poll = select.poll()
         self._waiters: list[_Waiter] = []
         self._idle: list[_Waiter] = []
         """Those that do not wait at present."""
+        self._look_ms = 0
+        """When to look for silent ones next."""
         taker = Taker(redis, worker, queues)
         try:
             for (wire, source), slots in zip(sources(queues), WOKEN, strict=False):
@@ -97,7 +105,7 @@ class Waiters:
                 waiter = _Waiter(redis.connection_pool.get_connection(), taker, waits)
                 self._waiters.append(waiter)
                 waiter.open()
-                self._selector.register(waiter.socket, selectors.EVENT_READ, waiter)
+                self._poll.register(waiter.file, select.POLLIN)
                 self._idle.append(waiter)
         except RedisError:
             self.close()
@@ -113,11 +121,12 @@ class Waiters:
         """What arrived, by priority; up to a batch for each list. Empty after `timeout_s`."""
         if timeout_s > 0:
             self.arm()
-        ready = {key.data for key, _ in self._selector.select(timeout_s)}
-        silent_ms = monotonic_ms() - SILENT_MS
-        if any(waiter.armed and waiter.armed_ms < silent_ms and waiter not in ready for waiter in self._waiters):
-            raise NoAnswer(f"a blocked wait was not answered for {SILENT_MS} ms")
-        return self._collected([waiter for waiter in self._waiters if waiter in ready and waiter.armed])
+        ready = {file for file, _ in self._poll.poll(timeout_s * 1_000)}
+        now_ms = monotonic_ms()
+        if now_ms >= self._look_ms:
+            self._look_ms = now_ms + SILENT_MS // LOOKS
+            self._look_for_silent(ready, now_ms - SILENT_MS)
+        return self._collected([waiter for waiter in self._waiters if waiter.file in ready and waiter.armed])
 
     def stop(self) -> list[Hand]:
         """End every wait, so that nothing more is taken; what was taken meanwhile."""
@@ -126,13 +135,16 @@ class Waiters:
             self._redis.client_unblock(waiter.client_id)
         return self._collected(armed)
 
+    def _look_for_silent(self, ready: Container[int], silent_ms: int) -> None:
+        if any(waiter.armed and waiter.armed_ms < silent_ms and waiter.file not in ready for waiter in self._waiters):
+            raise NoAnswer(f"a blocked wait was not answered for {SILENT_MS} ms")
+
     def _collected(self, waiters: Sequence[_Waiter]) -> list[Hand]:
         self._idle += waiters
         return [waiter.collect(self._redis) for waiter in waiters]
 
     def close(self) -> None:
         """Give the connections up. Harmless twice."""
-        self._selector.close()
         for waiter in self._waiters:
             waiter.connection.disconnect()
             self._redis.connection_pool.release(waiter.connection)
