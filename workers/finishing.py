@@ -2,7 +2,7 @@
 
 import json
 from base64 import b64encode
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import msgspec
@@ -15,7 +15,7 @@ from broker.answers import Answer, wire
 from broker.batch import Settled
 from broker.families import Descent
 from broker.parsing import Malformed, without_tokens
-from broker.queues import Wire, rq_job_key
+from broker.queues import rq_job_key
 from broker.settlement import Context
 from datastore.json_body import UNREADABLE
 from datastore.value import Value
@@ -83,8 +83,7 @@ def post_end(
         for each in refused:
             bury(pipe, each, now_ms=now_ms)
         entries = [(entry, result.answer) for entry, result in settled] + [(each.entry, None) for each in refused]
-        _end_rq_jobs(pipe, worker, entries)
-        _tidy(pipe, worker, {(entry.wire, entry.slot) for entry, _ in entries})
+        _end_entries(pipe, worker, entries)
         families.ask(pipe, parents)
         last = post(pipe)
 
@@ -144,14 +143,17 @@ def _letter(text: bytes) -> dict[str, Any]:
     return msgspec.structs.asdict(letter)
 
 
-def _tidy(pipe: Pipeline, worker: str, lists: Set[tuple[Wire, int]]) -> None:
-    """Add the command that ends these lists of the slots of this batch: its entries are all that stands in them."""
-    if lists:
-        pipe.delete(*(slot_key(worker, wire, slot) for wire, slot in sorted(lists)))
+def _end_entries(pipe: Pipeline, worker: str, settled: Sequence[tuple[Entry, Answer | None]]) -> None:
+    """Add the command that ends the rq jobs of this batch, and its slots: its entries are all that stands in them."""
+    gone = _ended_rq_jobs(pipe, worker, settled)
+    filled = {(entry.wire, entry.slot) for entry, _ in settled}
+    gone += [slot_key(worker, wire, slot) for wire, slot in sorted(filled)]
+    if gone:
+        pipe.execute_command("DEL", *gone)  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
 
 
-def _end_rq_jobs(pipe: Pipeline, worker: str, settled: Sequence[tuple[Entry, Answer | None]]) -> None:
-    """Add the commands that end the rq jobs: gone, or with a result where a plain rq client wants one."""
+def _ended_rq_jobs(pipe: Pipeline, worker: str, settled: Sequence[tuple[Entry, Answer | None]]) -> list[str]:
+    """The keys of the rq jobs that are to go; of the others, which a plain rq client wants, adds what ends them."""
     gone: list[str] = []
     for entry, answer in settled:
         if entry.wire == "intake":
@@ -167,5 +169,4 @@ def _end_rq_jobs(pipe: Pipeline, worker: str, settled: Sequence[tuple[Entry, Ans
         if entry.result_ttl_s > 0:
             pipe.expire(f"rq:results:{rq_job}", entry.result_ttl_s)
             pipe.expire(rq_job_key(rq_job), entry.result_ttl_s)
-    if gone:
-        pipe.delete(*gone)
+    return gone

@@ -165,6 +165,10 @@ class LeanPipeline(Pipeline):
         self.command_stack.append((args, options))
         return self
 
+    def reset(self) -> None:  # type: ignore[override]  # redis-py's own has this type, too
+        """See redis-py: forget the commands. Nothing is watched, and no connection is held."""
+        self.command_stack = []
+
     def execute(self, raise_on_error: bool = True) -> list[Any]:
         """See redis-py: every command's reply, or with `raise_on_error` the first error."""
         if not self.command_stack:
