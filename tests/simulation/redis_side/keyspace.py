@@ -2,6 +2,7 @@
 
 import pickle
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Any, TypeAlias, TypeVar
 
 from redis.exceptions import ResponseError
@@ -19,7 +20,11 @@ class Sorted(dict[bytes, float]):
 
     def ordered(self) -> list[tuple[bytes, float]]:
         """By score, then by member."""
-        return sorted(self.items(), key=lambda item: (item[1], item[0]))
+        return sorted(self.items(), key=rank)
+
+
+rank = itemgetter(1, 0)
+"""Of a member with its score: by score, then by member."""
 
 
 class Stream(list[tuple[bytes, dict[bytes, bytes]]]):
@@ -56,10 +61,12 @@ class Keyspace:
         Raises:
           ResponseError: there is one of another kind.
         """
-        value = self._values.get(key)  # mostly there is none
-        if value is not None and key in self._ends_ms:
+        value = self._values.get(key)
+        if value is None:  # as mostly
+            return None
+        if key in self._ends_ms:
             value = self.peek(key)
-        if value is not None and type(value) is not kind:
+        if type(value) is not kind and value is not None:
             raise ResponseError("WRONGTYPE Operation against a key holding the wrong kind of value")
         return value
 

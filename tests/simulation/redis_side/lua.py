@@ -11,11 +11,14 @@ from redis.exceptions import ResponseError
 from tests.simulation.redis_side.keyspace import Status
 from tests.simulation.redis_side.sorted_commands import Scored
 
-Call: TypeAlias = Callable[[bytes, list[bytes]], Any]
+Call: TypeAlias = Callable[[bytes, Sequence[bytes]], Any]
 """Carries out one command, its name apart."""
 
 _AS_IT_IS = frozenset({bytes, int, bool})
 """What Lua sees as Python does."""
+_all_texts = frozenset({bytes}).issuperset
+_all_as_they_are = _AS_IT_IS.issuperset
+"""Of the types of some values: mostly there is nothing to convert, and this takes no step of Python for each."""
 _LISTED = b"function(table) return #table, unpack(table) end"
 _TABLE = b"function(...) return {...} end"
 _SCRIPT = b"""
@@ -84,6 +87,8 @@ class Lua:
         if kind is list:
             if value and type(value[0]) is Scored:
                 value = [part for pair in value for part in pair]
+            if _all_as_they_are(map(type, value)):
+                return self._table(*value)
             return self._table(*[each if type(each) in _AS_IT_IS else self._to_lua(each) for each in value])
         return as_text(value)
 
@@ -110,6 +115,8 @@ class Lua:
     def _items(self, listed: tuple[Any, ...]) -> list[Any]:
         """Those of a table, which come after how many there are, as far as the first nil."""
         items = listed[1:]
+        if _all_texts(map(type, items)):
+            return list(items)
         if None in items:
             items = items[: items.index(None)]
         return [each if type(each) is bytes else self._from_lua(each) for each in items]
@@ -134,17 +141,17 @@ class Lua:
         return value.decode() if isinstance(value, bytes) else value
 
 
-def _nobody(_name: bytes, _arguments: list[bytes]) -> Any:
+def _nobody(_name: bytes, _arguments: Sequence[bytes]) -> Any:
     raise AssertionError("only a script calls")
 
 
-def as_texts(values: Sequence[Any]) -> list[bytes]:
+def as_texts(values: Sequence[Any]) -> Sequence[bytes]:
     """Arguments as the server sees them."""
-    texts = []
-    for value in values:
-        kind = type(value)
-        texts.append(value if kind is bytes else value.encode() if kind is str else as_text(value))
-    return texts
+    if _all_texts(map(type, values)):
+        return values
+    return [
+        value.encode() if type(value) is str else value if type(value) is bytes else as_text(value) for value in values
+    ]
 
 
 def as_text(value: Any) -> bytes:

@@ -1,17 +1,17 @@
 """Commands on keys, strings, lists, hashes, sets and streams, as far as the broker uses them."""
 
 import fnmatch
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from redis.exceptions import ResponseError
 
 from tests.simulation.redis_side.keyspace import NO_TYPE, OK, TYPES, Keyspace, SetOf, Stream
 
-Command: TypeAlias = Callable[[Keyspace, list[bytes]], Any]
+Command: TypeAlias = Callable[[Keyspace, Sequence[bytes]], Any]
 
 
-def _set(keys: Keyspace, args: list[bytes]) -> Any:
+def _set(keys: Keyspace, args: Sequence[bytes]) -> Any:
     key, value, *options = args
     names = [option.upper() for option in options]
     if (b"NX" in names and keys.peek(key) is not None) or (b"XX" in names and keys.peek(key) is None):
@@ -24,62 +24,62 @@ def _set(keys: Keyspace, args: list[bytes]) -> Any:
     return OK
 
 
-def _get(keys: Keyspace, args: list[bytes]) -> Any:
+def _get(keys: Keyspace, args: Sequence[bytes]) -> Any:
     return keys.get(args[0], bytes)
 
 
-def _getdel(keys: Keyspace, args: list[bytes]) -> Any:
+def _getdel(keys: Keyspace, args: Sequence[bytes]) -> Any:
     value = keys.get(args[0], bytes)
     _del(keys, args)
     return value
 
 
-def _mget(keys: Keyspace, args: list[bytes]) -> Any:
+def _mget(keys: Keyspace, args: Sequence[bytes]) -> Any:
     return [found if type(found := keys.peek(key)) is bytes else None for key in args]
 
 
-def _del(keys: Keyspace, args: list[bytes]) -> Any:
+def _del(keys: Keyspace, args: Sequence[bytes]) -> Any:
     return sum(1 for key in args if keys.peek(key) is not None and keys.drop(key))
 
 
-def _exists(keys: Keyspace, args: list[bytes]) -> Any:
+def _exists(keys: Keyspace, args: Sequence[bytes]) -> Any:
     return sum(1 for key in args if keys.peek(key) is not None)
 
 
-def _type(keys: Keyspace, args: list[bytes]) -> Any:
+def _type(keys: Keyspace, args: Sequence[bytes]) -> Any:
     value = keys.peek(args[0])
     return NO_TYPE if value is None else TYPES[type(value)]
 
 
-def _expire(keys: Keyspace, args: list[bytes]) -> Any:
+def _expire(keys: Keyspace, args: Sequence[bytes]) -> Any:
     return int(keys.expire(args[0], int(args[1]) * 1000))
 
 
-def _pexpire(keys: Keyspace, args: list[bytes]) -> Any:
+def _pexpire(keys: Keyspace, args: Sequence[bytes]) -> Any:
     return int(keys.expire(args[0], int(args[1])))
 
 
-def _pttl(keys: Keyspace, args: list[bytes]) -> Any:
+def _pttl(keys: Keyspace, args: Sequence[bytes]) -> Any:
     return keys.left_ms(args[0])
 
 
-def _time(keys: Keyspace, _args: list[bytes]) -> Any:
+def _time(keys: Keyspace, _args: Sequence[bytes]) -> Any:
     now_ms = keys.now_ms()
     return [str(now_ms // 1000).encode(), str(now_ms % 1000 * 1000).encode()]
 
 
-def _scan(keys: Keyspace, args: list[bytes]) -> Any:
+def _scan(keys: Keyspace, args: Sequence[bytes]) -> Any:
     names = [name.upper() for name in args]
     pattern = args[names.index(b"MATCH") + 1] if b"MATCH" in names else b"*"
     return [b"0", sorted(fnmatch.filter(keys.names(), pattern))]
 
 
-def _flushall(keys: Keyspace, _args: list[bytes]) -> Any:
+def _flushall(keys: Keyspace, _args: Sequence[bytes]) -> Any:
     keys.clear()
     return OK
 
 
-def _push(keys: Keyspace, args: list[bytes], *, left: bool) -> Any:
+def _push(keys: Keyspace, args: Sequence[bytes], *, left: bool) -> Any:
     key, *values = args
     found = keys.made(key, list)
     for value in values:
@@ -87,7 +87,7 @@ def _push(keys: Keyspace, args: list[bytes], *, left: bool) -> Any:
     return len(found)
 
 
-def _lpop(keys: Keyspace, args: list[bytes]) -> Any:
+def _lpop(keys: Keyspace, args: Sequence[bytes]) -> Any:
     found = keys.get(args[0], list)
     if not found:
         return None
@@ -98,7 +98,7 @@ def _lpop(keys: Keyspace, args: list[bytes]) -> Any:
     return popped if len(args) > 1 else popped[0]
 
 
-def _lmove(keys: Keyspace, args: list[bytes]) -> Any:
+def _lmove(keys: Keyspace, args: Sequence[bytes]) -> Any:
     source, target = args[0], args[1]
     found = keys.get(source, list)
     if not found:
@@ -120,12 +120,12 @@ def span(length: int, first: bytes, last: bytes) -> slice:
     return slice(start, max(start, stop + 1))
 
 
-def _lrange(keys: Keyspace, args: list[bytes]) -> Any:
+def _lrange(keys: Keyspace, args: Sequence[bytes]) -> Any:
     found = keys.get(args[0], list) or []
     return found[span(len(found), args[1], args[2])]
 
 
-def _ltrim(keys: Keyspace, args: list[bytes]) -> Any:
+def _ltrim(keys: Keyspace, args: Sequence[bytes]) -> Any:
     found = keys.get(args[0], list)
     if found is not None:
         found[:] = found[span(len(found), args[1], args[2])]
@@ -133,7 +133,7 @@ def _ltrim(keys: Keyspace, args: list[bytes]) -> Any:
     return OK
 
 
-def _lrem(keys: Keyspace, args: list[bytes]) -> Any:
+def _lrem(keys: Keyspace, args: Sequence[bytes]) -> Any:
     key, count, value = args[0], int(args[1]), args[2]
     if count < 0:
         raise ResponseError("the simulation knows no negative count of LREM")
@@ -146,54 +146,54 @@ def _lrem(keys: Keyspace, args: list[bytes]) -> Any:
     return removed
 
 
-def _llen(keys: Keyspace, args: list[bytes]) -> Any:
+def _llen(keys: Keyspace, args: Sequence[bytes]) -> Any:
     return len(keys.get(args[0], list) or ())
 
 
-def _hset(keys: Keyspace, args: list[bytes]) -> Any:
+def _hset(keys: Keyspace, args: Sequence[bytes]) -> Any:
     found = keys.made(args[0], dict)
     before = len(found)
     found.update(zip(args[1::2], args[2::2], strict=True))
     return len(found) - before
 
 
-def _hget(keys: Keyspace, args: list[bytes]) -> Any:
+def _hget(keys: Keyspace, args: Sequence[bytes]) -> Any:
     return (keys.get(args[0], dict) or {}).get(args[1])
 
 
-def _hmget(keys: Keyspace, args: list[bytes]) -> Any:
+def _hmget(keys: Keyspace, args: Sequence[bytes]) -> Any:
     found = keys.get(args[0], dict) or {}
     return [found.get(field) for field in args[1:]]
 
 
-def _hdel(keys: Keyspace, args: list[bytes]) -> Any:
+def _hdel(keys: Keyspace, args: Sequence[bytes]) -> Any:
     found = keys.get(args[0], dict) or {}
     gone = sum(1 for field in args[1:] if found.pop(field, None) is not None)
     keys.tidy(args[0])
     return gone
 
 
-def _hlen(keys: Keyspace, args: list[bytes]) -> Any:
+def _hlen(keys: Keyspace, args: Sequence[bytes]) -> Any:
     return len(keys.get(args[0], dict) or ())
 
 
-def _hstrlen(keys: Keyspace, args: list[bytes]) -> Any:
+def _hstrlen(keys: Keyspace, args: Sequence[bytes]) -> Any:
     return len((keys.get(args[0], dict) or {}).get(args[1], b""))
 
 
-def _hscan(keys: Keyspace, args: list[bytes]) -> Any:
+def _hscan(keys: Keyspace, args: Sequence[bytes]) -> Any:
     found = keys.get(args[0], dict) or {}
     return [b"0", [part for item in found.items() for part in item]]
 
 
-def _sadd(keys: Keyspace, args: list[bytes]) -> Any:
+def _sadd(keys: Keyspace, args: Sequence[bytes]) -> Any:
     found = keys.made(args[0], SetOf)
     before = len(found)
     found.update(dict.fromkeys(args[1:]))
     return len(found) - before
 
 
-def _srem(keys: Keyspace, args: list[bytes]) -> Any:
+def _srem(keys: Keyspace, args: Sequence[bytes]) -> Any:
     found = keys.get(args[0], SetOf)
     if found is None:
         return 0
@@ -204,19 +204,19 @@ def _srem(keys: Keyspace, args: list[bytes]) -> Any:
     return len(gone)
 
 
-def _smembers(keys: Keyspace, args: list[bytes]) -> Any:
+def _smembers(keys: Keyspace, args: Sequence[bytes]) -> Any:
     return list(keys.get(args[0], SetOf) or ())
 
 
-def _scard(keys: Keyspace, args: list[bytes]) -> Any:
+def _scard(keys: Keyspace, args: Sequence[bytes]) -> Any:
     return len(keys.get(args[0], SetOf) or ())
 
 
-def _srandmember(keys: Keyspace, args: list[bytes]) -> Any:
+def _srandmember(keys: Keyspace, args: Sequence[bytes]) -> Any:
     return list(keys.get(args[0], SetOf) or ())[: int(args[1])]
 
 
-def _xadd(keys: Keyspace, args: list[bytes]) -> Any:
+def _xadd(keys: Keyspace, args: Sequence[bytes]) -> Any:
     """Trimmed exactly, whatever is said; an id is never the same twice."""
     key, rest = args[0], list(args[1:])
     most = None
@@ -233,7 +233,7 @@ def _xadd(keys: Keyspace, args: list[bytes]) -> Any:
     return id
 
 
-def _xlen(keys: Keyspace, args: list[bytes]) -> Any:
+def _xlen(keys: Keyspace, args: Sequence[bytes]) -> Any:
     return len(keys.get(args[0], Stream) or ())
 
 

@@ -11,10 +11,11 @@ from tests.simulation.redis_side import plain_commands, sorted_commands
 from tests.simulation.redis_side.keyspace import Keyspace, Status
 from tests.simulation.redis_side.lua import Lua, as_texts
 
-COMMANDS = {**plain_commands.COMMANDS, **sorted_commands.COMMANDS}
-_EVALS = frozenset({b"EVAL", b"EVALSHA"})
 _FILLS = {b"RPUSH": 0, b"LPUSH": 0, b"LMOVE": 1}
 """Commands that fill a list, and which of their arguments names it."""
+COMMANDS = {**plain_commands.COMMANDS, **sorted_commands.COMMANDS}
+_FILL_NOTHING = {name: command for name, command in COMMANDS.items() if name not in _FILLS}
+_EVALS = frozenset({b"EVAL", b"EVALSHA"})
 
 
 class Server:
@@ -33,7 +34,8 @@ class Server:
 
     def execute(self, arguments: Sequence[Any]) -> Any:
         """Carry out one command; its reply, or the error it is answered with as a ResponseError raised."""
-        name, *rest = as_texts(arguments)
+        texts = as_texts(arguments)
+        name, rest = texts[0], texts[1:]
         if self._told is not None:
             self._told(f"redis   {b' '.join([name, *(part[:400] for part in rest)]).decode('utf-8', 'replace')}")
         try:
@@ -55,20 +57,21 @@ class Server:
         self._scripts.clear()
         self._run += 1
 
-    def _one(self, name: bytes, rest: list[bytes]) -> Any:
-        command = COMMANDS.get(name)
-        if command is None:
-            return self._script(name, rest) if name in _EVALS else self._another(name, rest)
-        reply = command(self.keys, rest)
+    def _one(self, name: bytes, rest: Sequence[bytes]) -> Any:
+        command = _FILL_NOTHING.get(name)
+        if command is not None:
+            return command(self.keys, rest)
         if name in _FILLS:
+            reply = COMMANDS[name](self.keys, rest)
             self._filled.append(rest[_FILLS[name]])
             self._pushed(rest[_FILLS[name]], rest[1:])
-        return reply
+            return reply
+        return self._script(name, rest) if name in _EVALS else self._another(name, rest)
 
-    def _another(self, name: bytes, rest: list[bytes]) -> Any:
+    def _another(self, name: bytes, rest: Sequence[bytes]) -> Any:
         """A command on scripts, or one that is written another way."""
         name, *first = name.upper().split(b" ")  # as redis-py has SCRIPT LOAD
-        rest = first + rest
+        rest = [*first, *rest]
         match name:
             case _ if name in _EVALS:
                 return self._script(name, rest)
@@ -88,7 +91,7 @@ class Server:
             while waiting and self.keys.peek(key):
                 waiting.pop(0)()
 
-    def _script(self, name: bytes, rest: list[bytes]) -> Any:
+    def _script(self, name: bytes, rest: Sequence[bytes]) -> Any:
         text = rest[0]
         if name == b"EVALSHA":
             known = self._scripts.get(text)
@@ -99,7 +102,7 @@ class Server:
             self._load(text)
         return self._lua.run(text, int(rest[1]), rest[2:], self._one)
 
-    def _manage_scripts(self, rest: list[bytes]) -> Any:
+    def _manage_scripts(self, rest: Sequence[bytes]) -> Any:
         if rest[0].upper() == b"LOAD":
             return self._load(rest[1])
         if rest[0].upper() == b"EXISTS":

@@ -1,14 +1,16 @@
 """Commands on sorted sets, as far as the broker uses them. With scores, a reply is pairs of member and number."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, NamedTuple
 
 from redis.exceptions import ResponseError
 
-from tests.simulation.redis_side.keyspace import Keyspace, Sorted
+from tests.simulation.redis_side.keyspace import Keyspace, Sorted, rank
 from tests.simulation.redis_side.plain_commands import Command, span
 
 _FLAGS = frozenset({b"XX", b"NX", b"GT", b"LT", b"CH"})
+_NO_FLAGS: AbstractSet[bytes] = frozenset()
 
 
 class Scored(NamedTuple):
@@ -18,14 +20,14 @@ class Scored(NamedTuple):
     score: float
 
 
-def _zadd(keys: Keyspace, args: list[bytes]) -> Any:
-    key, rest = args[0], list(args[1:])
-    flags = set()
-    while rest[0].upper() in _FLAGS:
-        flags.add(rest.pop(0).upper())
+def _zadd(keys: Keyspace, args: Sequence[bytes]) -> Any:
+    key, first = args[0], 1
+    while args[first].upper() in _FLAGS:
+        first += 1
+    flags = {flag.upper() for flag in args[1:first]} if first > 1 else _NO_FLAGS
     found = keys.made(key, Sorted)
     added = changed = 0
-    for text, member in zip(rest[0::2], rest[1::2], strict=True):
+    for text, member in zip(args[first::2], args[first + 1 :: 2], strict=True):
         score, old = float(text), found.get(member)
         if old is None:
             if b"XX" not in flags:
@@ -40,7 +42,7 @@ def _zadd(keys: Keyspace, args: list[bytes]) -> Any:
     return added + changed if b"CH" in flags else added
 
 
-def _zrem(keys: Keyspace, args: list[bytes]) -> Any:
+def _zrem(keys: Keyspace, args: Sequence[bytes]) -> Any:
     found = keys.get(args[0], Sorted)
     if found is None:
         return 0
@@ -49,21 +51,21 @@ def _zrem(keys: Keyspace, args: list[bytes]) -> Any:
     return len(gone)
 
 
-def _zcard(keys: Keyspace, args: list[bytes]) -> Any:
+def _zcard(keys: Keyspace, args: Sequence[bytes]) -> Any:
     return len(keys.get(args[0], Sorted) or ())
 
 
-def _zscore(keys: Keyspace, args: list[bytes]) -> Any:
+def _zscore(keys: Keyspace, args: Sequence[bytes]) -> Any:
     found = keys.get(args[0], Sorted)
     return None if found is None else found.get(args[1])
 
 
-def _zmscore(keys: Keyspace, args: list[bytes]) -> Any:
+def _zmscore(keys: Keyspace, args: Sequence[bytes]) -> Any:
     found = keys.get(args[0], Sorted) or Sorted()
     return [found.get(member) for member in args[1:]]
 
 
-def _zrange(keys: Keyspace, args: list[bytes], *, backwards: bool) -> Any:
+def _zrange(keys: Keyspace, args: Sequence[bytes], *, backwards: bool) -> Any:
     for option in args[3:]:
         if option.upper() != b"WITHSCORES":
             raise ResponseError(f"the simulation knows no {option!r} of ZRANGE")
@@ -73,7 +75,7 @@ def _zrange(keys: Keyspace, args: list[bytes], *, backwards: bool) -> Any:
     return _shown(found[span(len(found), args[1], args[2])], with_scores=len(args) > 3)
 
 
-def _zrangebyscore(keys: Keyspace, args: list[bytes]) -> Any:
+def _zrangebyscore(keys: Keyspace, args: Sequence[bytes]) -> Any:
     found = _between(keys, args[0], args[1], args[2])
     names = [name.upper() for name in args[3:]]
     if b"LIMIT" in names:
@@ -83,20 +85,20 @@ def _zrangebyscore(keys: Keyspace, args: list[bytes]) -> Any:
     return _shown(found, with_scores=b"WITHSCORES" in names)
 
 
-def _zcount(keys: Keyspace, args: list[bytes]) -> Any:
+def _zcount(keys: Keyspace, args: Sequence[bytes]) -> Any:
     return len(_between(keys, *args))
 
 
-def _zremrangebyscore(keys: Keyspace, args: list[bytes]) -> Any:
+def _zremrangebyscore(keys: Keyspace, args: Sequence[bytes]) -> Any:
     return _remove(keys, args[0], _between(keys, args[0], args[1], args[2]))
 
 
-def _zremrangebyrank(keys: Keyspace, args: list[bytes]) -> Any:
+def _zremrangebyrank(keys: Keyspace, args: Sequence[bytes]) -> Any:
     found = _ordered(keys, args[0])
     return _remove(keys, args[0], found[span(len(found), args[1], args[2])])
 
 
-def _zpopmin(keys: Keyspace, args: list[bytes]) -> Any:
+def _zpopmin(keys: Keyspace, args: Sequence[bytes]) -> Any:
     found = _ordered(keys, args[0])[: int(args[1]) if len(args) > 1 else 1]
     _remove(keys, args[0], found)
     return _shown(found, with_scores=True)
@@ -110,11 +112,16 @@ def _ordered(keys: Keyspace, key: bytes) -> list[tuple[bytes, float]]:
 def _between(keys: Keyspace, key: bytes, least: bytes, most: bytes) -> list[tuple[bytes, float]]:
     low, low_open = _bound(least)
     high, high_open = _bound(most)
-    return [
-        (member, score)
-        for member, score in _ordered(keys, key)
-        if (low < score or (low == score and not low_open)) and (score < high or (score == high and not high_open))
+    among = keys.get(key, Sorted)
+    if among is None:  # as mostly
+        return []
+    found = [
+        item
+        for item in among.items()
+        if (low < item[1] or (low == item[1] and not low_open))
+        and (item[1] < high or (item[1] == high and not high_open))
     ]
+    return sorted(found, key=rank) if len(found) > 1 else found
 
 
 def _bound(text: bytes) -> tuple[float, bool]:
