@@ -83,7 +83,9 @@ class BrokerLine:
             self._process.wait(random.uniform(0.1, 20))
             if self._broken():
                 raise RedisConnectionError("simulated: the line broke in a pipeline")
-        replies += host.pipeline(commands[at:] if at else commands)
+            replies += host.pipeline(commands[at:])
+        else:
+            replies = [host.execute(command) for command in commands]
         if fault == "redis_reply_lost":
             raise RedisConnectionError("simulated: the reply was lost")
         return replies

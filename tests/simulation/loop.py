@@ -126,11 +126,13 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         if self._timeline.now_ms < self._paused_until_ms:
             self._timeline.after(self._paused_until_ms - self._timeline.now_ms, self._turn)
             return
-        now = self.time()
-        while self._timers and self._timers[0][0] <= now:
-            _, _, handle = heappop(self._timers)
-            if not handle.cancelled():
-                self._ready.append(handle)
+        timers = self._timers
+        if timers:
+            now = self.time()
+            while timers and timers[0][0] <= now:
+                handle = heappop(timers)[2]
+                if not handle._cancelled:
+                    self._ready.append(handle)
         if self._ready:
             self._run_ready()
         else:  # it ran with an earlier turn, or its timer was cancelled
@@ -140,9 +142,10 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         self._turn_due = False
         asyncio._set_running_loop(self)
         try:
-            while self._ready:
-                handle = self._ready.popleft()
-                if not handle.cancelled():
+            ready = self._ready
+            while ready:
+                handle = ready.popleft()
+                if not handle._cancelled:
                     handle._run()
         finally:
             asyncio._set_running_loop(None)

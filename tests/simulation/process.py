@@ -48,9 +48,9 @@ class Process:
         """Let `ms` milliseconds pass, or less where `wake` is called. Called by the code that runs in this process."""
         if not self.alive:
             raise Crashed  # it only unwinds
-        assert self._hub is not None, "only a started process waits"
         self._waits = waits = self._waits + 1
-        if not self._timeline.slept(ms, partial(self._resume, waits)):
+        if not self._timeline.slept(ms, self._resume, waits):
+            assert self._hub is not None, "only a started process waits"
             self._hub.switch()
 
     def wake(self) -> None:

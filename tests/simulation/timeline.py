@@ -1,6 +1,7 @@
 """Simulated time: what happens next, in an order that the seed decides."""
 
 from collections.abc import Callable
+from functools import partial
 from heapq import heappop, heappush
 from random import Random
 from typing import TypeAlias
@@ -33,15 +34,17 @@ class Timeline:
         self._added += 1
         heappush(self._queue, (self.now_ms + ms, self._draw(), self._added, action))
 
-    def slept(self, ms: float, wake: Action) -> bool:
-        """Let `ms` pass for whoever's turn it is. False: others come first, or it is the end; `wake` it is then."""
+    def slept(self, ms: float, wake: Callable[[int], None], number: int) -> bool:
+        """Let `ms` pass for whoever's turn it is.
+
+        False: others come first, or it is the end; then `wake` is called with `number`.
+        """
         self._added += 1
-        entry = (self.now_ms + ms, self._draw(), self._added, wake)
-        queue = self._queue
-        if entry[0] > self._until_ms or (queue and queue[0] < entry) or self._done():
-            heappush(queue, entry)
+        at_ms, order, queue = self.now_ms + ms, self._draw(), self._queue
+        if at_ms > self._until_ms or (queue and queue[0] < (at_ms, order)) or self._done():
+            heappush(queue, (at_ms, order, self._added, partial(wake, number)))
             return False
-        self.now_ms = entry[0]
+        self.now_ms = at_ms
         self.steps += 1
         return True
 
