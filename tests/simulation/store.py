@@ -45,6 +45,8 @@ class TrueStore(Forwarding):
         self._seen = seen
         self._versions: dict[tuple[str, str], list[Document]] = {}
         self._kinds: dict[object, dict[tuple[str, str], Document]] = {}
+        self._states: dict[tuple[object, object], dict[tuple[str, str], Document]] = {}
+        """Those of a kind that are in a state: mostly none."""
 
     def create(self, id: str, partition_key: str, body: Body) -> CreateResult:
         result = self.inner.create(id, partition_key, body)
@@ -66,9 +68,8 @@ class TrueStore(Forwarding):
         kind = "run" if "open" in filter else filter.get("kind", "job" if "state" in filter else None)
         if kind is None or cursor is not None:
             return super().find(filter, limit, cursor)
-        documents, state = self._kinds.get(kind, {}), filter.get("state")
-        if isinstance(state, str):  # which mostly no document is in: then nothing else is asked
-            documents = {key: document for key, document in documents.items() if document.body.get("state") == state}
+        state = filter.get("state")
+        documents = self._states.get((kind, state)) if isinstance(state, str) else self._kinds.get(kind)
         if not documents:
             return _NOTHING
         met = matcher(filter)
@@ -87,8 +88,12 @@ class TrueStore(Forwarding):
 
     def _wrote(self, after: Document) -> None:
         key = (after.partition_key, after.id)
-        self._kinds.setdefault(after.body.get("kind"), {})[key] = after
+        kind, state = after.body.get("kind"), after.body.get("state")
+        self._kinds.setdefault(kind, {})[key] = after
         versions = self._versions.setdefault(key, [])
+        if versions:
+            self._states[kind, versions[-1].body.get("state")].pop(key)
+        self._states.setdefault((kind, state), {})[key] = after
         versions.append(after)
         del versions[:-VERSIONS_KEPT]
         self._seen(after)
