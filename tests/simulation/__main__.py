@@ -10,7 +10,8 @@ from concurrent.futures import ProcessPoolExecutor
 
 from tests.simulation.run import Summary, run, trace
 
-CHUNK = 20
+CHUNK = 5
+"""Few, so that every process has something to do until the end."""
 SAY_EVERY_S = 20
 INTERRUPTED = 130
 

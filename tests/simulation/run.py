@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 
 import structlog
 
@@ -62,7 +63,7 @@ def run(
     seeds: Iterable[int], *, twin: Twin = sound, until: Callable[[Sequence[str]], bool] = lambda _wrong: False
 ) -> Summary:
     """One world for each seed, or only as many as it takes to find one in which what is wrong is as `until` says."""
-    summary, lua, timing = Summary(), Lua(), Timing.short()
+    summary, lua, timing = Summary(), _lua(), _timing()
     with _undisturbed():
         for seed in seeds:
             found = _judged(World(seed, lua=lua, timing=timing, twin=twin), seed)
@@ -71,6 +72,17 @@ def run(
             if until(found.wrong.get(seed, ())):
                 break
     return summary
+
+
+@cache
+def _lua() -> Lua:
+    """With the scripts that it has compiled, for all worlds of this process."""
+    return Lua()
+
+
+@cache
+def _timing() -> Timing:
+    return Timing.short()
 
 
 def _judged(world: World, seed: int) -> Summary:
