@@ -21,6 +21,11 @@ _all_as_they_are = _AS_IT_IS.issuperset
 """Of the types of some values: mostly there is nothing to convert, and this takes no step of Python for each."""
 _LISTED = b"function(table) return #table, unpack(table) end"
 _TABLE = b"function(...) return {...} end"
+_RECORD = b"""function(...)
+  local record, parts = {}, {...}
+  for i = 1, select('#', ...), 2 do record[parts[i]] = parts[i + 1] end
+  return record
+end"""
 _SCRIPT = b"""
 local function script(KEYS, ARGV)
 %s
@@ -45,6 +50,7 @@ class Lua:
         self._listed = self._runtime.eval(_LISTED)
         self._table = self._runtime.eval(_TABLE)
         """Of what stands in a list. Its own `table_from` asks first what kind of collection each one is."""
+        self._record = self._runtime.eval(_RECORD)
         self._statuses: dict[Status, Any] = {}
         """Tables that a status reply is; no script changes one."""
         self._call: Call = _nobody
@@ -129,7 +135,7 @@ class Lua:
         if kind is str:
             return value.encode()
         if kind is dict:
-            return self._runtime.table_from({name.encode(): self._table_of(each) for name, each in value.items()})
+            return self._record(*[self._table_of(part) for pair in value.items() for part in pair])
         return self._table(*map(self._table_of, value)) if kind is list else value
 
     def _encode(self, table: Any) -> bytes:
@@ -146,8 +152,8 @@ def _nobody(_name: bytes, _arguments: Sequence[bytes]) -> Any:
 
 
 def as_texts(values: Sequence[Any]) -> Sequence[bytes]:
-    """Arguments as the server sees them."""
-    if _all_texts(map(type, values)):
+    """Arguments as the server sees them. From a script they mostly are so, from a client they never are."""
+    if not values or (type(values[0]) is bytes and _all_texts(map(type, values))):
         return values
     return [
         value.encode() if type(value) is str else value if type(value) is bytes else as_text(value) for value in values
