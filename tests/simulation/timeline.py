@@ -42,7 +42,8 @@ class Timeline:
         self._added += 1
         at_ms, order, queue = self.now_ms + ms, self._draw(), self._queue
         if at_ms > self._until_ms or (queue and queue[0] < (at_ms, order)) or self._done():
-            heappush(queue, (at_ms, order, self._added, partial(wake, number)))
+            action: Action = partial(wake, number)
+            heappush(queue, (at_ms, order, self._added, action))
             return False
         self.now_ms = at_ms
         self.steps += 1
