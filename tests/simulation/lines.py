@@ -91,8 +91,9 @@ class BrokerLine:
         return replies
 
     def _broken(self) -> bool:
-        life, self._life = self._life, self._host.life
-        return self._host.down or life != self._life
+        host = self._host
+        life, self._life = self._life, host.life
+        return host.down or life != host.life
 
 
 class ClientSender(AsyncSender):

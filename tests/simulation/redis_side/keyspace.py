@@ -72,6 +72,9 @@ class Keyspace:
 
     def made(self, key: bytes, kind: type[T]) -> T:
         """The value of this kind; an empty one where there was none."""
+        value = self._values.get(key)
+        if type(value) is kind and key not in self._ends_ms:  # as mostly
+            return value
         value = self.get(key, kind)
         if value is None:
             value = self._values[key] = kind()
@@ -80,7 +83,10 @@ class Keyspace:
     def peek(self, key: bytes) -> Any:
         """Whatever there is, or None."""
         value = self._values.get(key)
-        if value is None or key not in self._ends_ms or self.now_ms() < self._ends_ms[key]:
+        if value is None:  # as mostly
+            return None
+        ends_ms = self._ends_ms.get(key)
+        if ends_ms is None or self.now_ms() < ends_ms:
             return value
         self.drop(key)
         return None
@@ -117,7 +123,8 @@ class Keyspace:
 
     def names(self) -> list[bytes]:
         """All that stand now."""
-        return [key for key in list(self._values) if self.peek(key) is not None]
+        ends_ms = self._ends_ms
+        return [key for key in list(self._values) if key not in ends_ms or self.peek(key) is not None]
 
     def clear(self) -> None:
         """Lose everything."""

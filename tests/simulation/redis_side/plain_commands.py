@@ -1,6 +1,7 @@
 """Commands on keys, strings, lists, hashes, sets and streams, as far as the broker uses them."""
 
 import fnmatch
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -8,6 +9,8 @@ from redis.exceptions import ResponseError
 
 from tests.simulation.redis_side.keyspace import NO_TYPE, OK, TYPES, Keyspace, SetOf, Stream
 
+_SPECIAL = re.compile(rb"[*?\[\\]")
+"""What a pattern has besides names."""
 Command: TypeAlias = Callable[[Keyspace, Sequence[bytes]], Any]
 
 
@@ -39,11 +42,18 @@ def _mget(keys: Keyspace, args: Sequence[bytes]) -> Any:
 
 
 def _del(keys: Keyspace, args: Sequence[bytes]) -> Any:
-    return sum(1 for key in args if keys.peek(key) is not None and keys.drop(key))
+    gone = 0
+    for key in args:
+        if keys.peek(key) is not None:
+            gone += keys.drop(key)
+    return gone
 
 
 def _exists(keys: Keyspace, args: Sequence[bytes]) -> Any:
-    return sum(1 for key in args if keys.peek(key) is not None)
+    found = 0
+    for key in args:
+        found += keys.peek(key) is not None
+    return found
 
 
 def _type(keys: Keyspace, args: Sequence[bytes]) -> Any:
@@ -65,13 +75,16 @@ def _pttl(keys: Keyspace, args: Sequence[bytes]) -> Any:
 
 def _time(keys: Keyspace, _args: Sequence[bytes]) -> Any:
     now_ms = keys.now_ms()
-    return [str(now_ms // 1000).encode(), str(now_ms % 1000 * 1000).encode()]
+    return [b"%d" % (now_ms // 1000), b"%d" % (now_ms % 1000 * 1000)]
 
 
 def _scan(keys: Keyspace, args: Sequence[bytes]) -> Any:
-    names = [name.upper() for name in args]
-    pattern = args[names.index(b"MATCH") + 1] if b"MATCH" in names else b"*"
-    return [b"0", sorted(fnmatch.filter(keys.names(), pattern))]
+    options = [option.upper() for option in args]
+    pattern = args[options.index(b"MATCH") + 1] if b"MATCH" in options else b"*"
+    names = keys.names()
+    if pattern.endswith(b"*") and not _SPECIAL.search(pattern, 0, len(pattern) - 1):  # as mostly
+        return [b"0", sorted([name for name in names if name.startswith(pattern[:-1])])]
+    return [b"0", sorted(fnmatch.filter(names, pattern))]
 
 
 def _flushall(keys: Keyspace, _args: Sequence[bytes]) -> Any:
@@ -82,8 +95,10 @@ def _flushall(keys: Keyspace, _args: Sequence[bytes]) -> Any:
 def _push(keys: Keyspace, args: Sequence[bytes], *, left: bool) -> Any:
     key, *values = args
     found = keys.made(key, list)
-    for value in values:
-        found.insert(0 if left else len(found), value)
+    if left:
+        found[:0] = reversed(values)
+    else:
+        found += values
     return len(found)
 
 

@@ -77,6 +77,8 @@ def _zrange(keys: Keyspace, args: Sequence[bytes], *, backwards: bool) -> Any:
 
 def _zrangebyscore(keys: Keyspace, args: Sequence[bytes]) -> Any:
     found = _between(keys, args[0], args[1], args[2])
+    if not found:
+        return found
     names = [name.upper() for name in args[3:]]
     if b"LIMIT" in names:
         at = names.index(b"LIMIT") + 3
@@ -110,11 +112,11 @@ def _ordered(keys: Keyspace, key: bytes) -> list[tuple[bytes, float]]:
 
 
 def _between(keys: Keyspace, key: bytes, least: bytes, most: bytes) -> list[tuple[bytes, float]]:
-    low, low_open = _bound(least)
-    high, high_open = _bound(most)
     among = keys.get(key, Sorted)
     if among is None:  # as mostly
         return []
+    low, low_open = _bound(least)
+    high, high_open = _bound(most)
     found = [
         item
         for item in among.items()
