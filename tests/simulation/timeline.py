@@ -9,10 +9,6 @@ from typing import TypeAlias
 Action: TypeAlias = Callable[[], None]
 
 
-def _never() -> bool:
-    return False
-
-
 class Timeline:
     """A queue of actions by time, in milliseconds. Of two at one time the seed says which comes first."""
 
@@ -23,7 +19,7 @@ class Timeline:
         self._queue: list[tuple[float, float, int, Action]] = []
         self._added = 0
         self._until_ms = 0.0
-        self._done: Callable[[], bool] = _never
+        self._done: Callable[[], bool] | None = None
 
     def now_ns(self) -> int:
         """The same in nanoseconds, as histories have it."""
@@ -41,7 +37,7 @@ class Timeline:
         """
         self._added += 1
         at_ms, order, queue = self.now_ms + ms, self._draw(), self._queue
-        if at_ms > self._until_ms or (queue and queue[0] < (at_ms, order)) or self._done():
+        if at_ms > self._until_ms or (queue and queue[0] < (at_ms, order)) or (self._done and self._done()):
             action: Action = partial(wake, number)
             heappush(queue, (at_ms, order, self._added, action))
             return False
@@ -49,12 +45,12 @@ class Timeline:
         self.steps += 1
         return True
 
-    def run(self, *, until_ms: float, done: Callable[[], bool] = _never) -> None:
+    def run(self, *, until_ms: float, done: Callable[[], bool] | None = None) -> None:
         """Let time pass until then, or until something is `done`, which is asked before each step."""
         self._until_ms, self._done = until_ms, done
         queue = self._queue
         while queue and queue[0][0] <= until_ms:
-            if done():
+            if done and done():
                 return
             self.now_ms, _, _, action = heappop(queue)
             self.steps += 1
