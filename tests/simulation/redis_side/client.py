@@ -54,6 +54,8 @@ class SimulatedRedis(Redis):
         callback = self.response_callbacks.get(command)  # type: ignore[no-untyped-call]  # redis-py's own
         if callback is None:
             return reply
+        if not options:
+            return callback(reply)
         options.pop("keys", None)
         return callback(reply, **options)
 
@@ -96,7 +98,8 @@ class SimulatedPipeline(Pipeline):
         replies = self._redis._carry([args for args, _ in stack])
         if raise_on_error:
             self.raise_first_error(stack, replies)  # type: ignore[no-untyped-call]  # redis-py's own
+        read = self._redis._read
         return [
-            reply if isinstance(reply, ResponseError) else self._redis._read(args[0], reply, options)
+            reply if isinstance(reply, ResponseError) else read(args[0], reply, options)
             for (args, options), reply in zip(stack, replies, strict=True)
         ]
