@@ -3,6 +3,7 @@
 import os
 import struct
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -11,6 +12,7 @@ from msgspec import structs
 
 from broker.settings import load
 from datastore import Conflict, Datastore, Expected, Ok, Patch, UpdateResult
+from datastore.interface import TakesSeveral, Update
 from workers.claim_worker import ClaimWorker
 from workers.logs import configure_logging
 from workers.runtime import open_runtime, worker_name
@@ -20,24 +22,41 @@ COUNTS = struct.Struct("qq")
 
 
 class Counting:
-    """A store that notes each conditional write in a file, so that a killed worker has told all the same."""
+    """A store that notes each conditional write in a file, so that a killed worker has told all the same.
+
+    Of stores that take several updates at once, as those of this process and of a file do.
+    """
 
     def __init__(self, store: Datastore, path: Path) -> None:
         self._store = store
+        self._several = cast("TakesSeveral", store)
         self._file = path.open("wb", buffering=0)
         self._written = self._late = 0
 
     def update_if_match(self, id: str, partition_key: str, expected: Expected, patch: Patch) -> UpdateResult:
         """The store's own, counted where it is a job's: runs and slots are others' business."""
         answer = self._store.update_if_match(id, partition_key, expected, patch)
-        if id == partition_key:
-            self._written += isinstance(answer, Ok)
-            self._late += isinstance(answer, Conflict)
-            os.pwrite(self._file.fileno(), COUNTS.pack(self._written, self._late), 0)
+        self._count([answer] if id == partition_key else [])
         return answer
+
+    def update_each(self, updates: Sequence[Update]) -> list[UpdateResult]:
+        """The store's own, counted in the same way."""
+        answers = self._several.update_each(updates)
+        self._count([each for update, each in zip(updates, answers, strict=True) if update.id == update.partition_key])
+        return answers
+
+    def close(self) -> None:
+        """Close the store, and the file."""
+        self._store.close()
+        self._file.close()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)  # all the rest goes straight through
+
+    def _count(self, answers: Sequence[UpdateResult]) -> None:
+        self._written += sum(isinstance(answer, Ok) for answer in answers)
+        self._late += sum(isinstance(answer, Conflict) for answer in answers)
+        os.pwrite(self._file.fileno(), COUNTS.pack(self._written, self._late), 0)
 
 
 def counted(folder: Path) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """The benchmark's own judgement: ratios within a round, bars, rotation, and winners that are really single."""
 
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,8 +18,11 @@ from benchmarks.processes import Violation
 from benchmarks.replay.recorder import Commands
 from benchmarks.replay.requests import Requests, group, read_requests, write_requests
 from benchmarks.results import Cell, Results, Spread
+from benchmarks.special.counting_worker import Counting, counted
 from benchmarks.stock.rows import STOCK_RQ
-from datastore import connect
+from datastore import Expected, connect
+from datastore.interface import Update
+from datastore.memory import MemoryDatastore
 
 
 def window(row: str, round: int, per_s: float, *, outstanding: int = 256, p50_us: float = 1.0) -> Measure:
@@ -131,6 +135,17 @@ def test_a_second_run_of_a_job_is_found_in_the_store() -> None:
         store.create(f"job-1:run:{epoch}", "job-1", {"kind": "run"})
     with pytest.raises(Violation, match="more than one run"):
         by_store(store)
+
+
+def test_conditional_writes_are_counted_one_by_one_and_together_but_for_those_of_runs(tmp_path: Path) -> None:
+    with closing(Counting(MemoryDatastore(), tmp_path / "1.counts")) as store:
+        for id in ("job-1", "job-1:run:1"):
+            store.create(id, "job-1", {})
+        right, late = Expected(rev=1), Expected(rev=9)
+        store.update_if_match("job-1", "job-1", late, {"epoch": 1})
+        store.update_each([Update("job-1", "job-1", version, {"epoch": 1}) for version in (right, late)])
+        store.update_each([Update("job-1:run:1", "job-1", right, {"epoch": 1})])
+    assert counted(tmp_path) == (1, 2)
 
 
 def test_a_stack_counts_for_the_innermost_step_of_a_request_and_for_each_function_once(tmp_path: Path) -> None:
