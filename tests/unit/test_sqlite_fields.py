@@ -12,6 +12,8 @@ from datastore import UNSET, AtMost, Corrupt, Expected, Filter, JsonValue, Ok
 from datastore.interface import Update
 from datastore.memory import MemoryDatastore
 from datastore.sqlite import SqliteDatastore
+from datastore.sqlite_file import lock_path
+from datastore.sqlite_lock import FileQueue
 from datastore.sqlite_query import page_query
 from tests.processes import end, start_python
 from tests.unit.test_sqlite import INDEXES, put
@@ -34,15 +36,17 @@ INSERT = (
 )
 UPDATE = "UPDATE documents SET rev = ?, etag = ?, body = ? WHERE partition_key = ? AND id = ? AND etag = ?"
 """How it writes."""
+QUEUE_MS = 20_000
 
 
 class OlderRelease:
-    """The release before this one, as far as the file knows it."""
+    """The release before this one, as far as the file knows it. Its writers queue like those of this one."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(exist_ok=True)
         self.connection = sqlite3.connect(path, isolation_level=None)
         self.connection.execute("PRAGMA journal_mode=WAL").fetchone()
+        self._queue = FileQueue(lock_path(str(path)))
         self.open()
 
     def open(self) -> None:
@@ -50,12 +54,14 @@ class OlderRelease:
             self.connection.execute(statement)
 
     def create(self, id: str, body: JsonValue) -> None:
-        assert self.connection.execute(INSERT, ("p", id, 1, "etag", json.dumps(body))).rowcount == 1
+        with self._queue.take(timeout_ms=QUEUE_MS):
+            assert self.connection.execute(INSERT, ("p", id, 1, "etag", json.dumps(body))).rowcount == 1
 
     def update(self, id: str, body: JsonValue) -> None:
-        [(rev, etag)] = self.connection.execute("SELECT rev, etag FROM documents WHERE id = ?", (id,)).fetchall()
-        row = (rev + 1, f"older-{rev}", json.dumps(body), "p", id, etag)
-        assert self.connection.execute(UPDATE, row).rowcount == 1
+        with self._queue.take(timeout_ms=QUEUE_MS):
+            [(rev, etag)] = self.connection.execute("SELECT rev, etag FROM documents WHERE id = ?", (id,)).fetchall()
+            row = (rev + 1, f"older-{rev}", json.dumps(body), "p", id, etag)
+            assert self.connection.execute(UPDATE, row).rowcount == 1
 
     def close(self) -> None:
         self.connection.close()
@@ -165,7 +171,6 @@ for number in range(30):
 
 
 def test_several_may_open_a_file_of_the_release_before_while_it_writes(older: OlderRelease, path: Path) -> None:
-    older.connection.execute("PRAGMA busy_timeout=20000")
     for number in range(500):
         older.create(f"old-{number:03}", {"state": "ready", "payload": "x" * 300})
     processes = [start_python(OPENS, str(path), str(number)) for number in range(3)]
