@@ -9,6 +9,7 @@ from msgspec import structs
 
 from broker import side_by_side
 from broker.answers import Reason, Word
+from broker.controls import FLEET_ID
 from broker.coordinator import Context, Settlement
 from broker.documents import spec_id
 from broker.entropy import SeededEntropy
@@ -61,6 +62,15 @@ class SpecGone(Forwarding):
 
     def read(self, id: str, partition_key: str) -> ReadResult:
         if id == spec_id(partition_key):
+            raise Unavailable("scripted")
+        return super().read(id, partition_key)
+
+
+class FleetGone(Forwarding):
+    """No read shows pauses and limits."""
+
+    def read(self, id: str, partition_key: str) -> ReadResult:
+        if id == FLEET_ID:
             raise Unavailable("scripted")
         return super().read(id, partition_key)
 
@@ -182,6 +192,39 @@ def test_so_is_what_no_job_is_simply_there_for(desk: Desk, asked: Asked) -> None
 def test_a_job_with_locks_is_claimed_with_its_slots(desk: Desk) -> None:
     desk.submit("locked", locks=["repo"])
     assert words(at_once(desk, [claim("locked")])) == [None]
+
+
+@pytest.mark.parametrize("limit", ["queue:other", "factory:g"])
+def test_limits_of_others_stand_in_nobodys_way(desk: Desk, limit: str) -> None:
+    assert desk.ask("set_limit", limit=limit, capacity=1).answer.good
+    assert words(at_once(desk, claims())) == [(Word.GRANTED, None)] * 3
+
+
+def test_one_that_is_not_granted_leaves_those_beside_it_to_be(desk: Desk) -> None:
+    held(desk)
+    assert words(at_once(desk, claims())) == [(Word.GRANTED, None), None, (Word.GRANTED, None)]
+
+
+def test_a_job_goes_to_who_offers_what_it_requires_in_the_claim_or_by_registration(desk: Desk) -> None:
+    for name in ("linux-1", "linux-2", "linux-3"):
+        desk.submit(name, requires=["linux"])
+    assert desk.ask("register_factory", by="registered", offers=["linux"]).answer.good
+    offering = {"job_id": "linux-1", "offers": ["linux"]}
+    asked = [claim("linux-1", by="g", body=offering), claim("linux-2", by="registered"), claim("linux-3", by="g")]
+    assert words(at_once(desk, asked)) == [(Word.GRANTED, None), (Word.GRANTED, None), None]
+
+
+def test_where_limits_cannot_be_read_each_claim_is_left_to_itself(desk: Desk) -> None:
+    assert words(at_once(desk, claims(), store=FleetGone(desk.store))) == [None] * 3
+    assert holders(desk) == [None, None, None]
+
+
+def test_every_write_has_a_mark_that_no_batch_before_had(desk: Desk) -> None:
+    entropy = SeededEntropy(3)
+    context = Context(desk.store, Rules(), entropy, lambda _ms: None)
+    for name in NAMES:
+        granted(context, [claim(name)], now_ms=NOW)
+    assert len({desk.job(name).document.body["write_id"] for name in NAMES}) == 3
 
 
 def test_a_claim_whose_deadline_passes_while_the_store_is_read_is_not_written(desk: Desk) -> None:

@@ -161,6 +161,23 @@ def test_a_document_that_is_no_json_keeps_no_file_of_the_release_before_closed(o
         assert len(store.find({}).unreadable) == 1
 
 
+def test_a_field_within_what_is_no_object_has_no_value(path: Path) -> None:
+    with closing(SqliteDatastore(path, indexes=INDEXES)) as store:
+        store.create("a", "p", {"state": "ready", "lease": "text"})
+        assert found(store, {"lease.expires_ms": "text"}) == []
+        assert found(store, {"state": "ready"}) == ["a"]
+
+
+def test_a_search_trusts_what_stands_beside_the_body_as_long_as_its_version_is_that_of_the_row(path: Path) -> None:
+    with closing(SqliteDatastore(path, indexes=INDEXES)) as store:
+        store.create("a", "p", {"state": "ready"})
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute("""UPDATE documents SET body = '{"state": "done"}'""")
+            assert found(store, {"state": "done"}) == []
+            connection.execute("UPDATE documents SET rev = rev + 1")
+        assert (found(store, {"state": "ready"}), found(store, {"state": "done"})) == ([], ["a"])
+
+
 OPENS = """
 import sys
 from datastore.sqlite import SqliteDatastore
