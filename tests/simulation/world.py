@@ -18,6 +18,7 @@ from broker.entropy import SeededEntropy
 from broker.history import Record, Recorder, check
 from broker.settings import Settings
 from broker.transitions import Rules
+from broker.wire_types import WAIT_MS_MAX
 from datastore import Datastore
 from datastore.memory import MemoryDatastore
 from tests.simulation.factory import QUEUE, TTL_MS, Factory, Shared
@@ -37,8 +38,10 @@ from tests.simulation.timeline import BrokerClock, HostClock, Timeline
 FAULTY_MS = 32_000
 SETTLE_MS = 400_000
 """How long everything may take to settle once the faults are over."""
-QUIET_MS = 60_000
-"""What is left of waits, grants unread and dead workers is gone by then."""
+QUIET_MS = WAIT_MS_MAX + 10_000
+"""What is left of waits, grants unread and dead workers is gone by then: a wait may be of `WAIT_MS_MAX` again where the
+clock was set back under it, and is ended by the next look.
+"""
 WORKERS = 2
 SWEEPS = 2
 FACTORIES = 3

@@ -160,11 +160,15 @@ def limited(desk: Desk) -> None:
     assert desk.ask("set_limit", limit="queue:default", capacity=5).answer.good
 
 
+def limited_itself(desk: Desk) -> None:
+    assert desk.ask("set_limit", limit="factory:f", capacity=5).answer.good
+
+
 def drained(desk: Desk) -> None:
     assert desk.ask("drain_factory", factory="f").answer.good
 
 
-@pytest.mark.parametrize("stands", [leased, released, paused, held, limited, drained])
+@pytest.mark.parametrize("stands", [leased, released, paused, held, limited, limited_itself, drained])
 def test_what_is_not_simply_granted_is_left_alone(desk: Desk, stands: Callable[[Desk], None]) -> None:
     stands(desk)
     before = desk.job("b")

@@ -178,6 +178,14 @@ def test_a_search_trusts_what_stands_beside_the_body_as_long_as_its_version_is_t
         assert (found(store, {"state": "ready"}), found(store, {"state": "done"})) == ([], ["a"])
 
 
+def test_a_file_that_has_one_index_is_given_the_others(path: Path) -> None:
+    for fields in (INDEXES[:1], INDEXES):
+        SqliteDatastore(path, indexes=fields).close()
+    with closing(sqlite3.connect(path)) as connection:
+        there = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'index'")}
+    assert {f"by {field}" for field in INDEXES} <= there
+
+
 OPENS = """
 import sys
 from datastore.sqlite import SqliteDatastore
