@@ -170,7 +170,7 @@ class Reply(Value, frozen=True):
 
 def wire(answer: Answer, request_id: str, now_ms: int) -> Reply:
     """The reply as it goes over the reply channel."""
-    retry = answer.retry if answer.word in RETRY else FINAL
+    retry = answer.retry
     after_ms = answer.later_ms if retry is LATER else UNSET
     return Reply(1, request_id, now_ms, answer.word, answer.reason, retry, after_ms, answer.body)
 

@@ -266,8 +266,7 @@ class Job(Frozen, frozen=True, kw_only=True):
         if not (followed and _FIELDS.issuperset(changes)):  # more than these changes, or more than a job says
             return self.from_document(document)
         job = replace(self, document=document, **changes)
-        if (job.lease is not None) != (job.state is LEASED):
-            job._check_lease()
+        job._check_lease()
         return job
 
     def _check_lease(self) -> None:

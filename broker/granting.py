@@ -83,7 +83,7 @@ def _simply_granted(
         if limits and applying(limits, job, factory_id):
             return None
         around = controls.around(job.queue, factory_id)
-        who = claimant(context, claim, body, factory_id, body.offers or around.factory.offers)
+        who = claimant(context, claim, body.offers or around.factory.offers)
         if who.late(now_ms):
             return None
         decision = transitions.claim(job, who, now_ms=now_ms, rules=context.rules, around=around)

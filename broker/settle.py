@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 import structlog
 
 from broker import (
+    claim_next,
     coordinator,
     explain,
     factories,
@@ -25,7 +26,6 @@ from broker.messages import (
     Cancel,
     ChangeSchedule,
     Claim,
-    ClaimBody,
     Complete,
     DrainFactory,
     Explain,
@@ -141,16 +141,16 @@ def failure(error: DatastoreError) -> Answer:
             return Answer(Word.OUTCOME_UNKNOWN, Reason.STORE)
 
 
-def claimant(context: Context, request: Claim, body: ClaimBody, factory_id: str, offers: tuple[str, ...]) -> Claimant:
-    """Who asks, with a fresh token to hand out if it wins. `body` and `factory_id` are those of the request."""
-    # Each is asked for once: an attribute of a pydantic model takes ten times as long as another's.
+def claimant(context: Context, request: Claim, offers: tuple[str, ...]) -> Claimant:
+    """Who asks, and offers what, with a fresh token to hand out if it wins."""
+    body = request.body  # asked for once: an attribute of a pydantic model takes ten times as long as another's
     return Claimant(
-        factory_id=factory_id,
+        factory_id=request.factory_id,
         incarnation=request.incarnation,
         request_id=request.request_id,
         token=context.entropy.token(),
         instance=request.instance,
-        waited=body.wait_until_ms is not None,
+        waited=claim_next.waited(body),
         offers=offers,
         ttl_ms=body.ttl_ms,
         deadline_ms=request.deadline_ms,
@@ -169,10 +169,9 @@ def _claim(context: Context, request: Claim, now_ms: int, job_id: str | None = N
         return Settlement(Answer(Word.NONE_AVAILABLE))
     if job_id is not None and not is_job_id(job_id):  # out of the index, where somebody else has written it
         return Settlement(Answer(Word.NOT_FOUND, body={"job_id": job_id}))
-    body, factory_id = request.body, request.factory_id
-    offers = registration.offers(context.heeded(), factory_id, body.offers)
-    who = claimant(context, request, body, factory_id, offers)
-    return coordinator.try_claim_job(context, wanted, who, now_ms=now_ms, etag=body.expected_etag)
+    offers = registration.offers(context.heeded(), request.factory_id, request.body.offers)
+    who = claimant(context, request, offers)
+    return coordinator.try_claim_job(context, wanted, who, now_ms=now_ms, etag=request.body.expected_etag)
 
 
 def _renew(context: Context, request: Renew, now_ms: int) -> Settlement:

@@ -50,7 +50,6 @@ class MemoryDatastore:
         """
         self._documents: dict[Key, Document] = {}
         self._index = MemoryIndex(indexes)
-        self._indexed = frozenset(indexes)
         self._lock = Lock()
         self._prefix = secrets.token_hex(4) if etag_prefix is None else etag_prefix
         self._writes = count(1)
@@ -142,7 +141,7 @@ class MemoryDatastore:
         body = merge(current.body, fields, removed)
         document = Document(key[1], key[0], current.rev + 1, self._next_etag(), body)
         self._documents[key] = document
-        if removed or not self._indexed.isdisjoint(fields):
+        if removed or not self._index.fields.isdisjoint(fields):
             self._index.move(key, current.body, body)
         return Ok(document)
 

@@ -20,6 +20,8 @@ class MemoryIndex:
         self._keys: list[Key] = []
         self._of: dict[str, dict[object, dict[Key, None]]] = {field: {} for field in fields}
         """By field and value: of the types in `_EXACT`, of which no two values are equal."""
+        self.fields = self._of.keys()
+        """A write of none of them, which takes none away, moves no key."""
         self._sorted: dict[tuple[str, object], list[Key]] = {}
 
     def add(self, key: Key, body: Body) -> None:
