@@ -82,15 +82,16 @@ def settle(context: Context, request: Request, *, now_ms: int, candidate: str | 
     Nothing is raised for what a caller or a store can cause: failures become answers that claim no
     more than is known.
     """
+    proposed = () if candidate is None else (candidate,)
     if request.deadline_ms is not None and now_ms > request.deadline_ms:
-        return Settlement(past_deadline(request.deadline_ms))
+        return _offered_again(context, past_deadline(request.deadline_ms), proposed)
     try:
         if candidate is not None:
             assert isinstance(request, Claim), "only a claim has a candidate"
             return _claim(context, request, now_ms, candidate)
         return HANDLERS[type(request)](context, request, now_ms)
     except DatastoreError as error:
-        return failed(context, error, () if candidate is None else (candidate,))
+        return failed(context, error, proposed)
     except Exception:
         # A mistake of ours must not stop the worker, nor undo the batch of the others.
         log.error("settle_failed", op=request.op, request_id=request.request_id, exception=trace())
@@ -113,17 +114,22 @@ def looked_at(request: Request, candidates: Sequence[str]) -> list[DocumentName]
 
 
 def failed(context: Context, error: DatastoreError, proposed: Sequence[str]) -> Settlement:
-    """The answer where the store failed. What was proposed is out of the index: it goes back if nothing was written.
-
-    Where a job can't be read now either, or what became of it is unknown, the sweep does that.
+    """The answer where the store failed. What was proposed goes back if nothing was written; where it is unknown what
+    became of it, the sweep does that.
     """
-    if not isinstance(error, NotApplied):
-        return Settlement(failure(error))
+    return _offered_again(context, failure(error), proposed if isinstance(error, NotApplied) else ())
+
+
+def _offered_again(context: Context, answer: Answer, proposed: Sequence[str]) -> Settlement:
+    """This answer to a claim that did nothing. What it was proposed is out of the index, and goes back.
+
+    Where a job can't be read now, the sweep does that.
+    """
     try:
-        jobs = [job for job_id in proposed if (job := read_job(context.store, job_id)) is not None]
+        jobs = [read_job(context.store, job_id) for job_id in proposed if is_job_id(job_id)]
     except DatastoreError:
         jobs = []
-    return Settlement(failure(error), tuple(Change(job, job) for job in jobs))
+    return Settlement(answer, tuple(Change(job, job) for job in jobs if job is not None))
 
 
 def failure(error: DatastoreError) -> Answer:
