@@ -34,7 +34,7 @@ from broker.signing import UNSEALED, Seal
 from broker.slot_turns import SlotTurns
 from broker.surplus import taken_back
 from broker.turned_away import may_wait, refusal
-from datastore import DatastoreError
+from datastore import Corrupt, DatastoreError
 from datastore.interface import DocumentName, nothing_ahead
 from datastore.value import Value
 
@@ -186,11 +186,16 @@ def _known(context: Context, request: Request, *, at_most: int) -> Proposal | Se
 
 
 def _one_round(context: Context, asked: Sequence[Asked], *, clock: Clock) -> list[Settlement | None]:
-    """One group of writes. Where the group fails as a whole, so do all of its results."""
+    """One group of writes. Where the group fails as a whole, so do all of its results; not for what one has met."""
     try:
         few = len(asked) < AHEAD_MIN and _jobs_of(asked) < AHEAD_MIN
         with context.store.batch(nothing_ahead if few else partial(_ahead, asked)):
             return _in_group(context, asked, clock=clock)
+    except Corrupt as error:  # nothing was written, and the others are not to be told what holds for one of them
+        if len(asked) == 1:
+            [(_, proposal)] = asked
+            return [failed(context, error, _jobs(proposal))]
+        return [result for each in asked for result in _one_round(context, [each], clock=clock)]
     except DatastoreError as error:
         return [failed(context, error, _jobs(proposal)) for _, proposal in asked]
 

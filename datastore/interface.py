@@ -222,7 +222,8 @@ class Datastore(Protocol):
         `ahead` tells what the block will read: a store that reads many documents at less cost asks for it and does.
 
         Results inside are provisional until the block ends. An exception from the end of the
-        block says what became of all of them: NotApplied (none was written) or OutcomeUnknown.
+        block says what became of all of them: NotApplied (none was written), OutcomeUnknown, or Corrupt (none was
+        written, since one of them met damage: apart from it the others may do well).
         """
         ...
 

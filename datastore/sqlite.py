@@ -156,6 +156,7 @@ class SqliteDatastore:
         Raises:
           ValueError: this thread is in a batch already.
           NotApplied: nothing of the batch was written; also when a write in it failed and the block went on.
+          Corrupt: nothing of the batch was written, since something that it read, or was to read, is damaged.
           OutcomeUnknown: the commit failed; all of it was written, or nothing.
         """
         if self._session.own_batch() is not None:

@@ -156,16 +156,20 @@ def translated(path: str) -> Iterator[None]:
 
 def translate(path: str, error: Exception) -> DatastoreError:
     """The store's error for one that SQLite, or the binding of its parameters, raised before any commit."""
-    match getattr(error, "sqlite_errorname", ""):
-        case str(name) if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-            return Corrupt(f"{path} is damaged or no database ({error}): keep a copy, then restore it from a backup")
-        case "SQLITE_TOOBIG":
-            return Rejected(f"{path}: the document is larger than SQLite takes ({error})")
+    if is_damage(error):
+        return Corrupt(f"{path} is damaged or no database ({error}): keep a copy, then restore it from a backup")
+    if getattr(error, "sqlite_errorname", "") == "SQLITE_TOOBIG":
+        return Rejected(f"{path}: the document is larger than SQLite takes ({error})")
     if isinstance(error, UnicodeEncodeError):
         return Rejected(f"an id or partition key is not valid Unicode: {error}")
     if is_no_json(error):
         return Corrupt(f"{path} holds a document that is no JSON; `PRAGMA integrity_check` and a backup may help")
     return Unavailable(f"{path}: {error}; nothing was written")
+
+
+def is_damage(error: BaseException) -> bool:
+    """Whether SQLite met something in the file that it can't make sense of."""
+    return getattr(error, "sqlite_errorname", "").startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB"))
 
 
 def is_no_json(error: BaseException | None) -> bool:

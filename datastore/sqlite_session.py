@@ -14,6 +14,7 @@ from datastore.sqlite_fields import index, lacks_columns
 from datastore.sqlite_file import (
     Files,
     fetch,
+    is_damage,
     is_no_json,
     lock_path,
     open_connection,
@@ -68,9 +69,13 @@ class Batch:
 
         Raises:
           Unavailable: a statement failed before; nothing of the batch will be written.
+          Corrupt: so did one that met damage. Not even a read of it leaves a transaction that could be committed.
         """
-        if self._failure is not None:
-            raise Unavailable(f"{self._path}: nothing of this batch was written: {self._failure}") from self._failure
+        if self._failure is None:
+            return
+        if is_damage(self._failure):
+            raise translate(self._path, self._failure) from self._failure
+        raise Unavailable(f"{self._path}: nothing of this batch was written: {self._failure}") from self._failure
 
     def _spoil(self) -> None:
         self._failure = sqlite3.IntegrityError("a row changed under the write lock; is the file on a network disk?")
