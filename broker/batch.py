@@ -141,8 +141,8 @@ def _proposals(
 
     `asked` holds what earlier rounds have brought each.
 
-    Of several copies in one batch (its client sent it again while the queue was long) the first is answered, or the
-    first that does not wait: its client has given up the wait.
+    Of several copies in one batch (its client sent it again while the queue was long) the first is answered, unless
+    another takes its place (`_takes_the_place_of`).
     """
     proposals: dict[int, Proposal | Settlement] = {}
     asking: dict[int, Asking] = {}
@@ -162,7 +162,7 @@ def _proposals(
             proposals[position] = refused
             continue
         before = senders.get(sender := claim_next.claim_id(request))
-        if before is not None and (request.body.wait_ms or not asking[before].claim.body.wait_ms):
+        if before is not None and not _takes_the_place_of(request, asking[before].claim):
             proposals[position] = InHand()
             continue
         if before is not None:
@@ -173,6 +173,15 @@ def _proposals(
     step_ms, sets = context.rules.ageing_step_ms, context.ready_sets
     found = propose(connection, list(asking.values()), worker=worker, now_ms=now_ms, step_ms=step_ms, sets=sets)
     return proposals | dict(zip(asking, found, strict=True))
+
+
+def _takes_the_place_of(claim: Claim, earlier: Claim) -> bool:
+    """Of two copies of one claim, whether the later is to be answered: its client has given up the wait, or it is
+    another client, which has asked since the earlier one was woken.
+    """
+    if earlier.body.wait_ms and not claim.body.wait_ms:
+        return True
+    return claim.instance != earlier.instance and claim_next.waited(earlier.body) and not claim_next.waited(claim.body)
 
 
 def _known(context: Context, request: Request, *, at_most: int) -> Proposal | Settlement | None:
