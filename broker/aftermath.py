@@ -48,6 +48,8 @@ _OTHERS_MAY = frozenset(
 they would be told the same, one after the other."""
 _MAY_NOT = frozenset({Word.NOT_CLAIMABLE, Word.REQUEST_EXPIRED})
 """What a claim is told that may not have the job that it has taken out of the index."""
+_GIVES_BACK = _MAY_NOT | {Word.THROTTLED, Word.GRANTED}
+"""What a claim is told that has perhaps not had all jobs that it has taken out of the index."""
 _UNSETTLING = frozenset({RegisterFactory, DrainFactory, RemoveFactory})
 """Requests after which the waiting claims of a factory are to be judged again."""
 
@@ -193,7 +195,7 @@ def _given_back(batch: Sequence[Settled]) -> list[Change]:
     return [
         Change(None, change.after)
         for settled in batch
-        if settled.answer is not None and settled.answer.word in _MAY_NOT
+        if settled.answer is not None and settled.answer.word in _GIVES_BACK
         for change in settled.changes
         if change.before is change.after
     ]
