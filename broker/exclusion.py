@@ -49,6 +49,15 @@ class Busy:
 
 
 @dataclass(frozen=True, slots=True)
+class SeenSlots:
+    """What was read of slots to explain several jobs."""
+
+    by_key: dict[str, Slot] = field(default_factory=dict)
+    less_dead: dict[tuple[str, Mode], Slot] = field(default_factory=dict)
+    """Without entries that stand in the way of such a mode, and whose leases are over."""
+
+
+@dataclass(frozen=True, slots=True)
 class Slots:
     """The slots of one claim: a job at the epoch it is claimed at, under one request."""
 
@@ -87,14 +96,15 @@ class Slots:
         wanted = [want for want in self.wanted if want.key == key]
         return all(admits(self._less_dead(slot, want, now_ms)[0], want, self.job_id) for want in wanted)
 
-    def busy(self, *, now_ms: int) -> list[Busy]:
-        """Every slot in which somebody who lives leaves no room. Nothing is taken."""
-        found = []
+    def busy(self, seen: SeenSlots, *, now_ms: int, at_most: int) -> list[Busy]:
+        """The first slots in which those who live leave no room. Nothing is taken, and nothing read that was `seen`."""
+        found: list[Busy] = []
         for want in self.wanted:
-            slot = read_slot(self.store, want.key)
-            rest, _ = self._less_dead(slot, want, now_ms)
-            if not admits(rest, want, self.job_id):
+            rest = self._seen_less_dead(seen, want, now_ms)
+            if rest.holders and not admits(rest, want, self.job_id):
                 found.append(Busy(want.key, tuple(in_the_way(rest, want, self.job_id))))
+            if len(found) == at_most:
+                break
         return found
 
     def take(self, *, now_ms: int) -> Busy | None:
@@ -176,6 +186,20 @@ class Slots:
 
         self._change(want.key, admitted, create=True)
         return full_with
+
+    def _seen_less_dead(self, seen: SeenSlots, want: Want, now_ms: int) -> Slot:
+        slot = seen.by_key.get(want.key)
+        if slot is None:
+            slot = seen.by_key[want.key] = read_slot(self.store, want.key)
+            self.work.add(slot)
+        else:
+            self.work.add_again(slot)
+        if (known := seen.less_dead.get((want.key, want.mode))) is not None:
+            return known
+        rest, _ = self._less_dead(slot, want, now_ms)
+        if all(holder.job_id != self.job_id for holder in slot.holders):  # its own were not looked at
+            seen.less_dead[want.key, want.mode] = rest
+        return rest
 
     def _less_dead(self, slot: Slot, want: Want, now_ms: int) -> tuple[Slot, Sequence[Holder]]:
         """The slot without those in the way whose leases are seen to be over, and these. Some of many are looked at."""

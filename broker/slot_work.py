@@ -9,21 +9,30 @@ WORK_MAX = SLOTS_MAX * HOLDERS_MAX
 
 
 class SlotWork:
-    """Counted by the claims of one batch. About: threads may lose a few of each other's."""
+    """Counted by the claims of one batch, or by one explanation. About: threads may lose a few of each other's."""
 
-    __slots__ = ("_entries",)
+    __slots__ = ("_at_most", "_entries")
 
-    def __init__(self) -> None:
+    def __init__(self, *, at_most: int = WORK_MAX) -> None:
+        self._at_most = at_most
         self._entries = 0
 
     @property
     def spent(self) -> bool:
-        """Whether the claims that come now are to come again later."""
-        return self._entries >= WORK_MAX
+        """Whether what comes now is to come again later."""
+        return self._entries >= self._at_most
 
     def add(self, slot: Slot) -> None:
         """One look at a slot, and mostly a write."""
-        self._entries += _ONE_WRITE + len(slot.holders)
+        self.add_units(len(slot.holders))
+
+    def add_again(self, slot: Slot) -> None:
+        """One look at a slot that was read before."""
+        self._entries += 1 + len(slot.holders) // _ONE_WRITE
+
+    def add_units(self, entries: int) -> None:
+        """One look at the slot of a limit that may have so many."""
+        self._entries += _ONE_WRITE + entries
 
     def add_reads(self, jobs: int) -> None:
         """Looks at the jobs of entries."""
