@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import msgspec
@@ -21,6 +22,8 @@ SLOTS_MAX = 256
 """Slots that the locks of one job may need: a claim reads and writes each of them."""
 HOLDERS_MAX = 1_000
 """Entries of one lock's slot: as many as a limit may have units. Each is read and written by whoever comes next."""
+WANTS_KEPT_MAX = 64
+"""Sets of locks whose slots are remembered, 60 KB each at most: jobs of one kind mostly have the same."""
 SHARED_SUFFIX = "@shared"
 EXCLUSIVE_SUFFIX = "@exclusive"
 
@@ -91,8 +94,13 @@ def slot_id(key: str) -> str:
     return f"slot:{hashlib.sha256(key.encode()).hexdigest()[:40]}"
 
 
-def wants(locks: Iterable[str]) -> list[Want]:
+def wants(locks: Iterable[str]) -> tuple[Want, ...]:
     """The slots that a job's locks need, in the order of their keys, so that claims never wait for each other."""
+    return _wants(tuple(locks))
+
+
+@lru_cache(maxsize=WANTS_KEPT_MAX)
+def _wants(locks: tuple[str, ...]) -> tuple[Want, ...]:
     needed: dict[tuple[str, Mode], Want] = {}
     for lock in locks:
         key, mode = _parsed(lock)
@@ -102,7 +110,7 @@ def wants(locks: Iterable[str]) -> list[Want]:
             ancestor = "/".join(steps[:depth])
             needed[ancestor, intent] = Want(ancestor, intent)
         needed[key, mode] = Want(key, mode)
-    return [needed[name] for name in sorted(needed)]
+    return tuple([needed[name] for name in sorted(needed)])
 
 
 def within_slots(locks: tuple[str, ...]) -> tuple[str, ...]:
