@@ -83,8 +83,6 @@ def settle_batch(
         last_seen=last_seen,
         clock=clock,
         slot_work=SlotWork(),
-        # Together, where claims come one after the other: they look first at what those before them have left.
-        leaving=[] if context.store.concurrency == 1 else None,
     )
     any_next = claim_next.any_among([taken.request for taken in batch])
     if any_next:
@@ -207,6 +205,10 @@ def _one_round(context: Context, asked: Sequence[Asked], *, clock: Clock) -> lis
 
 def _in_group(context: Context, asked: Sequence[Asked], *, clock: Clock) -> list[Settlement | None]:
     """What each comes to; None where another copy of it is answered."""
+    if context.store.concurrency == 1:
+        # One after the other: claims look first at what those before them have left. What a group leaves that comes to
+        # nothing is not given back by the next.
+        context = structs.replace(context, leaving=[])
     tries = _tries(context, asked, clock=clock)
     now_ms = clock.now_ms()
     outcomes = [
