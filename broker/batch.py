@@ -32,6 +32,7 @@ from broker.settlement import Change, Context, Settlement, Wait
 from broker.side_by_side import Errand
 from broker.signing import UNSEALED, Seal
 from broker.slot_turns import SlotTurns
+from broker.slot_work import SlotWork
 from broker.surplus import taken_back
 from broker.turned_away import may_wait, refusal
 from datastore import Corrupt, DatastoreError
@@ -75,7 +76,14 @@ def settle_batch(
     """
     controls = Controls(context.store)
     last_seen = partial(seen.last_seen, connection)
-    context = structs.replace(context, controls=controls, demand=Demand(connection), last_seen=last_seen, clock=clock)
+    context = structs.replace(
+        context,
+        controls=controls,
+        demand=Demand(connection),
+        last_seen=last_seen,
+        clock=clock,
+        slot_work=SlotWork(),
+    )
     any_next = claim_next.any_among([taken.request for taken in batch])
     if any_next:
         batch = [_with_offers(controls, taken) for taken in batch]
@@ -211,12 +219,18 @@ def _one_round(context: Context, asked: Sequence[Asked], *, clock: Clock) -> lis
 
 def _in_group(context: Context, asked: Sequence[Asked], *, clock: Clock) -> list[Settlement | None]:
     """What each comes to; None where another copy of it is answered."""
+    if context.store.concurrency == 1:
+        # One after the other: claims look first at what those before them have left. What a group leaves that comes to
+        # nothing is not given back by the next.
+        context = structs.replace(context, leaving=[])
     tries = _tries(context, asked, clock=clock)
     now_ms = clock.now_ms()
-    return [
+    outcomes = [
         each[0] if proposal is None else _outcome(context, request, proposal, each, now_ms)
         for (request, proposal), each in zip(asked, tries, strict=True)
     ]
+    context.give_back_left()
+    return outcomes
 
 
 def _jobs_of(asked: Sequence[Asked]) -> int:
