@@ -25,6 +25,7 @@ from broker.demand import Demand
 from broker.documents import Job
 from broker.door import Taken as Taken
 from broker.gathering import another, gathered, wanted, with_earlier
+from broker.looks import Looks
 from broker.messages import Claim, RenewMany, Request
 from broker.proposals import Asking, Candidate, InHand, NothingFits, Proposal, Remembered, propose
 from broker.settle import HEED_CONTROLS, failed, looked_at, settle
@@ -64,6 +65,8 @@ class Settled(Value, frozen=True):
     """How to write back to its sender."""
     extended: tuple[Job, ...] = ()
     """See `Settlement.extended`."""
+    put_back: Taken | None = None
+    """What is to come again with a later batch."""
 
 
 def settle_batch(
@@ -75,7 +78,8 @@ def settle_batch(
     """
     controls = Controls(context.store)
     last_seen = partial(seen.last_seen, connection)
-    context = structs.replace(context, controls=controls, demand=Demand(connection), last_seen=last_seen, clock=clock)
+    its_own = {"controls": controls, "demand": Demand(connection), "last_seen": last_seen, "looks": Looks()}
+    context = structs.replace(context, clock=clock, **its_own)
     any_next = claim_next.any_among([taken.request for taken in batch])
     if any_next:
         batch = [_with_offers(controls, taken) for taken in batch]
@@ -287,7 +291,8 @@ def _settled(taken: Taken, result: Settlement | None, *, now_ms: int) -> Settled
     if result is None:
         return Settled(request)
     if result.told_elsewhere:
-        return Settled(request, changes=result.changes, waits=result.waits)
+        put_back = taken if result.put_back else None
+        return Settled(request, changes=result.changes, waits=result.waits, put_back=put_back)
     answer = result.answer
     if answer.word in _NOTHING_NOW and answer.reason is not Reason.LEASE_OVER and taken.resend:
         answer = Answer(Word.OUTCOME_UNKNOWN, answer.reason)
