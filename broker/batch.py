@@ -28,7 +28,7 @@ from broker.gathering import another, gathered, wanted, with_earlier
 from broker.looks import Looks
 from broker.messages import Claim, RenewMany, Request
 from broker.proposals import Asking, Candidate, InHand, NothingFits, Proposal, Remembered, propose
-from broker.settle import HEED_CONTROLS, failed, looked_at, settle
+from broker.settle import HEED_CONTROLS, PUT_BACK, failed, looked_at, settle
 from broker.settlement import Change, Context, Settlement, Wait
 from broker.side_by_side import Errand
 from broker.signing import UNSEALED, Seal
@@ -43,6 +43,10 @@ log = structlog.get_logger(__name__)
 
 CANDIDATES_MAX = 16
 """Jobs a claim-next tries before it is told that nothing is available; each it can't have leaves the index."""
+REMEMBERED_MAX = 64
+"""Jobs with which resends in one batch are answered, but for those of the last: each with all that was submitted."""
+INSISTED_MAX = 8 * REMEMBERED_MAX
+"""The same for what was taken over, which comes in small portions."""
 AHEAD_MIN = 4
 """Jobs of a round from which on the store is told what it will read. Fewer are read as they come, at less cost."""
 
@@ -151,6 +155,7 @@ def _proposals(
     proposals: dict[int, Proposal | Settlement] = {}
     asking: dict[int, Asking] = {}
     senders: dict[str, int] = {}
+    remembered = 0
     for position, earlier in asked.items():
         taken = batch[position]
         request = taken.request
@@ -159,9 +164,13 @@ def _proposals(
         if request.deadline_ms is not None and now_ms > request.deadline_ms:
             continue
         count = wanted(request, earlier)
-        if taken.resend and earlier is None and (known := _known(context, request, at_most=count)) is not None:
-            proposals[position] = known
-            continue
+        if taken.resend and earlier is None:
+            room = (INSISTED_MAX if taken.insist else REMEMBERED_MAX) - remembered
+            known = _known(context, request, at_most=count) if room > 0 else _later(taken)
+            if known is not None:
+                proposals[position] = known
+                remembered += len(_jobs(known))
+                continue
         if (refused := refusal(context, request, now_ms=now_ms)) is not None:
             proposals[position] = refused
             continue
@@ -187,6 +196,13 @@ def _known(context: Context, request: Request, *, at_most: int) -> Proposal | Se
     except DatastoreError:
         return Settlement(Answer(Word.OUTCOME_UNKNOWN, Reason.STORE))
     return Remembered(jobs) if jobs else None
+
+
+def _later(taken: Taken) -> Settlement:
+    """What becomes of a resend where others have been answered with enough. It comes again with a later batch; not one
+    that was taken over, of which nobody would know that it may have been settled before: its sender sends it again.
+    """
+    return Settlement(Answer(Word.OUTCOME_UNKNOWN, Reason.OVERLOADED)) if taken.insist else PUT_BACK
 
 
 def _one_round(context: Context, asked: Sequence[Asked], *, clock: Clock) -> list[Settlement | None]:

@@ -285,7 +285,7 @@ def _lift(context: Context, request: Lift, now_ms: int) -> Settlement:
     )
 
 
-_PUT_BACK = Settlement(Answer(Word.THROTTLED, Reason.OVERLOADED), told_elsewhere=True, put_back=True)
+PUT_BACK = Settlement(Answer(Word.THROTTLED, Reason.OVERLOADED), told_elsewhere=True, put_back=True)
 """Of a request that comes again: nobody is told so."""
 
 
@@ -297,7 +297,7 @@ def _while_there_is_room(handler: Handler) -> Handler:
         if looks is None or clock is None:
             return handler(context, request, now_ms)
         if looks.over:
-            return _PUT_BACK
+            return PUT_BACK
         settlement = handler(context, request, now_ms)
         looks.spend(settlement.answer, clock.now_ms() - now_ms)
         return settlement
