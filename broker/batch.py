@@ -25,9 +25,10 @@ from broker.demand import Demand
 from broker.documents import Job
 from broker.door import Taken as Taken
 from broker.gathering import another, gathered, wanted, with_earlier
+from broker.looks import Looks
 from broker.messages import Claim, RenewMany, Request
 from broker.proposals import Asking, Candidate, InHand, NothingFits, Proposal, Remembered, propose
-from broker.settle import HEED_CONTROLS, failed, looked_at, settle
+from broker.settle import HEED_CONTROLS, PUT_BACK, failed, looked_at, settle
 from broker.settlement import Change, Context, Settlement, Wait
 from broker.side_by_side import Errand
 from broker.signing import UNSEALED, Seal
@@ -43,6 +44,10 @@ log = structlog.get_logger(__name__)
 
 CANDIDATES_MAX = 16
 """Jobs a claim-next tries before it is told that nothing is available; each it can't have leaves the index."""
+REMEMBERED_MAX = 64
+"""Jobs with which resends in one batch are answered, but for those of the last: each with all that was submitted."""
+INSISTED_MAX = 8 * REMEMBERED_MAX
+"""The same for what was taken over, which comes in small portions."""
 AHEAD_MIN = 4
 """Jobs of a round from which on the store is told what it will read. Fewer are read as they come, at less cost."""
 
@@ -65,6 +70,8 @@ class Settled(Value, frozen=True):
     """How to write back to its sender."""
     extended: tuple[Job, ...] = ()
     """See `Settlement.extended`."""
+    put_back: Taken | None = None
+    """What is to come again with a later batch."""
 
 
 def settle_batch(
@@ -82,6 +89,7 @@ def settle_batch(
         demand=Demand(connection),
         last_seen=last_seen,
         clock=clock,
+        looks=Looks(),
         slot_work=SlotWork(),
     )
     any_next = claim_next.any_among([taken.request for taken in batch])
@@ -155,6 +163,7 @@ def _proposals(
     proposals: dict[int, Proposal | Settlement] = {}
     asking: dict[int, Asking] = {}
     senders: dict[str, int] = {}
+    remembered = 0
     for position, earlier in asked.items():
         taken = batch[position]
         request = taken.request
@@ -163,9 +172,13 @@ def _proposals(
         if request.deadline_ms is not None and now_ms > request.deadline_ms:
             continue
         count = wanted(request, earlier)
-        if taken.resend and earlier is None and (known := _known(context, request, at_most=count)) is not None:
-            proposals[position] = known
-            continue
+        if taken.resend and earlier is None:
+            room = (INSISTED_MAX if taken.insist else REMEMBERED_MAX) - remembered
+            known = _known(context, request, at_most=count) if room > 0 else _later(taken)
+            if known is not None:
+                proposals[position] = known
+                remembered += len(_jobs(known))
+                continue
         if (refused := refusal(context, request, now_ms=now_ms)) is not None:
             proposals[position] = refused
             continue
@@ -200,6 +213,13 @@ def _known(context: Context, request: Request, *, at_most: int) -> Proposal | Se
     except DatastoreError:
         return Settlement(Answer(Word.OUTCOME_UNKNOWN, Reason.STORE))
     return Remembered(jobs) if jobs else None
+
+
+def _later(taken: Taken) -> Settlement:
+    """What becomes of a resend where others have been answered with enough. It comes again with a later batch; not one
+    that was taken over, of which nobody would know that it may have been settled before: its sender sends it again.
+    """
+    return Settlement(Answer(Word.OUTCOME_UNKNOWN, Reason.OVERLOADED)) if taken.insist else PUT_BACK
 
 
 def _one_round(context: Context, asked: Sequence[Asked], *, clock: Clock) -> list[Settlement | None]:
@@ -315,7 +335,8 @@ def _settled(taken: Taken, result: Settlement | None, *, now_ms: int) -> Settled
     if result is None:
         return Settled(request)
     if result.told_elsewhere:
-        return Settled(request, changes=result.changes, waits=result.waits)
+        put_back = taken if result.put_back else None
+        return Settled(request, changes=result.changes, waits=result.waits, put_back=put_back)
     answer = result.answer
     if answer.word in _NOTHING_NOW and answer.reason is not Reason.LEASE_OVER and taken.resend:
         answer = Answer(Word.OUTCOME_UNKNOWN, answer.reason)

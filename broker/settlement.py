@@ -19,6 +19,7 @@ from broker.exclusion import Slots, give_back_together
 from broker.known_jobs import KnownJobs
 from broker.lately import Lately
 from broker.limits import unit_wants
+from broker.looks import Looks
 from broker.ready_sets import ReadySets
 from broker.repository import JobUpdate, Missing, Stale, Updated
 from broker.slot_turns import SlotTurns
@@ -55,6 +56,8 @@ class Context(Value, frozen=True, gc=True):
     """Who asks for work, for those who ask why a job waits; None: not known here."""
     last_seen: Callable[[Sequence[str]], Mapping[str, int]] = _nobody_seen
     """When factories were last heard of, as far as Redis knows; only shown."""
+    looks: Looks | None = None
+    """What this batch has spent on those who only look; None: as much as they ask for."""
     turns: SlotTurns | None = None
     """For slots, where claims of one batch run side by side; None: they come one after the other."""
     leaving: list[Slots] | None = None
@@ -122,6 +125,8 @@ class Settlement(Value, frozen=True):
     """Jobs that a claim-next may have been granted, where its outcome is unknown."""
     told_elsewhere: bool = False
     """Another copy of the request is answered; what this one has changed stands."""
+    put_back: bool = False
+    """Beside `told_elsewhere`: nothing was done, and this very copy comes again with a later batch."""
     extended: tuple[Job, ...] = ()
     """Jobs of which only the lease was extended, afterwards: it is told, and nothing else follows from it."""
 
