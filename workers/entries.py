@@ -40,6 +40,8 @@ class Entry(Value, frozen=True):
     """Taken over from a dead worker, or from this one's own past."""
     slot: int = 0
     """Of the worker's in-flight lists, the one it stands in."""
+    once: str | None = None
+    """Of a signed request that was let in: see `Taken.once`."""
 
     def envelope(self) -> bytes:
         """The text of the request in it, for the door.

@@ -19,6 +19,7 @@ from broker.queues import rq_job_key
 from broker.settlement import Context
 from datastore.json_body import UNREADABLE
 from datastore.value import Value
+from workers import once
 from workers.entries import ID_BYTES_MAX, Entry, NotOurs
 from workers.inflight import slot_key
 from workers.lean_redis import post
@@ -83,6 +84,7 @@ def post_end(
         for each in refused:
             bury(pipe, each, now_ms=now_ms)
         entries = [(entry, result.answer) for entry, result in settled] + [(each.entry, None) for each in refused]
+        once.settled(pipe, [entry.once for entry, _ in settled if entry.once])
         _end_entries(pipe, worker, entries)
         families.ask(pipe, parents)
         last = post(pipe)
