@@ -29,6 +29,7 @@ PORTIONS_MAX = 16
 """Of children that are looked at in the end of a batch where nobody comes back to them; the sweep has the others."""
 ENTRY_CHARS_MAX = 2_048
 """What the dead-letter list keeps of an entry."""
+_RQ_JOB = rq_job_key("").encode()
 
 
 class Refused(Value, frozen=True, gc=True):
@@ -154,21 +155,21 @@ def _end_entries(pipe: Pipeline, worker: str, settled: Sequence[tuple[Entry, Ans
         pipe.execute_command("DEL", *gone)  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
 
 
-def _ended_rq_jobs(pipe: Pipeline, worker: str, settled: Sequence[tuple[Entry, Answer | None]]) -> list[str]:
+def _ended_rq_jobs(pipe: Pipeline, worker: str, settled: Sequence[tuple[Entry, Answer | None]]) -> list[bytes | str]:
     """The keys of the rq jobs that are to go; of the others, which a plain rq client wants, adds what ends them."""
-    gone: list[str] = []
+    gone: list[bytes | str] = []
     for entry, answer in settled:
         if entry.wire == "intake":
             continue
-        rq_job = entry.key.decode("utf-8", "replace")
+        rq_job, results = _RQ_JOB + entry.key, b"rq:results:" + entry.key  # bytes: an id need be no text
         if entry.result_ttl_s == 0 or answer is None:
-            gone.append(rq_job_key(rq_job))
+            gone.append(rq_job)
             continue
         # What a plain rq client reads with `rq_job.return_value()`: the word, never a token.
         value = b64encode(json.dumps(answer.word.value).encode()).decode()
-        pipe.xadd(f"rq:results:{rq_job}", {"type": 1, "worker_name": worker, "return_value": value}, maxlen=10)
-        pipe.hset(rq_job_key(rq_job), "status", "finished")
+        pipe.xadd(results, {"type": 1, "worker_name": worker, "return_value": value}, maxlen=10)
+        pipe.hset(rq_job, "status", "finished")
         if entry.result_ttl_s > 0:
-            pipe.expire(f"rq:results:{rq_job}", entry.result_ttl_s)
-            pipe.expire(rq_job_key(rq_job), entry.result_ttl_s)
+            pipe.expire(results, entry.result_ttl_s)
+            pipe.expire(rq_job, entry.result_ttl_s)
     return gone
