@@ -21,9 +21,13 @@ RENEW_MAX = 256
 """Leases renewed with one message."""
 
 
+EPOCH_MAX = 2**53 - 1
+"""No job comes near it, and every JSON reader has it exactly. Events tell it with all its digits."""
+
+
 class FencedBody(Body):
     job_id: JobId
-    epoch: Annotated[int, Field(ge=1)]
+    epoch: Annotated[int, Field(ge=1, le=EPOCH_MAX)]
     token: Token = Field(repr=False)
 
 

@@ -104,6 +104,7 @@ def fire(context: Context, document: Document, *, now_ms: int) -> Settlement:
     schedule = _schedule(document)
     ready = due(schedule, now_ms=now_ms, ttl_ms=context.rules.ttl_ms)
     changes: list[Change] = []
+    last_job_id = schedule.last_job_id
     if ready.fires:
         written_on = _update(context, document, {})
         if written_on is None:
@@ -111,7 +112,7 @@ def fire(context: Context, document: Document, *, now_ms: int) -> Settlement:
         document = written_on
     try:
         for fire_ms in ready.fires:
-            settled = submission.submit(context, _submission(schedule, fire_ms), now_ms=now_ms)
+            settled, last_job_id = _submitted(context, schedule, fire_ms, now_ms=now_ms)
             changes += settled.changes
             if settled.answer.word is Word.OUTCOME_UNKNOWN:
                 return Settlement(settled.answer, tuple(changes))
@@ -120,7 +121,7 @@ def fire(context: Context, document: Document, *, now_ms: int) -> Settlement:
             "next_ms": cron.next_after(schedule.cron, schedule.tz, ready.since_ms),
         }
         if ready.fires:
-            moved |= {"last_fire_ms": ready.fires[-1], "last_job_id": job_id(schedule.name, ready.fires[-1])}
+            moved |= {"last_fire_ms": ready.fires[-1], "last_job_id": last_job_id}
         _update(context, document, moved)  # a lost race is a skip: another sweep did the same, or somebody changed it
     except DatastoreError as error:  # what was made is told; the next sweep fires it again, and finishes it
         log.warning("schedule_not_moved_on", name=schedule.name, error=str(error))
@@ -216,7 +217,30 @@ def _row(document: Document) -> Iterator[dict[str, Any]]:
         log.error("schedule_corrupt", document=document.id, error=str(error))
 
 
-def _submission(schedule: Schedule, fire_ms: int) -> Submit:
+def _submitted(context: Context, schedule: Schedule, fire_ms: int, *, now_ms: int) -> tuple[Settlement, str]:
+    """Submit the job of one fire, and tell its id: another one where somebody has made a job of that id beforehand.
+
+    Jobs are never deleted, so every sweep meets the same, and there is still one job of a fire.
+    """
+    named = job_id(schedule.name, fire_ms)
+    first = submission.submit(context, _submission(schedule, fire_ms, named), now_ms=now_ms)
+    if first.answer.reason is not Reason.EXISTS:
+        return first, named
+    other = _another_id(schedule, fire_ms)
+    log.error("job_of_schedule_was_there", name=schedule.name, job=named, submitted_instead=other)
+    second = submission.submit(context, _submission(schedule, fire_ms, other), now_ms=now_ms)
+    if second.answer.reason is Reason.EXISTS:
+        log.error("job_of_schedule_left_out", name=schedule.name, job=other)
+    return Settlement(second.answer, (*first.changes, *second.changes)), other
+
+
+def _another_id(schedule: Schedule, fire_ms: int) -> str:
+    """Not to be known beforehand by whoever looks at schedules: a listing shows no request id. In events it stands."""
+    digest = hashlib.sha256(f"{schedule.name} {fire_ms} {schedule.request_id}".encode()).hexdigest()[:16]
+    return f"{job_id(schedule.name, fire_ms)}.{digest}"
+
+
+def _submission(schedule: Schedule, fire_ms: int, named: str) -> Submit:
     job = SubmitBody.model_validate(schedule.job)
     labels = {**job.labels, SCHEDULER: schedule.name}
     digest = hashlib.sha256(f"{schedule.name} {fire_ms}".encode()).hexdigest()[:40]
@@ -225,7 +249,7 @@ def _submission(schedule: Schedule, fire_ms: int) -> Submit:
         factory_id=SCHEDULER,
         incarnation=SCHEDULER,
         instance=SCHEDULER,
-        body=job.model_copy(update={"job_id": job_id(schedule.name, fire_ms), "labels": labels}),
+        body=job.model_copy(update={"job_id": named, "labels": labels}),
     )
 
 

@@ -5,6 +5,7 @@ from itertools import chain
 from typing import Any
 
 import msgspec
+from msgspec import structs
 from redis.client import Pipeline
 
 from broker.answers import GOOD, Answer, Reason, Word
@@ -15,7 +16,9 @@ from broker.settlement import Change
 from broker.telling_controls import CONTROLS, of_control
 
 ENTRIES_MAX = 20_000
-"""Entries kept, about; an entry holds the events of one batch, at most `ENTRY_EVENTS_MAX`. Some 60 MB at the most."""
+"""Entries kept, about; an entry holds the events of one batch, at most `ENTRY_EVENTS_MAX`. Some 80 MB at the most."""
+ENTRY_BYTES_MAX = 4_000
+"""Of an entry's text. What is longer goes into several: ordinary events are not, an event by itself can't be."""
 ENTRY_EVENTS_MAX = 16
 """Several in one entry: the command costs a worker more than what it carries."""
 EVENT_LEASES_MAX = 64
@@ -105,8 +108,7 @@ def of_change(change: Change, request: Envelope | None = None, *, now_ms: int) -
 
 def publish(pipe: Pipeline, events: Iterable[Told]) -> None:
     """Add the commands that write `events` to the stream; none where there are none."""
-    for entry in _entries(list(events)):
-        text = msgspec.json.encode(entry)
+    for text in chain.from_iterable(map(_texts, _entries(list(events)))):
         # Not pipe.xadd: it builds and checks what is constant here, at twice the cost.
         pipe.execute_command("XADD", STREAM, "MAXLEN", "~", ENTRIES_MAX, "*", "e", text)  # type: ignore[no-untyped-call]
 
@@ -121,6 +123,27 @@ def _entries(told: list[Told]) -> Iterator[list[Told]]:
         entry.append(event)
     if entry:
         yield entry
+
+
+def _texts(entry: Sequence[Told]) -> Iterator[bytes]:
+    """An entry as it is written; in several where it is too long for one."""
+    text = msgspec.json.encode(entry)
+    if len(text) <= ENTRY_BYTES_MAX or len(halves := _halves(entry)) == 1:
+        yield text
+        return
+    for half in halves:
+        yield from _texts(half)
+
+
+def _halves(entry: Sequence[Told]) -> Sequence[Sequence[Told]]:
+    """An entry as two; one event as two of half of its leases each, or as it is where it has none to share out."""
+    [first, *rest] = entry
+    if rest:
+        middle = len(entry) // 2
+        return entry[:middle], entry[middle:]
+    if not isinstance(first, Event) or (middle := len(first.leases) // 2) == 0:
+        return (entry,)
+    return [[structs.replace(first, leases=part)] for part in (first.leases[:middle], first.leases[middle:])]
 
 
 def publish_changes(pipe: Pipeline, changes: Iterable[Change], *, now_ms: int) -> None:

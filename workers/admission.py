@@ -3,30 +3,20 @@
 from collections.abc import Sequence
 
 import structlog
+from msgspec import structs
 from redis import Redis
 
 from broker.door import WINDOW_MS, Taken, repeated
 from broker.parsing import Malformed
-from broker.scripts import Script
 from broker.settlement import Context
-from workers.entries import Entry, NotOurs, once_key
+from workers import once
+from workers.entries import Entry, NotOurs
 from workers.finishing import Refused
 
 log = structlog.get_logger(__name__)
 
 MARGIN_MS = 1_000
 """Deadlines are compared with broker time as carried on by a worker's own clock."""
-
-_MARK = Script(
-    """
--- KEYS: a mark for each request.  ARGV: how long each stands, ms.  Returns the numbers of those that stood before
-local known = {}
-for i, key in ipairs(KEYS) do
-  if not redis.call('SET', key, 1, 'NX', 'PX', ARGV[i]) then known[#known + 1] = i end
-end
-return known
-"""
-)
 
 
 def admitted(
@@ -47,21 +37,21 @@ def admitted(
     if any(taken.once for _, taken in batch):
         copies = _copies(connection, batch, now_ms=now_ms)
         refused += [Refused(batch[position][0], repeated(batch[position][1].request)) for position in copies]
-        batch = [each for position, each in enumerate(batch) if position not in copies]
+        batch = [
+            (structs.replace(entry, once=taken.once), taken)
+            for position, (entry, taken) in enumerate(batch)
+            if position not in copies
+        ]
     return batch, refused
 
 
 def _copies(connection: Redis, batch: Sequence[tuple[Entry, Taken]], *, now_ms: int) -> set[int]:
     """Signed requests that were taken before, byte for byte: somebody has recorded them and sends them again.
 
-    What was in hand when its worker died is no copy. All of Redis lost, a copy is settled like a resend.
+    What was in hand when its worker died is no copy, unless it had been settled before that worker took it. All of
+    Redis lost, a copy is settled like a resend.
     """
-    marked, keys, left_ms = [], [], []
-    for position, (_, taken) in enumerate(batch):
-        if taken.once is None:
-            continue
-        marked.append(position)
-        keys.append(once_key(taken.once))
-        left_ms.append(max(0, (taken.request.deadline_ms or now_ms + WINDOW_MS) - now_ms) + MARGIN_MS)
-    known = [marked[number - 1] for number in _MARK.run(connection, keys, left_ms)]
-    return {position for position in known if not batch[position][1].insist}
+    marked = [(position, taken, taken.once) for position, (_, taken) in enumerate(batch) if taken.once]
+    left_ms = [max(0, (taken.request.deadline_ms or now_ms + WINDOW_MS) - now_ms) + MARGIN_MS for _, taken, _ in marked]
+    macs, insist = [mac for _, _, mac in marked], [taken.insist for _, taken, _ in marked]
+    return {marked[number][0] for number in once.take(connection, macs, left_ms, insist)}

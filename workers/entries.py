@@ -20,11 +20,6 @@ RQ_DATA_BYTES_MAX = 2 * ENVELOPE_BYTES_MAX + 1_024
 ID_BYTES_MAX = 256
 
 
-def once_key(mac: str) -> str:
-    """Marks a signed request that was taken, by its MAC, until it is past its deadline."""
-    return f"broker:once:{mac}"
-
-
 class NotOurs(Exception):
     """An entry that is not a request this broker settles. It goes to the dead-letter list."""
 
@@ -45,6 +40,8 @@ class Entry(Value, frozen=True):
     """Taken over from a dead worker, or from this one's own past."""
     slot: int = 0
     """Of the worker's in-flight lists, the one it stands in."""
+    once: str | None = None
+    """Of a signed request that was let in: see `Taken.once`."""
 
     def envelope(self) -> bytes:
         """The text of the request in it, for the door.

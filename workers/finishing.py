@@ -19,7 +19,8 @@ from broker.queues import intake_key, rq_job_key, rq_queue_key
 from broker.settlement import Context
 from datastore.json_body import UNREADABLE
 from datastore.value import Value
-from workers.entries import ID_BYTES_MAX, Entry, NotOurs, once_key
+from workers import once
+from workers.entries import ID_BYTES_MAX, Entry, NotOurs
 from workers.inflight import slot_key
 from workers.lean_redis import post
 from workers.taking import DEAD, DEAD_MAX
@@ -28,6 +29,7 @@ PORTIONS_MAX = 16
 """Of children that are looked at in the end of a batch where nobody comes back to them; the sweep has the others."""
 ENTRY_CHARS_MAX = 2_048
 """What the dead-letter list keeps of an entry."""
+_RQ_JOB = rq_job_key("").encode()
 
 
 class Refused(Value, frozen=True, gc=True):
@@ -87,6 +89,7 @@ def post_end(
             back = [each for each in settled if each[1].put_back]
             put_back(pipe, back)
         entries = [(entry, result.answer) for entry, result in settled] + [(each.entry, None) for each in refused]
+        once.settled(pipe, [entry.once for entry, result in settled if entry.once and not result.put_back])
         _end_entries(pipe, worker, entries, kept=[entry for entry, _ in back])
         families.ask(pipe, parents)
         last = post(pipe)
@@ -109,7 +112,7 @@ def put_back(pipe: Pipeline, entries: Sequence[tuple[Entry, Settled]]) -> None:
         taken = result.put_back
         assert taken is not None, "only such are put back"
         if taken.once:
-            pipe.delete(once_key(taken.once))
+            once.forget(pipe, taken.once)
         queue = taken.request.queue_name
         pipe.rpush(intake_key(queue) if entry.wire == "intake" else rq_queue_key(queue), entry.key)
 
@@ -177,21 +180,21 @@ def _end_entries(
 
 def _ended_rq_jobs(
     pipe: Pipeline, worker: str, settled: Sequence[tuple[Entry, Answer | None]], *, kept: Container[Entry]
-) -> list[str]:
+) -> list[bytes | str]:
     """The keys of the rq jobs that are to go; of the others, which a plain rq client wants, adds what ends them."""
-    gone: list[str] = []
+    gone: list[bytes | str] = []
     for entry, answer in settled:
         if entry.wire == "intake" or entry in kept:
             continue
-        rq_job = entry.key.decode("utf-8", "replace")
+        rq_job, results = _RQ_JOB + entry.key, b"rq:results:" + entry.key  # bytes: an id need be no text
         if entry.result_ttl_s == 0 or answer is None:
-            gone.append(rq_job_key(rq_job))
+            gone.append(rq_job)
             continue
         # What a plain rq client reads with `rq_job.return_value()`: the word, never a token.
         value = b64encode(json.dumps(answer.word.value).encode()).decode()
-        pipe.xadd(f"rq:results:{rq_job}", {"type": 1, "worker_name": worker, "return_value": value}, maxlen=10)
-        pipe.hset(rq_job_key(rq_job), "status", "finished")
+        pipe.xadd(results, {"type": 1, "worker_name": worker, "return_value": value}, maxlen=10)
+        pipe.hset(rq_job, "status", "finished")
         if entry.result_ttl_s > 0:
-            pipe.expire(f"rq:results:{rq_job}", entry.result_ttl_s)
-            pipe.expire(rq_job_key(rq_job), entry.result_ttl_s)
+            pipe.expire(results, entry.result_ttl_s)
+            pipe.expire(rq_job, entry.result_ttl_s)
     return gone

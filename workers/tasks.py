@@ -36,7 +36,7 @@ def settle(envelope: dict[str, Any] | str) -> str:
     batch, refused = admitted(runtime.context, runtime.connection, [entry], now_ms=clock.now_ms())
     taken = [structs.replace(each, request=_without_wait(each.request)) for _, each in batch]
     results = settle_batch(runtime.context, runtime.connection, taken, clock=clock, worker=worker)
-    settled = [(entry, result) for result in results]
+    settled = list(zip([each for each, _ in batch], results, strict=True))
     finish(runtime.context, runtime.connection, worker, settled, refused, now_ms=clock.now_ms())
     answers = [result.answer for result in results]
     return "invalid" if refused else answers[0].word.value if answers[0] is not None else "waiting"

@@ -1,6 +1,6 @@
 """Shows the answer to a request and gives the exit status that goes with it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from broker.answers import Reason, Word
@@ -62,7 +62,8 @@ class Refused(CommandError):
     """A command that needs an answer to go on was refused it."""
 
     def __init__(self, reply: "Reply") -> None:
-        super().__init__(_problem(reply), next_step(reply, reply.request_id), exit=EXITS[reply.answer])
+        problem, *more = _problem(reply)
+        super().__init__(problem, next_step(reply, reply.request_id), exit=EXITS[reply.answer], more=more)
         self._reply = reply
 
     def shown(self) -> dict[str, Any]:
@@ -90,22 +91,24 @@ def flat(reply: "Reply") -> dict[str, Any]:
     return {**shown, **reply.body, "request_id": reply.request_id}
 
 
-def finish(reply: "Reply", *, json: bool, good: str, repeat: str | None = None) -> int:
-    """Show the answer and return its exit status. `good` is the line for one that had its effect.
+def finish(reply: "Reply", *, json: bool, good: str | Sequence[str], repeat: str | None = None) -> int:
+    """Show the answer and return its exit status. `good` is what is said of one that had its effect.
 
     `repeat`: what the command is repeated under, where that is not the reply's own request id.
     """
     if json:
         emit(flat(reply))
     elif reply.good:
-        say(good if reply.answer is not Word.REPLAYED else f"{good} (as before: this request id was known)")
+        *lines, last = [good] if isinstance(good, str) else good
+        say(*lines, last if reply.answer is not Word.REPLAYED else f"{last} (as before: this request id was known)")
     else:
-        complain(_problem(reply), next_step(reply, repeat or reply.request_id))
+        problem, *more = _problem(reply)
+        complain(problem, next_step(reply, repeat or reply.request_id), more)
     return EXITS[reply.answer]
 
 
-def _problem(reply: "Reply") -> str:
-    """The word, why, and what is known of the job."""
+def _problem(reply: "Reply") -> list[str]:
+    """The word, why, and what is known of the job; then a line for each obstacle."""
     body = reply.body
     reasons = body.get("reasons") or ([reply.reason.value] if reply.reason else [])
     text = reply.answer.value + (f" ({', '.join(map(str, reasons))})" if reasons else "")
@@ -122,7 +125,7 @@ def _problem(reply: "Reply") -> str:
     for obstacle in body.get("obstacles") or ():
         sentence, _ = words(obstacle, job_id=str(body.get("job_id")), now_ms=reply.server_now_ms)
         lines.append(f"  - {sentence}")
-    return "\n".join(lines)
+    return lines
 
 
 def next_step(reply: "Reply", request_id: str) -> str:

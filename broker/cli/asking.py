@@ -1,6 +1,6 @@
 """What every command that asks the broker takes beside its own options: declared once, and handed over as an `Ask`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import wraps
@@ -55,8 +55,8 @@ class Ask:
         """A client for the length of a block. `changed`: fields of the target, where the command knows better."""
         return connected(replace(self.target, **changed))
 
-    def finish(self, reply: "Reply", *, good: str, repeat: str | None = None) -> int:
-        """Show the answer and return its exit status. `good` is the line for one that had its effect.
+    def finish(self, reply: "Reply", *, good: str | Sequence[str], repeat: str | None = None) -> int:
+        """Show the answer and return its exit status. `good` is what is said of one that had its effect.
 
         `repeat`: what the command is repeated under, where that is not the reply's own request id.
         """

@@ -31,7 +31,7 @@ def completion(
 
     from broker.cli.output import say
 
-    say(get_completion_script(prog_name=PROGRAM, complete_var=VARIABLE, shell=shell.value))
+    say(*get_completion_script(prog_name=PROGRAM, complete_var=VARIABLE, shell=shell.value).split("\n"))
     return 0
 
 

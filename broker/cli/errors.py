@@ -21,13 +21,21 @@ _UsageError = typer.BadParameter.__bases__[0]
 class CommandError(Exception):
     """A command can't go on. The text says why, `next_step` what to do about it.
 
-    `request_id`: the request that may have taken effect, to be repeated under it.
+    `request_id`: the request that may have taken effect, to be repeated under it. `more`: what the text goes on with,
+    in lines of their own.
     """
 
     def __init__(
-        self, message: str, next_step: str, *, exit: Exit = Exit.REFUSED, request_id: str | None = None
+        self,
+        message: str,
+        next_step: str,
+        *,
+        exit: Exit = Exit.REFUSED,
+        request_id: str | None = None,
+        more: Sequence[str] = (),
     ) -> None:
         super().__init__(message)
+        self.more = more
         self.next_step = next_step
         self.exit = exit
         self.request_id = request_id
@@ -35,7 +43,7 @@ class CommandError(Exception):
     def shown(self) -> dict[str, Any]:
         """The `--json` shape."""
         known = {} if self.request_id is None else {"request_id": self.request_id}
-        return {"error": str(self), "next": self.next_step, **known}
+        return {"error": "\n".join([str(self), *self.more]), "next": self.next_step, **known}
 
     @classmethod
     def from_text(cls, text: str, *, otherwise: str, exit: Exit = Exit.REFUSED) -> "CommandError":
@@ -84,7 +92,7 @@ def _run(app: typer.Typer, arguments: list[str]) -> int:
         if "--json" in before_command:
             emit(known.shown())
         else:
-            complain(str(known), known.next_step)
+            complain(str(known), known.next_step, known.more)
         return known.exit
 
 

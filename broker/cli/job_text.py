@@ -42,7 +42,7 @@ def describe(found: Mapping[str, Any], run: dict[str, Any] | None, now_ms: int) 
         if value not in (None, "", []):
             say(f"{name:<11} {value if isinstance(value, str | int) else json.dumps(value, ensure_ascii=False)}")
     say("payload")
-    say(json.dumps(spec.get("payload"), indent=2, ensure_ascii=False))
+    say(*json.dumps(spec.get("payload"), indent=2, ensure_ascii=False).split("\n"))
 
 
 def state(job: dict[str, Any]) -> str:

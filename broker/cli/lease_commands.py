@@ -43,11 +43,11 @@ def claim(
             count=count,
             request_id=ask.request_id,
         )
-    lines = (
+    lines = [
         f"granted job {grant['job_id']}, epoch {grant['epoch']}, for {span(grant['ttl_ms'])}, token {grant['token']}"
         for grant in (each.body for each in reply.grants)
-    )
-    return ask.finish(reply, good="\n".join(lines))
+    ]
+    return ask.finish(reply, good=lines or "")
 
 
 @asks(AS_HOLDER)

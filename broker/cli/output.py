@@ -19,20 +19,21 @@ def emit(value: Mapping[str, Any]) -> None:
     typer.echo(json.dumps(value, separators=(",", ":")))  # ASCII: safe in any locale, and on any terminal
 
 
-def say(line: str) -> None:
-    """One line for a person, on standard output."""
-    typer.echo(printable(line))
+def say(*lines: str) -> None:
+    """Lines for a person, on standard output. Each is one, whatever stands in it."""
+    for line in lines:
+        typer.echo(printable(line))
 
 
-def note(line: str) -> None:
-    """One line for a person that is no result, on standard error."""
-    typer.echo(printable(line), err=True)
+def note(*lines: str) -> None:
+    """The same for what is no result, on standard error."""
+    for line in lines:
+        typer.echo(printable(line), err=True)
 
 
-def complain(problem: str, next_step: str) -> None:
-    """What went wrong and what to do next, on standard error."""
-    note(f"error: {problem}")
-    note(f"next: {next_step}")
+def complain(problem: str, next_step: str, more: Sequence[str] = ()) -> None:
+    """What went wrong, in `more` lines than one where it takes them, and what to do next, on standard error."""
+    note(f"error: {problem}", *more, f"next: {next_step}")
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -78,8 +79,8 @@ def cell(value: object) -> str:
 
 
 def printable(text: str) -> str:
-    """Text that can't move the cursor or colour the terminal, whoever wrote it."""
-    return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
+    """Text that can't move the cursor, colour the terminal or begin a line of its own, whoever wrote it."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def moment(unix_ms: int | None) -> str | None:

@@ -101,7 +101,7 @@ def show(
     for label, value in lines:
         say(f"{label:<11} {value or '-'}")
     say("job")
-    say(text.dumps(found["job"], indent=2, ensure_ascii=False))
+    say(*text.dumps(found["job"], indent=2, ensure_ascii=False).split("\n"))
     return 0
 
 

@@ -12,9 +12,9 @@ URLS = frozenset({"BROKER_REDIS_URL", "BROKER_DATASTORE_URL"})
 
 
 def without_secrets(environ: Mapping[str, str]) -> dict[str, str]:
-    """The variables a command may see."""
+    """The variables a command may see. Their case says nothing: `broker_key` is read as a setting too."""
     return {
-        name: without_password(value) if name in URLS else value
+        name: without_password(value) if name.upper() in URLS else value
         for name, value in environ.items()
-        if name not in SECRETS
+        if name.upper() not in SECRETS
     }

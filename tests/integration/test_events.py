@@ -194,6 +194,20 @@ def test_the_stream_is_bounded(on_sqlite: InProcess, monkeypatch: pytest.MonkeyP
     assert on_sqlite.redis.xlen(STREAM) < 400  # about: whole nodes of the stream are dropped
 
 
+def test_the_stream_takes_no_more_of_redis_than_its_bound_says(redis_client: redis.Redis) -> None:
+    name = "n" * 128
+    said = Event(event="refused_stale", job_id=name, at_ms=1, factory_id=name, holder=name, reason="\x01" * 200)
+    together = Event(event="renewed", job_id="", at_ms=1, leases=[(name, 1, 1, 1)] * telling.EVENT_LEASES_MAX)
+    for events in ([said] * 64, [together] * 4):
+        redis_client.delete(STREAM)
+        while redis_client.xlen(STREAM) < telling.ENTRIES_MAX:
+            with redis_client.pipeline(transaction=False) as pipe:
+                for _ in range(50):
+                    telling.publish(pipe, events)
+                pipe.execute()
+        assert 40_000_000 < (redis_client.memory_usage(STREAM, samples=0) or 0) < 85_000_000
+
+
 def test_what_is_no_event_is_passed_over(broker: InProcess, watcher: Client) -> None:
     for fields in ({"x": "y"}, {"e": "not JSON"}, {"e": '{"a":1}'}):
         broker.redis.xadd(STREAM, fields)  # type: ignore[arg-type]  # redis-py narrows dict keys

@@ -52,6 +52,19 @@ def test_an_oversized_request_is_shown_as_refused(
 
 
 @pytest.mark.redis
+def test_what_a_factory_says_begins_no_line_of_its_own_among_the_events(
+    broker: InProcess, redis_url: str, commands: Commands, tmp_path: Path
+) -> None:
+    broker.submit("job")
+    [granted] = broker.ask(broker.caller.make("claim", job_id="job"))
+    fence = {name: granted["body"][name] for name in ("job_id", "epoch", "token")}
+    broker.ask(broker.caller.make("release", **fence, reason="no\nFORGED  victim  completed  epoch 7"))
+    _, out, _ = Home(tmp_path, {"BROKER_REDIS_URL": redis_url}, run=commands.run).run("events")
+    assert len(out.splitlines()) == 3
+    assert "no\\nFORGED" in out
+
+
+@pytest.mark.redis
 def test_the_workers_are_shown_past_one_that_is_none(redis_client: redis.Redis) -> None:
     redis_client.zadd(WORKERS, {b"w1": 1, NO_TEXT: 1, b"w2": float("inf"), b"w3": float("-inf")})
     assert list(look(redis_client).workers) == ["w1"]

@@ -4,11 +4,12 @@ import json
 import pickle
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 import pytest
 
+from broker.lease_bodies import EPOCH_MAX
 from broker.messages import ENVELOPE_BYTES_MAX
 from broker.queues import SETTLE
 from broker.replies import reply_key
@@ -248,7 +249,7 @@ def answer(prey: Prey, **fields: Any) -> Reply:
     [
         ({"token": "f" * 32}, ("lease_lost", "superseded")),
         ({"token": "forged"}, ("lease_lost", "superseded")),
-        ({"epoch": 10**400}, ("invalid", "epoch_from_the_future")),
+        ({"epoch": EPOCH_MAX}, ("invalid", "epoch_from_the_future")),
         ({"epoch": 2}, ("invalid", "epoch_from_the_future")),
         ({"job_id": "another"}, ("not_found", None)),
     ],
@@ -262,6 +263,18 @@ def test_a_forged_fence_is_refused(
         reply = prey.holder.ask(op, **{**prey.lease, **wrong, **progress})
     assert (reply["answer"], reply["reason"]) == expected
     assert "token" not in reply["body"]
+
+
+@pytest.mark.parametrize("op", ["renew", "complete", "fail", "release", "progress"])
+def test_a_number_that_no_epoch_reaches_is_none_and_is_told_nowhere(prey: Prey, op: str) -> None:
+    """It was called an epoch from the future, and stood in the stream of events with all its digits."""
+    progress = {"progress": 1} if op == "progress" else {}
+    for epoch in (EPOCH_MAX + 1, 10**4_000):
+        envelope = prey.envelope() | {"op": op, "body": {**prey.lease, "epoch": epoch, **progress}}
+        intake(prey, json.dumps(envelope), "leases")
+        [reply] = prey.holder.replies_to([envelope["request_id"]])
+        assert (reply["answer"], reply["reason"]) == ("invalid", "malformed")
+    assert all(len(fields[b"e"]) < 1_000 for _, fields in cast(Any, prey.redis.xrange("broker:events")))
 
 
 def test_the_right_token_in_another_factorys_hands_is_refused(prey: Prey) -> None:

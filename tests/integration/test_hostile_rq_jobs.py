@@ -13,6 +13,7 @@ from rq.serializers import JSONSerializer
 
 from broker.queues import SETTLE, rq_job_hash
 from tests.prey import Prey, rq_job
+from tests.processes import wait_for
 
 
 @pytest.mark.parametrize(
@@ -136,3 +137,20 @@ def test_a_strange_result_ttl_does_no_harm(prey: Prey, ttl: str) -> None:
     rq_id = rq_job(prey, f'["{SETTLE}",null,[{json.dumps(envelope)}],{{}}]', result_ttl=ttl)
     assert prey.holder.replies_to([envelope["request_id"]])[0]["answer"] == "conflict"
     prey.redis.delete(f"rq:job:{rq_id}", f"rq:results:{rq_id}")
+
+
+@pytest.mark.parametrize("ttl", ["0", "60"])
+def test_an_rq_job_whose_id_is_no_text_is_ended_and_no_other_in_its_place(prey: Prey, ttl: str) -> None:
+    other, envelope = "rq:job:\ufffd", prey.envelope(op="claim")
+    data = f'["{SETTLE}",null,[{json.dumps(envelope)}],{{}}]'
+    prey.redis.set(other, "somebody else's")
+    try:
+        fields = {**rq_job_hash("{}", queue="claims"), "data": data, "result_ttl": ttl}
+        prey.redis.hset(b"rq:job:\xff", mapping=fields)
+        prey.redis.rpush("rq:queue:claims", b"\xff")
+        assert prey.holder.replies_to([envelope["request_id"]])[0]["answer"] == "conflict"
+        wait_for(lambda: prey.redis.ttl(b"rq:job:\xff") == -2 or int(ttl) > 0, "it is gone")
+        wait_for(lambda: prey.redis.ttl(b"rq:job:\xff") >= 0 or ttl == "0", "it will go")
+        assert prey.redis.get(other) == b"somebody else's"
+    finally:
+        prey.redis.delete(other, b"rq:job:\xff", b"rq:results:\xff")

@@ -303,6 +303,34 @@ def test_a_fire_of_a_unique_job_waits_its_turn_out(broker: InProcess) -> None:
     assert made(broker.store) == ["120100Z"]
 
 
+def fired_where_its_ids_are_taken(broker: InProcess) -> list[str]:
+    """Of two fires whose ids a factory has taken: the jobs that the schedule itself has made, sweeps going at once."""
+    put(broker, catch_up="all")
+    taken = [f"tick.20260131T{minute}" for minute in MINUTES[:2]]
+    submitted = broker.ask(*(broker.caller.make("submit", job_id=each, payload="nothing") for each in taken))
+    assert [reply["answer"] for reply in submitted] == ["ok", "ok"]
+    broker.clock.advance(2 * MINUTE_MS)
+    at_once([NoLock(broker, broker.store, broker.clock, broker.redis) for _ in range(4)])
+    return sorted({job.id for job in find_documents(broker.store, {"kind": "job"})} - set(taken))
+
+
+def test_a_fire_whose_id_somebody_has_taken_makes_one_job_under_another(broker: InProcess) -> None:
+    first, second = fired_where_its_ids_are_taken(broker)
+    assert (first[:-16], second[:-16]) == ("tick.20260131T120100Z.", "tick.20260131T120200Z.")
+    [shown] = broker.ask(broker.caller.make("list_schedules"))[0]["body"]["schedules"]
+    assert shown["last_job_id"] == second
+    [told] = broker.ask(broker.caller.make("get_job", job_id=second))
+    assert (told["body"]["spec"]["payload"], told["body"]["spec"]["submitted_by"]) == (7, "schedule")
+
+
+def test_where_no_other_id_is_tried_whoever_takes_its_id_suppresses_a_fire(
+    broker: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The twin."""
+    monkeypatch.setattr(schedules, "_another_id", lambda schedule, fire_ms: schedules.job_id(schedule.name, fire_ms))
+    assert fired_where_its_ids_are_taken(broker) == []
+
+
 @pytest.mark.cosmos
 def test_several_sweeps_make_each_job_once_on_cosmos(cosmos_url: str, redis_client: redis.Redis) -> None:
     store = connect(cosmos_url)

@@ -21,6 +21,7 @@ from broker.signing import Key, Role
 from broker.transitions import Rules
 from datastore import connect
 from tests.in_process import InProcess
+from workers import once
 from workers.finishing import read_letters
 
 pytestmark = pytest.mark.redis
@@ -213,6 +214,60 @@ def test_a_request_in_the_hands_of_a_worker_that_died_is_no_copy(redis_client: r
     scene.broker.kill("w1")
     scene.broker.take_over("w2")
     assert scene.answer()["answer"] in ("ok", "replayed")
+
+
+def killed_with_a_copy_in_hand(scene: Scene, message: bytes, *, copies: int = 1) -> None:
+    scene.broker.redis.rpush("broker:in:leases", *[message] * copies)
+    scene.broker.take("w1")
+    scene.broker.kill("w1")
+    scene.broker.take_over("w2")
+
+
+def test_a_copy_of_what_is_settled_stays_one_in_the_hands_of_a_worker_that_died(redis_client: redis.Redis) -> None:
+    scene = Scene(redis_client, gullible=False)
+    message = renewal_replayed(scene)
+    before = scene.look()
+    killed_with_a_copy_in_hand(scene, message)
+    assert scene.look() == before
+    assert read_letters(redis_client, 1)[0]["reason"].startswith("unauthorized: ")
+
+
+def test_a_mark_that_does_not_tell_what_is_settled_lets_such_a_copy_in(
+    redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The twin."""
+    monkeypatch.setattr(once, "settled", lambda _pipe, _macs: None)
+    scene = Scene(redis_client, gullible=False)
+    message = renewal_replayed(scene)
+    before = scene.look()
+    killed_with_a_copy_in_hand(scene, message)
+    assert scene.look() != before
+
+
+def test_a_request_that_stands_twice_in_the_hands_of_a_worker_that_died_is_taken_once(
+    redis_client: redis.Redis,
+) -> None:
+    scene = Scene(redis_client, gullible=False)
+    message = scene.message("renew", **scene.fence())
+    killed_with_a_copy_in_hand(scene, message, copies=2)
+    assert scene.answer()["answer"] == "renewed"
+    assert len(read_letters(redis_client, 9)) == 1
+
+
+def test_a_waiting_claim_that_is_parked_is_settled_for_its_copies(redis_client: redis.Redis) -> None:
+    scene = Scene(redis_client, gullible=False)
+    message = scene.message("claim", wait_ms=30_000)
+    scene.push(message)
+    killed_with_a_copy_in_hand(scene, message)
+    assert len(read_letters(redis_client, 9)) == 1
+
+
+def test_a_mark_that_is_none_stops_no_worker(redis_client: redis.Redis) -> None:
+    scene = Scene(redis_client, gullible=False)
+    message = scene.message("renew", **scene.fence())
+    redis_client.rpush(f"broker:once:{signing.split(message)[1]}", "garbage")
+    killed_with_a_copy_in_hand(scene, message)
+    assert scene.answer()["answer"] == "renewed"
 
 
 def test_a_rq_job_may_name_the_function_and_the_message_only(redis_client: redis.Redis) -> None:

@@ -258,6 +258,7 @@ def test_a_json_value_may_come_from_a_file(tmp_path: Path) -> None:
 def test_what_a_job_says_cannot_steer_the_terminal() -> None:
     assert printable("\x1b[31mred\x9b\u202e") == "\\x1b[31mred\\x9b\\u202e"
     assert cell("two\nlines") == "two lines"
+    assert printable("two\n\tlines") == "two\\n\\tlines"
     assert len(cell("long" * 100)) == 60
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from broker.answers import Answer, Reason, Word
+from broker.cli import output
 from broker.cli.answers import Refused, finish
 from tests.unit.test_call import reply
 
@@ -43,6 +44,33 @@ def test_an_answer_says_what_it_is_about_and_what_to_do(
     told = capsys.readouterr().err
     assert problem in told
     assert step in told
+
+
+FORGED = "no\nlast run    succeeded, epoch 9, mac-1"
+
+
+@pytest.mark.parametrize("word", [Word.CONFLICT, Word.OK])
+def test_what_a_factory_says_begins_no_line(capsys: pytest.CaptureFixture[str], word: Word) -> None:
+    said: Any = reply(Answer(word, body={"detail": FORGED, "why": FORGED}))
+    finish(said, json=False, good=f"job j is held: {FORGED}")
+    told = capsys.readouterr()
+    lines = (told.out + told.err).splitlines()
+    assert len(lines) == (1 if word is Word.OK else 2)
+    assert not any(line.startswith("last run") for line in lines)
+
+
+def test_where_newlines_are_let_through_what_a_factory_says_begins_a_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The twin."""
+    monkeypatch.setattr(output, "printable", lambda text: text)
+    finish(reply(Answer(Word.OK)), json=False, good=f"job j is held: {FORGED}")
+    assert capsys.readouterr().out.splitlines()[1].startswith("last run")
+
+
+def test_of_several_grants_each_has_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+    finish(reply(Answer(Word.REPLAYED)), json=False, good=["one", "two"])
+    assert capsys.readouterr().out == "one\ntwo (as before: this request id was known)\n"
 
 
 def test_a_listing_that_is_refused_says_what_to_do_and_gives_the_answers_own_object() -> None:

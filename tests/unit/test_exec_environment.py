@@ -1,11 +1,12 @@
 """A command that runs a job sees none of the broker's secrets."""
 
 import typing
+from collections.abc import Callable
 
 import pytest
 from pydantic import SecretStr
 
-from broker.exec.environment import SECRETS, without_secrets
+from broker.exec.environment import SECRETS, URLS, without_secrets
 from broker.settings import PREFIX, Settings
 
 
@@ -21,6 +22,21 @@ def test_every_setting_that_is_a_secret_is_kept_from_a_command() -> None:
 def test_a_command_sees_everything_else() -> None:
     environ = {"PATH": "/bin", "BROKER_KEY_FILE": "/run/secrets/key", "BROKER_TTL_MS": "1"}
     assert without_secrets(environ | dict.fromkeys(SECRETS, "hush")) == environ
+
+
+@pytest.mark.parametrize("cased", [str.lower, str.title])
+def test_what_is_read_as_a_setting_is_kept_from_a_command_in_whatever_case_it_stands(
+    monkeypatch: pytest.MonkeyPatch, cased: Callable[[str], str]
+) -> None:
+    secrets = {cased(name): "0123456789abcdef" * 4 for name in SECRETS}
+    urls = {cased(name): "redis://factory-7:hush@host" for name in URLS}
+    with monkeypatch.context() as patch:
+        for name, value in {**secrets, **urls}.items():
+            patch.setenv(name, value)
+        password = Settings().redis_password
+    assert password is not None
+    assert password.get_secret_value() == "0123456789abcdef" * 4
+    assert without_secrets(secrets | urls) == dict.fromkeys(urls, "redis://factory-7@host")
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,11 @@ from broker import telling
 from broker.answers import Answer, Word
 from broker.client.tail import Tail
 from broker.documents import Job
-from broker.events import REASON_CHARS_MAX
+from broker.events import REASON_CHARS_MAX, Event
+from broker.lease_bodies import EPOCH_MAX
 from broker.messages import Claim, ClaimBody, RenewMany, Submit, SubmitBody
 from broker.settlement import Change
+from broker.telling import ENTRY_BYTES_MAX, ENTRY_EVENTS_MAX, EVENT_LEASES_MAX
 from tests.unit.jobs import EPOCH, NOW, TOKEN, job, lease
 
 HELD = job("leased")
@@ -123,6 +125,57 @@ def test_a_reader_goes_on_behind_any_of_the_leases_that_were_renewed_together() 
     assert [event.job_id for event in read[1:-1]] == [after.id for after in RENEWED]
     assert (read[50].cursor, read[65].cursor) == ("2-0.49", "3-0.0")
     assert list(Tail(read[50].cursor).feed([[b"stream", entries[1:]]])) == read[51:]
+
+
+TIME = 4_102_444_800_000
+LONG = "n" * 128
+"""A name of a job or a factory, as long as it may be."""
+LONGEST = [
+    Event(
+        event="factory_registered",
+        job_id=LONG,
+        at_ms=TIME,
+        epoch=EPOCH_MAX,
+        factory_id=LONG,
+        request_id="r" * 64,
+        by=LONG,
+        holder=LONG,
+        state="succeeded",
+        reason="\x01" * REASON_CHARS_MAX,
+        until_ms=TIME,
+        renewals=EPOCH_MAX,
+        subject=f"schedule factory:{LONG}",
+    )
+] * 40
+LONGEST_RENEWED = [Event(event="renewed", job_id="", at_ms=TIME, leases=[(LONG, EPOCH_MAX, EPOCH_MAX, TIME)] * 64)] * 3
+
+
+@pytest.mark.parametrize("events", [LONGEST, LONGEST_RENEWED], ids=["told", "renewed"])
+def test_an_entry_has_a_bound_in_bytes_whatever_it_tells_of(events: list[Event]) -> None:
+    pipe = Written()
+    telling.publish(cast(Pipeline, pipe), events)
+    assert max(map(len, pipe.entries)) <= ENTRY_BYTES_MAX
+    read = Tail(None).feed([[b"stream", [(f"{n}-0".encode(), {b"e": e}) for n, e in enumerate(pipe.entries, 1)]]])
+    assert [structs.replace(each, cursor="") for each in read] == [each for event in events for each in event.each()]
+
+
+def test_without_a_bound_in_bytes_an_entry_grows_with_its_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The twin."""
+    monkeypatch.setattr(telling, "ENTRY_BYTES_MAX", 1_000_000)
+    pipe = Written()
+    telling.publish(cast(Pipeline, pipe), LONGEST)
+    assert max(map(len, pipe.entries)) > 5 * ENTRY_BYTES_MAX
+
+
+def test_ordinary_events_fill_an_entry_by_their_number() -> None:
+    id = "0123456789abcdef" * 2
+    claimed = Event(event="claimed", job_id=id, at_ms=TIME, epoch=12, factory_id="mac-mini-12", request_id=id,
+                    state="leased", until_ms=TIME)  # fmt: skip
+    renewed = Event(event="renewed", job_id="", at_ms=TIME, factory_id="mac-mini-12", request_id=id, state="leased",
+                    leases=[(id, 12, 12, TIME)] * EVENT_LEASES_MAX)  # fmt: skip
+    pipe = Written()
+    telling.publish(cast(Pipeline, pipe), [*[claimed] * ENTRY_EVENTS_MAX, renewed])
+    assert len(pipe.entries) == 2
 
 
 def test_a_grant_is_read_as_its_change_is_told() -> None:

@@ -41,7 +41,8 @@ def _described(error: Exception) -> CommandError | None:
         case StartError() | StateDirError() | EmbeddedError():
             return CommandError.from_text(str(error), otherwise="see `broker doctor`")
         case DaemonError():
-            return CommandError(str(error), "see `broker doctor`, and the logs in the state folder")
+            what, *log = str(error).split("\n")
+            return CommandError(what, "see `broker doctor`, and the logs in the state folder", more=log)
         case RedisError():
             return of_redis(error)
         case _:
