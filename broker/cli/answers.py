@@ -44,6 +44,7 @@ _NEXT_FOR_REASON: Mapping[Reason, str] = {
     Reason.NOT_REDRIVABLE: "see `broker job JOB_ID`: only a failed or cancelled job is redriven",
     Reason.NOT_PERMITTED: "ask whoever has a key with another role: `broker key new --role operator`",
     Reason.NOT_CANCELLABLE: "see `broker job JOB_ID`",
+    Reason.REQUEST_ID_USED: "leave out --request-id, or choose another; nothing was done",
 }
 
 
