@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from broker.answers import Reason, Word
 from broker.cli.errors import CommandError
-from broker.cli.exits import EXITS
+from broker.cli.exits import exit_of
 from broker.cli.output import complain, emit, moment, say, span
 from broker.cli.why_text import words
 
@@ -40,11 +40,12 @@ _NEXT_FOR_REASON: Mapping[Reason, str] = {
     Reason.RESTARTED: "stop: another start of this factory has registered, or it was removed; register a new one",
     Reason.RESERVED: "wait: it was handed over to another factory, or ask for any job that fits",
     Reason.DRAINING: "choose another factory: `broker factory list`",
+    Reason.LEASE_OVER: "this claim had its lease, which is over: claim anew, with a new request id",
     Reason.NOT_LEASED: "see `broker job JOB_ID`: nobody holds it",
     Reason.NOT_REDRIVABLE: "see `broker job JOB_ID`: only a failed or cancelled job is redriven",
     Reason.NOT_PERMITTED: "ask whoever has a key with another role: `broker key new --role operator`",
     Reason.NOT_CANCELLABLE: "see `broker job JOB_ID`",
-    Reason.REQUEST_ID_USED: "leave out --request-id, or choose another; nothing was done",
+    Reason.REQUEST_ID_USED: "choose another request id, or give none; nothing was done",
 }
 
 
@@ -63,7 +64,7 @@ class Refused(CommandError):
     """A command that needs an answer to go on was refused it."""
 
     def __init__(self, reply: "Reply") -> None:
-        super().__init__(_problem(reply), next_step(reply, reply.request_id), exit=EXITS[reply.answer])
+        super().__init__(_problem(reply), next_step(reply, reply.request_id), exit=exit_of(reply.answer, reply.reason))
         self._reply = reply
 
     def shown(self) -> dict[str, Any]:
@@ -102,7 +103,7 @@ def finish(reply: "Reply", *, json: bool, good: str, repeat: str | None = None) 
         say(good if reply.answer is not Word.REPLAYED else f"{good} (as before: this request id was known)")
     else:
         complain(_problem(reply), next_step(reply, repeat or reply.request_id))
-    return EXITS[reply.answer]
+    return exit_of(reply.answer, reply.reason)
 
 
 def _problem(reply: "Reply") -> str:

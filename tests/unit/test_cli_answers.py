@@ -6,6 +6,7 @@ import pytest
 
 from broker.answers import Answer, Reason, Word
 from broker.cli.answers import Refused, finish
+from broker.cli.exits import Exit
 from tests.unit.test_call import reply
 
 
@@ -25,6 +26,16 @@ from tests.unit.test_call import reply
             Answer(Word.CONFLICT, Reason.HELD, {"job_id": "j", "epoch": 3, "holder": "f", "remaining_ms": 9_000}),
             "conflict (held): job j, epoch 3, held by f for another 9.0 s",
             "wait until its lease is over",
+        ),
+        (
+            Answer(Word.REQUEST_EXPIRED, Reason.LEASE_OVER, {"job_id": "j", "epoch": 3}),
+            "request_expired (lease_over): job j, epoch 3",
+            "claim anew, with a new request id",
+        ),
+        (
+            Answer(Word.INVALID, Reason.REQUEST_ID_USED, {"op": "hold", "detail": "this request id was used for hold"}),
+            "invalid (request_id_used): this request id was used for hold",
+            "choose another request id",
         ),
         (Answer(Word.CONFLICT, Reason.EXISTS, {"job_id": "j"}), "conflict (exists): job j", "choose another id"),
         (Answer(Word.CONFLICT, Reason.EXISTS, {"name": "n"}), "conflict (exists): schedule n", "with --replace"),
@@ -52,3 +63,18 @@ def test_a_listing_that_is_refused_says_what_to_do_and_gives_the_answers_own_obj
     assert "BROKER_KEY_FILE" in refused.next_step
     assert refused.exit == 1
     assert (refused.shown()["answer"], refused.shown()["reason"]) == ("unauthorized", "unsigned")
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        (Answer(Word.REQUEST_EXPIRED, Reason.LEASE_OVER), Exit.LOST),
+        (Answer(Word.REQUEST_EXPIRED), Exit.UNKNOWN),
+        (Answer(Word.INVALID, Reason.REQUEST_ID_USED), Exit.REFUSED),
+        (Answer(Word.THROTTLED, Reason.OVERLOADED), Exit.UNKNOWN),
+        (Answer(Word.DRAINING), Exit.UNKNOWN),
+    ],
+)
+def test_only_what_a_repetition_can_change_has_the_exit_status_of_a_repetition(answer: Answer, status: Exit) -> None:
+    said: Any = reply(answer)
+    assert finish(said, json=True, good="unused") == status == Refused(said).exit
