@@ -37,7 +37,10 @@ _NEXT_FOR_REASON: Mapping[Reason, str] = {
     Reason.EXISTS: "choose another id, or leave it out",
     Reason.NOT_UNIQUE: "wait until the job that has the key is over, cancel it, or submit with another policy",
     Reason.EPOCH_FROM_THE_FUTURE: "check --epoch: this job was never granted at it",
-    Reason.RESTARTED: "stop: another start of this factory has registered, or it was removed; register a new one",
+    Reason.RESTARTED: (
+        "stop: another start of this factory has registered since, or it was removed. To go on, take a new start: "
+        "`broker factory register FACTORY --incarnation NAME`, and claim with the same --incarnation"
+    ),
     Reason.RESERVED: "wait: it was handed over to another factory, or ask for any job that fits",
     Reason.DRAINING: "choose another factory: `broker factory list`",
     Reason.LEASE_OVER: "this claim had its lease, which is over: claim anew, with a new request id",
