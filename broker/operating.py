@@ -101,8 +101,8 @@ def pause_queue(context: Context, request: PauseQueue, now_ms: int) -> Settlemen
 
     def paused(fleet: FleetControl) -> FleetControl:
         known = fleet.pauses.get(queue)
-        if known is not None and known.reason == pause.reason:
-            return fleet  # paused since then
+        if known is not None and pause.reason in (None, known.reason):
+            return fleet  # paused since then, for that reason
         since_ms = now_ms if known is None else known.since_ms
         renewed = msgspec.structs.replace(pause, since_ms=since_ms)
         return msgspec.structs.replace(fleet, pauses={**fleet.pauses, queue: renewed})

@@ -87,7 +87,7 @@ def revoke(job: Job, *, request_id: str, by: str, now_ms: int, reason: str | Non
         return Refuse(Answer(Word.CONFLICT, Reason.NOT_LEASED, held_by(job, now_ms)))
     changes = {**end_lease(job.lease, now_ms=now_ms, outcome=Outcome.REVOKED, error=reason), **counted(job, "releases")}
     if and_hold:
-        changes["hold"] = Hold(reason=reason, since_ms=now_ms)
+        changes["hold"] = _held(job, reason, now_ms)
     changes |= without_lease(job, State.READY)
     return _write(job, request_id, "revoke", changes["state"], changes, now_ms, by=by)
 
@@ -96,7 +96,14 @@ def hold(job: Job, *, request_id: str, by: str, now_ms: int, reason: str | None)
     """Keep a job from being granted; a lease that stands is not touched."""
     if job.recent(request_id, by):
         return replay(job, request_id, by=by, op="hold")
-    return _write(job, request_id, "hold", job.state, {"hold": Hold(reason=reason, since_ms=now_ms)}, now_ms, by=by)
+    return _write(job, request_id, "hold", job.state, {"hold": _held(job, reason, now_ms)}, now_ms, by=by)
+
+
+def _held(job: Job, reason: str | None, now_ms: int) -> Hold:
+    """The hold from now on. One that says nothing new leaves that which stands as it is."""
+    if job.hold is not None and reason in (None, job.hold.reason):
+        return job.hold
+    return Hold(reason=reason, since_ms=now_ms)
 
 
 def lift(job: Job, *, request_id: str, by: str, now_ms: int) -> Decision:
