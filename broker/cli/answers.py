@@ -24,7 +24,7 @@ _NEXT: Mapping[Word, str] = {
     Word.DRAINING: "wait until the drain ends, or see `broker factory resume`",
     Word.UNAUTHORIZED: "give it the key of this factory with BROKER_KEY_FILE; see `broker key list`",
     Word.INVALID: "correct the request",
-    Word.OUTCOME_UNKNOWN: "repeat it with the same --request-id: it may have taken effect",
+    Word.OUTCOME_UNKNOWN: "see `broker status`; then repeat it with the same --request-id: it may have taken effect",
 }
 _LISTS: Mapping[str, tuple[str, str]] = {
     "job_id": ("job", "broker jobs"),
@@ -56,18 +56,24 @@ _ANY_JOB: Mapping[Word, str] = {
     Word.NOT_CLAIMABLE: "wait for it with --wait; see `broker queue list` and `broker limit list`",
 }
 """Instead of `_NEXT` where the claim named no job."""
-_KEY_REVOKED = (
-    "see `broker key list` where the broker runs; with a key that stands (BROKER_KEY_FILE) repeat it with the same "
-    "--request-id: it may have taken effect"
-)
+_KEY_REVOKED = "see `broker key list` where the broker runs; with a key that stands (BROKER_KEY_FILE) repeat it"
+_MAY_HAVE_BEEN_DONE = " with the same --request-id: it may have taken effect"
+_OF_A_READ: Mapping[Word, str] = {
+    Word.REQUEST_EXPIRED: "repeat it with a longer --timeout",
+    Word.THROTTLED: "repeat it later",
+    Word.OUTCOME_UNKNOWN: "see `broker status`, and repeat it",
+}
+"""Instead of `_NEXT` where nothing was to be done: such a command has no request id to choose."""
 _SCHEDULE_EXISTS = "choose another name, or change that schedule with --replace"
 
 
 class Refused(CommandError):
-    """A command that needs an answer to go on was refused it."""
+    """A command that reads, and needs the answer to go on, was refused it."""
 
     def __init__(self, reply: "Reply") -> None:
-        super().__init__(_problem(reply), next_step(reply, reply.request_id), exit=exit_of(reply.answer, reply.reason))
+        super().__init__(
+            _problem(reply), next_step(reply, reply.request_id, reads=True), exit=exit_of(reply.answer, reply.reason)
+        )
         self._reply = reply
 
     def shown(self) -> dict[str, Any]:
@@ -95,17 +101,18 @@ def flat(reply: "Reply") -> dict[str, Any]:
     return {**shown, **reply.body, "request_id": reply.request_id}
 
 
-def finish(reply: "Reply", *, json: bool, good: str, repeat: str | None = None) -> int:
+def finish(reply: "Reply", *, json: bool, good: str, repeat: str | None = None, reads: bool = False) -> int:
     """Show the answer and return its exit status. `good` is the line for one that had its effect.
 
     `repeat`: what the command is repeated under, where that is not the reply's own request id.
+    `reads`: it changes nothing.
     """
     if json:
         emit(flat(reply))
     elif reply.good:
         say(good if reply.answer is not Word.REPLAYED else f"{good} (as before: this request id was known)")
     else:
-        complain(_problem(reply), next_step(reply, repeat or reply.request_id))
+        complain(_problem(reply), next_step(reply, repeat or reply.request_id, reads=reads))
     return exit_of(reply.answer, reply.reason)
 
 
@@ -130,15 +137,17 @@ def _problem(reply: "Reply") -> str:
     return "\n".join(lines)
 
 
-def next_step(reply: "Reply", request_id: str) -> str:
-    """What to do about an answer that is not good."""
+def next_step(reply: "Reply", request_id: str, *, reads: bool = False) -> str:
+    """What to do about an answer that is not good. `reads`: to a command that changes nothing."""
     from broker.client.trust import NOT_SIGNED
 
     step = _NEXT_FOR_REASON.get(reply.reason) if reply.reason is not None else None
     if reply.reason is Reason.EXISTS and "name" in reply.body:
         step = _SCHEDULE_EXISTS
+    if reads:
+        step = _OF_A_READ.get(reply.answer, step)
     if reply.body.get(NOT_SIGNED):
-        step = _KEY_REVOKED
+        step = _KEY_REVOKED + ("" if reads else _MAY_HAVE_BEEN_DONE)
     if "job_id" not in reply.body:
         step = step or _ANY_JOB.get(reply.answer)
     if reply.answer is Word.NOT_FOUND:
