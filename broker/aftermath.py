@@ -3,6 +3,7 @@
 settle_batch -> deliver (hints, events, replies) -> follow_up (children, slots, parked claims)
 """
 
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import structlog
@@ -33,7 +34,7 @@ from broker.families import Descent
 from broker.index import Place
 from broker.limits import limited_queue
 from broker.messages import Claim, DrainFactory, RegisterFactory, RemoveFactory
-from broker.recall import recall
+from broker.recall import recall, recall_some
 from broker.settlement import Change, Context
 from broker.turned_away import refusal
 from datastore import DatastoreError
@@ -48,6 +49,8 @@ _OTHERS_MAY = frozenset(
 they would be told the same, one after the other."""
 _MAY_NOT = frozenset({Word.NOT_CLAIMABLE, Word.REQUEST_EXPIRED})
 """What a claim is told that may not have the job that it has taken out of the index."""
+_GIVES_BACK = _MAY_NOT | {Word.THROTTLED, Word.GRANTED}
+"""What a claim is told that has perhaps not had all jobs that it has taken out of the index."""
 _UNSETTLING = frozenset({RegisterFactory, DrainFactory, RemoveFactory})
 """Requests after which the waiting claims of a factory are to be judged again."""
 
@@ -142,8 +145,8 @@ def follow_up(context: Context, connection: Redis, further: Further, *, descent:
     keys += _now_free(context, batch, now_ms)
     _let_through(context, connection, changes, freed=keys)
     claim_next.pass_on(connection, _woken(batch, now_ms))
-    for settled in batch:
-        if (factory := _unsettled_factory(settled)) is not None:
+    for factory in dict.fromkeys(map(_unsettled_factory, batch)):
+        if factory is not None:
             recall(connection, factory)
     if descent:
         follow_families(context, connection, descent, now_ms=now_ms)
@@ -180,9 +183,12 @@ def _let_through(context: Context, connection: Redis, changes: Sequence[Change],
     places = [Place.of(job, step_ms=context.rules.ageing_step_ms) for job in became_ready(changes)]
     ready = [place.wants for place in places if not place.kept_for]
     claim_next.wake(connection, [*ready, *lock_waits.bring_back(connection, freed)])
+    heirs: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for place in places:
         if place.kept_for:
-            recall(connection, place.kept_for, queue=place.queue, at_most=1)
+            heirs[place.kept_for][place.queue] += 1
+    for factory, queues in heirs.items():
+        recall_some(connection, factory, queues)
 
 
 def _given_back(batch: Sequence[Settled]) -> list[Change]:
@@ -193,7 +199,7 @@ def _given_back(batch: Sequence[Settled]) -> list[Change]:
     return [
         Change(None, change.after)
         for settled in batch
-        if settled.answer is not None and settled.answer.word in _MAY_NOT
+        if settled.answer is not None and settled.answer.word in _GIVES_BACK
         for change in settled.changes
         if change.before is change.after
     ]

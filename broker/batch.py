@@ -25,13 +25,15 @@ from broker.demand import Demand
 from broker.documents import Job
 from broker.door import Taken as Taken
 from broker.gathering import another, gathered, wanted, with_earlier
+from broker.looks import Looks
 from broker.messages import Claim, RenewMany, Request
 from broker.proposals import Asking, Candidate, InHand, NothingFits, Proposal, Remembered, propose
-from broker.settle import HEED_CONTROLS, failed, looked_at, settle
+from broker.settle import HEED_CONTROLS, PUT_BACK, failed, looked_at, settle
 from broker.settlement import Change, Context, Settlement, Wait
 from broker.side_by_side import Errand
 from broker.signing import UNSEALED, Seal
 from broker.slot_turns import SlotTurns
+from broker.slot_work import SlotWork
 from broker.surplus import taken_back
 from broker.turned_away import may_wait, refusal
 from datastore import Corrupt, DatastoreError
@@ -42,6 +44,10 @@ log = structlog.get_logger(__name__)
 
 CANDIDATES_MAX = 16
 """Jobs a claim-next tries before it is told that nothing is available; each it can't have leaves the index."""
+REMEMBERED_MAX = 64
+"""Jobs with which resends in one batch are answered, but for those of the last: each with all that was submitted."""
+INSISTED_MAX = 8 * REMEMBERED_MAX
+"""The same for what was taken over, which comes in small portions."""
 AHEAD_MIN = 4
 """Jobs of a round from which on the store is told what it will read. Fewer are read as they come, at less cost."""
 
@@ -64,6 +70,8 @@ class Settled(Value, frozen=True):
     """How to write back to its sender."""
     extended: tuple[Job, ...] = ()
     """See `Settlement.extended`."""
+    put_back: Taken | None = None
+    """What is to come again with a later batch."""
 
 
 def settle_batch(
@@ -75,7 +83,15 @@ def settle_batch(
     """
     controls = Controls(context.store)
     last_seen = partial(seen.last_seen, connection)
-    context = structs.replace(context, controls=controls, demand=Demand(connection), last_seen=last_seen, clock=clock)
+    context = structs.replace(
+        context,
+        controls=controls,
+        demand=Demand(connection),
+        last_seen=last_seen,
+        clock=clock,
+        looks=Looks(),
+        slot_work=SlotWork(),
+    )
     any_next = claim_next.any_among([taken.request for taken in batch])
     if any_next:
         batch = [_with_offers(controls, taken) for taken in batch]
@@ -141,12 +157,13 @@ def _proposals(
 
     `asked` holds what earlier rounds have brought each.
 
-    Of several copies in one batch (its client sent it again while the queue was long) the first is answered, or the
-    first that does not wait: its client has given up the wait.
+    Of several copies in one batch (its client sent it again while the queue was long) the first is answered, unless
+    another takes its place (`_takes_the_place_of`).
     """
     proposals: dict[int, Proposal | Settlement] = {}
     asking: dict[int, Asking] = {}
     senders: dict[str, int] = {}
+    remembered = 0
     for position, earlier in asked.items():
         taken = batch[position]
         request = taken.request
@@ -155,14 +172,18 @@ def _proposals(
         if request.deadline_ms is not None and now_ms > request.deadline_ms:
             continue
         count = wanted(request, earlier)
-        if taken.resend and earlier is None and (known := _known(context, request, at_most=count)) is not None:
-            proposals[position] = known
-            continue
+        if taken.resend and earlier is None:
+            room = (INSISTED_MAX if taken.insist else REMEMBERED_MAX) - remembered
+            known = _known(context, request, at_most=count) if room > 0 else _later(taken)
+            if known is not None:
+                proposals[position] = known
+                remembered += len(_jobs(known))
+                continue
         if (refused := refusal(context, request, now_ms=now_ms)) is not None:
             proposals[position] = refused
             continue
         before = senders.get(sender := claim_next.claim_id(request))
-        if before is not None and (request.body.wait_ms or not asking[before].claim.body.wait_ms):
+        if before is not None and not _takes_the_place_of(request, asking[before].claim):
             proposals[position] = InHand()
             continue
         if before is not None:
@@ -175,6 +196,15 @@ def _proposals(
     return proposals | dict(zip(asking, found, strict=True))
 
 
+def _takes_the_place_of(claim: Claim, earlier: Claim) -> bool:
+    """Of two copies of one claim, whether the later is to be answered: its client has given up the wait, or it is
+    another client, which has asked since the earlier one was woken.
+    """
+    if earlier.body.wait_ms and not claim.body.wait_ms:
+        return True
+    return claim.instance != earlier.instance and claim_next.waited(earlier.body) and not claim_next.waited(claim.body)
+
+
 def _known(context: Context, request: Request, *, at_most: int) -> Proposal | Settlement | None:
     """What an earlier copy of a claim-next was granted, if anything. Where the store can't say, that is unknown."""
     try:
@@ -183,6 +213,13 @@ def _known(context: Context, request: Request, *, at_most: int) -> Proposal | Se
     except DatastoreError:
         return Settlement(Answer(Word.OUTCOME_UNKNOWN, Reason.STORE))
     return Remembered(jobs) if jobs else None
+
+
+def _later(taken: Taken) -> Settlement:
+    """What becomes of a resend where others have been answered with enough. It comes again with a later batch; not one
+    that was taken over, of which nobody would know that it may have been settled before: its sender sends it again.
+    """
+    return Settlement(Answer(Word.OUTCOME_UNKNOWN, Reason.OVERLOADED)) if taken.insist else PUT_BACK
 
 
 def _one_round(context: Context, asked: Sequence[Asked], *, clock: Clock) -> list[Settlement | None]:
@@ -202,12 +239,18 @@ def _one_round(context: Context, asked: Sequence[Asked], *, clock: Clock) -> lis
 
 def _in_group(context: Context, asked: Sequence[Asked], *, clock: Clock) -> list[Settlement | None]:
     """What each comes to; None where another copy of it is answered."""
+    if context.store.concurrency == 1:
+        # One after the other: claims look first at what those before them have left. What a group leaves that comes to
+        # nothing is not given back by the next.
+        context = structs.replace(context, leaving=[])
     tries = _tries(context, asked, clock=clock)
     now_ms = clock.now_ms()
-    return [
+    outcomes = [
         each[0] if proposal is None else _outcome(context, request, proposal, each, now_ms)
         for (request, proposal), each in zip(asked, tries, strict=True)
     ]
+    context.give_back_left()
+    return outcomes
 
 
 def _jobs_of(asked: Sequence[Asked]) -> int:
@@ -292,7 +335,8 @@ def _settled(taken: Taken, result: Settlement | None, *, now_ms: int) -> Settled
     if result is None:
         return Settled(request)
     if result.told_elsewhere:
-        return Settled(request, changes=result.changes, waits=result.waits)
+        put_back = taken if result.put_back else None
+        return Settled(request, changes=result.changes, waits=result.waits, put_back=put_back)
     answer = result.answer
     if answer.word in _NOTHING_NOW and answer.reason is not Reason.LEASE_OVER and taken.resend:
         answer = Answer(Word.OUTCOME_UNKNOWN, answer.reason)

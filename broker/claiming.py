@@ -1,16 +1,16 @@
 """Claiming one job: its slots are taken before the conditional write and confirmed after it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
 from msgspec import structs
 
 from broker import quotas, repository, runs, transitions
-from broker.answers import Answer, Reason, Word, past_deadline
+from broker.answers import Answer, Reason, Word, past_deadline, put_off
 from broker.controls import Controls
 from broker.documents import Job
-from broker.exclusion import Busy, Slots
+from broker.exclusion import PROBES_MAX, Busy, Slots
 from broker.limits import Limits, applying, limit_key, limit_name, sets_aside, unit_wants, units
 from broker.obstacles import Obstacle, not_claimable
 from broker.quotas import Starts
@@ -20,6 +20,9 @@ from broker.slots import Want
 from broker.transitions import Claimant, Decision, Refuse, Replay
 from broker.transitions.decision import held_by
 from datastore import Datastore, DatastoreError, OutcomeUnknown
+
+PUT_OFF_MS = 1_000
+"""A claim that there was no time for comes back within this time and as much again, not all at once."""
 
 
 def try_claim_job(
@@ -82,8 +85,8 @@ def _write_with_slots(
     slots = _slots(context, job, changes["epoch"], who, unit_wants(limits, units(limits, names)))
     starts = Starts.of(store, context.entropy, limits, names)
     with context.turns_of([*slots.keys, *map(limit_key, names)]):
-        if (known := controls.known_full(names)) is not None:
-            return _denied(job, Obstacle(Reason.QUOTA, known), now_ms)
+        if (denied := _untried(context, controls, job, names, now_ms)) is not None:
+            return denied
         if (busy := slots.take(now_ms=now_ms)) is not None:
             return _denied(job, _in_the_way(limits, busy), now_ms, controls)
         if (refused := starts.take(now_ms=now_ms)) is not None:
@@ -100,6 +103,18 @@ def _write_with_slots(
                 starts.give_back(now_ms=now_ms)
             return update
         return _not_confirmed(context, slots, update.job, now_ms) or update
+
+
+def _untried(context: Context, controls: Controls, job: Job, names: Sequence[str], now_ms: int) -> Denied | None:
+    """The refusal of a claim that needs no look at its slots: its batch has spent its time on those of others, or knows
+    a limit that admits nobody.
+    """
+    if context.slot_work.spent:
+        retry_after_ms = PUT_OFF_MS + int(PUT_OFF_MS * context.entropy.jitter())
+        return Denied(put_off(Reason.OVERLOADED, resend=False, retry_after_ms=retry_after_ms))
+    context.give_back_left()
+    known = controls.known_full(names)
+    return None if known is None else _denied(job, Obstacle(Reason.QUOTA, known), now_ms)
 
 
 def _too_late(context: Context, who: Claimant) -> Denied | None:
@@ -152,7 +167,8 @@ def _in_the_way(limits: Limits, busy: Busy) -> Obstacle:
     name = limit_name(busy.key)
     if name is not None:
         return quotas.full(name, limits[name], busy.holders)
-    return Obstacle(Reason.LOCK_BUSY, {"key": busy.key, "holders": [quotas.shown(each) for each in busy.holders]})
+    holders = [quotas.shown(each) for each in busy.holders[:PROBES_MAX]]  # seen to live
+    return Obstacle(Reason.LOCK_BUSY, {"key": busy.key, "holders": holders})
 
 
 def _slots(context: Context, job: Job, epoch: int, who: Claimant, wanted: tuple[Want, ...]) -> Slots:
@@ -164,6 +180,7 @@ def _slots(context: Context, job: Job, epoch: int, who: Claimant, wanted: tuple[
         request_id=who.request_id,
         factory_id=who.factory_id,
         units=wanted,
+        work=context.slot_work,
     )
 
 

@@ -1,6 +1,6 @@
 """Who asks for work, and offering what: a hint in Redis, kept to explain why a job waits and read for nothing else."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import isfinite
 from typing import cast
@@ -17,6 +17,13 @@ from broker.messages import Claim, Envelope
 ASKED = "broker:asked"
 """Sorted set: factory, queue and offers by the broker time of its last claim."""
 ASKED_MAX = 10_000
+ASKED_BYTES_MAX = 4 << 20
+"""Of these all that is kept. A factory with a few offers takes some 100 bytes, one with as many as it may, 4 KiB."""
+READ_BYTES_MAX = 1 << 20
+"""Of these what an explanation reads, the latest: for it everybody waits."""
+FEW = 1_000
+"""Entries whose bytes need not be counted: there can't be too many."""
+PAGE = 250
 ASKED_MS_MAX = 900_000
 """Who has not asked for 15 minutes does not count any more."""
 _BETWEEN = "\n"
@@ -47,38 +54,73 @@ def note(pipe: Pipeline, requests: Iterable[Envelope], now_ms: int, lately: Late
 
 def trim(connection: Redis, now_ms: int) -> None:
     """Forget who has not asked for long, who asked in the future (nobody of ours has written that), and all but the
-    latest `ASKED_MAX`.
+    latest `ASKED_MAX`, or fewer where they take more than `ASKED_BYTES_MAX`.
     """
     with connection.pipeline(transaction=False) as pipe:
         pipe.zremrangebyscore(ASKED, now_ms + SET_BACK_MS, "+inf")
         pipe.zremrangebyscore(ASKED, "-inf", now_ms - ASKED_MS_MAX)
         pipe.zremrangebyrank(ASKED, 0, -ASKED_MAX - 1)
-        pipe.execute()
+        pipe.zcard(ASKED)
+        count = pipe.execute()[-1]
+    if count > FEW:
+        kept = sum(1 for _ in _latest(connection, bytes_max=ASKED_BYTES_MAX))
+        connection.zremrangebyrank(ASKED, 0, -kept - 1)
+
+
+def _latest(connection: Redis, *, bytes_max: int) -> Iterator[tuple[bytes, float]]:
+    """The latest entries, as many as take so many bytes."""
+    left = bytes_max
+    for start in range(0, ASKED_MAX, PAGE):
+        page = cast(list[tuple[bytes, float]], connection.zrevrange(ASKED, start, start + PAGE - 1, withscores=True))
+        for text, asked_ms in page:
+            if (left := left - len(text)) < 0:
+                return
+            yield text, asked_ms
+        if len(page) < PAGE:
+            return
 
 
 class Demand:
-    """Reads the hint, where an explanation asks for it."""
+    """Reads the hint, where an explanation asks for it: once, for all those of a batch."""
 
     def __init__(self, connection: Redis) -> None:
         self._redis = connection
+        self._askers: list[Asker] | None = None
+        self._parked: dict[tuple[str, str], int] = {}
+        self.more = False
+        """Whether more have asked than were looked at."""
 
     def askers(self, *, queue: str | None = None, factory_id: str | None = None) -> list[Asker]:
         """What each factory offered when it last asked, of this queue or of each; the latest first."""
-        found = cast(list[tuple[bytes, float]], self._redis.zrevrange(ASKED, 0, ASKED_MAX, withscores=True))
+        if self._askers is None:
+            self._askers = self._read()
+        return [
+            asker for asker in self._askers if queue in (None, asker.queue) and factory_id in (None, asker.factory_id)
+        ]
+
+    def _read(self) -> list[Asker]:
         latest: dict[tuple[str, str], Asker] = {}
-        for text, asked_ms in found:
+        looked_at = 0
+        for text, asked_ms in _latest(self._redis, bytes_max=READ_BYTES_MAX):
+            looked_at += 1
             parts = (index.text_of(text) or "").split(_BETWEEN)
             if len(parts) < 2 or not isfinite(asked_ms):  # nobody of ours has written that
                 continue
-            factory, asked_queue, *offers = parts
-            if queue in (None, asked_queue) and factory_id in (None, factory):
-                asker = Asker(factory, asked_queue, tuple(offers), int(asked_ms))
-                latest.setdefault((factory, asked_queue), asker)
+            factory, queue, *offers = parts
+            latest.setdefault((factory, queue), Asker(factory, queue, tuple(offers), int(asked_ms)))
+        self.more = self._redis.zcard(ASKED) > looked_at
         return list(latest.values())
 
     def parked(self, job: Job) -> int:
         """How many claims wait that would fit such a job."""
-        sets = cast(set[bytes], self._redis.smembers(index.sets_key(index.PARKED, job.queue)))
-        wanted = index.encode_job_terms(job.requires, job.prefers)
-        fitting = [index.members_key(index.PARKED, job.queue, terms) for terms, _ in index.awaiting(wanted, sets)]
-        return sum(cast(list[int], [self._redis.zcard(key) for key in fitting]))
+        wanted = job.queue, index.encode_job_terms(job.requires, job.prefers)
+        if wanted not in self._parked:
+            self._parked[wanted] = self._count_parked(*wanted)
+        return self._parked[wanted]
+
+    def _count_parked(self, queue: str, terms: str) -> int:
+        sets = cast(set[bytes], self._redis.smembers(index.sets_key(index.PARKED, queue)))
+        with self._redis.pipeline(transaction=False) as pipe:
+            for offers, _ in index.awaiting(terms, sets):
+                pipe.zcard(index.members_key(index.PARKED, queue, offers))
+            return sum(cast(list[int], pipe.execute()))

@@ -129,6 +129,8 @@ class Lease(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     """Limits of which this lease holds a unit, to be given back with it."""
     instance: str | None = None
     """The holder's client, which is told at once where the job is to be cancelled. None: it is told by its renewal."""
+    asked_again: bool = False
+    """This client has sent its claim once more and was told again: what it left unread before says nothing."""
 
 
 class RunEnd(Frozen, frozen=True, kw_only=True, omit_defaults=True):

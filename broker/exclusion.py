@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ from broker import repository, shared_document
 from broker.controls import parsed
 from broker.documents import Job
 from broker.entropy import Entropy
+from broker.slot_work import SlotWork
 from broker.slots import (
     ClaimKey,
     Holder,
@@ -21,6 +22,7 @@ from broker.slots import (
     Slot,
     Want,
     admits,
+    all_must_go,
     confirmed,
     entries,
     in_the_way,
@@ -28,13 +30,14 @@ from broker.slots import (
     slot_id,
     wants,
     with_entry,
+    without,
     without_claims,
     without_unconfirmed,
 )
 from datastore import Datastore, DatastoreError
 
 PROBES_MAX = 8
-"""Holders of one full slot whose jobs a claim looks at: a quota may have a thousand."""
+"""Holders of one full slot whose jobs a claim looks at: there may be a thousand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,15 @@ class Busy:
 
     key: str
     holders: tuple[Holder, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SeenSlots:
+    """What was read of slots to explain several jobs."""
+
+    by_key: dict[str, Slot] = field(default_factory=dict)
+    less_dead: dict[tuple[str, Mode], Slot] = field(default_factory=dict)
+    """Without entries that stand in the way of such a mode, and whose leases are over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +68,7 @@ class Slots:
     request_id: str
     factory_id: str
     wanted: tuple[Want, ...]
+    work: SlotWork = field(default_factory=SlotWork)
 
     @classmethod
     def of(
@@ -68,28 +81,30 @@ class Slots:
         request_id: str,
         factory_id: str = "",
         units: tuple[Want, ...] = (),
+        work: SlotWork | None = None,
     ) -> "Slots":
-        """What a claim of `job` has to take: its locks, then units of limits.
+        """What a claim of `job` has to take: its locks, then units of limits. `work`: what counts the cost of it.
 
         Every claim takes in this order. None ever waits for another while it holds something, so there is no deadlock.
         """
-        return cls(store, entropy, job.id, epoch, request_id, factory_id, (*wants(job.locks), *units))
+        wanted = (*wants(job.locks), *units)
+        return cls(store, entropy, job.id, epoch, request_id, factory_id, wanted, work or SlotWork())
 
     def free(self, key: str, *, now_ms: int) -> bool:
-        """Whether nobody who lives stands in the way at `key` any more. Nothing is taken."""
+        """Whether those who live leave room at `key` by now, as far as some of them show. Nothing is taken."""
         slot = read_slot(self.store, key)
-        blocking = [holder for want in self.wanted if want.key == key for holder in in_the_way(slot, want, self.job_id)]
-        return len(dead_holders(self.store, self.entropy, blocking, now_ms=now_ms)) == len(blocking)
+        wanted = [want for want in self.wanted if want.key == key]
+        return all(admits(self._less_dead(slot, want, now_ms)[0], want, self.job_id) for want in wanted)
 
-    def busy(self, *, now_ms: int) -> list[Busy]:
-        """Every slot in which somebody who lives leaves no room. Nothing is taken."""
-        found = []
+    def busy(self, seen: SeenSlots, *, now_ms: int, at_most: int) -> list[Busy]:
+        """The first slots in which those who live leave no room. Nothing is taken, and nothing read that was `seen`."""
+        found: list[Busy] = []
         for want in self.wanted:
-            slot = read_slot(self.store, want.key)
-            dead = dead_holders(self.store, self.entropy, in_the_way(slot, want, self.job_id), now_ms=now_ms)
-            rest = msgspec.structs.replace(slot, holders=_less(slot, dead))
-            if not admits(rest, want, self.job_id):
+            rest = self._seen_less_dead(seen, want, now_ms)
+            if rest.holders and not admits(rest, want, self.job_id):
                 found.append(Busy(want.key, tuple(in_the_way(rest, want, self.job_id))))
+            if len(found) == at_most:
+                break
         return found
 
     def take(self, *, now_ms: int) -> Busy | None:
@@ -162,10 +177,7 @@ class Slots:
 
         def admitted(slot: Slot) -> dict[str, Any] | None:
             nonlocal full_with
-            blocking = in_the_way(slot, want, self.job_id)
-            probes_max = PROBES_MAX if want.mode is Mode.UNIT else None
-            dead = dead_holders(self.store, self.entropy, blocking, now_ms=now_ms, probes_max=probes_max)
-            rest = msgspec.structs.replace(slot, holders=_less(slot, dead))
+            rest, dead = self._less_dead(slot, want, now_ms)
             if not admits(rest, want, self.job_id):
                 full_with = tuple(in_the_way(rest, want, self.job_id))
                 return None
@@ -175,8 +187,39 @@ class Slots:
         self._change(want.key, admitted, create=True)
         return full_with
 
+    def _seen_less_dead(self, seen: SeenSlots, want: Want, now_ms: int) -> Slot:
+        slot = seen.by_key.get(want.key)
+        if slot is None:
+            slot = seen.by_key[want.key] = read_slot(self.store, want.key)
+            self.work.add(slot)
+        else:
+            self.work.add_again(slot)
+        if (known := seen.less_dead.get((want.key, want.mode))) is not None:
+            return known
+        rest, _ = self._less_dead(slot, want, now_ms)
+        if all(holder.job_id != self.job_id for holder in slot.holders):  # its own were not looked at
+            seen.less_dead[want.key, want.mode] = rest
+        return rest
+
+    def _less_dead(self, slot: Slot, want: Want, now_ms: int) -> tuple[Slot, Sequence[Holder]]:
+        """The slot without those in the way whose leases are seen to be over, and these. Some of many are looked at."""
+        blocking = in_the_way(slot, want, self.job_id)
+        if not blocking:
+            return slot, ()
+        if all_must_go(want, blocking):
+            dead, looks = _dead_until_some_live(self.store, blocking, now_ms)
+        else:
+            dead = dead_holders(self.store, self.entropy, blocking, now_ms=now_ms, probes_max=PROBES_MAX)
+            looks = min(PROBES_MAX, len(blocking))
+        self.work.add_reads(looks)
+        return msgspec.structs.replace(slot, holders=tuple(without(slot.holders, dead))), dead
+
     def _change(self, key: str, change: Callable[[Slot], dict[str, Any] | None], *, create: bool = False) -> None:
-        change_slot(self.store, self.entropy, key, change, create=create)
+        def counted(slot: Slot) -> dict[str, Any] | None:
+            self.work.add(slot)
+            return change(slot)
+
+        change_slot(self.store, self.entropy, key, counted, create=create)
 
 
 def give_back_together(store: Datastore, entropy: Entropy, leaving: Sequence[Slots]) -> None:
@@ -238,12 +281,21 @@ def dead_holders(
     return [holder for holder in holders if _is_dead(store, holder, now_ms)]
 
 
+def _dead_until_some_live(store: Datastore, holders: Sequence[Holder], now_ms: int) -> tuple[list[Holder], int]:
+    """Of these entries the first that may be taken out, and how many were looked at: all, or until `PROBES_MAX` that
+    live were met. These are in the way, and are to be told of.
+    """
+    dead: list[Holder] = []
+    for looks, holder in enumerate(holders, start=1):
+        if _is_dead(store, holder, now_ms):
+            dead.append(holder)
+        elif looks - len(dead) == PROBES_MAX:
+            return dead, looks
+    return dead, len(holders)
+
+
 def _is_dead(store: Datastore, holder: Holder, now_ms: int) -> bool:
     job = repository.read_job(store, holder.job_id)
     lease = None if job is None else job.lease
     leased = None if lease is None else (holder.job_id, lease.epoch, lease.request_id, lease.factory_id)
     return removable(holder, epoch=0 if job is None else job.epoch, leased=leased, now_ms=now_ms)
-
-
-def _less(slot: Slot, dead: list[Holder]) -> tuple[Holder, ...]:
-    return tuple(holder for holder in slot.holders if holder not in dead)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from broker import occupancy, registration, repository
+from broker import registration, repository
 from broker.answers import Answer, Reason, Word
 from broker.controls import UNREGISTERED, FactoryRecord
 from broker.demand import Asker
@@ -12,6 +12,7 @@ from broker.documents import Job, State
 from broker.matching import unmet
 from broker.messages import Explain
 from broker.obstacles import Obstacle, Situation, obstacles, told
+from broker.occupancy import Looks
 from broker.settlement import Context, Settlement
 from broker.transitions.decision import held_by
 from broker.transitions.timer import expire, expired
@@ -20,6 +21,8 @@ from datastore import Corrupt
 PARENTS_MAX = 64
 LOOKED_AT_MAX = 200
 """Ready jobs that are looked at for one factory."""
+QUEUES_MAX = 32
+"""Queues of one factory: those that it has asked for last."""
 REFUSED_MAX = 20
 HELD_MAX = 100
 FITTING_MAX = 8
@@ -51,7 +54,7 @@ def explain(context: Context, request: Explain, now_ms: int) -> Settlement:
 
 
 def _job(context: Context, job: Job, asking: Asking, now_ms: int) -> dict[str, Any]:
-    standing = [*_draining(asking, now_ms), *_in_the_way(context, job, asking, now_ms)]
+    standing = [*_draining(asking, now_ms), *_in_the_way(Looks(context, now_ms=now_ms), job, asking, now_ms)]
     standing = [_with_heir(context, met, now_ms) for met in standing]
     about: dict[str, Any] = {**held_by(job, now_ms), "queue": job.queue, "requires": list(job.requires)}
     if job.state.terminal or job.state is State.LEASED:
@@ -62,8 +65,9 @@ def _job(context: Context, job: Job, asking: Asking, now_ms: int) -> dict[str, A
     return {**about, "claimable": not standing, **told(standing), "interest": interest}
 
 
-def _in_the_way(context: Context, job: Job, asking: Asking, now_ms: int) -> list[Obstacle]:
+def _in_the_way(looks: Looks, job: Job, asking: Asking, now_ms: int) -> list[Obstacle]:
     """Every obstacle to a claim of `job`; the same table that a claim is refused by, and a look at its slots."""
+    context = looks.context
     state = job.state
     leased: list[Obstacle] = []
     if job.lease is not None:
@@ -72,13 +76,12 @@ def _in_the_way(context: Context, job: Job, asking: Asking, now_ms: int) -> list
         else:
             leased = [_leased(job, now_ms)]
     parents = _parents(context, job, now_ms) if state is State.BLOCKED else ()
-    controls = context.heeded()
-    queue = controls.queue(job.queue)
+    queue = context.heeded().queue(job.queue)
     claimant = asking.factory_id or ""
     situation = Situation(job, state, asking.offers, now_ms, queue, asking.record, parents, claimant)
     standing = [*leased, *obstacles(situation)]
     if not state.terminal and not leased:
-        standing += occupancy.standing(context, controls, job, factory_id=asking.factory_id, now_ms=now_ms)
+        standing += looks.standing(job, factory_id=asking.factory_id)
     return standing
 
 
@@ -147,6 +150,7 @@ def _interest(context: Context, job: Job, now_ms: int) -> tuple[dict[str, Any], 
         "fitting": [{"factory": asker.factory_id, "asked_ms": asker.asked_ms} for asker in fitting[:FITTING_MAX]],
         "draining": draining[:FITTING_MAX],
         "last_asked_ms": max((asker.asked_ms for asker in askers), default=None),
+        **({"more": True} if context.demand.more else {}),
     }
     if fitting or parked or not job.requires:
         return interest, []
@@ -184,7 +188,8 @@ def _factory(context: Context, asking: Asking, queue: str | None, now_ms: int) -
     factory_id = asking.factory_id
     assert factory_id is not None, "the message names a job or a factory"
     asked = context.demand.askers(factory_id=factory_id) if context.demand is not None else []
-    known = sorted({asker.queue for asker in asked if asker.queue}) if queue is None else [queue]
+    lately = list(dict.fromkeys(asker.queue for asker in asked if asker.queue)) if queue is None else [queue]
+    known = sorted(lately[:QUEUES_MAX])
     queues: list[str | None] = [*known] or [None]
     held = context.store.find({"kind": "job", "state": "leased", "lease.factory_id": factory_id}, limit=HELD_MAX)
     refused, looked_at, more = _refused(context, asking, queues, now_ms)
@@ -199,7 +204,7 @@ def _factory(context: Context, asking: Asking, queue: str | None, now_ms: int) -
         "looked_at": looked_at,
         "fits": looked_at - len(refused),
         "refused": refused[:REFUSED_MAX],
-        "more": more,
+        "more": more or len(lately) > QUEUES_MAX,
     }
 
 
@@ -208,7 +213,7 @@ def _refused(
 ) -> tuple[list[dict[str, Any]], int, bool]:
     """Of the ready jobs looked at, those the factory can't have and why; how many were looked at; whether all were."""
     refused: list[dict[str, Any]] = []
-    looked_at, more = 0, False
+    looks, looked_at, more = Looks(context, now_ms=now_ms), 0, False
     for queue in queues:
         of_queue = {} if queue is None else {"queue": queue}
         page = context.store.find(
@@ -216,15 +221,17 @@ def _refused(
         )
         more = more or page.cursor is not None
         for job in repository.readable(page.documents):
+            if looks.work.spent:
+                return refused, looked_at, True
             looked_at += 1
-            if standing := _in_the_way_or_corrupt(context, job, asking, now_ms):
+            if standing := _in_the_way_or_corrupt(looks, job, asking, now_ms):
                 refused.append({"job_id": job.id, "queue": job.queue, **told(standing)})
     return refused, looked_at, more
 
 
-def _in_the_way_or_corrupt(context: Context, job: Job, asking: Asking, now_ms: int) -> list[Obstacle]:
+def _in_the_way_or_corrupt(looks: Looks, job: Job, asking: Asking, now_ms: int) -> list[Obstacle]:
     """The same, of one job among many: a lock of it that makes no sense hides no other job."""
     try:
-        return _in_the_way(context, job, asking, now_ms)
+        return _in_the_way(looks, job, asking, now_ms)
     except Corrupt as error:
         return [Obstacle(Reason.CORRUPT, {"detail": str(error)})]

@@ -8,7 +8,7 @@ from typing import Any
 import structlog
 from msgspec import structs
 
-from broker import coordinator, shared_document
+from broker import coordinator, pages, shared_document
 from broker.answers import Answer, Reason, Word
 from broker.asked import Asked, has_done, remembering, who_asks
 from broker.clock import SET_BACK_MS
@@ -144,15 +144,19 @@ def show(context: Context, request: GetFactory, now_ms: int) -> Settlement:
 def list_all(context: Context, request: ListFactories, now_ms: int) -> Settlement:
     """One page of the factories that registered or were drained, each with how many leases it holds."""
     body = request.body
-    page = context.store.find(_EVERY, limit=body.limit, cursor=body.cursor)
-    there = {name: record for name, record in _records(page.documents) if not _removed(record)}
-    seen_ms = context.last_seen(list(there))
-    held = _held_by_each(context.store) if there else {}
+
+    def there(document: Document) -> Iterator[dict[str, Any]]:
+        yield from (_facts(name, known, now_ms) for name, known in _records([document]) if not _removed(known))
+
+    found, cursor = pages.page(context.store, _EVERY, there, limit=body.limit, cursor=body.cursor)
+    names = [facts["factory"] for facts in found]
+    seen_ms = context.last_seen(names)
+    held = _held_by_each(context.store) if names else {}
     rows = [
-        {**_facts(name, record, now_ms), "last_seen_ms": seen_ms.get(name), "leases": held.get(name, 0)}
-        for name, record in there.items()
+        {**facts, "last_seen_ms": seen_ms.get(name), "leases": held.get(name, 0)}
+        for name, facts in zip(names, found, strict=True)
     ]
-    return Settlement(Answer(Word.OK, body={"factories": rows, "cursor": page.cursor}))
+    return Settlement(Answer(Word.OK, body={"factories": rows, "cursor": cursor}))
 
 
 def registered(store: Datastore) -> Iterator[tuple[str, FactoryRecord]]:

@@ -312,8 +312,11 @@ return there
 RIGHTED_MAX = 2_000
 """12 to 33 ms of Redis's time, measured on a busy machine. A lane stays in its place when its jobs are cancelled, and
 anybody may name new ones."""
+SERVED_TTL_MS = 86_400_000
+"""Of a queue that serves no lane for so long it is forgotten whose turn was last: then the oldest job has it."""
 POP_BEST = (
-    f"local LANE, SERVED_MAX, SET_BACK, RIGHTED_MAX = '{LANE}', 10000, {SET_BACK_MS}, {RIGHTED_MAX}"
+    f"local LANE, SERVED_MAX, SET_BACK, RIGHTED_MAX = '{LANE}', 10000, {SET_BACK_MS}, {RIGHTED_MAX}\n"
+    f"local SERVED_TTL = {SERVED_TTL_MS}"
     + """
 -- Entries put right by this call. Each costs everybody's time; after so many it ends, and is to be made again.
 local righted = 0
@@ -375,6 +378,7 @@ local function pop_best(keys, bonuses, served, now, step)
       local stamp = math.max(now, last) + 0.001
       redis.call('ZADD', served, stamp, best)
       redis.call('ZREMRANGEBYRANK', served, 0, -SERVED_MAX - 1)
+      redis.call('PEXPIRE', served, SERVED_TTL)
       for i = 1, #keys do change('ZADD', keys[i], 'XX', 'GT', 'CH', stamp - worth, best) end
       local _, next_one = head_of(LANE .. its_key .. best)
       if next_one then

@@ -1,21 +1,23 @@
 """Reading: a job with its spec, pages of jobs, the runs of a job. Tokens never leave the store this way."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import structlog
 
-from broker import coordinator, repository, runs
+from broker import coordinator, pages, repository, runs, side_by_side
 from broker.answers import Answer, Word
 from broker.coordinator import Context, Settlement
 from broker.documents import Job, Lease, Run, RunEnd, left_out, run_id
 from broker.messages import GetJob, ListJobs, ListRuns
-from broker.wire_types import PAGE_MAX
-from datastore import Corrupt, Document
+from datastore import Corrupt, Document, NotFound
 from datastore.interface import Condition
 
 log = structlog.get_logger(__name__)
 
+RUNS_AT_ONCE = 32
+"""Runs that are read before it is known whether the page has room for them."""
 HIDDEN_FIELDS = frozenset({"kind", "write_id", "open"})
 """The broker's own marks; they tell a reader nothing."""
 ALWAYS_SAID = {
@@ -69,30 +71,52 @@ def list_jobs(context: Context, request: ListJobs, _now_ms: int) -> Settlement:
         filter["state"] = body.state.value
     if body.queue is not None:
         filter["queue"] = body.queue
-    page = repository.find_page(context.store, filter, limit=body.limit, cursor=body.cursor)
-    jobs = [shown(job.document) for job in repository.readable(page.documents)]
-    return Settlement(Answer(Word.OK, body={"jobs": jobs, "cursor": page.cursor}))
+    jobs, cursor = pages.page(context.store, filter, _readable_job, limit=body.limit, cursor=body.cursor)
+    return Settlement(Answer(Word.OK, body={"jobs": jobs, "cursor": cursor}))
+
+
+def _readable_job(document: Document) -> Iterator[dict[str, Any]]:
+    yield from (shown(job.document) for job in repository.readable([document]))
 
 
 def list_runs(context: Context, request: ListRuns, _now_ms: int) -> Settlement:
-    """The runs of one job in order of epoch; the latest `PAGE_MAX` of them. An open run's renewals are its lease's."""
-    job_id = request.body.job_id
-    found = repository.find_documents(context.store, {"partition_key": job_id, "kind": "run"})
-    by_epoch = dict(_readable(found))
+    """The latest runs of one job, or those before the `cursor`, in order of epoch; and a cursor where there are more.
+
+    An open run's renewals are its lease's. A job has one run for each epoch (I3), so that each is read by its name.
+    """
+    body = request.body
+    job_id = body.job_id
     job = repository.read_job(context.store, job_id)
     if job is None:
         return Settlement(Answer(Word.NOT_FOUND, body={"job_id": job_id}))
-    for told in runs.told_by(job):
-        epoch = told["epoch"]
-        by_epoch[epoch] = {"id": run_id(job_id, epoch), **by_epoch.get(epoch, {}), **_whole(told)}
-    listed = [by_epoch[epoch] for epoch in sorted(by_epoch)][-PAGE_MAX:]
-    return Settlement(Answer(Word.OK, body={"runs": listed}))
+    told = {run["epoch"]: _whole(run) for run in runs.told_by(job)}
+    last = job.epoch if body.cursor is None else min(job.epoch, int(body.cursor) - 1)
+    first = max(1, last - body.limit + 1)
+    filling = pages.Filling()
+    for portion_ends in range(last, first - 1, -RUNS_AT_ONCE):
+        epochs = range(portion_ends, max(first, portion_ends - RUNS_AT_ONCE + 1) - 1, -1)
+        found = side_by_side.each(partial(_run, context, job_id), epochs, at_once_max=context.store.concurrency)
+        for epoch, run in zip(epochs, found, strict=True):
+            row = run if epoch not in told else {"id": run_id(job_id, epoch), **(run or {}), **told[epoch]}
+            if row is not None and not filling.add(row):
+                return _runs(filling, oldest=epoch + 1)
+    return _runs(filling, oldest=first)
 
 
-def _readable(documents: Iterable[Document]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Runs by epoch. One that does not parse is reported, and hides no other."""
-    for document in documents:
-        try:
-            yield Run.from_document(document).epoch, shown(document)
-        except Corrupt as error:
-            log.error("run_corrupt", run=document.id, error=str(error))
+def _runs(filling: pages.Filling, *, oldest: int) -> Settlement:
+    """A page that was filled from its end; the next one is before the `oldest` that was looked at."""
+    cursor = str(oldest) if oldest > 1 else None
+    return Settlement(Answer(Word.OK, body={"runs": filling.rows[::-1], "cursor": cursor}))
+
+
+def _run(context: Context, job_id: str, epoch: int) -> dict[str, Any] | None:
+    """One run; None where none is on record. One that does not parse is reported, and hides no other."""
+    try:
+        found = context.store.read(run_id(job_id, epoch), job_id)
+        if isinstance(found, NotFound):
+            return None
+        Run.from_document(found.document)
+        return shown(found.document)
+    except Corrupt as error:
+        log.error("run_corrupt", run=run_id(job_id, epoch), error=str(error))
+        return None

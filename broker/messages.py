@@ -20,7 +20,7 @@ from broker.lease_bodies import (
     RenewManyBody,
 )
 from broker.limit_bodies import LimitBody, PauseQueueBody, QueueBody, SetLimitBody
-from broker.operator_bodies import CancelBody, JobIdBody, ListBody, RevokeBody
+from broker.operator_bodies import CancelBody, JobIdBody, ListBody, ListRunsBody, RevokeBody
 from broker.slots import within_slots
 from broker.wire_types import (
     PAGE_MAX,
@@ -301,7 +301,7 @@ class ListJobs(_Job):
 
 class ListRuns(_Job):
     op: Literal["list_runs"] = "list_runs"
-    body: JobIdBody
+    body: ListRunsBody
 
 
 class PutSchedule(_Job):

@@ -61,7 +61,7 @@ def set_limit(context: Context, request: SetLimit, now_ms: int) -> Settlement:
         detail = f"{LIMITS_MAX} limits are the most" if too_many else "a limit needs a capacity or a rate"
         return Settlement(Answer(Word.INVALID, body={"limit": name, "detail": detail}))
     try:
-        count_running(context, fleet.limits, repository.leased_jobs(context.store), now_ms=now_ms)
+        count_running(context, fleet.limits, list(repository.leased_jobs(context.store)), now_ms=now_ms)
         stands = fleet.limits.get(name, Limit(since_ms=now_ms))  # a late copy may come once it is removed
         answer = Answer(word, body=_shown(context, name, stands))
     except DatastoreError as error:

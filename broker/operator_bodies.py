@@ -20,6 +20,12 @@ class RevokeBody(CancelBody):
     hold: bool = False
 
 
+class ListRunsBody(JobIdBody):
+    limit: Annotated[int, Field(ge=1, le=PAGE_MAX)] = PAGE_MAX
+    cursor: Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,15}$")] | None = None
+    """Runs before those of the page that gave it."""
+
+
 class ListBody(Body):
     state: State | None = None
     queue: QueueName | None = None

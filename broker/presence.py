@@ -5,8 +5,8 @@ after `READ_WITHIN_MS` is taken back, in one step with the look at it, and its l
 them is somebody who reads, however many others have died with this one.
 
 A Redis that went back to an earlier state (a failover, an old snapshot) shows replies as unread that were read. So the
-release says what it rests on, and `transitions.release` takes no lease that was renewed or that another client was told
-of since. What remains: a holder whose Redis went back before its first renewal, a sixth of its ttl after the grant,
+release says what it rests on, and `transitions.release` takes no lease that was renewed or that a client was told of
+since. What remains: a holder whose Redis went back before its first renewal, a sixth of its ttl after the grant,
 may lose the lease. What it sends from then on is refused, and its first renewal tells it so.
 """
 
@@ -56,10 +56,10 @@ local function lying_on(channel)
       for _, reply in ipairs(some) do
         room = room - #reply
         -- behind the signature, where there is one
-        local _, _, at, id = string.find(reply, '^[^{]*(){"v":1,"request_id":"([%w_-]+)",')
+        local _, _, at, id, told = string.find(reply, '^[^{]*(){"v":1,"request_id":"([%w_-]+)","server_now_ms":(%d+),')
         if id then
           replies[id] = replies[id] or {}
-          table.insert(replies[id], {reply, at})
+          table.insert(replies[id], {reply, at, tonumber(told)})
         end
       end
       last = last - STEP
@@ -81,8 +81,10 @@ for _, entry in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'LI
   redis.call('ZREM', KEYS[1], entry)
   if ours then
     for _, found in ipairs(lying_on(known.channel)[known.request_id] or {}) do
-      local reply, at = unpack(found)
-      if redis.call('LREM', known.channel, -1, reply) == 1 then
+      local reply, at, told = unpack(found)
+      -- What a later copy of the claim was told is read by nobody where the client had its answer, and does not wait.
+      local this_one = known.told_ms == nil or known.told_ms == told  -- an older release has not noted when
+      if this_one and redis.call('LREM', known.channel, -1, reply) == 1 then
         unread[#unread + 1] = {entry, string.sub(reply, at)}
       end
     end
@@ -104,6 +106,7 @@ def expect_reader(pipe: Pipeline, request: Request, answer: Answer, *, key_id: s
         "incarnation": request.incarnation,
         "instance": request.instance,
         "key_id": key_id,
+        "told_ms": now_ms,
     }
     pipe.zadd(UNREAD, {json.dumps(entry): now_ms + READ_WITHIN_MS})
 

@@ -216,10 +216,8 @@ def leased_by_request(store: Datastore, factory_id: str, request_id: str, *, at_
     return [Job.from_document(document) for document in page.documents]
 
 
-def leased_jobs(store: Datastore) -> list[Job]:
+def leased_jobs(store: Datastore) -> Iterator[Job]:
     """Every job that is leased, as far as a search shows; without those that don't parse."""
-    jobs = []
     for found in find_documents(store, {"kind": "job", "state": "leased"}):
         with suppress(Corrupt):
-            jobs.append(Job.from_document(found))
-    return jobs
+            yield Job.from_document(found)

@@ -4,7 +4,7 @@ However many sweeps fire a schedule at once, or after a crash once more: the job
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -13,13 +13,13 @@ from typing import Any
 import msgspec
 import structlog
 
-from broker import cron, shared_document, submission
+from broker import cron, pages, shared_document, submission
 from broker.answers import Answer, Reason, Word
 from broker.asked import Asked, has_done, remembering, who_asks
 from broker.documents import Frozen
 from broker.messages import CatchUp, ChangeSchedule, ListSchedules, PutSchedule, Submit, SubmitBody
 from broker.settlement import Change, Context, Settlement
-from datastore import AnyOf, Corrupt, DatastoreError, Document, Expected, NotFound, Ok, Unavailable
+from datastore import AnyOf, Corrupt, DatastoreError, Document, Expected, Filter, NotFound, Ok, Unavailable
 from datastore.confirm import confirmed_create, confirmed_update
 from datastore.json_body import decoded
 
@@ -210,14 +210,16 @@ def listed(context: Context, request: ListSchedules, _now_ms: int) -> Settlement
             return Settlement(Answer(Word.NOT_FOUND, body={"name": asked.name}))
         return Settlement(Answer(Word.OK, body={"schedules": [shown], "cursor": None}))
     standing = AnyOf((Standing.ACTIVE.value, Standing.PAUSED.value))
-    page = context.store.find({"kind": "schedule", "state": standing}, limit=asked.limit, cursor=asked.cursor)
-    schedules = []
-    for document in page.documents:
-        try:
-            schedules.append({**_shown(document), "job": None})
-        except Corrupt as error:
-            log.error("schedule_corrupt", document=document.id, error=str(error))
-    return Settlement(Answer(Word.OK, body={"schedules": schedules, "cursor": page.cursor}))
+    every: Filter = {"kind": "schedule", "state": standing}
+    schedules, cursor = pages.page(context.store, every, _row, limit=asked.limit, cursor=asked.cursor)
+    return Settlement(Answer(Word.OK, body={"schedules": schedules, "cursor": cursor}))
+
+
+def _row(document: Document) -> Iterator[dict[str, Any]]:
+    try:
+        yield {**_shown(document), "job": None}
+    except Corrupt as error:
+        log.error("schedule_corrupt", document=document.id, error=str(error))
 
 
 def _submission(schedule: Schedule, fire_ms: int) -> Submit:

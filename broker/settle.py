@@ -288,6 +288,38 @@ def _lift(context: Context, request: Lift, now_ms: int) -> Settlement:
     )
 
 
+PUT_BACK = Settlement(Answer(Word.THROTTLED, Reason.OVERLOADED), told_elsewhere=True, put_back=True)
+"""Of a request that comes again: nobody is told so."""
+
+
+def _while_there_is_room(handler: Handler) -> Handler:
+    """The same, while its batch has room for those who only look. For what changes nothing: it may come later."""
+
+    def look(context: Context, request: Any, now_ms: int) -> Settlement:
+        looks, clock = context.looks, context.clock
+        if looks is None or clock is None:
+            return handler(context, request, now_ms)
+        if looks.over:
+            return PUT_BACK
+        settlement = handler(context, request, now_ms)
+        looks.spend(settlement.answer, clock.now_ms() - now_ms)
+        return settlement
+
+    return look
+
+
+LOOKS: Mapping[type, Handler] = {
+    ListLimits: operating.list_limits,
+    ListQueues: operating.list_queues,
+    GetJob: listing.get_job,
+    ListJobs: listing.list_jobs,
+    ListRuns: listing.list_runs,
+    ListSchedules: schedules.listed,
+    Explain: explain.explain,
+    GetFactory: factories.show,
+    ListFactories: factories.list_all,
+}
+"""Operations that change nothing. A batch has room for so much of them."""
 HANDLERS: Mapping[type, Handler] = {
     Claim: _claim,
     Renew: _renew,
@@ -304,23 +336,15 @@ HANDLERS: Mapping[type, Handler] = {
     Lift: _lift,
     SetLimit: operating.set_limit,
     RemoveLimit: operating.remove_limit,
-    ListLimits: operating.list_limits,
     PauseQueue: operating.pause_queue,
     ResumeQueue: operating.resume_queue,
-    ListQueues: operating.list_queues,
-    GetJob: listing.get_job,
-    ListJobs: listing.list_jobs,
-    ListRuns: listing.list_runs,
     PutSchedule: schedules.put,
     ChangeSchedule: schedules.change,
-    ListSchedules: schedules.listed,
-    Explain: explain.explain,
     HandOver: _hand_over,
     RegisterFactory: factories.register,
     DrainFactory: factories.drain,
     ResumeFactory: factories.resume,
     RemoveFactory: factories.remove,
-    GetFactory: factories.show,
-    ListFactories: factories.list_all,
+    **{kind: _while_there_is_room(handler) for kind, handler in LOOKS.items()},
 }
 """Every operation of the protocol; a new one is a row here and a model in `messages`."""

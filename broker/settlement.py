@@ -15,13 +15,15 @@ from broker.demand import Demand
 from broker.documents import Job, Lease
 from broker.door import OPEN_DOOR, Door
 from broker.entropy import Entropy
-from broker.exclusion import Slots
+from broker.exclusion import Slots, give_back_together
 from broker.known_jobs import KnownJobs
 from broker.lately import Lately
 from broker.limits import unit_wants
+from broker.looks import Looks
 from broker.ready_sets import ReadySets
 from broker.repository import JobUpdate, Missing, Stale, Updated
 from broker.slot_turns import SlotTurns
+from broker.slot_work import SlotWork
 from broker.transitions import Decision, Refuse, Replay, Rules, Write
 from datastore import Datastore, DatastoreError
 from datastore.value import Value
@@ -54,10 +56,14 @@ class Context(Value, frozen=True, gc=True):
     """Who asks for work, for those who ask why a job waits; None: not known here."""
     last_seen: Callable[[Sequence[str]], Mapping[str, int]] = _nobody_seen
     """When factories were last heard of, as far as Redis knows; only shown."""
+    looks: Looks | None = None
+    """What this batch has spent on those who only look; None: as much as they ask for."""
     turns: SlotTurns | None = None
     """For slots, where claims of one batch run side by side; None: they come one after the other."""
     leaving: list[Slots] | None = None
     """Where many leases end at once: what they held, for the caller to give back together; None: at once, for each."""
+    slot_work: SlotWork = field(default_factory=SlotWork)
+    """What the slots of this batch have cost so far."""
     clock: Clock | None = None
     """Broker time as it goes on while a batch is settled; None: what is judged is judged by the time it began with."""
     door: Door = OPEN_DOOR
@@ -76,6 +82,12 @@ class Context(Value, frozen=True, gc=True):
     def turns_of(self, keys: Iterable[str]) -> AbstractContextManager[None]:
         """Within the block no other claim of this batch changes these slots."""
         return nullcontext() if self.turns is None else self.turns.of(keys)
+
+    def give_back_left(self) -> None:
+        """Give back what stands in `leaving`. Where that fails, whoever finds it in the way does it."""
+        if self.leaving:
+            give_back_together(self.store, self.entropy, self.leaving)
+            self.leaving.clear()
 
 
 class Change(Value, frozen=True):
@@ -113,6 +125,8 @@ class Settlement(Value, frozen=True):
     """Jobs that a claim-next may have been granted, where its outcome is unknown."""
     told_elsewhere: bool = False
     """Another copy of the request is answered; what this one has changed stands."""
+    put_back: bool = False
+    """Beside `told_elsewhere`: nothing was done, and this very copy comes again with a later batch."""
     extended: tuple[Job, ...] = ()
     """Jobs of which only the lease was extended, afterwards: it is told, and nothing else follows from it."""
 

@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import msgspec
@@ -19,6 +20,10 @@ CONFIRM_WITHIN_MS = 10_000
 """An entry that is not confirmed is left alone for this long: its claim may be about to be written (design §8)."""
 SLOTS_MAX = 256
 """Slots that the locks of one job may need: a claim reads and writes each of them."""
+HOLDERS_MAX = 1_000
+"""Entries of one lock's slot: as many as a limit may have units. Each is read and written by whoever comes next."""
+WANTS_KEPT_MAX = 64
+"""Sets of locks whose slots are remembered, 60 KB each at most: jobs of one kind mostly have the same."""
 SHARED_SUFFIX = "@shared"
 EXCLUSIVE_SUFFIX = "@exclusive"
 
@@ -47,6 +52,7 @@ _COMPATIBLE = {
     frozenset({Mode.UNIT}),
 }
 """Modes that may stand in one slot together; a slot of units is bounded by its capacity besides."""
+_KEPT_OUT_BY = {mode: tuple(other for other in Mode if frozenset({mode, other}) not in _COMPATIBLE) for mode in Mode}
 
 
 class Holder(Frozen, frozen=True, kw_only=True):
@@ -88,8 +94,13 @@ def slot_id(key: str) -> str:
     return f"slot:{hashlib.sha256(key.encode()).hexdigest()[:40]}"
 
 
-def wants(locks: Iterable[str]) -> list[Want]:
+def wants(locks: Iterable[str]) -> tuple[Want, ...]:
     """The slots that a job's locks need, in the order of their keys, so that claims never wait for each other."""
+    return _wants(tuple(locks))
+
+
+@lru_cache(maxsize=WANTS_KEPT_MAX)
+def _wants(locks: tuple[str, ...]) -> tuple[Want, ...]:
     needed: dict[tuple[str, Mode], Want] = {}
     for lock in locks:
         key, mode = _parsed(lock)
@@ -99,7 +110,7 @@ def wants(locks: Iterable[str]) -> list[Want]:
             ancestor = "/".join(steps[:depth])
             needed[ancestor, intent] = Want(ancestor, intent)
         needed[key, mode] = Want(key, mode)
-    return [needed[name] for name in sorted(needed)]
+    return tuple([needed[name] for name in sorted(needed)])
 
 
 def within_slots(locks: tuple[str, ...]) -> tuple[str, ...]:
@@ -122,7 +133,14 @@ def in_the_way(slot: Slot, want: Want, job_id: str) -> list[Holder]:
     if want.mode is Mode.UNIT:
         units = [holder for holder in others if holder.mode is Mode.UNIT]
         return units if len(units) >= want.capacity else []
-    return [holder for holder in others if frozenset({holder.mode, want.mode}) not in _COMPATIBLE]
+    enemies = _KEPT_OUT_BY[want.mode]
+    hostile = [holder for holder in others if holder.mode in enemies]
+    return others if not hostile and len(others) >= HOLDERS_MAX else hostile
+
+
+def all_must_go(want: Want, blocking: Sequence[Holder]) -> bool:
+    """Whether there is room only once each of these in the way has gone; otherwise there are too many of them."""
+    return any(holder.mode in _KEPT_OUT_BY[want.mode] for holder in blocking)
 
 
 def admits(slot: Slot, want: Want, job_id: str) -> bool:
@@ -149,9 +167,9 @@ def unit_want(key: str, capacity: int) -> Want:
 
 def with_entry(slot: Slot, entry: Holder, dead: Sequence[Holder] = ()) -> dict[str, Any] | None:
     """The change that lets `entry` in and `dead` ones out; None where it is in already."""
-    if any((holder.claim, holder.mode) == (entry.claim, entry.mode) for holder in slot.holders):
+    if any(holder.mode is entry.mode for holder in entries(slot, entry.claim)):
         return None
-    return _holders([*(holder for holder in slot.holders if holder not in dead), entry])
+    return _holders([*(without(slot.holders, dead)), entry])
 
 
 def with_entries(slot: Slot, entries: Sequence[Holder]) -> dict[str, Any] | None:
@@ -176,9 +194,15 @@ def without_holders(slot: Slot, gone: Sequence[Holder]) -> dict[str, Any] | None
     return _only(slot, lambda holder: holder not in gone)
 
 
+def without(holders: Sequence[Holder], gone: Sequence[Holder]) -> Sequence[Holder]:
+    """These entries but for those that are gone."""
+    return [holder for holder in holders if holder not in gone] if gone else holders
+
+
 def entries(slot: Slot, claim: ClaimKey) -> list[Holder]:
     """A claim's own entries."""
-    return [holder for holder in slot.holders if holder.claim == claim]
+    job_id = claim[0]  # looked at first: of a thousand entries most are of other jobs
+    return [holder for holder in slot.holders if holder.job_id == job_id and holder.claim == claim]
 
 
 def confirmed(slot: Slot, claim: ClaimKey) -> dict[str, Any] | None:
@@ -193,9 +217,8 @@ def confirmed(slot: Slot, claim: ClaimKey) -> dict[str, Any] | None:
     if not mine or (not over and all(holder.confirmed for holder in mine)):
         return None
     return _holders(
-        msgspec.structs.replace(holder, confirmed=True) if holder.claim == claim else holder
-        for holder in slot.holders
-        if holder not in over
+        msgspec.structs.replace(holder, confirmed=True) if holder in mine else holder
+        for holder in without(slot.holders, over)
     )
 
 

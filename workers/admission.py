@@ -9,13 +9,11 @@ from broker.door import WINDOW_MS, Taken, repeated
 from broker.parsing import Malformed
 from broker.scripts import Script
 from broker.settlement import Context
-from workers.entries import Entry, NotOurs
+from workers.entries import Entry, NotOurs, once_key
 from workers.finishing import Refused
 
 log = structlog.get_logger(__name__)
 
-ONCE = "broker:once:"
-"""Key of a signed request that was taken, by its MAC, until it is past its deadline."""
 MARGIN_MS = 1_000
 """Deadlines are compared with broker time as carried on by a worker's own clock."""
 
@@ -58,11 +56,12 @@ def _copies(connection: Redis, batch: Sequence[tuple[Entry, Taken]], *, now_ms: 
 
     What was in hand when its worker died is no copy. All of Redis lost, a copy is settled like a resend.
     """
-    marked = [position for position, (_, taken) in enumerate(batch) if taken.once]
-    keys, left_ms = [], []
-    for position in marked:
-        taken = batch[position][1]
-        keys.append(f"{ONCE}{taken.once}")
+    marked, keys, left_ms = [], [], []
+    for position, (_, taken) in enumerate(batch):
+        if taken.once is None:
+            continue
+        marked.append(position)
+        keys.append(once_key(taken.once))
         left_ms.append(max(0, (taken.request.deadline_ms or now_ms + WINDOW_MS) - now_ms) + MARGIN_MS)
     known = [marked[number - 1] for number in _MARK.run(connection, keys, left_ms)]
     return {position for position in known if not batch[position][1].insist}

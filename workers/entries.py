@@ -20,6 +20,11 @@ RQ_DATA_BYTES_MAX = 2 * ENVELOPE_BYTES_MAX + 1_024
 ID_BYTES_MAX = 256
 
 
+def once_key(mac: str) -> str:
+    """Marks a signed request that was taken, by its MAC, until it is past its deadline."""
+    return f"broker:once:{mac}"
+
+
 class NotOurs(Exception):
     """An entry that is not a request this broker settles. It goes to the dead-letter list."""
 

@@ -2,7 +2,7 @@
 
 import json
 from base64 import b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any, cast
 
 import msgspec
@@ -15,11 +15,11 @@ from broker.answers import Answer, wire
 from broker.batch import Settled
 from broker.families import Descent
 from broker.parsing import Malformed, without_tokens
-from broker.queues import rq_job_key
+from broker.queues import intake_key, rq_job_key, rq_queue_key
 from broker.settlement import Context
 from datastore.json_body import UNREADABLE
 from datastore.value import Value
-from workers.entries import ID_BYTES_MAX, Entry, NotOurs
+from workers.entries import ID_BYTES_MAX, Entry, NotOurs, once_key
 from workers.inflight import slot_key
 from workers.lean_redis import post
 from workers.taking import DEAD, DEAD_MAX
@@ -82,8 +82,12 @@ def post_end(
         parents = families.ended(further.changes)
         for each in refused:
             bury(pipe, each, now_ms=now_ms)
+        back: list[tuple[Entry, Settled]] = []
+        if any(result.put_back for result in further.settled):
+            back = [each for each in settled if each[1].put_back]
+            put_back(pipe, back)
         entries = [(entry, result.answer) for entry, result in settled] + [(each.entry, None) for each in refused]
-        _end_entries(pipe, worker, entries)
+        _end_entries(pipe, worker, entries, kept=[entry for entry, _ in back])
         families.ask(pipe, parents)
         last = post(pipe)
 
@@ -94,6 +98,20 @@ def post_end(
         aftermath.follow_up(context, connection, further, descent=descent, now_ms=now_ms)
 
     return end
+
+
+def put_back(pipe: Pipeline, entries: Sequence[tuple[Entry, Settled]]) -> None:
+    """Add the commands by which requests come again that nothing was done about: behind whatever waits there by now.
+
+    Before they are taken out of the in-flight list: a crash in between has one settled twice, and none lost.
+    """
+    for entry, result in entries:
+        taken = result.put_back
+        assert taken is not None, "only such are put back"
+        if taken.once:
+            pipe.delete(once_key(taken.once))
+        queue = taken.request.queue_name
+        pipe.rpush(intake_key(queue) if entry.wire == "intake" else rq_queue_key(queue), entry.key)
 
 
 def bury(pipe: Pipeline, refused: Refused, *, now_ms: int) -> None:
@@ -143,20 +161,27 @@ def _letter(text: bytes) -> dict[str, Any]:
     return msgspec.structs.asdict(letter)
 
 
-def _end_entries(pipe: Pipeline, worker: str, settled: Sequence[tuple[Entry, Answer | None]]) -> None:
-    """Add the command that ends the rq jobs of this batch, and its slots: its entries are all that stands in them."""
-    gone = _ended_rq_jobs(pipe, worker, settled)
+def _end_entries(
+    pipe: Pipeline, worker: str, settled: Sequence[tuple[Entry, Answer | None]], *, kept: Container[Entry]
+) -> None:
+    """Add the command that ends the rq jobs of this batch, and its slots: its entries are all that stands in them.
+
+    The rq jobs of those `kept` come again.
+    """
+    gone = _ended_rq_jobs(pipe, worker, settled, kept=kept)
     filled = {(entry.wire, entry.slot) for entry, _ in settled}
     gone += [slot_key(worker, wire, slot) for wire, slot in sorted(filled)]
     if gone:
         pipe.execute_command("DEL", *gone)  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
 
 
-def _ended_rq_jobs(pipe: Pipeline, worker: str, settled: Sequence[tuple[Entry, Answer | None]]) -> list[str]:
+def _ended_rq_jobs(
+    pipe: Pipeline, worker: str, settled: Sequence[tuple[Entry, Answer | None]], *, kept: Container[Entry]
+) -> list[str]:
     """The keys of the rq jobs that are to go; of the others, which a plain rq client wants, adds what ends them."""
     gone: list[str] = []
     for entry, answer in settled:
-        if entry.wire == "intake":
+        if entry.wire == "intake" or entry in kept:
             continue
         rq_job = entry.key.decode("utf-8", "replace")
         if entry.result_ttl_s == 0 or answer is None:

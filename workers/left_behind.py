@@ -45,11 +45,21 @@ local left = tonumber(ARGV[4])
 """
     + _MOVE
     + """
-for _, other in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[2])) do
+local dead = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[2])
+local function arrived(other, wire) return 'broker:inflight:' .. other .. (wire == RQ and ':rq' or ':intake') end
+for _, other in ipairs(dead) do
   for wire = RQ, INTAKE do
-    local theirs = {'broker:inflight:' .. other .. (wire == RQ and ':rq' or ':intake')}
-    for slot = 0, ARGV[5] - 1 do theirs[slot + 2] = theirs[1] .. slot end
+    local theirs = {arrived(other, wire)}
+    for slot = 1, ARGV[5] - 1 do theirs[slot + 1] = theirs[1] .. slot end
     move(theirs, wire)
+  end
+end
+if #taken > 0 then return {now, taken} end
+-- What had been taken over by one that is dead as well (slot 0) may be what it has died of: each comes alone, and last.
+left = 1
+for _, other in ipairs(dead) do
+  for wire = RQ, INTAKE do
+    if left > 0 then move({arrived(other, wire) .. 0}, wire) end
   end
   if left > 0 and tonumber(redis.call('ZSCORE', KEYS[1], other)) < now - ARGV[3] then
     redis.call('ZREM', KEYS[1], other)
@@ -100,7 +110,10 @@ return t[1] * 1000 + math.floor(t[2] / 1000)
 def take_over(
     connection: Redis, worker: str, *, dead_after_ms: int, at_most: int, steady_ms: Steady = monotonic_ms
 ) -> Hand:
-    """Bring what workers unheard of for `dead_after_ms` left behind, into this worker's hands."""
+    """Bring what workers unheard of for `dead_after_ms` left behind, into this worker's hands, up to `at_most` of it.
+
+    What several of them had in hand, one after the other, comes when nothing else is left, and one by one.
+    """
     keys = [WORKERS, *(slot_key(worker, wire, TAKEN_OVER) for wire in WIRES)]
     asked_ms = steady_ms()
     reply = _TAKE_OVER.run(connection, keys, [worker, dead_after_ms, FORGET_MS, at_most, SLOTS])

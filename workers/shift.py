@@ -37,8 +37,10 @@ LATELY_MS = 20
 BESIDE_HOLDERS = 8
 """Others' requests in a batch while there is a crowd of them and holders send: whatever comes while a batch is settled
 waits for it. A crowd drains a quarter slower for that, and renewals wait half as long."""
-TAKE_OVERS_MAX = 16
-"""Batches taken over one after the other; what a dead worker's slots hold beyond that, the next look takes over."""
+TAKE_OVERS_MAX = 64
+"""Portions taken over one after the other; what a dead worker's slots hold beyond that, the next look takes over."""
+TAKEN_OVER_AT_ONCE = 8
+"""Requests of such a portion: less than what a worker may have died of."""
 
 
 def _nothing() -> None:
@@ -210,7 +212,7 @@ class Shift:
                 self._redis,
                 self._worker,
                 dead_after_ms=self._settings.takeover_ms,
-                at_most=self._settings.batch_max,
+                at_most=min(TAKEN_OVER_AT_ONCE, self._settings.batch_max),
                 steady_ms=self._steady_ms,
             )
             if not left.entries:

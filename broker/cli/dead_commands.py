@@ -9,7 +9,7 @@ import typer
 
 from broker.cli import options
 from broker.cli.asking import AS_OPERATOR, LOOKING, Ask, asks
-from broker.cli.listing_commands import Limit, QueueFilter, all_jobs, took
+from broker.cli.listing_commands import Limit, QueueFilter, all_jobs, all_runs, took
 from broker.cli.output import cell, emit, moment, note, say
 from broker.documents import Outcome, State
 
@@ -46,7 +46,7 @@ def dead(
         for count, (job, _) in enumerate(all_jobs(client, state=State.FAILED, queue=queue, limit=limit), 1):  # noqa: B007  # it is wanted after the loop
             reply = client.runs(job["id"])
             require_good(reply)
-            runs = reply.body["runs"]
+            runs = all_runs(client, reply, job["id"])
             if ask.json:
                 emit({"job_id": job["id"], "reason": reason(job), "job": job, "runs": runs})
                 continue

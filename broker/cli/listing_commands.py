@@ -13,11 +13,12 @@ from broker.cli.output import emit, moment, note, span, table
 from broker.documents import State
 
 if TYPE_CHECKING:
-    from broker.client import Client
+    from broker.client import Client, Reply
 
 LIMIT_DEFAULT = 100
+RUNS_DEFAULT = 500
 PAGE_JOBS = 200
-"""Jobs of one reply: some hundred kilobytes at the most."""
+"""Jobs of one reply: mostly some hundred kilobytes."""
 
 QueueFilter = Annotated[str | None, typer.Option("--queue", metavar="Q", help="Of this queue only.")]
 Limit = Annotated[int, typer.Option("--limit", metavar="N", min=0, help="At most so many; 0: all.")]
@@ -100,13 +101,16 @@ def job(
 def runs(
     ask: Ask,
     job_id: options.JobId,
+    limit: Annotated[
+        int, typer.Option("--limit", metavar="N", min=0, help="The latest so many; 0: all.")
+    ] = RUNS_DEFAULT,
 ) -> int:
     """List the runs of a job: who ran it, at which epoch, how it ended."""
     with ask.connected() as client:
         reply = client.runs(job_id)
-    if not reply.good:
-        return ask.finish(reply, good="")
-    found = reply.body["runs"]
+        if not reply.good:
+            return ask.finish(reply, good="")
+        found = all_runs(client, reply, job_id, limit=limit)
     if ask.json:
         for run in found:
             emit(run)
@@ -117,6 +121,8 @@ def runs(
         for run in found
     ]  # fmt: skip
     table(("EPOCH", "FACTORY", "STARTED", "TOOK", "RENEWALS", "OUTCOME", "REASON, RESULT OR PROGRESS"), rows)
+    if limit and len(rows) == limit:
+        note(f"the latest {limit}; --limit 0 lists all")
     return 0
 
 
@@ -136,6 +142,18 @@ def all_jobs(
         cursor, left = reply.body.get("cursor"), left - len(reply.body["jobs"])
         if cursor is None or (limit and left <= 0):
             return
+
+
+def all_runs(client: "Client", latest: "Reply", job_id: str, *, limit: int = RUNS_DEFAULT) -> list[dict[str, Any]]:
+    """The runs of a job in order of epoch: the page of the `latest`, and those before it. `limit` 0: all of them."""
+    from broker.cli.answers import require_good
+
+    reply, found = latest, list(latest.body["runs"])
+    while (cursor := reply.body.get("cursor")) is not None and (not limit or len(found) < limit):
+        reply = client.runs(job_id, cursor=cursor)
+        require_good(reply)
+        found = [*reply.body["runs"], *found]
+    return found[-limit:]
 
 
 def _holder(job: dict[str, Any]) -> str | None:

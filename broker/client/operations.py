@@ -289,8 +289,7 @@ class Operations(ABC, Generic[T_co]):
 
         What is left out stays as it was. Leases that stand go on, and count.
         """
-        body: dict[str, Any] = {"limit": limit}
-        body |= {} if capacity is None else {"capacity": capacity}
+        body: dict[str, Any] = {"limit": limit, **({} if capacity is None else {"capacity": capacity})}
         body |= {} if rate is None else {"rate": {"count": rate[0], "per_ms": rate[1]}}
         return self._ask(SetLimit, body, request_id=request_id, timeout_ms=timeout_ms)
 
@@ -335,9 +334,12 @@ class Operations(ABC, Generic[T_co]):
         body = {"state": state, "queue": queue, "limit": limit, "cursor": cursor}
         return self._ask(ListJobs, body, request_id=request_id, timeout_ms=timeout_ms)
 
-    def runs(self, job_id: str, *, request_id: str | None = None, timeout_ms: int | None = None) -> T_co:
-        """The runs of one job in order of epoch, the latest 500 of them: `{runs}`."""
-        return self._ask(ListRuns, {"job_id": job_id}, request_id=request_id, timeout_ms=timeout_ms)
+    def runs(
+        self, job_id: str, *, cursor: str | None = None, request_id: str | None = None, timeout_ms: int | None = None
+    ) -> T_co:
+        """A page of a job's runs in order of epoch, `{runs, cursor}`: the latest, or those before a page's `cursor`."""
+        body = {"job_id": job_id} | ({} if cursor is None else {"cursor": cursor})
+        return self._ask(ListRuns, body, request_id=request_id, timeout_ms=timeout_ms)
 
     def put_schedule(
         self,

@@ -103,13 +103,14 @@ def granted(job: Job, lease: Lease, *, now_ms: int, word: Word) -> Answer:
 
 
 def told_again(lease: Lease, who: Claimant) -> dict[str, Any]:
-    """What the replay of a grant writes: the client that is told of it now is the one to hear of a cancel.
+    """What the replay of a grant writes: the client that is told of it now is the one to hear of a cancel, and is not
+    taken for one that does not read.
 
     It is written even where it is nothing: a read alone may show a lease that is over.
     """
-    if who.waited or who.instance in (None, lease.instance):
+    if who.waited or who.instance is None:
         return {}
-    return {"lease": structs.replace(lease, instance=who.instance)}
+    return {"lease": structs.replace(lease, instance=who.instance, asked_again=True)}
 
 
 def _keep_last_claim(job: Job) -> dict[str, Any]:

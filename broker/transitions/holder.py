@@ -106,11 +106,11 @@ def release(
     """Give the job back unharmed; where a cancel was asked, this acknowledges it, and the reason is that cancel's.
 
     `unread_by`: the broker asks for it, since this client has not read its grant. Only Redis says so, and Redis may be
-    wrong (I8): a lease that was renewed, or that another client was told of since, has somebody who read it.
+    wrong (I8): a lease that was renewed, or that this client or another was told of since, has somebody who reads.
     `op`: what its holder asked for.
     """
     match at_the_fence(job, fence, now_ms, op):
-        case Lease() as lease if unread_by is not None and (lease.renewals or lease.instance != unread_by):
+        case Lease() as lease if unread_by is not None and _has_a_reader(lease, unread_by):
             return Refuse(Answer(Word.CONFLICT, Reason.HELD, held_by(job, now_ms)))
         case Lease() as lease:
             outcome = Outcome.CANCELLED if job.cancel else Outcome.RELEASED
@@ -119,6 +119,10 @@ def release(
             return _write(job, fence, op, changes | without_lease(job, State.READY), now_ms)
         case refusal:
             return refusal
+
+
+def _has_a_reader(lease: Lease, unread_by: str) -> bool:
+    return bool(lease.renewals) or lease.asked_again or lease.instance != unread_by
 
 
 def hand_over(job: Job, fence: Fence, *, now_ms: int, rules: Rules, to: str, reason: str | None = None) -> Decision:

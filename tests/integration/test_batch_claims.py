@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
+from broker import batch
 from broker.messages import Request
 from broker.parsing import Malformed, parse
 from datastore import Datastore
@@ -195,3 +196,43 @@ def test_renewing_many_answers_for_each_and_one_that_is_lost_harms_no_other(anyw
     anywhere.clock.advance(SKEW_MS + 2)
     anywhere.sweep()
     assert "a" in leased(anywhere)
+
+
+def served_once(broker: InProcess, worker: str = "w1") -> list[str | None]:
+    """The answers of one batch."""
+    settled = broker.settle(broker.take(worker).entries, worker)
+    broker.finish(settled, worker)
+    return [None if result.answer is None else result.answer.word.value for _, result in settled]
+
+
+def test_of_resends_that_had_many_jobs_a_batch_answers_so_many_and_the_others_come_with_later_ones(
+    broker: InProcess,
+) -> None:
+    broker.submit(*(f"j{number}" for number in range(64)))
+    claim = several(broker, 64)
+    first = broker.ask(claim)[0]
+    for _ in range(5):
+        broker.caller.send(again(claim))
+    assert served_once(broker) == ["replayed", None, None, None, None]
+    assert served_once(broker) == ["replayed", None, None, None]
+    broker.serve()
+    told = [json.loads(text) for text in broker.redis.lrange(broker.caller.channel, 0, -1)]
+    assert [leases(reply) for reply in told] == [leases(first)] * 5
+
+
+def test_a_resend_that_was_taken_over_is_not_put_back_where_it_would_be_taken_for_new(
+    broker: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "INSISTED_MAX", 64)
+    broker.submit(*(f"j{number}" for number in range(66)))
+    claims = [several(broker, 64), several(broker, 1), several(broker, 1)]
+    broker.caller.send(*claims)
+    broker.settle(broker.take("w1").entries, "w1")  # and dies
+    broker.kill("w1")
+    broker.take_over("w2")
+    told = broker.caller.replies(*claims, deadline_ms=1_000)
+    assert [reply["answer"] for reply in told] == ["replayed", "outcome_unknown", "outcome_unknown"]
+    assert told[1]["retry"] == "same_id"
+    assert broker.redis.llen("rq:queue:claims") == 0
+    [one, other] = broker.ask(*map(again, claims[1:]))
+    assert sorted(jobs(one) + jobs(other)) == ["j8", "j9"]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from broker import claim_next, presence, transitions
+from broker import batch, claim_next, presence, transitions
 from broker.documents import Lease
 from broker.messages import Claim
 from broker.queues import intake_key
@@ -89,6 +89,34 @@ def one_asks_as_the_first_is_woken(broker: InProcess) -> tuple[Caller, Claim]:
     return second, again
 
 
+def both_copies_in_one_batch(broker: InProcess) -> tuple[Caller, Claim]:
+    """The second client, which asked while the first one's woken copy was on its way; both were settled together."""
+    first, second = (Caller(broker.redis, "f", instance=name) for name in ("i1", "i2"))
+    claim = waiting(broker, first)
+    broker.caller.send(broker.caller.make("submit", job_id="a"))
+    broker.finish(broker.settle(broker.take().entries))  # which wakes the first
+    again = the_same_again(claim, second)
+    second.send(again, wire="intake")
+    broker.serve()
+    return second, again
+
+
+def test_of_two_clients_copies_in_one_batch_the_one_that_asked_since_the_other_was_woken_is_answered(
+    broker: InProcess,
+) -> None:
+    second, again = both_copies_in_one_batch(broker)
+    assert second.replies(again, deadline_ms=1_000)[0]["answer"] == "granted"
+
+
+def test_were_the_first_in_the_batch_answered_the_second_would_hear_nothing(
+    broker: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The twin of the test above.
+    monkeypatch.setattr(batch, "_takes_the_place_of", lambda _claim, _earlier: False)
+    second, again = both_copies_in_one_batch(broker)
+    assert not second.has_reply(again)
+
+
 def told_to_the_second(broker: InProcess, *, and_the_first_again: bool = False) -> tuple[Caller, dict[str, Any]]:
     """The second client and its lease, after the first one's unread grant was looked after."""
     first, second = (Caller(broker.redis, "f", instance=name) for name in ("i1", "i2"))
@@ -116,12 +144,16 @@ def renewed(broker: InProcess, caller: Caller, lease: dict[str, Any]) -> str:
     return str(caller.replies(request)[0]["answer"])
 
 
+def hears_of_a_cancel(broker: InProcess, caller: Caller) -> bool:
+    broker.ask(broker.caller.make("cancel", job_id="a"))
+    caller.collect()
+    return [notice["job_id"] for notice in caller.notices] == ["a"]
+
+
 def test_a_grant_told_to_another_client_is_not_taken_back_for_the_one_that_did_not_read_it(broker: InProcess) -> None:
     second, lease = told_to_the_second(broker)
     assert renewed(broker, second, lease) == "renewed"
-    broker.ask(broker.caller.make("cancel", job_id="a"))
-    second.collect()
-    assert [notice["job_id"] for notice in second.notices] == ["a"], "it is the one to hear of a cancel"
+    assert hears_of_a_cancel(broker, second)
 
 
 def test_did_the_lease_not_say_who_was_told_it_would_be_taken_from_the_second(
@@ -138,9 +170,10 @@ def test_a_copy_that_was_woken_before_the_second_came_and_is_settled_after_it_ta
 ) -> None:
     second, lease = told_to_the_second(broker, and_the_first_again=True)
     assert renewed(broker, second, lease) == "renewed"
+    assert hears_of_a_cancel(broker, second)
 
 
-def test_did_a_copy_that_was_woken_count_as_the_newest_it_would(
+def test_did_a_copy_that_was_woken_count_as_the_newest_another_would_hear_of_a_cancel(
     broker: InProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The twin of the test above.
@@ -150,5 +183,5 @@ def test_did_a_copy_that_was_woken_count_as_the_newest_it_would(
         return told_again(lease, structs.replace(who, waited=False))
 
     monkeypatch.setattr(transitions, "told_again", whoever_comes)
-    second, lease = told_to_the_second(broker, and_the_first_again=True)
-    assert renewed(broker, second, lease) == "lease_lost"
+    second, _ = told_to_the_second(broker, and_the_first_again=True)
+    assert not hears_of_a_cancel(broker, second)

@@ -53,6 +53,29 @@ def test_dead_jobs_are_listed_with_the_reason_and_all_runs(fleet: Home) -> None:
     assert "epoch 2  f1  failed" in shown
 
 
+def test_the_runs_of_a_job_are_listed_over_all_their_pages(fleet: Home) -> None:
+    fleet.submit(id="often", queue="often")
+    store = connect(f"sqlite:///{fleet.path / '.broker' / 'broker.db'}")
+    run: dict[str, Any] = {
+        "kind": "run",
+        "job_id": "often",
+        "factory_id": "f",
+        "incarnation": "i",
+        "request_id": "r",
+        "started_ms": 1,
+    }
+    ended: dict[str, Any] = {"ended_ms": 2, "outcome": "failed", "error": "é" * 8_000, "write_id": "w"}
+    for epoch in range(1, 151):
+        assert isinstance(store.create(f"often:run:{epoch}", "often", {**run, "epoch": epoch, **ended}), Ok)
+    found = store.read("often", "often")
+    assert isinstance(found, Ok)
+    store.update_if_match("often", "often", Expected(etag=found.document.etag), {"epoch": 150, "write_id": "w"})
+    store.close()
+    for limit, first in ((), 1), (("--limit", "0"), 1), (("--limit", "149"), 2), (("--limit", "7"), 144):
+        assert [each["epoch"] for each in fleet.lines("runs", "often", *limit)] == list(range(first, 151))
+    assert "the latest 7; --limit 0 lists all" in fleet.run("runs", "often", "--limit", "7")[2]
+
+
 def test_a_dry_run_says_what_is_wrong_with_a_job_that_can_not_be_read_and_goes_on(fleet: Home) -> None:
     dies(fleet, "spoilt", "dry", "broke")
     dies(fleet, "sound", "dry", "broke")

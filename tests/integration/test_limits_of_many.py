@@ -86,5 +86,5 @@ def test_all_that_died_under_a_limit_give_their_units_back_by_few_writes(
     before = store.writes
     broker.clock.advance(TTL_MS + SKEW_MS + 1)
     broker.sweep()
-    assert (used(broker, "key:gpu"), leased_jobs(broker.store)) == (0, [])
+    assert (used(broker, "key:gpu"), list(leased_jobs(broker.store))) == (0, [])
     assert store.writes - before < MANY / 10

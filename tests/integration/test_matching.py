@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from broker.answers import Word
-from broker.index import served_key
+from broker.index import SERVED_TTL_MS, served_key
 from broker.matching import preference
 from tests.in_process import InProcess
 
@@ -183,6 +183,17 @@ def test_turns_survive_the_loss_of_redis_and_lanes_are_tidied_away(broker: InPro
     assert list(broker.redis.scan_iter(match="broker:lane:*")) == []
     assert broker.redis.exists("broker:ready:default:sets") == 0
     assert broker.redis.zcard(served_key("default")) == 2
+
+
+def test_whose_turn_was_last_in_a_queue_is_forgotten_a_day_after_it_served_a_lane(broker: InProcess) -> None:
+    for queue in ("q-1", "q-2"):
+        broker.submit(f"{queue}-job", f"{queue}-more", queue=queue, fairness_key="a")
+        assert broker.ask(broker.caller.make("claim", queue=queue))[0]["answer"] == "granted"
+        broker.redis.pexpire(served_key(queue), 1_000_000)
+    assert broker.ask(broker.caller.make("claim", queue="q-1"))[0]["answer"] == "granted"
+    left_ms = [broker.redis.pttl(served_key(queue)) for queue in ("q-1", "q-2")]
+    assert 86_000_000 < left_ms[0] <= SERVED_TTL_MS
+    assert left_ms[1] <= 1_000_000, "another queue's turns are not this one's"
 
 
 @pytest.mark.parametrize("seed", range(20))

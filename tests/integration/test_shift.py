@@ -203,3 +203,27 @@ def test_where_a_batch_fails_by_a_mistake_of_ours_its_senders_are_told_that_noth
     while mine.serve():
         pass
     assert words(broker, claims) == {"granted": 3}
+
+
+def test_what_two_workers_died_with_comes_last_and_one_by_one(broker: InProcess) -> None:
+    # One of these requests may be what kills: it is to take no other with it, and to keep none from being answered.
+    requests = [broker.caller.make("submit", job_id=f"job-{number}") for number in range(12)]
+    broker.caller.send(*requests[:6])
+    broker.caller.send(*requests[6:], wire="intake")
+    broker.take("w1")
+    broker.kill("w1")
+
+    def left(worker: str, at_most: int = 8) -> list[int]:
+        """How much each look brings, until it brings nothing."""
+        counts = [8]
+        while counts[-1]:
+            hand = left_behind.take_over(broker.redis, worker, dead_after_ms=60_000, at_most=at_most)
+            broker.finish(broker.settle(hand.entries, worker), worker)
+            counts.append(len(hand.entries))
+        return counts[1:]
+
+    assert len(left_behind.take_over(broker.redis, "w2", dead_after_ms=60_000, at_most=8).entries) == 8
+    broker.kill("w2")
+    assert left("w3") == [4, 1, 1, 1, 1, 1, 1, 1, 1, 0]
+    assert {reply["answer"] for reply in broker.caller.replies(*requests, deadline_ms=1_000)} == {"ok"}
+    assert broker.redis.keys("broker:inflight:*") == []

@@ -26,7 +26,7 @@ from broker.messages import (
     Submit,
     SubmitBody,
 )
-from broker.operator_bodies import CancelBody, JobIdBody, RevokeBody
+from broker.operator_bodies import CancelBody, ListRunsBody, RevokeBody
 from broker.settle import settle
 from broker.transitions import Rules
 from datastore import CreateResult, Datastore, Expected, Patch, Unavailable, UpdateResult
@@ -354,7 +354,7 @@ def test_an_open_run_whose_job_is_over_it_ends_as_the_job_says_or_is_only_over(s
 
 
 def listed(store: WithoutRuns) -> list[tuple[int, str | None, Any]]:
-    found = sent(store, ListRuns(request_id="l", body=JobIdBody(job_id="job"), **SENDER)).answer.body["runs"]
+    found = sent(store, ListRuns(request_id="l", body=ListRunsBody(job_id="job"), **SENDER)).answer.body["runs"]
     return [(run["epoch"], run.get("outcome"), run.get("progress")) for run in found]
 
 
