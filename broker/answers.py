@@ -105,6 +105,7 @@ class Reason(StrEnum):
     NOT_PERMITTED = "not_permitted"
     OUTSIDE_WINDOW = "outside_window"
     REPEATED = "repeated"
+    REQUEST_ID_USED = "request_id_used"
 
 
 _LASTING = frozenset({Reason.TERMINAL, Reason.EXISTS, Reason.RESTARTED, Reason.DRAINING})
@@ -143,6 +144,11 @@ class Answer(Value, frozen=True):
 def past_deadline(deadline_ms: int) -> Answer:
     """What a request is told whose time is over. This copy of it did nothing."""
     return Answer(Word.REQUEST_EXPIRED, body={"deadline_ms": deadline_ms})
+
+
+def used_for(op: str) -> Answer:
+    """What a request is told whose id this factory has used for `op`, which has had its effect. This one had none."""
+    return Answer(Word.INVALID, Reason.REQUEST_ID_USED, {"op": op, "detail": f"this request id was used for {op}"})
 
 
 def put_off(reason: Reason, *, resend: bool, retry_after_ms: int) -> Answer:

@@ -37,12 +37,14 @@ class Asking:
     factory_id: str | None = None
     offers: tuple[str, ...] | None = None
     record: FactoryRecord = UNREGISTERED
+    start: str = ""
+    """The start of it whose claims are meant: who asks says its own."""
 
 
 def explain(context: Context, request: Explain, now_ms: int) -> Settlement:
     """Answer for a job, for a factory, or for whether this factory could have this job."""
     body = request.body
-    asking = Asking() if body.factory is None else _asking(context, body.factory, body.offers)
+    asking = Asking() if body.factory is None else _asking(context, body.factory, body.offers, request.incarnation)
     if body.job_id is None:
         return Settlement(Answer(Word.OK, body=_factory(context, asking, body.queue, now_ms)))
     job = repository.read_job(context.store, body.job_id)
@@ -111,6 +113,9 @@ def _parents(context: Context, job: Job, now_ms: int) -> tuple[dict[str, Any], .
 
 
 def _draining(asking: Asking, now_ms: int) -> list[Obstacle]:
+    if asking.record.has_replaced(asking.start):
+        now = {"incarnation": asking.record.incarnation, "since_ms": asking.record.since_ms}
+        return [Obstacle(Reason.RESTARTED, {"factory_id": asking.factory_id, "start": asking.start, **now})]
     drain = asking.record.draining(asking.record.incarnation or "", now_ms)
     if drain is None:
         return []
@@ -170,13 +175,13 @@ def _nobody_offers(job: Job, askers: Sequence[Asker]) -> Obstacle:
     return Obstacle(Reason.REQUIREMENTS, detail)
 
 
-def _asking(context: Context, factory_id: str, offers: tuple[str, ...] | None) -> Asking:
+def _asking(context: Context, factory_id: str, offers: tuple[str, ...] | None, start: str) -> Asking:
     """A factory with what it offers: as told, else as its last claims said, else as it registered."""
     record = context.heeded().factory(factory_id)
     if offers is None:
         asked = context.demand.askers(factory_id=factory_id) if context.demand is not None else []
         offers = max(asked, key=lambda asker: asker.asked_ms).offers if asked else record.offers
-    return Asking(factory_id, offers, record)
+    return Asking(factory_id, offers, record, start)
 
 
 def _factory(context: Context, asking: Asking, queue: str | None, now_ms: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from msgspec import structs
 
 from broker import coordinator, pages, shared_document
 from broker.answers import Answer, Reason, Word
-from broker.asked import Asked, remembering, who_asks
+from broker.asked import Asked, has_done, remembering, who_asks
 from broker.clock import SET_BACK_MS
 from broker.controls import FACTORY, REPLACED_MAX, Drain, FactoryRecord, factory_doc_id, parsed
 from broker.documents import Job, Lease
@@ -191,7 +191,7 @@ def _change(
     def seen(body: Mapping[str, Any]) -> dict[str, Any]:
         nonlocal record, word
         record = parsed(id, body, FactoryRecord)
-        word = Word.REPLAYED if asked in record.recent_requests else Word.OK
+        word = Word.REPLAYED if has_done(record.recent_requests, asked) else Word.OK
         changes = None if word is Word.REPLAYED else judge(record)
         if changes is None:
             return {}

@@ -140,7 +140,9 @@ class PutScheduleBody(Body):
     def _fires(self) -> Self:
         cron.check(self.cron, self.tz)
         if self.job.job_id is not None or self.job.not_before_ms is not None:
-            raise ValueError("the job of a schedule has no id and no not_before of its own")
+            raise ValueError(
+                "a schedule names its jobs itself, and says when they start: remove `id` and `not_before` from the job"
+            )
         return self
 
 

@@ -8,16 +8,16 @@ import structlog
 
 from broker import quotas, repository, shared_document
 from broker.answers import Answer, Reason, Word
-from broker.asked import remembering, who_asks
+from broker.asked import has_done, remembering, who_asks
 from broker.controls import FLEET_ID, Controls, FleetControl, Pause, parsed
 from broker.documents import Job, State
 from broker.limits import LIMITS_MAX, Limit, Limits, Rate, applying, limit_key, limited_queue, queue_limit, units
 from broker.messages import (
-    Envelope,
     ListLimits,
     ListQueues,
     PauseQueue,
     RemoveLimit,
+    Request,
     ResumeQueue,
     SetLimit,
 )
@@ -55,7 +55,7 @@ def set_limit(context: Context, request: SetLimit, now_ms: int) -> Settlement:
             return None
         return msgspec.structs.replace(fleet, limits={**fleet.limits, name: merged})
 
-    fleet, word = _change(context, request, with_limit)
+    fleet, word = _change(context, request, name, with_limit)
     if word is Word.OK and fleet.limits.get(name) != merged:
         too_many = name not in fleet.limits and len(fleet.limits) >= LIMITS_MAX
         detail = f"{LIMITS_MAX} limits are the most" if too_many else "a limit needs a capacity or a rate"
@@ -81,7 +81,7 @@ def remove_limit(context: Context, request: RemoveLimit, _now_ms: int) -> Settle
         kept = {other: limit for other, limit in fleet.limits.items() if other != name}
         return msgspec.structs.replace(fleet, limits=kept) if name in fleet.limits else None
 
-    _, word = _change(context, request, without)
+    _, word = _change(context, request, name, without)
     if word is Word.OK and not found:
         word = Word.NOT_FOUND
     return Settlement(Answer(word, body={"limit": name}), freed=_opened(name))
@@ -101,13 +101,13 @@ def pause_queue(context: Context, request: PauseQueue, now_ms: int) -> Settlemen
 
     def paused(fleet: FleetControl) -> FleetControl:
         known = fleet.pauses.get(queue)
-        if known is not None and known.reason == pause.reason:
-            return fleet  # paused since then
+        if known is not None and pause.reason in (None, known.reason):
+            return fleet  # paused since then, for that reason
         since_ms = now_ms if known is None else known.since_ms
         renewed = msgspec.structs.replace(pause, since_ms=since_ms)
         return msgspec.structs.replace(fleet, pauses={**fleet.pauses, queue: renewed})
 
-    fleet, word = _change(context, request, paused)
+    fleet, word = _change(context, request, queue, paused)
     stands = fleet.pauses.get(queue)  # a late copy may come once it is resumed
     why, since_ms = (None, None) if stands is None else (stands.reason, stands.since_ms)
     return Settlement(
@@ -123,7 +123,7 @@ def resume_queue(context: Context, request: ResumeQueue, _now_ms: int) -> Settle
         kept = {other: pause for other, pause in fleet.pauses.items() if other != queue}
         return msgspec.structs.replace(fleet, pauses=kept)
 
-    fleet, word = _change(context, request, resumed)
+    fleet, word = _change(context, request, queue, resumed)
     body = {"queue": queue, "paused": queue in fleet.pauses}
     return Settlement(Answer(word, body=body), freed=_opened(queue_limit(queue)))
 
@@ -163,19 +163,20 @@ def count_running(context: Context, limits: Limits, jobs: list[Job], *, now_ms: 
 
 
 def _change(
-    context: Context, request: Envelope, change: Callable[[FleetControl], FleetControl | None]
+    context: Context, request: Request, about: str, change: Callable[[FleetControl], FleetControl | None]
 ) -> tuple[FleetControl, Word]:
     """Change what holds for the fleet by one conditional write, once for each request: what stands then, `ok` or
     `replayed`. A change that is None is not made, and not remembered.
+    `about`: the queue, or the limit.
 
     Where there is nothing to change it is written on all the same: a stale read may only show it so.
     """
-    stands, word, asked = FleetControl(), Word.OK, who_asks(request)
+    stands, word, asked = FleetControl(), Word.OK, who_asks(request, about)
 
     def judge(body: Any) -> dict[str, Any]:
         nonlocal stands, word
         stands = parsed(FLEET_ID, body, FleetControl)
-        word = Word.REPLAYED if asked in stands.recent_requests else Word.OK
+        word = Word.REPLAYED if has_done(stands.recent_requests, asked) else Word.OK
         changed = None if word is Word.REPLAYED else change(stands)
         if changed is None:
             return {}

@@ -15,7 +15,7 @@ import structlog
 
 from broker import cron, pages, shared_document, submission
 from broker.answers import Answer, Reason, Word
-from broker.asked import Asked, remembering, who_asks
+from broker.asked import Asked, has_done, remembering, who_asks
 from broker.documents import Frozen
 from broker.messages import CatchUp, ChangeSchedule, ListSchedules, PutSchedule, Submit, SubmitBody
 from broker.settlement import Change, Context, Settlement
@@ -65,8 +65,14 @@ class Schedule(Frozen, frozen=True, kw_only=True):
     """What it was changed by."""
 
     def has_done(self, asked: Asked) -> bool:
-        """Whether this request has had its effect here. A schedule that remembers none knows the one that stored it."""
-        return asked in self.recent_requests or (not self.recent_requests and asked.request_id == self.request_id)
+        """Whether this request has had its effect here. A schedule that remembers none knows the one that stored it.
+
+        Raises:
+          UsedForAnother: another of this factory's has, under the same id.
+        """
+        return has_done(self.recent_requests, asked) or (
+            not self.recent_requests and asked.request_id == self.request_id
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +177,7 @@ def put(context: Context, request: PutSchedule, now_ms: int) -> Settlement:
 
 def change(context: Context, request: ChangeSchedule, now_ms: int) -> Settlement:
     """Pause, resume or remove a schedule. Fires that fell into a pause are not made up for."""
-    name, to, who = _id(request.body.name), Standing(request.body.to), who_asks(request)
+    name, to, who = _id(request.body.name), Standing(request.body.to), who_asks(request, request.body.to)
     missing = Settlement(Answer(Word.NOT_FOUND, body={"name": request.body.name}))
     for _ in range(WRITES_MAX):
         document = shared_document.read_known(context.store, name)

@@ -17,7 +17,8 @@ from broker import (
     side_by_side,
     submission,
 )
-from broker.answers import Answer, Reason, Word, past_deadline, plain
+from broker.answers import Answer, Reason, Word, past_deadline, plain, used_for
+from broker.asked import UsedForAnother
 from broker.coordinator import Context, Settlement
 from broker.documents import spec_id
 from broker.failures import trace
@@ -92,6 +93,8 @@ def settle(context: Context, request: Request, *, now_ms: int, candidate: str | 
         return HANDLERS[type(request)](context, request, now_ms)
     except DatastoreError as error:
         return failed(context, error, proposed)
+    except UsedForAnother as used:
+        return Settlement(used_for(used.op))
     except Exception:
         # A mistake of ours must not stop the worker, nor undo the batch of the others.
         log.error("settle_failed", op=request.op, request_id=request.request_id, exception=trace())

@@ -28,7 +28,7 @@ async def take_one(client: AsyncClient, queue: str, wait_ms: int) -> bool:
     except NotGranted:
         return False
     except LeaseLost as lost:
-        print(f"{lost.job_id}: {lost}; another factory has it, or will")
+        print(f"{lost}; `broker job {lost.job_id}` says where it stands now")
     except (BrokerTimeout, BrokerUnavailable) as error:
         print(f"no broker: {error}")
         await asyncio.sleep(1)
@@ -36,7 +36,7 @@ async def take_one(client: AsyncClient, queue: str, wait_ms: int) -> bool:
     return True
 
 
-async def run(given: argparse.Namespace) -> None:
+async def run(url: str, given: argparse.Namespace) -> None:
     """Keep `--at-once` jobs going; with `--jobs`, until that many are done."""
     left = given.jobs
 
@@ -49,7 +49,7 @@ async def run(given: argparse.Namespace) -> None:
                 left += 1
 
     async with (
-        AsyncClient.connect(os.environ["BROKER_REDIS_URL"], factory_id=given.factory) as client,
+        AsyncClient.connect(url, factory_id=given.factory) as client,
         asyncio.TaskGroup() as lanes,
     ):
         for _ in range(given.at_once):
@@ -63,9 +63,14 @@ def main() -> int:
     parser.add_argument("--queue", default="default")
     parser.add_argument("--at-once", type=int, default=4)
     parser.add_argument("--jobs", type=int, help="end after this many")
-    asyncio.run(run(parser.parse_args()))
+    given = parser.parse_args()
+    url = os.environ.get("BROKER_REDIS_URL") or sys.exit("set BROKER_REDIS_URL, such as to redis://localhost")
+    asyncio.run(run(url, given))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:  # the lease was given back on the way here
+        sys.exit(130)

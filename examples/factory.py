@@ -34,7 +34,7 @@ def take_one(client: Client, queue: str, offers: list[str], wait_ms: int) -> boo
             time.sleep((refused.reply.retry_after_ms or 1_000) / 1000)
         return False
     except LeaseLost as lost:
-        print(f"{lost.job_id}: {lost}; another factory has it, or will")
+        print(f"{lost}; `broker job {lost.job_id}` says where it stands now")
     except (BrokerTimeout, BrokerUnavailable) as error:
         print(f"no broker: {error}")
         time.sleep(1)
@@ -53,8 +53,9 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, help="end after this many")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaves the block, which gives the job back
+    url = os.environ.get("BROKER_REDIS_URL") or sys.exit("set BROKER_REDIS_URL, such as to redis://localhost")
     left = given.jobs
-    with Client.connect(os.environ["BROKER_REDIS_URL"], factory_id=given.factory) as client:
+    with Client.connect(url, factory_id=given.factory) as client:
         while left is None or left > 0:
             if take_one(client, given.queue, given.offers, wait_ms=30_000) and left is not None:
                 left -= 1
@@ -62,4 +63,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:  # the lease was given back on the way here
+        sys.exit(130)

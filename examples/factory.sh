@@ -29,7 +29,7 @@ while [ "$left" -ne 0 ]; do
     1) left=$((left - 1)) ;; # the command failed; the broker decides on another try
     3) ;;                    # nothing available: ask again
     4) sleep 1 ;;            # timed out, or the outcome is unknown: if there is a lease, it expires
-    5) left=$((left - 1)) ;; # the lease was lost; another factory has the job
+    5) left=$((left - 1)) ;; # the lease was lost: `broker job` says where the job stands
     *) exit 2 ;;             # a wrong command line would stay wrong
     esac
 done

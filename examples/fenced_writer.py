@@ -51,7 +51,7 @@ class Reports:
 def main() -> int:
     """Let a holder be overtaken while it believes to hold its lease, and see its late write refused."""
     job_id = f"report-{secrets.token_hex(4)}"
-    url = os.environ["BROKER_REDIS_URL"]
+    url = os.environ.get("BROKER_REDIS_URL") or sys.exit("set BROKER_REDIS_URL, such as to redis://localhost")
     with (
         tempfile.TemporaryDirectory() as folder,
         Client.connect(url, factory_id="slow") as slow,
@@ -79,4 +79,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:  # the lease was given back on the way here
+        sys.exit(130)

@@ -7,6 +7,13 @@
 # KEY_FILE is what `broker key new --factory mac-1 --out KEY_FILE` wrote. A signed request needs a `deadline_ms` that is at
 # most 15 minutes away. `open` prints the reply, or nothing and exit status 1 where it was not signed for this channel.
 set -eu
+case ${1-}:$# in
+sign:2 | open:3) ;;
+*)
+    echo "usage: $0 sign KEY_FILE < REQUEST, or $0 open KEY_FILE REPLY_CHANNEL < REPLY" >&2
+    exit 2
+    ;;
+esac
 read -r id secret < "$2"
 
 pad() { # The 32 bytes of the secret and 32 zeros, each XORed with $1.
@@ -32,5 +39,4 @@ open)
     [ "$message" = "s1 $id $(mac "$3" "$text") $text" ] || exit 1
     printf '%s\n' "$text"
     ;;
-*) exit 2 ;;
 esac

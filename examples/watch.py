@@ -1,5 +1,9 @@
-"""Watches what happens to jobs, and goes on where it stopped: `python examples/watch.py cursor.txt`."""
+"""Watches what happens to jobs, and goes on where it stopped.
 
+BROKER_REDIS_URL=redis://localhost python examples/watch.py cursor.txt
+"""
+
+import argparse
 import os
 import sys
 from pathlib import Path
@@ -8,9 +12,12 @@ from broker.client import Client
 
 
 def main() -> None:
-    kept = Path(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("cursor", type=Path, help="a file that keeps how far it has come")
+    kept = parser.parse_args().cursor
+    url = os.environ.get("BROKER_REDIS_URL") or sys.exit("set BROKER_REDIS_URL, such as to redis://localhost")
     since = kept.read_text().strip() if kept.exists() else None
-    with Client.connect(os.environ["BROKER_REDIS_URL"], factory_id="watcher") as client:
+    with Client.connect(url, factory_id="watcher") as client:
         for event in client.events(since=since, follow=True):
             if event.event == "missed":
                 print("some events are gone; `broker runs JOB_ID` has the record")
@@ -22,4 +29,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

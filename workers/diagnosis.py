@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 
 from broker.clock import RedisClock, host_now_ms
 from broker.settings import Settings
+from workers import fleet_status
 from workers.embedded import EmbeddedError, find_server
 from workers.runtime import StartError, check_redis, connect_redis, datastore_url, open_store
 from workers.state_dir import StateDir, StateDirError
@@ -46,6 +47,7 @@ def examine(settings: Settings) -> Iterator[Symptom]:
         ("redis", _redis),
         ("datastore", _datastore),
         ("clock", _clock),
+        ("workers", _workers),
     )
     for name, look in looks:
         try:
@@ -66,8 +68,11 @@ def _python(_: Settings) -> str:
 
 
 def _variables(_: Settings) -> str:
-    for name, meant in misspelt(os.environ):
-        raise Problem(f"{name} is read by nobody; write {meant}, or unset it")
+    if wrong := dict(misspelt(os.environ)):
+        are, it = ("is", "it") if len(wrong) == 1 else ("are", "them")
+        raise Problem(
+            f"{' and '.join(wrong)} {are} read by nobody; write {' and '.join(wrong.values())}, or unset {it}"
+        )
     return ", ".join(sorted(KNOWN & os.environ.keys())) or "none is set: the defaults hold"
 
 
@@ -118,6 +123,17 @@ def _clock(settings: Settings) -> str:
     if abs(offset_ms) > CLOCK_OFFSET_MS_MAX:
         raise Problem(f"this host is {-offset_ms} ms ahead of broker time; set it by NTP")
     return f"{offset_ms:+d} ms from this host to broker time"
+
+
+def _workers(settings: Settings) -> str:
+    """No worker is no fault of this machine: it is looked at before one is started."""
+    if _none_yet(settings):
+        return "none serves yet: `broker up` starts some"
+    with connect_redis(settings) as redis:
+        alive = fleet_status.look(redis).alive(within_ms=settings.takeover_ms)
+    if not alive:
+        return "none serves, so every request waits: `broker up` or `broker worker` starts one"
+    return "1 serves" if len(alive) == 1 else f"{len(alive)} serve"
 
 
 def _none_yet(settings: Settings) -> bool:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from broker.answers import Reason, Word
 from broker.cli.errors import CommandError
-from broker.cli.exits import EXITS
+from broker.cli.exits import exit_of
 from broker.cli.output import complain, emit, moment, say, span
 from broker.cli.why_text import words
 
@@ -24,7 +24,7 @@ _NEXT: Mapping[Word, str] = {
     Word.DRAINING: "wait until the drain ends, or see `broker factory resume`",
     Word.UNAUTHORIZED: "give it the key of this factory with BROKER_KEY_FILE; see `broker key list`",
     Word.INVALID: "correct the request",
-    Word.OUTCOME_UNKNOWN: "repeat it with the same --request-id: it may have taken effect",
+    Word.OUTCOME_UNKNOWN: "see `broker status`; then repeat it with the same --request-id: it may have taken effect",
 }
 _LISTS: Mapping[str, tuple[str, str]] = {
     "job_id": ("job", "broker jobs"),
@@ -37,13 +37,18 @@ _NEXT_FOR_REASON: Mapping[Reason, str] = {
     Reason.EXISTS: "choose another id, or leave it out",
     Reason.NOT_UNIQUE: "wait until the job that has the key is over, cancel it, or submit with another policy",
     Reason.EPOCH_FROM_THE_FUTURE: "check --epoch: this job was never granted at it",
-    Reason.RESTARTED: "stop: another start of this factory has registered, or it was removed; register a new one",
+    Reason.RESTARTED: (
+        "stop: another start of this factory has registered since, or it was removed. To go on, take a new start: "
+        "`broker factory register FACTORY --incarnation NAME`, and claim with the same --incarnation"
+    ),
     Reason.RESERVED: "wait: it was handed over to another factory, or ask for any job that fits",
     Reason.DRAINING: "choose another factory: `broker factory list`",
+    Reason.LEASE_OVER: "this claim had its lease, which is over: claim anew, with a new request id",
     Reason.NOT_LEASED: "see `broker job JOB_ID`: nobody holds it",
     Reason.NOT_REDRIVABLE: "see `broker job JOB_ID`: only a failed or cancelled job is redriven",
     Reason.NOT_PERMITTED: "ask whoever has a key with another role: `broker key new --role operator`",
     Reason.NOT_CANCELLABLE: "see `broker job JOB_ID`",
+    Reason.REQUEST_ID_USED: "choose another request id, or give none; nothing was done",
 }
 
 
@@ -51,19 +56,24 @@ _ANY_JOB: Mapping[Word, str] = {
     Word.NOT_CLAIMABLE: "wait for it with --wait; see `broker queue list` and `broker limit list`",
 }
 """Instead of `_NEXT` where the claim named no job."""
-_KEY_REVOKED = (
-    "see `broker key list` where the broker runs; with a key that stands (BROKER_KEY_FILE) repeat it with the same "
-    "--request-id: it may have taken effect"
-)
+_KEY_REVOKED = "see `broker key list` where the broker runs; with a key that stands (BROKER_KEY_FILE) repeat it"
+_MAY_HAVE_BEEN_DONE = " with the same --request-id: it may have taken effect"
+_OF_A_READ: Mapping[Word, str] = {
+    Word.REQUEST_EXPIRED: "repeat it with a longer --timeout",
+    Word.THROTTLED: "repeat it later",
+    Word.OUTCOME_UNKNOWN: "see `broker status`, and repeat it",
+}
+"""Instead of `_NEXT` where nothing was to be done: such a command has no request id to choose."""
 _SCHEDULE_EXISTS = "choose another name, or change that schedule with --replace"
 
 
 class Refused(CommandError):
-    """A command that needs an answer to go on was refused it."""
+    """A command that reads, and needs the answer to go on, was refused it."""
 
     def __init__(self, reply: "Reply") -> None:
         problem, *more = _problem(reply)
-        super().__init__(problem, next_step(reply, reply.request_id), exit=EXITS[reply.answer], more=more)
+        step = next_step(reply, reply.request_id, reads=True)
+        super().__init__(problem, step, exit=exit_of(reply.answer, reply.reason), more=more)
         self._reply = reply
 
     def shown(self) -> dict[str, Any]:
@@ -91,10 +101,13 @@ def flat(reply: "Reply") -> dict[str, Any]:
     return {**shown, **reply.body, "request_id": reply.request_id}
 
 
-def finish(reply: "Reply", *, json: bool, good: str | Sequence[str], repeat: str | None = None) -> int:
+def finish(
+    reply: "Reply", *, json: bool, good: str | Sequence[str], repeat: str | None = None, reads: bool = False
+) -> int:
     """Show the answer and return its exit status. `good` is what is said of one that had its effect.
 
     `repeat`: what the command is repeated under, where that is not the reply's own request id.
+    `reads`: it changes nothing.
     """
     if json:
         emit(flat(reply))
@@ -103,8 +116,8 @@ def finish(reply: "Reply", *, json: bool, good: str | Sequence[str], repeat: str
         say(*lines, last if reply.answer is not Word.REPLAYED else f"{last} (as before: this request id was known)")
     else:
         problem, *more = _problem(reply)
-        complain(problem, next_step(reply, repeat or reply.request_id), more)
-    return EXITS[reply.answer]
+        complain(problem, next_step(reply, repeat or reply.request_id, reads=reads), more)
+    return exit_of(reply.answer, reply.reason)
 
 
 def _problem(reply: "Reply") -> list[str]:
@@ -128,15 +141,17 @@ def _problem(reply: "Reply") -> list[str]:
     return lines
 
 
-def next_step(reply: "Reply", request_id: str) -> str:
-    """What to do about an answer that is not good."""
+def next_step(reply: "Reply", request_id: str, *, reads: bool = False) -> str:
+    """What to do about an answer that is not good. `reads`: to a command that changes nothing."""
     from broker.client.trust import NOT_SIGNED
 
     step = _NEXT_FOR_REASON.get(reply.reason) if reply.reason is not None else None
     if reply.reason is Reason.EXISTS and "name" in reply.body:
         step = _SCHEDULE_EXISTS
+    if reads:
+        step = _OF_A_READ.get(reply.answer, step)
     if reply.body.get(NOT_SIGNED):
-        step = _KEY_REVOKED
+        step = _KEY_REVOKED + ("" if reads else _MAY_HAVE_BEEN_DONE)
     if "job_id" not in reply.body:
         step = step or _ANY_JOB.get(reply.answer)
     if reply.answer is Word.NOT_FOUND:

@@ -62,7 +62,7 @@ class Ask:
         """
         from broker.cli.answers import finish
 
-        return finish(reply, json=self.json, good=good, repeat=repeat)
+        return finish(reply, json=self.json, good=good, repeat=repeat, reads=self.target.only_reads)
 
 
 def asks(how: Asks) -> Callable[[Callable[Concatenate[Ask, P], int]], Callable[..., int]]:

@@ -82,7 +82,10 @@ def _told(result: "ExecResult", *, json: bool) -> int:
     else:
         line = f"job {result.job_id}, epoch {result.epoch}: {result.ending.value} ({result.detail})"
         if result.ending is Ending.LEASE_LOST:
-            complain(line, "nothing: another factory has the job, or will have")
+            complain(
+                line,
+                f"see `broker job {result.job_id}` for where it stands now: what this run still does must not count",
+            )
         elif result.ending is Ending.UNKNOWN:
             complain(line, f"see `broker job {result.job_id}`: it may be done")
         else:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from enum import IntEnum
 
-from broker.answers import Word
+from broker.answers import Reason, Word
 
 
 class Exit(IntEnum):
@@ -42,3 +42,8 @@ EXITS: Mapping[Word, Exit] = {
     Word.INVALID: Exit.REFUSED,
     Word.OUTCOME_UNKNOWN: Exit.UNKNOWN,
 }
+
+
+def exit_of(answer: Word, reason: Reason | None) -> Exit:
+    """The exit status of an answer. Of a claim whose lease is over a repetition gets the same for ever."""
+    return Exit.LOST if reason is Reason.LEASE_OVER else EXITS[answer]

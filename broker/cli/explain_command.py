@@ -8,6 +8,7 @@ import typer
 from broker.cli import options
 from broker.cli.asking import LOOKING_AT_FACTORY, Ask, asks
 from broker.cli.output import say, span
+from broker.cli.session import INCARNATION
 from broker.cli.why_text import words
 
 JobId = Annotated[str | None, typer.Argument(metavar="JOB_ID", help="The job; may be left out with --factory.")]
@@ -32,12 +33,13 @@ def explain(
     factory: ExplainedFactory = None,
     offers: options.Offers = None,
     queue: QueueFilter = None,
+    incarnation: options.Incarnation = INCARNATION,
 ) -> int:
     """Say why a job can't be claimed now, or why a factory has no work: every reason, with who and until when."""
     if job_id is None and factory is None:
         raise typer.BadParameter("name a job, a --factory, or both")
     given = options.listed(offers) if offers else None
-    with ask.connected() as client:
+    with ask.connected(incarnation=incarnation) as client:
         reply = client.explain(job_id, factory=factory, offers=given, queue=queue)
     if ask.json or not reply.good:
         return ask.finish(reply, good="")

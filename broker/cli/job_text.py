@@ -12,6 +12,7 @@ def describe(found: Mapping[str, Any], run: dict[str, Any] | None, now_ms: int) 
     job, spec = found["job"], found["spec"]
     lease = job.get("lease")
     parents = (found.get("parents") or {}).items()
+    run_deadline = moment((lease or {}).get("run_deadline_ms"))
     lines: list[tuple[str, object]] = [
         ("job", job["id"]),
         ("state", state(job) + (", held" if job.get("hold") else "")),
@@ -28,7 +29,7 @@ def describe(found: Mapping[str, Any], run: dict[str, Any] | None, now_ms: int) 
         ("supersedes", job.get("supersedes")),
         ("not before", moment(job.get("not_before_ms"))),
         ("deadline", moment(job.get("deadline_ms"))),
-        ("of the run", lease and moment(lease.get("run_deadline_ms"))),
+        ("deadline", run_deadline and f"{run_deadline}, of this run"),
         ("stuck", lease and lease.get("stuck_ms") and f"no progress since {moment(lease['stuck_ms'])}"),
         ("counted", ", ".join(f"{count} {name}" for name, count in job["counters"].items())),
         ("submitted", f"{moment(job['created_ms'])} by {spec.get('submitted_by') or '-'}"),

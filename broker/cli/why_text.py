@@ -122,6 +122,17 @@ def _draining(it: Obstacle, _job_id: str, _now_ms: int) -> Words:
     return text, f"let it work again: broker factory resume {it['factory_id']}"
 
 
+def _restarted(it: Obstacle, _job_id: str, _now_ms: int) -> Words:
+    factory, start, now = it.get("factory_id"), it.get("start"), it.get("incarnation")
+    if not start:  # a refused claim knows its own
+        return f"this start of its factory is over, since {moment(it.get('since_ms'))}", None
+    text = f"start {start} of factory {factory} is over, and its claims are refused: "
+    text += f"start {now} came after it" if now else "the factory was removed"
+    text += f", {moment(it.get('since_ms'))}"
+    register = f"register a new one: broker factory register {factory} --incarnation NAME, and claim with that"
+    return text, f"claim as that one, --incarnation {now}, or {register}" if now else register
+
+
 _WORDS: Mapping[str, Callable[[Obstacle, str, int], Words]] = {
     "leased": _leased,
     "terminal": _terminal,
@@ -134,6 +145,7 @@ _WORDS: Mapping[str, Callable[[Obstacle, str, int], Words]] = {
     "lock_busy": _lock_busy,
     "quota": _quota,
     "draining": _draining,
+    "restarted": _restarted,
 }
 
 

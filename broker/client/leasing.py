@@ -91,7 +91,7 @@ class Calling(FactoryOperations[T_co]):
             if not any(call.out for call in together):
                 break
         sent = any(call.out for call in calls)
-        return [_answer_or_unknown(call, sent=sent) for call in calls]
+        return [_answer_or_unknown(call, body.job_id, sent=sent) for call, body in zip(calls, bodies, strict=True)]
 
 
 class Leasing(Calling[T_co], Generic[T_co, G]):
@@ -149,14 +149,16 @@ class Leasing(Calling[T_co], Generic[T_co, G]):
         return self._guard(grant, on_lost, on_cancel)
 
 
-def _answer_or_unknown(call: Call, *, sent: bool) -> Reply:
+def _answer_or_unknown(call: Call, job_id: str | None, *, sent: bool) -> Reply:
     """The answer; a reply made here where there is none, so that the others of its group are not lost with it.
 
+    It names the job that was to be: `job_id`, or what the broker makes of the request id.
     `sent`: others were, or may have been: that this one was not is no reason to say so of all.
     """
     try:
         return call.answer()
-    except (BrokerTimeout, BrokerUnavailable):
+    except (BrokerTimeout, BrokerUnavailable) as error:
         if not sent and not call.repeats:
             raise
-        return Reply(call.request_id, Word.OUTCOME_UNKNOWN, None, Retry.SAME_ID, 0, {}, None, call.first_sent_ms)
+        body = {"job_id": job_id or f"j-{call.request_id}", "detail": str(error).partition("; ")[0]}
+        return Reply(call.request_id, Word.OUTCOME_UNKNOWN, None, Retry.SAME_ID, 0, body, None, call.first_sent_ms)

@@ -117,6 +117,8 @@ def parse_job_text(
     if problems:
         first, *more = problems[:PROBLEMS_MAX]
         raise JobFileError(source, first.line, first.reason, *more)
+    if not submissions:
+        raise JobFileError(source, 1, "holds no job: the array is empty")
     return submissions
 
 

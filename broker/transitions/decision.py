@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 from msgspec import structs
 
-from broker.answers import Answer, Reason, Word
+from broker.answers import Answer, Reason, Word, used_for
 from broker.clock import SET_BACK_MS
 from broker.documents import RECENT_REQUESTS_MAX, WAITING, Job, Lease, Outcome, Recent, RunEnd, State
 from broker.fence import Fence, FenceLost, FenceOk, Impossible, Loss, Replayed, check
@@ -131,14 +131,14 @@ def backoff_ms(failures: int, *, rules: Rules, jitter: float) -> int:
     return int(bound * jitter)
 
 
-def at_the_fence(job: Job, fence: Fence, now_ms: int) -> Decision | Lease:
-    """The caller's own lease, or the decision that turns it away."""
+def at_the_fence(job: Job, fence: Fence, now_ms: int, op: str) -> Decision | Lease:
+    """The caller's own lease, or the decision that turns it away. `op`: what it asks for."""
     match check(job, fence):
         case FenceOk():
             assert job.lease is not None, "the fence passes holders only"
             return job.lease
         case Replayed():
-            return replay(job, fence.request_id, by=fence.factory_id)
+            return replay(job, fence.request_id, by=fence.factory_id, op=op)
         case FenceLost(Loss.TERMINAL):
             return Refuse(Answer(Word.ALREADY_TERMINAL, body={"job_id": job.id, "outcome": job.state.value}))
         case FenceLost(loss):
@@ -147,9 +147,15 @@ def at_the_fence(job: Job, fence: Fence, now_ms: int) -> Decision | Lease:
             return Refuse(Answer(Word.INVALID, Reason.EPOCH_FROM_THE_FUTURE, held_by(job, now_ms)))
 
 
-def replay(job: Job, request_id: str, *, by: str) -> Decision:
-    """The answer to a resend of an operation the job remembers. `by`: the factory that asks."""
+def replay(job: Job, request_id: str, *, by: str, op: str) -> Decision:
+    """The answer to a resend of an operation the job remembers; to another one, `op`, that it was not carried out.
+
+    `by`: the factory that asks.
+    """
     entry = job.recent(request_id, by)
     assert entry is not None, "only a remembered request is a replay"
+    if entry.op != op:
+        answer = used_for(entry.op)
+        return Refuse(structs.replace(answer, body={"job_id": job.id, **answer.body}))
     body = {"job_id": job.id, "op": entry.op, "epoch": entry.epoch, "state": entry.state.value}
     return Replay(Answer(Word.REPLAYED, body=body))

@@ -40,7 +40,7 @@ def renew(
     Late is fine while nobody has taken over: the epoch, not the clock, decides. A lease is never shortened: a copy that
     was held up may be judged by a time before that of a later renewal, on which its holder counts (I9).
     """
-    match at_the_fence(job, fence, now_ms):
+    match at_the_fence(job, fence, now_ms, "renew"):
         case Lease() as lease:
             ttl = ttl_ms or lease.ttl_ms
             written_ms = now_ms if job.updated_ms <= now_ms else stamp_ms(job, now_ms)
@@ -69,7 +69,7 @@ def renew(
 
 def complete(job: Job, fence: Fence, *, now_ms: int, result: Any) -> Decision:
     """End the job as succeeded."""
-    match at_the_fence(job, fence, now_ms):
+    match at_the_fence(job, fence, now_ms, "complete"):
         case Lease() as lease:
             ended = end_lease(lease, now_ms=now_ms, outcome=Outcome.SUCCEEDED, result=result)
             return _write(job, fence, "complete", {**ended, "state": State.SUCCEEDED}, now_ms)
@@ -84,7 +84,7 @@ def fail(
 
     `jitter`, in [0, 1), is the share of the full backoff that is waited (full jitter).
     """
-    match at_the_fence(job, fence, now_ms):
+    match at_the_fence(job, fence, now_ms, "fail"):
         case Lease() as lease:
             outcome = Outcome.CANCELLED if job.cancel else Outcome.FAILED
             ended = end_lease(lease, now_ms=now_ms, outcome=outcome, error=error, result=result)
@@ -95,21 +95,28 @@ def fail(
 
 
 def release(
-    job: Job, fence: Fence, *, now_ms: int, reason: str | None = None, unread_by: str | None = None
+    job: Job,
+    fence: Fence,
+    *,
+    now_ms: int,
+    reason: str | None = None,
+    unread_by: str | None = None,
+    op: str = "release",
 ) -> Decision:
     """Give the job back unharmed; where a cancel was asked, this acknowledges it, and the reason is that cancel's.
 
     `unread_by`: the broker asks for it, since this client has not read its grant. Only Redis says so, and Redis may be
     wrong (I8): a lease that was renewed, or that this client or another was told of since, has somebody who reads.
+    `op`: what its holder asked for.
     """
-    match at_the_fence(job, fence, now_ms):
+    match at_the_fence(job, fence, now_ms, op):
         case Lease() as lease if unread_by is not None and _has_a_reader(lease, unread_by):
             return Refuse(Answer(Word.CONFLICT, Reason.HELD, held_by(job, now_ms)))
         case Lease() as lease:
             outcome = Outcome.CANCELLED if job.cancel else Outcome.RELEASED
             why = (job.cancel.reason if job.cancel else None) or reason
             changes = {**end_lease(lease, now_ms=now_ms, outcome=outcome, error=why), **counted(job, "releases")}
-            return _write(job, fence, "release", changes | without_lease(job, State.READY), now_ms)
+            return _write(job, fence, op, changes | without_lease(job, State.READY), now_ms)
         case refusal:
             return refusal
 
@@ -122,11 +129,11 @@ def hand_over(job: Job, fence: Fence, *, now_ms: int, rules: Rules, to: str, rea
     """Give the job back for another factory, which alone may claim it for a while: at the next epoch, with a token
     of its own. Where a cancel was asked this acknowledges it, and where a newer job has the key nobody gets it.
     """
-    match at_the_fence(job, fence, now_ms):
+    match at_the_fence(job, fence, now_ms, "hand_over"):
         case Lease() as lease:
             back = without_lease(job, State.READY)
             if back["state"] is not State.READY:
-                return release(job, fence, now_ms=now_ms, reason=reason)
+                return release(job, fence, now_ms=now_ms, reason=reason, op="hand_over")
             ended = end_lease(lease, now_ms=now_ms, outcome=Outcome.RELEASED, error=reason, handed_to=to)
             ended["reserved"] = Reservation(factory_id=to, by=lease.factory_id, until_ms=now_ms + rules.ttl_ms)
             return _write(job, fence, "hand_over", {**ended, **counted(job, "releases"), **back}, now_ms)

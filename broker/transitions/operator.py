@@ -26,7 +26,7 @@ from broker.transitions.decision import (
 def cancel(job: Job, *, request_id: str, by: str, now_ms: int, rules: Rules, reason: str | None) -> Decision:
     """Cancel a waiting job; ask the holder of a running one to stop, and enforce it after the grace."""
     if job.recent(request_id, by):
-        return replay(job, request_id, by=by)
+        return replay(job, request_id, by=by, op="cancel")
     if job.state in WAITING:
         return _write(job, request_id, "cancel", State.CANCELLED, {"why": reason}, now_ms, by=by)
     if job.state is State.LEASED:
@@ -65,7 +65,7 @@ def redrive(job: Job, *, request_id: str, by: str, now_ms: int) -> Decision:
     Also one that was superseded: whoever asks for it wants both.
     """
     if job.recent(request_id, by):
-        return replay(job, request_id, by=by)
+        return replay(job, request_id, by=by, op="redrive")
     if job.state not in (State.FAILED, State.CANCELLED):
         return Refuse(Answer(Word.CONFLICT, Reason.NOT_REDRIVABLE, held_by(job, now_ms)))
     changes = {
@@ -82,12 +82,12 @@ def redrive(job: Job, *, request_id: str, by: str, now_ms: int) -> Decision:
 def revoke(job: Job, *, request_id: str, by: str, now_ms: int, reason: str | None, and_hold: bool = False) -> Decision:
     """Take the lease away from its holder; with `and_hold` nobody gets the job until it is lifted."""
     if job.recent(request_id, by):
-        return replay(job, request_id, by=by)
+        return replay(job, request_id, by=by, op="revoke")
     if job.lease is None:
         return Refuse(Answer(Word.CONFLICT, Reason.NOT_LEASED, held_by(job, now_ms)))
     changes = {**end_lease(job.lease, now_ms=now_ms, outcome=Outcome.REVOKED, error=reason), **counted(job, "releases")}
     if and_hold:
-        changes["hold"] = Hold(reason=reason, since_ms=now_ms)
+        changes["hold"] = _held(job, reason, now_ms)
     changes |= without_lease(job, State.READY)
     return _write(job, request_id, "revoke", changes["state"], changes, now_ms, by=by)
 
@@ -95,14 +95,21 @@ def revoke(job: Job, *, request_id: str, by: str, now_ms: int, reason: str | Non
 def hold(job: Job, *, request_id: str, by: str, now_ms: int, reason: str | None) -> Decision:
     """Keep a job from being granted; a lease that stands is not touched."""
     if job.recent(request_id, by):
-        return replay(job, request_id, by=by)
-    return _write(job, request_id, "hold", job.state, {"hold": Hold(reason=reason, since_ms=now_ms)}, now_ms, by=by)
+        return replay(job, request_id, by=by, op="hold")
+    return _write(job, request_id, "hold", job.state, {"hold": _held(job, reason, now_ms)}, now_ms, by=by)
+
+
+def _held(job: Job, reason: str | None, now_ms: int) -> Hold:
+    """The hold from now on. One that says nothing new leaves that which stands as it is."""
+    if job.hold is not None and reason in (None, job.hold.reason):
+        return job.hold
+    return Hold(reason=reason, since_ms=now_ms)
 
 
 def lift(job: Job, *, request_id: str, by: str, now_ms: int) -> Decision:
     """End an operator's hold."""
     if job.recent(request_id, by):
-        return replay(job, request_id, by=by)
+        return replay(job, request_id, by=by, op="lift")
     return _write(job, request_id, "lift", job.state, {"hold": None}, now_ms, by=by)
 
 

@@ -52,7 +52,7 @@ def test_a_healthy_machine_passes_the_doctor(home: Home) -> None:
     found = [json.loads(line) for line in out.splitlines()]
     assert status == 0, out
     assert [each["check"] for each in found] == [
-        *("python", "variables", "state folder", "server", "redis", "datastore", "clock")
+        *("python", "variables", "state folder", "server", "redis", "datastore", "clock", "workers")
     ]
 
 
@@ -60,9 +60,11 @@ def test_the_doctor_tells_a_misspelt_variable_without_its_value(commands: Comman
     environ = {"BROKER_TTLMS": "5", "BROKER_SIGNIN_SECRET": "hush", "BROKER_QUEUE": "q", "BROKER_REPLICAS": "3"}
     misspelt = Home(tmp_path, environ, run=commands.run)
     status, out, _ = misspelt.run("doctor")
-    assert status == 1
-    assert "BROKER_SIGNIN_SECRET is read by nobody; write BROKER_SIGNING_SECRET, or unset it" in out
-    assert "hush" not in out
+    assert (status, "hush" in out) == (1, False)
+    assert "BROKER_SIGNIN_SECRET and BROKER_TTLMS are read by nobody; " in out, "all of them at once"
+    assert "write BROKER_SIGNING_SECRET and BROKER_TTL_MS, or unset them" in out
+    status, out, _ = Home(tmp_path, {"BROKER_TTLMS": "5"}, run=commands.run).run("doctor")
+    assert (status, "BROKER_TTLMS is read by nobody; write BROKER_TTL_MS, or unset it" in out) == (1, True)
     others = Home(tmp_path, {"BROKER_QUEUE": "q", "BROKER_REPLICAS": "3", "BROKER_TTL_MS": "5000"}, run=commands.run)
     status, out, _ = others.run("doctor")
     assert (status, "variables" in out, "BROKER_TTL_MS" in out) == (0, True, True)
@@ -95,6 +97,10 @@ def test_a_broker_without_workers_is_not_up_and_times_out(commands: Commands, tm
     status, shown = home.json("submit", "-", "--timeout", "0.5", input='{"payload": 1}')
     assert status == 4
     assert shown["answer"] == "outcome_unknown"
+    assert shown["job_id"] == f"j-{shown['request_id']}"
+    status, _, told = home.run("submit", "-", "--timeout", "0.5", "--id", "mine", input='{"payload": 1}')
+    assert (status, "job mine" in told, "no answer within 500 ms" in told, "broker status" in told) == (4, *[True] * 3)
+    assert "none serves" in home.run("doctor")[1]
     status, shown = home.json("claim", "--timeout", "0.5")
     assert status == 4
     assert shown["request_id"] in shown["next"]

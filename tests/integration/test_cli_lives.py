@@ -160,7 +160,11 @@ def test_a_schedule_is_added_shown_paused_resumed_and_removed(fleet: Home) -> No
     [
         ("queue: q", ["--cron", "61 * * * *"], "minute"),
         ("queue: q", ["--cron", "* * * * *", "--tz", "Mars"], "time zone"),
-        ("id: mine", ["--cron", "* * * * *"], "no id"),
+        (
+            "id: mine",
+            ["--cron", "* * * * *"],
+            "a schedule names its jobs itself, and says when they start: remove `id`",
+        ),
         ("not_before: +10m", ["--cron", "* * * * *"], "not_before"),
         ("queue: q", ["--cron", "* * * * *", "--catch-up", "some"], "none, last, all"),
     ],

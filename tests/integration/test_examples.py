@@ -1,6 +1,7 @@
 """The examples of the documentation, run as a reader would."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -71,3 +72,53 @@ def test_a_late_writer_is_refused_downstream(fleet: Fleet) -> None:
     output = run(fleet, sys.executable, str(EXAMPLES / "fenced_writer.py"))
     assert "epoch 1 is stale, 2 was admitted" in output
     assert "the report reads: final" in output
+
+
+FACTORIES = (["factory.py", "--factory", "f"], ["async_factory.py", "--factory", "f"])
+WATCH = ["watch.py", "cursor.txt"]
+
+
+@pytest.mark.parametrize("argv", [*FACTORIES, WATCH, ["fenced_writer.py"]], ids=lambda argv: str(argv[0]))
+def test_an_example_without_a_broker_says_what_to_set(argv: list[str]) -> None:
+    environ = {name: value for name, value in os.environ.items() if name != "BROKER_REDIS_URL"}
+    ended = subprocess.run(
+        [sys.executable, str(EXAMPLES / argv[0]), *argv[1:]], env=environ, capture_output=True, text=True, timeout=60
+    )
+    assert (ended.returncode, ended.stderr) == (1, "set BROKER_REDIS_URL, such as to redis://localhost\n")
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [sys.executable, str(EXAMPLES / "watch.py")],
+        ["sh", str(EXAMPLES / "signed.sh")],
+        ["sh", str(EXAMPLES / "signed.sh"), "sign"],
+    ],
+    ids=["watch.py", "signed.sh", "signed.sh sign"],
+)
+def test_an_example_without_its_arguments_says_how_it_is_used(argv: list[str]) -> None:
+    ended = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr.startswith("usage: ")) == (2, True), ended.stderr
+
+
+@pytest.mark.parametrize("argv", [*FACTORIES, WATCH], ids=lambda argv: str(argv[0]))
+def test_an_example_that_is_interrupted_ends_without_a_traceback(fleet: Fleet, tmp_path: Path, argv: list[str]) -> None:
+    fleet.start_worker()
+    with Client.connect(fleet.redis_url, factory_id="f") as client:
+        client.submit(job_id="j")
+        out = (tmp_path / "out").open("w+")
+        with out:
+            example = subprocess.Popen(
+                [sys.executable, "-u", str(EXAMPLES / argv[0]), *argv[1:]],
+                cwd=tmp_path,
+                env={**os.environ, **fleet.environment({})},
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            )
+            wait_for(
+                lambda: " j " in (tmp_path / "out").read_text() or "j: done" in (tmp_path / "out").read_text(),
+                "it runs",
+            )
+            example.send_signal(signal.SIGINT)
+            assert example.wait(timeout=30) == 130
+    assert "Traceback" not in (tmp_path / "out").read_text()

@@ -1,8 +1,11 @@
 """Explain: each reason is told as it is, in the words of a refusal and in those of a person."""
 
+from typing import Any
+
 import pytest
 
 from broker.cli import explain_command
+from tests.caller import Caller
 from tests.in_process import InProcess
 from tests.integration.explained import CASES, Case
 
@@ -60,6 +63,30 @@ def test_a_factory_is_told_what_it_holds_and_which_ready_jobs_it_cannot_have(bro
     }
     assert (body["looked_at"], body["fits"], body["queues"]) == (3, 1, ["default"])
     assert body["offers"] == ["os=linux"]
+
+
+def test_a_start_that_is_over_is_told_so_and_what_came_after_it(broker: InProcess) -> None:
+    broker.submit("job")
+    old = broker.caller
+    new = Caller(old.redis, old.factory, incarnation="boot-2")
+    for each in (old, new):
+        broker.clock.advance(1)
+        assert broker.ask(each.make("register_factory"))[0]["answer"] == "ok"
+    explained: list[dict[str, Any]] = [{"job_id": "job"}, {}]
+    for about in explained:
+        [reply] = broker.ask(old.make("explain", factory=old.factory, **about))
+        assert reply["body"]["reasons"] == ["restarted"], "as its claims are refused"
+        [obstacle] = reply["body"]["obstacles"]
+        assert (obstacle["start"], obstacle["incarnation"]) == (old.incarnation, "boot-2")
+        assert broker.ask(new.make("explain", factory=old.factory, **about))[0]["body"]["reasons"] == []
+    [reply] = broker.ask(old.make("explain", job_id="job", factory=old.factory))
+    lines = "\n".join(explain_command.job_lines(reply["body"], reply["server_now_ms"]))
+    assert (
+        f"start {old.incarnation} of factory {old.factory} is over, and its claims are refused: start boot-2" in lines
+    )
+    assert "--incarnation boot-2" in lines
+    assert broker.ask(old.make("claim", job_id="job"))[0]["reason"] == "restarted"
+    assert broker.ask(new.make("claim", job_id="job"))[0]["answer"] == "granted"
 
 
 def test_what_a_factory_offers_can_be_told(broker: InProcess) -> None:

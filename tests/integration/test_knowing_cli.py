@@ -189,3 +189,17 @@ def _clients(url: str) -> str:
 
     with redis.Redis.from_url(url) as connection:
         return " ".join(f"cmd={each['cmd']}" for each in connection.client_list())
+
+
+def test_a_start_that_is_over_is_told_how_to_go_on_and_that_works(home: Home) -> None:
+    job = home.submit(queue="starts")
+    assert home.run("factory", "register", "fac-3")[0] == 0
+    assert home.run("factory", "register", "fac-3", "--incarnation", "agent-1")[0] == 0
+    assert _explained(home, job, "--factory", "fac-3")[0] == ["restarted"]
+    assert _explained(home, job, "--factory", "fac-3", "--incarnation", "agent-1")[0] == []
+    for command in (["factory", "register", "fac-3"], ["claim", job, "--factory", "fac-3"]):
+        status, _, err = home.run(*command)
+        assert status in (1, 5)
+        assert "broker factory register FACTORY --incarnation NAME" in err
+    assert home.run("factory", "register", "fac-3", "--incarnation", "shell-2")[0] == 0
+    assert home.run("claim", job, "--factory", "fac-3", "--incarnation", "shell-2")[0] == 0

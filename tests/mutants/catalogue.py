@@ -112,9 +112,9 @@ MUTANTS = (
         "broker.transitions.holder",
         (
             (
-                "    match at_the_fence(job, fence, now_ms):\n        case Lease() as lease:\n"
+                '    match at_the_fence(job, fence, now_ms, "complete"):\n        case Lease() as lease:\n'
                 "            ended = end_lease(lease, now_ms=now_ms, outcome=Outcome.SUCCEEDED",
-                "    match job.lease or at_the_fence(job, fence, now_ms):\n        case Lease() as lease:\n"
+                '    match job.lease or at_the_fence(job, fence, now_ms, "complete"):\n        case Lease() as lease:\n'
                 "            ended = end_lease(lease, now_ms=now_ms, outcome=Outcome.SUCCEEDED",
             ),
         ),

@@ -5,8 +5,11 @@ from typing import Any
 import pytest
 
 from broker.answers import Answer, Reason, Word
-from broker.cli import output
+from broker.cli import exec_command, output
 from broker.cli.answers import Refused, finish
+from broker.cli.exits import Exit
+from broker.client.trust import NOT_SIGNED
+from broker.exec import Ending, ExecResult
 from tests.unit.test_call import reply
 
 
@@ -26,6 +29,16 @@ from tests.unit.test_call import reply
             Answer(Word.CONFLICT, Reason.HELD, {"job_id": "j", "epoch": 3, "holder": "f", "remaining_ms": 9_000}),
             "conflict (held): job j, epoch 3, held by f for another 9.0 s",
             "wait until its lease is over",
+        ),
+        (
+            Answer(Word.REQUEST_EXPIRED, Reason.LEASE_OVER, {"job_id": "j", "epoch": 3}),
+            "request_expired (lease_over): job j, epoch 3",
+            "claim anew, with a new request id",
+        ),
+        (
+            Answer(Word.INVALID, Reason.REQUEST_ID_USED, {"op": "hold", "detail": "this request id was used for hold"}),
+            "invalid (request_id_used): this request id was used for hold",
+            "choose another request id",
         ),
         (Answer(Word.CONFLICT, Reason.EXISTS, {"job_id": "j"}), "conflict (exists): job j", "choose another id"),
         (Answer(Word.CONFLICT, Reason.EXISTS, {"name": "n"}), "conflict (exists): schedule n", "with --replace"),
@@ -80,3 +93,47 @@ def test_a_listing_that_is_refused_says_what_to_do_and_gives_the_answers_own_obj
     assert "BROKER_KEY_FILE" in refused.next_step
     assert refused.exit == 1
     assert (refused.shown()["answer"], refused.shown()["reason"]) == ("unauthorized", "unsigned")
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        (Answer(Word.REQUEST_EXPIRED, Reason.LEASE_OVER), Exit.LOST),
+        (Answer(Word.REQUEST_EXPIRED), Exit.UNKNOWN),
+        (Answer(Word.INVALID, Reason.REQUEST_ID_USED), Exit.REFUSED),
+        (Answer(Word.THROTTLED, Reason.OVERLOADED), Exit.UNKNOWN),
+        (Answer(Word.DRAINING), Exit.UNKNOWN),
+    ],
+)
+def test_only_what_a_repetition_can_change_has_the_exit_status_of_a_repetition(answer: Answer, status: Exit) -> None:
+    said: Any = reply(answer)
+    assert finish(said, json=True, good="unused") == status == Refused(said).exit
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(Word.OUTCOME_UNKNOWN, Reason.STORE),
+        Answer(Word.THROTTLED, Reason.OVERLOADED),
+        Answer(Word.REQUEST_EXPIRED),
+        Answer(Word.OUTCOME_UNKNOWN, body={NOT_SIGNED: True}),
+    ],
+)
+def test_who_only_reads_is_not_told_of_a_request_id(answer: Answer, capsys: pytest.CaptureFixture[str]) -> None:
+    said: Any = reply(answer)
+    assert finish(said, json=False, good="unused", reads=True) == finish(said, json=False, good="unused")
+    read, wrote = (line for line in capsys.readouterr().err.splitlines() if line.startswith("next: "))
+    assert ("--request-id" in read, "repeat it" in read) == (False, True)
+    assert "--request-id" in wrote
+    assert "--request-id" not in Refused(said).next_step
+
+
+@pytest.mark.parametrize("reason", ["superseded", "timed_out", "terminal", "revoked"])
+def test_a_lost_lease_is_told_without_a_guess_at_who_has_the_job(
+    reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exec_command._told(ExecResult(Ending.LEASE_LOST, reason, "j", 3), json=False) == Exit.LOST
+    told = capsys.readouterr().err
+    assert f"job j, epoch 3: lease_lost ({reason})" in told
+    assert "see `broker job j` for where it stands now" in told
+    assert "another factory" not in told

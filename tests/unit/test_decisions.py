@@ -72,7 +72,7 @@ def test_giving_a_job_back_under_a_cancel_acknowledges_it(op: str, asked: str | 
         if op == "release"
         else transitions.hand_over(found, fence(), now_ms=NOW, rules=RULES, to="mac-2", reason="later")
     )
-    changes = ended("cancelled", error=why) | counters(releases=1) | remembered("release", "cancelled")
+    changes = ended("cancelled", error=why) | counters(releases=1) | remembered(op, "cancelled")
     assert decision == written(changes, told(epoch=EPOCH, state="cancelled"))
 
 

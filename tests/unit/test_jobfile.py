@@ -107,6 +107,12 @@ def test_a_byte_order_mark_and_windows_line_ends_make_no_difference() -> None:
     assert parse_job_bytes(b"\xef\xbb\xbf" + plain.encode(), "job.md") == parse_job_text(plain, "job.md")
 
 
+@pytest.mark.parametrize("text", ["[]", " [ ]\n"])
+def test_an_array_without_a_job_is_no_job_file(text: str) -> None:
+    with pytest.raises(JobFileError, match=r"jobs.json:1: holds no job: the array is empty"):
+        parse_job_text(text, "jobs.json")
+
+
 def test_an_empty_body_and_an_empty_front_matter_are_fine() -> None:
     assert only("---\nid: a\n---")["payload"] == {"params": {}, "body": ""}
     assert only("---\n---\nDo it.") == {"payload": {"params": {}, "body": "Do it."}}

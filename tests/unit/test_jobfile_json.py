@@ -37,7 +37,6 @@ def test_an_array_and_json_lines_hold_several_jobs_with_their_lines() -> None:
     assert [(job.line, job.body["job_id"]) for job in array] == [(2, "a"), (4, "b")]
     lines = parse_job_text('{"id": "a"}\n\n{"id": "b", "x": "\u2028"}\n', "jobs.jsonl")
     assert [(job.line, job.body["job_id"]) for job in lines] == [(1, "a"), (3, "b")]
-    assert parse_job_text("[]", "jobs.json") == []
 
 
 @pytest.mark.parametrize(

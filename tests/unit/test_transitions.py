@@ -160,6 +160,17 @@ def test_redrive_starts_the_deadline_anew_and_keeps_the_epoch() -> None:
     assert taken.epoch == EPOCH + 1
 
 
+def test_another_hold_without_a_reason_keeps_the_first_and_one_with_a_reason_says_it() -> None:
+    found = job("ready", hold={"reason": "bad host", "since_ms": NOW - 9})
+    leased = job("leased", hold={"reason": "bad host", "since_ms": NOW - 9})
+    for reason, expected in ((None, ("bad host", NOW - 9)), ("bad host", ("bad host", NOW - 9)), ("new", ("new", NOW))):
+        held = after(found, transitions.hold(found, request_id="h", by="f", now_ms=NOW, reason=reason))
+        revoked = transitions.revoke(leased, request_id="h", by="f", now_ms=NOW, reason=reason, and_hold=True)
+        for each in (held, after(leased, revoked)):
+            assert each.hold is not None
+            assert (each.hold.reason, each.hold.since_ms) == expected
+
+
 def test_revoke_and_hold_keeps_the_job_from_everybody_until_it_is_lifted() -> None:
     held = after(job("leased"), EVENTS["revoke and hold"](job("leased")))
     assert EVENTS["claim"](held).answer.reason is Reason.HELD
