@@ -28,21 +28,12 @@ def gathered(claim: Claim, tries: Sequence[Settlement], *, remembered: bool) -> 
         answer = unknown
     elif granted:
         answer = granted[0] if claim.body.count is None else _several(granted)
-    elif remembered and (standing := _held_by_another_start(claim, tries)) is not None:
-        answer = standing
     elif remembered and last.word in STALE:
         answer = Answer(Word.REQUEST_EXPIRED, Reason.LEASE_OVER, last.body)
     else:
         answer = last
     changes = tuple(change for settled in tries for change in settled.changes)
     return Settlement(answer, changes, tuple(wait for settled in tries for wait in settled.waits))
-
-
-def _held_by_another_start(claim: Claim, tries: Sequence[Settlement]) -> Answer | None:
-    """What was told of a lease that stands, of another start of this factory: that is not over."""
-    answers = (settled.answer for settled in tries)
-    held = (answer for answer in answers if answer.reason is Reason.HELD and answer.word is Word.CONFLICT)
-    return next((answer for answer in held if answer.body.get("holder") == claim.factory_id), None)
 
 
 def with_earlier(

@@ -298,19 +298,6 @@ def test_a_request_whose_lease_has_ended_gets_nothing_more(broker: InProcess, en
     assert (again["answer"], again["reason"]) == ("request_expired", "lease_over")
 
 
-def test_another_start_that_repeats_the_request_is_told_that_the_lease_stands(broker: InProcess) -> None:
-    broker.submit("a", "b")
-    claim = broker.caller.make("claim")
-    lease = _lease(broker.ask(claim)[0])
-    other = claim.model_copy(update={"incarnation": "start-9", "attempt": 2})
-    told = broker.ask(other)[0]
-    assert (told["answer"], told["reason"], told["body"]["job_id"]) == ("conflict", "held", lease["job_id"])
-    assert told["body"]["holder"] == claim.factory_id
-    broker.ask(broker.caller.make("complete", **lease))
-    over = broker.ask(other.model_copy(update={"attempt": 3}))[0]
-    assert (over["answer"], over["reason"]) == ("request_expired", "lease_over")
-
-
 class GoesDarkAfterAWrite(Forwarding):
     """A store that writes once, and then answers nothing any more. Its first write is of the first job proposed."""
 
