@@ -3,7 +3,6 @@
 settle_batch -> deliver (hints, events, replies) -> follow_up (children, slots, parked claims)
 """
 
-from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import structlog
@@ -34,7 +33,7 @@ from broker.families import Descent
 from broker.index import Place
 from broker.limits import limited_queue
 from broker.messages import Claim, DrainFactory, RegisterFactory, RemoveFactory
-from broker.recall import recall, recall_some
+from broker.recall import recall, recall_heirs
 from broker.settlement import Change, Context
 from broker.turned_away import refusal
 from datastore import DatastoreError
@@ -183,12 +182,7 @@ def _let_through(context: Context, connection: Redis, changes: Sequence[Change],
     places = [Place.of(job, step_ms=context.rules.ageing_step_ms) for job in became_ready(changes)]
     ready = [place.wants for place in places if not place.kept_for]
     claim_next.wake(connection, [*ready, *lock_waits.bring_back(connection, freed)])
-    heirs: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for place in places:
-        if place.kept_for:
-            heirs[place.kept_for][place.queue] += 1
-    for factory, queues in heirs.items():
-        recall_some(connection, factory, queues)
+    recall_heirs(connection, places)
 
 
 def _given_back(batch: Sequence[Settled]) -> list[Change]:

@@ -1,12 +1,14 @@
 """Sends the waiting claims of one factory back to be settled: it was drained, or a job was handed to it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import cast
 
 from redis import Redis
 
 from broker import waiting
 from broker.claim_next import UNPARK, WAIT_ENDS, WAITING, Parked
+from broker.index import Place
 from broker.queues import intake_key
 from broker.scripts import Script
 
@@ -27,11 +29,18 @@ return 1
 )
 
 
-def recall(connection: Redis, factory_id: str, *, queue: str | None = None, at_most: int = _CLAIMS_MAX) -> int:
-    """Settle the claims again that wait for this factory, of one queue or all; how many there were."""
-    if queue is not None:
-        return recall_some(connection, factory_id, {queue: at_most})
+def recall(connection: Redis, factory_id: str) -> int:
+    """Settle all claims again that wait for this factory; how many there were."""
     return sum(len(_recalled(connection, ids)) for ids in _waiting(connection, factory_id))
+
+
+def recall_heirs(connection: Redis, places: Iterable[Place]) -> int:
+    """For each job that is kept for a factory settle a waiting claim of its own again; how many there were."""
+    heirs: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for place in places:
+        if place.kept_for:
+            heirs[place.kept_for][place.queue] += 1
+    return sum(recall_some(connection, factory, queues) for factory, queues in heirs.items())
 
 
 def recall_some(connection: Redis, factory_id: str, wanted: Mapping[str, int]) -> int:

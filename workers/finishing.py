@@ -13,6 +13,7 @@ from redis.client import Pipeline
 from broker import aftermath, families, replies
 from broker.answers import Answer, wire
 from broker.batch import Settled
+from broker.door import Taken
 from broker.families import Descent
 from broker.parsing import Malformed, without_tokens
 from broker.queues import intake_key, rq_job_key, rq_queue_key
@@ -84,10 +85,8 @@ def post_end(
         parents = families.ended(further.changes)
         for each in refused:
             bury(pipe, each, now_ms=now_ms)
-        back: list[tuple[Entry, Settled]] = []
-        if any(result.put_back for result in further.settled):
-            back = [each for each in settled if each[1].put_back]
-            put_back(pipe, back)
+        back = [(entry, result.put_back) for entry, result in settled if result.put_back]
+        put_back(pipe, back)
         entries = [(entry, result.answer) for entry, result in settled] + [(each.entry, None) for each in refused]
         once.settled(pipe, [entry.once for entry, result in settled if entry.once and not result.put_back])
         _end_entries(pipe, worker, entries, kept=[entry for entry, _ in back])
@@ -103,14 +102,12 @@ def post_end(
     return end
 
 
-def put_back(pipe: Pipeline, entries: Sequence[tuple[Entry, Settled]]) -> None:
+def put_back(pipe: Pipeline, entries: Sequence[tuple[Entry, Taken]]) -> None:
     """Add the commands by which requests come again that nothing was done about: behind whatever waits there by now.
 
     Before they are taken out of the in-flight list: a crash in between has one settled twice, and none lost.
     """
-    for entry, result in entries:
-        taken = result.put_back
-        assert taken is not None, "only such are put back"
+    for entry, taken in entries:
         if taken.once:
             once.forget(pipe, taken.once)
         queue = taken.request.queue_name

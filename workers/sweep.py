@@ -34,7 +34,7 @@ from broker.coordinator import Change, Context, Settlement
 from broker.documents import Job, Run
 from broker.index import INDEXED, Place
 from broker.limits import limit_key, units
-from broker.recall import recall
+from broker.recall import recall_heirs
 from broker.scripts import STANDS, Script
 from broker.settings import Settings
 from datastore import AtLeast, AtMost, Corrupt, DatastoreError, Document, Filter, Page, Rejected
@@ -326,9 +326,7 @@ class Sweep:
         new = index_drift.mend(self._redis, places)
         swept.indexed += len(new)
         swept.woken += claim_next.wake(self._redis, [place.wants for place in places if not place.kept_for])
-        for place in new:  # only where its hint was lost: who found nothing may be its heir
-            if place.kept_for:
-                swept.woken += recall(self._redis, place.kept_for, queue=place.queue, at_most=1)
+        swept.woken += recall_heirs(self._redis, new)  # only where its hint was lost: who found nothing may be its heir
         return new
 
     def _withdraw_taken(self, places: list[Place]) -> None:

@@ -6,21 +6,10 @@ import pytest
 
 from broker import pages
 from broker.replies import encode
-from tests.caller import Reply
 from tests.in_process import InProcess
+from tests.integration.fat_jobs import JOBS, ask, stock
 
 pytestmark = pytest.mark.redis
-
-JOBS = 40
-FAT: dict[str, Any] = {
-    "depends_on": [f"{number:03}{'p' * 125}" for number in range(256)],
-    "locks": [f"{number:02}{'l' * 254}" for number in range(64)],
-}
-"""Of a job of 50 kB."""
-
-
-def ask(broker: InProcess, op: str, **body: Any) -> Reply:
-    return broker.ask(broker.caller.make(op, **body))[0]
 
 
 def all_pages(broker: InProcess, op: str, **body: Any) -> list[dict[str, Any]]:
@@ -34,9 +23,7 @@ def all_pages(broker: InProcess, op: str, **body: Any) -> list[dict[str, Any]]:
 @pytest.fixture
 def stocked(broker: InProcess) -> InProcess:
     """With fat jobs."""
-    for number in range(JOBS):
-        broker.submit(f"fat-{number:03}", **FAT)
-    return broker
+    return stock(broker)
 
 
 def test_a_page_of_fat_jobs_ends_by_bytes_and_its_cursor_leads_to_all_others(stocked: InProcess) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import redis
@@ -15,31 +14,18 @@ from broker.queues import Wire
 from broker.replies import encode
 from broker.signing import Role
 from datastore import Filter, Page, connect
-from tests.caller import Reply
 from tests.in_process import InProcess
+from tests.integration.fat_jobs import ask, stock
 from tests.integration.test_signed_attacks import Scene
 from tests.twins.forwarding import Forwarding
 
 pytestmark = pytest.mark.redis
 
-JOBS = 40
-FAT: dict[str, Any] = {
-    "depends_on": [f"{number:03}{'p' * 125}" for number in range(256)],
-    "locks": [f"{number:02}{'l' * 254}" for number in range(64)],
-}
-"""Of a job of 50 kB."""
-
-
-def ask(broker: InProcess, op: str, **body: Any) -> Reply:
-    return broker.ask(broker.caller.make(op, **body))[0]
-
 
 @pytest.fixture
 def stocked(broker: InProcess) -> InProcess:
     """With fat jobs."""
-    for number in range(JOBS):
-        broker.submit(f"fat-{number:03}", **FAT)
-    return broker
+    return stock(broker)
 
 
 def serve_once(broker: InProcess, worker: str = "w1") -> list[int]:
