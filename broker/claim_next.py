@@ -4,7 +4,6 @@ import json
 from collections.abc import Collection, Iterable, Sequence
 from typing import TypeGuard, cast
 
-import msgspec
 from redis import Redis
 from redis.client import Pipeline
 
@@ -16,7 +15,7 @@ from broker.queues import intake_key
 from broker.scripts import Argument, Script
 from broker.signing import UNSEALED, Seal
 from broker.wire_types import WAIT_MS_MAX
-from datastore.json_body import UNREADABLE
+from datastore.decoding import UNREADABLE, from_json
 from datastore.value import Value
 
 ANSWER_TTL_MS = 900_000
@@ -138,7 +137,7 @@ class Parked(Value, frozen=True):
     def read(cls, record: bytes) -> "Parked | None":
         """None: somebody else has written it."""
         try:
-            return msgspec.json.decode(record, type=cls)
+            return from_json(record, cls)
         except UNREADABLE:
             return None
 

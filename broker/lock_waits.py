@@ -17,7 +17,7 @@ from broker.index import Place
 from broker.limits import limit_key, limit_name, limited_queue
 from broker.settlement import Change, Wait
 from broker.slots import slot_id, wants
-from datastore.json_body import UNREADABLE
+from datastore.decoding import UNREADABLE, from_json
 
 RETURN_MAX = 16
 """Jobs that come back for one lock given up: usually the first gets it, and a shared lock may be had by many."""
@@ -89,7 +89,7 @@ def bring_back(connection: Redis, keys: Sequence[str]) -> list[tuple[str, str]]:
 def _place(text: bytes) -> Place | None:
     """Where a job stood; None where nobody of ours has written that down."""
     try:
-        return msgspec.json.decode(text, type=Place)
+        return from_json(text, Place)
     except UNREADABLE:
         return None
 

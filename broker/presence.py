@@ -24,6 +24,7 @@ from broker.door import OPEN_DOOR, Door
 from broker.entropy import Entropy
 from broker.messages import Claim, Release, Request
 from broker.scripts import Script
+from datastore.decoding import UNREADABLE, from_json
 from datastore.value import Value
 
 log = structlog.get_logger(__name__)
@@ -159,12 +160,12 @@ def _releases(entry: bytes, reply: bytes, entropy: Entropy) -> Iterator[tuple[st
     None where nobody of ours has written that: others of the same look are not to stand for it.
     """
     try:
-        sender = msgspec.json.decode(entry, type=_Sender)
-        body = msgspec.json.decode(reply, type=_Reply).body
-        granted = msgspec.json.decode(body, type=_Granted)
-        one = () if granted.token is None else (msgspec.json.decode(body, type=_Grant),)
+        sender = from_json(entry, _Sender)
+        body = from_json(reply, _Reply).body
+        granted = from_json(body, _Granted)
+        one = () if granted.token is None else (from_json(body, _Grant),)
         made = [(grant.queue, _release(sender, grant, entropy), sender.key_id) for grant in granted.grants or one]
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+    except (ValueError, *UNREADABLE) as error:
         log.warning("grant_not_taken_back", error=type(error).__name__)  # no more: it may hold a token
         return
     yield from made

@@ -3,20 +3,17 @@
 A claim reads a document and changes a few of its fields: so the others are neither decoded nor encoded again.
 """
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from functools import lru_cache
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, TypeVar, cast
 
 import msgspec
 from msgspec import Raw
 
+from datastore.decoding import from_json, from_value
 from datastore.frozen import freeze
 from datastore.interface import Body, JsonValue
 
 Kind = TypeVar("Kind")
-
-UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-"""What msgspec raises for a text that none of ours has written: no JSON, no UTF-8, of another form, nested too deep."""
 
 UNPARSED: Final = (TypeError, ValueError, RecursionError, msgspec.DecodeError)
 """What `parsed` raises for a text that is no JSON object."""
@@ -81,11 +78,4 @@ def decoded(body: Body, kind: type[Kind]) -> Kind:
     Raises:
       msgspec.DecodeError: it is none.
     """
-    if type(body) is JsonBody:
-        return cast(Kind, _decoder(cast(Hashable, kind))(body.text))
-    return msgspec.convert(body, kind)
-
-
-@lru_cache(maxsize=256)
-def _decoder(kind: Hashable) -> Callable[[str], Any]:
-    return msgspec.json.Decoder(cast(type[Any], kind)).decode
+    return from_json(body.text, kind) if type(body) is JsonBody else from_value(body, kind)

@@ -18,7 +18,7 @@ from broker.families import Descent
 from broker.parsing import Malformed, without_tokens
 from broker.queues import intake_key, rq_job_key, rq_queue_key
 from broker.settlement import Context
-from datastore.json_body import UNREADABLE
+from datastore.decoding import UNREADABLE, from_json
 from datastore.value import Value
 from workers import once
 from workers.entries import ID_BYTES_MAX, Entry, NotOurs
@@ -154,7 +154,7 @@ class _Letter(Struct):
 def _letter(text: bytes) -> dict[str, Any]:
     """What a dead letter says; of one that nobody of ours has written, itself: it hides no other."""
     try:
-        letter = msgspec.json.decode(text, type=_Letter)
+        letter = from_json(text, _Letter)
     except UNREADABLE:
         entry = without_tokens(text.decode("utf-8", "replace"))[:ENTRY_CHARS_MAX]
         letter = _Letter("not a dead letter", entry=entry)

@@ -9,6 +9,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from broker.answers import GOOD, Reason, Retry, Word
+from datastore.decoding import from_value
 from datastore.value import Value
 
 
@@ -70,7 +71,7 @@ class Reply(Value, frozen=True):
         """
         parts = self.body.get("results", ())
         try:
-            said = msgspec.convert(parts, tuple[_Said, ...])
+            said = from_value(parts, tuple[_Said, ...])
         except msgspec.ValidationError as error:
             raise ValueError(f"not an answer: {error}") from None
         request_id, now_ms, sent_ms = self.request_id, self.server_now_ms, self.sent_monotonic_ms

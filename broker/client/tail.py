@@ -10,7 +10,7 @@ import msgspec
 
 from broker.client.errors import InvalidRequest
 from broker.events import STREAM, Event
-from datastore.json_body import UNREADABLE
+from datastore.decoding import UNREADABLE, from_json
 
 NOW = "now"
 """As a cursor: only what happens from now on."""
@@ -81,7 +81,7 @@ class Tail:
         for name, fields in _entries(response):
             entry = _id(name)
             try:
-                told = msgspec.json.decode(fields[b"e"], type=list[Event])
+                told = from_json(fields[b"e"], list[Event])
             except (KeyError, *UNREADABLE):
                 told = []  # written by something else
             for index, event in enumerate(chain.from_iterable(each.each() for each in told)):

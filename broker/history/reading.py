@@ -6,9 +6,11 @@ from pathlib import Path
 import msgspec
 
 from broker.history.record import VERSION, Record
-from datastore.json_body import UNREADABLE
+from datastore.decoding import UNREADABLE
 
 CHUNK_BYTES = 1 << 18
+
+_DECODER = msgspec.json.Decoder(Record)
 
 
 class NotAHistory(Exception):
@@ -30,7 +32,6 @@ def read(paths: Iterable[Path]) -> Iterator[list[Record]]:
 
 
 def _records(path: Path) -> Iterator[list[Record]]:
-    decoder = msgspec.json.Decoder(Record)
     name, number, rest = str(path), 0, b""
     with path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
@@ -38,9 +39,9 @@ def _records(path: Path) -> Iterator[list[Record]]:
             if not newline:
                 continue
             try:
-                records = decoder.decode_lines(whole)
+                records = _DECODER.decode_lines(whole)
             except UNREADABLE:
-                raise _broken(decoder, name, number, whole) from None
+                raise _broken(name, number, whole) from None
             for record in records:
                 number += 1
                 record.file, record.line = name, number
@@ -49,11 +50,11 @@ def _records(path: Path) -> Iterator[list[Record]]:
             yield records
 
 
-def _broken(decoder: "msgspec.json.Decoder[Record]", name: str, number: int, lines: bytes) -> NotAHistory:
+def _broken(name: str, number: int, lines: bytes) -> NotAHistory:
     for line in lines.split(b"\n"):
         number += 1
         try:
-            decoder.decode(line)
+            _DECODER.decode(line)
         except UNREADABLE as error:
             return NotAHistory(f"{name}:{number} is not a record of a history: {error}; check the file's name")
     return NotAHistory(f"{name} is not a history after line {number}; check the file's name")

@@ -71,6 +71,21 @@ def test_time_is_asked_for_in_one_place() -> None:
     assert {name for name, _ in found} == {"broker/clock.py"}
 
 
+def test_the_first_value_of_a_struct_is_asked_for_in_one_place() -> None:
+    # Elsewhere only while a module is imported, which one thread does.
+    direct = [
+        f"{module.name} {function.name}"
+        for module in modules()
+        if module.name != "datastore/decoding.py"
+        for function in module.functions()
+        for call in ast.walk(function)
+        if isinstance(call, ast.Call)
+        if ast.unparse(call.func).endswith(("msgspec.convert", "json.Decoder"))
+        or any(keyword.arg == "type" and ast.unparse(call.func).endswith("json.decode") for keyword in call.keywords)
+    ]
+    assert direct == []
+
+
 def test_rules_and_stores_know_nothing_of_redis() -> None:
     pure = [*modules("datastore"), *(found for found in modules("broker") if found.path.parent.name == "transitions")]
     assert [module.name for module in pure if any(name.split(".")[0] == "redis" for name in module.imports())] == []
