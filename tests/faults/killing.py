@@ -37,6 +37,10 @@ class NeverReached(AssertionError):
     """The process was not killed: nothing was tested."""
 
 
+class DiedByItself(AssertionError):
+    """A process ended that nobody has killed: a crash, and not the fault that was to be tried."""
+
+
 @dataclass(frozen=True, slots=True)
 class Broker:
     """Where the processes of one case find Redis and the store."""
@@ -80,10 +84,18 @@ class Rescue:
     other: Victim | None = None
 
     def look(self) -> None:
-        """Once the victim is dead: nobody has heard of it, and another worker starts."""
-        if self.other is None and self.victim.killed:
-            _nobody_has_heard_of_them(self.connection)
-            self.other = self.broker.worker()
+        """Once the victim is dead: nobody has heard of it, and another worker starts.
+
+        Raises:
+          DiedByItself: one of them has ended by something else than its kill.
+        """
+        serving = self.other or self.victim
+        if serving.exit is None:
+            return
+        if serving is self.other or not serving.killed:
+            raise DiedByItself(f"a worker ended by itself, with {serving.exit}")
+        _nobody_has_heard_of_them(self.connection)
+        self.other = self.broker.worker()
 
     def end(self) -> None:
         """Both, and whatever came before them."""

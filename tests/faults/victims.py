@@ -17,11 +17,19 @@ from workers.runtime import open_runtime, run_sweep, run_worker, worker_name
 
 _STARTS = multiprocessing.get_context("forkserver")
 END_S = 20
+PRELOADED = (
+    "tests.faults.killing",
+    "tests.cosmos.emulator",
+    "tests.cosmos.fault_proxy",
+    "datastore.sqlite",
+    "datastore.cosmos",
+)
+"""What a victim imports anew otherwise, each time: what the soak is made of, and the store that its URL names."""
 
 
 def prepare() -> None:
     """Let the process that later ones are forked from import what they need."""
-    _STARTS.set_forkserver_preload([__name__])
+    _STARTS.set_forkserver_preload([__name__, *PRELOADED])
 
 
 class Victim:
