@@ -98,7 +98,7 @@ class ServeLoop:
         self._shift = Shift(runtime.context, runtime.connection, name, self._queues, runtime.settings, at=runtime.at)
         self._next_tick_ms = 0
         self._backoff = Backoff(runtime.context.entropy)
-        self._heartbeat = Heartbeat(runtime, name)
+        self._heartbeat = Heartbeat(runtime, lambda: self._shift.session)
         self._garbage = Garbage()
         self._sweep = _own_sweep(runtime) if runtime.memory is not None else nullcontext()
 
@@ -118,7 +118,7 @@ class ServeLoop:
         )
         with self._garbage, self._heartbeat, self._sweep, suppress(_Stopped):
             retrying(self._serve, burst)
-        _quietly(lambda: left_behind.leave(self._redis, self._name))
+        _quietly(lambda: left_behind.leave(self._redis, self._shift.session))
         log.info("worker_stopped", worker=self._name, settled=self._shift.settled)
         return self._shift.settled > 0
 
@@ -126,7 +126,7 @@ class ServeLoop:
         """Serve until told to stop. What an earlier failure left in hand comes first."""
         self._redis.connection_pool.disconnect(inuse_connections=False)  # what failed one may have cut off all of them
         self._shift.settle(self._shift.leftovers())
-        waiters = Waiters(self._redis, self._name, self._queues, at_most=self._runtime.settings.batch_max)
+        waiters = Waiters(self._redis, self._shift.session, self._queues, at_most=self._runtime.settings.batch_max)
         try:
             busy = True
             while not self._stopping:

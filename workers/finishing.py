@@ -22,7 +22,7 @@ from datastore.decoding import UNREADABLE, from_json
 from datastore.value import Value
 from workers import once
 from workers.entries import ID_BYTES_MAX, Entry, NotOurs
-from workers.inflight import slot_key
+from workers.inflight import slot_key, worker_of
 from workers.lean_redis import post
 from workers.taking import DEAD, DEAD_MAX
 
@@ -189,7 +189,7 @@ def _ended_rq_jobs(
             continue
         # What a plain rq client reads with `rq_job.return_value()`: the word, never a token.
         value = b64encode(json.dumps(answer.word.value).encode()).decode()
-        pipe.xadd(results, {"type": 1, "worker_name": worker, "return_value": value}, maxlen=10)
+        pipe.xadd(results, {"type": 1, "worker_name": worker_of(worker), "return_value": value}, maxlen=10)
         pipe.hset(rq_job, "status", "finished")
         if entry.result_ttl_s > 0:
             pipe.expire(results, entry.result_ttl_s)

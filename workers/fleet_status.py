@@ -18,7 +18,7 @@ class Serving:
     """What Redis knows of those who serve."""
 
     workers: dict[str, int]
-    """Workers, and how long ago each was heard of, in ms. The dead are among them for a while."""
+    """Workers, and how long ago each was heard of last, in ms. The dead are among them for a while."""
     queues: dict[str, dict[str, int]]
     """Requests that wait, by queue and wire."""
     in_flight: int
@@ -35,7 +35,7 @@ def look(redis: Redis) -> Serving:
     """Read it all, in two round trips. Redis errors pass through."""
     now_ms = RedisClock(redis).now_ms()
     beats = cast(list[tuple[bytes, float]], redis.zrange(WORKERS, 0, -1, withscores=True))
-    workers = {
+    sessions = {
         name: max(0, round(now_ms - beat_ms))
         for text, beat_ms in beats
         if (name := index.text_of(text)) is not None and isfinite(beat_ms)  # else nobody of ours has written it
@@ -46,11 +46,15 @@ def look(redis: Redis) -> Serving:
             pipe.llen(intake_key(queue))
         pipe.hlen(claim_next.WAITING)
         pipe.llen(DEAD)
-        for name in workers:
+        for name in sessions:
             for key in inflight.lists(name):
                 pipe.llen(key)
         counts: list[Any] = pipe.execute()
     split = 2 * len(QUEUES)
     queues = {queue: {"rq": counts[2 * at], "intake": counts[2 * at + 1]} for at, queue in enumerate(QUEUES)}
     parked, dead, *in_flight = counts[split:]
+    workers: dict[str, int] = {}
+    for name, ago_ms in sessions.items():
+        worker = inflight.worker_of(name)
+        workers[worker] = min(ago_ms, workers.get(worker, ago_ms))
     return Serving(workers, queues, sum(in_flight), parked, dead)

@@ -1,5 +1,7 @@
 """Tells the other workers that this one lives, also while a slow store holds up a batch."""
 
+from collections.abc import Callable
+
 import structlog
 from redis import Redis
 from redis.exceptions import RedisError
@@ -31,10 +33,11 @@ STUCK_MS = 120_000
 class Heartbeat(Beside):
     """A thread with a connection of its own."""
 
-    def __init__(self, runtime: Runtime, worker: str) -> None:
+    def __init__(self, runtime: Runtime, session: Callable[[], str]) -> None:
+        """`session`: the name under which the worker has its requests in hand, asked for before each beat."""
         super().__init__("heartbeat")
         self._runtime = runtime
-        self._worker = worker
+        self._session = session
         # A client of its own: the pool of the main loop's may be in trouble just when this matters.
         self._redis = Redis(connection_pool=copy_pool(runtime.connection))
         self._progress_ms = monotonic_ms()
@@ -49,11 +52,11 @@ class Heartbeat(Beside):
             if monotonic_ms() - self._progress_ms > STUCK_MS:
                 continue
             try:
-                _BEAT.run(redis, [WORKERS, SERVED], [self._worker, self._runtime.mark or ""])
+                _BEAT.run(redis, [WORKERS, SERVED], [self._session(), self._runtime.mark or ""])
                 if self._runtime.memory is not None:
                     self._runtime.memory.keep(redis)
             except RedisError as error:
-                log.debug("heartbeat_missed", worker=self._worker, error=str(error))
+                log.debug("heartbeat_missed", worker=self._session(), error=str(error))
             except Exception:  # a mistake of ours costs one beat: who lives is not to be taken for dead
-                log.exception("heartbeat_failed", worker=self._worker)
+                log.exception("heartbeat_failed", worker=self._session())
         redis.close()

@@ -1,5 +1,6 @@
 """What dead workers left in their in-flight lists is taken over by others; and who looks after it, and when."""
 
+from collections.abc import Sequence
 from typing import cast
 
 from redis import Redis
@@ -16,6 +17,9 @@ TURN_MS = 900
 FORGET_MS = 3_600_000
 """A worker unheard of for an hour is forgotten. Until then its lists are looked at: a stopped process may still be
 handed a request on a connection that is open."""
+OVER_MS = 30_000
+"""A session that is over is forgotten after this much, six times as long as Redis holds a wait. What is brought even
+later makes it known again."""
 
 _MOVE = """
 -- What stands in these lists goes into the slot of this call, up to `left`. Nearly always that is nothing.
@@ -72,7 +76,11 @@ return {now, taken}
 _OWN = Script(
     COMMON
     + """
--- KEYS: 1 workers, 2 and 3 own slot, then every other list of this worker's, rq's and the intake's in turn
+-- KEYS: 1 workers, 2 and 3 own slot, then every list of the sessions before, rq's and the intake's in turn
+-- ARGV: this session, forget after ms, where a session is over, then those before
+redis.call('ZADD', KEYS[1], now, ARGV[1])
+-- Dead from now on: what their lost connections still bring is looked for at the next look.
+for i = 4, #ARGV do redis.call('ZADD', KEYS[1], 'XX', now - ARGV[2] + ARGV[3], ARGV[i]) end
 local left = math.huge
 """
     + _MOVE
@@ -80,9 +88,6 @@ local left = math.huge
 local mine = {[RQ] = {}, [INTAKE] = {}}
 for i = 4, #KEYS do table.insert(mine[i % 2 == 0 and RQ or INTAKE], KEYS[i]) end
 for wire = RQ, INTAKE do move(mine[wire], wire) end
-taken = {}
-for _, id in ipairs(redis.call('LRANGE', KEYS[RQ], 0, -1)) do rq_entry(id) end
-for _, text in ipairs(redis.call('LRANGE', KEYS[INTAKE], 0, -1)) do taken[#taken + 1] = text end
 return {now, taken}
 """
 )
@@ -120,12 +125,16 @@ def take_over(
     return brought(connection, reply, TAKEN_OVER, asked_ms=asked_ms, steady_ms=steady_ms, insist=True)
 
 
-def own_leftovers(connection: Redis, worker: str, *, steady_ms: Steady = monotonic_ms) -> Hand:
-    """What this worker had in hand when Redis went away under it."""
+def own_leftovers(connection: Redis, worker: str, *, before: Sequence[str], steady_ms: Steady = monotonic_ms) -> Hand:
+    """Begin a session: what this worker had in hand in those `before`, which are over.
+
+    What lost connections of theirs bring afterwards is taken over as from a dead worker; so is what this call brings
+    where its answer is lost.
+    """
     mine = [slot_key(worker, wire, TAKEN_OVER) for wire in WIRES]
-    keys = [WORKERS, *mine, *(key for key in lists(worker) if key not in mine)]
+    keys = [WORKERS, *mine, *(key for session in before for key in lists(session))]
     asked_ms = steady_ms()
-    reply = _OWN.run(connection, keys, [])
+    reply = _OWN.run(connection, keys, [worker, FORGET_MS, OVER_MS, *before])
     return brought(connection, reply, TAKEN_OVER, asked_ms=asked_ms, steady_ms=steady_ms, insist=True)
 
 

@@ -16,6 +16,7 @@ from broker.entropy import SystemEntropy
 from broker.settings import Settings
 from workers.embedded import valkey_child
 from workers.fleet import ChildSpec
+from workers.inflight import worker_of
 from workers.runtime import check_redis, connect_redis, open_door, open_store, refuse_other_store
 from workers.server_files import ServerFiles
 from workers.state_dir import StateDir
@@ -131,7 +132,7 @@ class _Serving:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._before: frozenset[bytes] | None = None
+        self._before: frozenset[str] | None = None
 
     def at_least(self, count: int) -> Callable[[], bool]:
         """A question for the supervisor."""
@@ -140,11 +141,12 @@ class _Serving:
     def _begun(self) -> int:
         redis: Redis = connect_redis(self._settings)
         try:
-            names: frozenset[bytes] = frozenset(cast(list[bytes], redis.zrange(WORKERS, 0, -1)))
+            sessions = cast(list[bytes], redis.zrange(WORKERS, 0, -1))
         except RedisError:
             return 0
         finally:
             redis.close()
+        names = frozenset(worker_of(each.decode("utf-8", "replace")) for each in sessions)
         if self._before is None:
             self._before = names
         return len(names - self._before)

@@ -241,12 +241,12 @@ def rules(settings: Settings) -> Rules:
 
 
 def worker_name() -> str:
-    """A name no other worker has: in-flight lists are kept under it."""
+    """A name no other worker has or had: in-flight lists are kept under it."""
     host = "".join(letter if letter.isalnum() else "-" for letter in socket.gethostname())[:40]
     return f"{host}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
-def run_worker(settings: Settings, *, burst: bool = False, name: str | None = None) -> int:
+def run_worker(settings: Settings, *, burst: bool = False) -> int:
     """Serve requests until told to stop; the process's exit status.
 
     Raises:
@@ -257,7 +257,7 @@ def run_worker(settings: Settings, *, burst: bool = False, name: str | None = No
     configure_logging(settings.log_level)
     runtime = open_runtime(settings)
     try:
-        worker = ClaimWorker.for_runtime(runtime, name=name or worker_name())
+        worker = ClaimWorker.for_runtime(runtime, name=worker_name())
         worker.work(burst=burst)
         return 0
     finally:

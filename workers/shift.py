@@ -24,7 +24,7 @@ from workers import left_behind, shedding
 from workers.admission import admitted
 from workers.fault_points import At, nowhere
 from workers.finishing import finish, post_end
-from workers.inflight import ASKED
+from workers.inflight import ASKED, session_name
 from workers.lean_redis import flush
 from workers.taking import Hand, Taker
 
@@ -63,6 +63,11 @@ class Shift:
     ) -> None:
         self.settled = 0
         """Requests settled so far."""
+        self.session = worker
+        """The name that its lists have at present: see `workers/inflight.py`."""
+        self._sessions = 0
+        self._collected = worker
+        """The last session that began with what those before it had left."""
         self._context = context
         self._redis = connection
         self._worker = worker
@@ -84,9 +89,16 @@ class Shift:
         """Jobs that have ended and whose children are still to be looked at."""
 
     def leftovers(self) -> Hand:
-        """What was in hand when Redis went away."""
+        """Begin a session: what was in hand when Redis went away."""
         self._asked = self._ending = None
-        return left_behind.own_leftovers(self._redis, self._worker, steady_ms=self._steady_ms)
+        # The last one may have begun, too, though nobody heard of it. What began in between is taken over, if anything.
+        before = list(dict.fromkeys((self._collected, self.session)))
+        self._sessions += 1
+        self.session = session_name(self._worker, self._sessions)
+        self._taker = Taker(self._redis, self.session, self._queues, steady_ms=self._steady_ms)
+        hand = left_behind.own_leftovers(self._redis, self.session, before=before, steady_ms=self._steady_ms)
+        self._collected = self.session
+        return hand
 
     def serve(self, hands: Sequence[Hand] = (), *, meanwhile: Callable[[], None] = _nothing) -> bool:
         """Settle and answer `hands`, or else a batch that is taken now. Whether to come again, before any wait.
@@ -166,7 +178,7 @@ class Shift:
         self._end()  # of the batch before this one: Redis had the time of this one's settlement for it
         now_ms = hand.clock.now_ms()
         self._ending = post_end(
-            self._context, self._redis, self._worker, settled, refused, descent=self._descent, now_ms=now_ms
+            self._context, self._redis, self.session, settled, refused, descent=self._descent, now_ms=now_ms
         )
         self.settled += len(batch)
         for each in refused:
@@ -189,7 +201,7 @@ class Shift:
         """Answer what the queues can't hold, without a look at the store."""
         hand = shedding.take_surplus(
             self._redis,
-            self._worker,
+            self.session,
             self._queues,
             queue_max=self._settings.queue_max,
             steady_ms=self._steady_ms,
@@ -200,7 +212,7 @@ class Shift:
             (entry, Settled(taken.request, shedding.overloaded(entropy, resend=taken.resend), seal=taken.seal))
             for entry, taken in batch
         ]
-        finish(self._context, self._redis, self._worker, told, refused, now_ms=hand.clock.now_ms())
+        finish(self._context, self._redis, self.session, told, refused, now_ms=hand.clock.now_ms())
         log.warning("requests_turned_away", worker=self._worker, count=len(told))
 
     def look_after(self, now_ms: int) -> bool:
@@ -210,7 +222,7 @@ class Shift:
         for _ in range(TAKE_OVERS_MAX):
             left = left_behind.take_over(
                 self._redis,
-                self._worker,
+                self.session,
                 dead_after_ms=self._settings.takeover_ms,
                 at_most=min(TAKEN_OVER_AT_ONCE, self._settings.batch_max),
                 steady_ms=self._steady_ms,

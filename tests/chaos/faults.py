@@ -114,6 +114,11 @@ def _dropped(stage: Stage) -> int:
     return monotonic_ms()
 
 
+def _reset(stage: Stage) -> int:
+    stage.proxy.reset()
+    return monotonic_ms()
+
+
 def _half_open(stage: Stage) -> int:
     stage.proxy.half_open()
     return monotonic_ms()
@@ -146,5 +151,6 @@ FAULTS: Final[Mapping[str, Fault]] = {
     "redis: out of memory": _out_of_memory,
     "redis: connections dropped": _dropped,
     "redis: connections half-open": _half_open,
+    "redis: connections closed on one side": _reset,
     "redis: stale replica promoted": _stale_replica,
 }

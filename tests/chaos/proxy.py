@@ -59,6 +59,10 @@ class Proxy:
         """Forward nothing on the connections there are, and tell nobody: as if a firewall had forgotten them."""
         return self._each(_Connection.silence)
 
+    def reset(self) -> int:
+        """Close every connection on the clients' side alone, as a gateway does that fails: the server hears nothing."""
+        return self._each(_Connection.reset)
+
     def _each(self, act: "Callable[[_Connection], None]") -> int:
         connections = list(self._connections)
         for connection in connections:
@@ -83,7 +87,7 @@ class Proxy:
         except OSError:
             writer.transport.abort()
             return
-        connection = _Connection(writer, inner_writer, silent=self.mute)
+        connection = _Connection(client=writer, server=inner_writer, silent=self.mute)
         self._connections.add(connection)
         try:
             with suppress(asyncio.CancelledError):  # of `_end`
@@ -94,15 +98,20 @@ class Proxy:
 
 
 class _Connection:
-    def __init__(self, *writers: asyncio.StreamWriter, silent: bool) -> None:
-        self._writers = writers
+    def __init__(self, *, client: asyncio.StreamWriter, server: asyncio.StreamWriter, silent: bool) -> None:
+        self._client = client
+        self._server = server
         self._silent = silent
 
     def silence(self) -> None:
         self._silent = True
 
+    def reset(self) -> None:
+        self.silence()
+        self._client.transport.abort()
+
     def close(self) -> None:
-        for writer in self._writers:
+        for writer in (self._client, self._server):
             writer.transport.abort()
 
     async def pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:

@@ -1,6 +1,7 @@
 """A worker's heart beats for as long as the worker lives, whatever goes wrong with one beat."""
 
 import dataclasses
+from itertools import chain, repeat
 from pathlib import Path
 from typing import ClassVar
 
@@ -36,8 +37,20 @@ def test_a_beat_that_fails_is_followed_by_others(
     runtime = open_runtime(load(redis_url=redis_url, datastore_url=f"sqlite:///{tmp_path}/jobs.db"))
     owner = Stumbling(runtime.connection, "mark")
     beating = dataclasses.replace(runtime, memory=owner)
-    with heartbeat.Heartbeat(beating, "w1"):
+    with heartbeat.Heartbeat(beating, lambda: "w1"):
         wait_for(lambda: len(owner.beats) > 1, "it beats on")
         assert runtime.connection.zscore(WORKERS, "w1") is not None
     owner.release()
+    runtime.close()
+
+
+def test_each_beat_is_of_the_session_that_the_worker_is_in(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeat, "BEAT_S", 0.01)
+    runtime = open_runtime(load(redis_url=redis_url, datastore_url=f"sqlite:///{tmp_path}/jobs.db"))
+    sessions = chain(["w1~1"], repeat("w1~2"))
+    with heartbeat.Heartbeat(runtime, lambda: next(sessions)):
+        wait_for(lambda: runtime.connection.zcard(WORKERS) == 2, "it beats for both")
+    assert runtime.connection.zrange(WORKERS, 0, -1) == [b"w1~1", b"w1~2"]
     runtime.close()

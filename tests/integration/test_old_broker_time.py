@@ -42,7 +42,7 @@ def _taken_over(server: redis.Redis, steady_ms: Steady) -> Hand:
 
 def _left_over(server: redis.Redis, steady_ms: Steady) -> Hand:
     server.lmove("broker:in:claims", arrivals_key("w1", "intake"))
-    return left_behind.own_leftovers(server, "w1", steady_ms=steady_ms)
+    return left_behind.own_leftovers(server, "w1~1", before=["w1"], steady_ms=steady_ms)
 
 
 def _surplus(server: redis.Redis, steady_ms: Steady) -> Hand:

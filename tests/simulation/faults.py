@@ -20,7 +20,14 @@ SITES: Mapping[str, Mapping[str, float]] = {
     "file_read": {"file_read_failed": 0.002},
     "file_write": {"file_write_failed": 0.005},
     "file_commit": {"commit_refused": 0.01, "commit_lost": 0.01, "commit_answer_lost": 0.02},
-    "redis": {"redis_refused": 0.002, "redis_reply_lost": 0.003, "redis_cut": 0.004, "redis_slow": 0.003},
+    "redis": {
+        "redis_refused": 0.002,
+        "redis_reply_lost": 0.003,
+        "redis_cut": 0.004,
+        "redis_slow": 0.003,
+        "redis_late": 0.003,
+    },
+    "waits_lost": {"waits_go_on": 0.3},
     "send": {
         "send_refused": 0.02,
         "request_lost": 0.04,

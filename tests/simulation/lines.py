@@ -68,13 +68,17 @@ class BrokerLine:
         """Replies to `commands`.
 
         Raises:
-          RedisConnectionError: the line broke. Of the commands all, none, or the first few were carried out.
+          RedisConnectionError: the line broke. Of the commands all, none, or the first few were carried out, or all
+            will be.
         """
         host, random = self._host, self._host.dice.random
         fault = host.dice.roll("redis")
         self._process.wait(random.uniform(0, SLOW_MS) if fault == "redis_slow" else random.uniform(0.1, 2))
         if self._broken() or fault == "redis_refused":
             raise RedisConnectionError("simulated: connection refused")
+        if fault == "redis_late":
+            self._carried_late(commands)
+            raise RedisConnectionError("simulated: the line broke, and Redis has yet to read what was sent")
         at = random.randrange(len(commands) + 1) if fault == "redis_cut" or random.random() < 0.1 else 0
         replies = host.pipeline(commands[:at]) if at else []
         if fault == "redis_cut":
@@ -89,6 +93,15 @@ class BrokerLine:
         if fault == "redis_reply_lost":
             raise RedisConnectionError("simulated: the reply was lost")
         return replies
+
+    def _carried_late(self, commands: Sequence[Sequence[Any]]) -> None:
+        host, life = self._host, self._host.life
+
+        def late() -> None:
+            if life == host.life:
+                host.pipeline(commands)
+
+        host.timeline.after(host.dice.random.uniform(1, LATE_MS), late)
 
     def _broken(self) -> bool:
         host = self._host

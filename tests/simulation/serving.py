@@ -11,7 +11,7 @@ from broker.coordinator import Context
 from broker.queues import QUEUES, Wire
 from broker.settings import Settings
 from datastore import DatastoreError
-from tests.simulation.lines import BrokerLine, RedisHost
+from tests.simulation.lines import BLOCK_MS, BrokerLine, RedisHost
 from tests.simulation.process import Process
 from tests.simulation.redis_side.client import SimulatedRedis
 from workers.inflight import WOKEN, arrivals_key
@@ -39,6 +39,19 @@ class Desk:
     """The store and the rules, over a connection of the process's own."""
 
 
+class Waits:
+    """The blocked waits of one session. The connections that its worker gives up Redis may serve for a while."""
+
+    def __init__(self, taker: Taker, session: str) -> None:
+        self.taker = taker
+        self.session = session
+        self.slots = dict(zip((source for _, source in sources()), WOKEN, strict=True))
+        self.armed: set[str] = set()
+        self.lost = False
+        self.until_ms = 0.0
+        """How long Redis serves them, once they are lost: until it hears of that."""
+
+
 class Worker:
     """A worker: wait, take, settle, and now and then look after others (workers/claim_worker.py, without sockets)."""
 
@@ -50,13 +63,11 @@ class Worker:
         self._shift = Shift(
             desk.context(process), self._redis, self._name, QUEUES, desk.settings, steady_ms=process.clock.steady_ms
         )
-        self._taker = Taker(self._redis, self._name, QUEUES, steady_ms=process.clock.steady_ms)
+        self._waits = self._new_waits()
         self._batch_max = desk.settings.batch_max
         self._sources = sources()
-        self._slots = dict(zip((source for _, source in self._sources), WOKEN, strict=True))
         self._answered: list[tuple[Any, int, int]] = []
         """What the calls behind the waits have brought: the reply, the slot, and when the call was sent."""
-        self._armed: set[str] = set()
         self._waiting = False
 
     def run(self) -> None:
@@ -68,11 +79,24 @@ class Worker:
             except RedisError as error:
                 log.debug("redis_lost", worker=self._name, error=str(error))
                 self._answered = []
-                self._armed = set()
+                self._lose_waits()
                 self._process.wait(self._host.dice.random.uniform(50, 1_500))
 
+    def _new_waits(self) -> Waits:
+        session = self._shift.session
+        taker = Taker(self._redis, session, QUEUES, steady_ms=self._process.clock.steady_ms)
+        return Waits(taker, session)
+
+    def _lose_waits(self) -> None:
+        """Close their connections; of that, too, Redis may not hear."""
+        self._waits.lost = True
+        if self._host.dice.roll("waits_lost"):
+            self._waits.until_ms = self._host.timeline.now_ms + self._host.dice.random.uniform(1, BLOCK_MS)
+
     def _serve(self) -> None:
-        self._shift.settle(self._shift.leftovers())
+        left = self._shift.leftovers()
+        self._waits = self._new_waits()
+        self._shift.settle(left)
         tick_at_ms = 0
         busy = True
         while True:
@@ -95,30 +119,34 @@ class Worker:
             self._process.wait(IDLE_MAX_MS)
             self._waiting = False
         answered, self._answered = self._answered, []
-        return [self._taker.hand(reply, slot, asked_ms=asked_ms) for reply, slot, asked_ms in answered]
+        return [self._waits.taker.hand(reply, slot, asked_ms=asked_ms) for reply, slot, asked_ms in answered]
 
     def _arm_all(self) -> None:
         if self._host.down:
             return
         for wire, source in self._sources:
-            if source not in self._armed:
+            if source not in self._waits.armed:
                 self._arm(wire, source)
 
     def _arm(self, wire: Wire, source: str) -> None:
-        self._armed.add(source)
-        armed = self._armed
+        waits = self._waits
+        waits.armed.add(source)
         asked_ms = self._process.clock.steady_ms()
         life = self._host.life
 
         def served() -> None:
-            if armed is not self._armed or life != self._host.life or not self._process.alive:
+            if life != self._host.life or not self._process.alive:
                 return  # of a connection that is gone
-            armed.discard(source)
-            self._host.execute(("LMOVE", source, arrivals_key(self._name, wire), "LEFT", "RIGHT"))
-            slot = self._slots[source][0]
-            keys, arguments = self._taker.call(slot, at_most=self._batch_max, others=self._batch_max, moved=wire)
+            if waits.lost and self._host.timeline.now_ms > waits.until_ms:
+                return  # ... and that Redis has heard of
+            waits.armed.discard(source)
+            self._host.execute(("LMOVE", source, arrivals_key(waits.session, wire), "LEFT", "RIGHT"))
+            slot = waits.slots[source][0]
+            keys, arguments = waits.taker.call(slot, at_most=self._batch_max, others=self._batch_max, moved=wire)
             reply = self._host.execute(("EVAL", _TAKE, len(keys), *keys, *arguments))
-            self._slots[source] = self._slots[source][::-1]
+            waits.slots[source] = waits.slots[source][::-1]
+            if waits.lost:
+                return  # whose answer nobody hears
             self._answered.append((reply, slot, asked_ms))
             if self._waiting:
                 self._waiting = False
@@ -134,7 +162,7 @@ class Worker:
         if not self._process.alive:
             return
         if not self._process.paused and not self._host.down:
-            self._host.execute(("ZADD", WORKERS, self._host.server.keys.now_ms(), self._name))
+            self._host.execute(("ZADD", WORKERS, self._host.server.keys.now_ms(), self._shift.session))
         self._host.timeline.after(BEAT_MS, self._beat)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from unittest.mock import patch
 
 from greenlet import getcurrent
+from redis import Redis
 
 from broker import batch, exclusion, keys, limits, repository, runs, schedules, settlement, submission
 from broker.answers import Answer, Word
@@ -31,6 +32,10 @@ from tests.simulation.world import Twin, sound
 from tests.twins.forwarding import Forwarding, write_anyway
 from tests.twins.ignores_etag import IgnoresEtag
 from tests.twins.read_check_write import ReadCheckWrite
+from workers import left_behind, shift
+from workers.inflight import TAKEN_OVER, WIRES, slot_key
+from workers.left_behind import own_leftovers as sound_own_leftovers
+from workers.taking import Hand
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +162,24 @@ def _fire(context: Context, document: Document, *, now_ms: int) -> Settlement:
     return settled
 
 
+def _own_leftovers(connection: Redis, worker: str, **more: Any) -> Hand:
+    """Into a list that has the same name as before."""
+    aside = f"{worker}~aside"
+    hand = sound_own_leftovers(connection, aside, **more)
+    for wire in WIRES:
+        while connection.lmove(slot_key(aside, wire, TAKEN_OVER), slot_key(worker, wire, TAKEN_OVER), "LEFT", "RIGHT"):
+            pass
+    return hand
+
+
+@contextmanager
+def _one_session() -> Iterator[None]:
+    """A worker that comes back fills the same lists again."""
+    same_name = patch.object(shift, "session_name", lambda worker, _number: worker)
+    with same_name, patch.object(left_behind, "own_leftovers", _own_leftovers):
+        yield
+
+
 TWINS: Mapping[str, Broken] = {
     "read, check, write": Broken(_read_check_write),
     "etag ignored": Broken(_ignores_etag),
@@ -173,6 +196,7 @@ TWINS: Mapping[str, Broken] = {
     "a schedule moved on first": Broken(rule=_in_place_of(schedules, "fire", _fire)),
     "a transaction believed before its commit": Broken(rule=_in_place_of(batch, "_one_round", _one_round)),
     "any read ends a run": Broken(rule=_in_place_of(repository, "stands", lambda *_, **__: True), first=600),
+    "lists keep their names": Broken(rule=_one_session),
     "runs not made up for": Broken(rule=_in_place_of(runs, "record_last_end", lambda *_, **__: None), first=300),
 }
 
