@@ -1,16 +1,19 @@
 """A page of the SQLite file that a bad disk has damaged: it concerns the requests that need it, and no others."""
 
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 
-from broker import batch
+from broker import batch, renewing
 from datastore import connect
 from tests.caller import Reply
 from tests.in_process import InProcess
+
+PAGE_BYTES = 4_096
 
 TOGETHER = pytest.mark.parametrize("others", [1, 6], ids=["read as they come", "read ahead"])
 
@@ -69,3 +72,68 @@ class NeverMet(Exception):
 
 def lease_of(reply: Reply) -> dict[str, Any]:
     return {name: reply["body"][name] for name in ("job_id", "epoch", "token")}
+
+
+LOCKS = [f"{number:03}" + "y" * 250 for number in range(64)]
+"""Of a job whose own document does not fit on one page."""
+
+
+@contextmanager
+def opened(path: Path, redis_client: redis.Redis) -> Iterator[InProcess]:
+    with closing(connect(f"sqlite:///{path}")) as store:
+        yield InProcess(store, redis_client)
+
+
+def damage(path: Path, *, where: bytes) -> None:
+    """The pages on which `where` stands can't be read."""
+    text = path.read_bytes()
+    pages = {found // PAGE_BYTES for found in range(len(text)) if text.startswith(where, found)}
+    assert pages
+    with path.open("r+b") as file:
+        for page in pages:
+            file.seek(page * PAGE_BYTES)
+            file.write(b"\xff" * 4)
+
+
+def renewed_together(path: Path, redis_client: redis.Redis, *, damaged: int, of: int) -> Reply:
+    """What a client is told that renews all its leases with one message, one of which can't be read any more."""
+    jobs = [f"job-{number}" for number in range(of)]
+    with opened(path, redis_client) as broker:
+        for number, job in enumerate(jobs):
+            broker.submit(job, locks=LOCKS if number == damaged else [])
+        leases = [lease_of(reply) for reply in broker.ask(*(broker.caller.make("claim", job_id=job) for job in jobs))]
+    damage(path, where=LOCKS[30].encode())
+    with opened(path, redis_client) as broker:
+        return broker.ask(broker.caller.make("renew_many", leases=leases))[0]
+
+
+@pytest.mark.parametrize(("damaged", "of"), [(0, 2), (1, 3), (8, 9)])
+def test_a_client_whose_leases_are_renewed_with_one_message_keeps_all_that_can_be_read(
+    tmp_path: Path, redis_client: redis.Redis, damaged: int, of: int
+) -> None:
+    reply = renewed_together(tmp_path / "jobs.db", redis_client, damaged=damaged, of=of)
+    told = [(result["job_id"], result["answer"]) for result in reply["body"]["results"]]
+    assert told == [(f"job-{number}", "invalid" if number == damaged else "renewed") for number in range(of)]
+    assert reply["body"]["results"][damaged]["reason"] == "corrupt"
+
+
+def test_were_such_a_message_not_taken_apart_the_client_would_lose_all_of_them(
+    tmp_path: Path, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The twin of the test above.
+    monkeypatch.setattr(renewing, "halves", lambda _request: [])
+    reply = renewed_together(tmp_path / "jobs.db", redis_client, damaged=1, of=3)
+    assert (reply["answer"], reply["retry"]) == ("invalid", "final")
+
+
+def test_a_claim_of_several_jobs_is_granted_those_that_can_be_read(tmp_path: Path, redis_client: redis.Redis) -> None:
+    path = tmp_path / "jobs.db"
+    with opened(path, redis_client) as broker:
+        broker.submit("a")
+        broker.submit("damaged", locks=LOCKS)
+        broker.submit("b")
+    damage(path, where=LOCKS[30].encode())
+    with opened(path, redis_client) as broker:
+        [reply] = broker.ask(broker.caller.make("claim", count=3))
+        assert sorted(grant["job_id"] for grant in reply["body"]["grants"]) == ["a", "b"]
+        assert broker.ask(broker.caller.make("claim"))[0]["answer"] == "none_available"
