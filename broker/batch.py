@@ -237,6 +237,8 @@ def _one_round(context: Context, asked: Sequence[Asked], *, clock: Clock) -> Seq
 
 def _in_parts(context: Context, asked: Sequence[Asked], error: Corrupt, *, clock: Clock) -> Sequence[Settlement | None]:
     """The same in smaller groups: nothing was written, and only what can't do without what is damaged is to fail."""
+    if context.controls is not None:
+        context.controls.forget()
     if middle := len(asked) // 2:
         parts = asked[:middle], asked[middle:]
         return [result for part in parts for result in _one_round(context, part, clock=clock)]

@@ -9,6 +9,7 @@ import pytest
 import redis
 
 from broker import batch, renewing
+from broker.controls import Controls
 from datastore import connect
 from tests.caller import Reply
 from tests.in_process import InProcess
@@ -137,3 +138,32 @@ def test_a_claim_of_several_jobs_is_granted_those_that_can_be_read(tmp_path: Pat
         [reply] = broker.ask(broker.caller.make("claim", count=3))
         assert sorted(grant["job_id"] for grant in reply["body"]["grants"]) == ["a", "b"]
         assert broker.ask(broker.caller.make("claim"))[0]["answer"] == "none_available"
+
+
+def claimed_at_a_limit(path: Path, redis_client: redis.Redis) -> list[str]:
+    """What two claims are told of which a limit admits one, beside a look at a job that can't be read."""
+    with opened(path, redis_client) as broker:
+        assert broker.ask(broker.caller.make("set_limit", limit="key:db", capacity=1))[0]["answer"] == "ok"
+        broker.submit("a", "b", concurrency=["db"])
+        broker.submit("damaged", locks=LOCKS)
+    damage(path, where=LOCKS[30].encode())
+    with opened(path, redis_client) as broker:
+        asked = [
+            *(broker.caller.make("claim", job_id=job) for job in "ab"),
+            broker.caller.make("get_job", job_id="damaged"),
+        ]
+        return [reply["answer"] for reply in broker.ask(*asked)]
+
+
+def test_a_claim_is_not_refused_for_what_it_was_granted_in_a_group_that_came_to_nothing(
+    tmp_path: Path, redis_client: redis.Redis
+) -> None:
+    assert claimed_at_a_limit(tmp_path / "jobs.db", redis_client) == ["granted", "not_claimable", "invalid"]
+
+
+def test_would_the_batch_remember_that_group_the_limit_would_be_full_with_nobody(
+    tmp_path: Path, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The twin of the test above.
+    monkeypatch.setattr(Controls, "forget", lambda _controls: None)
+    assert claimed_at_a_limit(tmp_path / "jobs.db", redis_client) == ["not_claimable", "not_claimable", "invalid"]
