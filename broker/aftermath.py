@@ -48,8 +48,9 @@ _OTHERS_MAY = frozenset(
 they would be told the same, one after the other."""
 _MAY_NOT = frozenset({Word.NOT_CLAIMABLE, Word.REQUEST_EXPIRED})
 """What a claim is told that may not have the job that it has taken out of the index."""
-_GIVES_BACK = _MAY_NOT | {Word.THROTTLED, Word.GRANTED}
-"""What a claim is told that has perhaps not had all jobs that it has taken out of the index."""
+_GIVES_BACK = _MAY_NOT | {Word.THROTTLED, Word.GRANTED, Word.OUTCOME_UNKNOWN}
+"""What a claim is told that has perhaps not had all jobs that it has taken out of the index. It is unknown also of one
+that comes again and was not looked at."""
 _UNSETTLING = frozenset({RegisterFactory, DrainFactory, RemoveFactory})
 """Requests after which the waiting claims of a factory are to be judged again."""
 
