@@ -89,8 +89,8 @@ def deliver(context: Context, pipe: Pipeline, batch: Sequence[Settled], *, now_m
         if any_next and claim_next.is_claim_next(request):
             answered.append(request)
             further.append(settled)
-            claim_next.remember(pipe, request, answer, maybe=settled.maybe)
             presence.expect_reader(pipe, request, answer, key_id=settled.seal.key_id, now_ms=now_ms)
+            claim_next.remember(pipe, request, answer, maybe=settled.maybe)
         elif settled.waits or settled.freed or answer.word in _MAY_NOT or type(request) in _UNSETTLING:
             further.append(settled)
         client = request.factory_id, request.instance
