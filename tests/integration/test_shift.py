@@ -21,6 +21,8 @@ from tests.in_process import InProcess
 from tests.processes import wait_for
 from tests.twins.forwarding import Forwarding
 from workers import left_behind
+from workers.entries import ID_BYTES_MAX, INTAKE_BYTES_MAX
+from workers.finishing import read_letters
 from workers.inflight import arrivals_key, lists
 from workers.lean_redis import LeanRedis
 from workers.shift import BESIDE_HOLDERS, LATELY_MS, TAKE_OVER_MS, Shift
@@ -165,6 +167,27 @@ def test_what_a_wait_has_moved_is_taken_over_though_its_worker_died_before_it_to
     broker.kill("w1")
     broker.take_over("w2")
     assert words(broker, claims) == {"granted": 1}
+
+
+@pytest.mark.parametrize("found", ["of a dead worker", "of its own"])
+@pytest.mark.parametrize("wire", WIRES)
+def test_what_is_too_long_to_be_read_is_not_brought_from_where_a_wait_has_moved_it(
+    broker: InProcess, wire: Wire, found: str
+) -> None:
+    limit = {"rq": ID_BYTES_MAX, "intake": INTAKE_BYTES_MAX}[wire]
+    broker.redis.rpush(arrivals_key("w1", wire), "x" * (limit + 1))
+    claims = sent(broker, 1, wire)
+    broker.redis.lmove({"rq": "rq:queue:claims", "intake": "broker:in:claims"}[wire], arrivals_key("w1", wire))
+    broker.kill("w1")
+    if found == "of its own":
+        hand = left_behind.own_leftovers(broker.redis, "w1")
+        broker.finish(broker.settle(hand.entries, "w1"), "w1")
+    else:
+        broker.take_over("w2")
+    [letter] = read_letters(broker.redis, 9)
+    assert (letter["reason"][:9], letter["wire"]) == ("oversized", None), "it was cut where it stood"
+    assert words(broker, claims) == {"granted": 1}
+    assert broker.redis.keys("broker:inflight:*") == []
 
 
 def test_what_a_dead_worker_had_in_hand_does_not_wait_out_a_clock_that_was_set_back(broker: InProcess) -> None:
