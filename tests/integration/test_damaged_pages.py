@@ -1,16 +1,17 @@
 """A page of the SQLite file that a bad disk has damaged: it concerns the requests that need it, and no others."""
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 
-from broker import batch, renewing
+from broker import batch, renewing, repository
 from broker.controls import Controls
-from datastore import connect
+from datastore import Corrupt, connect
+from datastore.sqlite import SqliteDatastore
 from tests.caller import Reply
 from tests.in_process import InProcess
 
@@ -167,3 +168,63 @@ def test_would_the_batch_remember_that_group_the_limit_would_be_full_with_nobody
     # The twin of the test above.
     monkeypatch.setattr(Controls, "forget", lambda _controls: None)
     assert claimed_at_a_limit(tmp_path / "jobs.db", redis_client) == ["not_claimable", "not_claimable", "invalid"]
+
+
+def swept(path: Path, redis_client: redis.Redis) -> list[str]:
+    """The states, after a sweep, of a job whose lease has expired and of one that is due; another can't be read."""
+    with opened(path, redis_client) as broker:
+        broker.submit("expired")
+        broker.submit("damaged", locks=LOCKS)
+        broker.submit("due", not_before_ms=broker.clock.now_ms() + 1_000)
+        broker.ask(*(broker.caller.make("claim", job_id=job) for job in ("expired", "damaged")))
+    damage(path, where=LOCKS[30].encode())
+    with opened(path, redis_client) as broker:
+        broker.clock.advance(3_600_000)
+        with suppress(Corrupt):
+            broker.sweep()
+        asked = [broker.caller.make("get_job", job_id=job) for job in ("expired", "due")]
+        return [reply["body"]["job"]["state"] for reply in broker.ask(*asked)]
+
+
+def test_a_sweep_finds_what_can_be_read(tmp_path: Path, redis_client: redis.Redis) -> None:
+    assert swept(tmp_path / "jobs.db", redis_client) == ["ready", "ready"]
+
+
+def test_did_a_search_fail_with_the_page_that_it_meets_no_lease_would_ever_be_reaped(
+    tmp_path: Path, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The twin of the test above.
+    def failed(*_: object) -> list[Any]:
+        raise Corrupt("damaged")
+
+    monkeypatch.setattr(SqliteDatastore, "_one_by_one", failed)
+    assert swept(tmp_path / "jobs.db", redis_client) == ["leased", "scheduled"]
+
+
+def told_again(path: Path, redis_client: redis.Redis) -> Reply:
+    """What a claim is told that comes again, and whose job can't be read any more; another one is free."""
+    with opened(path, redis_client) as broker:
+        broker.submit("damaged", locks=LOCKS)
+        claim = broker.caller.make("claim")
+        assert broker.ask(claim)[0]["answer"] == "granted"
+        broker.submit("free")
+    damage(path, where=LOCKS[30].encode())
+    redis_client.flushall()
+    with opened(path, redis_client) as broker:
+        broker.sweep()
+        return broker.ask(claim.model_copy(update={"attempt": 2}))[0]
+
+
+def test_a_claim_whose_job_may_be_the_one_that_can_not_be_read_is_granted_no_other(
+    tmp_path: Path, redis_client: redis.Redis
+) -> None:
+    reply = told_again(tmp_path / "jobs.db", redis_client)
+    assert (reply["answer"], reply["reason"]) == ("outcome_unknown", "store")
+
+
+def test_were_that_not_heeded_one_claim_would_have_two_jobs(
+    tmp_path: Path, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The twin of the test above.
+    monkeypatch.setattr(repository, "leased_by_request", lambda *_, **__: [])
+    assert told_again(tmp_path / "jobs.db", redis_client)["body"]["job_id"] == "free"
