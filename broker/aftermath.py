@@ -48,8 +48,9 @@ _OTHERS_MAY = frozenset(
 they would be told the same, one after the other."""
 _MAY_NOT = frozenset({Word.NOT_CLAIMABLE, Word.REQUEST_EXPIRED})
 """What a claim is told that may not have the job that it has taken out of the index."""
-_GIVES_BACK = _MAY_NOT | {Word.THROTTLED, Word.GRANTED}
-"""What a claim is told that has perhaps not had all jobs that it has taken out of the index."""
+_GIVES_BACK = _MAY_NOT | {Word.THROTTLED, Word.GRANTED, Word.OUTCOME_UNKNOWN}
+"""What a claim is told that has perhaps not had all jobs that it has taken out of the index. It is unknown also of one
+that comes again and was not looked at."""
 _UNSETTLING = frozenset({RegisterFactory, DrainFactory, RemoveFactory})
 """Requests after which the waiting claims of a factory are to be judged again."""
 
@@ -88,8 +89,8 @@ def deliver(context: Context, pipe: Pipeline, batch: Sequence[Settled], *, now_m
         if any_next and claim_next.is_claim_next(request):
             answered.append(request)
             further.append(settled)
-            claim_next.remember(pipe, request, answer, maybe=settled.maybe)
             presence.expect_reader(pipe, request, answer, key_id=settled.seal.key_id, now_ms=now_ms)
+            claim_next.remember(pipe, request, answer, maybe=settled.maybe)
         elif settled.waits or settled.freed or answer.word in _MAY_NOT or type(request) in _UNSETTLING:
             further.append(settled)
         client = request.factory_id, request.instance

@@ -13,6 +13,7 @@ from broker import (
     claiming,
     granting,
     registration,
+    renewing,
     repository,
     seen,
     side_by_side,
@@ -222,19 +223,34 @@ def _later(taken: Taken) -> Settlement:
     return Settlement(Answer(Word.OUTCOME_UNKNOWN, Reason.OVERLOADED)) if taken.insist else PUT_BACK
 
 
-def _one_round(context: Context, asked: Sequence[Asked], *, clock: Clock) -> list[Settlement | None]:
+def _one_round(context: Context, asked: Sequence[Asked], *, clock: Clock) -> Sequence[Settlement | None]:
     """One group of writes. Where the group fails as a whole, so do all of its results; not for what one has met."""
     try:
         few = len(asked) < AHEAD_MIN and _jobs_of(asked) < AHEAD_MIN
         with context.store.batch(nothing_ahead if few else partial(_ahead, asked)):
             return _in_group(context, asked, clock=clock)
-    except Corrupt as error:  # nothing was written, and the others are not to be told what holds for one of them
-        if len(asked) == 1:
-            [(_, proposal)] = asked
-            return [failed(context, error, _jobs(proposal))]
-        return [result for each in asked for result in _one_round(context, [each], clock=clock)]
+    except Corrupt as error:
+        return _in_parts(context, asked, error, clock=clock)
     except DatastoreError as error:
         return [failed(context, error, _jobs(proposal)) for _, proposal in asked]
+
+
+def _in_parts(context: Context, asked: Sequence[Asked], error: Corrupt, *, clock: Clock) -> Sequence[Settlement | None]:
+    """The same in smaller groups: nothing was written, and only what can't do without what is damaged is to fail."""
+    if context.controls is not None:
+        context.controls.forget()
+    if middle := len(asked) // 2:
+        parts = asked[:middle], asked[middle:]
+        return [result for part in parts for result in _one_round(context, part, clock=clock)]
+    [(request, proposal)] = asked
+    if type(request) is RenewMany and (halves := renewing.halves(request)):
+        renewed = [each for half in halves for each in _one_round(context, [(half, None)], clock=clock)]
+        return [renewing.joined(halves, renewed)]
+    if proposal is not None and len(jobs := _jobs(proposal)) > 1:
+        each_alone = [(request, Candidate((job,))) for job in jobs]
+        tries = [result for one in each_alone for result in _one_round(context, [one], clock=clock) if result]
+        return [_outcome(context, request, proposal, tries, clock.now_ms())]
+    return [failed(context, error, _jobs(proposal))]
 
 
 def _in_group(context: Context, asked: Sequence[Asked], *, clock: Clock) -> list[Settlement | None]:

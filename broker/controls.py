@@ -191,6 +191,12 @@ class Controls:
         for limit in limits:
             self._full.pop(limit, None)
 
+    def forget(self) -> None:
+        """What was read is read again: it was of a group of writes that came to nothing."""
+        self._fleet = None
+        self._full.clear()
+        self.forget_factories()
+
     def forget_factories(self) -> None:
         """One was changed in this batch: who asks next reads it again."""
         self._factories.clear()

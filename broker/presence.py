@@ -19,7 +19,7 @@ from redis import Redis
 from redis.client import Pipeline
 
 from broker import claim_next, queues, replies, silent
-from broker.answers import Answer
+from broker.answers import Answer, Word
 from broker.door import OPEN_DOOR, Door
 from broker.entropy import Entropy
 from broker.messages import Claim, Release, Request
@@ -96,8 +96,19 @@ return unread
 )
 
 
+_UNLESS_TOLD = """
+-- KEYS: 1 grants to look after, 2 what is remembered of the claim.  ARGV: by when it must be read, and the grant
+if redis.call('EXISTS', KEYS[2]) == 0 then redis.call('ZADD', KEYS[1], ARGV[1], ARGV[2]) end
+"""
+"""Sent whole: in a pipeline nobody looks whether the server has forgotten it."""
+
+
 def expect_reader(pipe: Pipeline, request: Request, answer: Answer, *, key_id: str | None, now_ms: int) -> None:
-    """Add the command that has a grant looked after, where its claim waited."""
+    """Add the command that has a grant looked after, where its claim waited; before the one that remembers it.
+
+    One that was told before is looked after already. Who has read it may read nothing now, and hold it all the same: a
+    worker that was lost between its replies and the end of its batch has the claim settled again.
+    """
     if type(request) is not Claim or not claim_next.waited(request.body) or not answer.grants:
         return
     entry = {
@@ -109,7 +120,11 @@ def expect_reader(pipe: Pipeline, request: Request, answer: Answer, *, key_id: s
         "key_id": key_id,
         "told_ms": now_ms,
     }
-    pipe.zadd(UNREAD, {json.dumps(entry): now_ms + READ_WITHIN_MS})
+    if answer.word is Word.REPLAYED:
+        told = claim_next.answer_key(claim_next.claim_id(request))
+        pipe.eval(_UNLESS_TOLD, 2, UNREAD, told, now_ms + READ_WITHIN_MS, json.dumps(entry))
+    else:
+        pipe.zadd(UNREAD, {json.dumps(entry): now_ms + READ_WITHIN_MS})
 
 
 def take_back_unread(connection: Redis, entropy: Entropy, *, now_ms: int, door: Door = OPEN_DOOR) -> int:

@@ -5,11 +5,12 @@ from functools import partial
 from typing import Any
 
 from broker import registration, repository, runs, transitions
-from broker.answers import Answer, Reason, Word
+from broker.answers import Answer, Reason, Word, plain
 from broker.documents import Job
 from broker.fence import Fence
+from broker.messages import RenewMany
 from broker.repository import JobUpdate, Stale, Updated
-from broker.settlement import Context, Settlement, judge_again, judge_and_write
+from broker.settlement import Change, Context, Settlement, judge_again, judge_and_write
 from broker.transitions import Decision, Write
 from datastore import Datastore, DatastoreError, Ok
 from datastore.value import Value
@@ -27,6 +28,29 @@ class Held(Value, frozen=True):
     fence: Fence
     ttl_ms: int | None = None
     """None: as granted."""
+
+
+def halves(request: RenewMany) -> Sequence[RenewMany]:
+    """The leases of a message in two, for a store that can't read some of them; none where it has only one."""
+    leases = request.body.leases
+    middle = len(leases) // 2
+    parts = (leases[:middle], leases[middle:]) if middle else ()
+    bodies = [request.body.model_copy(update={"leases": part}) for part in parts]  # validated as they came
+    return [request.model_copy(update={"body": body}) for body in bodies]
+
+
+def joined(parts: Sequence[RenewMany], settled: Sequence[Settlement | None]) -> Settlement:
+    """The answer to all of them, lease by lease; those of a part that failed as a whole are told so each."""
+    results: list[Mapping[str, Any]] = []
+    changes: list[Change] = []
+    extended: list[Job] = []
+    for part, became in zip(parts, settled, strict=True):
+        assert became is not None, "only of a claim another copy is answered"
+        told = became.answer.body.get("results")
+        results += told or [{**plain(became.answer), "job_id": lease.job_id} for lease in part.body.leases]
+        changes += became.changes
+        extended += became.extended
+    return Settlement(Answer(Word.OK, body={"results": results}), tuple(changes), extended=tuple(extended))
 
 
 class Renewing:

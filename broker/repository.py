@@ -210,9 +210,15 @@ def readable(documents: Iterable[Document]) -> Iterator[Job]:
 
 
 def leased_by_request(store: Datastore, factory_id: str, request_id: str, *, at_most: int) -> list[Job]:
-    """The jobs whose leases were granted to this request: one, or up to `at_most` where it asked for several."""
+    """The jobs whose leases were granted to this request: one, or up to `at_most` where it asked for several.
+
+    Raises:
+      Corrupt: none was found, and one that can't be read may be it.
+    """
     search: Filter = {"state": "leased", "lease.request_id": request_id, "lease.factory_id": factory_id}
     page = store.find(search, limit=at_most)
+    if page.unreadable and not page.documents:
+        raise Corrupt(page.unreadable[0])
     return [Job.from_document(document) for document in page.documents]
 
 

@@ -33,7 +33,7 @@ from datastore.json_body import UNPARSED, JsonBody, encode, parsed
 from datastore.matching import check_query, matches
 from datastore.sqlite_fields import Writing
 from datastore.sqlite_file import fetch, is_no_json, prepare
-from datastore.sqlite_query import page_query
+from datastore.sqlite_query import key_query, page_query
 from datastore.sqlite_session import Batch, Session
 
 TIMEOUT_MS: Final = 5_000
@@ -265,13 +265,28 @@ class SqliteDatastore:
                 batch.documents[partition_key, id] = document
 
     def _search(self, filter: Filter, limit: int, after: tuple[str, str] | None) -> list[Any]:
-        try:
-            return self._select(*page_query(filter, limit, after, indexes=self._indexes))
-        except Corrupt as error:
-            if not is_no_json(error.__cause__):
-                raise
         # A text that is no JSON must not hide the others, and is to be named: twice the work, where there is one.
-        return self._select(*page_query(filter, limit, after, indexes=self._indexes, wary=True))
+        for wary in (False, True):
+            try:
+                return self._select(*page_query(filter, limit, after, indexes=self._indexes, wary=wary))
+            except Corrupt as error:
+                if not is_no_json(error.__cause__):
+                    break
+        return self._one_by_one(filter, limit, after)
+
+    def _one_by_one(self, filter: Filter, limit: int, after: tuple[str, str] | None) -> list[Any]:
+        """What such a search finds, and more; a document on a damaged page without its text, so that it is named.
+
+        Raises:
+          Corrupt: it is the keys that are damaged; or this is in a batch, which could not be committed any more.
+        """
+        rows: list[Any] = []
+        for key in self._select(*key_query(filter, limit, after, indexes=self._indexes)):
+            try:
+                rows += [(*key, *row) for row in self._select(_SELECT, key)]
+            except Corrupt:
+                rows.append((*key, 0, "", ""))
+        return rows
 
     def _select(self, sql: str, parameters: Sequence[Any]) -> list[Any]:
         batch = self._session.own_batch()

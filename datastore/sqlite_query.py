@@ -35,6 +35,17 @@ def page_query(
     return f"{sql}ORDER BY {sign}partition_key, {sign}id LIMIT ?", [*parameters, limit]
 
 
+def key_query(
+    filter: Filter, limit: int, after: tuple[str, str] | None, *, indexes: Collection[str]
+) -> tuple[str, list[Parameter]]:
+    """The same for their keys alone, (partition key, id), as an index has them: no document is looked at. It finds what
+    the leading condition does.
+    """
+    leader = _leader(filter, indexes)
+    sql, parameters = page_query({} if leader is None else {leader: filter[leader]}, limit, after, indexes=indexes)
+    return sql.replace("partition_key, id, rev, etag, body", "partition_key, id", 1), parameters
+
+
 def _expression(field: str, indexes: Collection[str]) -> str:
     if field == "partition_key":
         return field

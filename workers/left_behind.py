@@ -22,7 +22,8 @@ OVER_MS = 30_000
 later makes it known again."""
 
 _MOVE = """
--- What stands in these lists goes into the slot of this call, up to `left`. Nearly always that is nothing.
+-- What stands in these lists goes into the slot of this call, up to `left`. Nearly always that is nothing. Not what is
+-- too long for a worker to read: a blocked wait moves it unseen, and a worker may be lost before it has it looked at.
 local function move(lists, wire)
   if redis.call('EXISTS', unpack(lists)) == 0 then return end
   for _, list in ipairs(lists) do
@@ -30,7 +31,14 @@ local function move(lists, wire)
       local value = redis.pcall('LMOVE', list, KEYS[wire], 'LEFT', 'RIGHT')
       if type(value) ~= 'string' then break end  -- empty, or no list: then no request stands there
       left = left - 1
-      if wire == RQ then rq_entry(value) else taken[#taken + 1] = value end
+      if #value > (wire == RQ and ID_MAX or INTAKE_MAX) then
+        redis.call('RPOP', KEYS[wire])
+        bury(value, 'oversized: an entry of ' .. #value .. ' bytes on ' .. list)
+      elseif wire == RQ then
+        rq_entry(value)
+      else
+        taken[#taken + 1] = value
+      end
     end
   end
 end

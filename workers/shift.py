@@ -39,6 +39,8 @@ BESIDE_HOLDERS = 8
 waits for it. A crowd drains a quarter slower for that, and renewals wait half as long."""
 TAKE_OVERS_MAX = 64
 """Portions taken over one after the other; what a dead worker's slots hold beyond that, the next look takes over."""
+TAKE_OVER_MS = 500
+"""Nor does it take over another after as long: each is a batch of its own, and all who queue wait meanwhile."""
 TAKEN_OVER_AT_ONCE = 8
 """Requests of such a portion: less than what a worker may have died of."""
 
@@ -219,6 +221,7 @@ class Shift:
         """Requests of dead workers, waits that are over, grants that nobody reads. Whether to serve before any wait:
         those who died may have left a family.
         """
+        began_ms = self._steady_ms()
         for _ in range(TAKE_OVERS_MAX):
             left = left_behind.take_over(
                 self._redis,
@@ -232,6 +235,8 @@ class Shift:
             log.warning("requests_taken_over", worker=self._worker, count=len(left.entries))
             self._at("taken_over")
             self.settle(left)
+            if self._steady_ms() - began_ms >= TAKE_OVER_MS:
+                break
         claim_next.end_waits(self._redis, now_ms)
         on_time(self._redis, now_ms)
         presence.take_back_unread(self._redis, self._context.entropy, now_ms=now_ms, door=self._context.door)

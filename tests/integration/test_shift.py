@@ -2,24 +2,30 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import count
 from typing import Any
 
 import pytest
 import redis
+from msgspec import structs
 
 from broker.batch import Settled
-from broker.clock import RedisClock
+from broker.clock import ManualClock, RedisClock
 from broker.messages import Envelope
 from broker.queues import QUEUES, Wire
 from broker.settings import load
+from datastore.interface import Ahead, nothing_ahead
 from datastore.memory import MemoryDatastore
 from tests.in_process import InProcess
 from tests.processes import wait_for
+from tests.twins.forwarding import Forwarding
 from workers import left_behind
+from workers.entries import ID_BYTES_MAX, INTAKE_BYTES_MAX
+from workers.finishing import read_letters
 from workers.inflight import arrivals_key, lists
 from workers.lean_redis import LeanRedis
-from workers.shift import BESIDE_HOLDERS, LATELY_MS, Shift
+from workers.shift import BESIDE_HOLDERS, LATELY_MS, TAKE_OVER_MS, Shift
 from workers.taking import BATCH_BYTES, WORKERS, Hand
 
 WIRES: tuple[Wire, ...] = ("rq", "intake")
@@ -163,6 +169,27 @@ def test_what_a_wait_has_moved_is_taken_over_though_its_worker_died_before_it_to
     assert words(broker, claims) == {"granted": 1}
 
 
+@pytest.mark.parametrize("found", ["of a dead worker", "of its own"])
+@pytest.mark.parametrize("wire", WIRES)
+def test_what_is_too_long_to_be_read_is_not_brought_from_where_a_wait_has_moved_it(
+    broker: InProcess, wire: Wire, found: str
+) -> None:
+    limit = {"rq": ID_BYTES_MAX, "intake": INTAKE_BYTES_MAX}[wire]
+    broker.redis.rpush(arrivals_key("w1", wire), "x" * (limit + 1))
+    claims = sent(broker, 1, wire)
+    broker.redis.lmove({"rq": "rq:queue:claims", "intake": "broker:in:claims"}[wire], arrivals_key("w1", wire))
+    broker.kill("w1")
+    if found == "of its own":
+        hand = left_behind.own_leftovers(broker.redis, "w1")
+        broker.finish(broker.settle(hand.entries, "w1"), "w1")
+    else:
+        broker.take_over("w2")
+    [letter] = read_letters(broker.redis, 9)
+    assert (letter["reason"][:9], letter["wire"]) == ("oversized", None), "it was cut where it stood"
+    assert words(broker, claims) == {"granted": 1}
+    assert broker.redis.keys("broker:inflight:*") == []
+
+
 def test_what_a_dead_worker_had_in_hand_does_not_wait_out_a_clock_that_was_set_back(broker: InProcess) -> None:
     claims = sent(broker, 1, "intake")
     broker.take("w1")
@@ -227,3 +254,45 @@ def test_what_two_workers_died_with_comes_last_and_one_by_one(broker: InProcess)
     assert left("w3") == [4, 1, 1, 1, 1, 1, 1, 1, 1, 0]
     assert {reply["answer"] for reply in broker.caller.replies(*requests, deadline_ms=1_000)} == {"ok"}
     assert broker.redis.keys("broker:inflight:*") == []
+
+
+class Slow(Forwarding):
+    """Each batch waits for half of what a look at dead workers may take."""
+
+    clock: ManualClock
+
+    @contextmanager
+    def batch(self, ahead: Ahead = nothing_ahead) -> Iterator[None]:
+        self.clock.advance(TAKE_OVER_MS // 2)
+        with self.inner.batch(ahead):
+            yield
+
+
+def looks_for_all(broker: InProcess, worker: redis.Redis, requests: int) -> int:
+    """After how many looks at what a dead worker has left all of it is answered."""
+    broker.context = structs.replace(broker.context, store=(store := Slow(broker.store)))
+    store.clock = broker.clock
+    asked = [broker.caller.make("submit", job_id=f"job-{number}") for number in range(requests)]
+    broker.caller.send(*asked)
+    broker.take("dead")
+    broker.kill("dead")
+    mine = Shift(broker.context, worker, "w1", QUEUES, load(), steady_ms=broker.clock.now_ms)
+    for looks in count(1):
+        mine.look_after(broker.clock.now_ms())
+        if broker.caller.collect() == requests:
+            return looks
+    raise AssertionError
+
+
+def test_those_who_queue_wait_for_a_few_portions_of_what_is_taken_over_where_the_store_is_slow(
+    broker: InProcess, worker: redis.Redis
+) -> None:
+    assert looks_for_all(broker, worker, 64) == 4, "of eight portions"
+
+
+def test_without_that_bound_they_would_wait_for_all_of_them(
+    broker: InProcess, worker: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The twin of the test above.
+    monkeypatch.setattr("workers.shift.TAKE_OVER_MS", 1 << 30)
+    assert looks_for_all(broker, worker, 64) == 1
