@@ -180,8 +180,8 @@ def test_what_is_too_long_to_be_read_is_not_brought_from_where_a_wait_has_moved_
     broker.redis.lmove({"rq": "rq:queue:claims", "intake": "broker:in:claims"}[wire], arrivals_key("w1", wire))
     broker.kill("w1")
     if found == "of its own":
-        hand = left_behind.own_leftovers(broker.redis, "w1")
-        broker.finish(broker.settle(hand.entries, "w1"), "w1")
+        hand = left_behind.own_leftovers(broker.redis, "w1~1", before=["w1"])
+        broker.finish(broker.settle(hand.entries, "w1~1"), "w1~1")
     else:
         broker.take_over("w2")
     [letter] = read_letters(broker.redis, 9)
