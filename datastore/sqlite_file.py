@@ -50,9 +50,8 @@ def prepare(path: str, *, indexes: Sequence[str], timeout_ms: int, create: bool)
         os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0), 0o600))
     except FileNotFoundError as error:
         folder = os.path.dirname(path)
-        raise Missing(
-            f"there is no file {path}" if os.path.isdir(folder) else f"there is no folder {folder}"
-        ) from error
+        missing = f"file {path}" if os.path.isdir(folder) else f"folder {folder}"
+        raise Missing(f"there is no {missing}") from error
     except OSError as error:
         raise Unavailable(f"{path}: {error.strerror}; it must be a file this user may write") from error
     with FileQueue(lock_path(path)).take(timeout_ms=timeout_ms), translated(path):

@@ -142,10 +142,14 @@ def _workers(settings: Settings) -> str:
     if _none_yet(settings):
         return "none serves yet: `broker up` starts some"
     with connect_redis(settings) as redis:
-        alive = fleet_status.look(redis).alive(within_ms=settings.takeover_ms)
-    if not alive:
+        serving = fleet_status.look(redis)
+    alive = serving.alive(within_ms=settings.takeover_ms)
+    if not alive and not serving.stock:
         return "none serves, so every request waits: `broker up` or `broker worker` starts one"
-    return "1 serves" if len(alive) == 1 else f"{len(alive)} serve"
+    stock = f", and {len(serving.stock)} stock rq worker{'s' * (len(serving.stock) > 1)}" if serving.stock else ""
+    unserved = serving.unserved(within_ms=settings.takeover_ms)
+    waits = f"; none serves {', '.join(unserved)}, where requests wait" if unserved else ""
+    return f"{'1 serves' if len(alive) == 1 else f'{len(alive)} serve'}{stock}{waits}"
 
 
 def _none_yet(settings: Settings) -> bool:

@@ -181,9 +181,7 @@ def _what_then(settings: Settings, *, create: bool) -> str:
     """What to do where the datastore, or the folder for it, is missing."""
     if settings.datastore_url is None:
         return "name the folder of a fleet with --state-dir, or start one with `broker up`"
-    otherwise = (
-        "make the folder first" if create else "let `broker up` or `broker worker` make it in a folder that exists"
-    )
+    otherwise = "make the folder first" if create else "let `broker up` or `broker worker` make it in a folder of yours"
     return f"correct --datastore or BROKER_DATASTORE_URL, or {otherwise}"
 
 
