@@ -292,7 +292,7 @@ def test_schedules_are_listed_replaced_and_stored_once_for_each_request(broker: 
     assert (listed["name"], listed["next_ms"], listed["job"]) == ("tick", NOON_MS - 30_000 + 13 * 60 * MINUTE_MS, None)
     assert put(broker, "0 3 * * *", replace=True)["answer"] == "ok"
     [shown] = broker.ask(broker.caller.make("list_schedules", name="tick"))[0]["body"]["schedules"]
-    assert (shown["cron"], shown["tz"], shown["job"]["payload"]) == ("0 3 * * *", "UTC", 7)
+    assert (shown["cron"], shown["tz"], shown["job"]["payload"]) == ("0 3 * * *", "Europe/Berlin", 7)
 
 
 def test_a_fire_of_a_unique_job_waits_its_turn_out(broker: InProcess) -> None:
@@ -301,6 +301,25 @@ def test_a_fire_of_a_unique_job_waits_its_turn_out(broker: InProcess) -> None:
         broker.clock.advance(MINUTE_MS)
         broker.sweep()
     assert made(broker.store) == ["120100Z"]
+
+
+def test_what_is_replaced_keeps_its_zone_its_catch_up_and_its_pause_unless_told_otherwise(broker: InProcess) -> None:
+    def shown() -> tuple[str, str, str, str]:
+        [found] = broker.ask(broker.caller.make("list_schedules", name="tick"))[0]["body"]["schedules"]
+        return found["cron"], found["tz"], found["catch_up"], found["state"]
+
+    put(broker, "0 2 * * *", tz="Europe/Berlin", catch_up="all")
+    change(broker, "paused")
+    assert put(broker, "0 3 * * *", replace=True)["body"]["state"] == "paused"
+    assert shown() == ("0 3 * * *", "Europe/Berlin", "all", "paused")
+    change(broker, "active")
+    moved = put(broker, "0 3 * * *", replace=True, tz="Asia/Tokyo")
+    assert datetime.fromtimestamp(moved["body"]["next_ms"] / 1_000, UTC).hour == 18
+    assert put(broker, "0 3 * * *", replace=True, catch_up="none")["answer"] == "ok"
+    assert shown() == ("0 3 * * *", "Asia/Tokyo", "none", "active")
+    change(broker, "removed")
+    put(broker, "0 3 * * *")
+    assert shown() == ("0 3 * * *", "UTC", "last", "active")
 
 
 def fired_where_its_ids_are_taken(broker: InProcess) -> list[str]:
