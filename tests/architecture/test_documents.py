@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import typer
 
+from broker.documents import Lease, Run
+from broker.listing import ALWAYS_SAID, HOLDERS_OWN
 from broker.settings import PREFIX, Settings
 from tests.architecture.source import ROOT
 from workers.cli.app import build_app
@@ -73,6 +75,21 @@ def test_the_command_line_is_told_as_it_is() -> None:
     text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
     options = {option for each in known.values() for option in each if option.startswith("--")} - FOR_ALL
     assert sorted(option for option in options if f"{option}" not in text) == [], "options that nobody is told of"
+
+
+def fields_told_of(command: str) -> set[str]:
+    """The fields of a listing's `--json`, as docs/cli.md has them in its table."""
+    text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    [row] = re.findall(rf"^\| `{command}` \| (.*) \|$", text, re.MULTILINE)
+    return {field for names in re.findall(r"`([^`]+)`", row) for field in re.findall(r"\w+", names)}
+
+
+def test_the_fields_of_listings_are_told_as_they_are() -> None:
+    stored = {"id", "rev", "etag"}
+    leases = {"job_id", "queue", "remaining_ms", *Lease.__struct_fields__} - HOLDERS_OWN
+    assert fields_told_of("leases") == leases
+    assert fields_told_of("runs") == stored | set(Run.__struct_fields__)
+    assert fields_told_of("jobs") == stored | ALWAYS_SAID.keys() | {"queue", "state", "lease"}
 
 
 def test_the_settings_are_told_with_their_defaults() -> None:
