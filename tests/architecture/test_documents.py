@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from broker.documents import Lease, Run
 from broker.listing import ALWAYS_SAID, HOLDERS_OWN
@@ -75,6 +76,18 @@ def test_the_command_line_is_told_as_it_is() -> None:
     text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
     options = {option for each in known.values() for option in each if option.startswith("--")} - FOR_ALL
     assert sorted(option for option in options if f"{option}" not in text) == [], "options that nobody is told of"
+
+
+def test_the_help_of_every_option_says_what_it_takes_and_durations_are_in_seconds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    app, silent = build_app(), []
+    for name in commands():
+        shown = CliRunner().invoke(app, [*name.split(), "--help"]).output.partition(" Options ")[2]
+        lines = [line.strip("│ ") for line in shown.splitlines()]
+        silent += [f"{name} {line}" for line in lines if re.search(r"<(bool|int|str|float)|^[-\w, ]+ S  ", line)]
+    assert silent == []
 
 
 def fields_told_of(command: str) -> set[str]:
