@@ -57,6 +57,8 @@ class Schedule(Frozen, frozen=True, kw_only=True):
     """Fires up to here are done with."""
     next_ms: int | None
     request_id: str
+    secret: str = ""
+    """What the other ids of its jobs are made of; shown to nobody. Empty of an earlier release: its request id is."""
     created_ms: int
     updated_ms: int
     last_fire_ms: int | None = None
@@ -145,7 +147,7 @@ def put(context: Context, request: PutSchedule, now_ms: int) -> Settlement:
     for _ in range(WRITES_MAX):
         found = context.store.read(name, name)
         if isinstance(found, NotFound):
-            write_id, new = context.entropy.write_id(), _body(request, now_ms, instead_of=None)
+            write_id, new = context.entropy.write_id(), _body(context, request, now_ms, instead_of=None)
             if isinstance(created := confirmed_create(context.store, name, name, new, write_id=write_id), Ok):
                 return _told(created.document, Word.OK)
             continue
@@ -157,13 +159,13 @@ def put(context: Context, request: PutSchedule, now_ms: int) -> Settlement:
                 body = {"name": asked.name, "state": known.state.value}
                 return Settlement(Answer(Word.CONFLICT, Reason.EXISTS, body))
             continue
-        changed = _body(request, now_ms, instead_of=known)
+        changed = _body(context, request, now_ms, instead_of=known)
         if (stored := _update(context, found.document, changed)) is not None:
             return _told(stored, Word.OK)
     raise Unavailable(f"schedule {asked.name!r}: {WRITES_MAX} swaps in a row lost")
 
 
-def _body(request: PutSchedule, now_ms: int, *, instead_of: Schedule | None) -> dict[str, Any]:
+def _body(context: Context, request: PutSchedule, now_ms: int, *, instead_of: Schedule | None) -> dict[str, Any]:
     """What is stored. `instead_of`: what stands under that name, which may have been removed."""
     asked, who = request.body, who_asks(request)
     asked_before = () if instead_of is None else instead_of.recent_requests
@@ -181,6 +183,7 @@ def _body(request: PutSchedule, now_ms: int, *, instead_of: Schedule | None) -> 
         "since_ms": now_ms,
         "next_ms": cron.next_after(asked.cron, tz, now_ms),
         "request_id": request.request_id,
+        "secret": context.entropy.token(),
         "recent_requests": [each.plain() for each in remembering(asked_before, who)],
         "created_ms": now_ms,
         "updated_ms": now_ms,
@@ -253,8 +256,9 @@ def _submitted(context: Context, schedule: Schedule, fire_ms: int, *, now_ms: in
 
 
 def _another_id(schedule: Schedule, fire_ms: int) -> str:
-    """Not to be known beforehand by whoever looks at schedules: a listing shows no request id. In events it stands."""
-    digest = hashlib.sha256(f"{schedule.name} {fire_ms} {schedule.request_id}".encode()).hexdigest()[:16]
+    """Not to be known beforehand: whoever could work it out could take it, too."""
+    secret = schedule.secret or schedule.request_id
+    digest = hashlib.sha256(f"{schedule.name} {fire_ms} {secret}".encode()).hexdigest()[:16]
     return f"{job_id(schedule.name, fire_ms)}.{digest}"
 
 
@@ -293,7 +297,7 @@ def _schedule(document: Document) -> Schedule:
 
 def _shown(document: Document) -> dict[str, Any]:
     shown = _schedule(document).plain()
-    del shown["request_id"], shown["recent_requests"]
+    del shown["request_id"], shown["recent_requests"], shown["secret"]
     return shown
 
 
