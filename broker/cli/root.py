@@ -13,19 +13,24 @@ DISTRIBUTION = "claim-broker"
 class Commands(TyperGroup):
     """Commands whose help says nothing where there is nothing to say: of a flag, that it is a `<bool>`."""
 
+    def get_params(self, ctx: Any) -> Any:
+        """See click."""
+        return _without_types_of_flags(super().get_params(ctx))
+
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """See click. What comes of it is about to run, or to be told of."""
         command = super().get_command(ctx, cmd_name)
         if command is not None:
             for each in (command, *getattr(command, "commands", {}).values()):
-                _leave_types_of_flags_out(each, ctx)
+                _without_types_of_flags(each.get_params(ctx))
         return command
 
 
-def _leave_types_of_flags_out(command: Any, ctx: Any) -> None:
-    for parameter in command.get_params(ctx):
+def _without_types_of_flags(parameters: Any) -> Any:
+    for parameter in parameters:
         if getattr(parameter, "is_flag", False) and parameter.metavar is None:
             parameter.metavar = ""
+    return parameters
 
 
 def new_app() -> typer.Typer:
