@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 
 from broker.events import STREAM
-from broker.queues import QUEUES, intake_key, rq_queue_key
+from broker.queues import QUEUES, intake_key, rq_queue_key, rq_workers_key
 from broker.replies import reply_key
 
 
@@ -72,6 +72,8 @@ def _looks(factory: str) -> list[str]:
         f"({' '.join('~' + key for key in lists)} +llen)",
         "(~broker:waiting +hlen)",
         "(~broker:workers +zrange)",
+        f"({' '.join('~' + rq_workers_key(queue) for queue in QUEUES)} +smembers)",
+        "(~rq:worker:* +hmget)",
         _listens(factory),
     ]
 

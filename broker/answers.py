@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from msgspec import UNSET, UnsetType, field
 
+from broker.entropy import Entropy
 from datastore.value import Value
 
 
@@ -151,13 +152,15 @@ def used_for(op: str) -> Answer:
     return Answer(Word.INVALID, Reason.REQUEST_ID_USED, {"op": op, "detail": f"this request id was used for {op}"})
 
 
-def put_off(reason: Reason, *, resend: bool, retry_after_ms: int) -> Answer:
-    """What a request is told that there is no room for. Of a `resend` nothing is known: its first copy may have had
-    its effect.
+def put_off(reason: Reason, entropy: Entropy, *, resend: bool, after_ms: int) -> Answer:
+    """What a request is told that there is no room for: to come back after `after_ms` and up to as much again, since
+    those who are put off together are not to come back together.
+
+    Of a `resend` nothing is known: its first copy may have had its effect.
     """
     if resend:
         return Answer(Word.OUTCOME_UNKNOWN, reason)
-    return Answer(Word.THROTTLED, reason, retry_after_ms=retry_after_ms)
+    return Answer(Word.THROTTLED, reason, retry_after_ms=after_ms + int(after_ms * entropy.jitter()))
 
 
 class Reply(Value, frozen=True):

@@ -22,7 +22,7 @@ from broker.transitions.decision import held_by
 from datastore import Datastore, DatastoreError, OutcomeUnknown
 
 PUT_OFF_MS = 1_000
-"""A claim that there was no time for comes back within this time and as much again, not all at once."""
+"""A claim that there was no time for comes back after this time and up to as much again."""
 
 
 def try_claim_job(
@@ -110,8 +110,7 @@ def _untried(context: Context, controls: Controls, job: Job, names: Sequence[str
     a limit that admits nobody.
     """
     if context.slot_work.spent:
-        retry_after_ms = PUT_OFF_MS + int(PUT_OFF_MS * context.entropy.jitter())
-        return Denied(put_off(Reason.OVERLOADED, resend=False, retry_after_ms=retry_after_ms))
+        return Denied(put_off(Reason.OVERLOADED, context.entropy, resend=False, after_ms=PUT_OFF_MS))
     context.give_back_left()
     known = controls.known_full(names)
     return None if known is None else _denied(job, Obstacle(Reason.QUOTA, known), now_ms)

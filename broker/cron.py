@@ -13,6 +13,10 @@ _DAY_S = 86_400
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001  # what clocks show, of whatever zone
 
 
+ZONE = "UTC"
+"""Of whoever names none."""
+
+
 def check(expression: str, zone: str) -> None:
     """Do nothing for an expression that fires some day, in a zone that exists.
 

@@ -130,19 +130,18 @@ class PutScheduleBody(Body):
     name: QueueName
     cron: Annotated[str, StringConstraints(max_length=256)]
     """Minute, hour, day, month, weekday, by the clock of `tz`."""
-    tz: Annotated[str, StringConstraints(max_length=64)] = "UTC"
-    catch_up: CatchUp = CatchUp.LAST
+    tz: Annotated[str, StringConstraints(max_length=64)] | None = None
+    """Without it, and without `catch_up`, what is replaced keeps its own; what is new has `UTC` and `last`."""
+    catch_up: CatchUp | None = None
     job: SubmitBody
     """What each fire submits. No `job_id`, no `not_before_ms`: its id is made of the schedule's name and the time."""
     replace: bool = False
 
     @model_validator(mode="after")
     def _fires(self) -> Self:
-        cron.check(self.cron, self.tz)
+        cron.check(self.cron, self.tz or cron.ZONE)
         if self.job.job_id is not None or self.job.not_before_ms is not None:
-            raise ValueError(
-                "a schedule names its jobs itself, and says when they start: remove `id` and `not_before` from the job"
-            )
+            raise ValueError("a schedule names its jobs and says when: remove `id` and `not_before` from the job")
         return self
 
 

@@ -29,6 +29,11 @@ def rq_queue_key(queue: str) -> str:
     return f"rq:queue:{queue}"
 
 
+def rq_workers_key(queue: str) -> str:
+    """The set of the keys of the workers that rq has registered for a queue."""
+    return f"rq:workers:{queue}"
+
+
 def rq_job_key(rq_job_id: str) -> str:
     """The hash in which rq keeps an rq job."""
     return f"rq:job:{rq_job_id}"

@@ -57,6 +57,8 @@ class Schedule(Frozen, frozen=True, kw_only=True):
     """Fires up to here are done with."""
     next_ms: int | None
     request_id: str
+    secret: str = ""
+    """What the other ids of its jobs are made of; shown to nobody. Empty of an earlier release: its request id is."""
     created_ms: int
     updated_ms: int
     last_fire_ms: int | None = None
@@ -136,29 +138,17 @@ def fire(context: Context, document: Document, *, now_ms: int) -> Settlement:
 
 
 def put(context: Context, request: PutSchedule, now_ms: int) -> Settlement:
-    """Store a schedule: `ok`, or `conflict (exists)` where its name is taken and it is not to be replaced."""
+    """Store a schedule: `ok`, or `conflict (exists)` where its name is taken and it is not to be replaced.
+
+    One that is replaced keeps its zone and its catch-up where the request names none, and stays paused.
+    """
     asked, who = request.body, who_asks(request)
-    body: dict[str, Any] = {
-        "kind": "schedule",
-        "name": asked.name,
-        "cron": asked.cron,
-        "tz": asked.tz,
-        "catch_up": asked.catch_up.value,
-        "state": Standing.ACTIVE.value,
-        "job": asked.job.model_dump(mode="json", exclude_none=True),
-        "since_ms": now_ms,
-        "next_ms": cron.next_after(asked.cron, asked.tz, now_ms),
-        "request_id": request.request_id,
-        "recent_requests": [who.plain()],
-        "created_ms": now_ms,
-        "updated_ms": now_ms,
-    }
     name = _id(asked.name)
     for _ in range(WRITES_MAX):
         found = context.store.read(name, name)
         if isinstance(found, NotFound):
-            write_id = context.entropy.write_id()
-            if isinstance(created := confirmed_create(context.store, name, name, body, write_id=write_id), Ok):
+            write_id, new = context.entropy.write_id(), _body(context, request, now_ms, instead_of=None)
+            if isinstance(created := confirmed_create(context.store, name, name, new, write_id=write_id), Ok):
                 return _told(created.document, Word.OK)
             continue
         known = _schedule(found.document)
@@ -169,10 +159,35 @@ def put(context: Context, request: PutSchedule, now_ms: int) -> Settlement:
                 body = {"name": asked.name, "state": known.state.value}
                 return Settlement(Answer(Word.CONFLICT, Reason.EXISTS, body))
             continue
-        changed = {**body, "recent_requests": [each.plain() for each in remembering(known.recent_requests, who)]}
+        changed = _body(context, request, now_ms, instead_of=known)
         if (stored := _update(context, found.document, changed)) is not None:
             return _told(stored, Word.OK)
     raise Unavailable(f"schedule {asked.name!r}: {WRITES_MAX} swaps in a row lost")
+
+
+def _body(context: Context, request: PutSchedule, now_ms: int, *, instead_of: Schedule | None) -> dict[str, Any]:
+    """What is stored. `instead_of`: what stands under that name, which may have been removed."""
+    asked, who = request.body, who_asks(request)
+    asked_before = () if instead_of is None else instead_of.recent_requests
+    kept = None if instead_of is None or instead_of.state is Standing.REMOVED else instead_of
+    tz = asked.tz or (cron.ZONE if kept is None else kept.tz)
+    catch_up = asked.catch_up or (CatchUp.LAST if kept is None else kept.catch_up)
+    return {
+        "kind": "schedule",
+        "name": asked.name,
+        "cron": asked.cron,
+        "tz": tz,
+        "catch_up": catch_up.value,
+        "state": (Standing.ACTIVE if kept is None else kept.state).value,
+        "job": asked.job.model_dump(mode="json", exclude_none=True),
+        "since_ms": now_ms,
+        "next_ms": cron.next_after(asked.cron, tz, now_ms),
+        "request_id": request.request_id,
+        "secret": context.entropy.token(),
+        "recent_requests": [each.plain() for each in remembering(asked_before, who)],
+        "created_ms": now_ms,
+        "updated_ms": now_ms,
+    }
 
 
 def change(context: Context, request: ChangeSchedule, now_ms: int) -> Settlement:
@@ -241,8 +256,9 @@ def _submitted(context: Context, schedule: Schedule, fire_ms: int, *, now_ms: in
 
 
 def _another_id(schedule: Schedule, fire_ms: int) -> str:
-    """Not to be known beforehand by whoever looks at schedules: a listing shows no request id. In events it stands."""
-    digest = hashlib.sha256(f"{schedule.name} {fire_ms} {schedule.request_id}".encode()).hexdigest()[:16]
+    """Not to be known beforehand: whoever could work it out could take it, too."""
+    secret = schedule.secret or schedule.request_id
+    digest = hashlib.sha256(f"{schedule.name} {fire_ms} {secret}".encode()).hexdigest()[:16]
     return f"{job_id(schedule.name, fire_ms)}.{digest}"
 
 
@@ -281,7 +297,7 @@ def _schedule(document: Document) -> Schedule:
 
 def _shown(document: Document) -> dict[str, Any]:
     shown = _schedule(document).plain()
-    del shown["request_id"], shown["recent_requests"]
+    del shown["request_id"], shown["recent_requests"], shown["secret"]
     return shown
 
 

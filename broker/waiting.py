@@ -15,7 +15,7 @@ from broker.wire_types import WAIT_MS_MAX
 OF = "broker:waiting:of:"
 """Before the name of a factory: its waiting claims by the ends of their waits, broker time."""
 RETRY_AFTER_MS = 5_000
-"""What is turned away comes back within this time and as much again, not all at once."""
+"""What is turned away comes back after this time and up to as much again."""
 
 
 def note(pipe: Pipeline, factory_id: str, claim_id: str, ends_ms: int) -> None:
@@ -44,5 +44,4 @@ def beyond(connection: Redis, claims: Sequence[Claim], *, at_most: int, now_ms: 
 
 def turned_away(entropy: Entropy, *, resend: bool) -> Answer:
     """What a claim is told that may not wait."""
-    retry_after_ms = RETRY_AFTER_MS + int(RETRY_AFTER_MS * entropy.jitter())
-    return put_off(Reason.TOO_MANY_WAITING, resend=resend, retry_after_ms=retry_after_ms)
+    return put_off(Reason.TOO_MANY_WAITING, entropy, resend=resend, after_ms=RETRY_AFTER_MS)

@@ -4,6 +4,7 @@ from datastore.connect import connect
 from datastore.errors import (
     Corrupt,
     DatastoreError,
+    Missing,
     NotApplied,
     OutcomeUnknown,
     Rejected,
@@ -48,6 +49,7 @@ __all__ = [
     "Expected",
     "Filter",
     "JsonValue",
+    "Missing",
     "NotApplied",
     "NotFound",
     "Ok",

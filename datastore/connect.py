@@ -7,17 +7,19 @@ from datastore.interface import Datastore
 from datastore.memory import MemoryDatastore
 
 
-def connect(url: str, *, indexes: Sequence[str] = (), cosmos_key: str | None = None) -> Datastore:
+def connect(url: str, *, indexes: Sequence[str] = (), cosmos_key: str | None = None, create: bool = True) -> Datastore:
     """Open the store that `url` names: `memory://`, `sqlite:///path` or `cosmos://…`.
 
     `sqlite:///jobs.db` is relative to the working directory, `sqlite:////var/lib/jobs.db` absolute; `%20` is a
     space. `memory://` is a new, empty store at each call: to share one, pass it on. `indexes` are dotted paths
     that `find` will filter by; SQLite and memory index them, Cosmos needs no hint. `cosmos_key` is the account key,
-    which never stands in a URL; without it Entra is asked.
+    which never stands in a URL; without it Entra is asked. `create`: whether a missing SQLite file is made, in a
+    folder that is there; of Cosmos, `create=1` in the URL says it.
 
     Raises:
       ValueError: no such scheme, or a URL that does not fit it.
       Rejected: the Cosmos account or its credential can't be used.
+      Missing: there is no such SQLite file, or no folder for it.
       Unavailable: the store can't be opened now.
       Corrupt: the file is not a store of ours.
     """
@@ -30,7 +32,7 @@ def connect(url: str, *, indexes: Sequence[str] = (), cosmos_key: str | None = N
         # Late, so that a Python without SQLite can still use the others.
         from datastore.sqlite import SqliteDatastore
 
-        return SqliteDatastore(_sqlite_path(rest), indexes=indexes)
+        return SqliteDatastore(_sqlite_path(rest), indexes=indexes, create=create)
     if separator and scheme == "cosmos":
         # Late, so that the other stores work without loading the Azure SDK.
         from datastore.cosmos import CosmosDatastore

@@ -4,6 +4,7 @@ DatastoreError
 ├── NotApplied            certainly not written; safe to try again
 │   ├── Throttled         ... after `retry_after_ms`
 │   └── Unavailable       ... refused, unreachable, disk full
+│       └── Missing       ... there is no such file, or no folder for it
 ├── OutcomeUnknown        may have been written; read before any other write
 ├── Rejected              would fail again: credentials, malformed document
 └── Corrupt               the stored document does not parse
@@ -30,6 +31,10 @@ class Throttled(NotApplied):
 
 class Unavailable(NotApplied):
     """The store refused or could not be reached before the write began. Nothing was written."""
+
+
+class Missing(Unavailable):
+    """The store, or the folder it is to be made in, does not exist. Nothing was made."""
 
 
 class OutcomeUnknown(DatastoreError):

@@ -72,11 +72,13 @@ class SqliteDatastore:
         indexes: Sequence[str] = (),
         timeout_ms: int = TIMEOUT_MS,
         etag_source: Callable[[], str] = random_etag,
+        create: bool = True,
     ) -> None:
-        """Open or create the file (0600, a missing folder 0700).
+        """Open the file; where it is missing, make it (0600) unless `create` is false. Its folder must be there.
 
         Raises:
           ValueError: the path is SQLite's `:memory:`, or an index is no dotted path.
+          Missing: there is no such file, or no folder for it.
           Unavailable: the file can't be opened or written now.
           Rejected: a newer release wrote it, or its disk can't hold a write-ahead log.
           Corrupt: it is no SQLite database.
@@ -86,7 +88,7 @@ class SqliteDatastore:
         self._path = os.path.abspath(path)  # connections are opened later, perhaps from another working directory
         self._etag_source = etag_source
         self._indexes = frozenset(indexes)
-        prepare(self._path, indexes=indexes, timeout_ms=timeout_ms)
+        prepare(self._path, indexes=indexes, timeout_ms=timeout_ms, create=create)
         self._writing = Writing(indexes)
         self._session = Session(self._path, indexes=indexes, timeout_ms=timeout_ms)
 

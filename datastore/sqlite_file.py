@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from datastore.errors import Corrupt, DatastoreError, Rejected, Unavailable
+from datastore.errors import Corrupt, DatastoreError, Missing, Rejected, Unavailable
 from datastore.sqlite_fields import index, searched
 from datastore.sqlite_lock import FileQueue
 
@@ -31,21 +31,27 @@ def lock_path(path: str) -> str:
     return f"{path}.lock"
 
 
-def prepare(path: str, *, indexes: Sequence[str], timeout_ms: int) -> None:
-    """Create folder (0700), file (0600), table, columns and indexes where they are missing; older releases go on.
+def prepare(path: str, *, indexes: Sequence[str], timeout_ms: int, create: bool) -> None:
+    """Make table, columns and indexes where they are missing; older releases go on. With `create` the file too (0600).
+
+    A folder is never made: where it is missing, the path is more likely mistyped than meant.
 
     Raises:
       ValueError: an index is no dotted path.
-      Unavailable: the folder or the file can't be created or written, or others hold it for `timeout_ms`.
+      Missing: there is no such file, or no folder for it.
+      Unavailable: the file can't be created or written, or others hold it for `timeout_ms`.
       Corrupt: the file is no SQLite database.
       Rejected: a newer release wrote it.
     """
     for field in indexes:
         searched(field)  # before anything is made
     try:
-        os.makedirs(os.path.dirname(os.path.abspath(path)), mode=0o700, exist_ok=True)
         # SQLite would create it by the umask; its -wal and -shm take their mode from this file.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0), 0o600))
+    except FileNotFoundError as error:
+        folder = os.path.dirname(path)
+        missing = f"file {path}" if os.path.isdir(folder) else f"folder {folder}"
+        raise Missing(f"there is no {missing}") from error
     except OSError as error:
         raise Unavailable(f"{path}: {error.strerror}; it must be a file this user may write") from error
     with FileQueue(lock_path(path)).take(timeout_ms=timeout_ms), translated(path):

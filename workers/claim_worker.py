@@ -21,6 +21,7 @@ from broker.clock import monotonic_ms, sleep_ms
 from broker.queues import QUEUES
 from broker.settings import load
 from workers import left_behind, wrong_types
+from workers.fleet_status import CLAIM_WORKER
 from workers.garbage import Garbage
 from workers.heartbeat import Heartbeat
 from workers.logs import configure_logging
@@ -56,6 +57,10 @@ class ClaimWorker(SimpleWorker):
         """Keep our time-out: rq would wait 415 s for any answer, so that a half-open connection hung the worker."""
         connection.connection_pool.connection_kwargs["socket_timeout"] = SOCKET_TIMEOUT_S
         return connection
+
+    def serialize(self) -> dict[str, Any]:
+        """What rq keeps of this worker, with a mark: rq's own worker, which reads no intake, has none."""
+        return {**super().serialize(), CLAIM_WORKER: 1}
 
     def _set_ip_address(self, connection: Redis) -> None:
         try:

@@ -4,12 +4,14 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from random import Random
 
 from broker.clock import host_now_ms, monotonic_ms, sleep_ms
 from workers.children import read_statuses
 from workers.fleet import GRACE_MS, ChildSpec, Supervisor
 from workers.process_identity import ProcessIdentity
+from workers.server_files import remove_socket_dir, socket_dir
 from workers.state_dir import Endpoint, StateDir, StateDirError
 
 UP_TIMEOUT_MS = 60_000
@@ -47,9 +49,11 @@ def serve(
 
     with state.supervised() as stands:
         state.remove_endpoint()  # of a fleet that was killed
+        outside = socket_dir(state)  # asked now: the state folder may be gone in the end
         try:
             Supervisor(specs, state, random=random, log_to_files=log_to_files, stands=stands).run(publish)
         finally:
+            remove_socket_dir(outside)
             if stands():
                 state.remove_endpoint()
 
@@ -114,6 +118,11 @@ def down(state: StateDir, *, timeout_ms: int = DOWN_TIMEOUT_MS) -> bool:
     if not _wait_for(lambda: not _left(state), timeout_ms):
         raise DaemonError(f"still running after {timeout_ms} ms: {', '.join(_left(state))}")
     state.remove_endpoint()
+    with (
+        suppress(StateDirError, OSError),
+        state.supervised(),
+    ):  # of a supervisor that was killed; not of one that starts just now
+        remove_socket_dir(socket_dir(state))
     return True
 
 

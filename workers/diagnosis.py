@@ -38,7 +38,7 @@ class Symptom:
 
 
 def examine(settings: Settings) -> Iterator[Symptom]:
-    """Look at everything, the cheap things first. Leaves an empty state folder and store where there were none."""
+    """Look at everything, the cheap things first. Makes neither a state folder nor a store where there is none."""
     looks: tuple[tuple[str, Callable[[Settings], str]], ...] = (
         ("python", _python),
         ("variables", _variables),
@@ -77,12 +77,22 @@ def _variables(_: Settings) -> str:
 
 
 def _state_folder(settings: Settings) -> str:
-    state = StateDir.at(settings.state_dir)
+    state = StateDir.found(settings.state_dir)
+    if not state.path.exists():
+        return _none_there(state)
     try:
         with tempfile.TemporaryFile(dir=state.path):
             return f"{state.path} is writable and private"
     except OSError as error:
         raise Problem(f"{state.path} can't be written: {error.strerror}; give another with --state-dir") from error
+
+
+def _none_there(state: StateDir) -> str:
+    """That the folder can be made, where it can."""
+    above = next(folder for folder in state.path.parents if folder.exists())
+    if above.is_dir() and os.access(above, os.W_OK | os.X_OK):
+        return f"{state.path} is not there yet: `broker up` makes it"
+    raise Problem(f"{state.path} can't be made in {above}; give another with --state-dir")
 
 
 def _server(settings: Settings) -> str:
@@ -109,7 +119,9 @@ def _redis(settings: Settings) -> str:
 
 def _datastore(settings: Settings) -> str:
     url = datastore_url(settings)
-    open_store(settings, url).close()
+    if settings.datastore_url is None and _none_yet(settings) and not StateDir.found(settings.state_dir).has_store():
+        return "none is there yet: `broker up` makes it"
+    open_store(settings, url, create=False).close()
     return f"{url.partition('://')[0]} refuses a write on a bogus etag, as it must"
 
 
@@ -130,11 +142,15 @@ def _workers(settings: Settings) -> str:
     if _none_yet(settings):
         return "none serves yet: `broker up` starts some"
     with connect_redis(settings) as redis:
-        alive = fleet_status.look(redis).alive(within_ms=settings.takeover_ms)
-    if not alive:
+        serving = fleet_status.look(redis)
+    alive = serving.alive(within_ms=settings.takeover_ms)
+    if not alive and not serving.stock:
         return "none serves, so every request waits: `broker up` or `broker worker` starts one"
-    return "1 serves" if len(alive) == 1 else f"{len(alive)} serve"
+    stock = f", and {len(serving.stock)} stock rq worker{'s' * (len(serving.stock) > 1)}" if serving.stock else ""
+    unserved = serving.unserved(within_ms=settings.takeover_ms)
+    waits = f"; none serves {', '.join(unserved)}, where requests wait" if unserved else ""
+    return f"{'1 serves' if len(alive) == 1 else f'{len(alive)} serve'}{stock}{waits}"
 
 
 def _none_yet(settings: Settings) -> bool:
-    return settings.redis_url is None and StateDir.at(settings.state_dir).running() is None
+    return settings.redis_url is None and StateDir.found(settings.state_dir).running() is None

@@ -22,7 +22,7 @@ from broker.redis_urls import checked, require_known_options
 from broker.repository import INDEXES
 from broker.settings import Settings
 from broker.transitions import Rules
-from datastore import Datastore, DatastoreError, connect
+from datastore import Datastore, DatastoreError, Missing, connect
 from datastore.contract import ContractViolation, require_conditional_writes
 from workers.fault_points import At, FaultsRefused, armed, nowhere
 from workers.lean_redis import LeanRedis
@@ -152,22 +152,37 @@ def check_redis(redis: Redis) -> None:
         raise StartError(f"Redis may evict keys (maxmemory-policy {policy}); set it to noeviction")
 
 
-def open_store(settings: Settings, url: str) -> Datastore:
+def open_store(settings: Settings, url: str, *, create: bool = True) -> Datastore:
     """The datastore, once it has shown that it refuses a bogus etag.
 
+    With `create` a missing SQLite file is made, and the state folder where it is to be in that.
+
     Raises:
-      StartError: it can't be reached, or ignores conditional writes.
+      StartError: it can't be reached, is missing, or ignores conditional writes.
+      StateDirError: the state folder can't be used.
       WrongSetting: it is no URL of a store.
     """
     key = None if settings.cosmos_key is None else settings.cosmos_key.get_secret_value()
+    if create and settings.datastore_url is None:
+        StateDir.at(settings.state_dir)
     try:
-        store = connect(url, indexes=INDEXES, cosmos_key=key)
+        store = connect(url, indexes=INDEXES, cosmos_key=key, create=create)
         require_conditional_writes(store)
     except ValueError as error:
         raise WrongSetting(f"datastore {url}: {error}; correct BROKER_DATASTORE_URL or --datastore") from error
+    except Missing as error:
+        raise StartError(f"datastore {url}: {error}; {_what_then(settings, create=create)}") from error
     except (DatastoreError, ContractViolation) as error:
         raise StartError(f"datastore {url}: {error}") from error
     return store
+
+
+def _what_then(settings: Settings, *, create: bool) -> str:
+    """What to do where the datastore, or the folder for it, is missing."""
+    if settings.datastore_url is None:
+        return "name the folder of a fleet with --state-dir, or start one with `broker up`"
+    otherwise = "make the folder first" if create else "let `broker up` or `broker worker` make it in a folder of yours"
+    return f"correct --datastore or BROKER_DATASTORE_URL, or {otherwise}"
 
 
 def refuse_other_store(redis: Redis, store: Datastore, entropy: Entropy) -> str:
@@ -212,7 +227,7 @@ def signing_masters(settings: Settings) -> Masters | None:
     try:
         if settings.signing_secret is not None:
             return Masters.parse(settings.signing_secret.get_secret_value())
-        path = StateDir.at(settings.state_dir).path / SIGNING_FILE
+        path = StateDir.found(settings.state_dir).path / SIGNING_FILE
         return Masters.parse(path.read_text(encoding="ascii")) if path.exists() else None
     except (BadMaster, OSError, UnicodeDecodeError) as error:
         raise StartError(f"signing secret: {error}") from error
@@ -222,7 +237,7 @@ def datastore_url(settings: Settings) -> str:
     """Where the jobs are: as set, else as the running fleet says, else SQLite in the state folder."""
     if settings.datastore_url is not None:
         return settings.datastore_url
-    state = StateDir.at(settings.state_dir)
+    state = StateDir.found(settings.state_dir)
     endpoint = state.running()
     return state.datastore_url if endpoint is None else endpoint.datastore_url
 
@@ -294,7 +309,7 @@ def _with_faults(runtime: Runtime, faults: str) -> Runtime:
 
 
 def _endpoint_redis(settings: Settings) -> str:
-    endpoint = StateDir.at(settings.state_dir).running()
+    endpoint = StateDir.found(settings.state_dir).running()
     if endpoint is None:
         raise StartError(f"no broker runs in {settings.state_dir}; run `broker up`, or set BROKER_REDIS_URL")
     return endpoint.redis_url

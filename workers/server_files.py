@@ -3,6 +3,7 @@
 import fcntl
 import os
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -17,6 +18,9 @@ from workers.state_dir import StateDir
 SOCKET_PATH_BYTES_MAX = 100
 """sockaddr_un holds 108 bytes on Linux and 104 on macOS (unix(7), unix(4)), with the closing zero."""
 _LOG_LINES_SHOWN = 15
+_SOCKET = "valkey.sock"
+_SOCKET_DIR = "valkey.socket-dir"
+"""In the state folder: where the socket is, if that folder's own path is too long for one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +47,18 @@ class ServerFiles:
 
     @classmethod
     def of(cls, state: StateDir) -> "ServerFiles":
-        """The socket in the folder, or in a private folder with a shorter name, which is recorded."""
-        socket = state.path / "valkey.sock"
+        """The socket in the folder, or in a private folder with a shorter name, which is recorded, and used again."""
+        socket = state.path / _SOCKET
         if len(os.fsencode(socket)) <= SOCKET_PATH_BYTES_MAX:
             return cls(state, socket)
-        record = state.path / "valkey.socket-dir"
-        folder = Path(os.fsdecode(record.read_bytes())) if record.exists() else None
+        folder = socket_dir(state)
+        if folder is not None:
+            with suppress(OSError):  # it is there, or whoever made it there meanwhile is found out
+                folder.mkdir(mode=0o700)
         if folder is None or not _is_private(folder):
             folder = Path(tempfile.mkdtemp(prefix="broker-"))  # mode 0700
-            state.write(record.name, os.fsencode(folder))
-        return cls(state, folder / "valkey.sock")
+            state.write(_SOCKET_DIR, os.fsencode(folder))
+        return cls(state, folder / _SOCKET)
 
     def log_end(self) -> str:
         """The last lines of the log, for an error message."""
@@ -104,6 +110,22 @@ class ServerFiles:
         """Whether the process the server ends with still runs; else a server that still answers is about to go."""
         owner = self.owner_pid()
         return owner is not None and ProcessIdentity.of(owner) is not None
+
+
+def socket_dir(state: StateDir) -> Path | None:
+    """The folder outside of the state folder that its server's socket is in; None where it needs none."""
+    try:
+        return Path(os.fsdecode((state.path / _SOCKET_DIR).read_bytes()))
+    except OSError:
+        return None
+
+
+def remove_socket_dir(folder: Path | None) -> None:
+    """Remove that folder, whose server has gone. Where anything else is in it, or it is no more ours, it stays."""
+    if folder is not None and _is_private(folder):
+        with suppress(OSError):
+            (folder / _SOCKET).unlink(missing_ok=True)  # a server that was killed has left it
+            folder.rmdir()
 
 
 def _is_private(folder: Path) -> bool:

@@ -14,9 +14,8 @@ from workers.taking import WORKERS, Hand, brought, sources
 
 SHED_MAX = 512
 """Requests turned away between two batches: eight for each one settled, and renewals wait some 20 ms for it."""
-RETRY_AFTER_MS = 1_000
-RETRY_SPREAD_MS = 4_000
-"""Those turned away together come back over this much time, not together."""
+RETRY_AFTER_MS = 2_500
+"""What is turned away comes back after this time and up to as much again."""
 NEVER_SHED = frozenset({"leases"})
 """A holder must be heard: there are never more of its requests than leases and their ends."""
 
@@ -51,5 +50,4 @@ def take_surplus(connection: Redis, worker: str, queues: Sequence[str], *, queue
 
 def overloaded(entropy: Entropy, *, resend: bool) -> Answer:
     """What a request is told that was not looked at."""
-    retry_after_ms = RETRY_AFTER_MS + int(RETRY_SPREAD_MS * entropy.jitter())
-    return put_off(Reason.OVERLOADED, resend=resend, retry_after_ms=retry_after_ms)
+    return put_off(Reason.OVERLOADED, entropy, resend=resend, after_ms=RETRY_AFTER_MS)

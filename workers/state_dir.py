@@ -4,12 +4,14 @@ import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import quote
 
 from workers.process_identity import ProcessIdentity
+
+DATASTORE = "broker.db"
 
 
 class StateDirError(Exception):
@@ -34,7 +36,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class StateDir:
-    """The layout of one state folder, `.broker/` by default. Use `StateDir.at` to make it."""
+    """The layout of one state folder, `.broker/` by default. `StateDir.at` makes it, `StateDir.found` only looks."""
 
     path: Path
 
@@ -46,25 +48,32 @@ class StateDir:
           StateDirError: it can't be made, belongs to somebody else, or is in use and open to others.
         """
         folder = Path(path).expanduser().absolute()
-        try:
+        with _told(folder):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if folder.stat().st_uid != os.geteuid():
-                raise StateDirError(f"{folder} belongs to another user; give a folder of your own with --state-dir")
-            if folder.stat().st_mode & 0o077:
-                if any(folder.iterdir()):  # not ours to change: it may be a home, or /tmp
-                    raise StateDirError(
-                        f"{folder} holds files and is open to others; chmod 700 it where it is the broker's alone, or "
-                        "give a folder of its own with --state-dir"
-                    )
+            if not _is_private(folder):
                 folder.chmod(0o700)
-        except OSError as error:
-            raise StateDirError(f"{folder}: {error.strerror}; give another folder with --state-dir") from error
+        return cls(folder)
+
+    @classmethod
+    def found(cls, path: Path | str = ".broker") -> "StateDir":
+        """The folder as it is, perhaps missing: for who looks, and makes nothing.
+
+        Raises:
+          StateDirError: it belongs to somebody else, or is in use and open to others.
+        """
+        folder = Path(path).expanduser().absolute()
+        with _told(folder), suppress(FileNotFoundError):
+            _is_private(folder)
         return cls(folder)
 
     @property
     def datastore_url(self) -> str:
         """The embedded SQLite datastore."""
-        return f"sqlite:///{quote(str(self.path / 'broker.db'))}"  # `connect` unquotes
+        return f"sqlite:///{quote(str(self.path / DATASTORE))}"  # `connect` unquotes
+
+    def has_store(self) -> bool:
+        """Whether that was made already."""
+        return (self.path / DATASTORE).exists()
 
     @property
     def log_dir(self) -> Path:
@@ -145,3 +154,31 @@ class StateDir:
             file.write(content)
         draft.replace(target)
         return target
+
+
+@contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StateDirError(f"{folder}: {error.strerror}; give another folder with --state-dir") from error
+
+
+def _is_private(folder: Path) -> bool:
+    """Whether nobody else can look into it; False only of an empty one.
+
+    Raises:
+      StateDirError: it belongs to somebody else, or is in use and open to others.
+      OSError: it is missing, or can't be looked at.
+    """
+    found = folder.stat()
+    if found.st_uid != os.geteuid():
+        raise StateDirError(f"{folder} belongs to another user; give a folder of your own with --state-dir")
+    if not found.st_mode & 0o077:
+        return True
+    if any(folder.iterdir()):  # not ours to change: it may be a home, or /tmp
+        raise StateDirError(
+            f"{folder} holds files and is open to others; chmod 700 it where it is the broker's alone, or "
+            "give a folder of its own with --state-dir"
+        )
+    return False

@@ -22,7 +22,7 @@ def register(app: typer.Typer, wrap: Wrap) -> None:
         context_settings={"allow_interspersed_args": False},  # what follows CMD is CMD's
     )
     def agent(
-        command: Annotated[list[str], typer.Argument(metavar="-- CMD…", help="What to run, and its arguments.")],
+        command: Annotated[list[str], typer.Argument(metavar="-- CMD", help="What to run, and its arguments.")],
         factory: options.Factory = None,
         concurrency: Annotated[
             int, typer.Option("--concurrency", metavar="N", min=1, max=256, help="Jobs at once.")
@@ -39,13 +39,19 @@ def register(app: typer.Typer, wrap: Wrap) -> None:
         idle_exit: Annotated[
             int | None,
             typer.Option(
-                "--idle-exit", metavar="S", parser=options.milliseconds, help="End after so long without work."
+                "--idle-exit",
+                metavar="SECONDS",
+                parser=options.milliseconds,
+                help="End after so long without work, e.g. 90 or 10m.",
             ),
         ] = None,
         stop_after: Annotated[
             int | None,
             typer.Option(
-                "--stop-after", metavar="S", parser=options.milliseconds, help="From the first signal to the second."
+                "--stop-after",
+                metavar="SECONDS",
+                parser=options.milliseconds,
+                help="After a signal, stop what still runs after so long, e.g. 25 or 5m.",
             ),
         ] = None,
         redis: options.RedisUrl = None,

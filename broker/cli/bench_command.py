@@ -21,8 +21,12 @@ def register(app: typer.Typer) -> None:
 
 
 def bench(
-    jobs: Annotated[int, typer.Option("--jobs", min=10, max=JOBS_MAX, help="How many jobs to put through.")] = 2_000,
-    outstanding: Annotated[int, typer.Option("--outstanding", min=1, max=1_024, help="Lives at the same time.")] = 64,
+    jobs: Annotated[
+        int, typer.Option("--jobs", metavar="N", min=10, max=JOBS_MAX, help="Jobs to put through.")
+    ] = 2_000,
+    outstanding: Annotated[
+        int, typer.Option("--outstanding", metavar="N", min=1, max=1_024, help="Jobs at the same time.")
+    ] = 64,
     redis: options.RedisUrl = None,
     state_dir: options.StateFolder = None,
     json: options.Json = False,

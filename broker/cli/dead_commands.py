@@ -80,7 +80,7 @@ class Filter:
 @asks(AS_OPERATOR)
 def redrive(
     ask: Ask,
-    job_ids: Annotated[list[str] | None, typer.Argument(metavar="JOB_ID…", help="The jobs; or --all.")] = None,
+    job_ids: Annotated[list[str] | None, typer.Argument(metavar="JOB_ID", help="The jobs; or --all.")] = None,
     all: Annotated[bool, typer.Option("--all", help="Every failed job, or those the filters leave.")] = False,
     queue: QueueFilter = None,
     state: Annotated[Over, typer.Option("--state", help="With --all: jobs in this state.")] = Over.FAILED,
@@ -89,7 +89,12 @@ def redrive(
     ] = None,
     older_than: Annotated[
         int | None,
-        typer.Option("--older-than", metavar="S", parser=options.milliseconds, help="With --all: over for so long."),
+        typer.Option(
+            "--older-than",
+            metavar="SECONDS",
+            parser=options.milliseconds,
+            help="With --all: over for so long, e.g. 3600 or 1h.",
+        ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say which jobs it would be, and change nothing.")] = False,
 ) -> int:

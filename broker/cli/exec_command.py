@@ -24,7 +24,7 @@ def register(app: typer.Typer, wrap: Wrap) -> None:
         context_settings={"allow_interspersed_args": False},  # what follows CMD is CMD's
     )
     def exec_(
-        command: Annotated[list[str], typer.Argument(metavar="-- CMD…", help="What to run, and its arguments.")],
+        command: Annotated[list[str], typer.Argument(metavar="-- CMD", help="What to run, and its arguments.")],
         job_id: Annotated[str | None, typer.Option("--job", metavar="JOB_ID", help="This job; else any.")] = None,
         factory: options.Factory = None,
         queue: options.Queue = "default",

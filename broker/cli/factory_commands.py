@@ -119,7 +119,9 @@ def drain(
     ] = None,
     for_: Annotated[
         int | None,
-        typer.Option("--for", metavar="S", parser=options.milliseconds, help="How long, e.g. 2h; else until resumed."),
+        typer.Option(
+            "--for", metavar="SECONDS", parser=options.milliseconds, help="How long, e.g. 2h; else until resumed."
+        ),
     ] = None,
 ) -> int:
     """Give a factory no new work. What it holds it renews and finishes; its claims are answered `draining`."""

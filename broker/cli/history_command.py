@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
 
 def check_history(
     files: Annotated[
-        list[Path], typer.Argument(metavar="FILE…", help="Histories of clients (BROKER_HISTORY), or folders of them.")
+        list[Path], typer.Argument(metavar="FILE", help="Histories of clients (BROKER_HISTORY), or folders of them.")
     ],
     drained: Annotated[
         bool, typer.Option("--drained", help="Every job was to end: one that did not is lost, and that is wrong.")

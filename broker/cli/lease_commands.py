@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
 @asks(AS_HOLDER)
 def claim(
     ask: Ask,
-    job_id: Annotated[str | None, typer.Argument(metavar="[JOB_ID]", help="This job; else any that fits.")] = None,
+    job_id: Annotated[str | None, typer.Argument(metavar="JOB_ID", help="This job; else any that fits.")] = None,
     queue: options.Queue = "default",
     offers: options.Offers = None,
     wait: options.Wait = 0,

@@ -66,7 +66,7 @@ def register(app: typer.Typer) -> None:
 def set_limit(
     ask: Ask,
     limit: LimitName,
-    capacity: Annotated[int | None, typer.Argument(metavar="[N]", min=0, max=1_000, help="Jobs at once.")] = None,
+    capacity: Annotated[int | None, typer.Argument(metavar="N", min=0, max=1_000, help="Jobs at once.")] = None,
     rate: Rate = None,
 ) -> int:
     """Limit how many jobs of a queue, a key or a factory run at once, or how often one starts, or both.

@@ -91,7 +91,12 @@ StateFolder = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="One JSON object; for lists one a line.")]
 Timeout = Annotated[
     int | None,
-    typer.Option("--timeout", metavar="S", parser=milliseconds, help="How long to try, e.g. 5 or 2m; default 10."),
+    typer.Option(
+        "--timeout",
+        metavar="SECONDS",
+        parser=milliseconds,
+        help="How long to try: 5, 0.5, 90s or 2m; default 10 seconds.",
+    ),
 ]
 RequestId = Annotated[
     str | None,
@@ -108,22 +113,27 @@ Ttl = Annotated[
     int | None,
     typer.Option(
         "--ttl",
-        metavar="S",
+        metavar="SECONDS",
         parser=_within(1_000, 86_400_000),
-        help="Length of the lease; else the job's, the broker's.",
+        help="Length of the lease, e.g. 60 or 5m; else the job's, the broker's.",
     ),
 ]
 Wait = Annotated[
     int,
-    typer.Option("--wait", metavar="S", parser=_within(0, WAIT_MS_MAX), help="How long to wait for a job that fits."),
+    typer.Option(
+        "--wait",
+        metavar="SECONDS",
+        parser=_within(0, WAIT_MS_MAX),
+        help="How long to wait for a job that fits, 60 at most.",
+    ),
 ]
 Grace = Annotated[
     int,
     typer.Option(
         "--grace",
-        metavar="S",
+        metavar="SECONDS",
         parser=milliseconds,
-        help="From TERM to KILL, where CMD has to stop; default 10.",
+        help="From TERM to KILL, where CMD has to stop; default 10 seconds.",
         show_default=False,  # it is kept in milliseconds
     ),
 ]

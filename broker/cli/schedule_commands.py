@@ -31,17 +31,28 @@ def add(
     name: Name,
     file: Annotated[str, typer.Argument(metavar="FILE|-", help="A job file with one job, without id.")],
     cron: Annotated[str, typer.Option("--cron", metavar="EXPR", help='Minute hour day month weekday: "*/5 * * * *".')],
-    tz: Annotated[str, typer.Option("--tz", metavar="ZONE", help="Whose clock it is, such as Europe/Berlin.")] = "UTC",
+    tz: Annotated[
+        str | None,
+        typer.Option("--tz", metavar="ZONE", help="Whose clock it is, such as Europe/Berlin; UTC unless given."),
+    ] = None,
     catch_up: Annotated[
-        str, typer.Option("--catch-up", metavar="|".join(CATCH_UPS), help="Fires missed in an outage to make up for.")
-    ] = "last",
-    replace: Annotated[bool, typer.Option("--replace", help="Change the schedule of this name.")] = False,
+        str | None,
+        typer.Option(
+            "--catch-up",
+            metavar="|".join(CATCH_UPS),
+            help="Fires missed in an outage to make up for; last unless given.",
+        ),
+    ] = None,
+    replace: Annotated[
+        bool,
+        typer.Option("--replace", help="Change the schedule of this name; it keeps its zone, catch-up and pause."),
+    ] = False,
 ) -> int:
     """Submit the job of a file at every time that fits a cron expression. Each time makes one job, never two."""
     from broker.cli.exits import Exit
     from broker.cli.submit_command import read_file
 
-    if catch_up not in CATCH_UPS:
+    if catch_up is not None and catch_up not in CATCH_UPS:
         raise typer.BadParameter(f"{catch_up!r} is none of {', '.join(CATCH_UPS)}", param_hint="--catch-up")
     found = read_file(file, None, json=ask.json)
     if found is None:
@@ -51,6 +62,10 @@ def add(
     with ask.connected() as client:
         reply = client.put_schedule(
             name, cron=cron, job=found[0].body, tz=tz, catch_up=catch_up, replace=replace, request_id=ask.request_id
+        )
+    if reply.body.get("state") == "paused":
+        return ask.finish(
+            reply, good=f"schedule {name} is changed, and stays paused; `broker schedule resume` ends that"
         )
     return ask.finish(reply, good=f"schedule {name} fires next at {moment(reply.body.get('next_ms'))}")
 

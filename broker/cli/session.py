@@ -115,14 +115,12 @@ def _arguments(target: Target) -> tuple[str, dict[str, Any]]:
 
 @contextmanager
 def _usage_told() -> Iterator[None]:
-    from broker.client import InvalidRequest
+    from broker.client import InvalidUrl
 
     try:
         yield
-    except InvalidRequest:
-        raise
-    except ValueError as error:
-        raise CommandError(str(error), "use redis://HOST:PORT/DB, rediss:// or unix://PATH", exit=Exit.USAGE) from error
+    except InvalidUrl as error:
+        raise CommandError.from_text(str(error), otherwise="correct it", exit=Exit.USAGE) from error
 
 
 def _owner(key: str | None) -> str | None:

@@ -14,6 +14,9 @@ def register(app: typer.Typer) -> None:
 
 def check_store(
     url: Annotated[str, typer.Argument(metavar="URL", help="memory://, sqlite:///path or cosmos://….")],
+    create: Annotated[
+        bool, typer.Option("--create", help="Make a SQLite file that is missing; for Cosmos, `create=1` in the URL.")
+    ] = False,
     json: options.Json = False,
 ) -> int:
     """Run every promise of the store contract on a store; its documents are set apart from any job's."""
@@ -22,14 +25,18 @@ def check_store(
     from broker.cli.output import complain, emit, say
     from broker.repository import INDEXES
     from broker.settings import load
-    from datastore import DatastoreError, connect
+    from datastore import DatastoreError, Missing, connect
     from datastore.contract import run_checks
 
     key = load().cosmos_key
     try:
-        store = connect(url, indexes=INDEXES, cosmos_key=None if key is None else key.get_secret_value())
+        secret = None if key is None else key.get_secret_value()
+        store = connect(url, indexes=INDEXES, cosmos_key=secret, create=create)
     except ValueError as error:
         raise CommandError(str(error), "correct the URL", exit=Exit.USAGE) from error
+    except Missing as error:
+        step = "make the folder first" if create else "have it made by --create"
+        raise CommandError(str(error), f"correct the URL, or {step}") from error
     except DatastoreError as error:
         raise CommandError.from_text(str(error), otherwise="check the URL and that the store can be reached") from error
     broken = 0

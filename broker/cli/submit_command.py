@@ -23,14 +23,16 @@ def register(app: typer.Typer) -> None:
 
 
 def submit(
-    files: Annotated[list[str], typer.Argument(metavar="FILE…|-", help="Job files; `-` is standard input.")],
+    files: Annotated[list[str], typer.Argument(metavar="FILE|-", help="Job files; `-` is standard input.")],
     format: Annotated[
         str | None,
         typer.Option("--format", metavar="|".join(_FORMATS), help="Else told by suffix or first characters."),
     ] = None,
     id: Annotated[str | None, typer.Option("--id", metavar="ID", help="Id of the job, where there is one.")] = None,
     queue: Annotated[str | None, typer.Option("--queue", metavar="Q", help="Instead of what the files say.")] = None,
-    priority: Annotated[int | None, typer.Option("--priority", metavar="N", help="The same.")] = None,
+    priority: Annotated[
+        int | None, typer.Option("--priority", metavar="N", help="Instead of what the files say; higher is sooner.")
+    ] = None,
     set: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of a job file, for all of them.")
     ] = None,

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from broker.client.async_lease import AsyncLease
 from broker.client.call import ATTEMPT_MS, Address
+from broker.client.connection import url_told
 from broker.client.connection_async import AsyncListener, AsyncSender
 from broker.client.errors import ClientClosed
 from broker.client.exchange_async import AsyncExchange
@@ -89,15 +90,16 @@ class AsyncClient(AsyncLine, Leasing[Coroutine[Any, Any, Reply], AsyncLease]):
         The arguments are those of `Client.connect`.
 
         Raises:
-          InvalidRequest: an id that the protocol does not allow, or not a key of this factory.
-          ValueError: not a redis://, rediss:// or unix:// URL.
+          InvalidRequest: not a redis://, rediss:// or unix:// URL (`InvalidUrl`), an id that the protocol does not
+            allow, not a key of this factory, or a history that can't be written.
           BrokerUnavailable: (on entering) Redis can't be reached, or refuses the password.
           ClientClosed: (on entering) it was closed, or opened in another event loop. To enter it twice is harmless.
         """
         address = Address.checked(factory_id, incarnation)
         trust = Trust.of(key, address)
-        sender = AsyncSender(redis_url, wire=wire, password=password, sign=trust.sign)
-        sender.check_url()
+        with url_told():
+            sender = AsyncSender(redis_url, wire=wire, password=password, sign=trust.sign)
+            sender.check_url()
         listener = AsyncListener(redis_url, trust.channel, password=password)
         exchange = AsyncExchange(
             address,

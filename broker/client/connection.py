@@ -1,6 +1,7 @@
 """The client's edge for threads: a few connections that send requests, and what both clients know of connections."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -11,7 +12,7 @@ from redis.retry import Retry
 
 from broker import queues
 from broker.client.channel import Channel
-from broker.client.errors import BrokerUnavailable
+from broker.client.errors import BrokerUnavailable, InvalidUrl
 from broker.queues import Message, Sign, Wire
 from broker.redis_urls import checked, require_known_options
 
@@ -47,6 +48,19 @@ def shut_out(error: NotSent | NotAccepted) -> BrokerUnavailable:
         let_in_by = "give the one of the URL's user, or of `default`: BROKER_REDIS_PASSWORD_FILE"
         return BrokerUnavailable(f"Redis refused the password: {error}; {let_in_by}", refused=True)
     return BrokerUnavailable(f"Redis is not reachable: {error}; start it, or check its URL")
+
+
+@contextmanager
+def url_told() -> Iterator[None]:
+    """A URL that can't be used, found out in the block, is an argument of the client's like any other.
+
+    Raises:
+      InvalidUrl: in place of every ValueError.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise InvalidUrl(f"{error}; use redis://HOST:PORT/DB, rediss:// or unix://PATH") from error
 
 
 def options(password: str | None, timeout_s: float) -> dict[str, Any]:

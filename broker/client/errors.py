@@ -2,6 +2,7 @@
 
 ClientError
 ├── InvalidRequest        an argument is outside its limits; nothing was sent
+│   └── InvalidUrl        ... the URL of Redis, as a client is made
 ├── BrokerUnavailable     Redis can't be reached, or refused; nothing was sent
 ├── BrokerTimeout         no answer in time; it may have taken effect: repeat `request_id`
 ├── RequestRefused        answered, and not carried out; `reply` says why
@@ -19,6 +20,10 @@ class ClientError(Exception):
 
 class InvalidRequest(ClientError, ValueError):
     """An argument is outside its limits. Nothing was sent."""
+
+
+class InvalidUrl(InvalidRequest):
+    """No connection can be made of this URL of Redis, whatever runs there."""
 
 
 class BrokerUnavailable(ClientError):

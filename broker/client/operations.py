@@ -347,15 +347,15 @@ class Operations(ABC, Generic[T_co]):
         *,
         cron: str,
         job: SubmitBody | Mapping[str, Any],
-        tz: str = "UTC",
-        catch_up: str = "last",
+        tz: str | None = None,
+        catch_up: str | None = None,
         replace: bool = False,
         request_id: str | None = None,
         timeout_ms: int | None = None,
     ) -> T_co:
         """Submit `job` again and again: `ok` with `next_ms`, or `conflict (exists)` unless it is to `replace`.
 
-        `catch_up`: which fires an outage swallowed are made up for: `none`, the `last`, or `all` of 31 days.
+        `catch_up`: missed fires to make up for: `none`, `last`, `all` of 31 days. None: as it is, else UTC and `last`.
         """
         fields = body_fields(job) if isinstance(job, SubmitBody) else dict(job)
         body = {"name": name, "cron": cron, "tz": tz, "catch_up": catch_up, "job": fields, "replace": replace}

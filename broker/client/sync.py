@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from broker.client.call import ATTEMPT_MS, Address
-from broker.client.connection import Sender
+from broker.client.connection import Sender, url_told
 from broker.client.exchange import Exchange
 from broker.client.guard import Wiring
 from broker.client.keeper import Keeper
@@ -93,14 +93,15 @@ class Client(Line, Leasing[Reply, Lease]):
         `key`, the line of a key file (`broker key new`): requests are signed, and only signed replies are believed.
 
         Raises:
-          InvalidRequest: an id that the protocol does not allow, or not a key of this factory.
-          ValueError: not a redis://, rediss:// or unix:// URL.
+          InvalidRequest: not a redis://, rediss:// or unix:// URL (`InvalidUrl`), an id that the protocol does not
+            allow, not a key of this factory, or a history that can't be written.
           BrokerUnavailable: Redis can't be reached, or refuses the password.
         """
         address = Address.checked(factory_id, incarnation)
         trust = Trust.of(key, address)
-        sender = Sender(redis_url, wire=wire, password=password, sign=trust.sign)
-        sender.check_url()
+        with url_told():
+            sender = Sender(redis_url, wire=wire, password=password, sign=trust.sign)
+            sender.check_url()
         listener = Listener(redis_url, trust.channel, password=password)
         exchange = Exchange(
             address,

@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
+from broker.documents import Lease, Run
+from broker.listing import ALWAYS_SAID, HOLDERS_OWN
 from broker.settings import PREFIX, Settings
 from tests.architecture.source import ROOT
 from workers.cli.app import build_app
@@ -73,6 +76,33 @@ def test_the_command_line_is_told_as_it_is() -> None:
     text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
     options = {option for each in known.values() for option in each if option.startswith("--")} - FOR_ALL
     assert sorted(option for option in options if f"{option}" not in text) == [], "options that nobody is told of"
+
+
+def test_the_help_of_every_option_says_what_it_takes_and_durations_are_in_seconds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    app, silent = build_app(), []
+    for name in commands():
+        shown = CliRunner().invoke(app, [*name.split(), "--help"]).output.partition(" Options ")[2]
+        lines = [line.strip("│ ") for line in shown.splitlines()]
+        silent += [f"{name} {line}" for line in lines if re.search(r"<(bool|int|str|float)|^[-\w, ]+ S  ", line)]
+    assert silent == []
+
+
+def fields_told_of(command: str) -> set[str]:
+    """The fields of a listing's `--json`, as docs/cli.md has them in its table."""
+    text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    [row] = re.findall(rf"^\| `{command}` \| (.*) \|$", text, re.MULTILINE)
+    return {field for names in re.findall(r"`([^`]+)`", row) for field in re.findall(r"\w+", names)}
+
+
+def test_the_fields_of_listings_are_told_as_they_are() -> None:
+    stored = {"id", "rev", "etag"}
+    leases = {"job_id", "queue", "remaining_ms", *Lease.__struct_fields__} - HOLDERS_OWN
+    assert fields_told_of("leases") == leases
+    assert fields_told_of("runs") == stored | set(Run.__struct_fields__)
+    assert fields_told_of("jobs") == stored | ALWAYS_SAID.keys() | {"queue", "state", "lease"}
 
 
 def test_the_settings_are_told_with_their_defaults() -> None:

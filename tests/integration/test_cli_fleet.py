@@ -90,6 +90,51 @@ def test_the_doctor_names_what_is_missing(commands: Commands, tmp_path: Path, re
     assert (tmp_path / "shared").stat().st_mode & 0o777 == 0o755
 
 
+MISTYPED = "sqlite:///typo/jobs.db"
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (("doctor", "--datastore", MISTYPED), "there is no folder"),
+        (("doctor", "--datastore", "sqlite:///typo.db"), "there is no file"),
+        (("doctor", "--state-dir", "typo"), None),
+        (("key", "list", "--datastore", MISTYPED), "there is no folder"),
+        (("key", "list", "--datastore", "sqlite:///typo.db"), "there is no file"),
+        (("key", "list", "--state-dir", "typo"), "there is no folder"),
+        (("key", "revoke", "K", "--datastore", "sqlite:///typo.db"), "there is no file"),
+        (("key", "new", "--factory", "f", "--out", "key", "--datastore", MISTYPED), "there is no folder"),
+        (("check-store", "sqlite:///typo.db"), "there is no file"),
+        (("check-store", "--create", MISTYPED), "there is no folder"),
+        (("refused", "--state-dir", "typo"), "no broker runs"),
+        (("jobs", "--state-dir", "typo"), "no broker runs"),
+        (("status", "--state-dir", "typo"), "no broker runs"),
+        (("down", "--state-dir", "typo"), None),
+        (("worker", "--burst", "--datastore", MISTYPED), "there is no folder"),
+        (("sweep", "--once", "--datastore", MISTYPED), "there is no folder"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_mistyped_path_is_told_and_nothing_is_made(
+    commands: Commands, tmp_path: Path, redis_url: str, command: tuple[str, ...], says: str | None
+) -> None:
+    serving = {"BROKER_REDIS_URL": redis_url} if command[0] in ("worker", "sweep") else {}
+    status, out, err = Home(tmp_path, serving, run=commands.run).run(*command)
+    assert status == (0 if says is None else 1), out + err
+    assert says is None or says in out + err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_folder_of_a_new_datastore_is_made_by_whoever_chose_it(commands: Commands, tmp_path: Path) -> None:
+    home = Home(tmp_path, run=commands.run)
+    status, _, err = home.run("up", "--detach", "--datastore", MISTYPED)
+    assert (status, "make the folder first" in err, (tmp_path / "typo").exists()) == (1, True, False)
+    (tmp_path / "typo").mkdir()
+    assert home.run("key", "new", "--factory", "f", "--out", "key", "--datastore", MISTYPED)[0] == 0
+    assert home.run("doctor", "--datastore", MISTYPED)[0] == 0
+    assert home.run("check-store", "--create", "sqlite:///new.db")[0] == 0
+
+
 def test_a_broker_without_workers_is_not_up_and_times_out(commands: Commands, tmp_path: Path, redis_url: str) -> None:
     home = Home(tmp_path, {"BROKER_REDIS_URL": redis_url}, run=commands.run)
     status, shown = home.json("status")

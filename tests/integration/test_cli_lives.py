@@ -140,10 +140,10 @@ def test_a_schedule_is_added_shown_paused_resumed_and_removed(fleet: Home) -> No
     status, out, _ = fleet.run(*add, "--catch-up", "none", "--json")
     assert (status, json.loads(out)["state"]) == (0, "active")
     assert fleet.run(*add)[0] == 5
-    assert fleet.run(*add, "--replace")[0] == 0
+    assert fleet.run(*add[:-2], "--replace")[0] == 0, "it keeps its zone"
     [listed] = fleet.lines("schedule", "list")
     assert (listed["name"], listed["cron"], listed["tz"], listed["catch_up"]) == (
-        "nightly", "0 2 * * *", "Europe/Berlin", "last",
+        "nightly", "0 2 * * *", "Europe/Berlin", "none",
     )  # fmt: skip
     [shown] = fleet.lines("schedule", "show", "nightly")
     assert shown["job"]["payload"] == {"params": {}, "body": "Clean up.\n"}
@@ -163,7 +163,7 @@ def test_a_schedule_is_added_shown_paused_resumed_and_removed(fleet: Home) -> No
         (
             "id: mine",
             ["--cron", "* * * * *"],
-            "a schedule names its jobs itself, and says when they start: remove `id`",
+            "a schedule names its jobs and says when: remove `id`",
         ),
         ("not_before: +10m", ["--cron", "* * * * *"], "not_before"),
         ("queue: q", ["--cron", "* * * * *", "--catch-up", "some"], "none, last, all"),

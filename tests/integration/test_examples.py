@@ -1,6 +1,7 @@
 """The examples of the documentation, run as a reader would."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -65,6 +66,25 @@ def test_a_shell_factory_that_is_told_to_stop_gives_its_job_back(fleet: Fleet, t
         factory.terminate()
         assert factory.wait(timeout=30) == 143
         assert states(client) == {"ready"}
+
+
+def test_a_shell_factory_without_a_broker_says_so_and_asks_again_after_growing_pauses(tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    environ = {"PATH": PATH, "BROKER_FACTORY": "f", "BROKER_REDIS_URL": f"unix://{tmp_path}/nobody.sock", "JOBS": "1"}
+    with told.open("w") as out:
+        factory = subprocess.Popen([str(EXAMPLES / "factory.sh")], env=environ, stdout=out, stderr=subprocess.STDOUT)
+    try:
+        wait_for(lambda: told.read_text().count("asks again") == 3, "the third pause", deadline_ms=60_000)
+        factory.terminate()
+        assert factory.wait(timeout=30) == 143, "it did not end by itself: no job was done"
+    finally:
+        factory.kill()
+        factory.wait()
+    pauses = [
+        int(each) for each in re.findall(r"no broker answers, or it refuses; asks again in (\d+) s", told.read_text())
+    ]
+    assert [low <= pause <= 2 * low for low, pause in zip((1, 2, 4), pauses, strict=True)] == [True] * 3
+    assert "Redis is not reachable" in told.read_text()
 
 
 def test_a_late_writer_is_refused_downstream(fleet: Fleet) -> None:

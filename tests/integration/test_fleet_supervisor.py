@@ -16,6 +16,7 @@ from tests.processes import alive, end, start_python, wait_for
 from workers.children import ChildStatus, read_statuses
 from workers.daemon import DaemonError, detach, down
 from workers.fleet import RESTART_MAX_MS, SETTLED_MS, ChildSpec, Supervisor
+from workers.server_files import ServerFiles, remove_socket_dir, socket_dir
 from workers.signals import Signals
 from workers.state_dir import StateDir, StateDirError
 
@@ -233,6 +234,29 @@ def test_down_returns_when_all_of_the_fleet_is_gone(state: StateDir) -> None:
 
 
 @pytest.mark.redis
+@pytest.mark.parametrize("ended_by", ["down", "down, the supervisor hung", "its folder removed"])
+def test_a_fleet_that_ends_leaves_no_folder_of_its_socket_behind_and_has_the_same_when_it_comes_again(
+    tmp_path: Path, ended_by: str
+) -> None:
+    state = StateDir.at(tmp_path / ("long-" * 20))
+    with fleet_in(state) as pids:
+        outside = socket_dir(state)
+        assert outside is not None
+        assert outside.exists()
+        if ended_by == "its folder removed":
+            shutil.rmtree(state.path)
+            wait_for(lambda: not any(alive(pid) for pid in pids), f"all of {pids} to end")
+        else:
+            if ended_by != "down":
+                os.kill(pids[0], signal.SIGSTOP)
+            assert down(state, timeout_ms=3_000)
+        assert not outside.exists()
+    if state.path.exists():
+        assert ServerFiles.of(state).socket.parent == outside, "what clients were told holds"
+        remove_socket_dir(outside)
+
+
+@pytest.mark.redis
 def test_down_ends_a_hung_supervisor(state: StateDir) -> None:
     with fleet_in(state) as pids:
         os.kill(pids[0], signal.SIGSTOP)
@@ -258,6 +282,7 @@ def test_a_second_fleet_is_refused_and_the_first_goes_on(state: StateDir) -> Non
 DETACH = """
 import sys
 from workers.daemon import detach
+from workers.server_files import ServerFiles, remove_socket_dir, socket_dir
 from workers.state_dir import StateDir
 print(detach([sys.executable, "-c", *sys.argv[2:]], StateDir.at(sys.argv[1])).supervisor_pid)
 """

@@ -1,5 +1,6 @@
 """Recurring jobs: each fire makes one job, however many sweeps there are, and an outage is made up for as asked."""
 
+import hashlib
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +13,7 @@ from msgspec import structs
 from broker import schedules
 from broker.client import Client
 from broker.clock import ManualClock
+from broker.events import STREAM
 from broker.repository import find_documents
 from broker.schedules import FIRES_MAX
 from broker.settings import load
@@ -292,7 +294,7 @@ def test_schedules_are_listed_replaced_and_stored_once_for_each_request(broker: 
     assert (listed["name"], listed["next_ms"], listed["job"]) == ("tick", NOON_MS - 30_000 + 13 * 60 * MINUTE_MS, None)
     assert put(broker, "0 3 * * *", replace=True)["answer"] == "ok"
     [shown] = broker.ask(broker.caller.make("list_schedules", name="tick"))[0]["body"]["schedules"]
-    assert (shown["cron"], shown["tz"], shown["job"]["payload"]) == ("0 3 * * *", "UTC", 7)
+    assert (shown["cron"], shown["tz"], shown["job"]["payload"]) == ("0 3 * * *", "Europe/Berlin", 7)
 
 
 def test_a_fire_of_a_unique_job_waits_its_turn_out(broker: InProcess) -> None:
@@ -301,6 +303,25 @@ def test_a_fire_of_a_unique_job_waits_its_turn_out(broker: InProcess) -> None:
         broker.clock.advance(MINUTE_MS)
         broker.sweep()
     assert made(broker.store) == ["120100Z"]
+
+
+def test_what_is_replaced_keeps_its_zone_its_catch_up_and_its_pause_unless_told_otherwise(broker: InProcess) -> None:
+    def shown() -> tuple[str, str, str, str]:
+        [found] = broker.ask(broker.caller.make("list_schedules", name="tick"))[0]["body"]["schedules"]
+        return found["cron"], found["tz"], found["catch_up"], found["state"]
+
+    put(broker, "0 2 * * *", tz="Europe/Berlin", catch_up="all")
+    change(broker, "paused")
+    assert put(broker, "0 3 * * *", replace=True)["body"]["state"] == "paused"
+    assert shown() == ("0 3 * * *", "Europe/Berlin", "all", "paused")
+    change(broker, "active")
+    moved = put(broker, "0 3 * * *", replace=True, tz="Asia/Tokyo")
+    assert datetime.fromtimestamp(moved["body"]["next_ms"] / 1_000, UTC).hour == 18
+    assert put(broker, "0 3 * * *", replace=True, catch_up="none")["answer"] == "ok"
+    assert shown() == ("0 3 * * *", "Asia/Tokyo", "none", "active")
+    change(broker, "removed")
+    put(broker, "0 3 * * *")
+    assert shown() == ("0 3 * * *", "UTC", "last", "active")
 
 
 def fired_where_its_ids_are_taken(broker: InProcess) -> list[str]:
@@ -329,6 +350,39 @@ def test_where_no_other_id_is_tried_whoever_takes_its_id_suppresses_a_fire(
     """The twin."""
     monkeypatch.setattr(schedules, "_another_id", lambda schedule, fire_ms: schedules.job_id(schedule.name, fire_ms))
     assert fired_where_its_ids_are_taken(broker) == []
+
+
+def of_the_request_id(name: str, fire_ms: int, request_id: str) -> str:
+    digest = hashlib.sha256(f"{name} {fire_ms} {request_id}".encode()).hexdigest()[:16]
+    return f"{schedules.job_id(name, fire_ms)}.{digest}"
+
+
+def fired_where_what_events_tell_is_taken(broker: InProcess) -> list[str]:
+    """Jobs that a schedule has made, of which somebody has taken the ids that can be made of what events tell of it."""
+    request = broker.caller.make("put_schedule", name="tick", cron="* * * * *", job={"payload": 7})
+    fire_ms = broker.ask(request)[0]["body"]["next_ms"]
+    told = broker.redis.xrange(STREAM)
+    assert request.request_id in str(told)
+    [shown] = broker.ask(broker.caller.make("list_schedules", name="tick"))[0]["body"]["schedules"]
+    secret = str(broker.store.find({"kind": "schedule"}).documents[0].body["secret"])
+    assert secret not in str(told) + str(shown)
+    taken = [schedules.job_id("tick", fire_ms), of_the_request_id("tick", fire_ms, request.request_id)]
+    broker.ask(*(broker.caller.make("submit", job_id=each, payload="nothing") for each in taken))
+    broker.clock.advance(MINUTE_MS)
+    broker.sweep()
+    return sorted({job.id for job in find_documents(broker.store, {"kind": "job"})} - set(taken))
+
+
+def test_who_has_seen_a_schedule_being_set_can_t_work_out_the_other_id_of_its_jobs(broker: InProcess) -> None:
+    assert [each[:-16] for each in fired_where_what_events_tell_is_taken(broker)] == ["tick.20260131T120100Z."]
+
+
+def test_an_other_id_made_of_the_request_id_is_worked_out(broker: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The twin."""
+    monkeypatch.setattr(
+        schedules, "_another_id", lambda known, fire_ms: of_the_request_id(known.name, fire_ms, known.request_id)
+    )
+    assert fired_where_what_events_tell_is_taken(broker) == []
 
 
 @pytest.mark.cosmos

@@ -15,9 +15,12 @@ from rq.serializers import JSONSerializer
 from broker.messages import Request
 from broker.queues import QUEUES, SETTLE
 from tests.caller import Caller
+from tests.commands import Commands
 from tests.fleet import Fleet
+from tests.home import Home
 from tests.processes import wait_for
 from tests.signed_fleet import Signed
+from workers.fleet_status import look
 
 
 def rq_worker(fleet: Fleet, *queues: str, options: tuple[str, ...] = (), **env: str) -> "subprocess.Popen[str]":
@@ -56,6 +59,40 @@ def test_a_stock_worker_serves_a_jobs_whole_life(fleet: Fleet, options: tuple[st
     caller.send(forged, complete)
     burst(fleet, "leases", *options)
     assert [reply["answer"] for reply in caller.replies(forged, complete)] == ["lease_lost", "ok"]
+
+
+def test_status_and_the_doctor_count_stock_workers_and_name_the_queues_without_any(
+    fleet: Fleet, commands: Commands, tmp_path: Path
+) -> None:
+    home = Home(tmp_path, {"BROKER_REDIS_URL": fleet.redis_url}, run=commands.run)
+
+    def shown() -> Any:
+        return home.json("status")[1]
+
+    claims = rq_worker(fleet, "claims", options=("--name", "theirs"))
+    wait_for(lambda: shown()["stock_workers"] == [{"name": "theirs", "queues": ["claims"]}], "it is told")
+    status, out, told = home.run("status")
+    assert (status, "serving    0 workers, 1 stock rq worker (claims)" in out) == (1, True), out
+    assert "no worker serves the queues leases, jobs" in told
+    assert "none serves leases, jobs" in home.run("doctor")[1]
+    others = [rq_worker(fleet, queue) for queue in ("leases", "jobs")]
+    wait_for(lambda: shown()["up"], "every queue is served")
+    assert home.run("status")[0] == 0
+    assert "0 serve, and 3 stock rq workers\n" in home.run("doctor")[1]
+    for worker in (claims, *others):
+        worker.terminate()
+    wait_for(lambda: shown()["problem"] == "no worker serves", "those that ended are not counted")
+
+
+@pytest.mark.parametrize("started_by", ["broker", "rq"])
+def test_our_own_worker_is_no_stock_worker_whoever_starts_it(fleet: Fleet, started_by: str) -> None:
+    if started_by == "broker":
+        fleet.start_worker()
+    else:
+        rq_worker(fleet, *QUEUES, options=("-w", "workers.claim_worker.ClaimWorker"))
+    wait_for(lambda: look(fleet.redis).workers, "it serves")
+    wait_for(lambda: fleet.redis.smembers("rq:workers"), "rq knows it")
+    assert look(fleet.redis).stock == {}
 
 
 def test_requests_of_a_stock_worker_and_of_ours_see_one_another(fleet: Fleet) -> None:

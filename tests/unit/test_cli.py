@@ -306,7 +306,7 @@ def test_the_help_gives_a_default_in_the_unit_of_its_option_and_wraps_by_the_ter
     status, out, _ = broker(command, "--help")
     lines = [line.strip() for line in out.splitlines()]
     assert status == 0
-    assert [line for line in lines if "CMD has to stop; default 10." in line]
+    assert [line for line in lines if "CMD has to stop; default 10 seconds." in line]
     assert "10000" not in out
     told = [line for line in lines if "With --json" in line]
     assert len(told) == 1

@@ -10,6 +10,7 @@ from datastore.memory import MemoryDatastore
 
 @pytest.mark.parametrize("name", ["jobs.db", "a b/jobs.db", "100%/jobs.db", "ünï/jobs.db"])
 def test_an_absolute_sqlite_path_may_hold_anything_percent_encoded(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
     quoted = name.replace("%", "%25").replace(" ", "%20")
     store = connect(f"sqlite:///{tmp_path}/{quoted}")
     assert isinstance(store.create("job", "job", {}), Ok)
@@ -19,6 +20,7 @@ def test_an_absolute_sqlite_path_may_hold_anything_percent_encoded(tmp_path: Pat
 
 def test_three_slashes_are_relative_to_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "state").mkdir()
     connect("sqlite:///state/jobs.db").close()
     assert (tmp_path / "state" / "jobs.db").is_file()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.client import AsyncClient, Client
+from broker.client import AsyncClient, Client, InvalidRequest, InvalidUrl
 from broker.redis_urls import checked, without_password
 from broker.settings import load
 from workers.runtime import connect_redis
@@ -75,3 +75,23 @@ def test_who_connects_by_it_is_told_how_to_write_it_and_not_what_it_says(
     with pytest.raises(Exception, match="URL") as told:
         connect(url)
     assert "hush" not in str(told.value)
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://x",
+        "localhost",
+        "redis://localhost:x/",
+        "redis://localhost?bogus=1",
+        "redis://localhost?socket_timeout=x",
+    ],
+)
+def test_a_url_that_no_client_can_use_is_an_argument_of_the_clients_like_any_other(
+    kind: type[Client] | type[AsyncClient], url: str
+) -> None:
+    with pytest.raises(InvalidUrl, match="use redis://") as caught:
+        kind.connect(url, factory_id="f")
+    assert isinstance(caught.value, InvalidRequest)
+    assert isinstance(caught.value, ValueError)

@@ -3,9 +3,10 @@
 import pytest
 
 from broker import coordinator
-from broker.answers import Answer, Reason, Word
+from broker.answers import Answer, Reason, Word, put_off
 from broker.claiming import try_claim_job
 from broker.coordinator import Settlement
+from broker.entropy import SeededEntropy
 from broker.limits import limit_key
 from broker.settlement import Change, Wait
 from broker.transitions import Claimant
@@ -107,3 +108,16 @@ def test_a_claim_of_a_version_that_is_gone_is_told_what_stands_there(desk: Desk)
     refused = claim(desk, etag=etag).answer
     assert (refused.word, refused.reason) == ("conflict", "etag_mismatch")
     assert (refused.body["holder"], refused.body["epoch"]) == ("g", 1)
+
+
+def test_those_who_are_put_off_together_do_not_come_back_together() -> None:
+    entropy = SeededEntropy(1)
+    told = [put_off(Reason.OVERLOADED, entropy, resend=False, after_ms=1_000) for _ in range(100)]
+    pauses = {answer.later_ms for answer in told}
+    assert {answer.word for answer in told} == {Word.THROTTLED}
+    assert min(pauses) >= 1_000
+    assert max(pauses) < 2_000
+    assert len(pauses) > 80
+    assert put_off(Reason.OVERLOADED, entropy, resend=True, after_ms=1_000) == Answer(
+        Word.OUTCOME_UNKNOWN, Reason.OVERLOADED
+    )

@@ -21,6 +21,7 @@ from datastore import (
     Expected,
     Filter,
     JsonValue,
+    Missing,
     NotFound,
     Ok,
     Rejected,
@@ -38,6 +39,7 @@ DEADLINE_S = 30
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
+    (tmp_path / "state").mkdir()
     return tmp_path / "state" / "jobs.db"
 
 
@@ -69,7 +71,16 @@ def test_all_its_files_are_the_owners_alone(store: SqliteDatastore, path: Path) 
     put(store)
     modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
     assert modes == dict.fromkeys(["jobs.db", "jobs.db-wal", "jobs.db-shm", "jobs.db.lock"], 0o600)
-    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+def test_who_only_looks_makes_no_file_and_nobody_makes_a_folder(path: Path) -> None:
+    with pytest.raises(Missing, match="no file"):
+        SqliteDatastore(path, create=False)
+    with pytest.raises(Missing, match="no folder"):
+        SqliteDatastore(path.parent / "typo" / "jobs.db")
+    assert list(path.parent.iterdir()) == []
+    SqliteDatastore(path).close()
+    SqliteDatastore(path, create=False).close()
 
 
 def test_what_was_written_is_there_when_the_file_is_opened_again(store: SqliteDatastore, path: Path) -> None:

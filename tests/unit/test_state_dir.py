@@ -35,6 +35,15 @@ def test_a_folder_that_others_use_is_refused_and_not_changed(tmp_path: Path) -> 
     assert (tmp_path / "shared").stat().st_mode & 0o777 == 0o755
 
 
+def test_to_look_at_a_folder_makes_none_and_refuses_the_same(tmp_path: Path) -> None:
+    assert not StateDir.found(tmp_path / "none" / "yet").path.parent.exists()
+    (tmp_path / "shared").mkdir(mode=0o755)
+    assert StateDir.found(tmp_path / "shared").path.stat().st_mode & 0o777 == 0o755
+    (tmp_path / "shared" / "theirs").write_text("")
+    with pytest.raises(StateDirError, match="--state-dir"):
+        StateDir.found(tmp_path / "shared")
+
+
 @pytest.mark.parametrize("name", ["with a space", "per%20cent?#"])
 def test_the_datastore_stands_in_the_folder_whatever_its_name(tmp_path: Path, name: str) -> None:
     state = StateDir.at(tmp_path / name)

@@ -52,7 +52,7 @@ def new(
     from workers.key_files import masters_made, write_key
 
     settings = load(datastore_url=datastore, state_dir=state_dir)
-    with told(), _store(settings) as store:
+    with told(), _store(settings, create=True) as store:
         try:
             key = masters_made(settings).new_key(factory, role)
         except BadKey as error:
@@ -123,8 +123,8 @@ def revoke(
     return 0
 
 
-def _store(settings: "Settings") -> "AbstractContextManager[Datastore]":
-    """The datastore that the workers use, where this process can reach it."""
+def _store(settings: "Settings", *, create: bool = False) -> "AbstractContextManager[Datastore]":
+    """The datastore that the workers use, where this process can reach it. `create`: also before any of them ran."""
     from contextlib import closing
 
     from workers.runtime import StartError, datastore_url, open_store
@@ -132,4 +132,4 @@ def _store(settings: "Settings") -> "AbstractContextManager[Datastore]":
     url = datastore_url(settings)
     if url.startswith("memory:"):
         raise StartError("keys can't be kept in memory://, which only its worker can reach; use sqlite:///path")
-    return closing(open_store(settings, url))
+    return closing(open_store(settings, url, create=create))

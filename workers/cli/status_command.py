@@ -41,6 +41,7 @@ def _found(settings: "Settings") -> dict[str, Any]:
     from redis.exceptions import RedisError
 
     from broker.cli.errors import CommandError
+    from broker.queues import QUEUES
     from broker.redis_urls import without_password
     from workers.children import read_statuses
     from workers.cli.failures import START, of_redis
@@ -63,8 +64,9 @@ def _found(settings: "Settings") -> dict[str, Any]:
         except RedisError as error:
             problem = of_redis(error)
     alive = serving.alive(within_ms=settings.takeover_ms) if serving is not None else []
-    if serving is not None and not alive:
-        problem = CommandError("no worker serves", START)
+    if serving is not None and (unserved := serving.unserved(within_ms=settings.takeover_ms)):
+        what = "" if len(unserved) == len(QUEUES) else f" the queue{'s' * (len(unserved) > 1)} {', '.join(unserved)}"
+        problem = CommandError(f"no worker serves{what}", START)
     return {
         "up": problem is None,
         "problem": None if problem is None else str(problem),
@@ -75,6 +77,9 @@ def _found(settings: "Settings") -> dict[str, Any]:
         "supervisor_pid": endpoint.supervisor_pid if endpoint is not None else None,
         "processes": [_process(child) for child in children],
         "workers": _workers(serving, alive),
+        "stock_workers": [{"name": name, "queues": list(queues)} for name, queues in serving.stock.items()]
+        if serving is not None
+        else [],
         "queues": serving.queues if serving is not None else {},
         "in_flight": serving.in_flight if serving is not None else None,
         "parked": serving.parked if serving is not None else None,
@@ -106,7 +111,10 @@ def _tell(found: dict[str, Any]) -> None:
         say(f"datastore  {found['datastore_url']}")
     if found["queues"]:
         waiting = {queue: sum(depths.values()) for queue, depths in found["queues"].items()}
-        say(f"serving    {len(found['workers'])} workers")
+        stock = found["stock_workers"]
+        theirs = ", ".join(sorted({queue for each in stock for queue in each["queues"]}))
+        more = f", {len(stock)} stock rq worker{'s' * (len(stock) > 1)} ({theirs})" if stock else ""
+        say(f"serving    {len(found['workers'])} workers{more}")
         say(f"waiting    {', '.join(f'{count} {queue}' for queue, count in waiting.items())}")
         refused = found["dead_letters"]
         say(f"in flight  {found['in_flight']}, parked claims {found['parked']}, refused requests {refused}")
