@@ -199,11 +199,11 @@ def _proposals(
 
 def _takes_the_place_of(claim: Claim, earlier: Claim) -> bool:
     """Of two copies of one claim, whether the later is to be answered: its client has given up the wait, or it is
-    another client, which has asked since the earlier one was woken.
+    another client, whose predecessor is perhaps dead; unless it waited before, and the earlier has asked since.
     """
     if earlier.body.wait_ms and not claim.body.wait_ms:
         return True
-    return claim.instance != earlier.instance and claim_next.waited(earlier.body) and not claim_next.waited(claim.body)
+    return claim.instance != earlier.instance and not claim_next.waited(claim.body)
 
 
 def _known(context: Context, request: Request, *, at_most: int) -> Proposal | Settlement | None:

@@ -25,7 +25,8 @@ _TAKE = Script(
 -- KEYS: 1 the store that is served, 2 workers.  ARGV: this store, for how long a worker is heard of (ms)
 -- What is of another type nobody of ours has written: it keeps nobody from serving.
 local other = redis.pcall('GET', KEYS[1])
-if type(other) == 'string' and other ~= ARGV[1] then
+if other == ARGV[1] then return 1 end  -- nothing is written: a Redis that is full takes nothing
+if type(other) == 'string' then
   local t = redis.call('TIME')
   local now = t[1] * 1000 + math.floor(t[2] / 1000)
   local heard = redis.pcall('ZCOUNT', KEYS[2], now - ARGV[2], now + ARGV[2])

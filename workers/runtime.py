@@ -79,6 +79,7 @@ def open_runtime(settings: Settings, *, connection: Redis | None = None) -> Runt
     Raises:
       StartError: Redis is down, too old or may evict keys; the store can't be reached or ignores
         conditional writes; another process already serves jobs from its memory, or from another store.
+      RedisError: Redis refused something, or went away meanwhile.
     """
     for name, meant in misspelt(os.environ):
         log.warning("variable_misspelt", name=name, meant=meant)  # what it was to switch on is off
@@ -190,6 +191,7 @@ def refuse_other_store(redis: Redis, store: Datastore, entropy: Entropy) -> str:
 
     Raises:
       StartError: workers of another datastore serve there.
+      RedisError: Redis did not say, as this user may not ask, it has no memory left, or can't be reached.
     """
     try:
         return require_own_store(redis, store, entropy)
@@ -197,8 +199,6 @@ def refuse_other_store(redis: Redis, store: Datastore, entropy: Entropy) -> str:
         raise StartError(str(error)) from error
     except DatastoreError as error:
         raise StartError(f"datastore: {error}") from error
-    except RedisError as error:
-        raise StartError(f"Redis refused to tell which store it serves: {error}; give this user its rights") from error
 
 
 def open_door(settings: Settings, store: Datastore) -> Door:

@@ -17,8 +17,8 @@ from tests.in_process import InProcess
 WAIT_MS = 60_000
 
 
-def the_same_again(claim: Claim, by: Caller) -> Claim:
-    again = by.make("claim", request_id=claim.request_id, attempt=2, wait_ms=WAIT_MS)
+def the_same_again(claim: Claim, by: Caller, *, wait_ms: int = WAIT_MS) -> Claim:
+    again = by.make("claim", request_id=claim.request_id, attempt=2, wait_ms=wait_ms)
     assert isinstance(again, Claim)
     return again
 
@@ -114,6 +114,39 @@ def test_were_the_first_in_the_batch_answered_the_second_would_hear_nothing(
     # The twin of the test above.
     monkeypatch.setattr(batch, "_takes_the_place_of", lambda _claim, _earlier: False)
     second, again = both_copies_in_one_batch(broker)
+    assert not second.has_reply(again)
+
+
+def two_clients_in_one_batch(broker: InProcess, *, wait_ms: int) -> tuple[Caller, Claim]:
+    """The second client; no worker had read the first one's request before it sent its own."""
+    first, second = (Caller(broker.redis, "f", instance=name) for name in ("i1", "i2"))
+    claim = first.make("claim", wait_ms=wait_ms)
+    assert isinstance(claim, Claim)
+    first.send(claim)
+    again = the_same_again(claim, second, wait_ms=wait_ms)
+    second.send(again)
+    broker.serve()
+    return second, again
+
+
+@pytest.mark.parametrize("wait_ms", [0, WAIT_MS])
+def test_of_two_clients_whose_copies_lie_in_one_batch_the_last_one_is_answered(broker: InProcess, wait_ms: int) -> None:
+    if not wait_ms:
+        broker.submit("a")
+    second, again = two_clients_in_one_batch(broker, wait_ms=wait_ms)
+    if wait_ms:
+        broker.submit("a")
+    assert second.replies(again, deadline_ms=1_000)[0]["answer"] == "granted"
+
+
+@pytest.mark.parametrize("wait_ms", [0, WAIT_MS])
+def test_were_the_first_of_two_clients_in_a_batch_answered_the_last_would_hear_nothing(
+    broker: InProcess, monkeypatch: pytest.MonkeyPatch, wait_ms: int
+) -> None:
+    # The twin of the test above.
+    monkeypatch.setattr(batch, "_takes_the_place_of", lambda _claim, _earlier: False)
+    broker.submit("a")
+    second, again = two_clients_in_one_batch(broker, wait_ms=wait_ms)
     assert not second.has_reply(again)
 
 

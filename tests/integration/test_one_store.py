@@ -1,5 +1,6 @@
 """One Redis serves the jobs of one datastore."""
 
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -83,3 +84,29 @@ def test_marks_of_another_type_keep_nobody_from_serving(redis_client: redis.Redi
         redis_client.set(WORKERS, "x")
         require_own_store(redis_client, two, entropy)
         assert redis_client.type(SERVED) == b"string"
+
+
+@pytest.fixture
+def full_redis(redis_client: redis.Redis) -> Iterator[redis.Redis]:
+    """A Redis that refuses whatever needs memory, once `maxmemory` is set; it is unset behind the test."""
+    yield redis_client
+    redis_client.config_set("maxmemory", 0)
+
+
+def test_a_redis_that_is_full_keeps_nobody_from_starting_again(full_redis: redis.Redis, tmp_path: Path) -> None:
+    with closing(connect(f"sqlite:///{tmp_path}/one.db")) as one:
+        mark = require_own_store(full_redis, one, SystemEntropy())
+        full_redis.config_set("maxmemory", 1)
+        assert require_own_store(full_redis, one, SystemEntropy()) == mark
+
+
+@pytest.mark.parametrize("command", [("worker",), ("sweep", "--once"), ("up", "--detach")])
+def test_who_cannot_start_as_redis_is_full_is_told_so(
+    full_redis: redis.Redis, redis_url: str, commands: Commands, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    full_redis.config_set("maxmemory", 1)
+    home = Home(tmp_path, {"BROKER_REDIS_URL": redis_url, "BROKER_STATE_DIR": str(tmp_path / "s")}, run=commands.run)
+    status, _, err = home.run(*command)
+    assert status == 1
+    assert "Redis is full" in err
+    assert "raise its maxmemory" in err

@@ -51,9 +51,11 @@ def _described(error: Exception) -> CommandError | None:
 
 def of_redis(error: Exception) -> CommandError:
     """What Redis refused, or that there is none."""
-    from redis.exceptions import AuthenticationError, ResponseError
+    from redis.exceptions import AuthenticationError, OutOfMemoryError, ResponseError
 
     match error:
+        case OutOfMemoryError():
+            return CommandError(f"Redis is full: {error}", "free some of its memory, or raise its maxmemory")
         case AuthenticationError():
             step = "give the one of the URL's user, or of `default`: BROKER_REDIS_PASSWORD_FILE"
             return CommandError(f"Redis refused the password: {error}", step)
