@@ -14,7 +14,8 @@ pytestmark = pytest.mark.redis
 def told() -> dict[str, set[str]]:
     """The fields of each command's answer, by the table of the answer object."""
     text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
-    rows = [line.split("|")[1:-1] for line in text.split("### The answer object")[1].splitlines() if line[:2] == "| "]
+    table = text.split("### The answer object")[1].split("\n## ")[0]
+    rows = [line.split("|")[1:-1] for line in table.splitlines() if line[:2] == "| "]
     found: dict[str, set[str]] = {}
     for commands, _, fields in rows[1:]:
         for command in re.findall(r"`([a-z-]+)`", commands):
