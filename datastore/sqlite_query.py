@@ -1,13 +1,23 @@
 """From a filter to SQL that never finds less: what it finds too much, `matching` drops."""
 
 from collections.abc import Collection
+from typing import Final
 
 from datastore.interface import AnyOf, AtLeast, AtMost, Condition, Filter
 from datastore.sqlite_fields import Parameter, bindable, json_path, searched
 
+_ROW: Final = "partition_key, id, rev, etag, body"
+_KEY: Final = "partition_key, id"
+
 
 def page_query(
-    filter: Filter, limit: int, after: tuple[str, str] | None, *, indexes: Collection[str], wary: bool = False
+    filter: Filter,
+    limit: int,
+    after: tuple[str, str] | None,
+    *,
+    indexes: Collection[str],
+    wary: bool = False,
+    columns: str = _ROW,
 ) -> tuple[str, list[Parameter]]:
     """(SELECT of up to `limit` rows after `after` in key order, its parameters). `filter` was checked before.
 
@@ -31,7 +41,7 @@ def page_query(
         parameters += after
     where = " AND ".join(clauses) or "1"
     # Every part is a constant or comes from `json_path` or `searched`, which let nothing but field names through.
-    sql = f"SELECT partition_key, id, rev, etag, body FROM documents WHERE {where} "  # noqa: S608
+    sql = f"SELECT {columns} FROM documents WHERE {where} "  # noqa: S608
     return f"{sql}ORDER BY {sign}partition_key, {sign}id LIMIT ?", [*parameters, limit]
 
 
@@ -42,8 +52,8 @@ def key_query(
     the leading condition does.
     """
     leader = _leader(filter, indexes)
-    sql, parameters = page_query({} if leader is None else {leader: filter[leader]}, limit, after, indexes=indexes)
-    return sql.replace("partition_key, id, rev, etag, body", "partition_key, id", 1), parameters
+    leading = {} if leader is None else {leader: filter[leader]}
+    return page_query(leading, limit, after, indexes=indexes, columns=_KEY)
 
 
 def _expression(field: str, indexes: Collection[str]) -> str:
