@@ -118,11 +118,8 @@ def down(state: StateDir, *, timeout_ms: int = DOWN_TIMEOUT_MS) -> bool:
     if not _wait_for(lambda: not _left(state), timeout_ms):
         raise DaemonError(f"still running after {timeout_ms} ms: {', '.join(_left(state))}")
     state.remove_endpoint()
-    with (
-        suppress(StateDirError, OSError),
-        state.supervised(),
-    ):  # of a supervisor that was killed; not of one that starts just now
-        remove_socket_dir(socket_dir(state))
+    with suppress(StateDirError, OSError), state.supervised():  # one that starts just now keeps its own
+        remove_socket_dir(socket_dir(state))  # of a supervisor that was killed
     return True
 
 
