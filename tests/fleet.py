@@ -1,13 +1,17 @@
 """A local fleet for tests: real worker processes on a real server and a store in a file."""
 
+import signal
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
 import redis
 
+from broker.queues import QUEUES
 from tests.processes import DEADLINE_MS, end, start, start_python, wait_for
+from workers.inflight import WIRES
 from workers.taking import WORKERS
+from workers.waiters import BLOCK_S
 
 _WORKER = (
     "import sys; from broker.settings import load; from workers.runtime import run_worker; sys.exit(run_worker(load()))"
@@ -42,6 +46,24 @@ class Fleet:
         )
         assert worker.poll() is None, worker.stdout.read() if worker.stdout else "the worker ended"
         return worker
+
+    def waits_stand(self) -> bool:
+        """Whether the only worker waits on all its lists, for a second more at least. It is known before it does."""
+        waits = [each for each in self.redis.client_list() if each["cmd"] == "blmove" and "b" in each["flags"]]
+        return len(waits) == len(QUEUES) * len(WIRES) and all(int(each["idle"]) < BLOCK_S - 1 for each in waits)
+
+    def stop_at_its_waits(self, worker: "subprocess.Popen[str]") -> None:
+        """Stop the only worker (SIGSTOP) such that Redis moves what comes next into its hands."""
+
+        def stopped() -> bool:
+            wait_for(self.waits_stand, "it waits on all its lists")
+            worker.send_signal(signal.SIGSTOP)
+            if self.waits_stand():
+                return True
+            worker.send_signal(signal.SIGCONT)
+            return False
+
+        wait_for(stopped, "it is stopped while it waits")
 
     def start_sweep(self, env: Mapping[str, str] | None = None) -> "subprocess.Popen[str]":
         """The sweep in a process of its own."""

@@ -13,12 +13,11 @@ from broker import queues, replies
 from broker.answers import Answer, Word, wire
 from broker.client import AsyncClient, BrokerTimeout, BrokerUnavailable, Client, ClientClosed, Reply
 from broker.messages import Claim, ClaimBody, SubmitBody
-from broker.queues import QUEUES, Wire
+from broker.queues import Wire
 from tests.conftest import StartValkey
 from tests.fleet import Fleet
 from tests.home import Home
 from tests.processes import end, start_python, wait_for
-from workers.inflight import WIRES
 
 pytestmark = pytest.mark.redis
 
@@ -353,11 +352,8 @@ def connections(served: Fleet) -> int:
 
 
 def with_its_worker_idle(served: Fleet) -> int:
-    """How many connections there are once the worker has opened those that wait: it is known a little earlier."""
-    lists = len(QUEUES) * len(WIRES)
-    wait_for(
-        lambda: sum(each["cmd"] == "blmove" for each in served.redis.client_list()) == lists, "all lists are waited on"
-    )
+    """How many connections there are once the worker has opened those that wait."""
+    wait_for(served.waits_stand, "all lists are waited on")
     return connections(served)
 
 

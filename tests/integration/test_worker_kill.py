@@ -57,7 +57,7 @@ def test_requests_of_a_killed_worker_are_taken_over_and_answered(fleet: Fleet) -
     victim = fleet.start_worker(settings)
     send(fleet, submit("s", "job"))
     receive(fleet, 1)
-    victim.send_signal(signal.SIGSTOP)  # its blocked connections stay open and are handed requests
+    fleet.stop_at_its_waits(victim)
     send(fleet, claim("c1", "job"))
     send(fleet, claim("c2"), wire="intake")
     wait_for(lambda: not fleet.redis.llen("rq:queue:claims") + fleet.redis.llen("broker:in:claims"), "both in flight")
@@ -75,7 +75,7 @@ def test_a_stopped_worker_that_wakes_up_late_grants_nothing_twice(fleet: Fleet) 
     jobs = [f"job-{number}" for number in range(20)]
     send(fleet, *(submit(f"s{job}", job) for job in jobs))
     receive(fleet, 20)
-    sleeper.send_signal(signal.SIGSTOP)
+    fleet.stop_at_its_waits(sleeper)
     send(fleet, *(claim(f"c{job}", job) for job in jobs))
     fleet.start_worker(settings)
     first = receive(fleet, 20)
