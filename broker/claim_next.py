@@ -106,8 +106,8 @@ return 0
 _END_WAITS = Script(
     UNPARK
     + """
--- KEYS: 1 waiting, 2 their ends.  ARGV: now, at most, reply ttl, when the last wait ends that begins now, and the first
--- of the replies that a channel keeps
+-- KEYS: 1 waiting, 2 their ends, 3 the intake of claims.  ARGV: now, at most, reply ttl, when the last wait ends that
+-- begins now, and the first of the replies that a channel keeps
 -- What ends later was noted before time was set back, or by nobody of ours: it shall not wait for ever.
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '(' .. ARGV[4], '+inf', 'LIMIT', 0, ARGV[2])) do
   redis.call('ZADD', KEYS[2], ARGV[4], id)
@@ -120,6 +120,17 @@ for _, id in ipairs(ended) do
     redis.pcall('LTRIM', parked.reply_key, ARGV[5], -1)  -- as with any reply: its client may read none
     redis.pcall('PEXPIRE', parked.reply_key, ARGV[3])
   end
+end
+-- A claim without an end would wait for ever: Redis was emptied while it was written down. It is settled again.
+local endless = {}
+if redis.call('HLEN', KEYS[1]) > redis.call('ZCARD', KEYS[2]) then
+  for _, id in ipairs(redis.call('HKEYS', KEYS[1])) do
+    if #endless < tonumber(ARGV[2]) and not redis.call('ZSCORE', KEYS[2], id) then endless[#endless + 1] = id end
+  end
+end
+for _, id in ipairs(endless) do
+  local parked = unpark(id)
+  if parked then redis.call('LPUSH', KEYS[3], parked.envelope) end
 end
 return #ended
 """
@@ -282,9 +293,9 @@ def pass_on(connection: Redis, woken: Sequence[tuple[Claim, Collection[str]]]) -
 
 
 def end_waits(connection: Redis, now_ms: int) -> int:
-    """Answer `none_available` to claims whose wait is over. Returns how many there were."""
+    """Answer `none_available` to claims whose wait is over; returns how many. One that has no end is settled again."""
     arguments = [now_ms, EXPIRE_MAX, replies.REPLY_TTL_MS, now_ms + WAIT_MS_MAX, -replies.REPLIES_MAX]
-    return int(_END_WAITS.run(connection, [WAITING, WAIT_ENDS], arguments))
+    return int(_END_WAITS.run(connection, [WAITING, WAIT_ENDS, intake_key("claims")], arguments))
 
 
 def _sets(connection: Redis, prefix: str, queues: Iterable[str]) -> dict[str, list[bytes]]:

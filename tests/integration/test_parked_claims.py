@@ -14,6 +14,7 @@ from broker import claim_next, replies, silent, transitions
 from broker.client import Client
 from broker.messages import Claim
 from broker.presence import READ_WITHIN_MS, take_back_unread
+from broker.scripts import Script
 from tests.caller import Caller
 from tests.fleet import Fleet
 from tests.in_process import SKEW_MS, TTL_MS, InProcess
@@ -69,6 +70,50 @@ def test_what_a_connection_that_broke_left_of_a_parked_claim_goes_with_the_end_o
     broker.clock.advance(WAIT_MS)
     broker.sweep()
     assert not broker.redis.keys("broker:waiting*")
+
+
+def left_waiting_for_ever(broker: InProcess, lose: Callable[[], object]) -> bool:
+    """Whether a claim whose end Redis loses, or forgets by `lose`, is neither answered nor settled again."""
+    claim = park(broker)
+    lose()
+    broker.sweep()
+    broker.serve()
+    assert not broker.caller.has_reply(claim), "it has waited for no time"
+    broker.clock.advance(WAIT_MS)
+    broker.sweep()
+    return not broker.caller.has_reply(claim) or bool(broker.redis.keys("broker:waiting*"))
+
+
+def test_a_claim_whose_end_redis_has_lost_is_told_so_at_its_end(broker: InProcess) -> None:
+    assert not left_waiting_for_ever(broker, lambda: broker.redis.delete("broker:waiting:ends"))
+
+
+def test_a_claim_whose_end_nobody_misses_would_wait_for_ever(
+    broker: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = claim_next._END_WAITS.text
+    trusting = Script(counted.replace("> redis.call('ZCARD', KEYS[2])", "> math.huge"))
+    assert trusting.text != counted
+    monkeypatch.setattr(claim_next, "_END_WAITS", trusting)
+    assert left_waiting_for_ever(broker, lambda: broker.redis.delete("broker:waiting:ends"))
+
+
+@pytest.mark.parametrize("written", [0, 1, 2, 3, 4])
+def test_a_claim_whose_parking_redis_is_emptied_within_leaves_nothing(broker: InProcess, written: int) -> None:
+    claim = broker.caller.make("claim", wait_ms=WAIT_MS)
+    assert isinstance(claim, Claim)
+    pipe = broker.redis.pipeline(transaction=False)
+    claim_next.park(pipe, claim, broker.clock.now_ms())
+    for number, (arguments, _) in enumerate(pipe.command_stack):
+        if number == written:
+            broker.redis.flushall()
+        broker.redis.execute_command(*arguments)  # type: ignore[no-untyped-call]  # redis-py's own
+    broker.sweep()
+    broker.serve()
+    broker.clock.advance(WAIT_MS)
+    broker.sweep()
+    assert not broker.redis.keys("broker:waiting*")
+    assert broker.caller.has_reply(claim) == (written < 3), "else all of it is gone, and its client sends it again"
 
 
 def test_a_channel_that_nobody_reads_keeps_no_more_of_the_ends_of_waits_than_of_other_replies(

@@ -58,6 +58,7 @@ COMMANDS: dict[str, Make] = {
     "HMGET": _members,
     "HDEL": _members,
     "HLEN": lambda _: [],
+    "HKEYS": lambda _: [],
     "HSTRLEN": lambda random: _members(random)[:1],
     "SADD": _members,
     "SREM": _members,

@@ -192,6 +192,10 @@ def _hlen(keys: Keyspace, args: Sequence[bytes]) -> Any:
     return len(keys.get(args[0], dict) or ())
 
 
+def _hkeys(keys: Keyspace, args: Sequence[bytes]) -> Any:
+    return list(keys.get(args[0], dict) or ())
+
+
 def _hstrlen(keys: Keyspace, args: Sequence[bytes]) -> Any:
     return len((keys.get(args[0], dict) or {}).get(args[1], b""))
 
@@ -280,6 +284,7 @@ COMMANDS: Mapping[bytes, Command] = {
     b"HMGET": _hmget,
     b"HDEL": _hdel,
     b"HLEN": _hlen,
+    b"HKEYS": _hkeys,
     b"HSTRLEN": _hstrlen,
     b"HSCAN": _hscan,
     b"SADD": _sadd,
