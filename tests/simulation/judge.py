@@ -239,7 +239,12 @@ class Judge:
         if job.lease is not None and job.lease.epoch == lease[1]:
             self.between.told(job)
 
-    def not_on_record(self) -> list[str]:
+    def off_the_record(self) -> Iterator[str]:
+        """What is true of leases, and not of their runs. A job and its run are two writes, so it may come right yet."""
+        yield from self._not_on_record()
+        yield from self._wrongly_on_record()
+
+    def _not_on_record(self) -> list[str]:
         """Of each job that has ended with other runs than one for each epoch, which it has, and which are open."""
         assert self.store is not None
         found = []
@@ -268,7 +273,7 @@ class Judge:
             job = self._jobs.get(job_id)
             if job is None or not job.state.terminal:
                 self.accuse(f"I5 {job_id} was acknowledged and is {'gone' if job is None else job.state}")
-        for wrong in (*self.not_on_record(), *self._wrongly_on_record()):
+        for wrong in self.off_the_record():
             self.accuse(wrong)
         for job in self._jobs.values():
             if not isinstance(self.store.read(job.id, job.id), Ok):

@@ -218,7 +218,7 @@ class World:
         return self.judge.all_finished(self.shared.acknowledged)
 
     def _quiet(self) -> bool:
-        return self.timeline.steps % 50 == 0 and not (self._unfinished() or self.judge.not_on_record())
+        return self.timeline.steps % 50 == 0 and not (self._unfinished() or any(self.judge.off_the_record()))
 
     def _unfinished(self) -> list[bytes]:
         """What must not be forgotten in Redis: requests queued and in hand, claims that wait, grants nobody read."""
