@@ -99,6 +99,7 @@ def deliver(context: Context, pipe: Pipeline, batch: Sequence[Settled], *, now_m
         channel, texts = channels[client]
         texts.append(settled.seal.reply(channel, replies.encode(wire(answer, request.request_id, now_ms))))
     claim_next.lay_down(pipe, answered)
+    owed.note_unknown(pipe, batch, now_ms)
     for channel, texts in channels.values():
         replies.push(pipe, channel, texts)
     telling.publish(pipe, told)

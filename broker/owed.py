@@ -9,7 +9,10 @@ from typing import cast
 from redis import Redis
 from redis.client import Pipeline
 
+from broker.answers import Word
+from broker.batch import Settled
 from broker.index import text_of
+from broker.messages import Cancel, Complete, Fail, Release, Revoke
 from broker.settlement import Change
 
 OWED = "broker:owed"
@@ -17,6 +20,8 @@ OWED = "broker:owed"
 OWED_MAX = 10_000
 """The first to end goes first, where a store takes jobs and no runs for long."""
 AT_ONCE = 500
+_ENDS = (Complete, Fail, Release, Cancel, Revoke)
+"""Requests that end a lease, and with it perhaps a job."""
 
 
 def note(pipe: Pipeline, changes: Iterable[Change]) -> None:
@@ -25,6 +30,18 @@ def note(pipe: Pipeline, changes: Iterable[Change]) -> None:
     if owed:
         pipe.zadd(OWED, owed)
         pipe.zremrangebyrank(OWED, 0, -OWED_MAX - 1)
+
+
+def note_unknown(pipe: Pipeline, batch: Iterable[Settled], now_ms: int) -> None:
+    """Add the commands that keep jobs which one of these may have ended, nobody knows.
+
+    An earlier copy of it may have, and its note may be lost. Beyond the most that are kept the last of these go first.
+    """
+    for settled in batch:
+        answer, request = settled.answer, settled.request
+        if answer is not None and answer.word is Word.OUTCOME_UNKNOWN and isinstance(request, _ENDS):
+            pipe.zadd(OWED, {request.body.job_id: now_ms}, nx=True)
+            pipe.zremrangebyrank(OWED, OWED_MAX, -1)
 
 
 def note_again(connection: Redis, job_id: str, now_ms: int) -> None:

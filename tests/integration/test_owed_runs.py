@@ -56,6 +56,41 @@ def test_it_is_not_forgotten_for_a_read_that_shows_the_job_as_it_was(redis_clien
     assert broker.sweep().runs_mended == 1
 
 
+def on_record_though_its_note_was_lost(broker: InProcess, store: WithoutRuns) -> bool:
+    """Of a run whose worker lost Redis right after the job's end was written, until the request was past its time."""
+    looked(broker)
+    broker.submit("a")
+    [grant] = broker.ask(broker.caller.make("claim", job_id="a"))
+    lease = {name: grant["body"][name] for name in ("job_id", "epoch", "token")}
+    complete = broker.caller.make("complete", **lease, deadline_ms=broker.clock.now_ms() + 1_000)
+    broker.caller.send(complete)
+    store.away = True
+    broker.settle(broker.take("w1").entries, "w1")  # and nothing of it reaches Redis
+    store.away = False
+    broker.clock.advance(2_000)
+    broker.kill("w1")
+    broker.take_over("w2")
+    assert broker.caller.replies(complete)[0]["answer"] == "outcome_unknown"
+    broker.sweep()
+    return read_run(broker.store, "a", 1) is not None
+
+
+def test_a_run_is_on_record_though_its_note_was_lost_and_its_request_is_past_its_time(
+    redis_client: redis.Redis,
+) -> None:
+    store = WithoutRuns(MemoryDatastore())
+    assert on_record_though_its_note_was_lost(InProcess(store, redis_client), store)
+
+
+def test_nobody_would_write_it_if_what_is_unknown_were_not_looked_at(
+    redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The twin of the test above.
+    monkeypatch.setattr(owed, "note_unknown", lambda *_: None)
+    store = WithoutRuns(MemoryDatastore())
+    assert not on_record_though_its_note_was_lost(InProcess(store, redis_client), store)
+
+
 def looked(broker: InProcess) -> None:
     """The look that follows upon every start of a server is over."""
     broker.sweep()
