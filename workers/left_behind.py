@@ -21,10 +21,17 @@ OVER_MS = 30_000
 """A session that is over is forgotten after this much, six times as long as Redis holds a wait. What is brought even
 later makes it known again."""
 
+DEATHS = "broker:deaths:"
+"""Before the digest of an entry: how many workers have had it alone in hand since others died with it."""
+DEATHS_MAX = 5
+"""After so many it is a dead letter: they died of it, or else of what lasts hardly longer than five take-overs."""
+DEATHS_TTL_MS = 3_600_000
+
 _MOVE = """
 -- What stands in these lists goes into the slot of this call, up to `left`. Nearly always that is nothing. Not what is
 -- too long for a worker to read: a blocked wait moves it unseen, and a worker may be lost before it has it looked at.
-local function move(lists, wire)
+-- Nor what is `deadly`, where that is asked.
+local function move(lists, wire, deadly)
   if redis.call('EXISTS', unpack(lists)) == 0 then return end
   for _, list in ipairs(lists) do
     while left > 0 do
@@ -34,6 +41,11 @@ local function move(lists, wire)
       if #value > (wire == RQ and ID_MAX or INTAKE_MAX) then
         redis.call('RPOP', KEYS[wire])
         bury(value, 'oversized: an entry of ' .. #value .. ' bytes on ' .. list)
+      elseif deadly and deadly(value) then
+        redis.call('RPOP', KEYS[wire])
+        local data = wire == RQ and redis.pcall('HGET', 'rq:job:' .. value, 'data')
+        bury(type(data) == 'string' and data or value, DEADLY)
+        if wire == RQ then redis.call('DEL', 'rq:job:' .. value) end
       elseif wire == RQ then
         rq_entry(value)
       else
@@ -46,6 +58,8 @@ end
 
 _TAKE_OVER = Script(
     COMMON
+    + f"local DEATHS, DEATHS_MAX, DEATHS_TTL = '{DEATHS}', {DEATHS_MAX}, {DEATHS_TTL_MS}\n"
+    + f"local DEADLY = 'deadly: {DEATHS_MAX} workers died with nothing else in hand'"
     + """
 -- KEYS: 1 workers, 2 and 3 own slot.  ARGV: worker, dead after ms, forget after ms, at most, how many slots there are
 redis.call('ZADD', KEYS[1], now, ARGV[1])
@@ -68,10 +82,16 @@ for _, other in ipairs(dead) do
 end
 if #taken > 0 then return {now, taken} end
 -- What had been taken over by one that is dead as well (slot 0) may be what it has died of: each comes alone, and last.
+local function deadly(value)
+  local key = DEATHS .. redis.sha1hex(value)
+  local deaths = tonumber(redis.pcall('GET', key)) or 0
+  redis.call('SET', key, deaths + 1, 'PX', DEATHS_TTL)
+  return deaths >= DEATHS_MAX
+end
 left = 1
 for _, other in ipairs(dead) do
   for wire = RQ, INTAKE do
-    if left > 0 then move({arrived(other, wire) .. 0}, wire) end
+    if left > 0 then move({arrived(other, wire) .. 0}, wire, deadly) end
   end
   if left > 0 and tonumber(redis.call('ZSCORE', KEYS[1], other)) < now - ARGV[3] then
     redis.call('ZREM', KEYS[1], other)

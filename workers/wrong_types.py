@@ -12,7 +12,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from broker import claim_next, demand, events, families, index, lock_waits, owed, presence, replies, seen, waiting
 from broker.scripts import Script
-from workers import one_store, owed_runs
+from workers import left_behind, one_store, owed_runs
 from workers.taking import WORKERS
 
 log = structlog.get_logger(__name__)
@@ -36,6 +36,7 @@ FAMILIES: Mapping[str, str] = {
     claim_next.mark_key(""): "string",
     claim_next.WOKEN_FOR: "string",
     families.children_key(""): "set",
+    left_behind.DEATHS: "string",
     index.LANE: "zset",
     index.RESERVED: "zset",
     index.served_key(""): "zset",

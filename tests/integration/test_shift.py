@@ -14,6 +14,7 @@ from broker.batch import Settled
 from broker.clock import ManualClock, RedisClock
 from broker.messages import Envelope
 from broker.queues import QUEUES, Wire
+from broker.scripts import Script
 from broker.settings import load
 from datastore.interface import Ahead, nothing_ahead
 from datastore.memory import MemoryDatastore
@@ -254,6 +255,41 @@ def test_what_two_workers_died_with_comes_last_and_one_by_one(broker: InProcess)
     assert left("w3") == [4, 1, 1, 1, 1, 1, 1, 1, 1, 0]
     assert {reply["answer"] for reply in broker.caller.replies(*requests, deadline_ms=1_000)} == {"ok"}
     assert broker.redis.keys("broker:inflight:*") == []
+
+
+def looks_until_it_kills_nobody(broker: InProcess, wire: Wire) -> int:
+    """How many workers die one after the other of a request that kills whoever has it in hand; ten at the most."""
+    broker.caller.send(broker.caller.make("submit", job_id="deadly"), wire=wire)
+    broker.take("w0")
+    for deaths in count(1):
+        broker.kill(f"w{deaths - 1}")
+        hand = left_behind.take_over(broker.redis, f"w{deaths}", dead_after_ms=60_000, at_most=8)
+        if not hand.entries or deaths == 10:
+            return deaths
+    raise AssertionError
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_request_that_kills_whoever_takes_it_over_alone_is_a_dead_letter_in_the_end(
+    broker: InProcess, wire: Wire
+) -> None:
+    assert looks_until_it_kills_nobody(broker, wire) == 2 + left_behind.DEATHS_MAX
+    [letter] = read_letters(broker.redis, 9)
+    assert letter["reason"] == "deadly: 5 workers died with nothing else in hand"
+    assert '"deadly"' in letter["entry"].replace("\\", ""), "what it was can be seen"
+    assert broker.redis.keys("broker:inflight:*") == broker.redis.keys("rq:job:*") == []
+    broker.submit("other")
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_request_whose_deaths_nobody_counts_kills_for_ever(
+    broker: InProcess, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The twin of the test above.
+    text = left_behind._TAKE_OVER.text.replace("deaths >= DEATHS_MAX", "false")
+    monkeypatch.setattr(left_behind, "_TAKE_OVER", Script(text))
+    assert looks_until_it_kills_nobody(broker, wire) == 10
+    assert read_letters(broker.redis, 9) == []
 
 
 class Slow(Forwarding):

@@ -1,5 +1,6 @@
 """Runs the production scripts' own text, each compiled once; `redis.call` leads to a simulated server."""
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
@@ -56,7 +57,9 @@ class Lua:
         self._call: Call = _nobody
         """Who carries out what the script calls that runs."""
         globals_ = self._runtime.globals()
-        globals_[b"redis"] = self._runtime.table_from({b"call": self._redis_call, b"pcall": self._redis_pcall})
+        globals_[b"redis"] = self._runtime.table_from(
+            {b"call": self._redis_call, b"pcall": self._redis_pcall, b"sha1hex": _sha1hex}
+        )
         globals_[b"cjson"] = self._runtime.table_from({b"decode": self._decode, b"encode": self._encode})
 
     def run(self, text: bytes, keys: int, texts: Sequence[bytes], call: Call) -> Any:
@@ -145,6 +148,10 @@ class Lua:
         if lua51.lua_type(value) == "table":
             return {name.decode(): self._plain(each) for name, each in value.items()}
         return value.decode() if isinstance(value, bytes) else value
+
+
+def _sha1hex(text: bytes) -> bytes:
+    return hashlib.sha1(text).hexdigest().encode()  # noqa: S324  # what Redis has for scripts
 
 
 def _nobody(_name: bytes, _arguments: Sequence[bytes]) -> Any:
