@@ -30,6 +30,8 @@ WAIT_ENDS = "broker:waiting:ends"
 """Sorted set: request id by the end of its wait, broker time."""
 EXPIRE_MAX = 256
 """Waits ended in one call."""
+ENDLESS_MAX = 1_000
+"""Waiting claims looked at in one call, where one of them has no end."""
 WOKEN_FOR = f"{WAITING}:for:"
 """Before the id of a claim: the terms of the job that it was woken for. Nobody else was."""
 LOOKS_MAX = 20_000
@@ -107,7 +109,7 @@ _END_WAITS = Script(
     UNPARK
     + """
 -- KEYS: 1 waiting, 2 their ends, 3 the intake of claims.  ARGV: now, at most, reply ttl, when the last wait ends that
--- begins now, and the first of the replies that a channel keeps
+-- begins now, the first of the replies that a channel keeps, and how many claims are looked at of which one has no end
 -- What ends later was noted before time was set back, or by nobody of ours: it shall not wait for ever.
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '(' .. ARGV[4], '+inf', 'LIMIT', 0, ARGV[2])) do
   redis.call('ZADD', KEYS[2], ARGV[4], id)
@@ -121,16 +123,13 @@ for _, id in ipairs(ended) do
     redis.pcall('PEXPIRE', parked.reply_key, ARGV[3])
   end
 end
--- A claim without an end would wait for ever: Redis was emptied while it was written down. It is settled again.
-local endless = {}
+-- A claim without an end would wait for ever: Redis was emptied while it was written down. It is settled again. Of many
+-- claims some are looked at in each call, others in the next.
 if redis.call('HLEN', KEYS[1]) > redis.call('ZCARD', KEYS[2]) then
-  for _, id in ipairs(redis.call('HKEYS', KEYS[1])) do
-    if #endless < tonumber(ARGV[2]) and not redis.call('ZSCORE', KEYS[2], id) then endless[#endless + 1] = id end
+  for _, id in ipairs(redis.call('HRANDFIELD', KEYS[1], ARGV[6])) do
+    local parked = not redis.call('ZSCORE', KEYS[2], id) and unpark(id)
+    if parked then redis.call('LPUSH', KEYS[3], parked.envelope) end
   end
-end
-for _, id in ipairs(endless) do
-  local parked = unpark(id)
-  if parked then redis.call('LPUSH', KEYS[3], parked.envelope) end
 end
 return #ended
 """
@@ -294,7 +293,7 @@ def pass_on(connection: Redis, woken: Sequence[tuple[Claim, Collection[str]]]) -
 
 def end_waits(connection: Redis, now_ms: int) -> int:
     """Answer `none_available` to claims whose wait is over; returns how many. One that has no end is settled again."""
-    arguments = [now_ms, EXPIRE_MAX, replies.REPLY_TTL_MS, now_ms + WAIT_MS_MAX, -replies.REPLIES_MAX]
+    arguments = [now_ms, EXPIRE_MAX, replies.REPLY_TTL_MS, now_ms + WAIT_MS_MAX, -replies.REPLIES_MAX, ENDLESS_MAX]
     return int(_END_WAITS.run(connection, [WAITING, WAIT_ENDS, intake_key("claims")], arguments))
 
 

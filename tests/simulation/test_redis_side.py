@@ -58,7 +58,7 @@ COMMANDS: dict[str, Make] = {
     "HMGET": _members,
     "HDEL": _members,
     "HLEN": lambda _: [],
-    "HKEYS": lambda _: [],
+    "HRANDFIELD": lambda _: [9],
     "HSTRLEN": lambda random: _members(random)[:1],
     "SADD": _members,
     "SREM": _members,

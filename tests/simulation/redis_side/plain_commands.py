@@ -192,8 +192,9 @@ def _hlen(keys: Keyspace, args: Sequence[bytes]) -> Any:
     return len(keys.get(args[0], dict) or ())
 
 
-def _hkeys(keys: Keyspace, args: Sequence[bytes]) -> Any:
-    return list(keys.get(args[0], dict) or ())
+def _hrandfield(keys: Keyspace, args: Sequence[bytes]) -> Any:
+    """As many as there are, where so many are asked for; else not at random."""
+    return list(keys.get(args[0], dict) or ())[: int(args[1])]
 
 
 def _hstrlen(keys: Keyspace, args: Sequence[bytes]) -> Any:
@@ -284,7 +285,7 @@ COMMANDS: Mapping[bytes, Command] = {
     b"HMGET": _hmget,
     b"HDEL": _hdel,
     b"HLEN": _hlen,
-    b"HKEYS": _hkeys,
+    b"HRANDFIELD": _hrandfield,
     b"HSTRLEN": _hstrlen,
     b"HSCAN": _hscan,
     b"SADD": _sadd,
