@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import structlog
 from redis import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import OutOfMemoryError, RedisError
 from rq.serializers import JSONSerializer
 from rq.worker import SimpleWorker
 from tenacity import RetryCallState, Retrying, retry_if_exception
@@ -20,7 +20,7 @@ from broker.backoff import Backoff
 from broker.clock import monotonic_ms, sleep_ms
 from broker.queues import QUEUES
 from broker.settings import load
-from workers import left_behind, wrong_types
+from workers import full_redis, left_behind, wrong_types
 from workers.fleet_status import CLAIM_WORKER
 from workers.garbage import Garbage
 from workers.heartbeat import Heartbeat
@@ -82,13 +82,21 @@ class ClaimWorker(SimpleWorker):
         loop = ServeLoop(self.runtime, self.name if not opened_here else worker_name(), self.queue_names())
         signal.signal(signal.SIGTERM, loop.request_stop)
         signal.signal(signal.SIGINT, loop.request_stop)
-        self.register_birth()  # type: ignore[no-untyped-call]  # rq leaves it untyped
+        self._register()
         try:
             return loop.run(burst=burst)
         finally:
             _quietly(self.register_death)
             if opened_here:
                 self.runtime.close()
+
+    def _register(self) -> None:
+        """rq's own book-keeping. A Redis that is full keeps nobody from serving: that makes room."""
+        try:
+            self.register_birth()  # type: ignore[no-untyped-call]  # rq leaves it untyped
+        except OutOfMemoryError:
+            full_redis.make_room(self.connection, self.queue_names())
+            _quietly(self.register_birth)
 
 
 class ServeLoop:
@@ -102,6 +110,8 @@ class ServeLoop:
         self._stopping = False
         self._shift = Shift(runtime.context, runtime.connection, name, self._queues, runtime.settings, at=runtime.at)
         self._next_tick_ms = 0
+        self._full = False
+        """Whether Redis had no room for what failed last."""
         self._backoff = Backoff(runtime.context.entropy)
         self._heartbeat = Heartbeat(runtime, lambda: self._shift.session)
         self._garbage = Garbage()
@@ -130,6 +140,8 @@ class ServeLoop:
     def _serve(self, burst: bool) -> None:
         """Serve until told to stop. What an earlier failure left in hand comes first."""
         self._redis.connection_pool.disconnect(inuse_connections=False)  # what failed one may have cut off all of them
+        if self._full:
+            full_redis.make_room(self._redis, self._queues)
         self._shift.settle(self._shift.leftovers())
         waiters = Waiters(self._redis, self._shift.session, self._queues, at_most=self._runtime.settings.batch_max)
         try:
@@ -163,6 +175,7 @@ class ServeLoop:
     def _report(self, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         pause_s = state.next_action.sleep if state.next_action else 0.0
+        self._full = full_redis.met(error)
         if not isinstance(error, RedisError):  # a mistake of ours must not end a worker, nor the next one after it
             log.error("serving_failed", worker=self._name, retry_in_s=round(pause_s, 3), exc_info=error)
             return

@@ -20,10 +20,10 @@ from broker.queues import intake_key, rq_job_key, rq_queue_key
 from broker.settlement import Context
 from datastore.decoding import UNREADABLE, from_json
 from datastore.value import Value
-from workers import once
+from workers import full_redis, once
 from workers.entries import ID_BYTES_MAX, Entry, NotOurs
 from workers.inflight import slot_key, worker_of
-from workers.lean_redis import post
+from workers.lean_redis import first_error, post, raise_first
 from workers.taking import DEAD, DEAD_MAX
 
 PORTIONS_MAX = 16
@@ -91,11 +91,15 @@ def post_end(
         once.settled(pipe, [entry.once for entry, result in settled if entry.once and not result.put_back])
         _end_entries(pipe, worker, entries, kept=[entry for entry, _ in back])
         families.ask(pipe, parents)
-        last = post(pipe)
+        commands = pipe.command_stack
+        posted = post(pipe)
 
     def end() -> None:
-        answer = last(True)
-        if parents and answer:
+        replies = posted()
+        if full_redis.met(first_error(replies)):
+            replies = full_redis.insist(connection, commands, replies)
+        raise_first(replies)
+        if parents and replies[-1]:
             descent.add(parent.id for parent in parents)
         aftermath.follow_up(context, connection, further, descent=descent, now_ms=now_ms)
 

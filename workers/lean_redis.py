@@ -179,19 +179,12 @@ class LeanPipeline(Pipeline):
             raise_first(replies)
         return [self._parsed(command, reply) for command, reply in zip(stack, replies, strict=True)]
 
-    def post(self) -> Callable[[bool], Any]:
-        """Have the commands sent with the next flush. What is returned waits for the last one's reply."""
+    def post(self) -> Callable[[], list[Any]]:
+        """Have the commands sent with the next flush. What is returned waits for their replies, which are raw."""
         if not self.command_stack:
-            return lambda _raise_on_error: None
-        stack, posted = self._posted()
-
-        def last(raise_on_error: bool) -> Any:
-            replies = posted.read()
-            if raise_on_error:
-                raise_first(replies)
-            return self._parsed(stack[-1], replies[-1])
-
-        return last
+            return list
+        _, posted = self._posted()
+        return posted.read
 
     def _posted(self) -> tuple[list[Any], Posted]:
         stack, self.command_stack = self.command_stack, []
@@ -202,21 +195,15 @@ class LeanPipeline(Pipeline):
         return reply if isinstance(reply, RedisError) else self._redis.parsed(args[0], reply, options)
 
 
-def post(pipe: Pipeline) -> Callable[[bool], Any]:
+def post(pipe: Pipeline) -> Callable[[], list[Any]]:
     """Post what `pipe` holds; with a client that can't, it is carried out now.
 
-    What is returned gives the last command's reply, an error too, or where it is told to raises the first error of all.
+    What is returned gives the replies, an error among them. They are raw, or read as redis-py does.
     """
     if isinstance(pipe, LeanPipeline):
         return pipe.post()
-    replies = pipe.execute(raise_on_error=False)
-
-    def last(raise_on_error: bool) -> Any:
-        if raise_on_error:
-            raise_first(replies)
-        return replies[-1] if replies else None
-
-    return last
+    replies: list[Any] = pipe.execute(raise_on_error=False)
+    return lambda: replies
 
 
 def next_replies(connection: Any, count: int) -> list[Any]:
@@ -235,11 +222,18 @@ def broken(error: OSError) -> RedisError:
     return kind(f"the connection broke: {error}")
 
 
-def raise_first(replies: Sequence[Any]) -> None:
-    """Raise the first error among replies."""
+def first_error(replies: Sequence[Any]) -> RedisError | None:
+    """The first error among replies."""
     for reply in replies:
         if isinstance(reply, RedisError):
-            raise reply
+            return reply
+    return None
+
+
+def raise_first(replies: Sequence[Any]) -> None:
+    """Raise the first error among replies."""
+    if (error := first_error(replies)) is not None:
+        raise error
 
 
 def flush(connection: Redis) -> None:

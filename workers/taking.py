@@ -199,10 +199,10 @@ class Taker:
         asked_ms = self._steady_ms()
         with self._connection.pipeline(transaction=False) as pipe:
             pipe.evalsha(TAKE.sha, len(keys), *keys, *arguments)
-            answer = post(pipe)
+            replies = post(pipe)
 
         def hand() -> Hand:
-            reply = answer(False)
+            [reply] = replies()
             if isinstance(reply, NoScriptError):
                 reply = TAKE.run(self._connection, keys, arguments)
             elif isinstance(reply, Exception):

@@ -1,0 +1,91 @@
+"""A Redis that is full (`maxmemory`) refuses whatever needs memory: also what takes requests, and what answers them.
+
+Then what queues is dropped until there is room, as a Redis that is lost loses it: its senders hear nothing and send it
+again, under the same id. Answered it might need more memory than it did.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import structlog
+from redis import Redis
+from redis.exceptions import OutOfMemoryError, ResponseError
+
+from broker.clock import Steady, monotonic_ms
+from broker.scripts import Script
+from workers.shedding import NEVER_SHED
+from workers.taking import sources
+
+log = structlog.get_logger(__name__)
+
+ROOM = 0.9
+"""Of its memory Redis is to have in use at most, before requests are settled again."""
+BUDGET_MS = 500
+"""For so long room is made at a time: who holds leases is heard in between."""
+AT_ONCE = 1_000
+"""Requests dropped by one call."""
+_FREES = "redis.call('DEL', 'broker:nothing') "
+"""Redis lets a script go on with any command behind one that may free memory, whether or not there was any to free."""
+_ANYWAY = _FREES + "return redis.call(unpack(ARGV))"
+
+_DROP = Script(
+    """
+-- KEYS: rq queue and intake in turn.  ARGV: at most
+-- What came last to the longest list. Nothing here needs memory.
+local longest, most = 0, 0
+for i, key in ipairs(KEYS) do
+  local waiting = redis.pcall('LLEN', key)
+  if type(waiting) == 'number' and waiting > most then longest, most = i, waiting end
+end
+if longest == 0 then return 0 end
+local dropped = redis.call('RPOP', KEYS[longest], ARGV[1])
+if longest % 2 == 1 then
+  for _, id in ipairs(dropped) do redis.call('DEL', 'rq:job:' .. id) end
+end
+return #dropped
+"""
+)
+
+
+def met(error: object) -> bool:
+    """Whether this is what a command, or a script, is refused with."""
+    # Before Redis 7 a script's error begins with what it was about.
+    return isinstance(error, OutOfMemoryError) or (isinstance(error, ResponseError) and "-OOM " in str(error))
+
+
+def make_room(connection: Redis, queues: Iterable[str], *, steady_ms: Steady = monotonic_ms) -> int:
+    """Drop what queues, but for what holders of leases ask, until Redis has room again, or `BUDGET_MS` are over.
+
+    How many requests. Whoever calls it does so again where Redis still refuses something.
+    """
+    lists = [key for _, key in sources(queue for queue in queues if queue not in NEVER_SHED)]
+    until_ms, count = steady_ms() + BUDGET_MS, 0
+    while _full(connection) and steady_ms() < until_ms:
+        dropped = int(_DROP.run(connection, lists, [AT_ONCE]))
+        if not dropped:
+            break
+        count += dropped
+    log.warning("redis_full", requests_dropped=count)
+    return count
+
+
+def _full(connection: Redis) -> bool:
+    memory: dict[str, int] = connection.info("memory")
+    return 0 < memory.get("maxmemory", 0) * ROOM < memory["used_memory"]  # a server that does not say is left alone
+
+
+def insist(connection: Redis, commands: Sequence[Any], replies: list[Any]) -> list[Any]:
+    """Carry out those of a pipeline's `commands` that Redis had no room for; all replies, raw.
+
+    For what was settled: its end would take it out of the hands of its worker and leave its sender without an answer.
+    """
+    refused = [position for position, reply in enumerate(replies) if met(reply)]
+    with connection.pipeline(transaction=False) as pipe:
+        for position in refused:
+            pipe.execute_command(*_insisting(*commands[position][0]))  # type: ignore[no-untyped-call]  # redis-py's
+        again = dict(zip(refused, pipe.execute(raise_on_error=False), strict=True))
+    return [again.get(position, reply) for position, reply in enumerate(replies)]
+
+
+def _insisting(name: str, *rest: Any) -> Sequence[Any]:
+    return ("EVAL", _FREES + rest[0], *rest[1:]) if name == "EVAL" else ("EVAL", _ANYWAY, 0, name, *rest)
