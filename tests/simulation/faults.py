@@ -50,6 +50,7 @@ EVENTS: Mapping[str, float] = {
     "redis_flushed": 0.5,
     "redis_restarted": 0.4,
     "redis_rolled_back": 0.4,
+    "redis_full": 0.5,
 }
 """What befalls the whole world: how many times in a run, on the average of all seeds."""
 

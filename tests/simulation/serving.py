@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from redis.exceptions import RedisError
+from redis.exceptions import OutOfMemoryError, RedisError
 
 from broker.coordinator import Context
 from broker.queues import QUEUES, Wire
@@ -14,6 +14,7 @@ from datastore import DatastoreError
 from tests.simulation.lines import BLOCK_MS, BrokerLine, RedisHost
 from tests.simulation.process import Process
 from tests.simulation.redis_side.client import SimulatedRedis
+from workers import full_redis
 from workers.inflight import WOKEN, arrivals_key
 from workers.left_behind import turn
 from workers.shift import Shift
@@ -69,6 +70,7 @@ class Worker:
         self._answered: list[tuple[Any, int, int]] = []
         """What the calls behind the waits have brought: the reply, the slot, and when the call was sent."""
         self._waiting = False
+        self._full = False
 
     def run(self) -> None:
         """Until it is killed. After each failure of Redis it comes back to what it had in hand."""
@@ -78,6 +80,7 @@ class Worker:
                 self._serve()
             except RedisError as error:
                 log.debug("redis_lost", worker=self._name, error=str(error))
+                self._full = full_redis.met(error)
                 self._answered = []
                 self._lose_waits()
                 self._process.wait(self._host.dice.random.uniform(50, 1_500))
@@ -94,6 +97,8 @@ class Worker:
             self._waits.until_ms = self._host.timeline.now_ms + self._host.dice.random.uniform(1, BLOCK_MS)
 
     def _serve(self) -> None:
+        if self._full:
+            full_redis.make_room(self._redis, QUEUES, steady_ms=self._process.clock.steady_ms)
         left = self._shift.leftovers()
         self._waits = self._new_waits()
         self._shift.settle(left)
@@ -114,6 +119,8 @@ class Worker:
         Behind it stands the call that takes it.
         """
         self._arm_all()
+        if self._host.server.full and not self._answered:
+            raise OutOfMemoryError("simulated: a blocked wait is refused")
         if not self._answered:
             self._waiting = True
             self._process.wait(IDLE_MAX_MS)
@@ -122,7 +129,7 @@ class Worker:
         return [self._waits.taker.hand(reply, slot, asked_ms=asked_ms) for reply, slot, asked_ms in answered]
 
     def _arm_all(self) -> None:
-        if self._host.down:
+        if self._host.down or self._host.server.full:
             return
         for wire, source in self._sources:
             if source not in self._waits.armed:

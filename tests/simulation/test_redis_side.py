@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import redis
-from redis.exceptions import ResponseError
+from redis.exceptions import OutOfMemoryError, ResponseError
 
 from broker.entropy import SeededEntropy
 from broker.messages import Envelope
@@ -14,6 +14,8 @@ from datastore.memory import MemoryDatastore
 from tests.in_process import InProcess
 from tests.simulation.redis_side.client import SimulatedRedis
 from tests.simulation.redis_side.lua import Lua
+from tests.simulation.redis_side.scarcity import FREE_MEMORY, NEED_MEMORY
+from tests.simulation.redis_side.server import COMMANDS as KNOWN
 from tests.simulation.redis_side.server import Server
 from workers.taking import WORKERS
 
@@ -115,6 +117,32 @@ def test_it_answers_every_command_as_valkey_does(redis_client: redis.Redis, seed
         if random.random() < 0.02:
             key = random.choice(KEYS)
             assert _answer(ours, ["DEL", key]) == _answer(redis_client, ["DEL", key])
+
+
+def test_it_refuses_what_a_full_valkey_refuses(redis_client: redis.Redis) -> None:
+    flags: dict[bytes, set[str]] = {}
+    for name in KNOWN:
+        told = redis_client.execute_command("COMMAND", "INFO", name)  # type: ignore[no-untyped-call]  # redis-py's own
+        [info] = cast(dict[str, Any], told).values()
+        flags[name] = set(info["flags"])
+    assert {name for name in flags if "denyoom" in flags[name]} == NEED_MEMORY
+    assert {name for name in flags if "write" in flags[name]} - NEED_MEMORY == FREE_MEMORY
+
+
+def test_a_script_that_has_freed_memory_is_let_finish_by_a_full_valkey_too(redis_client: redis.Redis) -> None:
+    full = Server(Lua(), lambda: 1_700_000_000_000)
+    full.full = True
+    redis_client.config_set("maxmemory", 1)
+    try:
+        for text in ("return redis.call('SET', 'a', 1)", "redis.call('GET', 'a') return redis.call('SET', 'a', 1)"):
+            with pytest.raises(OutOfMemoryError):
+                redis_client.eval(text, 0)
+            with pytest.raises(OutOfMemoryError):
+                full.execute(("EVAL", text, 0))
+        text = "redis.call('DEL', 'none') return redis.call('RPUSH', 'a', 1)"
+        assert redis_client.eval(text, 0) == full.execute(("EVAL", text, 0)) == 1
+    finally:
+        redis_client.config_set("maxmemory", 0)
 
 
 @pytest.mark.parametrize(("how", "left_ms"), [([], -1), (["PX", 60_000], 60_000), (None, -2)])

@@ -182,6 +182,7 @@ class World:
             "redis_flushed": self.server.keys.clear,
             "redis_restarted": self._restart_redis,
             "redis_rolled_back": self._roll_back_redis,
+            "redis_full": self._fill_redis,
         }
 
     def _set_back(self, ms: int) -> None:
@@ -322,6 +323,15 @@ class World:
         self.server.restart()
         if self._random.random() < 0.5:
             self.server.keys.clear()
+
+    def _fill_redis(self) -> None:
+        """Somebody fills its memory, and takes that away again."""
+        self.server.full = True
+
+        def empty() -> None:
+            self.server.full = False
+
+        self.timeline.after(self._random.uniform(50, 6_000), empty)
 
     def _roll_back_redis(self) -> None:
         """A replica is promoted that lacks the last writes."""

@@ -10,6 +10,7 @@ from redis.exceptions import NoScriptError, ResponseError
 from tests.simulation.redis_side import plain_commands, sorted_commands
 from tests.simulation.redis_side.keyspace import Keyspace, Status
 from tests.simulation.redis_side.lua import Lua, as_texts
+from tests.simulation.redis_side.scarcity import Scarce, refuse
 
 _FILLS = {b"RPUSH": 0, b"LPUSH": 0, b"LMOVE": 1}
 """Commands that fill a list, and which of their arguments names it."""
@@ -28,6 +29,8 @@ class Server:
         self._lua = lua
         self._scripts: dict[bytes, bytes] = {}
         self._run = 1
+        self.full = False
+        """Whether it has no memory left."""
         self._waiting: dict[bytes, list[Callable[[], None]]] = {}
         self._filled: list[bytes] = []
         self._pushed: Callable[[bytes, Sequence[bytes]], None] = lambda _key, _values: None
@@ -38,6 +41,8 @@ class Server:
         name, rest = texts[0], texts[1:]
         if self._told is not None:
             self._told(f"redis   {b' '.join([name, *(part[:400] for part in rest)]).decode('utf-8', 'replace')}")
+        if self.full:
+            refuse(name)
         try:
             return self._one(name, rest)
         finally:
@@ -78,7 +83,8 @@ class Server:
             case b"SCRIPT":
                 return self._manage_scripts(rest)
             case b"INFO":
-                return f"# Server\r\nrun_id:{self._run:040x}\r\n".encode()
+                used = 100 * self.full
+                return f"# Server\r\nrun_id:{self._run:040x}\r\nused_memory:{used}\r\nmaxmemory:100\r\n".encode()
             case _ if name in COMMANDS:
                 return self._one(name, rest)
         raise ResponseError(f"the simulation knows no {name!r}")
@@ -100,7 +106,7 @@ class Server:
             text = known
         else:
             self._load(text)
-        return self._lua.run(text, int(rest[1]), rest[2:], self._one)
+        return self._lua.run(text, int(rest[1]), rest[2:], Scarce(self._one) if self.full else self._one)
 
     def _manage_scripts(self, rest: Sequence[bytes]) -> Any:
         if rest[0].upper() == b"LOAD":
