@@ -35,7 +35,8 @@ def note(pipe: Pipeline, changes: Iterable[Change]) -> None:
 def note_unknown(pipe: Pipeline, batch: Iterable[Settled], now_ms: int) -> None:
     """Add the commands that keep jobs which one of these may have ended, nobody knows.
 
-    An earlier copy of it may have, and its note may be lost. Beyond the most that are kept the last of these go first.
+    An earlier copy of it may have, and its note may be lost. Anybody may make these up: where there are too many, the
+    last ones go.
     """
     for settled in batch:
         answer, request = settled.answer, settled.request

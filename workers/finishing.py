@@ -96,9 +96,9 @@ def post_end(
 
     def end() -> None:
         replies = posted()
-        if full_redis.met(first_error(replies)):
+        if first_error(replies) is not None:
             replies = full_redis.insist(connection, commands, replies)
-        raise_first(replies)
+            raise_first(replies)
         if parents and replies[-1]:
             descent.add(parent.id for parent in parents)
         aftermath.follow_up(context, connection, further, descent=descent, now_ms=now_ms)

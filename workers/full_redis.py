@@ -23,26 +23,32 @@ ROOM = 0.9
 BUDGET_MS = 500
 """For so long room is made at a time: who holds leases is heard in between."""
 AT_ONCE = 1_000
-"""Requests dropped by one call."""
+"""Requests dropped by one call, and no more than an eighth of what stands there: it is asked again soon enough."""
+KEPT = 64
+"""Of each queue, a batch: it is not what fills Redis, and is settled as soon as replies are read."""
+_BOUNDS = frozenset({"PEXPIRE", "EXPIRE", "LTRIM", "ZREMRANGEBYRANK"})
+"""Commands that bound what those before them have made. They are carried out in a full Redis, too: on nothing."""
 _FREES = "redis.call('DEL', 'broker:nothing') "
 """Redis lets a script go on with any command behind one that may free memory, whether or not there was any to free."""
 _ANYWAY = _FREES + "return redis.call(unpack(ARGV))"
 
 _DROP = Script(
     """
--- KEYS: rq queue and intake in turn.  ARGV: at most
+-- KEYS: rq queue and intake in turn.  ARGV: at most, and what each list keeps
 -- What came last to the longest list. Nothing here needs memory.
-local longest, most = 0, 0
+local longest, most = 0, tonumber(ARGV[2])
 for i, key in ipairs(KEYS) do
   local waiting = redis.pcall('LLEN', key)
   if type(waiting) == 'number' and waiting > most then longest, most = i, waiting end
 end
 if longest == 0 then return 0 end
-local dropped = redis.call('RPOP', KEYS[longest], ARGV[1])
+local count = math.min(ARGV[1], math.ceil((most - ARGV[2]) / 8))
 if longest % 2 == 1 then
-  for _, id in ipairs(dropped) do redis.call('DEL', 'rq:job:' .. id) end
+  for _, id in ipairs(redis.call('RPOP', KEYS[longest], count)) do redis.call('DEL', 'rq:job:' .. id) end
+else
+  redis.call('LTRIM', KEYS[longest], 0, -count - 1)  -- whole requests: to look at them would take as much memory again
 end
-return #dropped
+return count
 """
 )
 
@@ -61,7 +67,7 @@ def make_room(connection: Redis, queues: Iterable[str], *, steady_ms: Steady = m
     lists = [key for _, key in sources(queue for queue in queues if queue not in NEVER_SHED)]
     until_ms, count = steady_ms() + BUDGET_MS, 0
     while _full(connection) and steady_ms() < until_ms:
-        dropped = int(_DROP.run(connection, lists, [AT_ONCE]))
+        dropped = int(_DROP.run(connection, lists, [AT_ONCE, KEPT]))
         if not dropped:
             break
         count += dropped
@@ -71,7 +77,8 @@ def make_room(connection: Redis, queues: Iterable[str], *, steady_ms: Steady = m
 
 def _full(connection: Redis) -> bool:
     memory: dict[str, int] = connection.info("memory")
-    return 0 < memory.get("maxmemory", 0) * ROOM < memory["used_memory"]  # a server that does not say is left alone
+    used = memory["used_memory"] - memory.get("mem_not_counted_for_evict", 0)
+    return 0 < memory.get("maxmemory", 0) * ROOM < used  # a server that does not say is left alone
 
 
 def insist(connection: Redis, commands: Sequence[Any], replies: list[Any]) -> list[Any]:
@@ -79,7 +86,10 @@ def insist(connection: Redis, commands: Sequence[Any], replies: list[Any]) -> li
 
     For what was settled: its end would take it out of the hands of its worker and leave its sender without an answer.
     """
-    refused = [position for position, reply in enumerate(replies) if met(reply)]
+    if not any(map(met, replies)):
+        return replies
+    names = [arguments[0] for arguments, _ in commands]
+    refused = [position for position, reply in enumerate(replies) if met(reply) or names[position] in _BOUNDS]
     with connection.pipeline(transaction=False) as pipe:
         for position in refused:
             pipe.execute_command(*_insisting(*commands[position][0]))  # type: ignore[no-untyped-call]  # redis-py's

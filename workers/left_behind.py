@@ -59,7 +59,7 @@ end
 _TAKE_OVER = Script(
     COMMON
     + f"local DEATHS, DEATHS_MAX, DEATHS_TTL = '{DEATHS}', {DEATHS_MAX}, {DEATHS_TTL_MS}\n"
-    + f"local DEADLY = 'deadly: {DEATHS_MAX} workers died with nothing else in hand'"
+    + f"local DEADLY = 'deadly: {DEATHS_MAX} workers were lost with nothing else in hand'"
     + """
 -- KEYS: 1 workers, 2 and 3 own slot.  ARGV: worker, dead after ms, forget after ms, at most, how many slots there are
 redis.call('ZADD', KEYS[1], now, ARGV[1])

@@ -6,6 +6,7 @@ While a batch is settled Redis works on the end of the one before it, and takes 
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import structlog
 from redis import Redis
@@ -91,8 +92,10 @@ class Shift:
         """Jobs that have ended and whose children are still to be looked at."""
 
     def leftovers(self) -> Hand:
-        """Begin a session: what was in hand when Redis went away."""
-        self._asked = self._ending = None
+        """Begin a session: what was in hand when Redis went away, or was full."""
+        self._asked = None
+        with suppress(RedisError):  # it may be the next batch that failed: this one's end is nobody's else
+            self._end()
         # The last one may have begun, too, though nobody heard of it. What began in between is taken over, if anything.
         before = list(dict.fromkeys((self._collected, self.session)))
         self._sessions += 1

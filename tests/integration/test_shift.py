@@ -275,7 +275,7 @@ def test_a_request_that_kills_whoever_takes_it_over_alone_is_a_dead_letter_in_th
 ) -> None:
     assert looks_until_it_kills_nobody(broker, wire) == 2 + left_behind.DEATHS_MAX
     [letter] = read_letters(broker.redis, 9)
-    assert letter["reason"] == "deadly: 5 workers died with nothing else in hand"
+    assert letter["reason"] == "deadly: 5 workers were lost with nothing else in hand"
     assert '"deadly"' in letter["entry"].replace("\\", ""), "what it was can be seen"
     assert broker.redis.keys("broker:inflight:*") == broker.redis.keys("rq:job:*") == []
     broker.submit("other")
