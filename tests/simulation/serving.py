@@ -126,6 +126,9 @@ class Worker:
             self._process.wait(IDLE_MAX_MS)
             self._waiting = False
         answered, self._answered = self._answered, []
+        for reply, _, _ in answered:
+            if isinstance(reply, RedisError):
+                raise reply
         return [self._waits.taker.hand(reply, slot, asked_ms=asked_ms) for reply, slot, asked_ms in answered]
 
     def _arm_all(self) -> None:

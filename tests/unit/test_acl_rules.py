@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from broker.acl import RedisRole, rules
 from tests.architecture.source import modules
 
-WORKERS_ALONE = {"inflight", "dead", "unread", "once", "memory-owner", "in", "turn"}
+WORKERS_ALONE = {"inflight", "dead", "unread", "once", "memory-owner", "in", "turn", "deaths", "nothing"}
 """What workers have in hand. The sweep has no business there, but for the intake of claims."""
 
 
