@@ -22,7 +22,11 @@ def admitted(moments: Sequence[int], rate: Rate, now_ms: int) -> list[int] | Non
     near = grown[max(0, at - rate.count) : at + rate.count + 1]
     if any(later - earlier < rate.per_ms for earlier, later in zip(near, near[rate.count :], strict=False)):
         return None
-    return [moment for moment in grown if moment > newest - 2 * rate.per_ms]
+    kept = [moment for moment in grown if moment > newest - 2 * rate.per_ms]
+    if len(kept) > 1:
+        return kept
+    # Long after all others; or by the time from before the clock was set back, of which those are: then they count yet.
+    return [*(moment for moment in sorted(moments)[-rate.count :] if moment < now_ms - SET_BACK_MS), now_ms]
 
 
 def free_ms(moments: Sequence[int], rate: Rate, now_ms: int) -> int:

@@ -1,6 +1,6 @@
 """How often a limit lets a job start: exact in every window, whatever became of a claim, and of the clock."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -80,3 +80,19 @@ def test_a_limits_lowered_rate_does_not_keep_its_jobs_for_ever() -> None:
 def test_when_the_next_start_is_free_is_not_said_by_moments_from_before_the_clock_was_set_back() -> None:
     rate = Rate(count=1, per_ms=3_600_000)
     assert rates.free_ms([NOW - 1_000, NOW + DAY_MS], rate, NOW) == NOW - 1_000 + rate.per_ms
+
+
+def test_a_grant_by_the_time_before_the_clock_was_set_back_hides_none_of_those_since() -> None:
+    rate, since = Rate(count=2, per_ms=4_000), NOW - DAY_MS
+    moments: Sequence[int] = []
+    for now_ms in (since, since + 1_000, NOW):  # the last by a worker that had its time from before
+        moments = rates.admitted(moments, rate, now_ms) or pytest.fail("it fits")
+    assert rates.admitted(moments, rate, since + 3_000) is None, "it would be the third within four seconds"
+    assert rates.admitted(moments, rate, since + 4_000) == [since, since + 1_000, since + 4_000]
+
+
+def test_what_is_kept_for_that_goes_with_the_grant_after() -> None:
+    rate = Rate(count=2, per_ms=4_000)
+    moments = rates.admitted([NOW - DAY_MS, NOW - DAY_MS + 1, NOW - DAY_MS + 5_000], rate, NOW) or []
+    assert moments == [NOW - DAY_MS + 1, NOW - DAY_MS + 5_000, NOW]
+    assert rates.admitted(moments, rate, NOW + 1) == [NOW, NOW + 1]
