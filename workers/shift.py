@@ -94,7 +94,7 @@ class Shift:
     def leftovers(self) -> Hand:
         """Begin a session: what was in hand when Redis went away, or was full."""
         self._asked = None
-        with suppress(RedisError):  # it may be the next batch that failed: this one's end is nobody's else
+        with suppress(RedisError):  # what failed may have come after it, and nobody else sees to its end
             self._end()
         # The last one may have begun, too, though nobody heard of it. What began in between is taken over, if anything.
         before = list(dict.fromkeys((self._collected, self.session)))
