@@ -4,7 +4,6 @@ import asyncio
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -38,7 +37,7 @@ class Proxy:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
-        self._do(self._loop.stop)
+        self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
 
@@ -64,13 +63,15 @@ class Proxy:
         return self._each(_Connection.reset)
 
     def _each(self, act: "Callable[[_Connection], None]") -> int:
-        connections = list(self._connections)
-        for connection in connections:
-            self._do(partial(act, connection))
-        return len(connections)
+        """In one step: a client that hears of one end closes its others, which were to be treated as that one was."""
 
-    def _do(self, act: Callable[[], None]) -> None:
-        self._loop.call_soon_threadsafe(act)
+        async def act_on_all() -> int:
+            connections = list(self._connections)
+            for connection in connections:
+                act(connection)
+            return len(connections)
+
+        return asyncio.run_coroutine_threadsafe(act_on_all(), self._loop).result()
 
     async def _end(self) -> None:
         if self._server is not None:
