@@ -12,7 +12,7 @@ from redis.client import Pipeline
 from broker.answers import Word
 from broker.batch import Settled
 from broker.index import text_of
-from broker.messages import Cancel, Complete, Fail, Release, Revoke
+from broker.messages import Cancel, Complete, Fail, HandOver, Release, Revoke
 from broker.settlement import Change
 
 OWED = "broker:owed"
@@ -20,7 +20,7 @@ OWED = "broker:owed"
 OWED_MAX = 10_000
 """The first to end goes first, where a store takes jobs and no runs for long."""
 AT_ONCE = 500
-_ENDS = (Complete, Fail, Release, Cancel, Revoke)
+_ENDS = (Complete, Fail, Release, HandOver, Cancel, Revoke)
 """Requests that end a lease, and with it perhaps a job."""
 
 

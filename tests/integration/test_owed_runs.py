@@ -1,5 +1,7 @@
 """A run record that could not be written, and for which nobody asks again, is written by the sweep."""
 
+from typing import Any
+
 import pytest
 import redis
 
@@ -56,30 +58,36 @@ def test_it_is_not_forgotten_for_a_read_that_shows_the_job_as_it_was(redis_clien
     assert broker.sweep().runs_mended == 1
 
 
-def on_record_though_its_note_was_lost(broker: InProcess, store: WithoutRuns) -> bool:
+def on_record_though_its_note_was_lost(
+    broker: InProcess, store: WithoutRuns, op: str = "complete", **body: Any
+) -> bool:
     """Of a run whose worker lost Redis right after the job's end was written, until the request was past its time."""
     looked(broker)
     broker.submit("a")
     [grant] = broker.ask(broker.caller.make("claim", job_id="a"))
     lease = {name: grant["body"][name] for name in ("job_id", "epoch", "token")}
-    complete = broker.caller.make("complete", **lease, deadline_ms=broker.clock.now_ms() + 1_000)
-    broker.caller.send(complete)
+    if op != "complete":
+        broker.ask(broker.caller.make("cancel", job_id="a"))  # whatever ends the lease now, ends the job
+    end = broker.caller.make(op, **lease, **body, deadline_ms=broker.clock.now_ms() + 1_000)
+    broker.caller.send(end)
     store.away = True
     broker.settle(broker.take("w1").entries, "w1")  # and nothing of it reaches Redis
     store.away = False
     broker.clock.advance(2_000)
     broker.kill("w1")
     broker.take_over("w2")
-    assert broker.caller.replies(complete)[0]["answer"] == "outcome_unknown"
+    assert broker.caller.replies(end)[0]["answer"] == "outcome_unknown"
     broker.sweep()
     return read_run(broker.store, "a", 1) is not None
 
 
+@pytest.mark.parametrize("op", ["complete", "fail", "release", "hand_over"])
 def test_a_run_is_on_record_though_its_note_was_lost_and_its_request_is_past_its_time(
-    redis_client: redis.Redis,
+    redis_client: redis.Redis, op: str
 ) -> None:
     store = WithoutRuns(MemoryDatastore())
-    assert on_record_though_its_note_was_lost(InProcess(store, redis_client), store)
+    said = {"fail": {"error": "failed"}, "hand_over": {"to": "another"}}.get(op, {})
+    assert on_record_though_its_note_was_lost(InProcess(store, redis_client), store, op, **said)
 
 
 def test_nobody_would_write_it_if_what_is_unknown_were_not_looked_at(
