@@ -70,7 +70,6 @@ def deliver(context: Context, pipe: Pipeline, batch: Sequence[Settled], *, now_m
     answered: list[Claim] = []
     further: list[Settled] = []
     requests = [settled.request for settled in batch]
-    any_next = claim_next.any_among(requests)
     step_ms = context.rules.ageing_step_ms
     others = move_hints(pipe, [change for settled in batch for change in settled.changes], step_ms=step_ms)
     seen.note(pipe, requests, now_ms, context.lately)
@@ -82,11 +81,11 @@ def deliver(context: Context, pipe: Pipeline, batch: Sequence[Settled], *, now_m
         for met in settled.waits:
             lock_waits.wait(pipe, met, step_ms=step_ms)
         if settled.parked is not None:
-            claim_next.park(pipe, settled.parked, now_ms, seal=settled.seal)
+            claim_next.park(pipe, settled.parked, now_ms, again=settled.again, seal=settled.seal)
         if answer is None:
             further.append(settled)
             continue
-        if any_next and claim_next.is_claim_next(request):
+        if claim_next.is_claim_next(request):
             answered.append(request)
             further.append(settled)
             presence.expect_reader(pipe, request, answer, key_id=settled.seal.key_id, now_ms=now_ms)

@@ -66,6 +66,8 @@ class Settled(Value, frozen=True):
     waits: tuple[Wait, ...] = ()
     freed: tuple[str, ...] = ()
     parked: Claim | None = None
+    again: Claim | None = None
+    """Of a claim that waits, what is to be settled then: what its factory has registered may be another thing."""
     maybe: tuple[str, ...] = ()
     seal: Seal = UNSEALED
     """How to write back to its sender."""
@@ -93,16 +95,17 @@ def settle_batch(
         looks=Looks(),
         slot_work=SlotWork(),
     )
-    any_next = claim_next.any_among([taken.request for taken in batch])
-    if any_next:
-        batch = [_with_offers(controls, taken) for taken in batch]
+    nexts = {at: taken.request for at, taken in enumerate(batch) if claim_next.is_claim_next(taken.request)}
+    if nexts:
+        batch = _with_offers(controls, batch, nexts)
     found: list[Settlement | None] = [None] * len(batch)
     pending = list(range(len(batch)))
     for round in range(CANDIDATES_MAX):
         earlier = {position: found[position] for position in pending}
         proposals: dict[int, Proposal | Settlement] = {}
-        if any_next:
-            proposals = _proposals(context, connection, batch, earlier, now_ms=clock.now_ms(), worker=worker)
+        if nexts:
+            looking = {position: found[position] for position in pending if position in nexts}
+            proposals = _proposals(context, connection, batch, looking, now_ms=clock.now_ms(), worker=worker)
         asked = [(batch[position].request, proposals.get(position)) for position in pending]
         results = _one_round(context, asked, clock=clock)
         if round == 0 and not proposals:  # none of them is a claim-next, which alone may come to another round
@@ -120,7 +123,10 @@ def settle_batch(
     for position in pending:
         found[position] = with_earlier(found[position], Settlement(Answer(Word.NONE_AVAILABLE)))
     now_ms = clock.now_ms()
-    settled = [_settled(taken, result, now_ms=now_ms) for taken, result in zip(batch, found, strict=True)]
+    settled = [
+        _settled(taken, result, sent=nexts.get(position), now_ms=now_ms)
+        for position, (taken, result) in enumerate(zip(batch, found, strict=True))
+    ]
     return _not_too_many_waiting(context, connection, batch, settled, now_ms=now_ms)
 
 
@@ -140,23 +146,26 @@ def _not_too_many_waiting(
     return settled
 
 
-def _with_offers(controls: Controls, taken: Taken) -> Taken:
-    request = registration.with_offers(controls, taken.request)
-    return taken if request is taken.request else structs.replace(taken, request=request)
+def _with_offers(controls: Controls, batch: Sequence[Taken], nexts: Mapping[int, Claim]) -> list[Taken]:
+    """The same batch; the claims of any job that it has offer what their factories registered."""
+    judged = list(batch)
+    for position, claim in nexts.items():
+        judged[position] = structs.replace(batch[position], request=registration.with_offers(controls, claim))
+    return judged
 
 
 def _proposals(
     context: Context,
     connection: Redis,
     batch: Sequence[Taken],
-    asked: Mapping[int, Settlement | None],
+    looking: Mapping[int, Settlement | None],
     *,
     now_ms: int,
     worker: str,
 ) -> dict[int, Proposal | Settlement]:
-    """What each claim-next among `asked` is to try. A resend first looks for the leases it may have already.
+    """What each of these claims of any job is to try. A resend first looks for the leases it may have already.
 
-    `asked` holds what earlier rounds have brought each.
+    `looking` holds what earlier rounds have brought each.
 
     Of several copies in one batch (its client sent it again while the queue was long) the first is answered, unless
     another takes its place (`_takes_the_place_of`).
@@ -165,11 +174,10 @@ def _proposals(
     asking: dict[int, Asking] = {}
     senders: dict[str, int] = {}
     remembered = 0
-    for position, earlier in asked.items():
+    for position, earlier in looking.items():
         taken = batch[position]
         request = taken.request
-        if not claim_next.is_claim_next(request):
-            continue
+        assert type(request) is Claim, "nobody else looks for any job"
         if request.deadline_ms is not None and now_ms > request.deadline_ms:
             continue
         count = wanted(request, earlier)
@@ -346,7 +354,8 @@ and its lease is over.
 """
 
 
-def _settled(taken: Taken, result: Settlement | None, *, now_ms: int) -> Settled:
+def _settled(taken: Taken, result: Settlement | None, *, sent: Claim | None, now_ms: int) -> Settled:
+    """`sent`: a claim of any job as it came."""
     request, seal = taken.request, taken.seal
     if result is None:
         return Settled(request)
@@ -357,11 +366,12 @@ def _settled(taken: Taken, result: Settlement | None, *, now_ms: int) -> Settled
     if answer.word in _NOTHING_NOW and answer.reason is not Reason.LEASE_OVER and taken.resend:
         answer = Answer(Word.OUTCOME_UNKNOWN, answer.reason)
     if (
-        may_wait(answer)
-        and claim_next.is_claim_next(request)
+        sent is not None
+        and type(request) is Claim
+        and may_wait(answer)
         and request.body.wait_ms
         and claim_next.wait_ends_ms(request, now_ms) > now_ms
     ):
-        return Settled(request, changes=result.changes, waits=result.waits, parked=request, seal=seal)
+        return Settled(request, changes=result.changes, waits=result.waits, parked=request, again=sent, seal=seal)
     changes, waits, freed, maybe = result.changes, result.waits, result.freed, result.maybe
-    return Settled(request, answer, changes, waits, freed, None, maybe, seal, result.extended)
+    return Settled(request, answer, changes, waits, freed, None, None, maybe, seal, result.extended)

@@ -172,14 +172,6 @@ def is_claim_next(request: object) -> TypeGuard[Claim]:
     return type(request) is Claim and request.body.job_id is None
 
 
-def any_among(requests: Iterable[object]) -> bool:
-    """Whether one of these is such a request."""
-    for request in requests:  # noqa: SIM110  # a generator costs a batch more than what is asked
-        if type(request) is Claim and request.body.job_id is None:
-            return True
-    return False
-
-
 def waited(body: ClaimBody) -> bool:
     """Whether this copy of a claim was parked before: since then another client may have sent the claim."""
     return body.wait_until_ms is not None
@@ -209,15 +201,21 @@ def wait_ends_ms(claim: Claim, now_ms: int) -> int:
     return min(latest, claim.body.wait_until_ms or latest)
 
 
-def park(pipe: Pipeline, claim: Claim, now_ms: int, *, seal: Seal = UNSEALED) -> None:
-    """Add the commands that keep a claim waiting. What it is told at the end of its wait is prepared here."""
+def park(pipe: Pipeline, claim: Claim, now_ms: int, *, again: Claim | None = None, seal: Seal = UNSEALED) -> None:
+    """Add the commands that keep a claim waiting. What it is told at the end of its wait is prepared here.
+
+    `again`: what is to be settled then, where that is not `claim`.
+    """
     ends_ms = wait_ends_ms(claim, now_ms)
-    body = claim.body.model_copy(update={"wait_until_ms": ends_ms})  # our own value, within the field's limits
+    again = again or claim
+    # Our own value, within the field's limits.
+    come = again.model_copy(update={"body": again.body.model_copy(update={"wait_until_ms": ends_ms})})
+    body = claim.body
     terms = index.encode_terms(body.offers)
     reply = wire(Answer(Word.NONE_AVAILABLE), claim.request_id, ends_ms)
     channel = replies.reply_key(claim.factory_id, claim.instance)
     record = {
-        "envelope": seal.again(claim.model_copy(update={"body": body}).model_dump_json(exclude_none=True)),
+        "envelope": seal.again(come.model_dump_json(exclude_none=True)),
         "parked_in": index.members_key(index.PARKED, body.queue, terms),
         "mark": mark_key(claim_id(claim)),
         "factory_id": claim.factory_id,

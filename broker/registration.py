@@ -3,22 +3,20 @@
 import structlog
 
 from broker.controls import UNREGISTERED, Controls, FactoryRecord
-from broker.messages import Claim, Request
+from broker.messages import Claim
 from datastore import DatastoreError
 
 log = structlog.get_logger(__name__)
 
 
-def with_offers(controls: Controls, request: Request) -> Request:
+def with_offers(controls: Controls, claim: Claim) -> Claim:
     """A claim-next that names no offers, with those its factory registered: what jobs it is proposed hangs on them."""
-    if type(request) is not Claim or request.body.job_id is not None:
-        return request
-    named = request.body.offers
-    found = offers(controls, request.factory_id, named)
+    named = claim.body.offers
+    found = offers(controls, claim.factory_id, named)
     if found is named or not found:
-        return request
-    body = request.body.model_copy(update={"offers": found})  # validated when they were registered
-    return request.model_copy(update={"body": body})
+        return claim
+    body = claim.body.model_copy(update={"offers": found})  # validated when they were registered
+    return claim.model_copy(update={"body": body})
 
 
 def offers(controls: Controls, factory_id: str, named: tuple[str, ...]) -> tuple[str, ...]:

@@ -279,6 +279,30 @@ def test_a_waiting_claim_waits_with_the_offers_that_were_registered(broker: InPr
     assert caller.replies(claim, deadline_ms=1_000)[0]["answer"] == "granted"
 
 
+@pytest.mark.parametrize(("before", "after", "granted"), [(["a", "b"], ["a"], False), (["a"], ["a", "b"], True)])
+def test_a_waiting_claim_offers_what_its_factory_registers_meanwhile(
+    broker: InProcess, before: list[str], after: list[str], granted: bool
+) -> None:
+    caller = start(broker, "s1")
+    ask(broker, caller, "register_factory", offers=before)
+    caller.send(claim := caller.make("claim", wait_ms=60_000))
+    broker.serve()
+    ask(broker, caller, "register_factory", offers=after)
+    broker.submit("job", requires=["b"])
+    assert caller.has_reply(claim) is granted
+
+
+def test_a_waiting_claim_that_names_offers_keeps_to_them(broker: InProcess) -> None:
+    caller = start(broker, "s1")
+    caller.send(claim := caller.make("claim", wait_ms=60_000, offers=["a"]))
+    broker.serve()
+    ask(broker, caller, "register_factory", offers=["b"])
+    broker.submit("b", requires=["b"])
+    assert not caller.has_reply(claim)
+    broker.submit("a", requires=["a"])
+    assert caller.replies(claim, deadline_ms=1_000)[0]["body"]["job_id"] == "a"
+
+
 def test_factories_are_shown_with_their_leases_and_when_they_were_last_heard_of_but_no_token(broker: InProcess) -> None:
     broker.submit("a")
     caller = start(broker, "s1")
