@@ -25,7 +25,9 @@ if ARGV[2] ~= '' then redis.call('SET', KEYS[2], ARGV[2], 'NX') end  -- lost wit
 )
 
 BEAT_S = 2.0
-"""A third of the shortest sensible take-over time."""
+"""A third of the default take-over time."""
+BEATS_MIN = 3
+"""Beats in the time after which a worker is taken for dead: two may be late or lost."""
 STUCK_MS = 120_000
 """A main loop without progress for this long counts as dead: its requests are better off elsewhere."""
 
@@ -40,6 +42,7 @@ class Heartbeat(Beside):
         self._session = session
         # A client of its own: the pool of the main loop's may be in trouble just when this matters.
         self._redis = Redis(connection_pool=copy_pool(runtime.connection))
+        self._every_s = min(BEAT_S, runtime.settings.takeover_ms / 1_000 / BEATS_MIN)
         self._progress_ms = monotonic_ms()
 
     def progressed(self) -> None:
@@ -48,7 +51,7 @@ class Heartbeat(Beside):
 
     def _run(self) -> None:
         redis = self._redis
-        while not self._stop.wait(BEAT_S):
+        while not self._stop.wait(self._every_s):
             if monotonic_ms() - self._progress_ms > STUCK_MS:
                 continue
             try:

@@ -1,6 +1,7 @@
 """A worker's heart beats for as long as the worker lives, whatever goes wrong with one beat."""
 
 import dataclasses
+import threading
 from itertools import chain, repeat
 from pathlib import Path
 from typing import ClassVar
@@ -41,6 +42,29 @@ def test_a_beat_that_fails_is_followed_by_others(
         wait_for(lambda: len(owner.beats) > 1, "it beats on")
         assert runtime.connection.zscore(WORKERS, "w1") is not None
     owner.release()
+    runtime.close()
+
+
+@pytest.mark.parametrize("takeover_ms", [2_000, 6_000, 60_000])
+def test_two_beats_may_be_lost_before_a_worker_is_taken_for_dead(
+    redis_url: str, tmp_path: Path, takeover_ms: int
+) -> None:
+    waited_s: list[float] = []
+
+    class Counted(threading.Event):
+        """Ends the thread at its third wait."""
+
+        def wait(self, timeout: float | None = None) -> bool:
+            waited_s.append(timeout or 0.0)
+            return len(waited_s) == 3
+
+    settings = load(redis_url=redis_url, datastore_url=f"sqlite:///{tmp_path}/jobs.db", takeover_ms=takeover_ms)
+    runtime = open_runtime(settings)
+    beating = heartbeat.Heartbeat(runtime, lambda: "w1")
+    beating._stop = Counted()
+    with beating:
+        wait_for(lambda: len(waited_s) == 3, "it waits before each beat")
+    assert sum(waited_s) * 1_000 <= takeover_ms
     runtime.close()
 
 
