@@ -24,6 +24,11 @@ def monotonic_ms() -> int:
     return time.clock_gettime_ns(_STEADY) // 1_000_000
 
 
+def steady_ns() -> int:
+    """The same clock in nanoseconds. All processes of a machine read the same one, until it is started anew."""
+    return time.clock_gettime_ns(_STEADY)
+
+
 class Clock(Protocol):
     """Broker time."""
 
@@ -78,11 +83,6 @@ class ManualClock:
 def host_now_ms() -> int:
     """This host's wall clock, Unix milliseconds. For display and for a client's first guess; no lease depends on it."""
     return time.time_ns() // 1_000_000
-
-
-def steady_ns() -> int:
-    """The same clock in nanoseconds. All processes of a machine read the same one, until it is started anew."""
-    return time.clock_gettime_ns(_STEADY)
 
 
 def clock_name() -> str:

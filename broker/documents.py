@@ -320,7 +320,9 @@ class Spec(Frozen, frozen=True, kw_only=True):
 
 
 class Run(Frozen, frozen=True, kw_only=True):
-    """One holder's try. Created after the job's compare-and-set and derived from it."""
+    """One holder's try, derived from its job. Created at its end or its first progress, always before the job's next
+    epoch (decision 0038).
+    """
 
     job_id: str
     epoch: int

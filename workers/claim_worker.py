@@ -47,9 +47,9 @@ class ClaimWorker(SimpleWorker):
     runtime: Runtime | None = None
 
     @classmethod
-    def for_runtime(cls, runtime: Runtime, *, name: str, queues: Sequence[str] = QUEUES) -> Self:
+    def for_runtime(cls, runtime: Runtime, *, name: str) -> Self:
         """A worker with what the composition root has built."""
-        worker = cls(list(queues), name=name, connection=runtime.connection, serializer=JSONSerializer)
+        worker = cls(list(QUEUES), name=name, connection=runtime.connection, serializer=JSONSerializer)
         worker.runtime = runtime
         return worker
 

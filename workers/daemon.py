@@ -32,7 +32,6 @@ def serve(
     redis_url: str,
     datastore_url: str,
     random: Random,
-    log_to_files: bool = True,
     on_ready: Callable[[Endpoint], None] = lambda _: None,
 ) -> None:
     """Be the fleet of this folder until SIGTERM or SIGINT. The endpoint file exists only while every child was ready.
@@ -51,7 +50,7 @@ def serve(
         state.remove_endpoint()  # of a fleet that was killed
         outside = socket_dir(state)  # asked now: the state folder may be gone in the end
         try:
-            Supervisor(specs, state, random=random, log_to_files=log_to_files, stands=stands).run(publish)
+            Supervisor(specs, state, random=random, stands=stands).run(publish)
         finally:
             remove_socket_dir(outside)
             if stands():

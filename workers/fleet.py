@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -94,7 +94,6 @@ class Supervisor:
         state: StateDir,
         *,
         random: Random,
-        log_to_files: bool = True,
         grace_ms: int = GRACE_MS,
         stands: Callable[[], bool] = lambda: True,
         now_ms: Callable[[], int] = monotonic_ms,
@@ -103,7 +102,6 @@ class Supervisor:
         self._children = [_Child(spec) for spec in sorted(specs, key=lambda spec: spec.stage)]
         self._state = state
         self._random = random
-        self._log_to_files = log_to_files
         self._grace_ms = grace_ms
         self._stands = stands
         self._now_ms = now_ms
@@ -173,8 +171,7 @@ class Supervisor:
 
     def _start(self, child: _Child) -> None:
         spec = child.spec
-        with ExitStack() as stack:
-            log: IO[bytes] | None = stack.enter_context(self._open_log(spec.name)) if self._log_to_files else None
+        with self._open_log(spec.name) as log:
             child.process = subprocess.Popen(
                 leashed(spec.argv, death_signal=spec.death_signal, lock=spec.lock),
                 stdin=subprocess.DEVNULL,

@@ -122,8 +122,9 @@ class Leasing(Calling[T_co], Generic[T_co, G]):
         """A context manager that claims a job, renews the lease while its body runs, and ends it.
 
         `on_lost(reason)` is called once if the lease is lost, `on_cancel()` once if the job is to be cancelled: in
-        `Client` on another thread, in `AsyncClient` just before the task that runs the body is cancelled. Entering
-        raises NotGranted where there is no lease to be had.
+        `Client` on another thread than the body's, or in its `check()`; in `AsyncClient` on the loop's. A loss cancels
+        the task that runs an async body, after it is reported; a cancel stops no body. Entering raises NotGranted where
+        there is no lease to be had.
         """
         claim = partial(
             self.claim,

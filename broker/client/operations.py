@@ -112,10 +112,6 @@ class Operations(ABC, Generic[T_co]):
         body |= {name: value for name, value in given.items() if value is not None}
         return self._ask(Submit, body, request_id=request_id, timeout_ms=timeout_ms)
 
-    def submit_body(self, body: SubmitBody, *, request_id: str | None = None, timeout_ms: int | None = None) -> T_co:
-        """Store a job that was put together elsewhere, such as from a job file."""
-        return self._ask(Submit, body_fields(body), request_id=request_id, timeout_ms=timeout_ms)
-
     def claim(
         self,
         job_id: str | None = None,
@@ -223,7 +219,10 @@ class Operations(ABC, Generic[T_co]):
         request_id: str | None = None,
         timeout_ms: int | None = None,
     ) -> T_co:
-        """Give a job back for factory `to`: for one ttl nobody else gets it. `draining`: it takes no work; keep it."""
+        """Give a job back for factory `to`: for one ttl nobody else gets it.
+
+        `not_claimable (draining)`: that one takes no work; the lease stands.
+        """
         body = {"job_id": job_id, "epoch": epoch, "token": token, "to": to, "reason": reason}
         return self._ask(HandOver, body, request_id=request_id, timeout_ms=timeout_ms)
 
@@ -261,7 +260,7 @@ class Operations(ABC, Generic[T_co]):
         request_id: str | None = None,
         timeout_ms: int | None = None,
     ) -> T_co:
-        """Take the lease from whoever holds it; with `hold` nobody gets it until it is released from hold."""
+        """Take the lease from whoever holds it; with `hold` nobody gets it until it is lifted."""
         body = {"job_id": job_id, "reason": reason, "hold": hold}
         return self._ask(Revoke, body, request_id=request_id, timeout_ms=timeout_ms)
 

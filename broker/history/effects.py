@@ -10,8 +10,6 @@ from typing import NamedTuple
 
 from broker.history.record import Record
 
-NEVER = 1 << 63
-"""Later than any clock: where nothing says when an effect was there at the latest."""
 ALWAYS = -1
 """Earlier than any clock."""
 BEFORE_ALL = -1
