@@ -140,7 +140,7 @@ def failure(error: DatastoreError) -> Answer:
     match error:
         case Throttled(retry_after_ms=pause):
             return Answer(Word.THROTTLED, Reason.STORE, retry_after_ms=pause)
-        case NotApplied():
+        case NotApplied():  # also where it does not let this worker in: another may be let in, or this one later
             return Answer(Word.THROTTLED, Reason.STORE)
         case Rejected():
             return Answer(Word.INVALID, Reason.STORE, {"detail": str(error)})

@@ -4,6 +4,7 @@ from datastore.connect import connect
 from datastore.errors import (
     Corrupt,
     DatastoreError,
+    Denied,
     Missing,
     NotApplied,
     OutcomeUnknown,
@@ -44,6 +45,7 @@ __all__ = [
     "CreateResult",
     "Datastore",
     "DatastoreError",
+    "Denied",
     "Document",
     "Etag",
     "Expected",

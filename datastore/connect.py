@@ -3,22 +3,31 @@
 from collections.abc import Sequence
 from urllib.parse import unquote
 
-from datastore.interface import Datastore
+from datastore.interface import Datastore, OnTrouble
 from datastore.memory import MemoryDatastore
 
 
-def connect(url: str, *, indexes: Sequence[str] = (), cosmos_key: str | None = None, create: bool = True) -> Datastore:
+def connect(
+    url: str,
+    *,
+    indexes: Sequence[str] = (),
+    cosmos_key: str | None = None,
+    create: bool = True,
+    on_trouble: OnTrouble | None = None,
+) -> Datastore:
     """Open the store that `url` names: `memory://`, `sqlite:///path` or `cosmos://…`.
 
     `sqlite:///jobs.db` is relative to the working directory, `sqlite:////var/lib/jobs.db` absolute; `%20` is a
     space. `memory://` is a new, empty store at each call: to share one, pass it on. `indexes` are dotted paths
     that `find` will filter by; SQLite and memory index them, Cosmos needs no hint. `cosmos_key` is the account key,
     which never stands in a URL; without it Entra is asked. `create`: whether a missing SQLite file is made, in a
-    folder that is there; of Cosmos, `create=1` in the URL says it.
+    folder that is there; of Cosmos, `create=1` in the URL says it. `on_trouble` is
+    told what someone has to look at; only Cosmos has something to tell.
 
     Raises:
       ValueError: no such scheme, or a URL that does not fit it.
       Rejected: the Cosmos account or its credential can't be used.
+      Denied: the Cosmos account does not let us in, or has no such container.
       Missing: there is no such SQLite file, or no folder for it.
       Unavailable: the store can't be opened now.
       Corrupt: the file is not a store of ours.
@@ -37,7 +46,7 @@ def connect(url: str, *, indexes: Sequence[str] = (), cosmos_key: str | None = N
         # Late, so that the other stores work without loading the Azure SDK.
         from datastore.cosmos import CosmosDatastore
 
-        return CosmosDatastore.from_url(url, key=cosmos_key)
+        return CosmosDatastore.from_url(url, key=cosmos_key, on_trouble=on_trouble)
     raise ValueError(f"unknown datastore scheme {scheme!r}: use memory://, sqlite:///path or cosmos://…")
 
 

@@ -31,6 +31,7 @@ from datastore.interface import (
     Filter,
     NotFound,
     Ok,
+    OnTrouble,
     Page,
     Patch,
     ReadResult,
@@ -64,10 +65,11 @@ class CosmosDatastore:
     concurrency: Final = CONNECTIONS_MAX
     """See `Datastore.concurrency`: one call for each connection that is kept open."""
 
-    def __init__(self, client: CosmosClient, container: ContainerProxy) -> None:
+    def __init__(self, client: CosmosClient, container: ContainerProxy, on_trouble: OnTrouble | None = None) -> None:
         """Takes over `client`, which `close` closes. See `from_url`."""
         self._client = client
         self._container = container
+        self._on_trouble = on_trouble
         self._closed = False
         self._opened_by_pid = os.getpid()
 
@@ -78,6 +80,7 @@ class CosmosDatastore:
         *,
         key: str | None = None,
         on_charge: OnCharge | None = None,
+        on_trouble: OnTrouble | None = None,
         connect_timeout_ms: int = CONNECT_TIMEOUT_MS,
         read_timeout_ms: int = READ_TIMEOUT_MS,
     ) -> "CosmosDatastore":
@@ -92,13 +95,14 @@ class CosmosDatastore:
         Raises:
           ValueError: the URL is not one, or holds credentials.
           Rejected: no usable credential, several write regions, or a container that is not laid out as ours.
+          Denied: the account does not let us in, or has no such container. Only raised, not told to `on_trouble`.
           Unavailable: the account could not be reached.
         """
         address = CosmosAddress.parse(url)
         with ExitStack() as undo, translated(f"opening {address.host}", write=False):
             client = open_client(address, key, on_charge, connect_timeout_ms, read_timeout_ms)
             undo.callback(client.close)
-            store = cls(client, open_container(client, address))
+            store = cls(client, open_container(client, address), on_trouble)
             undo.pop_all()
         return store
 
@@ -200,7 +204,7 @@ class CosmosDatastore:
             raise Unavailable("this Cosmos store was closed")
         if self._opened_by_pid != os.getpid():
             raise Rejected("this Cosmos store was opened before a fork: open one in each process")
-        return translated(f"{operation} {name!r}", write=write)
+        return translated(f"{operation} {name!r}", write=write, on_trouble=self._on_trouble)
 
 
 def _is(document: Document, id: str, partition_key: str) -> bool:

@@ -8,7 +8,8 @@ import urllib3.exceptions
 from azure.core.exceptions import AzureError, ClientAuthenticationError, ServiceRequestError, ServiceRequestTimeoutError
 from azure.cosmos.exceptions import CosmosHttpResponseError
 
-from datastore.errors import DatastoreError, OutcomeUnknown, Rejected, Throttled, Unavailable
+from datastore.errors import DatastoreError, Denied, OutcomeUnknown, Rejected, Throttled, Unavailable
+from datastore.interface import OnTrouble, Trouble
 
 Verdict = type[DatastoreError]
 
@@ -16,9 +17,11 @@ BY_STATUS: Final[Mapping[int, tuple[Verdict, Verdict]]] = {
     # status: (for a read, for a write). Any other: Unavailable, OutcomeUnknown.
     # Sources: the service's "HTTP status codes" page, and measurements behind a fault proxy.
     400: (Rejected, Rejected),
-    401: (Rejected, Rejected),
-    403: (Rejected, Rejected),  # the key may not, a firewall, or a full partition
-    404: (Rejected, Rejected),  # the database or container; a missing item is an answer, not a failure
+    # Who asks is looked at before what is asked: no write gets past that. It says nothing of the document either, and
+    # holds for this process alone (a host without the rotated key) or for a while (a role or a rule on its way).
+    401: (Denied, Denied),
+    403: (Denied, Denied),  # the key or the role may not, a firewall
+    404: (Denied, Denied),  # the database or container; a missing item is an answer, not a failure
     408: (Unavailable, OutcomeUnknown),  # ran out of time inside the service, the write may still land
     410: (Unavailable, OutcomeUnknown),  # a partition moved; nothing promises that the write did not land
     413: (Rejected, Rejected),  # above 2 MB
@@ -31,12 +34,21 @@ BY_STATUS: Final[Mapping[int, tuple[Verdict, Verdict]]] = {
 BY_SUB_STATUS: Final[Mapping[tuple[int, int], Verdict]] = {
     (403, 3): Unavailable,  # writes forbidden here: the write region is moving
     (403, 1008): Unavailable,  # the account is not known in this region (yet)
+    (403, 1014): Unavailable,  # the partition is full: as a disk may be
     (404, 1002): Unavailable,  # the replica is behind this session: not "missing"
     (404, 1013): Unavailable,  # the container is still being created
 }
 
 RETRY_AFTER_MS: Final = 10
 """Where a 429 or 449 names no pause: the first back-off of Microsoft's .NET SDK for a 449."""
+
+ADVICE: Final[Mapping[int, str]] = {
+    401: "check BROKER_COSMOS_KEY, or this host's identity, and this host's clock",
+    403: "check the account's firewall, the role of this host's identity, and this host's clock",
+    404: "there is no such database or container: correct the URL, create it, or add create=1 to the URL",
+}
+"""What to do where the store does not let this process in."""
+WITHOUT_IDENTITY: Final = "give this host a managed or workload identity, or set BROKER_COSMOS_KEY"
 
 MESSAGE_CHARS_MAX: Final = 300
 
@@ -63,8 +75,19 @@ def never_sent(error: AzureError) -> bool:
 
 
 @contextmanager
-def translated(what: str, *, write: bool) -> Iterator[None]:
+def translated(what: str, *, write: bool, on_trouble: OnTrouble | None = None) -> Iterator[None]:
     """Raises the SDK's failures of `what` as ours. `write` says whether something could have been written."""
+    try:
+        with _ours(what, write=write):
+            yield
+    except Denied as error:
+        if on_trouble is not None:
+            on_trouble(Trouble.DENIED, str(error))
+        raise
+
+
+@contextmanager
+def _ours(what: str, *, write: bool) -> Iterator[None]:
     try:
         yield
     except AzureError as error:
@@ -79,7 +102,8 @@ def translated(what: str, *, write: bool) -> Iterator[None]:
 def translate(error: AzureError, what: str, *, write: bool) -> DatastoreError:
     """One of the SDK's failures as one of ours. Only for those that are not answers: see `is_missing_item`."""
     if isinstance(error, ClientAuthenticationError):
-        return Rejected(f"{what}: no Entra token: {_message(error)}")
+        # Asked for before a request is sent, or once the service has refused one: nothing was written.
+        return Denied(f"{what}: no Entra token: {_message(error)}; {WITHOUT_IDENTITY}")
     if isinstance(error, CosmosHttpResponseError):
         status = error.status_code or 0
         return verdict(status, error.sub_status, error.headers, f"{what}: {_message(error)}", write=write)
@@ -95,11 +119,7 @@ def verdict(
     chosen = _verdict(status, sub_status, write=write)
     if chosen is Throttled:
         return Throttled(message, retry_after_ms=_retry_after_ms(headers))
-    if status == 401:
-        message = f"wrong key or token, check BROKER_COSMOS_KEY: {message}"
-    elif status == 404 and chosen is Rejected:
-        message = f"no such database or container, create it first or add create=1 to the URL: {message}"
-    return chosen(message)
+    return chosen(f"{message}; {ADVICE[status]}" if chosen is Denied else message)
 
 
 def _verdict(status: int, sub_status: int | None, *, write: bool) -> Verdict:

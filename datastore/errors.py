@@ -3,10 +3,11 @@
 DatastoreError
 ├── NotApplied            certainly not written; safe to try again
 │   ├── Throttled         ... after `retry_after_ms`
-│   └── Unavailable       ... refused, unreachable, disk full
-│       └── Missing       ... there is no such file, or no folder for it
+│   ├── Unavailable       ... refused, unreachable, disk full
+│   │   └── Missing       ... there is no such file, or no folder for it
+│   └── Denied            ... the store does not let this process in: key, token, role, firewall, no such container
 ├── OutcomeUnknown        may have been written; read before any other write
-├── Rejected              would fail again: credentials, malformed document
+├── Rejected              would fail again: malformed or too large a document, a store that can't be used as it is
 └── Corrupt               the stored document does not parse
 
 Expected answers (a conflict, a missing document) are returned values and never stand here.
@@ -37,12 +38,20 @@ class Missing(Unavailable):
     """The store, or the folder it is to be made in, does not exist. Nothing was made."""
 
 
+class Denied(NotApplied):
+    """The store does not let this process in; the message says what to look at. Nothing was written.
+
+    Not the call's fault: the same one may be carried out by another process now, and by this one once its key, its
+    role, the firewall or the container is right, which takes minutes and an operator rather than another try.
+    """
+
+
 class OutcomeUnknown(DatastoreError):
     """The write may or may not have been applied, and may still be on its way. Read before any other write."""
 
 
 class Rejected(DatastoreError):
-    """The call would fail again unchanged: wrong credentials, or a document the store can't hold."""
+    """The call would fail again unchanged, wherever it is made: a document it can't hold, or a setting."""
 
 
 class Corrupt(DatastoreError):

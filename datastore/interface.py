@@ -33,6 +33,17 @@ UNSET: Final = Unset.UNSET
 Patch: TypeAlias = Mapping[str, "JsonValue | Unset"]
 """A shallow merge of top-level fields. `RESERVED_FIELDS` can't be patched."""
 
+
+class Trouble(Enum):
+    """What a store tells beside its answers, since someone has to do something. A value is the name of an event."""
+
+    DENIED = "store_denied"
+    """It does not let this process in."""
+
+
+OnTrouble: TypeAlias = Callable[[Trouble, str], None]
+"""Called with each trouble, as often as it is met, and what to do about it. From several threads; must not raise."""
+
 RESERVED_FIELDS: Final = frozenset({"id", "partition_key", "rev", "etag"})
 """Fields that belong to the store. A body or a patch that names one is a `ValueError`."""
 
@@ -178,7 +189,7 @@ class Datastore(Protocol):
         """The document as stored, or NotFound.
 
         Raises:
-          Throttled, Unavailable: try again.
+          NotApplied: try again.
           Corrupt: the stored document does not parse.
         """
         ...
@@ -212,7 +223,7 @@ class Datastore(Protocol):
 
         Raises:
           Rejected: `cursor` is not the one of a page.
-          Unavailable: the store could not be read.
+          NotApplied: the store could not be read.
         """
         ...
 

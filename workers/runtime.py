@@ -30,6 +30,7 @@ from workers.logs import configure_logging
 from workers.memory_owner import MemoryOwner, MemoryTaken
 from workers.one_store import OtherStore, require_own_store
 from workers.state_dir import StateDir
+from workers.store_troubles import Troubles
 from workers.variables import misspelt
 
 log = structlog.get_logger(__name__)
@@ -167,7 +168,7 @@ def open_store(settings: Settings, url: str, *, create: bool = True) -> Datastor
     if create and settings.datastore_url is None:
         StateDir.at(settings.state_dir)
     try:
-        store = connect(url, indexes=INDEXES, cosmos_key=key, create=create)
+        store = connect(url, indexes=INDEXES, cosmos_key=key, create=create, on_trouble=Troubles())
         require_conditional_writes(store)
     except ValueError as error:
         raise WrongSetting(f"datastore {url}: {error}; correct BROKER_DATASTORE_URL or --datastore") from error

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from broker.answers import Retry, Word
+from broker.answers import Reason, Retry, Word
 from broker.client.reply import Reply
 
 FIRST_RENEWAL_SHARE = 6
@@ -19,6 +19,11 @@ TTL_MAX_MS = 8_640_000_000
 """A hundred times the longest that a broker gives. No thread waits for much more, and 0 is due at once."""
 LOST = frozenset({Word.LEASE_LOST, Word.ALREADY_TERMINAL, Word.NOT_FOUND, Word.INVALID, Word.UNAUTHORIZED})
 """Answers after which there is nothing left to renew."""
+SAYS_NOTHING = frozenset({Reason.STORE, Reason.CORRUPT})
+"""... unless this is why: then the store did not show the job, or did not take the write, and nothing is known of the
+lease, as after `outcome_unknown`. It may stand, and what can't be read or written now may be mended before the
+deadline, which ends it in any case; no other gets the job before. So a holder goes on until then, rather than drop good
+work."""
 
 
 class Tenure:
@@ -66,7 +71,7 @@ class Tenure:
         Raises:
           KeyError, TypeError, ValueError: what is said of the lease makes no sense. Nothing has changed.
         """
-        if reply.answer in LOST:
+        if reply.answer in LOST and reply.reason not in SAYS_NOTHING:
             return False
         if reply.answer is not Word.RENEWED:
             self.renewal_failed(now_ms=now_ms, pause_ms=reply.retry_after_ms if reply.retry is Retry.LATER else None)

@@ -60,6 +60,7 @@ class FaultProxy:
         self._emulator_port = emulator_port
         self._write_regions = write_regions
         self._ignore_if_match = ignore_if_match
+        self._denied: Fault | None = None
         self._plan = _Plan()
         self._lock = Lock()
         self._released = Event()
@@ -92,6 +93,10 @@ class FaultProxy:
         """The next requests to items with this method (`QUERY` for a search) meet these faults, in this order."""
         with self._lock:
             self._plan.faults.extend((method, fault) for fault in faults)
+
+    def deny(self, fault: Fault | None) -> None:
+        """Every request meets this from now on, whatever it asks for; None: none does any more."""
+        self._denied = fault
 
     def unused(self) -> int:
         """Faults that no request has met yet."""
@@ -130,7 +135,7 @@ class FaultProxy:
         with self._lock:
             self._plan.requests.append((kind, path))
             self.searches += [headers] if kind == "QUERY" else []
-            fault = self._take_fault(kind) if is_item else None
+            fault = self._denied or (self._take_fault(kind) if is_item else None)
         if fault is None:
             return self._remembered((kind, path, body), self._forward(method, path, headers, body))
         if fault.stale:

@@ -6,15 +6,21 @@ from tests.cosmos.fault_proxy import Fault
 
 RETRY_AFTER_MS: Final = 17
 
-REFUSED: Final = (
-    Fault("429", status=429, headers=(("x-ms-retry-after-ms", str(RETRY_AFTER_MS)),)),
-    Fault("449", status=449),
-    Fault("400", status=400),
+DENIED: Final = (
     Fault("401", status=401),
     Fault("403", status=403),
     Fault("403.5300", status=403, headers=(("x-ms-substatus", "5300"),)),
     Fault("404.1003", status=404, headers=(("x-ms-substatus", "1003"),)),
+)
+"""The service does not let this client in, or has no such container."""
+
+REFUSED: Final = (
+    Fault("429", status=429, headers=(("x-ms-retry-after-ms", str(RETRY_AFTER_MS)),)),
+    Fault("449", status=449),
+    Fault("400", status=400),
+    Fault("403.1014", status=403, headers=(("x-ms-substatus", "1014"),)),
     Fault("413", status=413),
+    *DENIED,
 )
 """The service says that it wrote nothing, and it is to be believed."""
 

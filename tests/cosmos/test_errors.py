@@ -18,7 +18,7 @@ from azure.cosmos.exceptions import CosmosClientTimeoutError, CosmosHttpResponse
 from urllib3.connection import HTTPConnection
 
 from datastore.cosmos_errors import MESSAGE_CHARS_MAX, RETRY_AFTER_MS, may_have_been_written, translate, verdict
-from datastore.errors import DatastoreError, OutcomeUnknown, Rejected, Throttled, Unavailable
+from datastore.errors import DatastoreError, Denied, NotApplied, OutcomeUnknown, Rejected, Throttled, Unavailable
 
 
 def service_request_error(cause: Exception) -> AzureError:
@@ -75,19 +75,38 @@ def test_a_throttled_request_waits_as_long_as_it_is_told_and_never_not_at_all(
     assert str(error) == "replace 'job-1'"
 
 
+@pytest.mark.parametrize("write", [True, False])
 @pytest.mark.parametrize(
     ("status", "sub_status", "advice"),
-    [(401, None, "BROKER_COSMOS_KEY"), (404, None, "create=1"), (404, 1003, "create=1"), (400, None, "")],
+    [
+        (401, None, "BROKER_COSMOS_KEY"),
+        (403, None, "firewall"),
+        (403, 5300, "role"),
+        (404, None, "create=1"),
+        (404, 1003, "create=1"),
+    ],
 )
-def test_a_refusal_says_what_to_do(status: int, sub_status: int | None, advice: str) -> None:
-    error = verdict(status, sub_status, {}, "the service's words", write=False)
+def test_who_is_not_let_in_has_written_nothing_and_is_told_what_to_do(
+    status: int, sub_status: int | None, advice: str, write: bool
+) -> None:
+    error = verdict(status, sub_status, {}, "the service's words", write=write)
+    assert type(error) is Denied
+    assert isinstance(error, NotApplied), "nothing was written, and the same call may be tried again"
+    words, _, step = str(error).rpartition("; ")
+    assert words == "the service's words"
+    assert advice in step
+
+
+@pytest.mark.parametrize("status", [400, 413])
+def test_what_the_call_itself_is_to_blame_for_is_rejected(status: int) -> None:
+    error = verdict(status, None, {}, "the service's words", write=True)
     assert type(error) is Rejected
-    assert advice in str(error)
-    assert str(error).endswith("the service's words")
+    assert str(error) == "the service's words"
 
 
 @pytest.mark.parametrize(
-    ("status", "sub_status"), [(403, 3), (403, 1008), (404, 1002), (404, 1013), (418, None), (500, None), (599, 7)]
+    ("status", "sub_status"),
+    [(403, 3), (403, 1008), (403, 1014), (404, 1002), (404, 1013), (418, None), (500, None), (599, 7)],
 )
 def test_a_read_that_may_succeed_elsewhere_or_later_is_unavailable(status: int, sub_status: int | None) -> None:
     error = verdict(status, sub_status, {}, "read 'job-1'", write=False)
@@ -119,7 +138,7 @@ def test_the_sdks_text_is_cut_to_one_line() -> None:
     assert len(error) == len("find 'state': ") + MESSAGE_CHARS_MAX
 
 
-def test_without_an_entra_token_the_call_is_rejected() -> None:
+def test_without_an_entra_token_the_call_is_not_let_in() -> None:
     error = translate(ClientAuthenticationError("no managed identity"), "create 'job-1'", write=True)
-    assert isinstance(error, Rejected)
-    assert str(error) == "create 'job-1': no Entra token: no managed identity"
+    assert type(error) is Denied
+    assert str(error).startswith("create 'job-1': no Entra token: no managed identity; give this host")

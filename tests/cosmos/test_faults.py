@@ -1,6 +1,7 @@
 """What the provider says after a fault, against what the emulator really holds."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from uuid import uuid4
 
 import pytest
@@ -8,10 +9,10 @@ from azure.cosmos import CosmosClient
 
 from datastore.cosmos import CosmosDatastore
 from datastore.cosmos_account import EMULATOR_KEY, CosmosAddress
-from datastore.errors import DatastoreError, NotApplied, OutcomeUnknown, Rejected, Throttled, Unavailable
-from datastore.interface import Conflict, Document, Expected, NotFound, Ok
+from datastore.errors import DatastoreError, Denied, NotApplied, OutcomeUnknown, Rejected, Throttled, Unavailable
+from datastore.interface import Conflict, Document, Expected, NotFound, Ok, Trouble
 from tests.cosmos.fault_proxy import Fault, FaultProxy
-from tests.cosmos.faults import AMBIGUOUS, ELSEWHERE, GATEWAY, LATE, REFUSED, RETRY_AFTER_MS
+from tests.cosmos.faults import AMBIGUOUS, DENIED, ELSEWHERE, GATEWAY, LATE, REFUSED, RETRY_AFTER_MS
 from tests.processes import wait_for
 
 pytestmark = pytest.mark.cosmos
@@ -138,6 +139,30 @@ def test_a_throttled_write_says_how_long_to_wait(
     error = fail(store, cosmos_proxy, "update", job, REFUSED[0])
     assert isinstance(error, Throttled)
     assert error.retry_after_ms == RETRY_AFTER_MS
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "QUERY"])
+@pytest.mark.parametrize("fault", DENIED, ids=lambda fault: fault.name)
+def test_a_call_that_is_not_let_in_says_so_asks_once_and_tells_it_each_time(
+    cosmos_url: str, cosmos_proxy: FaultProxy, job: Document, fault: Fault, method: str
+) -> None:
+    told: list[tuple[Trouble, str]] = []
+    store = CosmosDatastore.from_url(cosmos_url, on_trouble=lambda *trouble: told.append(trouble))
+    calls: dict[str, Callable[[], object]] = {
+        "GET": lambda: store.read(job.id, job.id),
+        "QUERY": lambda: store.find({"state": "ready"}),
+        **{WRITES[each][0]: partial(WRITES[each][1], store, job) for each in WRITES},
+    }
+    store.find({"state": "ready"})  # what the SDK asks for once has been asked
+    cosmos_proxy.take_requests()
+    for _ in range(2):
+        cosmos_proxy.script(method, fault)
+        with pytest.raises(Denied) as raised:
+            calls[method]()
+        assert told.pop() == (Trouble.DENIED, str(raised.value))
+        assert len(cosmos_proxy.take_requests()) == 1, "another try at once meets the same"
+    assert told == []
+    store.close()
 
 
 @pytest.mark.parametrize("fault", ELSEWHERE, ids=lambda fault: fault.name)

@@ -15,7 +15,7 @@ from azure.cosmos import CosmosClient, PartitionKey
 from datastore.connect import connect
 from datastore.cosmos import CosmosDatastore
 from datastore.cosmos_account import EMULATOR_KEY, CosmosAddress
-from datastore.errors import Rejected, Unavailable
+from datastore.errors import Denied, Rejected, Unavailable
 from datastore.interface import NotFound, Ok
 from tests.cosmos.fault_proxy import FaultProxy
 from tests.processes import free_port
@@ -87,7 +87,7 @@ def test_without_a_key_entra_is_asked_and_its_refusal_is_told(monkeypatch: pytes
     entra = ModuleType("azure.identity")
     entra.DefaultAzureCredential = Nobody  # type: ignore[attr-defined]  # the extra is not installed for tests
     monkeypatch.setitem(sys.modules, "azure.identity", entra)
-    with pytest.raises(Rejected, match="no Entra token: no managed identity here"):
+    with pytest.raises(Denied, match="no Entra token: no managed identity here; give this host"):
         CosmosDatastore.from_url("cosmos://acme.documents.azure.com/database/container")
 
 
@@ -127,7 +127,7 @@ def test_without_discovery_the_endpoint_that_was_given_is_used_and_no_other(cosm
     store = connect(f"{url}&discovery=0")
     assert isinstance(store.create("job-1", "job-1", {}), Ok)
     store.close()
-    with pytest.raises((Unavailable, Rejected)):
+    with pytest.raises((Unavailable, Denied)):
         connect(url)
 
 
@@ -160,7 +160,7 @@ def test_an_account_with_several_write_regions_is_refused(cosmos_emulator: int) 
 
 @needs_emulator
 def test_a_missing_container_is_refused_and_not_created_unasked(cosmos_url: str) -> None:
-    with pytest.raises(Rejected, match="create=1"):
+    with pytest.raises(Denied, match="create=1"):
         CosmosDatastore.from_url(cosmos_url.replace("&create=1", ""))
 
 

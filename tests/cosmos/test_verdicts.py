@@ -17,10 +17,11 @@ from broker.documents import Job
 from broker.messages import Claim, Request
 from broker.repository import read_job
 from broker.runs import read_run
-from datastore import Expected, OutcomeUnknown, Unavailable
+from datastore import CreateResult, Denied, Expected, OutcomeUnknown, Rejected, Unavailable
 from datastore.cosmos import CosmosDatastore
-from datastore.interface import Patch, UpdateResult
+from datastore.interface import Body, Patch, UpdateResult
 from tests.cosmos.fault_proxy import Fault, FaultProxy
+from tests.cosmos.faults import DENIED
 from tests.in_process import InProcess
 from tests.twins.forwarding import Forwarding
 
@@ -43,6 +44,8 @@ COLUMNS: Final = {
     "gateway before": (Fault("gateway before", status=307, body=b""),),
     "gateway after": (Fault("gateway after", apply=True, status=200, body=b"{}"),),
     "403.3": (Fault("403.3", status=403, headers=(("x-ms-substatus", "3"),)),),
+    **{fault.name: (fault,) for fault in DENIED},
+    **{f"{fault.name} for long": (fault,) * 40 for fault in DENIED},
     "dropped before": (Fault("dropped before", drop=True),),
     "dropped after": (Fault("dropped after", apply=True, drop=True),),
     "answered late": (Fault("answered late", apply=True, hold=True),),
@@ -219,6 +222,33 @@ class TooSure(Forwarding):
             return self.inner.update_if_match(id, partition_key, expected, patch)
         except OutcomeUnknown as error:
             raise Unavailable(str(error)) from error
+
+
+class TooFinal(Forwarding):
+    """Says of a call that was not let in that it would fail wherever it is made."""
+
+    def create(self, id: str, partition_key: str, body: Body) -> CreateResult:
+        try:
+            return self.inner.create(id, partition_key, body)
+        except Denied as error:
+            raise Rejected(str(error)) from error
+
+    def update_if_match(self, id: str, partition_key: str, expected: Expected, patch: Patch) -> UpdateResult:
+        try:
+            return self.inner.update_if_match(id, partition_key, expected, patch)
+        except Denied as error:
+            raise Rejected(str(error)) from error
+
+
+@pytest.mark.parametrize("name", ["submit, create of the spec", "claim, update", "renew, update"])
+@pytest.mark.parametrize("column", [fault.name for fault in DENIED])
+def test_a_store_that_blames_the_request_where_it_is_not_let_in_is_found_out(
+    store: CosmosDatastore, calm: InProcess, cosmos_proxy: FaultProxy, name: str, column: str
+) -> None:
+    broken = InProcess(TooFinal(store), calm.redis)
+    broken.caller = calm.caller
+    found = wrong_in(ROWS[name], Cell("x"), COLUMNS[column], broken, calm, cosmos_proxy)
+    assert found == "invalid: a claim that nothing supports"
 
 
 def test_a_store_that_takes_silence_for_a_refusal_is_found_out(

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import pytest
 import redis
 
-from datastore import Datastore, DatastoreError, Expected, Filter, OutcomeUnknown, Page, Throttled, Unavailable
+from datastore import Datastore, DatastoreError, Denied, Expected, Filter, OutcomeUnknown, Page, Throttled, Unavailable
 from datastore.interface import Ahead, Body, CreateResult, Patch, ReadResult, UpdateResult, nothing_ahead
 from datastore.memory import MemoryDatastore
 from tests.in_process import InProcess
@@ -15,6 +15,7 @@ from tests.twins.forwarding import Forwarding
 FAILURES: dict[str, DatastoreError] = {
     "throttled": Throttled("scripted", retry_after_ms=5),
     "unavailable": Unavailable("scripted"),
+    "denied": Denied("scripted"),
     "unknown": OutcomeUnknown("scripted"),
 }
 EVERYTHING = ("read", "create", "update", "find", "begin")
@@ -56,7 +57,7 @@ class Failing(Forwarding):
             raise self.failure
 
 
-@pytest.mark.parametrize("failure", ["throttled", "unavailable"])
+@pytest.mark.parametrize("failure", ["throttled", "unavailable", "denied"])
 @pytest.mark.parametrize("bad", ["update", "begin"])
 def test_a_job_whose_claim_was_certainly_not_written_is_offered_to_the_next_one_at_once(
     redis_client: redis.Redis, bad: str, failure: str

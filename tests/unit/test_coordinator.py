@@ -17,7 +17,17 @@ from broker.messages import Claim, ClaimBody, Complete, Request, Submit, SubmitB
 from broker.repository import read_job, rev_update_job, rev_update_lease
 from broker.settle import settle
 from broker.transitions import Claimant, Rules
-from datastore import Corrupt, Datastore, DatastoreError, Document, OutcomeUnknown, Rejected, Throttled, Unavailable
+from datastore import (
+    Corrupt,
+    Datastore,
+    DatastoreError,
+    Denied,
+    Document,
+    OutcomeUnknown,
+    Rejected,
+    Throttled,
+    Unavailable,
+)
 from datastore.interface import Body, Conflict, CreateResult, Expected, NotFound, Patch, ReadResult, UpdateResult
 from datastore.memory import MemoryDatastore
 from tests.twins.forwarding import Forwarding
@@ -146,6 +156,7 @@ def test_only_a_blocked_job_has_its_parents_read(store: MemoryDatastore) -> None
     [
         (Throttled("slow down", retry_after_ms=321), "throttled", "later"),
         (Unavailable("no"), "throttled", "later"),
+        (Denied("401"), "throttled", "later"),
         (OutcomeUnknown("who knows"), "outcome_unknown", "same_id"),
         (Rejected("never"), "invalid", "final"),
         (Corrupt("rot"), "invalid", "final"),

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from broker.answers import Answer, Reason, Word, plain, wire
-from broker.client import BrokerTimeout, Reply
+from broker.client import BrokerTimeout, Reply, tenure
 from broker.client.guard import Wiring
 from broker.client.keeper import Keeper
 from broker.client.lease import Lease
@@ -176,6 +176,8 @@ def test_each_is_told_its_own_answer_and_one_loss_leaves_the_others_alone() -> N
         BrokerTimeout("no answer", request_id="r"),
         reply(Answer(Word.THROTTLED, Reason.STORE)),
         reply(Answer(Word.OUTCOME_UNKNOWN)),
+        reply(Answer(Word.INVALID, Reason.STORE)),
+        reply(Answer(Word.INVALID, Reason.CORRUPT)),
         reply(Answer(Word.REQUEST_EXPIRED)),
         reply(Answer(Word.OK, body={"results": [{"answer": "a later version's word", "reason": None, "retry": "no"}]})),
         reply(Answer(Word.OK, body={"results": []})),
@@ -192,6 +194,38 @@ def test_an_answer_that_says_nothing_of_the_leases_is_asked_for_again_and_extend
     assert bench.lost == []
     assert {guard.tenure.deadline_ms for guard in guards} == {54_000}
     assert all(guard.tenure.renewal_due_ms <= TTL_MS // 10 for guard in guards)
+
+
+def test_a_job_that_can_not_be_read_is_held_until_the_deadline_and_on_once_it_can_be() -> None:
+    bench = Bench()
+    mended, lasting = bench.hold("mended"), bench.hold("lasting")
+    unreadable = Answer(Word.INVALID, Reason.CORRUPT)
+    tell([mended, lasting], answered([mended, lasting], sent_ms=0, each=unreadable), jitter=0.5)
+    bench.now_ms = 53_000
+    tell([mended, lasting], answered([mended, lasting], sent_ms=bench.now_ms, but={"lasting": unreadable}), jitter=0.5)
+    mended.check()
+    lasting.check()
+    bench.now_ms = 54_000
+    assert bench.renewals.overdue(bench.now_ms) == [lasting]
+
+
+@pytest.mark.parametrize("reason", [Reason.MALFORMED, Reason.EPOCH_FROM_THE_FUTURE])
+def test_a_renewal_that_is_wrong_in_itself_ends_the_lease_at_once(reason: Reason) -> None:
+    bench = Bench()
+    guards = [bench.hold("a")]
+    tell(guards, answered(guards, sent_ms=0, each=Answer(Word.INVALID, reason)), jitter=0.5)
+    assert bench.lost == [f"a: {reason}"]
+
+
+@pytest.mark.parametrize("reason", [Reason.STORE, Reason.CORRUPT])
+def test_a_holder_that_takes_invalid_for_a_loss_whatever_the_reason_is_found_out(
+    monkeypatch: pytest.MonkeyPatch, reason: Reason
+) -> None:
+    monkeypatch.setattr(tenure, "SAYS_NOTHING", frozenset())
+    bench = Bench()
+    guards = [bench.hold("a")]
+    tell(guards, answered(guards, sent_ms=0, each=Answer(Word.INVALID, reason)), jitter=0.5)
+    assert bench.lost == [f"a: {reason}"], "a lease that stands was dropped"
 
 
 def test_an_answer_for_one_lease_that_makes_no_sense_takes_nothing_from_the_others() -> None:

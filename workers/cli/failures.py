@@ -2,9 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from broker.cli import CommandError
 from broker.cli.exits import Exit
+
+if TYPE_CHECKING:
+    from datastore import DatastoreError
 
 START = 'run "broker up" or set BROKER_REDIS_URL; `broker doctor` looks closer'
 """What to do where no broker runs."""
@@ -12,7 +16,7 @@ START = 'run "broker up" or set BROKER_REDIS_URL; `broker doctor` looks closer'
 
 @contextmanager
 def told() -> Iterator[None]:
-    """A failure to start, to stop or to use the state folder becomes a sentence and a next step.
+    """A failure to start, to stop, or to use the state folder or the store becomes a sentence and a next step.
 
     Raises:
       CommandError: instead of them.
@@ -30,6 +34,7 @@ def _described(error: Exception) -> CommandError | None:
     """The failure in words; None where it is none of this layer's. Imports late: what does not fail does not pay."""
     from redis.exceptions import RedisError
 
+    from datastore import DatastoreError
     from workers.daemon import DaemonError
     from workers.embedded import EmbeddedError
     from workers.runtime import StartError, WrongSetting
@@ -45,8 +50,19 @@ def _described(error: Exception) -> CommandError | None:
             return CommandError(what, "see `broker doctor`, and the logs in the state folder", more=log)
         case RedisError():
             return of_redis(error)
+        case DatastoreError():
+            return _of_store(error)
         case _:
             return None
+
+
+def _of_store(error: "DatastoreError") -> CommandError:
+    """What the store refused a command that reads or writes it by itself, once it was opened."""
+    from datastore import NotApplied, OutcomeUnknown
+
+    step = "run it again" if isinstance(error, NotApplied | OutcomeUnknown) else "see `broker doctor`"
+    exit = Exit.UNKNOWN if isinstance(error, OutcomeUnknown) else Exit.REFUSED
+    return CommandError.from_text(f"datastore: {error}", otherwise=step, exit=exit)
 
 
 def of_redis(error: Exception) -> CommandError:
