@@ -102,7 +102,7 @@ class CosmosDatastore:
         with ExitStack() as undo, translated(f"opening {address.host}", write=False):
             client = open_client(address, key, on_charge, connect_timeout_ms, read_timeout_ms)
             undo.callback(client.close)
-            store = cls(client, open_container(client, address), on_trouble)
+            store = cls(client, open_container(client, address, on_trouble), on_trouble)
             undo.pop_all()
         return store
 

@@ -14,6 +14,7 @@ from weakref import WeakSet
 from azure.core.credentials import TokenCredential
 from azure.core.pipeline.transport import RequestsTransport
 from azure.cosmos import ContainerProxy, CosmosClient, PartitionKey
+from azure.cosmos.documents import DatabaseAccount
 from azure.cosmos.exceptions import CosmosResourceExistsError
 from requests import Session
 from requests.adapters import HTTPAdapter
@@ -21,6 +22,7 @@ from urllib3.util.retry import Retry
 
 from datastore.cosmos_errors import may_have_been_written, verdict
 from datastore.errors import Rejected
+from datastore.interface import OnTrouble, Trouble
 
 OnCharge = Callable[[str, float], None]
 """Called for each request to items with its kind (`read`, `query`, `create`, `replace`) and the request units it was
@@ -31,6 +33,9 @@ EMULATOR_KEY: Final = "C2y6yDjf5/R+ob0N8A7Cgv30VRDJIWEHLM+4QDU5DE2nQ9nDuVTqobD4b
 
 CONNECTIONS_MAX: Final = 16
 """Kept open to one endpoint, so more calls at once gain nothing: each would open a connection and throw it away."""
+
+STRONG: Final = "Strong"
+"""The one consistency of an account with which a write is acknowledged only once other regions have it, too."""
 
 PARTITION_KEY_PATH: Final = "/pk"
 INDEXING_POLICY: Final = {
@@ -156,19 +161,25 @@ def open_client(
     )
 
 
-def open_container(client: CosmosClient, address: CosmosAddress) -> ContainerProxy:
+def open_container(client: CosmosClient, address: CosmosAddress, on_trouble: OnTrouble | None = None) -> ContainerProxy:
     """The container, checked: several write regions would grant twice, a time to live would lose jobs.
+
+    What a failover of the account may lose is told to `on_trouble`, and not refused: some run with it knowingly.
 
     Raises:
       Rejected: the account has several write regions, or the container is not laid out as ours.
       AzureError: it is missing or could not be read.
     """
-    regions = [location["name"] for location in client.get_database_account().WritableLocations]
+    account = client.get_database_account()
+    regions = [location["name"] for location in account.WritableLocations]
     if len(regions) > 1:
         raise Rejected(
             f"{address.host} takes writes in {', '.join(regions)}, and If-Match is checked in each region apart: "
             "two claimants could win. Turn multi-region writes off"
         )
+    at_risk = _lost_in_failover(address.host, account)
+    if at_risk is not None and on_trouble is not None:
+        on_trouble(Trouble.LOSES_IN_FAILOVER, at_risk)
     if address.create:
         return ensure_container(client, address.database, address.container)
     container = client.get_database_client(address.database).get_container_client(address.container)
@@ -193,6 +204,22 @@ def ensure_container(client: CosmosClient, database: str, container: str) -> Con
     created = database_client.get_container_client(container)
     _check_layout(created)
     return created
+
+
+def _lost_in_failover(host: str, account: DatabaseAccount) -> str | None:
+    """What an unplanned failover of this account may lose, and what to do about it; None where it loses nothing.
+
+    Below Strong a write is acknowledged by its region alone. Where that one is lost, another goes on with what had
+    reached it: the conditional write decides rightly there, on a job that has forgotten its last versions.
+    """
+    regions = [location["name"] for location in account.ReadableLocations]
+    level = (account.ConsistencyPolicy or {}).get("defaultConsistencyLevel", "unknown")
+    if len(regions) < 2 or level == STRONG:
+        return None
+    return (
+        f"{host} is in {', '.join(regions)} with consistency {level}: an unplanned failover loses acknowledged writes, "
+        "so that jobs vanish and epochs are granted twice; set the account's consistency to Strong, or keep one region"
+    )
 
 
 def _session(*, use_environment: bool) -> Session:

@@ -39,6 +39,8 @@ class Trouble(Enum):
 
     DENIED = "store_denied"
     """It does not let this process in."""
+    LOSES_IN_FAILOVER = "store_loses_writes_in_failover"
+    """What it has acknowledged may be gone after an unplanned failover."""
 
 
 OnTrouble: TypeAlias = Callable[[Trouble, str], None]

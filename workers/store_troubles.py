@@ -23,7 +23,7 @@ class Troubles:
         self._left_out: dict[Trouble, int] = {}
 
     def __call__(self, trouble: Trouble, text: str) -> None:
-        """Log it as an error, with how often it was met since the last time, unless that is less than a minute ago."""
+        """Log it, with how often it was met since the last time, unless that is less than a minute ago."""
         with self._lock:
             now_ms, last_ms = self._steady_ms(), self._logged_ms.get(trouble)
             if last_ms is not None and now_ms - last_ms < EVERY_MS:
@@ -31,4 +31,5 @@ class Troubles:
                 return
             self._logged_ms[trouble] = now_ms
             more = self._left_out.pop(trouble, 0)
-        log.error(trouble.value, error=text, left_out=more)
+        write = log.error if trouble is Trouble.DENIED else log.warning  # the other is some people's choice
+        write(trouble.value, error=text, left_out=more)

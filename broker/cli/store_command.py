@@ -22,16 +22,22 @@ def check_store(
     """Run every promise of the store contract on a store; its documents are set apart from any job's."""
     from broker.cli.errors import CommandError
     from broker.cli.exits import Exit
-    from broker.cli.output import complain, emit, say
+    from broker.cli.output import complain, emit, note, say
     from broker.repository import INDEXES
     from broker.settings import load
     from datastore import DatastoreError, Missing, connect
     from datastore.contract import run_checks
+    from datastore.interface import Trouble
+
+    def warn(trouble: Trouble, text: str) -> None:
+        if trouble is not Trouble.DENIED:  # of that one each check speaks by itself
+            problem, _, step = text.rpartition("; ")
+            note(f"warning: {problem}", f"next: {step}")
 
     key = load().cosmos_key
     try:
         secret = None if key is None else key.get_secret_value()
-        store = connect(url, indexes=INDEXES, cosmos_key=secret, create=create)
+        store = connect(url, indexes=INDEXES, cosmos_key=secret, create=create, on_trouble=warn)
     except ValueError as error:
         raise CommandError(str(error), "correct the URL", exit=Exit.USAGE) from error
     except Missing as error:

@@ -56,9 +56,19 @@ class FaultProxy:
     With `ignore_if_match` it is the broken store that our races have to be seen to fail on.
     """
 
-    def __init__(self, emulator_port: int, *, write_regions: int = 1, ignore_if_match: bool = False) -> None:
+    def __init__(
+        self,
+        emulator_port: int,
+        *,
+        write_regions: int = 1,
+        read_regions: int = 1,
+        consistency: str | None = None,
+        ignore_if_match: bool = False,
+    ) -> None:
         self._emulator_port = emulator_port
         self._write_regions = write_regions
+        self._regions = max(write_regions, read_regions)
+        self._consistency = consistency
         self._ignore_if_match = ignore_if_match
         self._denied: Fault | None = None
         self._plan = _Plan()
@@ -184,9 +194,11 @@ class FaultProxy:
     def _account(self, body: bytes) -> bytes:
         account = json.loads(body)
         here = f"http://127.0.0.1:{self.port}/"
-        regions = [{"name": f"Region {n + 1}", "databaseAccountEndpoint": here} for n in range(self._write_regions)]
-        account["writableLocations"] = regions
+        regions = [{"name": f"Region {n + 1}", "databaseAccountEndpoint": here} for n in range(self._regions)]
+        account["writableLocations"] = regions[: self._write_regions]
         account["readableLocations"] = regions
+        if self._consistency is not None:
+            account["userConsistencyPolicy"] = {"defaultConsistencyLevel": self._consistency}
         account["enableMultipleWriteLocations"] = self._write_regions > 1
         return json.dumps(account).encode()
 

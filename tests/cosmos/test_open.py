@@ -11,14 +11,19 @@ from uuid import uuid4
 import pytest
 from azure.core.exceptions import ClientAuthenticationError
 from azure.cosmos import CosmosClient, PartitionKey
+from azure.cosmos.documents import DatabaseAccount
+from structlog.testing import capture_logs
 
+from broker.cli.store_command import check_store
+from broker.settings import load
 from datastore.connect import connect
 from datastore.cosmos import CosmosDatastore
 from datastore.cosmos_account import EMULATOR_KEY, CosmosAddress
 from datastore.errors import Denied, Rejected, Unavailable
-from datastore.interface import NotFound, Ok
+from datastore.interface import NotFound, Ok, Trouble
 from tests.cosmos.fault_proxy import FaultProxy
 from tests.processes import free_port
+from workers.runtime import open_store
 
 needs_emulator = pytest.mark.cosmos
 
@@ -156,6 +161,63 @@ def test_an_account_with_several_write_regions_is_refused(cosmos_emulator: int) 
     proxy = FaultProxy(cosmos_emulator, write_regions=2)
     with proxy.running(), pytest.raises(Rejected, match="Region 1, Region 2"):
         CosmosDatastore.from_url(f"cosmos://127.0.0.1:{proxy.port}/regions/jobs?http=1&create=1")
+
+
+def warned_of(emulator_port: int, *, regions: int, consistency: str) -> list[str]:
+    """What opening a container of such an account tells of its failover."""
+    told: list[str] = []
+
+    def tell(trouble: Trouble, text: str) -> None:
+        assert trouble is Trouble.LOSES_IN_FAILOVER
+        told.append(text)
+
+    proxy = FaultProxy(emulator_port, read_regions=regions, consistency=consistency)
+    with proxy.running():
+        url = f"cosmos://127.0.0.1:{proxy.port}/regions/jobs?http=1"
+        for address in (f"{url}&create=1", url):  # one that makes the container, and one that finds it
+            CosmosDatastore.from_url(address, on_trouble=tell).close()
+    return told
+
+
+@needs_emulator
+@pytest.mark.parametrize("consistency", ["BoundedStaleness", "Session", "ConsistentPrefix", "Eventual"])
+def test_an_account_that_loses_writes_in_a_failover_is_opened_and_says_so(
+    cosmos_emulator: int, consistency: str
+) -> None:
+    told = warned_of(cosmos_emulator, regions=2, consistency=consistency)
+    assert len(told) == 2
+    for text in told:
+        problem, _, step = text.rpartition("; ")
+        assert f"Region 1, Region 2 with consistency {consistency}" in problem
+        assert step == "set the account's consistency to Strong, or keep one region"
+
+
+@needs_emulator
+@pytest.mark.parametrize(("regions", "consistency"), [(1, "Session"), (1, "Eventual"), (1, "Strong"), (3, "Strong")])
+def test_an_account_that_loses_nothing_is_not_warned_of(cosmos_emulator: int, regions: int, consistency: str) -> None:
+    assert warned_of(cosmos_emulator, regions=regions, consistency=consistency) == []
+
+
+@needs_emulator
+def test_a_look_at_the_regions_that_take_writes_does_not_show_it(
+    cosmos_emulator: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broken twin: an account has one write region, wherever else it is."""
+    monkeypatch.setattr(DatabaseAccount, "ReadableLocations", DatabaseAccount.WritableLocations)
+    assert warned_of(cosmos_emulator, regions=2, consistency="Session") == []
+
+
+@needs_emulator
+def test_a_worker_logs_it_and_check_store_shows_it(cosmos_emulator: int, capsys: pytest.CaptureFixture[str]) -> None:
+    proxy = FaultProxy(cosmos_emulator, read_regions=2, consistency="Session")
+    with proxy.running(), capture_logs() as logs:
+        url = f"cosmos://127.0.0.1:{proxy.port}/{uuid4().hex}/jobs?http=1&create=1"
+        open_store(load(datastore_url=url), url).close()
+        assert check_store(url, create=False, json=True) == 0
+    assert [(line["event"], line["log_level"]) for line in logs] == [("store_loses_writes_in_failover", "warning")]
+    shown = capsys.readouterr().err
+    assert "warning: 127.0.0.1 is in Region 1, Region 2 with consistency Session" in shown
+    assert "next: set the account's consistency to Strong" in shown
 
 
 @needs_emulator
