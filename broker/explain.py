@@ -13,10 +13,11 @@ from broker.matching import unmet
 from broker.messages import Explain
 from broker.obstacles import Obstacle, Situation, obstacles, told
 from broker.occupancy import Looks
+from broker.searches import search
 from broker.settlement import Context, Settlement
 from broker.transitions.decision import held_by
 from broker.transitions.timer import expire, expired
-from datastore import Corrupt
+from datastore import Corrupt, Filter
 
 PARENTS_MAX = 64
 LOOKED_AT_MAX = 200
@@ -191,7 +192,7 @@ def _factory(context: Context, asking: Asking, queue: str | None, now_ms: int) -
     lately = list(dict.fromkeys(asker.queue for asker in asked if asker.queue)) if queue is None else [queue]
     known = sorted(lately[:QUEUES_MAX])
     queues: list[str | None] = [*known] or [None]
-    held = context.store.find({"kind": "job", "state": "leased", "lease.factory_id": factory_id}, limit=HELD_MAX)
+    held = search(context.store, {"kind": "job", "state": "leased", "lease.factory_id": factory_id}, limit=HELD_MAX)
     refused, looked_at, more = _refused(context, asking, queues, now_ms)
     return {
         "factory_id": factory_id,
@@ -216,9 +217,8 @@ def _refused(
     looks, looked_at, more = Looks(context, now_ms=now_ms), 0, False
     for queue in queues:
         of_queue = {} if queue is None else {"queue": queue}
-        page = context.store.find(
-            {"kind": "job", "state": "ready", **of_queue}, limit=max(1, LOOKED_AT_MAX - looked_at)
-        )
+        ready: Filter = {"kind": "job", "state": "ready", **of_queue}
+        page = search(context.store, ready, limit=max(1, LOOKED_AT_MAX - looked_at))
         more = more or page.cursor is not None
         for job in repository.readable(page.documents):
             if looks.work.spent:

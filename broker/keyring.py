@@ -16,6 +16,7 @@ import structlog
 
 from broker.documents import Frozen
 from broker.entropy import Entropy
+from broker.searches import search
 from broker.shared_document import change, read_body
 from broker.signing import BadKey, Key, KeyId, Role, mac
 from datastore import Conflict, Datastore, DatastoreError
@@ -172,7 +173,7 @@ def records(store: Datastore) -> Iterator[KeyRecord]:
     """Every key there is, revoked ones included. A record that makes no sense is reported, and hides no other."""
     cursor: str | None = None
     while True:
-        page = store.find({"kind": "signing_key"}, limit=500, cursor=cursor)
+        page = search(store, {"kind": "signing_key"}, limit=500, cursor=cursor)
         for document in page.documents:
             try:
                 found = decoded(document.body, KeyRecord)

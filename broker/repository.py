@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 import structlog
 
 from broker.documents import Job, Spec, as_stored, leasing_as_stored, spec_id
+from broker.searches import search
 from datastore import (
     Conflict,
     Corrupt,
@@ -183,7 +184,7 @@ PAGE_DOCUMENTS = 500
 
 def find_page(store: Datastore, filter: Filter, *, limit: int, cursor: str | None) -> Page:
     """One page; what of it does not parse is logged, for whoever runs the store."""
-    page = store.find(filter, limit=limit, cursor=cursor)
+    page = search(store, filter, limit=limit, cursor=cursor)
     for what in page.unreadable:
         log.error("document_unreadable", error=what)
     return page
@@ -215,8 +216,8 @@ def leased_by_request(store: Datastore, factory_id: str, request_id: str, *, at_
     Raises:
       Corrupt: none was found, and one that can't be read may be it.
     """
-    search: Filter = {"state": "leased", "lease.request_id": request_id, "lease.factory_id": factory_id}
-    page = store.find(search, limit=at_most)
+    wanted: Filter = {"state": "leased", "lease.request_id": request_id, "lease.factory_id": factory_id}
+    page = search(store, wanted, limit=at_most)
     if page.unreadable and not page.documents:
         raise Corrupt(page.unreadable[0])
     return [Job.from_document(document) for document in page.documents]

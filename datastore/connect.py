@@ -11,6 +11,7 @@ def connect(
     url: str,
     *,
     indexes: Sequence[str] = (),
+    searched: Sequence[str] | None = None,
     cosmos_key: str | None = None,
     create: bool = True,
     on_trouble: OnTrouble | None = None,
@@ -19,10 +20,11 @@ def connect(
 
     `sqlite:///jobs.db` is relative to the working directory, `sqlite:////var/lib/jobs.db` absolute; `%20` is a
     space. `memory://` is a new, empty store at each call: to share one, pass it on. `indexes` are dotted paths
-    that `find` will filter by; SQLite and memory index them, Cosmos needs no hint. `cosmos_key` is the account key,
-    which never stands in a URL; without it Entra is asked. `create`: whether a missing SQLite file is made, in a
-    folder that is there; of Cosmos, `create=1` in the URL says it. `on_trouble` is
-    told what someone has to look at; only Cosmos has something to tell.
+    that `find` will filter by; SQLite and memory index them. `searched` are all that it will ever filter by: a Cosmos
+    container that is made here indexes these and no others; None: everything. `cosmos_key` is the account key, which
+    never stands in a URL; without it Entra is asked. `create`: whether a missing SQLite file is made, in a folder that
+    is there; of Cosmos, `create=1` in the URL says it. `on_trouble` is told what someone has to look at; only Cosmos
+    has something to tell.
 
     Raises:
       ValueError: no such scheme, or a URL that does not fit it.
@@ -46,7 +48,7 @@ def connect(
         # Late, so that the other stores work without loading the Azure SDK.
         from datastore.cosmos import CosmosDatastore
 
-        return CosmosDatastore.from_url(url, key=cosmos_key, on_trouble=on_trouble)
+        return CosmosDatastore.from_url(url, key=cosmos_key, on_trouble=on_trouble, searched=searched)
     raise ValueError(f"unknown datastore scheme {scheme!r}: use memory://, sqlite:///path or cosmos://…")
 
 

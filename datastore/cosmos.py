@@ -1,7 +1,7 @@
 """Jobs in Azure Cosmos DB: one conditional replace decides who wins, wherever the workers run."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Final
 
@@ -81,6 +81,7 @@ class CosmosDatastore:
         key: str | None = None,
         on_charge: OnCharge | None = None,
         on_trouble: OnTrouble | None = None,
+        searched: Sequence[str] | None = None,
         connect_timeout_ms: int = CONNECT_TIMEOUT_MS,
         read_timeout_ms: int = READ_TIMEOUT_MS,
     ) -> "CosmosDatastore":
@@ -90,6 +91,7 @@ class CosmosDatastore:
         speaks plain HTTP to an emulator on loopback, `discovery=0` stays with this one endpoint.
         `key` is the account key; without it Entra is asked (an emulator gets its public key). Without `create=1` the
         container has to be there: partition key `/pk`, no time to live, a composite index on (`/pk`, `/id`).
+        `searched`: what `create=1` has indexed, as dotted paths; None: everything.
         `read_timeout_ms` bounds the wait for one answer; a write not answered by then is OutcomeUnknown.
 
         Raises:
@@ -102,7 +104,7 @@ class CosmosDatastore:
         with ExitStack() as undo, translated(f"opening {address.host}", write=False):
             client = open_client(address, key, on_charge, connect_timeout_ms, read_timeout_ms)
             undo.callback(client.close)
-            store = cls(client, open_container(client, address, on_trouble), on_trouble)
+            store = cls(client, open_container(client, address, on_trouble, searched), on_trouble)
             undo.pop_all()
         return store
 

@@ -3,7 +3,7 @@
 import base64
 import binascii
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from threading import Lock
@@ -23,6 +23,7 @@ from urllib3.util.retry import Retry
 from datastore.cosmos_errors import may_have_been_written, verdict
 from datastore.errors import Rejected
 from datastore.interface import OnTrouble, Trouble
+from datastore.matching import FIELD
 
 OnCharge = Callable[[str, float], None]
 """Called for each request to items with its kind (`read`, `query`, `create`, `replace`) and the request units it was
@@ -38,13 +39,6 @@ STRONG: Final = "Strong"
 """The one consistency of an account with which a write is acknowledged only once other regions have it, too."""
 
 PARTITION_KEY_PATH: Final = "/pk"
-INDEXING_POLICY: Final = {
-    "indexingMode": "consistent",
-    "automatic": True,
-    "includedPaths": [{"path": "/*"}],
-    "compositeIndexes": [[{"path": "/pk", "order": "ascending"}, {"path": "/id", "order": "ascending"}]],
-}
-"""The composite index is what `find` orders by when it searches all partitions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +155,12 @@ def open_client(
     )
 
 
-def open_container(client: CosmosClient, address: CosmosAddress, on_trouble: OnTrouble | None = None) -> ContainerProxy:
+def open_container(
+    client: CosmosClient,
+    address: CosmosAddress,
+    on_trouble: OnTrouble | None = None,
+    searched: Sequence[str] | None = None,
+) -> ContainerProxy:
     """The container, checked: several write regions would grant twice, a time to live would lose jobs.
 
     What a failover of the account may lose is told to `on_trouble`, and not refused: some run with it knowingly.
@@ -181,14 +180,43 @@ def open_container(client: CosmosClient, address: CosmosAddress, on_trouble: OnT
     if at_risk is not None and on_trouble is not None:
         on_trouble(Trouble.LOSES_IN_FAILOVER, at_risk)
     if address.create:
-        return ensure_container(client, address.database, address.container)
+        return ensure_container(client, address.database, address.container, searched)
     container = client.get_database_client(address.database).get_container_client(address.container)
     _check_layout(container)
     return container
 
 
-def ensure_container(client: CosmosClient, database: str, container: str) -> ContainerProxy:
+def indexing_policy(searched: Sequence[str] | None) -> dict[str, Any]:
+    """What is indexed of the items: the fields that searches name, or everything where it is not known which.
+
+    Whatever is indexed raises the price of each write, and the service indexes all of an item unless told otherwise:
+    payloads, results and all. A search by another field still finds what it should, by a look at every item. `find`
+    orders by `id`, or by (`pk`, `id`) for which it needs the composite index. The partition key is not indexed by
+    itself.
+    """
+    paths = ["/*"] if searched is None else [f"/{path}/?" for path in ("pk", "id", *_steps(searched))]
+    return {
+        "indexingMode": "consistent",
+        "automatic": True,
+        "includedPaths": [{"path": path} for path in paths],
+        "excludedPaths": [] if searched is None else [{"path": "/*"}],
+        "compositeIndexes": [[{"path": "/pk", "order": "ascending"}, {"path": "/id", "order": "ascending"}]],
+    }
+
+
+def _steps(searched: Sequence[str]) -> list[str]:
+    for field in searched:
+        if FIELD.fullmatch(field) is None or "-" in field:  # the service would want that in quotes
+            raise ValueError(f"{field!r} is no dotted path of fields without '-'")
+    return [field.replace(".", "/") for field in searched]
+
+
+def ensure_container(
+    client: CosmosClient, database: str, container: str, searched: Sequence[str] | None = None
+) -> ContainerProxy:
     """Create the database and the container where they are missing; two at once are harmless.
+
+    One that is there keeps the index it has.
 
     Raises:
       Rejected: there is one that is not laid out as ours.
@@ -199,7 +227,7 @@ def ensure_container(client: CosmosClient, database: str, container: str) -> Con
     database_client = client.get_database_client(database)
     with suppress(CosmosResourceExistsError):
         database_client.create_container_if_not_exists(
-            container, PartitionKey(PARTITION_KEY_PATH), indexing_policy=dict(INDEXING_POLICY)
+            container, PartitionKey(PARTITION_KEY_PATH), indexing_policy=indexing_policy(searched)
         )
     created = database_client.get_container_client(container)
     _check_layout(created)

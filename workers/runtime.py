@@ -20,6 +20,7 @@ from broker.entropy import Entropy, SystemEntropy
 from broker.keyring import BadMaster, Keyring, Masters
 from broker.redis_urls import checked, require_known_options
 from broker.repository import INDEXES
+from broker.searches import SEARCHED
 from broker.settings import Settings
 from broker.transitions import Rules
 from datastore import Datastore, DatastoreError, Missing, connect
@@ -168,7 +169,7 @@ def open_store(settings: Settings, url: str, *, create: bool = True) -> Datastor
     if create and settings.datastore_url is None:
         StateDir.at(settings.state_dir)
     try:
-        store = connect(url, indexes=INDEXES, cosmos_key=key, create=create, on_trouble=Troubles())
+        store = connect(url, indexes=INDEXES, searched=SEARCHED, cosmos_key=key, create=create, on_trouble=Troubles())
         require_conditional_writes(store)
     except ValueError as error:
         raise WrongSetting(f"datastore {url}: {error}; correct BROKER_DATASTORE_URL or --datastore") from error

@@ -24,6 +24,7 @@ def check_store(
     from broker.cli.exits import Exit
     from broker.cli.output import complain, emit, note, say
     from broker.repository import INDEXES
+    from broker.searches import SEARCHED
     from broker.settings import load
     from datastore import DatastoreError, Missing, connect
     from datastore.contract import run_checks
@@ -37,7 +38,7 @@ def check_store(
     key = load().cosmos_key
     try:
         secret = None if key is None else key.get_secret_value()
-        store = connect(url, indexes=INDEXES, cosmos_key=secret, create=create, on_trouble=warn)
+        store = connect(url, indexes=INDEXES, searched=SEARCHED, cosmos_key=secret, create=create, on_trouble=warn)
     except ValueError as error:
         raise CommandError(str(error), "correct the URL", exit=Exit.USAGE) from error
     except Missing as error:

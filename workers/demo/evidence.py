@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from broker.searches import search
 from datastore import Datastore
 from workers.demo.records import Event, Record
 
@@ -125,7 +126,7 @@ def _is_stale_refusal(record: Record, ledger: Ledger) -> bool:
 def _found(store: Datastore, kind: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     cursor = None
     for _ in range(PAGES_MAX):
-        page = store.find({"kind": kind}, limit=PAGE, cursor=cursor)
+        page = search(store, {"kind": kind}, limit=PAGE, cursor=cursor)
         yield from ((document.id, document.body) for document in page.documents)
         cursor = page.cursor
         if cursor is None:
