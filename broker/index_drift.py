@@ -12,17 +12,15 @@ from broker import index
 from broker.index import Place
 
 
-def mend(connection: Redis, places: Sequence[Place]) -> list[Place]:
-    """Have the index offer these jobs as they stand; those that it did not offer at all."""
-    absent, elsewhere = _amiss(connection, places)
+def mend(connection: Redis, places: Sequence[Place], amiss: Sequence[Place]) -> None:
+    """Have the index offer those jobs that are `amiss` as they stand, and find the sets of all of these."""
     with connection.pipeline(transaction=False) as pipe:
-        index.move(pipe, [(place, True) for place in (*absent, *elsewhere)])
+        index.move(pipe, [(place, True) for place in amiss])
         index.name_sets(pipe, places)  # a pop may have tidied one away that looked empty
         pipe.execute()
-    return absent
 
 
-def _amiss(connection: Redis, places: Sequence[Place]) -> tuple[list[Place], list[Place]]:
+def amiss(connection: Redis, places: Sequence[Place]) -> tuple[list[Place], list[Place]]:
     """(Those that the index does not have, those that it has with another score, or in a lane that stands behind them.)
 
     A lane does where it was served lately: what is put too far in front the next pop puts right. What is kept for a

@@ -28,9 +28,8 @@ RETRY_MS = 1_000
 WAITS = "broker:waits:"
 """Before the id of a slot: the jobs that wait for it."""
 WAITS_TTL_MS = 172_800_000
-"""Since the last job came that waits there; by then a sweep has offered all of them again: one comes every day at the
-least. A job that is over by another way stays here, and its slot may never be given up again: anybody may name new
-locks."""
+"""Since the last job came that waits there; who waits longer is offered again by the next sweep. A job that is over by
+another way stays here, and its slot may never be given up again: anybody may name new locks."""
 TIMES = f"{WAITS}times"
 """Sorted set: keys of slots by the broker time at which they admit somebody again."""
 
@@ -40,8 +39,13 @@ def waits_key(key: str) -> str:
     return f"{WAITS}{slot_id(key)}"
 
 
+def entry(place: Place) -> str:
+    """What stands for a job among those that wait."""
+    return json.dumps(msgspec.structs.asdict(place))
+
+
 def wait(pipe: Pipeline, met: Wait, *, step_ms: int) -> None:
-    """Add the commands that put a ready job aside, and note when to look again. The sweep does so in any case."""
+    """Add the commands that put a ready job aside, and note when to look again."""
     if met.until_ms is not None:
         pipe.zadd(TIMES, {met.key: met.until_ms})
     if met.job is None:
@@ -49,7 +53,7 @@ def wait(pipe: Pipeline, met: Wait, *, step_ms: int) -> None:
     place = Place.of(met.job, step_ms=step_ms)
     index.withdraw(pipe, place)
     key = waits_key(met.key)
-    pipe.zadd(key, {json.dumps(msgspec.structs.asdict(place)): place.score})
+    pipe.zadd(key, {entry(place): place.score})
     pipe.pexpire(key, WAITS_TTL_MS)
 
 

@@ -26,6 +26,7 @@ from broker import (
     runs,
     schedules,
     seen,
+    standing_aside,
     telling,
 )
 from broker.clock import SET_BACK_MS, RedisClock
@@ -319,13 +320,22 @@ class Sweep:
         self._redis.set(INDEXED, now_ms, xx=not everything)  # gone meanwhile: the next sweep shall see that
 
     def _index(self, jobs: list[Job], now_ms: int, swept: Swept) -> list[Place]:
-        """Offer those that are not offered as they should be; those that were not offered at all."""
-        places = [self._place(job, now_ms) for job in jobs if index.offered(job)]
-        if not places:
+        """Offer those that are not offered as they should be; those that were not offered at all. Who waits at a slot
+        that admits nobody stays aside.
+        """
+        offered = {job.id: job for job in jobs if index.offered(job)}
+        if not offered:
             return []
-        new = index_drift.mend(self._redis, places)
+        places = [self._place(job, now_ms) for job in offered.values()]
+        absent, elsewhere = index_drift.amiss(self._redis, places)
+        missed = [offered[place.job_id] for place in absent]
+        aside = standing_aside.found(self._context, self._redis, missed, now_ms=now_ms)
+        new = [place for place in absent if place.job_id not in aside.job_ids]
+        index_drift.mend(self._redis, places, [*new, *elsewhere])
         swept.indexed += len(new)
-        swept.woken += claim_next.wake(self._redis, [place.wants for place in places if not place.kept_for])
+        ready = [place.wants for place in places if not (place.kept_for or place.job_id in aside.job_ids)]
+        ready += lock_waits.bring_back(self._redis, aside.free * lock_waits.RETURN_MAX)
+        swept.woken += claim_next.wake(self._redis, ready)
         swept.woken += recall_heirs(self._redis, new)  # only where its hint was lost: who found nothing may be its heir
         return new
 

@@ -1,6 +1,7 @@
 """The ready index is put right where it has drifted, and costs next to nothing where it has not."""
 
 from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 import redis
@@ -13,10 +14,17 @@ IN_A_LANE = Place("behind", "q", "[]", score=7, lane="~0~tenant")
 KEPT = Place("kept", "q", "[]", score=-9, kept_for="mac-1")
 
 
+def mend(connection: redis.Redis, places: Sequence[Place]) -> list[Place]:
+    """As the sweep does; those that were not there."""
+    absent, elsewhere = index_drift.amiss(connection, places)
+    index_drift.mend(connection, places, [*absent, *elsewhere])
+    return absent
+
+
 @pytest.fixture
 def connection(redis_client: redis.Redis) -> redis.Redis:
     """With all of them in the index."""
-    assert index_drift.mend(redis_client, [*PLAIN, IN_A_LANE, KEPT]) == [*PLAIN, IN_A_LANE, KEPT]
+    assert mend(redis_client, [*PLAIN, IN_A_LANE, KEPT]) == [*PLAIN, IN_A_LANE, KEPT]
     return redis_client
 
 
@@ -26,7 +34,7 @@ def commands(connection: redis.Redis) -> Counter[str]:
 
 def test_jobs_that_are_where_they_should_be_cost_two_commands_for_their_set(connection: redis.Redis) -> None:
     before = commands(connection)
-    assert index_drift.mend(connection, PLAIN) == []
+    assert mend(connection, PLAIN) == []
     spent = commands(connection) - before - Counter({"cmdstat_info": 1})
     assert spent == Counter({"cmdstat_zmscore": 1, "cmdstat_sadd": 1})
 
@@ -34,7 +42,7 @@ def test_jobs_that_are_where_they_should_be_cost_two_commands_for_their_set(conn
 def test_a_job_that_is_gone_is_offered_again_and_named(connection: redis.Redis) -> None:
     connection.zrem(PLAIN[3].key, PLAIN[3].job_id)
     connection.delete(IN_A_LANE.line)
-    assert index_drift.mend(connection, [*PLAIN, IN_A_LANE]) == [PLAIN[3], IN_A_LANE]
+    assert mend(connection, [*PLAIN, IN_A_LANE]) == [PLAIN[3], IN_A_LANE]
     assert connection.zscore(PLAIN[3].key, PLAIN[3].job_id) == 3
     assert connection.zscore(IN_A_LANE.line, "behind") == 7
 
@@ -42,23 +50,23 @@ def test_a_job_that_is_gone_is_offered_again_and_named(connection: redis.Redis) 
 @pytest.mark.parametrize("place", [PLAIN[3], IN_A_LANE], ids=["a job", "in a lane"])
 def test_a_job_with_another_score_is_put_back(connection: redis.Redis, place: Place) -> None:
     connection.zadd(place.line, {place.job_id: 1e300})
-    assert index_drift.mend(connection, [place]) == [], "it was offered"
+    assert mend(connection, [place]) == [], "it was offered"
     assert connection.zscore(place.line, place.job_id) == place.score
 
 
 def test_a_lane_that_nothing_leads_to_is_found_again(connection: redis.Redis) -> None:
     connection.zrem(IN_A_LANE.key, IN_A_LANE.lane)
-    assert index_drift.mend(connection, [IN_A_LANE]) == []
+    assert mend(connection, [IN_A_LANE]) == []
     assert connection.zscore(IN_A_LANE.key, IN_A_LANE.lane) == 7
 
 
 def test_a_set_whose_name_is_gone_is_known_again(connection: redis.Redis) -> None:
     connection.delete(index.sets_key(index.READY, "q"))
-    index_drift.mend(connection, PLAIN)
+    mend(connection, PLAIN)
     assert connection.smembers(index.sets_key(index.READY, "q")) == {b"[]"}
 
 
 def test_what_is_kept_for_a_factory_lasts_as_long_as_it_is_said(connection: redis.Redis) -> None:
     connection.persist(KEPT.key)
-    index_drift.mend(connection, [KEPT])
+    mend(connection, [KEPT])
     assert connection.pttl(KEPT.key) > 0
