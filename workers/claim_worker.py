@@ -24,6 +24,7 @@ from workers import full_redis, left_behind, wrong_types
 from workers.fleet_status import CLAIM_WORKER
 from workers.garbage import Garbage
 from workers.heartbeat import Heartbeat
+from workers.lean_redis import NO_MORE, leave
 from workers.logs import configure_logging
 from workers.runtime import SOCKET_TIMEOUT_S, Runtime, open_runtime, worker_name
 from workers.shift import Shift
@@ -139,7 +140,6 @@ class ServeLoop:
 
     def _serve(self, burst: bool) -> None:
         """Serve until told to stop. What an earlier failure left in hand comes first."""
-        self._redis.connection_pool.disconnect(inuse_connections=False)  # what failed one may have cut off all of them
         if self._full:
             full_redis.make_room(self._redis, self._queues)
         self._shift.settle(self._shift.leftovers())
@@ -180,6 +180,8 @@ class ServeLoop:
             log.error("serving_failed", worker=self._name, retry_in_s=round(pause_s, 3), exc_info=error)
             return
         log.warning("redis_lost", worker=self._name, error=str(error), retry_in_s=round(pause_s, 3))
+        if isinstance(error, NO_MORE):
+            leave(self._redis, error)
         if wrong_types.met(error):
             wrong_types.clear(self._redis)
 

@@ -9,6 +9,7 @@ from redis.exceptions import RedisError
 from broker.clock import monotonic_ms
 from broker.scripts import Script
 from workers.beside import Beside
+from workers.lean_redis import leave
 from workers.one_store import SERVED
 from workers.runtime import Runtime, copy_pool
 from workers.taking import WORKERS
@@ -60,6 +61,7 @@ class Heartbeat(Beside):
                     self._runtime.memory.keep(redis)
             except RedisError as error:
                 log.debug("heartbeat_missed", worker=self._session(), error=str(error))
+                leave(redis, error)
             except Exception:  # a mistake of ours costs one beat: who lives is not to be taken for dead
                 log.exception("heartbeat_failed", worker=self._session())
         redis.close()

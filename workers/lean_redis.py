@@ -15,11 +15,13 @@ from typing import Any
 from redis import ConnectionPool, Redis
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE, Pipeline
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import DataError, RedisError
+from redis.exceptions import DataError, ReadOnlyError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from broker.queues import pack
 
+NO_MORE = (RedisConnectionError, RedisTimeoutError, ReadOnlyError)
+"""Errors after which no connection there is, is of use: what failed one may have cut off all of them."""
 _NOT_FOR_PARSING = frozenset({"keys", EMPTY_RESPONSE, NEVER_DECODE})
 """What redis-py's own reading of a reply takes out of a command's options."""
 
@@ -111,14 +113,16 @@ class Line:
             return act()
         except OSError as error:  # what redis-py's read_response translates
             lost = broken(error)
-            self._drop(lost)
+            self.give_up(lost)
             raise lost from error
         except BaseException as error:
-            self._drop(error if isinstance(error, RedisError) else RedisConnectionError("the connection was given up"))
+            self.give_up(
+                error if isinstance(error, RedisError) else RedisConnectionError("the connection was given up")
+            )
             raise
 
-    def _drop(self, failure: RedisError) -> None:
-        """The connection is lost, and with it every reply that was not read."""
+    def give_up(self, failure: RedisError) -> None:
+        """Close the connection, and with it every reply that was not read: that failed. The next command opens one."""
         unread, self._unread, self._unsent = self._unread, deque(), []
         for posted in unread:
             posted.failure = failure
@@ -204,6 +208,16 @@ def post(pipe: Pipeline) -> Callable[[], list[Any]]:
         return pipe.post()
     replies: list[Any] = pipe.execute(raise_on_error=False)
     return lambda: replies
+
+
+def leave(connection: Redis, failure: RedisError) -> None:
+    """Have this thread's next command open a new connection: it may lead to another server.
+
+    Where Redis has failed over the one that was may go on answering, that it takes no writes.
+    """
+    if isinstance(connection, LeanRedis):
+        connection.line.give_up(failure)
+    connection.connection_pool.disconnect(inuse_connections=False)
 
 
 def next_replies(connection: Any, count: int) -> list[Any]:

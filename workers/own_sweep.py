@@ -3,15 +3,9 @@
 import sys
 from typing import Self
 
-import structlog
-from redis.exceptions import RedisError
-
-from datastore import DatastoreError
 from workers.beside import Beside
 from workers.runtime import Runtime
 from workers.sweep import Sweep
-
-log = structlog.get_logger(__name__)
 
 SWITCH_S = 0.001
 """How long a request waits for its turn while a sweep is at work; Python's 5 ms are longer than settling takes."""
@@ -30,11 +24,4 @@ class OwnSweep(Beside):
         return super().__enter__()
 
     def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                self._sweep.pass_over(self._clock.now_ms())
-            except (RedisError, DatastoreError) as error:
-                log.warning("sweep_failed", error=str(error))
-            except Exception:  # a mistake of ours in one pass must not end all of them
-                log.exception("sweep_failed")
-            self._stop.wait(self._sweep.pause_s())
+        self._sweep.go_on(lambda: self._sweep.pass_over(self._clock.now_ms()), stop=self._stop)

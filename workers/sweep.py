@@ -18,7 +18,6 @@ from broker import (
     demand,
     factories,
     index,
-    index_drift,
     lock_waits,
     operating,
     quotas,
@@ -26,7 +25,6 @@ from broker import (
     runs,
     schedules,
     seen,
-    standing_aside,
     telling,
 )
 from broker.clock import SET_BACK_MS, RedisClock
@@ -35,12 +33,12 @@ from broker.coordinator import Change, Context, Settlement
 from broker.documents import Job, Run
 from broker.index import INDEXED, Place
 from broker.limits import limit_key, units
-from broker.recall import recall_heirs
 from broker.scripts import STANDS, Script
 from broker.settings import Settings
 from datastore import AtLeast, AtMost, Corrupt, DatastoreError, Document, Filter, Page, Rejected
-from workers import left_behind, owed_runs, together, wrong_types
+from workers import left_behind, owed_runs, ready_index, together, wrong_types
 from workers.fault_points import At, nowhere
+from workers.lean_redis import leave
 from workers.swept import Swept
 
 log = structlog.get_logger(__name__)
@@ -93,15 +91,21 @@ class Sweep:
             return 0
         signal.signal(signal.SIGTERM, lambda *_: self._stop.set())
         signal.signal(signal.SIGINT, lambda *_: self._stop.set())
-        while not self._stop.is_set():
+        self.go_on(self._locked_pass, stop=self._stop)
+        return 0
+
+    def go_on(self, one_pass: Callable[[], object], *, stop: Event) -> None:
+        """One pass after the other until `stop` is set, whatever becomes of one of them."""
+        while not stop.is_set():
             try:
-                self._locked_pass()
+                one_pass()
             except (RedisError, DatastoreError) as error:
                 log.warning("sweep_failed", error=str(error))
+                if isinstance(error, RedisError):
+                    leave(self._redis, error)
             except Exception:  # a mistake of ours in one pass must not end all of them
                 log.exception("sweep_failed")
-            self._stop.wait(self.pause_s())
-        return 0
+            stop.wait(self._pause_s())
 
     def pass_over(self, now_ms: int) -> Swept:
         """One sweep at broker time `now_ms`. A hint of the wrong type does not stop it: it is cleared away."""
@@ -154,7 +158,7 @@ class Sweep:
             except LockError:
                 log.debug("sweep_lock_expired")  # a long pass; whoever came next lost time, nothing else
 
-    def pause_s(self) -> float:
+    def _pause_s(self) -> float:
         """From one sweep to the next: a quarter of the ttl, ±10 %."""
         return self._settings.sweep_every_ms / 1000 * (0.9 + 0.2 * self._context.entropy.jitter())
 
@@ -308,9 +312,11 @@ class Sweep:
         for _ in range(READY_PAGES if not everything else sys.maxsize):
             page = self._next_page("ready", repository.PAGE_DOCUMENTS)
             jobs = list(repository.readable(page.documents))
-            new = self._index(jobs, now_ms, swept)
+            offered = ready_index.offer(self._context, self._redis, jobs, now_ms=now_ms)
+            swept.indexed += len(offered.new)
+            swept.woken += offered.woken
             if not everything:  # the index was there, and without them: most were claimed since they were read
-                self._withdraw_taken(new)
+                ready_index.withdraw_taken(self._context, self._redis, offered.new)
             late = [job for job in jobs if job.deadline_ms is not None and now_ms > job.deadline_ms]
             late += [job for job in jobs if job.reserved is not None and job.updated_ms > now_ms + SET_BACK_MS]
             self._send(list(self._reap(late, now_ms, swept)), swept, now_ms)
@@ -318,35 +324,6 @@ class Sweep:
             if page.cursor is None:
                 break
         self._redis.set(INDEXED, now_ms, xx=not everything)  # gone meanwhile: the next sweep shall see that
-
-    def _index(self, jobs: list[Job], now_ms: int, swept: Swept) -> list[Place]:
-        """Offer those that are not offered as they should be; those that were not offered at all. Who waits at a slot
-        that admits nobody stays aside.
-        """
-        offered = {job.id: job for job in jobs if index.offered(job)}
-        if not offered:
-            return []
-        places = [self._place(job, now_ms) for job in offered.values()]
-        absent, elsewhere = index_drift.amiss(self._redis, places)
-        missed = [offered[place.job_id] for place in absent]
-        aside = standing_aside.found(self._context, self._redis, missed, now_ms=now_ms)
-        new = [place for place in absent if place.job_id not in aside.job_ids]
-        index_drift.mend(self._redis, places, [*new, *elsewhere])
-        swept.indexed += len(new)
-        ready = [place.wants for place in places if not (place.kept_for or place.job_id in aside.job_ids)]
-        ready += lock_waits.bring_back(self._redis, aside.free * lock_waits.RETURN_MAX)
-        swept.woken += claim_next.wake(self._redis, ready)
-        swept.woken += recall_heirs(self._redis, new)  # only where its hint was lost: who found nothing may be its heir
-        return new
-
-    def _withdraw_taken(self, places: list[Place]) -> None:
-        """Take out again what is not ready any more: a claim-next gives up after so many jobs it can't have."""
-        with self._redis.pipeline(transaction=False) as pipe:
-            for place in places:
-                job = self._read(place.job_id)
-                if job is None or not index.offered(job):
-                    index.withdraw(pipe, place)
-            pipe.execute()
 
     def _place(self, job: Job, now_ms: int | None = None) -> Place:
         return Place.of(job, step_ms=self._context.rules.ageing_step_ms, now_ms=now_ms)

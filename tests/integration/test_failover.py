@@ -1,18 +1,31 @@
 """A Redis that takes nothing for a while: it fails over, or has just been started and reads what it had stored."""
 
 import asyncio
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import redis
 from redis.exceptions import ResponseError
 
 from broker.client import AsyncClient, BrokerUnavailable, Client, Reply
 from broker.client.connection import NotAccepted, NotSent, check_accepted
+from broker.index import INDEXED
+from broker.queues import QUEUES
+from broker.settings import load
+from tests.caller import Caller
+from tests.chaos.proxy import Proxy
 from tests.conftest import StartValkey
 from tests.fleet import Fleet
 from tests.processes import wait_for
+from workers.claim_worker import ServeLoop
+from workers.runtime import open_runtime
+from workers.sweep import Sweep
+from workers.taking import WORKERS
 
 Ask = Callable[[str, int], Reply]
 
@@ -61,6 +74,56 @@ def test_where_it_stays_a_replica_nothing_was_sent_and_no_right_is_wanting(fleet
     with pytest.raises(BrokerUnavailable, match=r"READONLY .*nothing was sent") as told:
         ask(fleet.redis_url, 2_000)
     assert not told.value.refused
+
+
+@pytest.fixture
+def moved(start_valkey: StartValkey) -> Iterator[tuple[Proxy, Callable[[], redis.Redis]]]:
+    """An address, and what leads it to another server: the one before takes no writes, and keeps its clients."""
+    before, after = start_valkey("before").url, start_valkey("after").url
+
+    def move() -> redis.Redis:
+        proxy.lead_to(Path(after.removeprefix("unix://")))
+        with redis.Redis.from_url(before) as old:
+            old.replicaof("127.0.0.1", "1")
+        new: redis.Redis = stack.enter_context(redis.Redis.from_url(after))
+        return new
+
+    with ExitStack() as stack, Proxy(Path(before.removeprefix("unix://"))) as proxy:
+        yield proxy, move
+
+
+def test_a_worker_goes_on_at_the_server_that_its_address_leads_to_though_the_old_one_answers(
+    moved: tuple[Proxy, Callable[[], redis.Redis]], tmp_path: Path
+) -> None:
+    proxy, move = moved
+    runtime = open_runtime(load(redis_url=proxy.url, datastore_url=f"sqlite:///{tmp_path}/jobs.db"))
+    loop = ServeLoop(runtime, "w1", QUEUES)
+    serving = threading.Thread(target=lambda: loop.run(burst=False), daemon=True)
+    serving.start()
+    with redis.Redis.from_url(proxy.url) as old:
+        Caller(old).submit("before")
+    caller = Caller(move())
+    caller.submit("after")
+    wait_for(lambda: caller.redis.zscore(WORKERS, "w1~2"), "its heart beats there, too")
+    loop.request_stop(signal.SIGTERM, None)
+    serving.join()
+    runtime.close()
+
+
+def test_so_does_a_sweep(moved: tuple[Proxy, Callable[[], redis.Redis]], tmp_path: Path) -> None:
+    proxy, move = moved
+    settings = load(redis_url=proxy.url, datastore_url=f"sqlite:///{tmp_path}/jobs.db", sweep_interval_ms=10)
+    runtime = open_runtime(settings)
+    sweep, stop = Sweep(runtime.context, runtime.connection, settings), threading.Event()
+    one_pass = lambda: sweep.pass_over(runtime.clock.now_ms())  # noqa: E731
+    sweeping = threading.Thread(target=lambda: sweep.go_on(one_pass, stop=stop), daemon=True)
+    sweeping.start()
+    wait_for(lambda: runtime.connection.exists(INDEXED), "it sweeps")
+    new = move()
+    wait_for(lambda: new.exists(INDEXED), "it sweeps at the new server")
+    stop.set()
+    sweeping.join()
+    runtime.close()
 
 
 @pytest.mark.parametrize(
