@@ -20,6 +20,11 @@ end
 """
 
 
+FREES = "redis.call('DEL', 'broker:nothing') "
+"""Before a script that is to be carried out in a full Redis, too: that lets one go on with any command behind one that
+may free memory, whether or not there was any to free."""
+
+
 class Script:
     """One Lua script. Every script here may run twice: what it does is a hint, or idempotent."""
 

@@ -140,9 +140,10 @@ class ServeLoop:
 
     def _serve(self, burst: bool) -> None:
         """Serve until told to stop. What an earlier failure left in hand comes first."""
-        if self._full:
-            full_redis.make_room(self._redis, self._queues)
+        dropped = full_redis.make_room(self._redis, self._queues) if self._full else None
         self._shift.settle(self._shift.leftovers())
+        while dropped == 0 and self._shift.relieve():
+            pass
         waiters = Waiters(self._redis, self._shift.session, self._queues, at_most=self._runtime.settings.batch_max)
         try:
             busy = True

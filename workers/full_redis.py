@@ -12,7 +12,7 @@ from redis import Redis
 from redis.exceptions import OutOfMemoryError, ResponseError
 
 from broker.clock import Steady, monotonic_ms
-from broker.scripts import Script
+from broker.scripts import FREES, Script
 from workers.shedding import NEVER_SHED
 from workers.taking import sources
 
@@ -28,9 +28,7 @@ KEPT = 64
 """Of each queue, a batch: it is not what fills Redis, and is settled as soon as replies are read."""
 _BOUNDS = frozenset({"PEXPIRE", "EXPIRE", "LTRIM", "ZREMRANGEBYRANK"})
 """Commands that bound what those before them have made. They are carried out in a full Redis, too: on nothing."""
-_FREES = "redis.call('DEL', 'broker:nothing') "
-"""Redis lets a script go on with any command behind one that may free memory, whether or not there was any to free."""
-_ANYWAY = _FREES + "return redis.call(unpack(ARGV))"
+_ANYWAY = FREES + "return redis.call(unpack(ARGV))"
 
 _DROP = Script(
     """
@@ -98,4 +96,4 @@ def insist(connection: Redis, commands: Sequence[Any], replies: list[Any]) -> li
 
 
 def _insisting(name: str, *rest: Any) -> Sequence[Any]:
-    return ("EVAL", _FREES + rest[0], *rest[1:]) if name == "EVAL" else ("EVAL", _ANYWAY, 0, name, *rest)
+    return ("EVAL", FREES + rest[0], *rest[1:]) if name == "EVAL" else ("EVAL", _ANYWAY, 0, name, *rest)

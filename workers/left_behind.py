@@ -6,7 +6,7 @@ from typing import cast
 from redis import Redis
 
 from broker.clock import Steady, monotonic_ms
-from broker.scripts import STANDS, Script
+from broker.scripts import FREES, STANDS, Script
 from workers.inflight import PREFIX, SLOTS, TAKEN_OVER, WIRES, lists, slot_key
 from workers.taking import COMMON, WORKERS, Hand, brought
 
@@ -102,7 +102,8 @@ return {now, taken}
 )
 
 _OWN = Script(
-    COMMON
+    FREES  # what it moves stands in Redis already
+    + COMMON
     + """
 -- KEYS: 1 workers, 2 and 3 own slot, then every list of the sessions before, rq's and the intake's in turn
 -- ARGV: this session, forget after ms, where a session is over, then those before

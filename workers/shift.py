@@ -149,6 +149,12 @@ class Shift:
         hand, self._asked = self._asked(), None
         return hand
 
+    def relieve(self) -> bool:
+        """Settle and answer a batch of what holders ask, in a Redis that is full of it; whether there was any."""
+        hand = self._taker.take_anyway(self._slots[0], at_most=self._settings.batch_max)
+        self.settle(hand)
+        return bool(hand.entries)
+
     def _ask(self) -> None:
         """Have the next batch brought, into the slot that the last one does not stand in."""
         self._slots = self._slots[::-1]

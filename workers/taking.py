@@ -9,7 +9,7 @@ from redis.exceptions import NoScriptError
 
 from broker.clock import AnchoredClock, Clock, RedisClock, Steady, monotonic_ms
 from broker.queues import QUEUES, Wire, intake_key, rq_queue_key
-from broker.scripts import Argument, Script
+from broker.scripts import FREES, Argument, Script
 from datastore.value import Value
 from workers.entries import ID_BYTES_MAX, INTAKE_BYTES_MAX, RQ_DATA_BYTES_MAX, Entry, entries
 from workers.inflight import WIRES, arrivals_key, slot_key
@@ -159,6 +159,9 @@ return {now, taken, longest, holders}
 )
 
 
+_TAKE_ANYWAY = Script(FREES + TAKE.text)
+
+
 def sources(queues: Iterable[str] = QUEUES) -> list[tuple[Wire, str]]:
     """The lists to take from, by priority: for each queue what rq clients enqueue, then the intake."""
     lists: list[tuple[Wire, str]] = []
@@ -210,6 +213,13 @@ class Taker:
             return self.hand(reply, slot, asked_ms=asked_ms)
 
         return hand
+
+    def take_anyway(self, slot: int, *, at_most: int) -> Hand:
+        """What holders ask, and nobody else, though Redis is full: taking it moves it within Redis."""
+        keys, arguments = self.call(slot, at_most=at_most, others=0)
+        asked_ms = self._steady_ms()
+        reply = _TAKE_ANYWAY.run(self._connection, keys, arguments)
+        return Hand((taken := self.hand(reply, slot, asked_ms=asked_ms)).entries, taken.clock)
 
     def hand(self, reply: Any, slot: int, *, asked_ms: int) -> Hand:
         """What the call brought that was sent at `asked_ms` of this host's monotonic clock."""

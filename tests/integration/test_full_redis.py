@@ -1,5 +1,7 @@
 """A Redis that is full of requests becomes empty again by itself: what queues is dropped, and sent again."""
 
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -12,17 +14,20 @@ from redis.exceptions import OutOfMemoryError, ResponseError
 
 from broker.acl import RedisRole, user_line
 from broker.messages import Envelope
-from broker.queues import QUEUES, Wire
+from broker.queues import QUEUES, Wire, intake_key
+from broker.replies import REPLIES_MAX
 from broker.settings import load
 from datastore.memory import MemoryDatastore
 from tests.caller import Caller
 from tests.fleet import Fleet
 from tests.in_process import InProcess
-from tests.processes import wait_for
+from tests.processes import DEADLINE_MS, wait_for
 from workers import full_redis
+from workers.claim_worker import ServeLoop
 from workers.full_redis import KEPT
 from workers.inflight import PREFIX
 from workers.lean_redis import LeanRedis
+from workers.runtime import open_runtime
 from workers.shift import Shift
 from workers.taking import sources
 
@@ -98,6 +103,48 @@ def test_what_fills_redis_is_dropped_until_there_is_room_and_holders_are_heard(
     caller, dropped = next((caller, each) for caller in herd for each in sent[caller])
     caller.send(dropped.model_copy(update={"attempt": 2}), wire=wire)
     assert caller.replies(dropped)[0]["answer"] == "ok", "it is sent again, as after any loss"
+
+
+def drained_of_renewals(server: redis.Redis, redis_url: str, tmp_path: Path, *, deadline_ms: int) -> bool:
+    """Whether what holders ask is settled and answered, where nothing else has filled Redis."""
+    holder, other = Caller(server, "holder"), Caller(server, "other")
+    runtime = open_runtime(load(redis_url=redis_url, datastore_url=f"sqlite:///{tmp_path}/jobs.db"))
+    loop = ServeLoop(runtime, "w1", QUEUES)
+    server.config_set("maxmemory", server.info("memory")["used_memory"] + ROOM_BYTES)
+    claim = other.make("claim", job_id="job")
+    other.send(claim)
+    renewals: list[Envelope] = []
+    with suppress(OutOfMemoryError):
+        while True:
+            renewal = holder.make("renew", job_id=uuid4().hex, epoch=1, token="0" * 32)
+            holder.send(renewal, wire="intake")
+            renewals.append(renewal)
+    serving = threading.Thread(target=lambda: loop.run(burst=False), daemon=True)
+    serving.start()
+    with suppress(AssertionError):
+        wait_for(lambda: not server.llen(intake_key("leases")), "all is settled", deadline_ms=deadline_ms)
+    settled = not server.llen(intake_key("leases"))
+    if settled:
+        assert other.replies(claim)[0]["answer"] == "not_found", "and all goes on"
+        assert sum(map(holder.has_reply, renewals)) >= REPLIES_MAX
+    loop.request_stop(signal.SIGTERM, None)
+    serving.join()
+    runtime.close()
+    return settled
+
+
+def test_a_redis_that_is_full_of_what_holders_ask_becomes_empty_again(
+    server: redis.Redis, redis_url: str, tmp_path: Path
+) -> None:
+    assert drained_of_renewals(server, redis_url, tmp_path, deadline_ms=DEADLINE_MS)
+
+
+def test_it_would_stay_full_if_that_were_not_taken_all_the_same(
+    server: redis.Redis, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The twin of the test above.
+    monkeypatch.setattr(Shift, "relieve", lambda _: False)
+    assert not drained_of_renewals(server, redis_url, tmp_path, deadline_ms=3_000)
 
 
 def test_without_that_nothing_is_taken_nor_answered(server: redis.Redis) -> None:

@@ -97,11 +97,14 @@ class Worker:
             self._waits.until_ms = self._host.timeline.now_ms + self._host.dice.random.uniform(1, BLOCK_MS)
 
     def _serve(self) -> None:
+        dropped = None
         if self._full:
-            full_redis.make_room(self._redis, QUEUES, steady_ms=self._process.clock.steady_ms)
+            dropped = full_redis.make_room(self._redis, QUEUES, steady_ms=self._process.clock.steady_ms)
         left = self._shift.leftovers()
         self._waits = self._new_waits()
         self._shift.settle(left)
+        while dropped == 0 and self._shift.relieve():
+            pass
         tick_at_ms = 0
         busy = True
         while True:
