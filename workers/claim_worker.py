@@ -26,7 +26,7 @@ from workers.garbage import Garbage
 from workers.heartbeat import Heartbeat
 from workers.lean_redis import NO_MORE, leave
 from workers.logs import configure_logging
-from workers.runtime import SOCKET_TIMEOUT_S, Runtime, open_runtime, worker_name
+from workers.runtime import SOCKET_TIMEOUT_S, Runtime, open_runtime, own_client, worker_name
 from workers.shift import Shift
 from workers.waiters import Waiters
 
@@ -79,7 +79,7 @@ class ClaimWorker(SimpleWorker):
         if self.runtime is None:  # started by `rq worker`, which knows nothing of stores
             settings = load()
             configure_logging(settings.log_level)
-            self.runtime = open_runtime(settings, connection=self.connection)
+            self.runtime = open_runtime(settings, connection=own_client(self.connection))
         loop = ServeLoop(self.runtime, self.name if not opened_here else worker_name(), self.queue_names())
         signal.signal(signal.SIGTERM, loop.request_stop)
         signal.signal(signal.SIGINT, loop.request_stop)

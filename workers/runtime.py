@@ -114,15 +114,28 @@ def connect_redis(settings: Settings, kind: type[Redis] = Redis, **options: Any)
             options["password"] = settings.redis_password.get_secret_value()
         redis = kind.from_url(
             url,
-            socket_timeout=SOCKET_TIMEOUT_S,
-            socket_connect_timeout=SOCKET_TIMEOUT_S,
-            retry=Retry(NoBackoff(), 0),
+            **_ours(),
             **options,
         )
         require_known_options(redis.connection_pool)
     except ValueError as error:
         raise WrongSetting(f"BROKER_REDIS_URL: {error}; use redis://, rediss:// or unix://") from error
     return redis
+
+
+def own_client(redis: Redis) -> LeanRedis:
+    """A client as `connect_redis` makes them, to the server of one that somebody else has made, such as `rq worker`.
+
+    redis-py's own sends a command again whose answer was lost: requests that were taken would be in nobody's hands.
+    """
+    pool = redis.connection_pool
+    given = {**pool.connection_kwargs, **_ours()}
+    return LeanRedis(connection_pool=ConnectionPool(connection_class=pool.connection_class, **given))
+
+
+def _ours() -> dict[str, Any]:
+    times_out = {"socket_timeout": SOCKET_TIMEOUT_S, "socket_connect_timeout": SOCKET_TIMEOUT_S}
+    return {**times_out, "retry": Retry(NoBackoff(), 0)}
 
 
 def copy_pool(redis: Redis) -> ConnectionPool:

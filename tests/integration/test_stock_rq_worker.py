@@ -3,10 +3,13 @@
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 from rq import Queue
 from rq.job import Job as RqJob
 from rq.job import JobStatus
@@ -21,6 +24,7 @@ from tests.home import Home
 from tests.processes import wait_for
 from tests.signed_fleet import Signed
 from workers.fleet_status import look
+from workers.runtime import own_client
 
 
 def rq_worker(fleet: Fleet, *queues: str, options: tuple[str, ...] = (), **env: str) -> "subprocess.Popen[str]":
@@ -225,3 +229,33 @@ def test_a_stock_rq_worker_looks_at_signatures_too(fleet: Fleet, tmp_path: Path)
     assert caller.ask("submit", job_id="job-2")["answer"] == "unauthorized"
     assert stock.poll() is None
     made.store.close()
+
+
+class Lossy(redis.UnixDomainSocketConnection):
+    """Loses the answer to the first INCR."""
+
+    lost = False
+
+    def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        super().send_packed_command(command, check_health)  # type: ignore[no-untyped-call]  # redis-py's own
+        if not Lossy.lost and b"INCR" in b"".join(command):
+            Lossy.lost = True
+            super().read_response()
+            raise RedisConnectionError("scripted")
+
+
+def counted(connection: redis.Redis, server: redis.Redis) -> int:
+    """How often one command is carried out whose answer is lost."""
+    Lossy.lost = False
+    server.delete("counted")
+    with suppress(RedisConnectionError):
+        connection.incr("counted")
+    return int(server.get("counted") or 0)
+
+
+def test_a_worker_that_rq_has_started_sends_no_command_again_by_itself(redis_client: redis.Redis) -> None:
+    path = redis_client.connection_pool.connection_kwargs["path"]
+    made_by_rq = redis.Redis(unix_socket_path=path)
+    made_by_rq.connection_pool.connection_class = Lossy
+    assert counted(made_by_rq, redis_client) == 2, "redis-py does"
+    assert counted(own_client(made_by_rq), redis_client) == 1
