@@ -31,7 +31,7 @@ from broker.documents import BLOCKED, LEASED, READY, Job
 from broker.events import Told
 from broker.families import Descent
 from broker.index import Place
-from broker.limits import limited_queue
+from broker.limits import limit_name, limited_queue
 from broker.messages import Claim, DrainFactory, RegisterFactory, RemoveFactory
 from broker.recall import recall, recall_heirs
 from broker.settlement import Change, Context
@@ -53,6 +53,10 @@ _GIVES_BACK = _MAY_NOT | {Word.THROTTLED, Word.GRANTED, Word.OUTCOME_UNKNOWN}
 that comes again and was not looked at."""
 _UNSETTLING = frozenset({RegisterFactory, DrainFactory, RemoveFactory})
 """Requests after which the waiting claims of a factory are to be judged again."""
+
+
+STARTS_MAX = 1_000
+"""Claims woken at once for one rate."""
 
 
 class Further(Value, frozen=True):
@@ -221,15 +225,28 @@ def _others_may(claim: Claim, answer: Answer, now_ms: int) -> bool:
     return answer.word in _OTHERS_MAY or (late and answer.word is Word.OUTCOME_UNKNOWN)  # of a copy
 
 
-def on_time(connection: Redis, now_ms: int) -> int:
-    """Let through what has waited for a rate until now; how many claims were woken."""
+def on_time(context: Context, connection: Redis, now_ms: int) -> int:
+    """Let through what has waited for a rate until now, as much as one window admits; how many claims were woken."""
     woken = 0
-    for key in lock_waits.due(connection, now_ms):
-        back = lock_waits.bring_back(connection, [key] * lock_waits.RETURN_MAX)
+    keys = lock_waits.due(connection, now_ms)
+    admitted = _starts(context, keys) if keys else {}
+    for key in keys:
+        back = lock_waits.bring_back(connection, [key] * admitted.get(key, lock_waits.RETURN_MAX))
         woken += (now_woken := claim_next.wake(connection, back))
         if not (now_woken if limited_queue(key) else back):
             lock_waits.forget(connection, key)
     return woken
+
+
+def _starts(context: Context, keys: Sequence[str]) -> dict[str, int]:
+    """How many starts the rates of these limits admit in a window, as far as they can be read now."""
+    try:
+        limits = Controls(context.store).limits()
+    except DatastoreError as error:
+        log.warning("limits_not_read", error=str(error))
+        return {}
+    rates = {key: limit.rate for key in keys if (limit := limits.get(limit_name(key) or "")) is not None}
+    return {key: min(rate.count, STARTS_MAX) for key, rate in rates.items() if rate is not None}
 
 
 def became_ready(changes: Sequence[Change]) -> list[Job]:

@@ -23,6 +23,8 @@ RETURN_MAX = 16
 """Jobs that come back for one lock given up: usually the first gets it, and a shared lock may be had by many."""
 UNIT_RETURNS = 3
 """Jobs that come back for one unit of a limit: the first may have met another obstacle meanwhile."""
+DUE_MAX = 128
+"""Keys that are looked at in one call, of some milliseconds each at the most."""
 RETRY_MS = 1_000
 """When those who wait for a rate are let through once more, unless they have been told a later time."""
 WAITS = "broker:waits:"
@@ -103,7 +105,7 @@ def due(connection: Redis, now_ms: int) -> list[str]:
 
     What is no text is no key, and goes.
     """
-    found = cast(list[bytes], connection.zrangebyscore(TIMES, "-inf", now_ms, start=0, num=RETURN_MAX))
+    found = cast(list[bytes], connection.zrangebyscore(TIMES, "-inf", now_ms, start=0, num=DUE_MAX))
     keys = index.names(found)
     if keys:
         connection.zadd(TIMES, dict.fromkeys(keys, now_ms + RETRY_MS))

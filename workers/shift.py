@@ -112,6 +112,7 @@ class Shift:
         """
         hands = hands or [self.take()]
         for hand in hands:
+            flush(self._redis)  # the answers of the one before are not to wait for this one's settlement
             self._look_at(hand)
             if hand.longest and self._asked is None and not self._in_haste:
                 self._ask()
@@ -247,6 +248,6 @@ class Shift:
             if self._steady_ms() - began_ms >= TAKE_OVER_MS:
                 break
         claim_next.end_waits(self._redis, now_ms)
-        on_time(self._redis, now_ms)
+        on_time(self._context, self._redis, now_ms)
         presence.take_back_unread(self._redis, self._context.entropy, now_ms=now_ms, door=self._context.door)
         return bool(self._descent)

@@ -140,7 +140,7 @@ class Sweep:
         demand.trim(self._redis, now_ms)
         seen.trim(self._redis, now_ms)
         swept.waits_ended = claim_next.end_waits(self._redis, now_ms)
-        swept.woken += aftermath.on_time(self._redis, now_ms)
+        swept.woken += aftermath.on_time(self._context, self._redis, now_ms)
         swept.told()
         return swept
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import redis
+from msgspec import structs
 
 from broker.aftermath import on_time
 from broker.limits import limit_key
@@ -269,13 +270,37 @@ def test_waiting_claims_come_through_as_the_rate_admits_them(broker: InProcess, 
     waits = [parked(broker) for _ in range(4)]
     for served in (2, 4):
         broker.clock.advance(9_999)
-        on_time(broker.redis, broker.clock.now_ms())
+        on_time(broker.context, broker.redis, broker.clock.now_ms())
         broker.serve()
         assert sum(map(broker.caller.has_reply, waits)) == served - 2
         broker.clock.advance(1)
-        on_time(broker.redis, broker.clock.now_ms())
+        on_time(broker.context, broker.redis, broker.clock.now_ms())
         broker.serve()
         assert sum(map(broker.caller.has_reply, waits)) == served
+
+
+@pytest.mark.parametrize("limit", ["queue:default", "key:gpu"])
+def test_as_many_waiting_claims_come_through_at_once_as_a_window_admits(broker: InProcess, limit: str) -> None:
+    ask(broker, "set_limit", limit=limit, rate={"count": 40, "per_ms": 1_000})
+    broker.submit(*(f"job-{number}" for number in range(120)), concurrency=["gpu"])
+    assert len(granted([claim(broker) for _ in range(41)])) == 40
+    waits = [parked(broker) for _ in range(60)]
+    broker.clock.advance(1_000)
+    on_time(broker.context, broker.redis, broker.clock.now_ms())
+    broker.serve()
+    assert sum(map(broker.caller.has_reply, waits)) == 40
+
+
+def test_where_limits_cant_be_read_now_some_come_through(broker: InProcess, redis_client: redis.Redis) -> None:
+    ask(broker, "set_limit", limit="queue:default", rate={"count": 40, "per_ms": 1_000})
+    broker.submit("a", "b", *(f"job-{number}" for number in range(40)))
+    assert len(granted([claim(broker) for _ in range(41)])) == 40
+    wait = parked(broker)
+    broker.clock.advance(1_000)
+    away = structs.replace(broker.context, store=Unreadable(broker.store))
+    assert on_time(away, redis_client, broker.clock.now_ms()) == 1
+    broker.serve()
+    assert broker.caller.has_reply(wait)
 
 
 def test_a_rate_that_nobody_waits_for_is_not_looked_at_for_ever(broker: InProcess) -> None:
@@ -285,7 +310,7 @@ def test_a_rate_that_nobody_waits_for_is_not_looked_at_for_ever(broker: InProces
     claim(broker)
     assert broker.redis.zcard("broker:waits:times") == 1
     broker.clock.advance(1_000)
-    on_time(broker.redis, broker.clock.now_ms())
+    on_time(broker.context, broker.redis, broker.clock.now_ms())
     assert broker.redis.zcard("broker:waits:times") == 0
 
 

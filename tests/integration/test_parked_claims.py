@@ -57,6 +57,16 @@ def test_at_the_end_of_its_wait_a_claim_is_told_that_nothing_is_available(broker
     assert (reply["answer"], reply["retry"]) == ("none_available", "later")
 
 
+def test_waits_of_a_fleet_that_end_together_end_at_once(broker: InProcess) -> None:
+    many = 3 * claim_next.EXPIRE_MAX + 1
+    claims = [broker.caller.make("claim", wait_ms=WAIT_MS) for _ in range(many)]
+    broker.caller.send(*claims)
+    broker.serve()
+    broker.clock.advance(WAIT_MS)
+    assert claim_next.end_waits(broker.redis, broker.clock.now_ms()) == many
+    assert not broker.redis.exists(claim_next.WAITING, claim_next.WAIT_ENDS)
+
+
 @pytest.mark.parametrize("written", [1, 2, 3, 4])
 def test_what_a_connection_that_broke_left_of_a_parked_claim_goes_with_the_end_of_its_wait(
     broker: InProcess, written: int

@@ -1,8 +1,8 @@
 """A worker's steps overlap: Redis takes the next batch while one is settled. Nothing is lost where that breaks off."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from itertools import count
 from typing import Any
 
@@ -16,6 +16,7 @@ from broker.messages import Envelope
 from broker.queues import QUEUES, Wire
 from broker.scripts import Script
 from broker.settings import load
+from datastore import Datastore
 from datastore.interface import Ahead, nothing_ahead
 from datastore.memory import MemoryDatastore
 from tests.in_process import InProcess
@@ -127,6 +128,44 @@ def others(broker: InProcess, mine: Shift, *, renewals: int) -> list[int]:
         mine.serve([hand])
         claims.append(len(hand.entries) - hand.holders)
     return claims
+
+
+class Watched(Forwarding):
+    """Asks `meanwhile` as each batch begins to be written."""
+
+    def __init__(self, inner: Datastore, meanwhile: Callable[[], None]) -> None:
+        super().__init__(inner)
+        self._meanwhile = meanwhile
+
+    def batch(self, ahead: Ahead = nothing_ahead) -> AbstractContextManager[None]:
+        self._meanwhile()
+        return super().batch(ahead)
+
+
+def test_answers_do_not_wait_for_the_settlement_of_what_another_wait_has_brought(
+    broker: InProcess, worker: redis.Redis
+) -> None:
+    broker.submit("job")
+    renewal, claim = (
+        broker.caller.make("renew", job_id="job", epoch=1, token="0" * 32),
+        broker.caller.make("claim", job_id="job"),
+    )
+    answered: list[bool] = []
+
+    def look() -> None:
+        if answered:
+            wait_for(lambda: broker.caller.has_reply(renewal) or None, "the first is answered")
+        answered.append(broker.caller.has_reply(renewal))
+
+    watched = structs.replace(broker.context, store=Watched(broker.store, look))
+    mine = Shift(watched, worker, "w1", QUEUES, load())
+    hands: list[Hand] = []
+    for request in (renewal, claim):
+        broker.caller.send(request)
+        hands.append(broker.take("w1"))
+    mine.serve(hands)
+    assert answered == [False, True]
+    assert words(broker, [claim]) == {"granted": 1}
 
 
 def test_while_a_crowd_queues_a_holder_waits_for_few_others(broker: InProcess, worker: redis.Redis) -> None:
