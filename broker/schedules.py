@@ -120,10 +120,15 @@ def fire(context: Context, document: Document, *, now_ms: int) -> Settlement:
         document = written_on
     try:
         for fire_ms in ready.fires:
-            settled, last_job_id = _submitted(context, schedule, fire_ms, now_ms=now_ms)
+            settled, made = _submitted(context, schedule, fire_ms, now_ms=now_ms)
+            answer = settled.answer
             changes += settled.changes
-            if settled.answer.word is Word.OUTCOME_UNKNOWN:
-                return Settlement(settled.answer, tuple(changes))
+            if answer.word is Word.OUTCOME_UNKNOWN:
+                return Settlement(answer, tuple(changes))
+            if answer.good:
+                last_job_id = made
+            else:  # mostly another job with its unique key is not over: which one, says the answer
+                log.warning("fire_made_no_job", name=schedule.name, job=made, why=answer.reason, told=answer.body)
         moved: dict[str, Any] = {
             "since_ms": ready.since_ms,
             "next_ms": cron.next_after(schedule.cron, schedule.tz, ready.since_ms),

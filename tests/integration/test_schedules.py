@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import redis
+import structlog
 from msgspec import structs
 
 from broker import schedules
@@ -303,6 +304,20 @@ def test_a_fire_of_a_unique_job_waits_its_turn_out(broker: InProcess) -> None:
         broker.clock.advance(MINUTE_MS)
         broker.sweep()
     assert made(broker.store) == ["120100Z"]
+
+
+def test_a_fire_that_makes_no_job_is_logged_and_its_schedule_names_the_job_that_was_made(broker: InProcess) -> None:
+    put(broker, job={"unique": {"key": "tick"}})
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(2):
+            broker.clock.advance(MINUTE_MS)
+            broker.sweep()
+    [first] = [job.id for job in find_documents(broker.store, {"kind": "job"})]
+    [told] = [each for each in logs if each["event"] == "fire_made_no_job"]
+    assert (told["name"], told["why"], told["told"]["job_id"]) == ("tick", "not_unique", first)
+    [shown] = broker.ask(broker.caller.make("list_schedules"))[0]["body"]["schedules"]
+    assert shown["last_job_id"] == first
+    assert shown["last_fire_ms"] == broker.clock.now_ms() // MINUTE_MS * MINUTE_MS
 
 
 def test_what_is_replaced_keeps_its_zone_its_catch_up_and_its_pause_unless_told_otherwise(broker: InProcess) -> None:
