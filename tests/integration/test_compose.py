@@ -90,7 +90,8 @@ def test_valkey_keeps_its_data_and_evicts_nothing(compose: LocalCompose) -> None
     compose.start(server, host="valkey")
     wait_for(socket.exists, "the server listens")
     client = redis.Redis(unix_socket_path=str(socket), decode_responses=True)
-    assert client.config_get("appendonly", "maxmemory-policy") == {
+    assert client.config_get("appendonly", "maxmemory-policy", "proto-max-bulk-len") == {
+        "proto-max-bulk-len": str(64 << 20),
         "appendonly": "yes",
         "maxmemory-policy": "noeviction",
     }

@@ -72,7 +72,8 @@ def owners_of(path: Path, count: int) -> Iterator[list[Owner]]:
 
 def test_the_server_keeps_acknowledged_work_and_refuses_to_evict(start_valkey: StartValkey) -> None:
     with client_of(start_valkey().url) as client:
-        assert client.config_get("maxmemory-policy", "appendonly", "appendfsync", "save", "port") == {
+        assert client.config_get("maxmemory-policy", "appendonly", "appendfsync", "save", "port", "proto-max*") == {
+            "proto-max-bulk-len": str(64 << 20),
             "maxmemory-policy": "noeviction",
             "appendonly": "yes",
             "appendfsync": "everysec",
