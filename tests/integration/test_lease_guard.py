@@ -255,7 +255,7 @@ with Client.connect(sys.argv[1], factory_id="stopped") as client:
             lease.complete()
             print("completed", flush=True)
     except LeaseLost as lost:
-        print("lost", lost.reason, flush=True)
+        print(f"lost {lost.reason}", flush=True)  # in one piece: the keeper's thread logs into the same pipe
 """
 
 
