@@ -1,22 +1,21 @@
 """The operations on jobs: each binds a rule to its request and has it carried out."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any
 
 import structlog
 
-from broker import keys, repository, runs, transitions
+from broker import keys, parents, repository, runs, transitions
 from broker.answers import Answer, Reason, Word
 from broker.claiming import try_claim_job
 from broker.controls import FactoryRecord, standing_factory
-from broker.documents import Job, OnParentFailure, Run, State
+from broker.documents import Job, Run, State
 from broker.fence import Fence
+from broker.parents import Parents
 from broker.renewing import renew
-from broker.repository import JobUpdate, Missing, Stale, Updated
+from broker.repository import JobUpdate
 from broker.settlement import (
-    CAS_ATTEMPTS_MAX,
-    CAS_PAUSE_MS,
     Change,
     Context,
     Denied,
@@ -265,54 +264,37 @@ def _unasked(context: Context) -> Writer:
     return partial(runs.end_unasked, context.entropy)
 
 
-def unblock(context: Context, job_id: str, *, now_ms: int, job: Job | None = None) -> Settlement:
-    """Free or cancel a blocked job as its parents stand now. `job`: a version just read."""
+def unblock(
+    context: Context,
+    job_id: str,
+    *,
+    now_ms: int,
+    job: Job | None = None,
+    known: Parents | None = None,
+    ended: Collection[str] = (),
+) -> Settlement:
+    """Free or cancel a blocked job as its parents stand now. `job`: a version just read.
+
+    `known`: what was just read of parents. `ended`: as `parents.deciding`.
+    """
+    read_so_far = known or Parents()
 
     def judge(read: Job) -> Decision:
-        parents = {} if read.state is not State.BLOCKED else parent_states(context, read, sure=True)
-        return transitions.unblock(read, parents=parents, now_ms=now_ms)
+        blocked = read.state is State.BLOCKED
+        states = parents.deciding(context, read, read_so_far, sure=True, ended=ended) if blocked else {}
+        return transitions.unblock(read, parents=states, now_ms=now_ms)
 
     return judge_and_write(context, job_id, judge, job=job)
 
 
-def waits_no_more(context: Context, job: Job, *, now_ms: int) -> bool:
-    """Whether this blocked job is free or lost, as reads show its parents now. Nothing is written."""
-    parents = parent_states(context, job)
-    return isinstance(transitions.unblock(job, parents=parents, now_ms=now_ms), Write)
-
-
-def parent_states(context: Context, job: Job, *, sure: bool = False) -> dict[str, State]:
-    """The state of every parent there is.
-
-    `sure`: of one that failed or was cancelled, where that frees or ends the child, only as a version that can be
-    written on has it: it may have been redriven since. Success is for good.
-    """
-    sure = sure and job.on_parent_failure is not OnParentFailure.BLOCK
-    found = {parent: repository.read_job(context.store, parent) for parent in job.depends_on}
-    if sure:
-        found = {parent: read and _as_it_stands(context, read) for parent, read in found.items()}
-    return {parent: read.state for parent, read in found.items() if read is not None}
-
-
-def _as_it_stands(context: Context, parent: Job) -> Job | None:
-    """A parent that was lost as it is now; None where others keep writing it.
-
-    Those are mostly others who look at the same children: who gave way to them at once left it to them, and they to it.
-    """
-    read: Job | None = parent
-    for attempt in range(CAS_ATTEMPTS_MAX):
-        if read is None or read.state not in (State.FAILED, State.CANCELLED):
-            return read
-        if attempt:
-            context.pause(CAS_PAUSE_MS * context.entropy.jitter())
-        match repository.rev_update_job(context.store, read, {}, write_id=context.entropy.write_id()):
-            case Updated(job):
-                return job
-            case Stale(current):
-                read = current
-            case Missing():
-                return None
-    return None
+def waits_no_more(
+    context: Context, job: Job, *, now_ms: int, known: Parents | None = None, ended: Collection[str] = ()
+) -> bool:
+    """Whether this job is blocked no more, or not to be, as reads show its parents. Nothing is written."""
+    if job.state is not State.BLOCKED:
+        return False
+    states = parents.deciding(context, job, known or Parents(), ended=ended)
+    return isinstance(transitions.unblock(job, parents=states, now_ms=now_ms), Write)
 
 
 __all__ = [
@@ -327,7 +309,6 @@ __all__ = [
     "lift",
     "not_unique",
     "outlive",
-    "parent_states",
     "reap",
     "redrive",
     "release",

@@ -6,7 +6,7 @@ from typing import Any
 
 import structlog
 
-from broker import coordinator, pages, repository, runs, side_by_side
+from broker import pages, parents, repository, runs, side_by_side
 from broker.answers import Answer, Word
 from broker.coordinator import Context, Settlement
 from broker.documents import Job, Lease, Run, RunEnd, left_out, run_id
@@ -58,7 +58,7 @@ def get_job(context: Context, request: GetJob, _now_ms: int) -> Settlement:
     del spec["job"]  # the first version of the document that is shown beside it
     body: dict[str, Any] = {"job": shown(job.document), "spec": spec}
     if job.depends_on:
-        states = coordinator.parent_states(context, job)
+        states = parents.all_states(context, job)
         body["parents"] = {parent: states.get(parent) for parent in job.depends_on}
     return Settlement(Answer(Word.OK, body=body))
 

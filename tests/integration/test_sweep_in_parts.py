@@ -1,12 +1,11 @@
 """What one sweep leaves for the next, so that nobody waits for it who matters more."""
 
-from collections import Counter
-
 import pytest
 import redis
 
-from datastore import Datastore, Filter, Page, ReadResult
+from datastore import Datastore, Filter, Page
 from tests.in_process import InProcess
+from tests.twins.counts_reads import CountsReads
 from tests.twins.forwarding import Forwarding
 
 
@@ -26,18 +25,6 @@ class LosesRedis(Forwarding):
         return super().find(filter, limit, cursor)
 
 
-class CountsReads(Forwarding):
-    """Says what was read how often."""
-
-    def __init__(self, inner: Datastore) -> None:
-        super().__init__(inner)
-        self.reads: Counter[str] = Counter()
-
-    def read(self, id: str, partition_key: str) -> ReadResult:
-        self.reads[id] += 1
-        return super().read(id, partition_key)
-
-
 def test_of_many_blocked_jobs_a_sweep_looks_at_some_and_the_next_one_goes_on_there(
     broker: InProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -45,7 +32,7 @@ def test_of_many_blocked_jobs_a_sweep_looks_at_some_and_the_next_one_goes_on_the
     monkeypatch.setattr("workers.sweep.BLOCKED_PAGE", 4)
     parents = [f"parent-{number}" for number in range(5)]
     children = [f"child-{number:02}" for number in range(12)]
-    broker.submit(*children, depends_on=parents)
+    broker.submit(*children, depends_on=parents, on_parent_failure="cancel")
     reads = CountsReads(broker.store)
     counted = InProcess(reads, broker.redis)
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from broker import coordinator
+from broker import coordinator, parents
 from broker.answers import Answer, Reason, Word
 from broker.claiming import now_free
 from broker.controls import FLEET_ID, Controls
@@ -240,22 +240,10 @@ def test_a_reap_enforces_a_cancel_before_a_deadline_and_starts_what_is_due(desk:
     assert desk.job("later").state is State.READY
 
 
-def test_who_only_looks_at_parents_writes_nothing_on_them(desk: Desk) -> None:
-    desk.submit()
-    coordinator.cancel(desk.context, "job", request_id="c", by="f", now_ms=NOW)
-    desk.submit("child", depends_on=["job", "none"], on_parent_failure="ignore")
-    before = desk.job()
-    for sure, written in ((False, 0), (True, 1)):
-        assert coordinator.parent_states(desk.context, desk.job("child"), sure=sure) == {"job": State.CANCELLED}
-        assert desk.job().document.rev == before.document.rev + written
-    assert coordinator.parent_states(desk.context, desk.job("child")) == {"job": State.CANCELLED}
-    assert desk.job().document.rev == before.document.rev + 1
-
-
 def test_a_blocked_job_is_freed_by_its_parents_as_they_stand(desk: Desk) -> None:
     desk.submit("parent")
     desk.submit("child", depends_on=["parent", "missing"])
-    assert coordinator.parent_states(desk.context, desk.job("child")) == {"parent": State.READY}
+    assert parents.all_states(desk.context, desk.job("child")) == {"parent": State.READY}
     desk.submit("missing")
     for parent in ("parent", "missing"):
         assert coordinator.unblock(desk.context, "child", now_ms=NOW).changes == ()

@@ -6,7 +6,7 @@ from unittest.mock import patch
 
 import pytest
 
-from broker import claiming, coordinator, repository, shared_document
+from broker import claiming, coordinator, parents, repository, shared_document
 from broker.answers import Answer, Word
 from broker.controls import Controls
 from broker.fence import Fence
@@ -86,9 +86,9 @@ def test_a_child_does_not_go_by_the_end_of_a_parent_that_was_redriven(desk: Desk
     was = desk.store.read("job", "job")
     desk.ask("redrive", job_id="job")
     desk.submit("child", depends_on=["job"], on_parent_failure=policy)
-    behind = desk.on(ShowsEarlier(desk.store, "job", was, times=1))
-    with patch.object(coordinator, "_as_it_stands", lambda _, read: read):  # the twin: the first read counts
-        changed = coordinator.unblock(desk.on(ShowsEarlier(desk.store, "job", was, times=1)), "child", now_ms=NOW)
+    behind = desk.on(ShowsEarlier(desk.store, "job", was, times=2))
+    with patch.object(parents, "_as_it_stands", lambda _, read: read):  # the twin: what reads show counts
+        changed = coordinator.unblock(desk.on(ShowsEarlier(desk.store, "job", was, times=2)), "child", now_ms=NOW)
         assert [change.after.state for change in changed.changes] == ["cancelled" if policy == "cancel" else "ready"]
     desk.submit("another", depends_on=["job"], on_parent_failure=policy)
     coordinator.unblock(behind, "another", now_ms=NOW)
