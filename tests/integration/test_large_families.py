@@ -2,7 +2,6 @@
 
 import signal
 import threading
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -13,11 +12,10 @@ from broker.families import PORTION
 from broker.queues import QUEUES
 from broker.settings import load
 from datastore import Datastore, Filter, connect
-from datastore.interface import Ahead, nothing_ahead
 from datastore.memory import MemoryDatastore
 from tests.in_process import InProcess
 from tests.processes import wait_for
-from tests.twins.forwarding import Forwarding
+from tests.twins.counts_groups import CountsGroups
 from tests.twins.unknown_commits import UnknownCommits
 from workers import waiters
 from workers.claim_worker import ServeLoop
@@ -26,16 +24,6 @@ from workers.shift import Shift
 
 CHILDREN = 8
 GRANDCHILDREN = 3 * PORTION
-
-
-class CountsGroups(Forwarding):
-    """How many groups of writes were begun."""
-
-    groups = 0
-
-    def batch(self, ahead: Ahead = nothing_ahead) -> AbstractContextManager[None]:
-        self.groups += 1
-        return super().batch(ahead)
 
 
 @pytest.fixture(params=["memory", "sqlite"])

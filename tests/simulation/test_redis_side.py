@@ -154,6 +154,29 @@ def test_it_says_how_long_a_key_stands(redis_client: redis.Redis, how: list[Any]
         assert (client.pttl("a") < 0) == (left_ms < 0)
 
 
+@pytest.mark.parametrize("size", [0, 1, 5, 700])
+def test_a_scan_of_a_set_finds_whoever_stays_while_others_come_and_go(redis_client: redis.Redis, size: int) -> None:
+    stay = {f"stays-{number}" for number in range(size)}
+    for client in (simulated(), redis_client):
+        if size:
+            client.sadd("a", *stay, *(f"goes-{number}" for number in range(size)))
+        found: list[bytes | str] = []
+        cursor, calls = 0, 0
+        while calls == 0 or cursor:
+            cursor, members = client.sscan("a", cursor, count=16)
+            found += members
+            client.srem("a", f"goes-{calls}")
+            client.sadd("a", f"comes-{calls}")
+            calls += 1
+        assert {each.encode() for each in stay} <= set(found)
+        assert (calls > 1) == (size > 5) or client is not redis_client, "a small set comes at once from a real one"
+        client.delete("a")
+        assert client.sscan("a", cursor, count=16) == (0, [])
+        client.set("b", "no set")
+        with pytest.raises(ResponseError, match="WRONGTYPE"):
+            client.sscan("b", 0)
+
+
 class Lockstep:
     """One broker on each server: the same requests, step by step."""
 

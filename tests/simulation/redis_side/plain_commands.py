@@ -4,6 +4,7 @@ import fnmatch
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
+from zlib import crc32
 
 from redis.exceptions import ResponseError
 
@@ -11,6 +12,8 @@ from tests.simulation.redis_side.keyspace import NO_TYPE, OK, TYPES, Keyspace, S
 
 _SPECIAL = re.compile(rb"[*?\[\\]")
 """What a pattern has besides names."""
+SCANNED = 3
+"""Members that one SSCAN finds, more only where they have the same hash."""
 Command: TypeAlias = Callable[[Keyspace, Sequence[bytes]], Any]
 
 
@@ -232,8 +235,14 @@ def _scard(keys: Keyspace, args: Sequence[bytes]) -> Any:
     return len(keys.get(args[0], SetOf) or ())
 
 
-def _srandmember(keys: Keyspace, args: Sequence[bytes]) -> Any:
-    return list(keys.get(args[0], SetOf) or ())[: int(args[1])]
+def _sscan(keys: Keyspace, args: Sequence[bytes]) -> Any:
+    """In the order of hashes: who stays while others come and go is found. Fewer than asked for, as a server may."""
+    after = int(args[1])
+    hashed = sorted((crc32(member) + 1, member) for member in keys.get(args[0], SetOf) or ())
+    left = [each for each in hashed if each[0] > after]
+    last = left[:SCANNED][-1][0] if left else 0
+    portion = [member for place, member in left if place <= last]
+    return [b"%d" % (last if len(portion) < len(left) else 0), portion]
 
 
 def _xadd(keys: Keyspace, args: Sequence[bytes]) -> Any:
@@ -292,7 +301,7 @@ COMMANDS: Mapping[bytes, Command] = {
     b"SREM": _srem,
     b"SMEMBERS": _smembers,
     b"SCARD": _scard,
-    b"SRANDMEMBER": _srandmember,
+    b"SSCAN": _sscan,
     b"XADD": _xadd,
     b"XLEN": _xlen,
 }
