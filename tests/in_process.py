@@ -40,7 +40,7 @@ class InProcess:
         self.caller = Caller(connection)
         self._refused: list[Refused] = []
         self._slots = cycle(range(1, SLOTS))
-        self._sweep = Sweep(self.context, connection, load())
+        self._sweep = Sweep(self.context, connection, load(), steady_ms=lambda: 0)
 
     def take(self, worker: str = "w1") -> Hand:
         """Into a slot of the worker's."""

@@ -17,6 +17,7 @@ from broker import (
     coordinator,
     demand,
     factories,
+    families,
     index,
     lock_waits,
     operating,
@@ -27,18 +28,21 @@ from broker import (
     seen,
     telling,
 )
-from broker.clock import SET_BACK_MS, RedisClock
+from broker.clock import SET_BACK_MS, RedisClock, Steady, monotonic_ms
 from broker.controls import Controls
 from broker.coordinator import Change, Context, Settlement
 from broker.documents import Job, Run
+from broker.families import Descent
 from broker.index import INDEXED, Place
 from broker.limits import limit_key, units
 from broker.scripts import STANDS, Script
 from broker.settings import Settings
-from datastore import AtLeast, AtMost, Corrupt, DatastoreError, Document, Filter, Page, Rejected
+from datastore import AtLeast, AtMost, DatastoreError, Document, Filter
 from workers import left_behind, owed_runs, ready_index, together, wrong_types
+from workers.blocked import Blocked
 from workers.fault_points import At, nowhere
 from workers.lean_redis import leave
+from workers.rounds import Round
 from workers.swept import Swept
 
 log = structlog.get_logger(__name__)
@@ -51,9 +55,8 @@ LOST = "broker:lost"
 LOST_MS = 60_000
 READY_PAGES = 40
 """Pages of ready jobs gone over in one sweep: 20,000 jobs."""
-PARENTS_READ = 20_000
-"""Parents of blocked jobs looked at in one sweep: half a second on SQLite, where a job has up to 256."""
-BLOCKED_PAGE = 64
+FAMILIES_MS = 1_000
+"""Children of jobs that a sweep has ended are looked at for so long, then by the next one."""
 TOLD_AT_ONCE = 256
 """Changes that a sweep makes before it tells of them: the first of thousands are not to wait for the last."""
 
@@ -73,14 +76,25 @@ if not stands(KEYS[1], ARGV[1]) then redis.call('DEL', KEYS[1]) end
 class Sweep:
     """Runs over the datastore, one at a time across the fleet."""
 
-    def __init__(self, context: Context, connection: Redis, settings: Settings, *, at: At = nowhere) -> None:
+    def __init__(
+        self,
+        context: Context,
+        connection: Redis,
+        settings: Settings,
+        *,
+        steady_ms: Steady = monotonic_ms,
+        at: At = nowhere,
+    ) -> None:
         self._context = context
         self._redis = connection
         self._settings = settings
         self._at = at
         self._clock = RedisClock(connection)
-        self._left_off: dict[str, str | None] = {}
-        """For a state of jobs the page that is next."""
+        self._steady_ms = steady_ms
+        self._ready_jobs = Round(context.store, "ready")
+        self._waiting = Blocked(context, connection, steady_ms=steady_ms)
+        self._descent = Descent()
+        """Jobs that sweeps have ended and whose children are still to be looked at."""
         self._look = owed_runs.Look(context, connection)
         self._stop = Event()
 
@@ -119,13 +133,15 @@ class Sweep:
     def _pass_over(self, now_ms: int) -> Swept:
         swept = Swept()
         timers = (partial(self._over, search) for search in self._timers(now_ms))
-        steps: tuple[Step, ...] = (self._schedules, *timers, self._stuck, self._outlived, self._blocked)
+        by_time: tuple[Step, ...] = (self._schedules, *timers, self._stuck, self._outlived)
+        steps = (*by_time, self._blocked, self._families)
         changes: list[Change] = []
         try:
             for step in steps:
                 with swept.going_on():
                     for change in step(now_ms, swept):
                         changes.append(change)  # what came before a failure is kept
+                        self._descent.add(job.id for job in families.ended([change]))
                         if len(changes) == TOLD_AT_ONCE:
                             told, changes = changes, []
                             self._send(told, swept, now_ms)
@@ -187,7 +203,7 @@ class Sweep:
         active: Filter = {"kind": "schedule", "state": schedules.Standing.ACTIVE.value}
         for due in {"next_ms": AtMost(now_ms)}, {"since_ms": AtLeast(now_ms + SET_BACK_MS + 1)}:
             for document in repository.find_documents(self._context.store, {**active, **due}):
-                changes = self._attempt(partial(schedules.fire, self._context, document, now_ms=now_ms))
+                changes = together.attempt(partial(schedules.fire, self._context, document, now_ms=now_ms))
                 swept.fired += len(changes)
                 yield from changes
 
@@ -218,34 +234,18 @@ class Sweep:
             yield change
 
     def _blocked(self, now_ms: int, swept: Swept) -> Iterator[Change]:
-        """Jobs whose parents may have ended; where they have not, the hint that they wait is written again.
+        """Jobs whose parents may have ended, and the hints that they wait."""
+        for change in self._waiting.go_on(now_ms):
+            swept.unblocked += change.before is not None
+            yield change
 
-        So many that about `PARENTS_READ` parents are looked at, the next ones in the next sweep: dead leases must not
-        wait for them. After Redis has lost everything, and with it the hints, all at once.
-        """
-        if self._left_off.get("blocked") is not None and not self._redis.exists(INDEXED):
-            self._left_off["blocked"] = None
-        left = PARENTS_READ
-        while True:
-            page = self._next_page("blocked", BLOCKED_PAGE)
-            jobs = list(repository.readable(page.documents))
-            left -= sum(len(job.depends_on) for job in jobs)
-            yield from (Change(None, job) for job in jobs)
-            over = [job for job in jobs if self._waits_no_more(job, now_ms)]
-            for change in self._each(over, lambda context, job: coordinator.unblock(context, job.id, now_ms=now_ms)):
+    def _families(self, now_ms: int, swept: Swept) -> Iterator[Change]:
+        """The children of jobs that sweeps have ended. Should this process die, they are found among the blocked."""
+        until_ms = self._steady_ms() + FAMILIES_MS
+        while self._descent and self._steady_ms() < until_ms:
+            for change in self._descent.go_on(self._context, self._redis, now_ms=now_ms):
                 swept.unblocked += 1
                 yield change
-            self._left_off["blocked"] = page.cursor
-            if page.cursor is None or (left <= 0 and self._redis.exists(INDEXED)):
-                break
-
-    def _waits_no_more(self, job: Job, now_ms: int) -> bool:
-        """Whether a blocked job is worth a write, as reads show its parents."""
-        try:
-            return coordinator.waits_no_more(self._context, job, now_ms=now_ms)
-        except DatastoreError as error:
-            log.warning("sweep_skips", job=job.id, error=str(error))
-            return False
 
     def _look_for_owed(self, now_ms: int, _swept: Swept) -> None:
         self._look.go_on(now_ms)
@@ -305,12 +305,12 @@ class Sweep:
         """
         everything = not self._redis.exists(INDEXED)
         if everything:
-            self._left_off["ready"] = None
+            self._ready_jobs.begin_anew()
             self._redis.set(LOST, now_ms, px=LOST_MS)
         if self._redis.exists(LOST):
             left_behind.adopt(self._redis, now_ms)
         for _ in range(READY_PAGES if not everything else sys.maxsize):
-            page = self._next_page("ready", repository.PAGE_DOCUMENTS)
+            page = self._ready_jobs.next_page(repository.PAGE_DOCUMENTS)
             jobs = list(repository.readable(page.documents))
             offered = ready_index.offer(self._context, self._redis, jobs, now_ms=now_ms)
             swept.indexed += len(offered.new)
@@ -319,9 +319,11 @@ class Sweep:
                 ready_index.withdraw_taken(self._context, self._redis, offered.new)
             late = [job for job in jobs if job.deadline_ms is not None and now_ms > job.deadline_ms]
             late += [job for job in jobs if job.reserved is not None and job.updated_ms > now_ms + SET_BACK_MS]
-            self._send(list(self._reap(late, now_ms, swept)), swept, now_ms)
-            self._left_off["ready"] = page.cursor
-            if page.cursor is None:
+            ended = list(self._reap(late, now_ms, swept))
+            self._descent.add(job.id for job in families.ended(ended))
+            self._send(ended, swept, now_ms)
+            self._ready_jobs.gone_over(page)
+            if self._ready_jobs.over:
                 break
         self._redis.set(INDEXED, now_ms, xx=not everything)  # gone meanwhile: the next sweep shall see that
 
@@ -337,18 +339,6 @@ class Sweep:
         ready += lock_waits.bring_back(self._redis, lock_waits.given_up(changes))
         swept.woken += claim_next.wake(self._redis, ready)
 
-    def _next_page(self, state: str, limit: int) -> Page:
-        """The page of jobs in this state that is next. Where it can't be read for good, the first will be: what comes
-        before it is not to wait for that too.
-        """
-        cursor = self._left_off.get(state)
-        try:
-            search: Filter = {"kind": "job", "state": state}
-            return repository.find_page(self._context.store, search, limit=limit, cursor=cursor)
-        except (Corrupt, Rejected):
-            self._left_off[state] = None
-            raise
-
     def _jobs(self, search: Filter) -> Iterator[Job]:
         """Jobs a search proposes; one that does not parse is reported and left alone."""
         return repository.readable(repository.find_documents(self._context.store, {"kind": "job", **search}))
@@ -361,13 +351,4 @@ class Sweep:
             return None
 
     def _each(self, jobs: Iterable[Job], act: Callable[[Context, Job], Settlement]) -> Iterator[Change]:
-        return together.each(self._context, jobs, lambda context, job: self._attempt(partial(act, context, job)))
-
-    def _attempt(self, act: Callable[[], Settlement]) -> tuple[Change, ...]:
-        try:
-            return act().changes
-        except DatastoreError as error:
-            log.warning("sweep_skips", error=str(error))
-        except Exception:  # of one document, or a mistake of ours about it: the others are not to wait for that
-            log.exception("sweep_skips")
-        return ()
+        return together.each(self._context, jobs, act)

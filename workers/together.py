@@ -1,13 +1,14 @@
 """Does the same with many jobs, so many of them in one group of writes: thousands may come due at the same moment."""
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 import structlog
 from msgspec import structs
 
 from broker.documents import Job
 from broker.exclusion import Slots, give_back_together
-from broker.settlement import Change, Context, seen_to_stand
+from broker.settlement import Change, Context, Settlement, seen_to_stand
 from datastore import DatastoreError, OutcomeUnknown
 
 log = structlog.get_logger(__name__)
@@ -16,8 +17,8 @@ GROUP = 64
 """Jobs whose changes are written together: as many as a batch of requests has, after which others have their turn."""
 
 
-def each(context: Context, jobs: Iterable[Job], act: Callable[[Context, Job], tuple[Change, ...]]) -> Iterator[Change]:
-    """What `act` changes of each. It raises nothing.
+def each(context: Context, jobs: Iterable[Job], act: Callable[[Context, Job], Settlement]) -> Iterator[Change]:
+    """What `act` changes of each.
 
     Where a group can't be written they are tried one by one: the others are not to wait for the one that can't be.
     Where nobody knows whether it was, what is seen of it counts.
@@ -28,14 +29,27 @@ def each(context: Context, jobs: Iterable[Job], act: Callable[[Context, Job], tu
         changes: list[Change] = []
         try:
             with context.store.batch():
-                changes += [change for job in group for change in act(together, job)]
+                changes += [change for job in group for change in attempt(partial(act, together, job))]
                 give_back_together(context.store, context.entropy, leaving)
         except DatastoreError as error:
             log.warning("written_one_by_one", error=str(error))
             changes = seen_to_stand(context.store, changes) if isinstance(error, OutcomeUnknown) else []
             written = {change.after.id for change in changes}
-            changes += [change for job in group if job.id not in written for change in act(context, job)]
+            changes += [
+                change for job in group if job.id not in written for change in attempt(partial(act, context, job))
+            ]
         yield from changes
+
+
+def attempt(act: Callable[[], Settlement]) -> tuple[Change, ...]:
+    """What it changes; nothing where it fails, which holds up nothing else."""
+    try:
+        return act().changes
+    except DatastoreError as error:
+        log.warning("sweep_skips", error=str(error))
+    except Exception:  # of one document, or a mistake of ours about it: the others are not to wait for that
+        log.exception("sweep_skips")
+    return ()
 
 
 def _groups(jobs: Iterable[Job]) -> Iterator[list[Job]]:

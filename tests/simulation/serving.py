@@ -187,7 +187,7 @@ class Sweeper:
         self._pause_ms = desk.settings.sweep_every_ms
         self._random = desk.host.dice.random
         redis = SimulatedRedis(BrokerLine(desk.host, process).carry, process.name)
-        self._sweep = Sweep(desk.context(process), redis, desk.settings)
+        self._sweep = Sweep(desk.context(process), redis, desk.settings, steady_ms=process.clock.steady_ms)
 
     def run(self) -> None:
         """Until it is killed."""
