@@ -38,16 +38,20 @@ def children_key(parent: str) -> str:
 
 
 def note(pipe: Pipeline, changes: Iterable[Change]) -> None:
-    """Keep the hint in step with these jobs."""
+    """Keep the hint in step with these jobs: one command for all siblings, of whom thousands may come at once."""
+    waits: dict[str, dict[str, bool]] = {}
     for change in changes:
         before, after = change.before, change.after
-        if after.state is BLOCKED:
+        if after.state is BLOCKED or (before is not None and before.state is BLOCKED):
             for parent in after.depends_on:
-                pipe.sadd(key := children_key(parent), after.id)
-                pipe.expire(key, CHILDREN_TTL_S)
-        elif before is not None and before.state is BLOCKED:
-            for parent in after.depends_on:
-                pipe.srem(children_key(parent), after.id)
+                waits.setdefault(parent, {})[after.id] = after.state is BLOCKED  # the last change of a job counts
+    for parent, children in waits.items():
+        key = children_key(parent)
+        if blocked := [child for child, still in children.items() if still]:
+            pipe.sadd(key, *blocked)
+            pipe.expire(key, CHILDREN_TTL_S)
+        if free := [child for child, still in children.items() if not still]:
+            pipe.srem(key, *free)
 
 
 def ended(changes: Iterable[Change]) -> list[Job]:

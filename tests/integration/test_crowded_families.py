@@ -170,3 +170,16 @@ def test_a_child_that_cannot_be_read_and_one_that_is_none_hold_up_no_other(broke
     assert [state(broker, job) for job in "abcd"] == ["ready", "blocked", "ready", "blocked"]
     assert broker.sweep().unblocked == 1
     assert [state(broker, job) for job in "abcd"] == ["ready", "ready", "ready", "blocked"]
+
+
+def test_siblings_of_a_batch_are_noted_together_and_each_as_its_last_change_leaves_it(broker: InProcess) -> None:
+    parents, children = ["one", "two"], [f"child-{number}" for number in range(32)]
+    submit = [broker.caller.make("submit", job_id=child, depends_on=parents) for child in children]
+    broker.redis.config_resetstat()
+    broker.ask(*submit, broker.caller.make("cancel", job_id="child-7"))
+    calls = broker.redis.info("commandstats")
+    assert [calls[f"cmdstat_{name}"]["calls"] for name in ("sadd", "expire", "srem")] == [2, 2, 2]
+    left = {child.encode() for child in children if child != "child-7"}
+    assert [broker.redis.smembers(children_key(parent)) for parent in parents] == [left, left]
+    broker.ask(*(broker.caller.make("cancel", job_id=child) for child in children))
+    assert broker.redis.exists(*map(children_key, parents)) == 0
