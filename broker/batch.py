@@ -14,7 +14,6 @@ from broker import (
     granting,
     registration,
     renewing,
-    repository,
     seen,
     side_by_side,
     waiting,
@@ -25,6 +24,7 @@ from broker.controls import Controls, read_for
 from broker.demand import Demand
 from broker.documents import Job
 from broker.door import Taken as Taken
+from broker.earlier_grants import EarlierGrants
 from broker.gathering import another, gathered, wanted, with_earlier
 from broker.looks import Looks
 from broker.messages import Claim, RenewMany, Request
@@ -174,6 +174,7 @@ def _proposals(
     asking: dict[int, Asking] = {}
     senders: dict[str, int] = {}
     remembered = 0
+    known_before = EarlierGrants(context.store, _resends(batch, looking))
     for position, earlier in looking.items():
         taken = batch[position]
         request = taken.request
@@ -183,7 +184,7 @@ def _proposals(
         count = wanted(request, earlier)
         if taken.resend and earlier is None:
             room = (INSISTED_MAX if taken.insist else REMEMBERED_MAX) - remembered
-            known = _known(context, request, at_most=count) if room > 0 else _later(taken)
+            known = known_before.of(request, at_most=count) if room > 0 else _later(taken)
             if known is not None:
                 proposals[position] = known
                 remembered += len(_jobs(known))
@@ -214,14 +215,10 @@ def _takes_the_place_of(claim: Claim, earlier: Claim) -> bool:
     return claim.instance != earlier.instance and not claim_next.waited(claim.body)
 
 
-def _known(context: Context, request: Request, *, at_most: int) -> Proposal | Settlement | None:
-    """What an earlier copy of a claim-next was granted, if anything. Where the store can't say, that is unknown."""
-    try:
-        leased = repository.leased_by_request(context.store, request.factory_id, request.request_id, at_most=at_most)
-        jobs = tuple(job.id for job in leased)
-    except DatastoreError:
-        return Settlement(Answer(Word.OUTCOME_UNKNOWN, Reason.STORE))
-    return Remembered(jobs) if jobs else None
+def _resends(batch: Sequence[Taken], looking: Mapping[int, Settlement | None]) -> list[Claim]:
+    """Those among them that came before, and of which nothing is known yet."""
+    again = [batch[position] for position, earlier in looking.items() if earlier is None]
+    return [taken.request for taken in again if taken.resend and type(taken.request) is Claim]
 
 
 def _later(taken: Taken) -> Settlement:

@@ -210,17 +210,9 @@ def readable(documents: Iterable[Document]) -> Iterator[Job]:
             log.error("job_corrupt", job=document.id, error=str(error))
 
 
-def leased_by_request(store: Datastore, factory_id: str, request_id: str, *, at_most: int) -> list[Job]:
-    """The jobs whose leases were granted to this request: one, or up to `at_most` where it asked for several.
-
-    Raises:
-      Corrupt: none was found, and one that can't be read may be it.
-    """
-    wanted: Filter = {"state": "leased", "lease.request_id": request_id, "lease.factory_id": factory_id}
-    page = search(store, wanted, limit=at_most)
-    if page.unreadable and not page.documents:
-        raise Corrupt(page.unreadable[0])
-    return [Job.from_document(document) for document in page.documents]
+def leased_by(store: Datastore, factory_id: str) -> Iterator[Job]:
+    """What a factory holds. A job that does not parse is reported and left alone: nobody could end its lease."""
+    yield from readable(find_documents(store, {"kind": "job", "state": "leased", "lease.factory_id": factory_id}))
 
 
 def leased_jobs(store: Datastore) -> Iterator[Job]:

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import redis
 
-from broker import batch, renewing, repository
+from broker import batch, renewing
 from broker.controls import Controls
+from broker.earlier_grants import EarlierGrants
 from datastore import Corrupt, connect
 from datastore.sqlite import SqliteDatastore
 from tests.caller import Reply
@@ -226,5 +227,5 @@ def test_were_that_not_heeded_one_claim_would_have_two_jobs(
     tmp_path: Path, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The twin of the test above.
-    monkeypatch.setattr(repository, "leased_by_request", lambda *_, **__: [])
+    monkeypatch.setattr(EarlierGrants, "of", lambda *_, **__: None)
     assert told_again(tmp_path / "jobs.db", redis_client)["body"]["job_id"] == "free"
