@@ -1,6 +1,6 @@
 """Who asks for work, and offering what: a hint in Redis, kept to explain why a job waits and read for nothing else."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import cast
@@ -13,6 +13,7 @@ from broker.clock import SET_BACK_MS
 from broker.documents import Job
 from broker.lately import Lately
 from broker.messages import Claim, Envelope
+from broker.offered_jobs import offered_jobs
 
 ASKED = "broker:asked"
 """Sorted set: factory, queue and offers by the broker time of its last claim."""
@@ -110,6 +111,10 @@ class Demand:
             latest.setdefault((factory, queue), Asker(factory, queue, tuple(offers), int(asked_ms)))
         self.more = self._redis.zcard(ASKED) > looked_at
         return list(latest.values())
+
+    def offered(self, queues: Sequence[str], *, at_most: int) -> list[str]:
+        """Jobs that are ready in these queues, as `offered_jobs` has it."""
+        return offered_jobs(self._redis, queues, at_most=at_most)
 
     def parked(self, job: Job) -> int:
         """How many claims wait that would fit such a job."""

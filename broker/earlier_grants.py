@@ -7,6 +7,7 @@ from broker.documents import Job
 from broker.messages import Claim
 from broker.proposals import Remembered
 from broker.repository import PAGE_DOCUMENTS
+from broker.searches import search
 from broker.settlement import Settlement
 from datastore import AnyOf, Corrupt, Datastore, DatastoreError, Filter, Page
 
@@ -54,14 +55,14 @@ class EarlierGrants:
     def _pages(self) -> Iterator[Page]:
         ids = dict.fromkeys(request.request_id for request in self._resends)
         factories = dict.fromkeys(request.factory_id for request in self._resends)
-        search: Filter = {
+        wanted: Filter = {
             "state": "leased",
             "lease.request_id": AnyOf(tuple(ids)),
             "lease.factory_id": AnyOf(tuple(factories)),
         }
         cursor: str | None = None
         while True:
-            page = self._store.find(search, limit=PAGE_DOCUMENTS, cursor=cursor)
+            page = search(self._store, wanted, limit=PAGE_DOCUMENTS, cursor=cursor)
             yield page
             if (cursor := page.cursor) is None:
                 return

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from broker import registration, repository
@@ -13,11 +14,10 @@ from broker.matching import unmet
 from broker.messages import Explain
 from broker.obstacles import Obstacle, Situation, obstacles, told
 from broker.occupancy import Looks
-from broker.searches import search
 from broker.settlement import Context, Settlement
 from broker.transitions.decision import held_by
 from broker.transitions.timer import expire, expired
-from datastore import Corrupt, Filter
+from datastore import AnyOf, Corrupt, Filter
 
 PARENTS_MAX = 64
 LOOKED_AT_MAX = 200
@@ -191,17 +191,16 @@ def _factory(context: Context, asking: Asking, queue: str | None, now_ms: int) -
     asked = context.demand.askers(factory_id=factory_id) if context.demand is not None else []
     lately = list(dict.fromkeys(asker.queue for asker in asked if asker.queue)) if queue is None else [queue]
     known = sorted(lately[:QUEUES_MAX])
-    queues: list[str | None] = [*known] or [None]
-    held = search(context.store, {"kind": "job", "state": "leased", "lease.factory_id": factory_id}, limit=HELD_MAX)
-    refused, looked_at, more = _refused(context, asking, queues, now_ms)
+    held = list(islice(repository.leased_by(context.store, factory_id), HELD_MAX + 1))
+    refused, looked_at, more = _refused(context, asking, known, now_ms)
     return {
         "factory_id": factory_id,
         **told(_draining(asking, now_ms)),
         "offers": list(asking.offers or ()),
         "last_asked_ms": max((asker.asked_ms for asker in asked), default=None),
         "queues": known,
-        "holds": [held_by(job, now_ms) for job in repository.readable(held.documents)],
-        "more_held": held.cursor is not None,
+        "holds": [held_by(job, now_ms) for job in held[:HELD_MAX]],
+        "more_held": len(held) > HELD_MAX,
         "looked_at": looked_at,
         "fits": looked_at - len(refused),
         "refused": refused[:REFUSED_MAX],
@@ -210,23 +209,47 @@ def _factory(context: Context, asking: Asking, queue: str | None, now_ms: int) -
 
 
 def _refused(
-    context: Context, asking: Asking, queues: Sequence[str | None], now_ms: int
+    context: Context, asking: Asking, queues: Sequence[str], now_ms: int
 ) -> tuple[list[dict[str, Any]], int, bool]:
-    """Of the ready jobs looked at, those the factory can't have and why; how many were looked at; whether all were."""
+    """Of the ready jobs looked at, those the factory can't have and why; how many were looked at; whether all were.
+
+    `queues`: without one, the jobs of every queue.
+    """
     refused: list[dict[str, Any]] = []
-    looks, looked_at, more = Looks(context, now_ms=now_ms), 0, False
-    for queue in queues:
-        of_queue = {} if queue is None else {"queue": queue}
-        ready: Filter = {"kind": "job", "state": "ready", **of_queue}
-        page = search(context.store, ready, limit=max(1, LOOKED_AT_MAX - looked_at))
-        more = more or page.cursor is not None
-        for job in repository.readable(page.documents):
-            if looks.work.spent:
-                return refused, looked_at, True
-            looked_at += 1
-            if standing := _in_the_way_or_corrupt(looks, job, asking, now_ms):
-                refused.append({"job_id": job.id, "queue": job.queue, **told(standing)})
+    looks, looked_at = Looks(context, now_ms=now_ms), 0
+    ready, more = _ready(context, queues)
+    for job in ready:
+        if looks.work.spent:
+            return refused, looked_at, True
+        looked_at += 1
+        if standing := _in_the_way_or_corrupt(looks, job, asking, now_ms):
+            refused.append({"job_id": job.id, "queue": job.queue, **told(standing)})
     return refused, looked_at, more
+
+
+def _ready(context: Context, queues: Sequence[str]) -> tuple[list[Job], bool]:
+    """Ready jobs of these queues, and whether there may be more.
+
+    One page of a search: it may have ended among a million jobs of other queues. Then the hints say which there are; by
+    themselves they would not do, since a job that could not be had has left them.
+    """
+    of_queues: Filter = {"queue": AnyOf(tuple(queues))} if queues else {}
+    search: Filter = {"kind": "job", "state": "ready", **of_queues}
+    page = repository.find_page(context.store, search, limit=LOOKED_AT_MAX, cursor=None)
+    found = {job.id: job for job in repository.readable(page.documents)}
+    room = LOOKED_AT_MAX - len(page.documents)
+    if page.cursor is not None and room and queues and context.demand is not None:
+        jobs = [_read(context, job_id) for job_id in context.demand.offered(queues, at_most=room)]
+        found |= {job.id: job for job in jobs if job and job.state is State.READY and job.queue in queues}
+    return list(found.values()), page.cursor is not None
+
+
+def _read(context: Context, job_id: str) -> Job | None:
+    """A job of which only a hint speaks."""
+    try:
+        return repository.read_job(context.store, job_id)
+    except Corrupt:
+        return None
 
 
 def _in_the_way_or_corrupt(looks: Looks, job: Job, asking: Asking, now_ms: int) -> list[Obstacle]:

@@ -17,7 +17,7 @@ from broker.documents import Job, Lease
 from broker.exclusion import Slots, give_back_together
 from broker.matching import canonical
 from broker.messages import DrainFactory, GetFactory, ListFactories, RegisterFactory, RemoveFactory, ResumeFactory
-from broker.repository import find_documents, leased_jobs, readable
+from broker.repository import find_documents, leased_by, leased_jobs
 from broker.settlement import Change, Context, Settlement
 from datastore import Corrupt, Datastore, DatastoreError, Document, Filter, Ok
 
@@ -125,7 +125,7 @@ def _holds(context: Context, name: str, now_ms: int) -> Settlement | None:
 
 def _held(context: Context, name: str, now_ms: int) -> list[dict[str, Any]]:
     """The first leases of a factory, as they are shown."""
-    leased = islice(_leased(context.store, name), LEASES_SHOWN_MAX)
+    leased = islice(leased_by(context.store, name), LEASES_SHOWN_MAX)
     return [_shown(job, job.lease, now_ms) for job in leased if job.lease is not None]
 
 
@@ -223,7 +223,7 @@ def _with_leases_ended(context: Context, name: str, record: FactoryRecord, answe
     leaving: list[Slots] = []
     ending = structs.replace(context, leaving=leaving)
     try:
-        for job in _leased(context.store, name):
+        for job in leased_by(context.store, name):
             if job.lease is not None and record.outlived(job.lease.incarnation, job.lease.granted_ms):
                 changes += coordinator.outlive(ending, job, name, record, now_ms=now_ms).changes
             if len(changes) >= ENDED_MAX:
@@ -235,11 +235,6 @@ def _with_leases_ended(context: Context, name: str, record: FactoryRecord, answe
         give_back_together(context.store, context.entropy, leaving)
     ended = {"ended": [change.after.id for change in changes]}
     return Settlement(structs.replace(answer, body={**answer.body, **ended}), tuple(changes))
-
-
-def _leased(store: Datastore, name: str) -> Iterator[Job]:
-    """What a factory holds. A job that does not parse is reported and left alone: nobody could end its lease."""
-    yield from readable(find_documents(store, {"kind": "job", "state": "leased", "lease.factory_id": name}))
 
 
 def _held_by_each(store: Datastore) -> dict[str, int]:

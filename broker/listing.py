@@ -9,9 +9,9 @@ import structlog
 from broker import pages, parents, repository, runs, side_by_side
 from broker.answers import Answer, Word
 from broker.coordinator import Context, Settlement
-from broker.documents import Job, Lease, Run, RunEnd, left_out, run_id
+from broker.documents import Job, Lease, Run, RunEnd, State, left_out, run_id
 from broker.messages import GetJob, ListJobs, ListRuns
-from datastore import Corrupt, Document, NotFound
+from datastore import AnyOf, Corrupt, Document, NotFound
 from datastore.interface import Condition
 
 log = structlog.get_logger(__name__)
@@ -25,6 +25,7 @@ ALWAYS_SAID = {
     for name in ("priority", "max_failures", "max_expiries", "epoch", "created_ms", "updated_ms", "counters")
 } | {"requires": [], "locks": [], "depends_on": [], "recent_requests": []}
 """What is said of every job, though its document may leave it out: whoever reads a listing counts on it."""
+_ANY_STATE = AnyOf(tuple(state.value for state in State))
 HOLDERS_OWN = frozenset({"token", "instance"})
 """Of a lease: what its holder proves itself with, and where it reads its replies. Nobody else has a use for either."""
 
@@ -64,11 +65,11 @@ def get_job(context: Context, request: GetJob, _now_ms: int) -> Settlement:
 
 
 def list_jobs(context: Context, request: ListJobs, _now_ms: int) -> Settlement:
-    """One page of jobs by state and queue; as stale as a search may be."""
+    """One page of jobs by state and queue; as stale as a search may be. It may be empty and lead to others."""
     body = request.body
-    filter: dict[str, Condition] = {"kind": "job"}
-    if body.state is not None:
-        filter["state"] = body.state.value
+    # Each state there is: only jobs have these, so that a search through their index passes specs and runs by.
+    state = _ANY_STATE if body.state is None else body.state.value
+    filter: dict[str, Condition] = {"state": state, "kind": "job"}
     if body.queue is not None:
         filter["queue"] = body.queue
     jobs, cursor = pages.page(context.store, filter, _readable_job, limit=body.limit, cursor=body.cursor)

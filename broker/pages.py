@@ -1,4 +1,4 @@
-"""Pages of a listing: each ends by count or by bytes, whichever comes first, and says where the next one begins."""
+"""Pages of a listing: each ends by count, by bytes or by what was looked at, and says where the next one begins."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
@@ -36,15 +36,19 @@ class Filling:
 def page(
     store: Datastore, filter: Filter, rows: Callable[[Document], Iterable[Row]], *, limit: int, cursor: str | None
 ) -> tuple[list[Row], str | None]:
-    """Of up to `limit` documents that match what `rows` makes of each, one or none; and the cursor, None at the end."""
+    """Of up to `limit` documents that match what `rows` makes of each, one or none; and the cursor, None at the end.
+
+    It ends with a search that found fewer than it was asked for: that has looked at all that one look may.
+    """
     filling = Filling()
     for looked_at in range(0, limit, PORTION):
-        found = find_page(store, filter, limit=min(PORTION, limit - looked_at), cursor=cursor)
+        wanted = min(PORTION, limit - looked_at)
+        found = find_page(store, filter, limit=wanted, cursor=cursor)
         for document in found.documents:
             if not all(map(filling.add, rows(document))):
                 return filling.rows, cursor
             cursor = encode_cursor(document)
         cursor = found.cursor
-        if cursor is None:
+        if cursor is None or len(found.documents) < wanted:
             break
     return filling.rows, cursor

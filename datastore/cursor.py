@@ -12,14 +12,19 @@ _PLACE = msgspec.json.Decoder(tuple[str, str])
 
 def encode_cursor(last: Document) -> str:
     """A cursor that continues after `last`."""
-    return json.dumps([last.partition_key, last.id])
+    return cursor_after((last.partition_key, last.id))
+
+
+def cursor_after(key: tuple[str, str]) -> str:
+    """The same for its (partition key, id)."""
+    return json.dumps(key)
 
 
 def decode_cursor(cursor: str) -> tuple[str, str]:
-    """(partition key, id) of the last document the caller has seen.
+    """(partition key, id) of the last document that was looked at.
 
     Raises:
-      Rejected: it did not come from `encode_cursor`.
+      Rejected: it did not come from here.
     """
     try:
         return _PLACE.decode(cursor)

@@ -152,7 +152,10 @@ A plain value means equality. The key `partition_key` restricts the search to on
 
 
 class Page(Value, frozen=True):
-    """Documents that matched, in order of (partition key, id). `cursor` is None on the last page."""
+    """Documents that matched, in order of (partition key, id). `cursor` is None on the last page.
+
+    A page with a cursor may hold fewer than were asked for, or none: a store looks at so many documents for one page.
+    """
 
     documents: tuple[Document, ...]
     cursor: str | None

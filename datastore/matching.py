@@ -11,6 +11,8 @@ FIELD: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*(\.[A-Za-z_][A-Za-z0-9_-]*)*"
 
 LIMIT_MAX: Final = 10_000
 """Documents in one page."""
+LOOKS_MAX: Final = 1_000
+"""Documents that a search in this process looks at for one page: 2 ms, and 0.1 s of the fattest jobs there can be."""
 
 
 def check_query(filter: Filter, limit: int) -> None:

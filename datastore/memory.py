@@ -1,14 +1,13 @@
 """A store in this process's memory, for tests and single-process use: nothing survives the process."""
 
 import secrets
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count, islice, takewhile
 from threading import Lock
 from typing import Any, Final
 
-from datastore.cursor import decode_cursor, encode_cursor
+from datastore.cursor import cursor_after, decode_cursor, encode_cursor
 from datastore.errors import Unavailable
 from datastore.frozen import freeze_body, freeze_patch, freeze_patches, merge
 from datastore.interface import (
@@ -29,8 +28,9 @@ from datastore.interface import (
     UpdateResult,
     nothing_ahead,
 )
-from datastore.matching import check_query, matcher
-from datastore.memory_index import Key, MemoryIndex
+from datastore.matching import LOOKS_MAX, check_query, matcher
+from datastore.memory_index import MemoryIndex
+from datastore.sorted_keys import Key, Place
 
 
 class MemoryDatastore:
@@ -43,16 +43,20 @@ class MemoryDatastore:
     concurrency: Final = 1
     """See `Datastore.concurrency`."""
 
-    def __init__(self, *, etag_prefix: str | None = None, indexes: Sequence[str] = ()) -> None:
+    def __init__(
+        self, *, etag_prefix: str | None = None, indexes: Sequence[str] = (), looks_max: int = LOOKS_MAX
+    ) -> None:
         """`etag_prefix` sets this store's etags apart from another's; random unless given.
 
         `indexes`: fields that searches name; those of one value are then found without a look at the others.
+        `looks_max`: documents that a search looks at for one page.
         """
         self._documents: dict[Key, Document] = {}
         self._index = MemoryIndex(indexes)
         self._lock = Lock()
         self._prefix = secrets.token_hex(4) if etag_prefix is None else etag_prefix
         self._writes = count(1)
+        self._looks_max = looks_max
         self._closed = False
 
     def read(self, id: str, partition_key: str) -> ReadResult:
@@ -101,10 +105,12 @@ class MemoryDatastore:
         """See `Datastore.find`. Looks at no more than an index narrows it to; without one at everything."""
         check_query(filter, limit)
         met = matcher(filter)
-        documents = (self._documents[key] for key in self._candidates(filter, cursor))
+        keys, end = self._candidates(filter, cursor)
+        documents = (self._documents[key] for key in keys)
         found = list(islice((document for document in documents if met(document)), limit + 1))
-        page = tuple(found[:limit])
-        return Page(page, encode_cursor(page[-1]) if len(found) > limit else None)
+        if len(found) > limit:
+            return Page(tuple(found[:limit]), encode_cursor(found[limit - 1]))
+        return Page(tuple(found), None if end is None else cursor_after(end))
 
     @contextmanager
     def batch(self, ahead: Ahead = nothing_ahead) -> Iterator[None]:  # noqa: ARG002 - it reads at no cost
@@ -115,19 +121,23 @@ class MemoryDatastore:
         """See `Datastore.close`."""
         self._closed = True
 
-    def _candidates(self, filter: Filter, cursor: str | None) -> Sequence[Key]:
-        """Keys that may match, in order. A search that goes on looks at those that were there as it began."""
-        after = None if cursor is None else decode_cursor(cursor)
+    def _candidates(self, filter: Filter, cursor: str | None) -> tuple[Sequence[Key], Key | None]:
+        """Keys that may match, in order, as many as one page looks at; and the last that it takes in if not all.
+
+        A search that goes on may look at those that were there as it began.
+        """
+        after: Place | None = None if cursor is None else decode_cursor(cursor)
+        here = filter.get("partition_key")
+        if isinstance(here, str):
+            after = (here,) if after is None else max(after, (here,))
         with self._lock:
             if self._closed:
                 raise self._gone()
-            keys = self._index.keys(filter, again=after is not None)
-        start = 0 if after is None else bisect_right(keys, after)
-        partition_key = filter.get("partition_key")
-        if not isinstance(partition_key, str):
-            return keys[start:] if start else keys
-        start = max(start, bisect_left(keys, (partition_key,)))
-        return list(takewhile(lambda key: key[0] == partition_key, islice(keys, start, None)))
+            again = cursor is not None
+            keys, end = self._index.portion(filter, after, again=again, at_most=self._looks_max)
+        if not isinstance(here, str):
+            return keys, end
+        return list(takewhile(lambda key: key[0] == here, keys)), end if end is not None and end[0] == here else None
 
     def _swap(
         self, key: Key, expected: Expected | Document, fields: Mapping[str, Any], removed: tuple[str, ...]

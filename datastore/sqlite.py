@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Any, Final
 
-from datastore.cursor import decode_cursor, encode_cursor
+from datastore.cursor import cursor_after, decode_cursor, encode_cursor
 from datastore.errors import Corrupt, Rejected
 from datastore.frozen import FrozenDict, FrozenPatch, freeze_body, freeze_patch, freeze_patches
 from datastore.interface import (
@@ -30,10 +30,10 @@ from datastore.interface import (
     nothing_ahead,
 )
 from datastore.json_body import UNPARSED, JsonBody, encode, parsed
-from datastore.matching import check_query, matches
+from datastore.matching import LOOKS_MAX, check_query, matches
 from datastore.sqlite_fields import Writing
-from datastore.sqlite_file import fetch, is_no_json, prepare
-from datastore.sqlite_query import key_query, page_query
+from datastore.sqlite_file import fetch, is_no_json, is_unicode, prepare
+from datastore.sqlite_query import Key, key_query, page_query, window_query
 from datastore.sqlite_session import Batch, Session
 
 TIMEOUT_MS: Final = 5_000
@@ -73,8 +73,11 @@ class SqliteDatastore:
         timeout_ms: int = TIMEOUT_MS,
         etag_source: Callable[[], str] = random_etag,
         create: bool = True,
+        looks_max: int = LOOKS_MAX,
     ) -> None:
         """Open the file; where it is missing, make it (0600) unless `create` is false. Its folder must be there.
+
+        `looks_max`: documents that a search looks at for one page.
 
         Raises:
           ValueError: the path is SQLite's `:memory:`, or an index is no dotted path.
@@ -88,6 +91,7 @@ class SqliteDatastore:
         self._path = os.path.abspath(path)  # connections are opened later, perhaps from another working directory
         self._etag_source = etag_source
         self._indexes = frozenset(indexes)
+        self._looks_max = looks_max
         prepare(self._path, indexes=indexes, timeout_ms=timeout_ms, create=create)
         self._writing = Writing(indexes)
         self._session = Session(self._path, indexes=indexes, timeout_ms=timeout_ms)
@@ -132,10 +136,11 @@ class SqliteDatastore:
         """See `Datastore.find`. Fields named in `indexes` are searched through their index."""
         check_query(filter, limit)
         after = None if cursor is None else decode_cursor(cursor)
+        until = self._window(filter, after)
         found: list[Document] = []
         unreadable: list[str] = []
         while True:  # again only where SQL found rows that the filter does not mean, each time further on
-            rows = self._search(filter, limit + 1, after)
+            rows = self._search(filter, limit + 1, after, until)
             for row in rows:
                 try:
                     document = self._parse(*row)
@@ -146,7 +151,7 @@ class SqliteDatastore:
             if len(found) > limit:
                 return Page(tuple(found[:limit]), encode_cursor(found[limit - 1]), tuple(unreadable))
             if len(rows) <= limit:
-                return Page(tuple(found), None, tuple(unreadable))
+                return Page(tuple(found), None if until is None else cursor_after(until), tuple(unreadable))
             after = (rows[-1][0], rows[-1][1])
 
     @contextmanager
@@ -266,24 +271,31 @@ class SqliteDatastore:
             else:
                 batch.documents[partition_key, id] = document
 
-    def _search(self, filter: Filter, limit: int, after: tuple[str, str] | None) -> list[Any]:
+    def _window(self, filter: Filter, after: Key | None) -> Key | None:
+        """The last key that one page looks at; None where it may look at all that are left."""
+        query = window_query(filter, self._looks_max, after, indexes=self._indexes)
+        keys = [] if query is None else self._select(*query)
+        # A damaged name is no place to go on from.
+        return keys[0] if len(keys) > 1 and all(map(is_unicode, keys[0])) else None
+
+    def _search(self, filter: Filter, limit: int, after: Key | None, until: Key | None) -> list[Any]:
         # A text that is no JSON must not hide the others, and is to be named: twice the work, where there is one.
         for wary in (False, True):
             try:
-                return self._select(*page_query(filter, limit, after, indexes=self._indexes, wary=wary))
+                return self._select(*page_query(filter, limit, after, indexes=self._indexes, until=until, wary=wary))
             except Corrupt as error:
                 if not is_no_json(error.__cause__):
                     break
-        return self._one_by_one(filter, limit, after)
+        return self._one_by_one(filter, limit, after, until)
 
-    def _one_by_one(self, filter: Filter, limit: int, after: tuple[str, str] | None) -> list[Any]:
+    def _one_by_one(self, filter: Filter, limit: int, after: Key | None, until: Key | None) -> list[Any]:
         """What such a search finds, and more; a document on a damaged page without its text, so that it is named.
 
         Raises:
           Corrupt: it is the keys that are damaged; or this is in a batch, which could not be committed any more.
         """
         rows: list[Any] = []
-        for key in self._select(*key_query(filter, limit, after, indexes=self._indexes)):
+        for key in self._select(*key_query(filter, limit, after, indexes=self._indexes, until=until)):
             try:
                 rows += [(*key, *row) for row in self._select(_SELECT, key)]
             except Corrupt:

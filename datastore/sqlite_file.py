@@ -122,10 +122,11 @@ def _decoded(text: bytes) -> str:
 def _unparsable(row: tuple[Any, ...]) -> tuple[Any, ...]:
     """The row, unless a name in it is damaged: with that for a body."""
     *others, body = row
-    return (*others, next((text for text in others if not _is_unicode(text)), body))
+    return (*others, next((text for text in others if not is_unicode(text)), body))
 
 
-def _is_unicode(value: object) -> bool:
+def is_unicode(value: object) -> bool:
+    """Whether a text is none that `fetch` could not decode."""
     try:
         str(value).encode()
     except UnicodeEncodeError:

@@ -294,7 +294,8 @@ SqliteDatastore(sys.argv[1], indexes=["state"]).create(sys.argv[3], "p", {})
     [
         ({"state": "ready"}, "by state", False),
         ({"state": "ready", "queue": "builds"}, "by state", False),
-        ({"state": AnyOf(("ready", "leased"))}, "by state", True),
+        ({"state": AnyOf(("ready", "leased"))}, "by state", False),
+        ({"state": AnyOf(tuple("abcdefghijklmnopq"))}, "by state", True),
         ({"lease.expires_ms": AtMost(10)}, "by lease.expires_ms", True),
         ({"state": "leased", "lease.expires_ms": AtMost(10)}, "by lease.expires_ms", True),
         ({"lease.expires_ms": 10, "state": AtMost(3)}, "by state", True),
