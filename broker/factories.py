@@ -223,7 +223,8 @@ def _with_leases_ended(context: Context, name: str, record: FactoryRecord, answe
     leaving: list[Slots] = []
     ending = structs.replace(context, leaving=leaving)
     try:
-        for job in leased_by(context.store, name):
+        held = leased_by(context.store, name) if context.held is None else context.held.by(name)
+        for job in held:
             if job.lease is not None and record.outlived(job.lease.incarnation, job.lease.granted_ms):
                 changes += coordinator.outlive(ending, job, name, record, now_ms=now_ms).changes
             if len(changes) >= ENDED_MAX:

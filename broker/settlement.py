@@ -16,6 +16,7 @@ from broker.documents import Job, Lease
 from broker.door import OPEN_DOOR, Door
 from broker.entropy import Entropy
 from broker.exclusion import Slots, give_back_together
+from broker.held_leases import HeldLeases
 from broker.known_jobs import KnownJobs
 from broker.lately import Lately
 from broker.limits import unit_wants
@@ -58,6 +59,8 @@ class Context(Value, frozen=True, gc=True):
     """When factories were last heard of, as far as Redis knows; only shown."""
     looks: Looks | None = None
     """What this batch has spent on those who only look; None: as much as they ask for."""
+    held: HeldLeases | None = None
+    """What those hold who register in this batch; None: looked for anew for each."""
     turns: SlotTurns | None = None
     """For slots, where claims of one batch run side by side; None: they come one after the other."""
     leaving: list[Slots] | None = None

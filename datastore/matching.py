@@ -73,6 +73,9 @@ def _holding(condition: Condition) -> Callable[[object], bool]:
             return lambda value: _is_number(value) and value <= limit
         case AtLeast(limit):
             return lambda value: _is_number(value) and value >= limit
+        case AnyOf(values) if all(isinstance(value, str) for value in values):
+            texts = frozenset(values)  # of a batch's requests, looked for among all leases
+            return lambda value: isinstance(value, str) and value in texts
         case AnyOf(values):
             return lambda value: any(_equal(value, wanted) for wanted in values)
         case str():

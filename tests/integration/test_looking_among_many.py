@@ -8,15 +8,18 @@ import pytest
 import redis
 
 from broker import batch
+from broker.answers import Word
 from broker.earlier_grants import EarlierGrants
+from broker.held_leases import HeldLeases
 from broker.messages import Request
 from broker.offered_jobs import SETS_MAX
 from broker.proposals import Remembered
-from broker.repository import INDEXES
+from broker.repository import INDEXES, leased_by
 from broker.settlement import Settlement
 from datastore import Datastore, Filter, Page
 from datastore.memory import MemoryDatastore
 from datastore.sqlite import SqliteDatastore
+from tests.caller import Caller
 from tests.in_process import InProcess
 from tests.integration.fat_jobs import ask
 from tests.integration.test_large_listings import all_pages
@@ -188,3 +191,55 @@ def test_a_resend_gets_its_own_job_among_more_leases_than_a_page_looks_at(
 
 def test_the_twin_that_looks_at_one_page_grants_it_another(broker: InProcess, small: CountsFinds) -> None:
     assert granted_twice(broker, NothingComesAfter(small)) == ["z-1", "z-2"]
+
+
+def send_and_serve(broker: InProcess, *requests: Request) -> None:
+    broker.caller.send(*requests)
+    broker.serve()
+
+
+def leased(broker: InProcess) -> list[dict[str, Any]]:
+    [page] = all_pages(broker, "list_jobs", state="leased")
+    return list(page["jobs"])
+
+
+def registering(broker: InProcess, count: int) -> list[Request]:
+    """So many starts of two factories, each of which ends the one before."""
+    callers = [
+        Caller(broker.redis, f"f{number % 2}", instance=f"i{number}", incarnation=f"start-{number}")
+        for number in range(count)
+    ]
+    return [caller.make("register_factory") for caller in callers]
+
+
+def test_what_those_hold_who_register_in_one_batch_is_looked_for_once(broker: InProcess, small: CountsFinds) -> None:
+    holder = Caller(broker.redis, "f1", incarnation="start")
+    send_and_serve(broker, holder.make("claim", job_id="a-29"))
+    assert [job["id"] for job in leased(broker)] == ["a-29"]
+    small.finds = 0
+    send_and_serve(broker, *registering(broker, 8))
+    assert small.finds == 1
+    assert leased(broker) == []
+
+
+def test_the_twin_that_looks_for_what_each_holds_searches_as_often(
+    broker: InProcess, small: CountsFinds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HeldLeases, "by", lambda self, factory_id: leased_by(self._store, factory_id))
+    small.finds = 0
+    send_and_serve(broker, *registering(broker, 8))
+    assert small.finds == 8
+
+
+def test_a_claim_of_the_last_start_in_the_same_batch_is_ended_by_the_next_one(broker: InProcess) -> None:
+    one, last, new = (Caller(broker.redis, name, incarnation=start) for name, start in ("as", "bt", "bu"))
+    registers = [caller.make("register_factory") for caller in (one, last, new)]
+    claim = last.make("claim", job_id="a-00")
+    broker.caller.send(*registers, claim)
+    hand = broker.take()
+    settled = broker.settle(hand.entries)
+    assert [result.request.op for _, result in settled] == ["claim", *["register_factory"] * 3]
+    answers = [result.answer for _, result in settled if result.answer is not None]
+    assert answers[0].word is Word.GRANTED
+    assert answers[-1].body["ended"] == ["a-00"]
+    broker.finish(settled)
