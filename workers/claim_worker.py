@@ -26,7 +26,7 @@ from workers.garbage import Garbage
 from workers.heartbeat import Heartbeat
 from workers.lean_redis import NO_MORE, leave
 from workers.logs import configure_logging
-from workers.runtime import SOCKET_TIMEOUT_S, Runtime, open_runtime, own_client, worker_name
+from workers.runtime import SOCKET_TIMEOUT_S, Runtime, StartError, open_runtime, own_client, worker_name
 from workers.shift import Shift
 from workers.waiters import Waiters
 
@@ -36,6 +36,8 @@ TICK_MS = 1_000
 """How often one of the workers looks after dead workers and ended waits."""
 OTHERS_TICK_MS = 3_000
 """How often the others see whether it still does: an idle fleet costs little else."""
+STEP = "stop the workers of the one that is not to be served here, then start this one again, or use another Redis"
+"""What to do where another store has come."""
 
 
 class ClaimWorker(SimpleWorker):
@@ -73,7 +75,7 @@ class ClaimWorker(SimpleWorker):
         """Serve until SIGTERM or SIGINT, or with `burst` until the queues are empty. Whether anything was settled.
 
         Raises:
-          StartError: the store or Redis can't keep the promises; only at the start.
+          StartError: the store or Redis can't keep the promises, or workers of another store serve here by now.
         """
         opened_here = self.runtime is None
         if self.runtime is None:  # started by `rq worker`, which knows nothing of stores
@@ -114,7 +116,8 @@ class ServeLoop:
         self._full = False
         """Whether Redis had no room for what failed last."""
         self._backoff = Backoff(runtime.context.entropy)
-        self._heartbeat = Heartbeat(runtime, lambda: self._shift.session)
+        self._displaced = False
+        self._heartbeat = Heartbeat(runtime, lambda: self._shift.session, displaced=self._give_way)
         self._garbage = Garbage()
         self._sweep = _own_sweep(runtime) if runtime.memory is not None else nullcontext()
 
@@ -124,7 +127,12 @@ class ServeLoop:
         self._stopping = True
 
     def run(self, *, burst: bool) -> bool:
-        """Serve; whether anything was settled."""
+        """Serve; whether anything was settled.
+
+        Raises:
+          StartError: workers of another store serve this Redis, or do so by now.
+        """
+        self._runtime.serve(session=self._shift.upcoming)
         log.info("worker_started", worker=self._name, queues=self._queues)
         retrying = Retrying(
             retry=retry_if_exception(lambda error: isinstance(error, Exception) and not isinstance(error, _Stopped)),
@@ -136,7 +144,15 @@ class ServeLoop:
             retrying(self._serve, burst)
         _quietly(lambda: left_behind.leave(self._redis, self._shift.session))
         log.info("worker_stopped", worker=self._name, settled=self._shift.settled)
+        if self._displaced:
+            raise StartError("another datastore is served on this Redis by now, so this worker serves no more; " + STEP)
         return self._shift.settled > 0
+
+    def _give_way(self) -> None:
+        """Serve no more: each of two stores would get requests for the other's jobs."""
+        if not self._displaced:
+            log.error("other_store_served", worker=self._name, next=STEP)
+        self._displaced = self._stopping = True
 
     def _serve(self, burst: bool) -> None:
         """Serve until told to stop. What an earlier failure left in hand comes first."""

@@ -19,9 +19,12 @@ log = structlog.get_logger(__name__)
 _BEAT = Script(
     """
 -- KEYS: 1 workers, 2 the store that is served.  ARGV: worker, its store's mark
+local served = redis.pcall('GET', KEYS[2])
+if type(served) == 'string' and served ~= ARGV[2] then return 0 end
 local t = redis.call('TIME')
 redis.call('ZADD', KEYS[1], t[1] * 1000 + math.floor(t[2] / 1000), ARGV[1])
-if ARGV[2] ~= '' then redis.call('SET', KEYS[2], ARGV[2], 'NX') end  -- lost with all of Redis
+if not served then redis.call('SET', KEYS[2], ARGV[2]) end  -- lost with all of Redis
+return 1
 """
 )
 
@@ -36,9 +39,14 @@ STUCK_MS = 120_000
 class Heartbeat(Beside):
     """A thread with a connection of its own."""
 
-    def __init__(self, runtime: Runtime, session: Callable[[], str]) -> None:
-        """`session`: the name under which the worker has its requests in hand, asked for before each beat."""
+    def __init__(self, runtime: Runtime, session: Callable[[], str], *, displaced: Callable[[], None]) -> None:
+        """`session`: the name under which the worker has its requests in hand, asked for before each beat.
+
+        `displaced`: called where another store is served by now. It came while this worker was not heard of, as after
+        Redis had lost everything.
+        """
         super().__init__("heartbeat")
+        self._displaced = displaced
         self._runtime = runtime
         self._session = session
         # A client of its own: the pool of the main loop's may be in trouble just when this matters.
@@ -56,8 +64,9 @@ class Heartbeat(Beside):
             if monotonic_ms() - self._progress_ms > STUCK_MS:
                 continue
             try:
-                _BEAT.run(redis, [WORKERS, SERVED], [self._session(), self._runtime.mark or ""])
-                if self._runtime.memory is not None:
+                if not _BEAT.run(redis, [WORKERS, SERVED], [self._session(), self._runtime.mark]):
+                    self._displaced()
+                elif self._runtime.memory is not None:
                     self._runtime.memory.keep(redis)
             except RedisError as error:
                 log.debug("heartbeat_missed", worker=self._session(), error=str(error))

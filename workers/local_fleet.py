@@ -17,7 +17,7 @@ from broker.settings import Settings
 from workers.embedded import valkey_child
 from workers.fleet import ChildSpec
 from workers.inflight import worker_of
-from workers.runtime import check_redis, connect_redis, open_door, open_store, refuse_other_store
+from workers.runtime import check_redis, connect_redis, open_door, open_store, own_memory, refuse_other_store
 from workers.server_files import ServerFiles
 from workers.state_dir import StateDir
 from workers.taking import WORKERS
@@ -86,7 +86,10 @@ def refuse_early(plan: FleetPlan) -> None:
     with closing(connect_redis(plan.settings)) as redis:
         if not plan.embedded:
             check_redis(redis)
-        if not plan.in_memory:
+        if plan.in_memory:
+            if not plan.embedded:
+                own_memory(redis).release()  # its worker takes it anew
+        else:
             with closing(open_store(plan.settings, plan.datastore_url)) as store:
                 open_door(plan.settings, store)
                 if not plan.embedded:

@@ -29,6 +29,7 @@ class MemoryOwner:
 
     connection: Redis
     mark: str
+    """Of this one process, and so of its store."""
 
     @classmethod
     def take(cls, connection: Redis) -> Self:
@@ -41,7 +42,7 @@ class MemoryOwner:
         mark = f"{socket.gethostname()} {own.pid} {own.started} {secrets.token_hex(8)}"
         if not connection.set(OWNER, mark, nx=True, px=OWNER_TTL_MS):
             owner = as_text(connection.get(OWNER) or "")
-            if not _is_gone(owner):
+            if not is_gone(owner):
                 raise MemoryTaken(
                     f"process {' '.join(owner.split()[:2])} already serves a memory:// store on this Redis, and memory "
                     "is not shared; stop it, or use sqlite:///path for several workers"
@@ -64,8 +65,9 @@ def in_forked_horse(connection: Redis, rq_worker: str) -> bool:
     return pid is not None and int(pid) != os.getpid()
 
 
-def _is_gone(owner: str) -> bool:
-    parts = owner.split()
-    if len(parts) != 4 or parts[0] != socket.gethostname():
+def is_gone(mark: str) -> bool:
+    """Whether this is the mark of a process on this host that has ended, and its memory with it."""
+    parts = mark.split()
+    if len(parts) != 4 or parts[0] != socket.gethostname() or not parts[1].isdecimal():
         return False
     return not ProcessIdentity(int(parts[1]), parts[2]).alive()

@@ -6,6 +6,7 @@ from broker.entropy import Entropy
 from broker.scripts import Script
 from broker.shared_document import change, read_known
 from datastore import Datastore, Unavailable
+from workers.memory_owner import is_gone
 from workers.taking import WORKERS
 
 SERVED = "broker:store"
@@ -22,36 +23,54 @@ class OtherStore(Exception):
 
 _TAKE = Script(
     """
--- KEYS: 1 the store that is served, 2 workers.  ARGV: this store, for how long a worker is heard of (ms)
+-- KEYS: 1 the store that is served, 2 workers.
+-- ARGV: this store, for how long a worker is heard of (ms), a store that is gone, a worker that begins, or none
 -- What is of another type nobody of ours has written: it keeps nobody from serving.
+local t = redis.call('TIME')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local other = redis.pcall('GET', KEYS[1])
-if other == ARGV[1] then return 1 end  -- nothing is written: a Redis that is full takes nothing
-if type(other) == 'string' then
-  local t = redis.call('TIME')
-  local now = t[1] * 1000 + math.floor(t[2] / 1000)
-  local heard = redis.pcall('ZCOUNT', KEYS[2], now - ARGV[2], now + ARGV[2])
-  if type(heard) == 'number' and heard > 0 then return 0 end
+if other ~= ARGV[1] then  -- else nothing is written: a Redis that is full takes nothing
+  if type(other) == 'string' and other ~= ARGV[3] then
+    local heard = redis.pcall('ZCOUNT', KEYS[2], now - ARGV[2], now + ARGV[2])
+    if type(heard) == 'number' and heard > 0 then return other end
+  end
+  redis.call('SET', KEYS[1], ARGV[1])
 end
-redis.call('SET', KEYS[1], ARGV[1])
-return 1
+-- Heard of in the same step: of two that begin at once the second sees the first. A full Redis hears of it later.
+if ARGV[4] ~= '' then redis.pcall('ZADD', KEYS[2], now, ARGV[4]) end
+return false
 """
 )
 
 
-def require_own_store(redis: Redis, store: Datastore, entropy: Entropy) -> str:
-    """Have this Redis serve the jobs of `store`, unless workers that live serve another's. Returns its mark.
+def serve_own(redis: Redis, mark: str, *, session: str = "") -> None:
+    """Have this Redis serve the jobs of the store with this mark, unless workers that live serve another's.
+
+    `session`: under which a worker of that store begins to serve. It is heard of from now on.
 
     Raises:
       OtherStore: they do. Nothing is changed.
-      ResponseError: this user may not ask.
-      DatastoreError: the store failed.
+      RedisError: this user may not ask, Redis has no memory left, or can't be reached.
     """
-    mark = _mark(store, entropy)
-    if not _TAKE.run(redis, [SERVED, WORKERS], [mark, HEARD_MS]):
+    other = _TAKE.run(redis, [SERVED, WORKERS], [mark, HEARD_MS, "", session])
+    if other is not None and is_gone(str(other, "utf-8", "replace")):  # with it all that served its jobs
+        other = _TAKE.run(redis, [SERVED, WORKERS], [mark, HEARD_MS, other, session])
+    if other is not None:
         raise OtherStore(
             "workers of another datastore serve this Redis, and each would take requests for the other's jobs; stop "
             f"them (one that was killed is forgotten after {HEARD_MS // 1_000} s), or use another Redis"
         )
+
+
+def require_own_store(redis: Redis, store: Datastore, entropy: Entropy) -> str:
+    """`serve_own` of a store that several processes may serve. Returns its mark, which it keeps.
+
+    Raises:
+      OtherStore, RedisError: as there.
+      DatastoreError: the store failed.
+    """
+    mark = _mark(store, entropy)
+    serve_own(redis, mark)
     return mark
 
 

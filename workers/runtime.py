@@ -29,7 +29,7 @@ from workers.fault_points import At, FaultsRefused, armed, nowhere
 from workers.lean_redis import LeanRedis
 from workers.logs import configure_logging
 from workers.memory_owner import MemoryOwner, MemoryTaken
-from workers.one_store import OtherStore, require_own_store
+from workers.one_store import OtherStore, require_own_store, serve_own
 from workers.state_dir import StateDir
 from workers.store_troubles import Troubles
 from workers.variables import misspelt
@@ -62,10 +62,22 @@ class Runtime:
     clock: RedisClock
     memory: MemoryOwner | None
     """Set where the store is this process's memory: proof that no other process serves jobs from its own."""
-    mark: str | None = None
-    """Of the store, where several processes may serve it: what keeps those of another store off this Redis."""
+    mark: str
+    """Of the store: what keeps those of another store off this Redis."""
     at: At = nowhere
     """Called at each fault point; does nothing unless a test has armed one."""
+
+    def serve(self, *, session: str = "") -> None:
+        """Refuse to serve beside workers of another store. `session`: of a worker that is heard of from now on.
+
+        Raises:
+          StartError: they serve here.
+          RedisError: Redis did not say.
+        """
+        try:
+            serve_own(self.connection, self.mark, session=session)
+        except OtherStore as error:
+            raise StartError(str(error)) from error
 
     def close(self) -> None:
         """Give back the store and the connection."""
@@ -88,15 +100,10 @@ def open_runtime(settings: Settings, *, connection: Redis | None = None) -> Runt
     redis = connection or connect_redis(settings, LeanRedis)
     check_redis(redis)
     url = datastore_url(settings)
-    memory = None
-    if url.startswith("memory:"):
-        try:
-            memory = MemoryOwner.take(redis)
-        except MemoryTaken as error:
-            raise StartError(str(error)) from error
+    memory = own_memory(redis) if url.startswith("memory:") else None
     store = open_store(settings, url)
     entropy = SystemEntropy()
-    mark = refuse_other_store(redis, store, entropy) if memory is None else None  # memory has one owner anyway
+    mark = refuse_other_store(redis, store, entropy) if memory is None else memory.mark
     context = Context(store, rules(settings), entropy, sleep_ms, door=open_door(settings, store))
     runtime = Runtime(settings, redis, store, context, RedisClock(redis), memory, mark)
     return runtime if settings.faults is None else _with_faults(runtime, settings.faults)
@@ -201,8 +208,27 @@ def _what_then(settings: Settings, *, create: bool) -> str:
     return f"correct --datastore or BROKER_DATASTORE_URL, or {otherwise}"
 
 
+def own_memory(redis: Redis) -> MemoryOwner:
+    """The right to serve jobs from this process's memory, where those of no other store are served.
+
+    Raises:
+      StartError: workers of another store serve there, or another process from its memory.
+      RedisError: Redis did not say.
+    """
+    try:
+        owner = MemoryOwner.take(redis)
+    except MemoryTaken as error:
+        raise StartError(str(error)) from error
+    try:
+        serve_own(redis, owner.mark)
+    except OtherStore as error:
+        owner.release()
+        raise StartError(str(error)) from error
+    return owner
+
+
 def refuse_other_store(redis: Redis, store: Datastore, entropy: Entropy) -> str:
-    """The mark of `store`, where the jobs that are served on this Redis are its own, or none are.
+    """The mark of `store`, which several processes may serve, where the jobs served on this Redis are its own, or none.
 
     Raises:
       StartError: workers of another datastore serve there.

@@ -91,6 +91,11 @@ class Shift:
         self._descent = Descent()
         """Jobs that have ended and whose children are still to be looked at."""
 
+    @property
+    def upcoming(self) -> str:
+        """The session that is next."""
+        return session_name(self._worker, self._sessions + 1)
+
     def leftovers(self) -> Hand:
         """Begin a session: what was in hand when Redis went away, or was full."""
         self._asked = None
@@ -98,8 +103,8 @@ class Shift:
             self._end()
         # The last one may have begun, too, though nobody heard of it. What began in between is taken over, if anything.
         before = list(dict.fromkeys((self._collected, self.session)))
+        self.session = self.upcoming
         self._sessions += 1
-        self.session = session_name(self._worker, self._sessions)
         self._taker = Taker(self._redis, self.session, self._queues, steady_ms=self._steady_ms)
         hand = left_behind.own_leftovers(self._redis, self.session, before=before, steady_ms=self._steady_ms)
         self._collected = self.session

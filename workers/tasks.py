@@ -29,6 +29,7 @@ def settle(envelope: dict[str, Any] | str) -> str:
     name = (rq_job.worker_name if rq_job is not None else None) or "stock"
     runtime, worker = _runtime(os.getpid(), name)
     text = json.dumps(envelope).encode()
+    runtime.serve()  # rq's own workers are heard of by rq alone: another store may have come meanwhile
     if runtime.memory is not None:
         runtime.memory.keep(runtime.connection)
     entry = Entry(wire="intake", key=text, data=text)

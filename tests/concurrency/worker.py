@@ -17,7 +17,7 @@ def serve(redis_url: str, opener: str, path: str) -> None:
     connection = Redis.from_url(redis_url)
     store = open_store(opener, path)
     settings = load(redis_url=redis_url, batch_max=4)
-    runtime = Runtime(settings, connection, store, context(store), RedisClock(connection), None)
+    runtime = Runtime(settings, connection, store, context(store), RedisClock(connection), None, mark=path)
     ClaimWorker.for_runtime(runtime, name=worker_name()).work()
     runtime.close()
 

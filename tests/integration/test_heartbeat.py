@@ -19,6 +19,10 @@ from workers.taking import WORKERS
 pytestmark = pytest.mark.redis
 
 
+def _never() -> None:
+    raise AssertionError("no other store is served")
+
+
 class Stumbling(MemoryOwner):
     """The owner of a memory, which by a mistake of ours can't be said once."""
 
@@ -38,7 +42,7 @@ def test_a_beat_that_fails_is_followed_by_others(
     runtime = open_runtime(load(redis_url=redis_url, datastore_url=f"sqlite:///{tmp_path}/jobs.db"))
     owner = Stumbling(runtime.connection, "mark")
     beating = dataclasses.replace(runtime, memory=owner)
-    with heartbeat.Heartbeat(beating, lambda: "w1"):
+    with heartbeat.Heartbeat(beating, lambda: "w1", displaced=_never):
         wait_for(lambda: len(owner.beats) > 1, "it beats on")
         assert runtime.connection.zscore(WORKERS, "w1") is not None
     owner.release()
@@ -60,7 +64,7 @@ def test_two_beats_may_be_lost_before_a_worker_is_taken_for_dead(
 
     settings = load(redis_url=redis_url, datastore_url=f"sqlite:///{tmp_path}/jobs.db", takeover_ms=takeover_ms)
     runtime = open_runtime(settings)
-    beating = heartbeat.Heartbeat(runtime, lambda: "w1")
+    beating = heartbeat.Heartbeat(runtime, lambda: "w1", displaced=_never)
     beating._stop = Counted()
     with beating:
         wait_for(lambda: len(waited_s) == 3, "it waits before each beat")
@@ -74,7 +78,7 @@ def test_each_beat_is_of_the_session_that_the_worker_is_in(
     monkeypatch.setattr(heartbeat, "BEAT_S", 0.01)
     runtime = open_runtime(load(redis_url=redis_url, datastore_url=f"sqlite:///{tmp_path}/jobs.db"))
     sessions = chain(["w1~1"], repeat("w1~2"))
-    with heartbeat.Heartbeat(runtime, lambda: next(sessions)):
+    with heartbeat.Heartbeat(runtime, lambda: next(sessions), displaced=_never):
         wait_for(lambda: runtime.connection.zcard(WORKERS) == 2, "it beats for both")
     assert runtime.connection.zrange(WORKERS, 0, -1) == [b"w1~1", b"w1~2"]
     runtime.close()

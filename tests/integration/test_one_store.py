@@ -1,12 +1,15 @@
 """One Redis serves the jobs of one datastore."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from itertools import combinations
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 import redis
 
+from broker.clock import RedisClock
 from broker.entropy import SystemEntropy
 from broker.settings import load
 from datastore import connect
@@ -14,11 +17,122 @@ from tests.commands import Commands
 from tests.fleet import Fleet
 from tests.home import Home
 from tests.processes import end, wait_for
-from workers.one_store import MARK_ID, SERVED, OtherStore, require_own_store
+from workers.one_store import MARK_ID, SERVED, OtherStore, require_own_store, serve_own
 from workers.runtime import StartError, open_runtime
 from workers.taking import WORKERS
 
 pytestmark = pytest.mark.redis
+
+IN_MEMORY = ("--datastore", "memory://")
+
+
+@pytest.mark.parametrize("command", [("worker", *IN_MEMORY), ("worker", "--burst", *IN_MEMORY), ("up", *IN_MEMORY)])
+def test_nobody_serves_from_memory_beside_workers_of_a_store(
+    fleet: Fleet, commands: Commands, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    fleet.start_worker()
+    env = {"BROKER_REDIS_URL": fleet.redis_url, "BROKER_STATE_DIR": str(tmp_path / "second")}
+    home = Home(tmp_path, env, run=commands.run)
+    for _ in range(2):  # the second time as the first left it
+        status, _, err = home.run(*command)
+        assert status == 1
+        assert "workers of another datastore serve this Redis" in err
+    for number in range(4):
+        assert home.json("submit", "-", "--id", f"j{number}", input="{}")[0] == 0
+    fleet.start_worker()
+    assert len(home.lines("jobs")) == 4, "each request is settled on the one store"
+
+
+@pytest.mark.parametrize("command", [("worker", "--burst"), ("sweep", "--once"), ("up", "--detach")])
+def test_nobody_serves_a_store_beside_a_worker_that_serves_from_memory(
+    fleet: Fleet, commands: Commands, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    fleet.datastore_url = "memory://"
+    fleet.start_worker()
+    env = {"BROKER_REDIS_URL": fleet.redis_url, "BROKER_STATE_DIR": str(tmp_path / "second")}
+    home = Home(tmp_path, env, run=commands.run)
+    status, _, err = home.run(*command)
+    assert status == 1
+    assert "workers of another datastore serve this Redis" in err
+    for number in range(4):
+        assert home.json("submit", "-", "--id", f"j{number}", input="{}")[0] == 0
+    assert len(home.lines("jobs")) == 4, "each request is settled on the one store"
+
+
+@pytest.mark.parametrize("url", ["memory://", "sqlite:///{}/other.db"])
+def test_after_a_memory_that_was_killed_any_store_is_served_at_once(fleet: Fleet, tmp_path: Path, url: str) -> None:
+    fleet.datastore_url = "memory://"
+    worker = fleet.start_worker()
+    worker.kill()
+    worker.wait()
+    assert fleet.redis.zcard(WORKERS) == 1, "it was heard of just now"
+    fleet.datastore_url = url.format(tmp_path)
+    fleet.start_worker()
+
+
+def test_after_a_memory_whose_worker_has_ended_any_store_is_served(fleet: Fleet) -> None:
+    sqlite, fleet.datastore_url = fleet.datastore_url, "memory://"
+    for url in (sqlite, "memory://"):
+        worker = fleet.start_worker()
+        worker.terminate()
+        assert worker.wait(timeout=20) == 0
+        fleet.datastore_url = url
+    fleet.start_worker()
+
+
+@pytest.mark.parametrize("first", ["memory", "sqlite"])
+def test_a_worker_ends_where_another_store_has_come_while_redis_knew_nothing(fleet: Fleet, first: str) -> None:
+    if first == "memory":
+        fleet.datastore_url = "memory://"
+    worker = fleet.start_worker()
+    fleet.redis.flushall()
+    serve_own(fleet.redis, "another", session="theirs")  # before its next beat
+    out, _ = worker.communicate(timeout=30)
+    assert worker.returncode == 1
+    assert "another datastore is served on this Redis by now" in out
+    assert fleet.redis.get(SERVED) == b"another"
+
+
+Step: TypeAlias = Callable[[redis.Redis, str], object]
+
+
+def _opens(connection: redis.Redis, mark: str) -> None:
+    serve_own(connection, mark)
+
+
+def _begins(connection: redis.Redis, mark: str) -> None:
+    serve_own(connection, mark, session=f"worker of {mark}")
+
+
+def _is_heard_of(connection: redis.Redis, mark: str) -> None:
+    connection.zadd(WORKERS, {f"worker of {mark}": RedisClock(connection).now_ms()})
+
+
+def most_at_once(connection: redis.Redis, steps: Sequence[Step]) -> int:
+    """Stores that are served, of two whose workers go through these steps, at the worst of all orders."""
+    worst = 0
+    for turns in combinations(range(2 * len(steps)), len(steps)):
+        connection.flushall()
+        left = {"one": list(steps), "two": list(steps)}
+        for turn in range(2 * len(steps)):
+            mark = "one" if turn in turns else "two"
+            try:
+                if mark in left:
+                    left[mark].pop(0)(connection, mark)
+            except OtherStore:
+                del left[mark]
+        assert left, "one of them is served"
+        worst = max(worst, len(left))
+    return worst
+
+
+def test_of_two_stores_that_come_at_once_one_is_served(redis_client: redis.Redis) -> None:
+    assert most_at_once(redis_client, [_opens, _begins]) == 1
+
+
+def test_workers_that_are_heard_of_after_they_looked_would_serve_two(redis_client: redis.Redis) -> None:
+    """The broken twin."""
+    assert most_at_once(redis_client, [_opens, _opens, _is_heard_of]) == 2
 
 
 @pytest.mark.parametrize("command", [("worker",), ("sweep", "--once"), ("up", "--detach")])

@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from rq.serializers import JSONSerializer
 
 from broker.messages import Request
 from broker.queues import QUEUES, SETTLE
+from datastore import Ok, connect
 from tests.caller import Caller
 from tests.commands import Commands
 from tests.fleet import Fleet
@@ -24,6 +25,7 @@ from tests.home import Home
 from tests.processes import wait_for
 from tests.signed_fleet import Signed
 from workers.fleet_status import look
+from workers.one_store import serve_own
 from workers.runtime import own_client
 
 
@@ -213,6 +215,19 @@ def test_a_second_process_on_memory_is_refused_and_may_come_when_the_first_has_g
     first.wait()
     fleet.redis.delete("broker:workers")
     fleet.start_worker()
+
+
+def test_a_stock_worker_refuses_what_it_gets_once_another_store_is_served(fleet: Fleet) -> None:
+    """It is heard of by rq alone, so it keeps no other store off."""
+    rq_worker(fleet, "jobs", options=("-w", "rq.SimpleWorker"))
+    caller = Caller(fleet.redis)
+    assert caller.ask("submit", job_id="first")["answer"] == "ok"
+    serve_own(fleet.redis, "another", session="theirs")
+    queue = Queue("jobs", connection=fleet.redis, serializer=JSONSerializer)
+    rq_job = queue.enqueue(SETTLE, plain(caller.make("submit", job_id="second")))
+    wait_for(lambda: rq_job.get_status() is JobStatus.FAILED, "it is refused")
+    with closing(connect(fleet.datastore_url)) as store:
+        assert [isinstance(store.read(name, name), Ok) for name in ("first", "second")] == [True, False]
 
 
 def _finished(rq_job: RqJob) -> object:
