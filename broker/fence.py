@@ -36,6 +36,10 @@ class Replayed(Value, frozen=True):
     """The caller's request has been carried out already."""
 
 
+class UsedToClaim(Value, frozen=True):
+    """The caller holds the lease, and has claimed it under this very request id."""
+
+
 class FenceLost(Value, frozen=True):
     """The caller holds nothing. Its request must not change the job."""
 
@@ -46,7 +50,7 @@ class Impossible(Value, frozen=True):
     """An epoch this job has not reached: a forgery, or a store that lost writes. An alarm, not a conflict."""
 
 
-FenceResult: TypeAlias = FenceOk | Replayed | FenceLost | Impossible
+FenceResult: TypeAlias = FenceOk | Replayed | UsedToClaim | FenceLost | Impossible
 
 _ENDED = {
     Outcome.EXPIRED: Loss.RECLAIMED,
@@ -75,7 +79,7 @@ def check(job: Job, fence: Fence) -> FenceResult:
     if not (same_token and job.lease.factory_id == fence.factory_id):
         # Only one token was ever given out for this epoch (I1), so the caller has never held it.
         return FenceLost(Loss.SUPERSEDED)
-    return FenceOk()
+    return FenceOk() if job.lease.request_id != fence.request_id else UsedToClaim()
 
 
 def _how_it_ended(job: Job) -> Loss:

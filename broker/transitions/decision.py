@@ -8,8 +8,8 @@ from msgspec import structs
 
 from broker.answers import Answer, Reason, Word, used_for
 from broker.clock import SET_BACK_MS
-from broker.documents import RECENT_REQUESTS_MAX, WAITING, Job, Lease, Outcome, Recent, RunEnd, State
-from broker.fence import Fence, FenceLost, FenceOk, Impossible, Loss, Replayed, check
+from broker.documents import CLAIM, RECENT_REQUESTS_MAX, WAITING, Job, Lease, Outcome, Recent, RunEnd, State
+from broker.fence import Fence, FenceLost, FenceOk, Impossible, Loss, Replayed, UsedToClaim, check
 from datastore.value import Value
 
 BACKOFF_DOUBLINGS_MAX = 16
@@ -139,12 +139,26 @@ def at_the_fence(job: Job, fence: Fence, now_ms: int, op: str) -> Decision | Lea
             return job.lease
         case Replayed():
             return replay(job, fence.request_id, by=fence.factory_id, op=op)
+        case UsedToClaim():
+            return _used(job, CLAIM)
         case FenceLost(Loss.TERMINAL):
             return Refuse(Answer(Word.ALREADY_TERMINAL, body={"job_id": job.id, "outcome": job.state.value}))
         case FenceLost(loss):
             return Refuse(Answer(Word.LEASE_LOST, Reason(loss.value), held_by(job, now_ms)))
         case Impossible():
             return Refuse(Answer(Word.INVALID, Reason.EPOCH_FROM_THE_FUTURE, held_by(job, now_ms)))
+
+
+def known(job: Job, request_id: str, *, by: str, op: str) -> Decision | None:
+    """What an operator, `by`, is told whose request id did something here before; None where it did not.
+
+    A claim counts as long as its lease stands.
+    """
+    if job.recent(request_id, by):
+        return replay(job, request_id, by=by, op=op)
+    lease = job.lease
+    claimed = lease is not None and (lease.request_id, lease.factory_id) == (request_id, by)
+    return _used(job, CLAIM) if claimed else None
 
 
 def replay(job: Job, request_id: str, *, by: str, op: str) -> Decision:
@@ -155,7 +169,11 @@ def replay(job: Job, request_id: str, *, by: str, op: str) -> Decision:
     entry = job.recent(request_id, by)
     assert entry is not None, "only a remembered request is a replay"
     if entry.op != op:
-        answer = used_for(entry.op)
-        return Refuse(structs.replace(answer, body={"job_id": job.id, **answer.body}))
+        return _used(job, entry.op)
     body = {"job_id": job.id, "op": entry.op, "epoch": entry.epoch, "state": entry.state.value}
     return Replay(Answer(Word.REPLAYED, body=body))
+
+
+def _used(job: Job, op: str) -> Decision:
+    answer = used_for(op)
+    return Refuse(structs.replace(answer, body={"job_id": job.id, **answer.body}))

@@ -15,8 +15,8 @@ from broker.transitions.decision import (
     counted,
     end_lease,
     held_by,
+    known,
     remember,
-    replay,
     stamp_ms,
     superseded,
     without_lease,
@@ -25,8 +25,8 @@ from broker.transitions.decision import (
 
 def cancel(job: Job, *, request_id: str, by: str, now_ms: int, rules: Rules, reason: str | None) -> Decision:
     """Cancel a waiting job; ask the holder of a running one to stop, and enforce it after the grace."""
-    if job.recent(request_id, by):
-        return replay(job, request_id, by=by, op="cancel")
+    if (earlier := known(job, request_id, by=by, op="cancel")) is not None:
+        return earlier
     if job.state in WAITING:
         return _write(job, request_id, "cancel", State.CANCELLED, {"why": reason}, now_ms, by=by)
     if job.state is State.LEASED:
@@ -64,8 +64,8 @@ def redrive(job: Job, *, request_id: str, by: str, now_ms: int) -> Decision:
 
     Also one that was superseded: whoever asks for it wants both.
     """
-    if job.recent(request_id, by):
-        return replay(job, request_id, by=by, op="redrive")
+    if (earlier := known(job, request_id, by=by, op="redrive")) is not None:
+        return earlier
     if job.state not in (State.FAILED, State.CANCELLED):
         return Refuse(Answer(Word.CONFLICT, Reason.NOT_REDRIVABLE, held_by(job, now_ms)))
     changes = {
@@ -81,8 +81,8 @@ def redrive(job: Job, *, request_id: str, by: str, now_ms: int) -> Decision:
 
 def revoke(job: Job, *, request_id: str, by: str, now_ms: int, reason: str | None, and_hold: bool = False) -> Decision:
     """Take the lease away from its holder; with `and_hold` nobody gets the job until it is lifted."""
-    if job.recent(request_id, by):
-        return replay(job, request_id, by=by, op="revoke")
+    if (earlier := known(job, request_id, by=by, op="revoke")) is not None:
+        return earlier
     if job.lease is None:
         return Refuse(Answer(Word.CONFLICT, Reason.NOT_LEASED, held_by(job, now_ms)))
     changes = {**end_lease(job.lease, now_ms=now_ms, outcome=Outcome.REVOKED, error=reason), **counted(job, "releases")}
@@ -94,8 +94,8 @@ def revoke(job: Job, *, request_id: str, by: str, now_ms: int, reason: str | Non
 
 def hold(job: Job, *, request_id: str, by: str, now_ms: int, reason: str | None) -> Decision:
     """Keep a job from being granted; a lease that stands is not touched."""
-    if job.recent(request_id, by):
-        return replay(job, request_id, by=by, op="hold")
+    if (earlier := known(job, request_id, by=by, op="hold")) is not None:
+        return earlier
     return _write(job, request_id, "hold", job.state, {"hold": _held(job, reason, now_ms)}, now_ms, by=by)
 
 
@@ -108,8 +108,8 @@ def _held(job: Job, reason: str | None, now_ms: int) -> Hold:
 
 def lift(job: Job, *, request_id: str, by: str, now_ms: int) -> Decision:
     """End an operator's hold."""
-    if job.recent(request_id, by):
-        return replay(job, request_id, by=by, op="lift")
+    if (earlier := known(job, request_id, by=by, op="lift")) is not None:
+        return earlier
     return _write(job, request_id, "lift", job.state, {"hold": None}, now_ms, by=by)
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from broker.fence import FenceLost, FenceOk, Impossible, Loss, Replayed, check
+from broker.fence import FenceLost, FenceOk, Impossible, Loss, Replayed, UsedToClaim, check
 from tests.unit.jobs import EPOCH, NOW, job, lease
 from tests.unit.jobs import fence as by
 from tests.unit.transition_table import ENDED
@@ -71,6 +71,11 @@ def test_a_request_that_was_carried_out_is_a_replay_whatever_came_after_it() -> 
         now = job(state, epoch=EPOCH + 1, recent_requests=done, **_lease_at(state, EPOCH + 1))
         assert check(now, by()) == Replayed()
         assert check(now, by("request-2")) == FenceLost(Loss.SUPERSEDED)
+
+
+def test_the_request_that_claimed_the_lease_asks_for_nothing_else() -> None:
+    assert check(job("leased"), by("claim-1")) == UsedToClaim()
+    assert check(job("leased"), by("claim-1", token="f" * 32)) == FenceLost(Loss.SUPERSEDED)
 
 
 def test_a_remembered_claim_is_no_replay_of_what_a_holder_asks() -> None:
