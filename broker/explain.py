@@ -7,7 +7,7 @@ from typing import Any
 
 from broker import registration, repository
 from broker.answers import Answer, Reason, Word
-from broker.controls import UNREGISTERED, FactoryRecord
+from broker.controls import UNREGISTERED, Drain, FactoryRecord
 from broker.demand import Asker
 from broker.documents import Job, State
 from broker.matching import unmet
@@ -117,7 +117,7 @@ def _draining(asking: Asking, now_ms: int) -> list[Obstacle]:
     if asking.record.has_replaced(asking.start):
         now = {"incarnation": asking.record.incarnation, "since_ms": asking.record.since_ms}
         return [Obstacle(Reason.RESTARTED, {"factory_id": asking.factory_id, "start": asking.start, **now})]
-    drain = asking.record.draining(asking.record.incarnation or "", now_ms)
+    drain = asking.record.draining(asking.start, now_ms)
     if drain is None:
         return []
     detail = {
@@ -133,7 +133,8 @@ def _with_heir(context: Context, met: Obstacle, now_ms: int) -> Obstacle:
     """Of a job that was handed over: whether the factory it is kept for works at all."""
     if met.reason is not Reason.RESERVED:
         return met
-    return Obstacle(met.reason, {**met.detail, "draining": _drains(context, met.detail["factory"], now_ms)})
+    drain = _drain(context, met.detail["factory"], now_ms)
+    return Obstacle(met.reason, {**met.detail, "draining": drain is not None and drain.incarnation is None})
 
 
 def _interest(context: Context, job: Job, now_ms: int) -> tuple[dict[str, Any], list[Obstacle]]:
@@ -142,28 +143,33 @@ def _interest(context: Context, job: Job, now_ms: int) -> tuple[dict[str, Any], 
         return {}, []
     askers = context.demand.askers(queue=job.queue)
     able = [asker for asker in askers if not unmet(asker.offers, job.requires)]
-    draining = [asker.factory_id for asker in able[:DRAINING_LOOK_MAX] if _drains(context, asker.factory_id, now_ms)]
-    fitting = [asker for asker in able if asker.factory_id not in draining]
+    known = {asker.factory_id: _drain(context, asker.factory_id, now_ms) for asker in able[:DRAINING_LOOK_MAX]}
+    draining = [name for name, drain in known.items() if drain is not None and drain.incarnation is None]
+    stopped = [name for name, drain in known.items() if drain is not None and drain.incarnation is not None]
+    fitting = [asker for asker in able if known.get(asker.factory_id) is None]
     parked = context.demand.parked(job)
     interest: dict[str, Any] = {
         "asked": len(askers),
         "parked": parked,
         "fitting": [{"factory": asker.factory_id, "asked_ms": asker.asked_ms} for asker in fitting[:FITTING_MAX]],
         "draining": draining[:FITTING_MAX],
+        "stopped": stopped[:FITTING_MAX],
         "last_asked_ms": max((asker.asked_ms for asker in askers), default=None),
         **({"more": True} if context.demand.more else {}),
     }
     if fitting or parked or not job.requires:
         return interest, []
-    if draining:
+    if able:
         detail: dict[str, Any] = {"missing": list(job.requires), "starving": True, "asked": len(askers)}
-        return interest, [Obstacle(Reason.REQUIREMENTS, detail | {"draining": draining[:FITTING_MAX]})]
+        none_works = {"draining": draining[:FITTING_MAX], "stopped": stopped[:FITTING_MAX]}
+        return interest, [Obstacle(Reason.REQUIREMENTS, detail | none_works)]
     return interest, [_nobody_offers(job, askers)]
 
 
-def _drains(context: Context, factory_id: str, now_ms: int) -> bool:
+def _drain(context: Context, factory_id: str, now_ms: int) -> Drain | None:
+    """What keeps this factory from work: all of it, or the start that registered last, which was told to stop."""
     record = registration.known(context.heeded(), factory_id)  # of one that can't be read nothing is known
-    return record.draining(record.incarnation or "", now_ms) is not None
+    return record.draining(record.incarnation or "", now_ms)
 
 
 def _nobody_offers(job: Job, askers: Sequence[Asker]) -> Obstacle:

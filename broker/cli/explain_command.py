@@ -82,6 +82,9 @@ def _interest(body: Mapping[str, Any], now_ms: int) -> Iterable[str]:
     elif interest.get("draining"):
         yield f"  - {', '.join(interest['draining'])} would fit, and drains; nobody else asks"
         yield f"      next: let it work again: broker factory resume {interest['draining'][0]}"
+    elif stopped := interest.get("stopped"):
+        yield f"  - {', '.join(stopped)} would fit, and was told to stop; nobody else asks"
+        yield f"      next: start it anew: broker agent --factory {stopped[0]} -- CMD"
     elif interest.get("asked"):
         yield f"  - {interest['asked']} factories asked for work of queue {body['queue']} lately; none of them fits"
     else:

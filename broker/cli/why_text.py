@@ -90,6 +90,12 @@ def _requirements(it: Obstacle, _job_id: str, _now_ms: int) -> Words:
     if draining := it.get("draining"):
         step = f"let it work again: broker factory resume {draining[0]}"
         return f"starving: requires {missing}, which only factories that drain offer: {', '.join(draining)}", step
+    if stopped := it.get("stopped"):
+        step = f"start it anew: broker agent --factory {stopped[0]} -- CMD"
+        return (
+            f"starving: requires {missing}, which only factories offer that were told to stop: {', '.join(stopped)}",
+            step,
+        )
     if not it["asked"]:
         return f"starving: requires {missing}, and nobody asks for work of its queue", "start a factory that offers it"
     told = f"none of the {it['asked']} factories that ask offers it; {it['closest']} comes closest"

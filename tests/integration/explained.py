@@ -96,6 +96,13 @@ def _unfindable(broker: InProcess) -> None:
 
 _PAUSE = _ask("pause_queue", queue="default", reason="deploy")
 _DRAIN = _say(factory_doc_id("factory"), drain={"reason": "upgrade", "since_ms": 5})
+_STOPPED = _say(
+    factory_doc_id("factory"),
+    incarnation="boot-1",
+    since_ms=5,
+    drain={"reason": "stopped by SIGTERM", "since_ms": 6, "incarnation": "boot-1"},
+)
+"""As `broker agent` leaves it that was told to stop."""
 _CLAIM = _ask("claim", job_id="job")
 _HOLD = _then(_submit(), _CLAIM, _ask("revoke", job_id="job", hold=True, reason="bad disk"))
 _OTHER = _ask("submit", job_id="other", locks=["repo:web"])
@@ -324,5 +331,24 @@ CASES = (
         "factory factory drains since",
         ask={"job_id": "job", "factory": "factory"},
         refused=False,  # the answer is `draining`
+    ),
+    Case(
+        "another start of a factory whose last one was told to stop",
+        _then(_submit(), _STOPPED),
+        says="nothing stands in its way",
+        ask={"job_id": "job", "factory": "factory"},
+    ),
+    Case(
+        "who would fit was told to stop",
+        _then(_ask("claim", offers=["os=mac"]), _submit(), _STOPPED),
+        says="factory would fit, and was told to stop; nobody else asks\n      next: start it anew",
+    ),
+    Case(
+        "only who was told to stop offers what it requires",
+        _then(_ask("claim", offers=["os=mac"]), _submit(requires=["os=mac"]), _STOPPED),
+        ("requirements",),
+        {"missing": ["os=mac"], "starving": True, "draining": [], "stopped": ["factory"]},
+        "which only factories offer that were told to stop: factory\n      next: start it anew: broker agent",
+        refused=False,  # a claim that offers it is granted
     ),
 )
