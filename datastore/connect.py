@@ -52,6 +52,16 @@ def connect(
     raise ValueError(f"unknown datastore scheme {scheme!r}: use memory://, sqlite:///path or cosmos://…")
 
 
+def file_of(url: str) -> str | None:
+    """The file of a SQLite store; None of any other.
+
+    Raises:
+      ValueError: the URL does not fit.
+    """
+    scheme, separator, rest = url.partition("://")
+    return _sqlite_path(rest) if separator and scheme == "sqlite" else None
+
+
 def _sqlite_path(rest: str) -> str:
     path = unquote(rest[1:])
     if not rest.startswith("/") or not path or "\0" in path:

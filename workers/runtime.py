@@ -41,6 +41,8 @@ SIGNING_FILE = "signing.secret"
 SOCKET_TIMEOUT_S = 10
 """Above every blocking call a worker makes, so that only a dead server runs into it."""
 REDIS_VERSION_MIN = (6, 2)
+LOST_STEP = "stop the fleet that runs on it with `broker down`, put a backup there or begin anew, and `broker up`"
+"""What to do where the file of a fleet that runs is gone."""
 
 
 class StartError(Exception):
@@ -203,6 +205,8 @@ def open_store(settings: Settings, url: str, *, create: bool = True) -> Datastor
 def _what_then(settings: Settings, *, create: bool) -> str:
     """What to do where the datastore, or the folder for it, is missing."""
     if settings.datastore_url is None:
+        if StateDir.found(settings.state_dir).running() is not None:
+            return LOST_STEP
         return "name the folder of a fleet with --state-dir, or start one with `broker up`"
     otherwise = "make the folder first" if create else "let `broker up` or `broker worker` make it in a folder of yours"
     return f"correct --datastore or BROKER_DATASTORE_URL, or {otherwise}"

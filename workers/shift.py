@@ -27,6 +27,7 @@ from workers.fault_points import At, nowhere
 from workers.finishing import finish, post_end
 from workers.inflight import ASKED, session_name
 from workers.lean_redis import flush
+from workers.store_watch import StoreWatch
 from workers.taking import Hand, Taker
 
 log = structlog.get_logger(__name__)
@@ -88,6 +89,7 @@ class Shift:
         """A batch that Redis was asked for, and that may be in flight already."""
         self._ending: Callable[[], None] | None = None
         """The end of a batch, which is on its way."""
+        self._store_watch = StoreWatch(context.store, worker, steady_ms=steady_ms)
         self._descent = Descent()
         """Jobs that have ended and whose children are still to be looked at."""
 
@@ -190,6 +192,7 @@ class Shift:
         batch, refused = admitted(self._context, self._redis, hand.entries, now_ms=hand.clock.now_ms())
         taken = [request for _, request in batch]
         results = self._settled(taken, hand)
+        self._store_watch.after(results)
         self._at("settled")
         settled = list(zip([entry for entry, _ in batch], results, strict=True))
         self._end()  # of the batch before this one: Redis had the time of this one's settlement for it

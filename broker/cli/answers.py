@@ -64,6 +64,7 @@ _OF_A_READ: Mapping[Word, str] = {
     Word.OUTCOME_UNKNOWN: "see `broker status`, and repeat it",
 }
 """Instead of `_NEXT` where nothing was to be done: such a command has no request id to choose."""
+_STORE_FAILS = "; if the datastore goes on failing, see the workers' logs, or run `broker doctor` where they run"
 _SCHEDULE_EXISTS = "choose another name, or change that schedule with --replace"
 
 
@@ -163,4 +164,6 @@ def next_step(reply: "Reply", request_id: str, *, reads: bool = False) -> str:
     )
     if reply.retry_after_ms:
         step += f" (not before {span(reply.retry_after_ms)} from now)"
+    if reply.answer is Word.THROTTLED and reply.reason is Reason.STORE:
+        step += _STORE_FAILS
     return f"{step}; the request id was {request_id}" if "--request-id" in step else step

@@ -7,6 +7,7 @@ import typer
 from broker.cli import options
 
 if TYPE_CHECKING:
+    from broker.cli.errors import CommandError
     from broker.settings import Settings
     from workers.children import ChildStatus
     from workers.fleet_status import Serving
@@ -67,6 +68,8 @@ def _found(settings: "Settings") -> dict[str, Any]:
     if serving is not None and (unserved := serving.unserved(within_ms=settings.takeover_ms)):
         what = "" if len(unserved) == len(QUEUES) else f" the queue{'s' * (len(unserved) > 1)} {', '.join(unserved)}"
         problem = CommandError(f"no worker serves{what}", START)
+    if problem is None and endpoint is not None:
+        problem = _lost_store(endpoint.datastore_url)
     return {
         "up": problem is None,
         "problem": None if problem is None else str(problem),
@@ -85,6 +88,20 @@ def _found(settings: "Settings") -> dict[str, Any]:
         "parked": serving.parked if serving is not None else None,
         "dead_letters": serving.dead_letters if serving is not None else None,
     }
+
+
+def _lost_store(url: str) -> "CommandError | None":
+    """That the file of this store is gone, where it is one on this machine: its workers live, and serve nothing."""
+    from pathlib import Path
+
+    from broker.cli.errors import CommandError
+    from datastore.connect import file_of
+    from workers.runtime import LOST_STEP
+
+    path = file_of(url)
+    if path is None or Path(path).exists():
+        return None
+    return CommandError(f"the datastore is gone: there is no file {path}", LOST_STEP)
 
 
 def _process(child: "ChildStatus") -> dict[str, Any]:

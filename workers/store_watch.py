@@ -1,0 +1,67 @@
+"""Says in a worker's log that its datastore fails, and why: those who ask are only told to come again."""
+
+from collections.abc import Iterable
+
+import structlog
+
+from broker.answers import Answer, Reason
+from broker.batch import Settled
+from broker.clock import Steady
+from broker.messages import RenewMany
+from datastore import Datastore, DatastoreError
+from workers.one_store import MARK_ID
+
+log = structlog.get_logger(__name__)
+
+AGAIN_MS = 60_000
+"""It is said so often while it lasts, and where it comes and goes."""
+STEP = "see to the datastore: until it answers, whoever asks is told to come again; `broker doctor` looks closer"
+
+
+class StoreWatch:
+    """Looks at what became of each batch. Of a store that serves it asks nothing."""
+
+    def __init__(self, store: Datastore, worker: str, *, steady_ms: Steady) -> None:
+        self._store = store
+        self._worker = worker
+        self._steady_ms = steady_ms
+        self._said_ms: int | None = None
+        self._fails = False
+        """Whether it was said, and nothing else since."""
+
+    def after(self, batch: Iterable[Settled]) -> None:
+        """Say it where the store failed some of these, and that it serves again."""
+        failed = sum(1 for each in batch if each.answer is not None and _of_store(each, each.answer))
+        if failed:
+            self._say(failed)
+        elif self._fails:
+            self._fails = False
+            log.info("store_serves_again", worker=self._worker)
+
+    def _say(self, failed: int) -> None:
+        now_ms = self._steady_ms()
+        if self._said_ms is not None and now_ms - self._said_ms < AGAIN_MS:
+            return
+        self._said_ms, self._fails = now_ms, True
+        why = self._ask()
+        if why is None:  # a moment of trouble, or more than it takes at a time
+            log.warning("store_failed", worker=self._worker, requests=failed)
+        else:
+            log.error("store_failed", worker=self._worker, requests=failed, error=why, next=STEP)
+
+    def _ask(self) -> str | None:
+        """What the store says of itself now; None where it answers."""
+        try:
+            self._store.read(MARK_ID, MARK_ID)
+        except DatastoreError as error:
+            return str(error)
+        return None
+
+
+def _of_store(settled: Settled, answer: Answer) -> bool:
+    if answer.reason is Reason.STORE:
+        return True
+    if type(settled.request) is not RenewMany:
+        return False
+    first, *_ = answer.body.get("results") or [{}]  # a store that is lost fails each of them
+    return bool(first.get("reason") == Reason.STORE.value)
