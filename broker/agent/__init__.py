@@ -2,5 +2,6 @@
 
 from broker.agent.agent import Agent, End, Limits
 from broker.agent.claiming import Terms
+from broker.agent.registering import IdleEnough, Registering
 
-__all__ = ["Agent", "End", "Limits", "Terms"]
+__all__ = ["Agent", "End", "IdleEnough", "Limits", "Registering", "Terms"]

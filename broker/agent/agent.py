@@ -11,6 +11,7 @@ from types import FrameType
 from typing import TypeAlias
 
 from broker.agent.claiming import WAIT_MS_MAX, Claiming, Terms
+from broker.agent.pauses import PAUSE_MS, pause_ms
 from broker.agent.running import Running
 from broker.answers import Reason, Retry, Word
 from broker.client import Client, ClientError, Reply
@@ -18,9 +19,6 @@ from broker.clock import monotonic_ms
 from broker.exec import Command, ExecResult
 from broker.exec.events import HEAR_S, heard_signals
 
-PAUSE_MS = 1_000
-PAUSE_MAX_MS = 30_000
-"""Between two claims that failed: doubled each time up to this."""
 LAST_CLAIM_MS = 10_000
 """How long a stopped agent waits for the answer to its last claim, to give back what it got. The broker sends it at
 once, unless a worker hangs or has died with it: within this time another one takes over."""
@@ -178,10 +176,10 @@ class Agent:
         asked_ms, self._asked_ms = self._asked_ms, None
         if isinstance(answer, ClientError) or answer.retry is Retry.SAME_ID:
             self._failures += 1
-            pause_ms = min(PAUSE_MAX_MS, PAUSE_MS << min(self._failures, 5))
-            self._pause_until_ms = monotonic_ms() + pause_ms
+            lasts_ms = pause_ms(self._failures)
+            self._pause_until_ms = monotonic_ms() + lasts_ms
             why = answer if isinstance(answer, ClientError) else answer.summary
-            self._tell(f"no answer: {why}" + (f"; asking again in {pause_ms // 1000} s" if self._end is None else ""))
+            self._tell(f"no answer: {why}" + (f"; asking again in {lasts_ms // 1000} s" if self._end is None else ""))
             return
         self._failures = 0
         if answer.granted:

@@ -1,6 +1,7 @@
 """Runs a factory: the way a host joins the fleet for good."""
 
 import sys
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -61,9 +62,10 @@ def register(app: typer.Typer, wrap: Wrap) -> None:
     ) -> int:
         """Run a factory: register, wait for jobs, run CMD for each as `exec` does, until told to stop.
 
-        Each start is a new incarnation: what an earlier start of this factory held ends at once. SIGTERM, SIGINT or
-        SIGHUP: no new work, what runs is finished; a second one stops the commands and releases their jobs. An
-        operator's drain and cancels are obeyed. With --json a line for each job, and CMD writes to standard error.
+        It waits for a broker that is not there yet. Each start is a new incarnation: what an earlier start of this
+        factory held ends at once. SIGTERM, SIGINT or SIGHUP: no new work, what runs is finished; a second one stops the
+        commands and releases their jobs. An operator's drain and cancels are obeyed. With --json a line for each job,
+        and CMD writes to standard error.
         """
         from broker.agent import Limits, Terms
         from broker.exec import Command
@@ -79,13 +81,12 @@ def _serve(
     target: Target, run: "Command", terms: "Terms", limits: "Limits", *, version: str | None, once: bool, json: bool
 ) -> int:
     """Register and work; every end of a job is told as it comes. The exit status."""
-    from broker.agent import Agent
+    from broker.agent import Agent, IdleEnough, Registering
     from broker.cli.answers import finish
     from broker.cli.errors import CommandError
     from broker.cli.exits import Exit
     from broker.cli.output import emit, note
-    from broker.client import BrokerTimeout
-    from broker.exec import CommandNotFound, require_command
+    from broker.exec import CommandNotFound, StoppedEarly, require_command
 
     try:
         require_command(run)
@@ -101,12 +102,18 @@ def _serve(
         else:
             note(f"job {result.job_id}, epoch {result.epoch}: {result.ending.value} ({result.detail})")
 
-    with connected(target) as client:
+    with ExitStack() as stack:
+        registering = Registering(note, idle_exit_ms=limits.idle_exit_ms)
         try:
-            reply = client.register(capacity=limits.concurrency, version=version, offers=terms.offers)
-        except BrokerTimeout as error:  # not to be repeated: the next start takes the place of this one
-            again = "does a worker serve? see `broker status`; then start the agent again"
-            raise CommandError(str(error).partition("; ")[0], again, exit=Exit.UNKNOWN) from error
+            client, reply = registering.run(
+                lambda: stack.enter_context(connected(target)),
+                lambda client: client.register(capacity=limits.concurrency, version=version, offers=terms.offers),
+            )
+        except StoppedEarly as stopped:
+            note(f"{stopped.signal.name}: ended before it was registered")
+            return Exit.DONE
+        except IdleEnough:
+            return Exit.NOTHING
         if not reply.good:
             return finish(reply, json=json, good="")
         name = f"factory {client.factory_id}, incarnation {client.incarnation}"

@@ -1,7 +1,7 @@
 """Running a command as the work of one leased job: the mechanism behind `broker exec`."""
 
 from broker.exec.command import FINAL_EXIT, GRACE_MS, Command, CommandNotFound, Ending, ExecResult
-from broker.exec.events import CancelAsked, Events, Lost, Told
+from broker.exec.events import CancelAsked, Events, Lost, StoppedEarly, Told
 from broker.exec.execute import execute, require_command, work
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Events",
     "ExecResult",
     "Lost",
+    "StoppedEarly",
     "Told",
     "execute",
     "require_command",

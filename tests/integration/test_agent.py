@@ -5,12 +5,16 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
+from broker.client import Client
 from tests.commands import BROKER, Commands
+from tests.conftest import StartValkey
 from tests.fleet import Fleet
 from tests.home import Home
 from tests.processes import end, start, wait_for
@@ -18,6 +22,7 @@ from tests.processes import end, start, wait_for
 pytestmark = pytest.mark.redis
 
 SOON_MS = 30_000
+LINES_MAX = 100
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
@@ -54,6 +59,17 @@ def state(home: Home, job: str) -> str:
 def ended(process: "subprocess.Popen[str]") -> int | None:
     wait_for(lambda: process.poll() is not None, "the agent has ended", deadline_ms=SOON_MS)
     return process.returncode
+
+
+def tells(process: "subprocess.Popen[str]", text: str) -> None:
+    """Read on until the agent has said that."""
+    assert process.stdout is not None
+    said = []
+    for line in islice(process.stdout, LINES_MAX):
+        said.append(line)
+        if text in line:
+            return
+    raise AssertionError(f"not told: {text!r}, but {said}")
 
 
 def script(*lines: str) -> list[str]:
@@ -94,15 +110,49 @@ def test_an_agent_that_found_nothing_says_so(home: Home) -> None:
     assert home.run("agent", "--queue", "nothing", "--idle-exit", "0", "--", "true")[0] == 3
 
 
-def test_an_agent_whose_start_has_no_answer_is_to_be_started_again(
-    fleet: Fleet, commands: Commands, tmp_path: Path
+def test_an_agent_that_starts_before_its_broker_waits_for_it(
+    agent: Start, start_valkey: StartValkey, tmp_path: Path
 ) -> None:
-    unserved = Home(tmp_path, {"BROKER_REDIS_URL": fleet.redis_url}, run=commands.run)
-    status, _, err = unserved.run("agent", "--timeout", "0.2", "--", "true")
-    assert status == 4
-    assert "register_factory: no answer" in err
-    assert "start the agent again" in err
-    assert "--request-id" not in err, "an agent has none"
+    server = start_valkey()
+    server.stop()
+    process = agent("--redis", server.url, "--factory", "early", "--timeout", "1", "--max-jobs", "1", "--", "true")
+    tells(process, "not registered yet: Redis is not reachable")
+    start_valkey()
+    tells(process, "not registered yet: register_factory: no answer within 1000 ms; is a broker worker running?")
+    fleet = Fleet(server.url, tmp_path)
+    try:
+        fleet.start_worker()
+        with Client.connect(server.url, factory_id="f") as client:
+            client.submit(job_id="j")
+            assert ended(process) == 0
+            assert client.job("j").body["job"]["state"] == "succeeded"
+    finally:
+        fleet.close()
+
+
+def test_an_agent_without_a_broker_ends_when_it_is_told_to(agent: Start, tmp_path: Path) -> None:
+    process = agent("--redis", f"unix://{tmp_path}/nobody.sock", "--factory", "alone", "--", "true")
+    tells(process, "trying again in 2 s")
+    process.send_signal(signal.SIGTERM)
+    assert ended(process) == 0
+    tells(process, "SIGTERM: ended before it was registered")
+
+
+def test_an_agent_without_a_broker_is_without_work(home: Home, tmp_path: Path) -> None:
+    nobody = f"unix://{tmp_path}/nobody.sock"
+    status, _, err = home.run("agent", "--redis", nobody, "--idle-exit", "0", "--", "true")
+    assert status == 3
+    assert "not registered: Redis is not reachable" in err
+
+
+def test_an_agent_ends_at_once_where_its_password_is_refused(home: Home, start_valkey: StartValkey) -> None:
+    server = start_valkey()
+    with redis.Redis.from_url(server.url) as operator:
+        operator.config_set("requirepass", "secret")
+    status, _, err = home.run("agent", "--redis", server.url, "--", "true", env={"BROKER_REDIS_PASSWORD": "wrong"})
+    assert status == 1
+    assert "Redis refused the password" in err
+    assert "trying again" not in err
 
 
 def test_after_max_jobs_an_agent_ends(home: Home) -> None:

@@ -6,10 +6,12 @@ import signal
 import threading
 from typing import Any
 
-from broker.agent import Agent, End, Limits, Terms
+import pytest
+
+from broker.agent import Agent, End, Limits, Registering, Terms
 from broker.agent.claiming import Claiming
-from broker.answers import Answer, Word
-from broker.client import BrokerUnavailable, ClientError, Reply
+from broker.answers import Answer, Reason, Word
+from broker.client import BrokerTimeout, BrokerUnavailable, ClientError, Reply
 from broker.exec import Command
 from tests.unit.test_call import grant, reply
 
@@ -61,3 +63,54 @@ def test_an_agent_that_can_not_give_back_its_last_grant_ends_in_order() -> None:
     assert agent.run() is End.STOPPED
     assert client.released
     assert "could not be given back" in told[-1]
+
+
+class Registrar:
+    """A client whose registrations are answered like this."""
+
+    def __init__(self, *answers: Reply | ClientError) -> None:
+        self.answers = list(answers)
+
+    def register(self) -> Reply:
+        answer = self.answers.pop(0)
+        if isinstance(answer, ClientError):
+            raise answer
+        return answer
+
+
+LATER = reply(Answer(Word.THROTTLED, Reason.STORE, retry_after_ms=5_000))
+
+
+@pytest.mark.parametrize(
+    ("trouble", "pauses_ms"),
+    [
+        ([LATER, LATER, LATER], [5_000, 5_000, 8_000]),
+        ([reply(Answer(Word.OUTCOME_UNKNOWN, Reason.STORE))] * 2, [2_000, 4_000]),
+        ([BrokerUnavailable("Redis refused: OOM command not allowed", refused=True)], [2_000]),
+        ([BrokerTimeout("no answer", request_id="r")] * 6, [2_000, 4_000, 8_000, 16_000, 30_000, 30_000]),
+    ],
+    ids=["throttled", "not known", "Redis is full", "no answer"],
+)
+def test_a_registration_is_tried_again_after_growing_pauses_until_it_is_answered(
+    trouble: list[Reply | ClientError], pauses_ms: list[int]
+) -> None:
+    client, pauses, told = Registrar(*trouble, reply(Answer(Word.OK))), list[int](), list[str]()
+    _, answer = Registering(told.append, pause=pauses.append).run(lambda: client, lambda client: client.register())  # type: ignore[arg-type,return-value]  # what it needs of a client
+    assert answer.good
+    assert pauses == pauses_ms
+    assert len(told) == len(pauses), "each is told"
+
+
+@pytest.mark.parametrize("word", [Word.UNAUTHORIZED, Word.INVALID, Word.CONFLICT])
+def test_a_final_answer_to_a_registration_is_not_asked_for_again(word: Word) -> None:
+    refusal = reply(Answer(word, Reason.RESTARTED if word is Word.CONFLICT else None))
+    client, pauses = Registrar(refusal), list[int]()
+    _, answer = Registering(lambda _: None, pause=pauses.append).run(lambda: client, lambda client: client.register())  # type: ignore[arg-type,return-value]  # what it needs of a client
+    assert (answer, pauses) == (refusal, [])
+
+
+def test_a_right_that_is_refused_ends_a_registration() -> None:
+    client, pauses = Registrar(BrokerUnavailable("Redis refused: NOPERM", refused=True)), list[int]()
+    with pytest.raises(BrokerUnavailable, match="NOPERM"):
+        Registering(lambda _: None, pause=pauses.append).run(lambda: client, lambda client: client.register())  # type: ignore[arg-type,return-value]  # what it needs of a client
+    assert pauses == []
