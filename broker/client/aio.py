@@ -18,13 +18,14 @@ from broker.client.leasing import Calling, Leasing
 from broker.client.recording import recorder
 from broker.client.reply import Reply
 from broker.client.steps import Step, drive_async
+from broker.client.submissions import Submission
 from broker.client.sync import TIMEOUT_MS
 from broker.client.tail import NOW, Tail, Wanted
 from broker.client.trust import Trust
 from broker.client.watching import watch_async
 from broker.entropy import Entropy, SystemEntropy
 from broker.events import Event
-from broker.messages import Envelope, SubmitBody
+from broker.messages import Envelope
 from broker.queues import Wire
 
 
@@ -152,10 +153,11 @@ class AsyncClient(AsyncLine, Leasing[Coroutine[Any, Any, Reply], AsyncLease]):
             await self._keeper.close()
 
     async def submit_many(
-        self, bodies: Sequence[SubmitBody], *, request_ids: Sequence[str] | None = None, timeout_ms: int | None = None
+        self, bodies: Sequence[Submission], *, request_ids: Sequence[str] | None = None, timeout_ms: int | None = None
     ) -> list[Reply]:
         """Store many jobs, a few hundred in one round trip; the replies in the same order.
 
+        Each is a mapping with the arguments of `submit`, `{"payload": …, "queue": …}`, or a `SubmitBody`.
         One that got no answer, or was not sent as Redis went away or the client was closed, has `outcome_unknown` in
         its place: repeat it with the reply's request id. What is raised, is raised before any of them was stored.
         """

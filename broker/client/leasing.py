@@ -11,9 +11,10 @@ from broker.client.errors import BrokerTimeout, BrokerUnavailable, ClientClosed,
 from broker.client.factory_operations import FactoryOperations
 from broker.client.reply import Reply
 from broker.client.steps import Step, Steps
-from broker.client.wording import body_fields, check_request_id
+from broker.client.submissions import Submission, name_of, of_many, one_of_many
+from broker.client.wording import check_request_id
 from broker.entropy import Entropy
-from broker.messages import Envelope, Submit, SubmitBody
+from broker.messages import Envelope, Submit
 
 if TYPE_CHECKING:  # a client that records nothing does not load it
     from broker.history import Recorder
@@ -65,7 +66,7 @@ class Calling(FactoryOperations[T_co]):
         )
 
     def _submitting(
-        self, bodies: Sequence[SubmitBody], request_ids: Sequence[str] | None, timeout_ms: int | None
+        self, bodies: Sequence[Submission], request_ids: Sequence[str] | None, timeout_ms: int | None
     ) -> Steps[list[Reply]]:
         for request_id in request_ids or ():
             check_request_id(request_id)
@@ -75,8 +76,8 @@ class Calling(FactoryOperations[T_co]):
             raise InvalidRequest(f"request_ids: {len(request_ids)} of them for {len(bodies)} jobs")
         ids = [None] * len(bodies) if request_ids is None else request_ids
         calls = [  # all of them before the first is sent: one that is invalid must not be found behind others
-            self._call(Submit, body_fields(body), request_id=request_id, timeout_ms=timeout_ms)
-            for body, request_id in zip(bodies, ids, strict=True)
+            self._one_of_many(index, body, request_id, timeout_ms)
+            for index, (body, request_id) in enumerate(zip(bodies, ids, strict=True))
         ]
         for start in range(0, len(calls), TOGETHER_MAX):
             together = calls[start : start + TOGETHER_MAX]
@@ -91,7 +92,14 @@ class Calling(FactoryOperations[T_co]):
             if not any(call.out for call in together):
                 break
         sent = any(call.out for call in calls)
-        return [_answer_or_unknown(call, body.job_id, sent=sent) for call, body in zip(calls, bodies, strict=True)]
+        return [_answer_or_unknown(call, name_of(body), sent=sent) for call, body in zip(calls, bodies, strict=True)]
+
+    def _one_of_many(self, index: int, given: Submission, request_id: str | None, timeout_ms: int | None) -> Call:
+        body = one_of_many(index, given)
+        try:
+            return self._call(Submit, body, request_id=request_id, timeout_ms=timeout_ms)
+        except InvalidRequest as error:
+            raise of_many(index, str(error)) from None
 
 
 class Leasing(Calling[T_co], Generic[T_co, G]):

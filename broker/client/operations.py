@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
+from broker.client.submissions import submission
 from broker.client.wording import body_fields, listed, only
 from broker.documents import State
 from broker.lease_bodies import RenewBody
@@ -101,16 +102,14 @@ class Operations(ABC, Generic[T_co]):
         by `fairness_key`, such as a tenant. `concurrency`: keys that share a limit wherever an operator sets one.
         The rest is as in docs/job-files.md.
         """
-        given: dict[str, Any] = {"job_id": job_id, "not_before_ms": not_before_ms, "timeout_ms": deadline_in_ms}
-        given |= {"prefers": prefers, "fairness_key": fairness_key, "on_parent_failure": on_parent_failure}
-        given |= {"ttl_ms": ttl_ms, "max_failures": max_failures, "max_expiries": max_expiries, "labels": labels}
-        given |= {"run_timeout_ms": run_timeout_ms, "stuck_after_ms": stuck_after_ms, "on_stuck": on_stuck}
-        given |= {"supersedes": supersedes, "unique": {"key": unique} if isinstance(unique, str) else unique}
-        body: dict[str, Any] = {"payload": payload, "queue": queue, "priority": priority}
-        body |= {"requires": listed("requires", requires), "locks": listed("locks", locks)}
-        body |= {"concurrency": listed("concurrency", concurrency), "depends_on": listed("depends_on", depends_on)}
-        body |= {name: value for name, value in given.items() if value is not None}
-        return self._ask(Submit, body, request_id=request_id, timeout_ms=timeout_ms)
+        given: dict[str, Any] = {"payload": payload, "job_id": job_id, "queue": queue, "priority": priority}
+        given |= {"requires": requires, "prefers": prefers, "fairness_key": fairness_key, "locks": locks}
+        given |= {"concurrency": concurrency, "depends_on": depends_on, "not_before_ms": not_before_ms}
+        given |= {"deadline_in_ms": deadline_in_ms, "ttl_ms": ttl_ms, "run_timeout_ms": run_timeout_ms}
+        given |= {"max_failures": max_failures, "max_expiries": max_expiries, "stuck_after_ms": stuck_after_ms}
+        given |= {"on_stuck": on_stuck, "on_parent_failure": on_parent_failure, "unique": unique}
+        given |= {"supersedes": supersedes, "labels": labels}
+        return self._ask(Submit, submission(given), request_id=request_id, timeout_ms=timeout_ms)
 
     def claim(
         self,

@@ -16,13 +16,14 @@ from broker.client.listener import Listener
 from broker.client.recording import recorder
 from broker.client.reply import Reply
 from broker.client.steps import Step, drive
+from broker.client.submissions import Submission
 from broker.client.tail import NOW, Tail, Wanted
 from broker.client.trust import Trust
 from broker.client.watching import watch
 from broker.clock import monotonic_ms, sleep_ms
 from broker.entropy import Entropy, SystemEntropy
 from broker.events import Event
-from broker.messages import Envelope, SubmitBody
+from broker.messages import Envelope
 from broker.queues import Wire
 
 TIMEOUT_MS = 10_000
@@ -156,10 +157,11 @@ class Client(Line, Leasing[Reply, Lease]):
             self._keeper.close()
 
     def submit_many(
-        self, bodies: Sequence[SubmitBody], *, request_ids: Sequence[str] | None = None, timeout_ms: int | None = None
+        self, bodies: Sequence[Submission], *, request_ids: Sequence[str] | None = None, timeout_ms: int | None = None
     ) -> list[Reply]:
         """Store many jobs, a few hundred in one round trip; the replies in the same order.
 
+        Each is a mapping with the arguments of `submit`, `{"payload": …, "queue": …}`, or a `SubmitBody`.
         One that got no answer, or was not sent as Redis went away or the client was closed, has `outcome_unknown` in
         its place: repeat it with the reply's request id. What is raised, is raised before any of them was stored.
         """

@@ -68,11 +68,14 @@ def listed(name: str, given: Iterable[str]) -> tuple[str, ...]:
     """A list of texts as it is sent. One text is none, though Python would take it for the list of its letters.
 
     Raises:
-      InvalidRequest: it is one text.
+      InvalidRequest: it is one text, or no list at all.
     """
     if isinstance(given, str):
         raise InvalidRequest(f"{name}: a list of texts is expected, not one: write [{given!r}]")
-    return tuple(given)
+    try:
+        return tuple(given)
+    except TypeError:
+        raise InvalidRequest(f"{name}: a list of texts is expected") from None
 
 
 def check_request_id(request_id: str) -> None:
