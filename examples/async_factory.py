@@ -9,6 +9,7 @@ import os
 import sys
 from typing import Any
 
+from broker.answers import Word
 from broker.client import AsyncClient, AsyncLease, BrokerTimeout, BrokerUnavailable, LeaseLost, NotGranted
 
 
@@ -25,7 +26,9 @@ async def take_one(client: AsyncClient, queue: str, wait_ms: int) -> bool:
         async with client.lease(queue=queue, wait_ms=wait_ms) as lease:
             await lease.complete(await work(lease))
             print(f"{lease.job_id}: done at epoch {lease.epoch}")
-    except NotGranted:
+    except NotGranted as refused:
+        if refused.reply.answer is not Word.NONE_AVAILABLE:  # draining, at a limit: the broker says for how long
+            await asyncio.sleep((refused.reply.retry_after_ms or 1_000) / 1000)
         return False
     except LeaseLost as lost:
         print(f"{lost}; `broker job {lost.job_id}` says where it stands now")
@@ -33,6 +36,8 @@ async def take_one(client: AsyncClient, queue: str, wait_ms: int) -> bool:
         print(f"no broker: {error}")
         await asyncio.sleep(1)
         return False
+    except Exception as error:  # reported as this try's failure when it left the lease's block; the lanes go on
+        print(f"failed: {error!r}")
     return True
 
 

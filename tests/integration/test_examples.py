@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from broker.client import Client
+from broker.client.recording import VARIABLE
+from broker.history.reading import read
+from broker.history.record import Kind, Record
 from broker.messages import SubmitBody
 from tests.fleet import Fleet
 from tests.processes import wait_for
@@ -53,6 +56,43 @@ def test_a_factory_works_off_its_jobs(fleet: Fleet, example: str) -> None:
             output = run(fleet, str(EXAMPLES / example), PATH=PATH, BROKER_FACTORY="example", **limits)
             assert output.count("epoch 1: 19 bytes of payload") == 6, output
         assert states(client) == {"succeeded"}
+
+
+@pytest.mark.parametrize("example", ["factory.py", "async_factory.py"])
+def test_a_factory_pauses_as_it_is_told_to_where_it_may_have_no_more_jobs(
+    fleet: Fleet, tmp_path: Path, example: str
+) -> None:
+    fleet.start_worker()
+    (history := tmp_path / "history").mkdir()
+    argv = [sys.executable, str(EXAMPLES / example), "--factory", "example", "--jobs", "1"]
+
+    def told(kind: Kind) -> list[Record]:
+        return [record for each in read([history]) for record in each if (record.type, record.op) == (kind, "claim")]
+
+    with Client.connect(fleet.redis_url, factory_id="example") as client:
+        client.submit(job_id="j")
+        client.set_limit("factory:example", capacity=0)
+        pause_ms = client.claim().retry_after_ms
+        assert pause_ms is not None
+        factory = fleet.start([*argv, *(["--at-once", "1"] if "async" in example else [])], {VARIABLE: str(history)})
+        wait_for(lambda: len(told("refused")) >= 2, "it was refused twice")
+        client.remove_limit("factory:example")
+        assert factory.wait(timeout=30) == 0
+        assert states(client) == {"succeeded"}
+    pauses = [after.at - refused.at for refused, after in zip(told("refused"), told("invoke")[1:], strict=True)]
+    assert [pause for pause in pauses if pause < (pause_ms - 1) * 1_000_000] == []
+
+
+@pytest.mark.parametrize("example", ["factory.py", "async_factory.py"])
+def test_a_factory_goes_on_after_a_job_that_it_can_not_do(fleet: Fleet, example: str) -> None:
+    fleet.start_worker()
+    with Client.connect(fleet.redis_url, factory_id="f") as client:
+        client.submit(1, job_id="odd", max_failures=1)
+        client.submit_many([{"job_id": f"j{number}", "payload": {"body": "one two"}} for number in range(5)])
+        output = run(fleet, sys.executable, str(EXAMPLES / example), "--factory", "example", "--jobs", "6")
+        ended = {job["id"]: job["state"] for job in client.jobs().body["jobs"]}
+    assert "failed: AttributeError" in output
+    assert ended == {"odd": "failed", **{f"j{number}": "succeeded" for number in range(5)}}
 
 
 def test_a_shell_factory_that_is_told_to_stop_gives_its_job_back(fleet: Fleet, tmp_path: Path) -> None:
