@@ -67,17 +67,26 @@ def register(context: Context, request: RegisterFactory, now_ms: int) -> Settlem
 
 
 def drain(context: Context, request: DrainFactory, now_ms: int) -> Settlement:
-    """Give the factory no new work; what it holds it renews and finishes."""
+    """Give the factory no new work; what it holds it renews and finishes.
+
+    One that would be over already is refused. A copy of one that has had its effect is not: it is told so.
+    """
     body = request.body
     until_ms = body.until_ms if body.for_ms is None else now_ms + body.for_ms
+    is_over = until_ms is not None and until_ms <= now_ms
     asked = Drain(reason=body.reason, since_ms=now_ms, until_ms=until_ms, incarnation=body.incarnation)
 
-    def judge(known: FactoryRecord) -> dict[str, Any]:
+    def judge(known: FactoryRecord) -> dict[str, Any] | None:
+        if is_over:
+            return None  # another drain, which may stand, is not to end with it
         # A start that stops must not shorten what an operator asked for.
         stands = None if asked.incarnation is None else known.draining("", now_ms)
         return {"drain": asked.plain()} if stands is None else {}
 
-    record, word = _change(context, body.factory, judge, who_asks(request))
+    record, word = _change(context, body.factory, judge, who_asks(request), create=not is_over)
+    if is_over and word is not Word.REPLAYED:
+        detail = "until_ms is past: nothing was changed; to end a drain, resume the factory"
+        return Settlement(Answer(Word.INVALID, body={"factory": body.factory, "detail": detail}))
     return Settlement(Answer(word, body=_facts(body.factory, record, now_ms)))
 
 

@@ -125,13 +125,18 @@ def drain(
     ] = None,
 ) -> int:
     """Give a factory no new work. What it holds it renews and finishes; its claims are answered `draining`."""
+    from broker.clock import host_now_ms
+
     if until is not None and for_ is not None:
         raise typer.BadParameter("give --until or --for, not both", param_hint="--until")
+    if until is not None and until <= host_now_ms():
+        raise typer.BadParameter(f"it is past; `broker factory resume {name}` ends a drain", param_hint="--until")
     with ask.connected() as client:
         reply = client.drain(name, reason=reason, until_ms=until, for_ms=for_, request_id=ask.request_id)
-    stands = reply.body.get("drain")
-    over = f"factory {name} does not drain: the end that was given is past"
-    return ask.finish(reply, good=over if stands is None else f"factory {name} is draining{_why(stands)}")
+    stands = reply.body.get("drain")  # none where this one is known, and over or resumed
+    return ask.finish(
+        reply, good=f"factory {name} {'does not drain' if stands is None else f'is draining{_why(stands)}'}"
+    )
 
 
 @asks(OF_FACTORY)

@@ -267,9 +267,12 @@ def test_a_second_start_of_a_factory_ends_what_the_first_one_held_and_the_first_
     assert "no more work: another start of this factory has registered" in first.communicate()[0]
 
 
-def test_a_drain_until_a_time_that_is_past_is_told_not_to_stand(home: Home) -> None:
-    told = home.run("factory", "drain", "past-1", "--until", "2020-01-01T00:00:00Z")[1]
-    assert told == "factory past-1 does not drain: the end that was given is past\n"
+def test_a_drain_until_a_time_that_is_past_is_a_mistake_and_ends_no_other(home: Home) -> None:
+    assert home.run("factory", "drain", "past-1", "--note", "stands")[0] == 0
+    status, _, err = home.run("factory", "drain", "past-1", "--until", "2020-01-01T00:00:00Z")
+    assert status == 2
+    assert "it is past" in err
+    assert home.lines("factory", "show", "past-1")[0]["drain"]["reason"] == "stands"
     for still in (("--for", "1h"), ("--until", "+1h")):
         assert home.run("factory", "drain", "past-1", *still)[1].startswith("factory past-1 is draining until ")
 

@@ -31,11 +31,18 @@ def desk() -> Desk:
 
 
 def settled(
-    desk: Desk, op: str, request_id: str, *, start: str = "start-1", store: Any = None, **body: Any
+    desk: Desk,
+    op: str,
+    request_id: str,
+    *,
+    start: str = "start-1",
+    store: Any = None,
+    now_ms: int = LATER,
+    **body: Any,
 ) -> Settlement:
     address = {"factory_id": "f", "incarnation": start, "instance": "x"}
     request = REQUESTS.validate_python({"op": op, "request_id": request_id, **address, "body": body})
-    return settle(desk.context if store is None else desk.on(store), request, now_ms=LATER)
+    return settle(desk.context if store is None else desk.on(store), request, now_ms=now_ms)
 
 
 def ask(desk: Desk, op: str, request_id: str, **asked: Any) -> Answer:
@@ -144,6 +151,30 @@ def test_a_late_copy_of_a_drain_or_its_end_changes_nothing(desk: Desk, op: str, 
     late = ask(desk, f"{op}_factory", "d1", factory="f")
     assert (late.word, late.body["drain"] is not None) == (Word.REPLAYED, drained)
     assert is_drained(desk) is drained
+
+
+@pytest.mark.parametrize("until_ms", [LATER, LATER - 1, 0])
+def test_a_drain_whose_end_is_past_is_refused_and_leaves_another_alone(desk: Desk, until_ms: int) -> None:
+    refused = ask(desk, "drain_factory", "d1", factory="f", until_ms=until_ms)
+    assert (refused.word, refused.body["factory"]) == (Word.INVALID, "f")
+    assert "until_ms is past" in refused.body["detail"]
+    assert not is_drained(desk)
+    assert ask(desk, "drain_factory", "d2", factory="f", reason="operator").word is Word.OK
+    assert ask(desk, "drain_factory", "d3", factory="f", until_ms=until_ms).word is Word.INVALID
+    drain = record(desk).drain
+    assert drain is not None
+    assert drain.reason == "operator"
+
+
+def test_a_drain_of_a_factory_that_nobody_knows_makes_no_document_where_its_end_is_past(desk: Desk) -> None:
+    assert ask(desk, "drain_factory", "d1", factory="unheard", until_ms=NOW - 1).word is Word.INVALID
+    assert isinstance(desk.store.read("factory:unheard", "factory:unheard"), NotFound)
+
+
+def test_a_copy_of_a_drain_that_comes_after_its_end_is_told_that_it_was_done(desk: Desk) -> None:
+    assert ask(desk, "drain_factory", "d1", factory="f", until_ms=LATER + 1).word is Word.OK
+    late = ask(desk, "drain_factory", "d1", now_ms=LATER + 1, factory="f", until_ms=LATER + 1)
+    assert (late.word, late.body["drain"]) == (Word.REPLAYED, None)
 
 
 def test_a_late_copy_of_a_registration_does_not_put_the_old_offers_back(desk: Desk) -> None:
