@@ -27,8 +27,10 @@ def bench(
     outstanding: Annotated[
         int, typer.Option("--outstanding", metavar="N", min=1, max=1_024, help="Jobs at the same time.")
     ] = 64,
+    factory: options.Factory = None,
     redis: options.RedisUrl = None,
     state_dir: options.StateFolder = None,
+    timeout: options.Timeout = None,
     json: options.Json = False,
 ) -> int:
     """Put jobs of its own through the running broker: submit, claim, renew, complete. They stay, succeeded.
@@ -43,7 +45,7 @@ def bench(
     from broker.cli.output import emit
     from broker.cli.session import Target, async_client
 
-    target = Target(redis=redis, state_dir=state_dir, incarnation=None)
+    target = Target(redis, state_dir, timeout, factory, incarnation=None)
     _leave_interrupts_to_asyncio()
     figures = asyncio.run(
         measure(lambda: async_client(target), jobs=jobs, outstanding=outstanding, interrupted=_interrupted)

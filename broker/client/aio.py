@@ -93,7 +93,7 @@ class AsyncClient(AsyncLine, Leasing[Coroutine[Any, Any, Reply], AsyncLease]):
         Raises:
           InvalidRequest: not a redis://, rediss:// or unix:// URL (`InvalidUrl`), an id that the protocol does not
             allow, not a key of this factory, or a history that can't be written.
-          BrokerUnavailable: (on entering) Redis can't be reached, or refuses the password.
+          BrokerUnavailable: (on entering) Redis can't be reached, or refuses the password or to show replies.
           ClientClosed: (on entering) it was closed, or opened in another event loop. To enter it twice is harmless.
         """
         address = Address.checked(factory_id, incarnation)

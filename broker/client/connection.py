@@ -42,8 +42,16 @@ class MaybeSent(Exception):
     """The connection broke before Redis confirmed. The request may be in the queue."""
 
 
-def shut_out(error: NotSent | NotAccepted) -> BrokerUnavailable:
-    """The failure to raise where a client can't even ask for the time."""
+class NotHeard(Exception):
+    """Redis does not let this user read the replies that a client would wait for. Nothing was sent."""
+
+
+def shut_out(error: NotSent | NotAccepted | NotHeard, factory_id: str) -> BrokerUnavailable:
+    """The failure to raise where a client can't even ask for the time, or would hear no answer."""
+    if isinstance(error, NotHeard):
+        named = "ask in the name that this user's rights are for: --factory NAME, BROKER_FACTORY=NAME or factory_id"
+        what = f"Redis does not let this user read the replies to factory {factory_id}: {error}"
+        return BrokerUnavailable(f"{what}; nothing was sent; {named}", refused=True)
     if isinstance(error, NotAccepted):
         let_in_by = "give the one of the URL's user, or of `default`: BROKER_REDIS_PASSWORD_FILE"
         return BrokerUnavailable(f"Redis refused the password: {error}; {let_in_by}", refused=True)
@@ -161,16 +169,20 @@ class Sender:
             self._close_free()  # where Redis has failed over, new ones may lead to another server
             raise
 
-    def server_ms(self) -> int | None:
+    def server_ms(self, channel: str) -> int | None:
         """Broker time, Unix milliseconds; None where this user may not ask.
 
         Raises:
           NotSent, NotAccepted: Redis can't be reached, or refuses the password.
+          NotHeard: this user may not read what comes on `channel`, a reply channel that is still empty.
         """
+        questions = queues.pack(("TIME",)) + queues.pack(("LPOP", channel, 1))
         try:
-            [now] = self._carry(queues.pack(("TIME",)), 1, None)
+            now, replies = self._carry(questions, 2, None)
         except (RedisError, OSError) as error:
             raise NotSent(str(error)) from error
+        if isinstance(replies, ResponseError) and str(replies).startswith("NOPERM"):
+            raise NotHeard(str(replies))
         if isinstance(now, ResponseError):
             return None
         return int(now[0]) * 1000 + int(now[1]) // 1000

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, RedisError, ResponseError
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 
 from broker import queues
 from broker.client.call import Call
@@ -18,6 +18,7 @@ from broker.client.connection import (
     SEND_TIMEOUT_S,
     MaybeSent,
     NotAccepted,
+    NotHeard,
     NotSent,
     check_accepted,
     options,
@@ -190,20 +191,27 @@ class AsyncSender:
                     raise NotSent(str(error)) from error
             return self._stream
 
-    async def server_ms(self) -> int | None:
-        """Broker time, Unix milliseconds; None where this user may not ask.
+    async def server_ms(self, channel: str) -> int | None:
+        """As `Sender.server_ms`.
 
         Raises:
           NotSent, NotAccepted: Redis can't be reached, or refuses the password.
+          NotHeard: this user may not read what comes on `channel`, a reply channel that is still empty.
         """
         try:
-            seconds, micros = await Redis(connection_pool=self._pool).time()
+            async with Redis(connection_pool=self._pool).pipeline(transaction=False) as questions:
+                questions.time()
+                questions.lpop(channel, 1)
+                now, replies = await questions.execute(raise_on_error=False)
         except AuthenticationError as error:
             raise NotAccepted(str(error)) from error
-        except ResponseError:
-            return None
         except RedisError as error:
             raise NotSent(str(error)) from error
+        if isinstance(replies, NoPermissionError):
+            raise NotHeard(f"NOPERM {replies}")
+        if isinstance(now, ResponseError):
+            return None
+        seconds, micros = now
         return int(seconds) * 1000 + int(micros) // 1000
 
     async def close(self) -> None:

@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 
 from broker.backoff import Backoff
 from broker.client.call import Address, BrokerTime, Call, release_of
-from broker.client.connection import MaybeSent, NotAccepted, NotSent, Sender, shut_out
+from broker.client.connection import MaybeSent, NotAccepted, NotHeard, NotSent, Sender, shut_out
 from broker.client.errors import ClientClosed
 from broker.client.listener import Listener
 from broker.client.pending import LATE_MS, Pending
@@ -19,6 +19,7 @@ from broker.client.turns import Turns, Waiter
 from broker.clock import monotonic_ms
 from broker.entropy import Entropy
 from broker.failures import trace
+from broker.replies import reply_key
 
 if TYPE_CHECKING:
     from broker.history import Recorder
@@ -71,13 +72,13 @@ class Exchange:
         """Learn broker time and begin to read replies.
 
         Raises:
-          BrokerUnavailable: Redis can't be reached, or refuses the password.
+          BrokerUnavailable: Redis can't be reached, refuses the password, or to show replies.
         """
         sent_ms = monotonic_ms()
         try:
-            server_ms = self._sender.server_ms()
-        except (NotSent, NotAccepted) as error:
-            raise shut_out(error) from error
+            server_ms = self._sender.server_ms(reply_key(self.address.factory_id, self.address.instance))
+        except (NotSent, NotAccepted, NotHeard) as error:
+            raise shut_out(error, self.address.factory_id) from error
         if server_ms is not None:
             self.broker_time.learn(server_ms, sent_ms=sent_ms, received_ms=monotonic_ms())
         self._watch.start()

@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 from broker.backoff import Backoff
 from broker.client.alarm import Alarm
 from broker.client.call import Address, BrokerTime, Call, release_of
-from broker.client.connection import MaybeSent, NotAccepted, NotSent, shut_out
+from broker.client.connection import MaybeSent, NotAccepted, NotHeard, NotSent, shut_out
 from broker.client.connection_async import AsyncListener, AsyncSender
 from broker.client.errors import ClientClosed
 from broker.client.pending import LATE_MS, Pending
@@ -20,6 +20,7 @@ from broker.client.standing import StandingTask
 from broker.clock import Steady, monotonic_ms
 from broker.entropy import Entropy
 from broker.failures import trace
+from broker.replies import reply_key
 
 if TYPE_CHECKING:
     from broker.history import Recorder
@@ -65,7 +66,7 @@ class AsyncExchange:
         """Learn broker time and begin to read replies. Twice is harmless.
 
         Raises:
-          BrokerUnavailable: Redis can't be reached, or refuses the password.
+          BrokerUnavailable: Redis can't be reached, refuses the password, or to show replies.
           ClientClosed: it is closed, or was opened elsewhere.
         """
         if self._loop is not None or self._closed:
@@ -73,9 +74,9 @@ class AsyncExchange:
             return
         sent_ms = self.steady_ms()
         try:
-            server_ms = await self._sender.server_ms()
-        except (NotSent, NotAccepted) as error:
-            raise shut_out(error) from error
+            server_ms = await self._sender.server_ms(reply_key(self.address.factory_id, self.address.instance))
+        except (NotSent, NotAccepted, NotHeard) as error:
+            raise shut_out(error, self.address.factory_id) from error
         if server_ms is not None:
             self.broker_time.learn(server_ms, sent_ms=sent_ms, received_ms=self.steady_ms())
         self._loop = asyncio.get_running_loop()

@@ -96,7 +96,7 @@ class Client(Line, Leasing[Reply, Lease]):
         Raises:
           InvalidRequest: not a redis://, rediss:// or unix:// URL (`InvalidUrl`), an id that the protocol does not
             allow, not a key of this factory, or a history that can't be written.
-          BrokerUnavailable: Redis can't be reached, or refuses the password.
+          BrokerUnavailable: Redis can't be reached, or refuses the password or to show replies.
         """
         address = Address.checked(factory_id, incarnation)
         trust = Trust.of(key, address)

@@ -1,7 +1,7 @@
 """Redis users as `broker acl` makes them: each does its own work through our own code, and nothing else."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -236,23 +236,71 @@ def test_on_rqs_wire_a_factory_is_refused_before_anything_is_sent(guarded: Guard
         client.submit(job_id="never")
 
 
-def test_a_factory_that_takes_anothers_name_gets_no_answer(guarded: Guarded) -> None:
-    # Without signatures the request itself is settled: Redis can't look into it (SECURITY.md).
-    with (
-        guarded.client("mac-1", factory="mac-10", timeout_ms=500) as thief,
-        pytest.raises(BrokerTimeout, match=r"no answer within 500 ms: Redis refuses to show it \(NOPERM"),
-    ):
-        thief.job("one")
+def test_who_takes_anothers_name_is_told_as_it_connects(guarded: Guarded) -> None:
+    with pytest.raises(BrokerUnavailable, match=r"replies to factory mac-10: NOPERM.*nothing was sent") as told:
+        guarded.client("mac-1", factory="mac-10")
+    assert told.value.refused, "another try would fare no better"
 
 
 def test_the_async_client_is_told_the_same(guarded: Guarded) -> None:
     async def steal() -> None:
-        connecting = AsyncClient.connect(guarded.url("mac-1"), factory_id="mac-10", wire="intake", timeout_ms=500)
-        async with connecting as thief:
-            await thief.job("one")
+        async with AsyncClient.connect(guarded.url("mac-1"), factory_id="mac-10", wire="intake"):
+            pass
+
+    with pytest.raises(BrokerUnavailable, match=r"replies to factory mac-10: NOPERM.*nothing was sent") as told:
+        asyncio.run(steal())
+    assert told.value.refused
+
+
+@pytest.mark.parametrize("command", [["jobs"], ["cancel", "one"], ["bench", "--jobs", "10"]], ids=lambda each: each[0])
+def test_a_command_in_a_name_that_is_not_its_users_says_at_once_how_to_give_it(
+    guarded: Guarded, tmp_path: Path, command: list[str]
+) -> None:
+    home = Home(tmp_path, {"BROKER_REDIS_URL": guarded.url("ci"), "BROKER_WIRE": "intake", "BROKER_FACTORY": ""})
+    status, _, err = home.run(*command)
+    assert (status, err.count("\n")) == (1, 2), err
+    assert "error: Redis does not let this user read the replies to factory cli: NOPERM" in err
+    assert "\nnext: ask in the name that this user's rights are for: --factory NAME, BROKER_FACTORY=NAME" in err
+
+
+def test_a_command_is_served_in_its_users_name(guarded: Guarded, tmp_path: Path) -> None:
+    home = Home(tmp_path, {"BROKER_REDIS_URL": guarded.url("mac-1"), "BROKER_WIRE": "intake", "BROKER_FACTORY": ""})
+    assert home.run("jobs", "--factory", "mac-1")[0] == 0
+    assert home.run("bench", "--factory", "mac-1", "--jobs", "10", "--timeout", "30")[0] == 0
+
+
+@pytest.fixture
+def moved(guarded: Guarded) -> Iterator[Callable[[str], None]]:
+    """Gives user `moved` the rights of this factory."""
+
+    def to(factory: str) -> None:
+        guarded.command(*user_line("moved", RedisRole.FACTORY, factory=factory, password="moved-pw").split())
+
+    to("moved")
+    yield to
+    guarded.command("ACL", "DELUSER", "moved")
+    guarded.denied()
+
+
+def test_who_loses_the_right_to_its_replies_gets_no_answer(guarded: Guarded, moved: Callable[[str], None]) -> None:
+    # Without signatures the request itself is settled: Redis can't look into it (SECURITY.md).
+    with guarded.client("moved", timeout_ms=500) as client:
+        moved("another")
+        with pytest.raises(BrokerTimeout, match=r"no answer within 500 ms: Redis refuses to show it \(NOPERM"):
+            client.job("one")
+
+
+def test_who_loses_the_right_to_its_replies_gets_no_answer_in_a_loop_either(
+    guarded: Guarded, moved: Callable[[str], None]
+) -> None:
+    async def ask() -> None:
+        connecting = AsyncClient.connect(guarded.url("moved"), factory_id="moved", wire="intake", timeout_ms=500)
+        async with connecting as client:
+            moved("another")
+            await client.job("one")
 
     with pytest.raises(BrokerTimeout, match="Redis refuses to show it"):
-        asyncio.run(steal())
+        asyncio.run(ask())
 
 
 @pytest.mark.parametrize("command", ["status", "refused"])
