@@ -167,9 +167,15 @@ async def _clean_up(client: AsyncClient, queue: str, held: Held) -> str | None:
 
 
 async def _some(client: AsyncClient, state: str, queue: str) -> list[str]:
-    """The first page of such jobs."""
-    reply = await client.jobs(state=state, queue=queue, limit=PAGE_MAX)
-    return [job["id"] for job in reply.body["jobs"]] if reply.good else []
+    """The first such jobs: among many of other queues a page may be empty, and not the last."""
+    cursor = None
+    while True:
+        reply = await client.jobs(state=state, queue=queue, limit=PAGE_MAX, cursor=cursor)
+        if not reply.good:
+            return []
+        cursor = reply.body["cursor"]
+        if reply.body["jobs"] or cursor is None:
+            return [job["id"] for job in reply.body["jobs"]]
 
 
 async def _succeeded(client: AsyncClient, queue: str) -> int:

@@ -328,7 +328,7 @@ class Operations(ABC, Generic[T_co]):
         request_id: str | None = None,
         timeout_ms: int | None = None,
     ) -> T_co:
-        """One page of jobs, `{jobs, cursor}`; the cursor is null on the last page. May be a little stale."""
+        """One page of jobs, `{jobs, cursor}`: the last is that without a cursor, one may be empty. A little stale."""
         body = {"state": state, "queue": queue, "limit": limit, "cursor": cursor}
         return self._ask(ListJobs, body, request_id=request_id, timeout_ms=timeout_ms)
 
