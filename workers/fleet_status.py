@@ -6,6 +6,7 @@ from math import isfinite
 from typing import Any, cast
 
 from redis import Redis
+from redis.connection import parse_url
 
 from broker import claim_next, index
 from broker.clock import RedisClock
@@ -15,6 +16,7 @@ from workers.taking import DEAD, WORKERS
 
 CLAIM_WORKER = "claim_worker"
 """The field by which a `ClaimWorker` is told from rq's own workers where rq registers both."""
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _RQ_WORKER = b"rq:worker:"
 
 
@@ -42,6 +44,23 @@ class Serving:
         if self.alive(within_ms=within_ms):
             return []
         return [queue for queue in QUEUES if not any(queue in served for served in self.stock.values())]
+
+
+def same_redis(one: str, other: str) -> bool:
+    """Whether two URLs surely lead to one database of one server. Names of hosts are not looked up."""
+    try:
+        return _place(one) == _place(other)
+    except ValueError:  # one that nothing connects to
+        return False
+
+
+def _place(url: str) -> tuple[str, int, int]:
+    where = parse_url(url)  # type: ignore[no-untyped-call]  # redis-py's
+    database = int(where.get("db") or 0)
+    if path := where.get("path"):
+        return str(path), 0, database
+    host = str(where.get("host") or _LOOPBACK[0]).lower()
+    return _LOOPBACK[0] if host in _LOOPBACK else host, int(where.get("port") or 6379), database
 
 
 def look(redis: Redis) -> Serving:

@@ -30,6 +30,17 @@ def test_status_shows_what_runs_and_that_what_died_was_started_again(home: Home)
     assert set(shown["queues"]) == {"leases", "claims", "jobs"}
 
 
+def test_status_of_another_redis_shows_nothing_of_the_fleet_here(home: Home, redis_url: str) -> None:
+    asked = [home.json("status", "--redis", redis_url), home.json("status", env={"BROKER_REDIS_URL": redis_url})]
+    for status, shown in asked:
+        assert (status, shown["problem"], shown["redis_url"]) == (1, "no worker serves", redis_url)
+        assert shown["processes"] == shown["workers"] == []
+        assert [shown[name] for name in ("state_dir", "datastore_url", "supervisor_pid")] == [None] * 3
+    own = home.json("status")[1]
+    again = home.json("status", "--redis", own["redis_url"])[1]
+    assert [each["name"] for each in again["processes"]] == [each["name"] for each in own["processes"]]
+
+
 def test_one_folder_has_one_fleet(home: Home) -> None:
     status, _, err = home.run("up", "--detach")
     assert status == 1

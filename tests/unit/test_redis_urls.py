@@ -9,6 +9,7 @@ import pytest
 from broker.client import AsyncClient, Client, InvalidRequest, InvalidUrl
 from broker.redis_urls import checked, without_password
 from broker.settings import load
+from workers.fleet_status import same_redis
 from workers.runtime import connect_redis
 
 BROKEN = [
@@ -95,3 +96,21 @@ def test_a_url_that_no_client_can_use_is_an_argument_of_the_clients_like_any_oth
         kind.connect(url, factory_id="f")
     assert isinstance(caught.value, InvalidRequest)
     assert isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("redis://localhost:6379/0", "redis://:secret@127.0.0.1", True),
+        ("redis://Queue.example:7000/1", "redis://user@queue.example:7000/1", True),
+        ("redis://queue.example/1", "redis://queue.example/?db=1", True),
+        ("redis://queue.example/1", "redis://queue.example/2", False),
+        ("redis://localhost:7399/0", "redis://localhost:6379/0", False),
+        ("redis://localhost", "unix:///run/valkey.sock", False),
+        ("unix:///run/valkey.sock", "unix:///run/valkey.sock?db=0", True),
+        ("unix:///run/valkey.sock", "unix:///run/other.sock", False),
+        ("http://x", "http://x", False),
+    ],
+)
+def test_urls_that_lead_to_one_database_are_known(one: str, other: str, same: bool) -> None:
+    assert same_redis(one, other) is same

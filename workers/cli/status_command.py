@@ -46,12 +46,14 @@ def _found(settings: "Settings") -> dict[str, Any]:
     from broker.redis_urls import without_password
     from workers.children import read_statuses
     from workers.cli.failures import START, of_redis
-    from workers.fleet_status import look
+    from workers.fleet_status import look, same_redis
     from workers.runtime import connect_redis
     from workers.state_dir import StateDir
 
     state = StateDir(settings.state_dir.expanduser().absolute())  # as it is: to look must not make it
-    endpoint = state.running()
+    here = endpoint = state.running()
+    if here is not None and settings.redis_url is not None and not same_redis(settings.redis_url, here.redis_url):
+        endpoint = None  # another fleet is asked about than the one in this folder
     children = read_statuses(state) if endpoint is not None else []
     url = settings.redis_url or (endpoint.redis_url if endpoint is not None else None)
     problem, serving = None, None
@@ -74,7 +76,7 @@ def _found(settings: "Settings") -> dict[str, Any]:
         "up": problem is None,
         "problem": None if problem is None else str(problem),
         "next": None if problem is None else problem.next_step,
-        "state_dir": str(state.path),
+        "state_dir": str(state.path) if here is endpoint else None,
         "redis_url": url and without_password(url, instead="…"),
         "datastore_url": without_password(endpoint.datastore_url, instead="…") if endpoint is not None else None,
         "supervisor_pid": endpoint.supervisor_pid if endpoint is not None else None,
