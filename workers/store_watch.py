@@ -31,7 +31,13 @@ class StoreWatch:
 
     def after(self, batch: Iterable[Settled]) -> None:
         """Say it where the store failed some of these, and that it serves again."""
-        failed = sum(1 for each in batch if each.answer is not None and _of_store(each, each.answer))
+        failed = 0
+        for each in batch:
+            answer = each.answer
+            if answer is None:
+                continue
+            if answer.reason is Reason.STORE or (type(each.request) is RenewMany and _lost(answer)):
+                failed += 1
         if failed:
             self._say(failed)
         elif self._fails:
@@ -58,10 +64,7 @@ class StoreWatch:
         return None
 
 
-def _of_store(settled: Settled, answer: Answer) -> bool:
-    if answer.reason is Reason.STORE:
-        return True
-    if type(settled.request) is not RenewMany:
-        return False
-    first, *_ = answer.body.get("results") or [{}]  # a store that is lost fails each of them
+def _lost(answer: Answer) -> bool:
+    """Whether the store failed the leases that this is told of: one that is lost fails each."""
+    first, *_ = answer.body.get("results") or [{}]
     return bool(first.get("reason") == Reason.STORE.value)
