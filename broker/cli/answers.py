@@ -46,7 +46,10 @@ _NEXT_FOR_REASON: Mapping[Reason, str] = {
     Reason.LEASE_OVER: "this claim had its lease, which is over: claim anew, with a new request id",
     Reason.NOT_LEASED: "see `broker job JOB_ID`: nobody holds it",
     Reason.NOT_REDRIVABLE: "see `broker job JOB_ID`: only a failed or cancelled job is redriven",
-    Reason.NOT_PERMITTED: "ask whoever has a key with another role: `broker key new --role operator`",
+    Reason.NOT_PERMITTED: (
+        "give it a key whose role may (BROKER_KEY_FILE; `broker key new --role ROLE`): `factory` claims, holds leases "
+        "and submits, `submitter` submits and cancels, `reader` looks, `operator` may all of it"
+    ),
     Reason.NOT_CANCELLABLE: "see `broker job JOB_ID`",
     Reason.REQUEST_ID_USED: "choose another request id, or give none; nothing was done",
 }
@@ -56,6 +59,10 @@ _ANY_JOB: Mapping[Word, str] = {
     Word.NOT_CLAIMABLE: "wait for it with --wait; see `broker queue list` and `broker limit list`",
 }
 """Instead of `_NEXT` where the claim named no job."""
+_OWN_LIMIT = "end one of this factory's jobs, or see `broker limit list`: a claim does not wait for that"
+_AFTER_THE_WAIT = "ask again later; `broker explain --factory {factory} --queue {queue}` says why there was none"
+_TIME_CHANGES_NOTHING = frozenset({Reason.NOT_LEASED, Reason.NOT_REDRIVABLE, Reason.NOT_CANCELLABLE})
+"""Reasons for which it is idle to say from when on to ask again."""
 _KEY_REVOKED = "see `broker key list` where the broker runs; with a key that stands (BROKER_KEY_FILE) repeat it"
 _MAY_HAVE_BEEN_DONE = " with the same --request-id: it may have taken effect"
 _OF_A_READ: Mapping[Word, str] = {
@@ -103,12 +110,18 @@ def flat(reply: "Reply") -> dict[str, Any]:
 
 
 def finish(
-    reply: "Reply", *, json: bool, good: str | Sequence[str], repeat: str | None = None, reads: bool = False
+    reply: "Reply",
+    *,
+    json: bool,
+    good: str | Sequence[str],
+    repeat: str | None = None,
+    reads: bool = False,
+    step: str | None = None,
 ) -> int:
     """Show the answer and return its exit status. `good` is what is said of one that had its effect.
 
     `repeat`: what the command is repeated under, where that is not the reply's own request id.
-    `reads`: it changes nothing.
+    `reads`: it changes nothing. `step`: what to do about it, where the command knows better.
     """
     if json:
         emit(flat(reply))
@@ -117,7 +130,7 @@ def finish(
         say(*lines, last if reply.answer is not Word.REPLAYED else f"{last} (as before: this request id was known)")
     else:
         problem, *more = _problem(reply)
-        complain(problem, next_step(reply, repeat or reply.request_id, reads=reads), more)
+        complain(problem, step or next_step(reply, repeat or reply.request_id, reads=reads), more)
     return exit_of(reply.answer, reply.reason)
 
 
@@ -154,7 +167,7 @@ def next_step(reply: "Reply", request_id: str, *, reads: bool = False) -> str:
     if reply.body.get(NOT_SIGNED):
         step = _KEY_REVOKED + ("" if reads else _MAY_HAVE_BEEN_DONE)
     if "job_id" not in reply.body:
-        step = step or _ANY_JOB.get(reply.answer)
+        step = step or (_OWN_LIMIT if _at_its_own_limit(reply) else _ANY_JOB.get(reply.answer))
     if reply.answer is Word.NOT_FOUND:
         step = next(
             (f"see `{lists}` for those there are" for field, (_, lists) in _LISTS.items() if field in reply.body), None
@@ -162,8 +175,19 @@ def next_step(reply: "Reply", request_id: str, *, reads: bool = False) -> str:
     step = (step or _NEXT.get(reply.answer, "see docs/cli.md")).replace(
         "JOB_ID", str(reply.body.get("job_id", "JOB_ID"))
     )
-    if reply.retry_after_ms:
+    if reply.retry_after_ms and reply.reason not in _TIME_CHANGES_NOTHING:
         step += f" (not before {span(reply.retry_after_ms)} from now)"
     if reply.answer is Word.THROTTLED and reply.reason is Reason.STORE:
         step += _STORE_FAILS
     return f"{step}; the request id was {request_id}" if "--request-id" in step else step
+
+
+def waited_in_vain(reply: "Reply", *, factory: str, queue: str) -> str | None:
+    """What to do where a claim has waited and there was nothing: its answer says no more. None: it was another."""
+    shown = {"factory": factory, "queue": queue}
+    return _AFTER_THE_WAIT.format(**shown) if reply.answer is Word.NONE_AVAILABLE else None
+
+
+def _at_its_own_limit(reply: "Reply") -> bool:
+    """Whether a claim met the limit of its factory."""
+    return any(str(each.get("limit", "")).startswith("factory:") for each in reply.body.get("obstacles") or ())

@@ -55,14 +55,17 @@ class Ask:
         """A client for the length of a block. `changed`: fields of the target, where the command knows better."""
         return connected(replace(self.target, **changed))
 
-    def finish(self, reply: "Reply", *, good: str | Sequence[str], repeat: str | None = None) -> int:
+    def finish(
+        self, reply: "Reply", *, good: str | Sequence[str], repeat: str | None = None, step: str | None = None
+    ) -> int:
         """Show the answer and return its exit status. `good` is what is said of one that had its effect.
 
-        `repeat`: what the command is repeated under, where that is not the reply's own request id.
+        `repeat`: what the command is repeated under, where that is not the reply's own request id. `step`: what to do
+        about an answer that is not good, where the command knows better.
         """
         from broker.cli.answers import finish
 
-        return finish(reply, json=self.json, good=good, repeat=repeat, reads=self.target.only_reads)
+        return finish(reply, json=self.json, good=good, repeat=repeat, reads=self.target.only_reads, step=step)
 
 
 def asks(how: Asks) -> Callable[[Callable[Concatenate[Ask, P], int]], Callable[..., int]]:

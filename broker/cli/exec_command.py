@@ -45,6 +45,7 @@ def register(app: typer.Typer, wrap: Wrap) -> None:
         stopped when the lease is lost or the job cancelled. Exit status 65 of CMD fails the job for good, any other
         but 0 this try. With --json the output of CMD goes to standard error.
         """
+        from broker.cli.answers import waited_in_vain
         from broker.cli.errors import CommandError
         from broker.exec import Command, CommandNotFound, execute
 
@@ -64,17 +65,23 @@ def register(app: typer.Typer, wrap: Wrap) -> None:
                 )
             except CommandNotFound as error:
                 raise CommandError.from_text(str(error), otherwise="check the command's name and PATH") from error
-        return _told(result, json=json)
+        step = None
+        if wait and result.reply is not None:
+            step = waited_in_vain(result.reply, factory=client.factory_id, queue=queue)
+        return _told(result, json=json, step=step)
 
 
-def _told(result: "ExecResult", *, json: bool) -> int:
-    """Say what became of the job, on standard error: standard output is the command's. The exit status."""
+def _told(result: "ExecResult", *, json: bool, step: str | None = None) -> int:
+    """Say what became of the job, on standard error: standard output is the command's. The exit status.
+
+    `step`: what to do where nothing was granted, where the command knows better than the answer.
+    """
     from broker.cli.answers import finish
     from broker.cli.output import complain, emit, note
     from broker.exec import Ending
 
     if result.ending is Ending.NOT_GRANTED and result.reply is not None:
-        return finish(result.reply, json=json, good="")
+        return finish(result.reply, json=json, good="", step=step)
     if json:
         emit(shown(result))
     elif result.job_id is None:

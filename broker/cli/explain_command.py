@@ -78,7 +78,8 @@ def _interest(body: Mapping[str, Any], now_ms: int) -> Iterable[str]:
     elif interest.get("fitting"):
         latest = max(interest["fitting"], key=lambda each: each["asked_ms"])
         yield f"  - {latest['factory']} fits, and last asked {span(now_ms - latest['asked_ms'])} ago; nobody waits now"
-        yield f"      next: broker claim --queue {body['queue']}, or wait for its next claim"
+        command = f"broker claim --factory {latest['factory']} --queue {body['queue']}"
+        yield f"      next: {command}, or wait for its next claim"
     elif interest.get("draining"):
         yield f"  - {', '.join(interest['draining'])} would fit, and drains; nobody else asks"
         yield f"      next: let it work again: broker factory resume {interest['draining'][0]}"
@@ -89,7 +90,7 @@ def _interest(body: Mapping[str, Any], now_ms: int) -> Iterable[str]:
         yield f"  - {interest['asked']} factories asked for work of queue {body['queue']} lately; none of them fits"
     else:
         yield f"  - nobody has asked for work of queue {body['queue']} in the last minutes"
-        yield f"      next: start a factory: broker exec --queue {body['queue']} -- CMD"
+        yield f"      next: start a factory: broker exec --factory NAME --queue {body['queue']} -- CMD"
 
 
 def factory_lines(body: Mapping[str, Any], now_ms: int) -> Iterable[str]:

@@ -29,6 +29,7 @@ def claim(
     incarnation: options.Incarnation = INCARNATION,
 ) -> int:
     """Claim a job: the answer holds the epoch and the token that the other commands ask for."""
+    from broker.cli.answers import waited_in_vain
     from broker.cli.output import span
 
     if count is not None and job_id is not None:
@@ -43,11 +44,12 @@ def claim(
             count=count,
             request_id=ask.request_id,
         )
+    step = waited_in_vain(reply, factory=client.factory_id, queue=queue) if wait else None
     lines = [
         f"granted job {grant['job_id']}, epoch {grant['epoch']}, for {span(grant['ttl_ms'])}, token {grant['token']}"
         for grant in (each.body for each in reply.grants)
     ]
-    return ask.finish(reply, good=lines or "")
+    return ask.finish(reply, good=lines or "", step=step)
 
 
 @asks(AS_HOLDER)

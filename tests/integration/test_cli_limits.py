@@ -48,8 +48,25 @@ def test_a_queue_is_paused_with_a_reason_and_resumed(home: Home) -> None:
     status, refused = home.json("claim", "--queue", "paused")
     assert (status, refused["reason"], refused["obstacles"][0]["why"]) == (1, "paused", "disk full")
     assert [(each["queue"], each["paused"]) for each in home.lines("queue", "list")] == [("paused", True)]
+    for command in (
+        ["claim", "--queue", "paused", "--wait", "0.2"],
+        ["exec", "--queue", "paused", "--wait", "0.2", "--", "true"],
+    ):
+        status, _, err = home.run(*command)
+        assert (status, "`broker explain --factory f1 --queue paused` says why" in err) == (3, True), err
+    assert "queue paused is paused since" in home.run("explain", "--factory", "f1", "--queue", "paused")[1]
     assert home.run("queue", "resume", "paused")[0] == 0
     assert home.json("claim", "--queue", "paused")[1]["job_id"] == "p"
+
+
+def test_a_factory_at_its_own_limit_is_not_told_to_wait(home: Home) -> None:
+    home.submit(queue="own")
+    assert home.run("limit", "set", "factory:f9", "0")[0] == 0
+    status, _, err = home.run("claim", "--factory", "f9", "--queue", "own", "--wait", "10")
+    assert status == 1
+    assert "limit factory:f9 is reached" in err
+    assert "--wait" not in err
+    assert home.run("limit", "remove", "factory:f9")[0] == 0
 
 
 def test_a_job_is_held_with_a_reason_and_lifted(home: Home) -> None:

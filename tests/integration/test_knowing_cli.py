@@ -74,6 +74,12 @@ def test_explain_says_who_asks_where_nothing_stands_in_the_way(home: Home) -> No
     reasons, text = _explained(home, job)
     assert reasons == []
     assert "nobody has asked for work of queue quiet" in text
+    assert "broker exec --factory NAME --queue quiet -- CMD" in text
+    assert home.json("claim", "--factory", "mac-8", "--queue", "asked")[0] == 3
+    text = _explained(home, home.submit(queue="asked"))[1]
+    command = text.partition("next: broker ")[2].partition(",")[0].split()
+    assert command == ["claim", "--factory", "mac-8", "--queue", "asked"]
+    assert home.run(*command, env={"BROKER_FACTORY": ""})[0] == 0, "as typed"
     assert home.json("explain", "no-such-job")[0] == 1
 
 

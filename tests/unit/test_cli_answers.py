@@ -12,6 +12,8 @@ from broker.client.trust import NOT_SIGNED
 from broker.exec import Ending, ExecResult
 from tests.unit.test_call import reply
 
+QUOTA = {"reason": "quota", "capacity": 1, "used": 1}
+
 
 @pytest.mark.parametrize(
     ("answer", "problem", "step"),
@@ -47,6 +49,23 @@ from tests.unit.test_call import reply
             "not_claimable (paused)",
             "wait for it with --wait; see `broker queue list`",
         ),
+        (
+            Answer(Word.NOT_CLAIMABLE, body={"reasons": ["quota"], "obstacles": [QUOTA | {"limit": "queue:q"}]}),
+            "limit queue:q is reached",
+            "wait for it with --wait",
+        ),
+        (
+            Answer(Word.NOT_CLAIMABLE, body={"reasons": ["quota"], "obstacles": [QUOTA | {"limit": "factory:mac-1"}]}),
+            "limit factory:mac-1 is reached",
+            "end one of this factory's jobs, or see `broker limit list`: a claim does not wait for that",
+        ),
+        (
+            Answer(
+                Word.UNAUTHORIZED, Reason.NOT_PERMITTED, {"detail": "claim is not for a key with the role submitter"}
+            ),
+            "unauthorized (not_permitted): claim is not for",
+            "`factory` claims, holds leases and submits",
+        ),
     ],
 )
 def test_an_answer_says_what_it_is_about_and_what_to_do(
@@ -57,6 +76,21 @@ def test_an_answer_says_what_it_is_about_and_what_to_do(
     told = capsys.readouterr().err
     assert problem in told
     assert step in told
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        (Reason.NOT_REDRIVABLE, False), (Reason.NOT_CANCELLABLE, False), (Reason.NOT_LEASED, False),
+        (Reason.SCHEDULED, True),
+    ],
+)  # fmt: skip
+def test_from_when_on_to_ask_again_is_told_where_time_changes_the_answer(
+    capsys: pytest.CaptureFixture[str], reason: Reason, told: bool
+) -> None:
+    said: Any = reply(Answer(Word.CONFLICT, reason, {"job_id": "j"}))
+    assert finish(said, json=False, good="unused") != 0
+    assert ("not before" in capsys.readouterr().err) is told
 
 
 FORGED = "no\nlast run    succeeded, epoch 9, mac-1"
