@@ -39,6 +39,7 @@ def bench(
     """
     import asyncio
 
+    from broker.cli.answers import next_step
     from broker.cli.bench_load import measure
     from broker.cli.errors import CommandError
     from broker.cli.exits import Exit
@@ -51,7 +52,9 @@ def bench(
         measure(lambda: async_client(target), jobs=jobs, outstanding=outstanding, interrupted=_interrupted)
     )
     if figures.wrong:
-        raise CommandError(f"{figures.wrong} of {jobs} jobs did not go as they should: {figures.first}", FIRST_STEP)
+        reply = figures.refused
+        step = FIRST_STEP if reply is None else next_step(reply, reply.request_id, reads=True)
+        raise CommandError(f"{figures.wrong} of {jobs} jobs did not go as they should: {figures.first}", step)
     if json:
         emit(figures.shown())
     else:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, TypeAlias
 
 from broker.answers import Word
-from broker.client import AsyncClient, ClientError
+from broker.client import AsyncClient, ClientError, Reply
 from broker.clock import steady_ns
 from broker.messages import SubmitBody
 from broker.wire_types import PAGE_MAX
@@ -55,6 +55,16 @@ class Figures:
     """Jobs that were not granted once, renewed and completed."""
     first: str = ""
     """What the first of them was told."""
+    refused: Reply | None = None
+    """The answer to it, where this key may not ask for that."""
+
+    def note_wrong(self, told: Reply | str, *, jobs: int = 1) -> None:
+        """So many more jobs did not go as they should."""
+        self.wrong += jobs
+        if not self.first:
+            self.first = told if isinstance(told, str) else told.summary
+            if isinstance(told, Reply) and told.answer is Word.UNAUTHORIZED:
+                self.refused = told
 
     def shown(self) -> dict[str, Any]:
         """The `--json` shape."""
@@ -85,9 +95,9 @@ async def _put_through(client: AsyncClient, figures: Figures, held: Held, *, job
     names = [f"{figures.queue}-{number}" for number in range(jobs)]
     begin = steady_ns()
     bodies = [SubmitBody(job_id=name, queue=figures.queue, payload={"n": name}, ttl_ms=TTL_MS) for name in names]
-    refused = [reply.summary for reply in await client.submit_many(bodies) if not reply.good]
+    refused = [reply for reply in await client.submit_many(bodies) if not reply.good]
     if refused:
-        figures.wrong, figures.first = len(refused), refused[0]
+        figures.note_wrong(refused[0], jobs=len(refused))
         return
     whole_ns = steady_ns() - begin
     figures.steps.append(Step.of("submit", min(jobs, 512), [whole_ns // jobs] * jobs, whole_ns=whole_ns))
@@ -95,7 +105,7 @@ async def _put_through(client: AsyncClient, figures: Figures, held: Held, *, job
     await _live(client, names[:alone], 1, figures, held)
     await _live(client, names[alone:], outstanding, figures, held)
     if not figures.wrong and (done := await _succeeded(client, figures.queue)) != jobs:
-        figures.wrong, figures.first = jobs - done, "not all are succeeded in the store"
+        figures.note_wrong("not all are succeeded in the store", jobs=jobs - done)
 
 
 async def _live(client: AsyncClient, names: Sequence[str], outstanding: int, figures: Figures, held: Held) -> None:
@@ -103,24 +113,24 @@ async def _live(client: AsyncClient, names: Sequence[str], outstanding: int, fig
     took: dict[str, list[int]] = {"claim": [], "renew": [], "complete": []}
     source = iter(names)
 
-    async def timed(what: str, ask: Callable[[], Awaitable[Any]]) -> Any:
+    async def timed(what: str, ask: Callable[[], Awaitable[Reply]]) -> Reply:
         begin = steady_ns()
         reply = await ask()
         took[what].append(steady_ns() - begin)
         return reply
 
-    async def life(name: str) -> str:
-        """What went wrong, or nothing."""
+    async def life(name: str) -> Reply | str | None:
+        """What went wrong, if anything."""
         grant = await timed("claim", lambda: client.claim(name))
         if not grant.granted or grant.body["epoch"] != 1:
-            return str(grant.summary)
+            return grant
         held[name] = fence = {"epoch": grant.body["epoch"], "token": grant.body["token"]}
         for what, ask in (("renew", client.renew), ("complete", client.complete)):
             reply = await timed(what, lambda ask=ask: ask(name, **fence))  # type: ignore[misc]  # a default binds it
             if not reply.good:
-                return str(reply.summary)
+                return reply
         del held[name]
-        return ""
+        return None
 
     async def one_after_the_other() -> None:
         for name in source:
@@ -128,9 +138,8 @@ async def _live(client: AsyncClient, names: Sequence[str], outstanding: int, fig
                 problem = await life(name)
             except ClientError as error:
                 problem = str(error)
-            if problem:
-                figures.wrong += 1
-                figures.first = figures.first or problem
+            if problem is not None:
+                figures.note_wrong(problem)
 
     begin = steady_ns()
     await asyncio.gather(*(one_after_the_other() for _ in range(outstanding)))

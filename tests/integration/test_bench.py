@@ -77,3 +77,28 @@ def test_a_second_interrupt_ends_it_at_once(fleet: Fleet, client: Client, worker
     process.send_signal(signal.SIGINT)
     wait_for(lambda: process.poll() is not None, "it has ended")
     assert process.returncode == -signal.SIGINT
+
+
+@pytest.mark.parametrize(
+    ("role", "step"),
+    [
+        (None, "give it the key of this factory with BROKER_KEY_FILE"),
+        (Role.SUBMITTER, "`factory` claims, holds leases"),
+    ],
+    ids=["without a key", "with a submitter's"],
+)
+def test_where_its_key_may_not_do_that_it_says_which_may(
+    fleet: Fleet, tmp_path: Path, role: Role | None, step: str
+) -> None:
+    signed = Signed(fleet, tmp_path)
+    fleet.start_worker(signed.env)
+    env = {}
+    if role is not None:
+        (tmp_path / "key").write_text(signed.key("b", role).text())
+        env["BROKER_KEY_FILE"] = str(tmp_path / "key")
+    process = fleet.start([*BROKER, "bench", "--jobs", "10"], env)
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 1
+    assert "10 of 10 jobs did not go as they should: unauthorized" in said
+    assert step in said.partition("\nnext: ")[2]
+    signed.store.close()
