@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from broker.cli.errors import CommandError
@@ -23,6 +24,8 @@ INCARNATION = "cli"
 ANONYMOUS = "cli"
 """The factory of commands that hold no lease."""
 TIMEOUT_MS = 10_000
+STATE_DIR = Path(".broker")
+"""Where a fleet is looked for that nobody names (`broker.settings`)."""
 SOON_MS = 300
 """A wait that need not be told."""
 
@@ -137,10 +140,14 @@ def fleet_redis(state_dir: Path) -> str:
     try:
         url = json.loads((state_dir.expanduser() / "up.json").read_bytes())["redis_url"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CommandError(
-            f"no broker runs in {state_dir}", 'run "broker up" or set BROKER_REDIS_URL; --state-dir names a fleet'
-        ) from error
+        step = f'run "{up_command(state_dir)}" or set BROKER_REDIS_URL; --state-dir names a fleet'
+        raise CommandError(f"no broker runs in {state_dir}", step) from error
     return str(url)
+
+
+def up_command(state_dir: Path) -> str:
+    """What starts a fleet in that folder."""
+    return "broker up" if state_dir == STATE_DIR else f"broker up --state-dir {quote(str(state_dir))}"
 
 
 def _quiet_logs() -> None:

@@ -165,6 +165,24 @@ def test_a_broker_without_workers_is_not_up_and_times_out(commands: Commands, tm
     assert "broker status" in shown["next"]
 
 
+def test_a_fleet_whose_workers_hang_is_to_be_started_again(commands: Commands, tmp_path: Path) -> None:
+    home = Home(tmp_path, {"BROKER_TAKEOVER_MS": "2000"}, run=commands.run)
+    assert home.run("up", "--detach", "--workers", "1", "--state-dir", "a fleet")[0] == 0
+    shown = home.json("status", "--state-dir", "a fleet")[1]
+    [worker] = [each["pid"] for each in shown["processes"] if each["name"].startswith("worker")]
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        wait_for(lambda: home.json("status", "--state-dir", "a fleet")[0] == 1, "it does not serve")
+        shown = home.json("status", "--state-dir", "a fleet")[1]
+    finally:
+        os.kill(worker, signal.SIGCONT)
+        assert home.run("down", "--state-dir", "a fleet")[0] == 0
+    assert shown["problem"] == "no worker serves"
+    assert "see the logs in a fleet/logs; then \"broker down --state-dir 'a fleet'\" and" in shown["next"]
+    gone = home.json("status", "--state-dir", "a fleet")[1]
+    assert "run \"broker up --state-dir 'a fleet'\" or set" in gone["next"]
+
+
 def test_a_fleet_in_the_foreground_serves_from_memory_and_drains_on_a_signal(
     commands: Commands, tmp_path: Path
 ) -> None:

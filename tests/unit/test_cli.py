@@ -68,6 +68,11 @@ def test_without_a_broker_a_command_says_how_to_get_one(broker: Broker) -> None:
     assert 'run "broker up" or set BROKER_REDIS_URL' in err
 
 
+def test_the_way_to_get_a_broker_names_the_folder_it_was_looked_for_in(broker: Broker) -> None:
+    _, _, err = broker("jobs", "--state-dir", "some where")
+    assert "run \"broker up --state-dir 'some where'\" or set BROKER_REDIS_URL" in err
+
+
 def test_an_error_is_an_object_with_json(broker: Broker) -> None:
     status, out, err = broker("jobs", "--json")
     assert (status, err) == (1, "")

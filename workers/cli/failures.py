@@ -2,16 +2,29 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from broker.cli import CommandError
 from broker.cli.exits import Exit
+from broker.cli.session import up_command
 
 if TYPE_CHECKING:
     from datastore import DatastoreError
 
 START = 'run "broker up" or set BROKER_REDIS_URL; `broker doctor` looks closer'
 """What to do where no broker runs."""
+
+
+def start(state_dir: Path) -> str:
+    """The same where a fleet was looked for in this folder."""
+    return START.replace("broker up", up_command(state_dir))
+
+
+def start_again(state_dir: Path) -> str:
+    """What to do where a fleet runs in this folder, and does not serve."""
+    up = up_command(state_dir)
+    return f'see the logs in {state_dir}/logs; then "{up.replace("up", "down", 1)}" and "{up}"'
 
 
 @contextmanager

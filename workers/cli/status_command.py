@@ -45,7 +45,7 @@ def _found(settings: "Settings") -> dict[str, Any]:
     from broker.queues import QUEUES
     from broker.redis_urls import without_password
     from workers.children import read_statuses
-    from workers.cli.failures import START, of_redis
+    from workers.cli.failures import of_redis, start, start_again
     from workers.fleet_status import look, same_redis
     from workers.runtime import connect_redis
     from workers.state_dir import StateDir
@@ -58,7 +58,7 @@ def _found(settings: "Settings") -> dict[str, Any]:
     url = settings.redis_url or (endpoint.redis_url if endpoint is not None else None)
     problem, serving = None, None
     if url is None:
-        problem = CommandError(f"no broker runs in {settings.state_dir}", START)
+        problem = CommandError(f"no broker runs in {settings.state_dir}", start(settings.state_dir))
     else:
         try:
             redis = connect_redis(settings.model_copy(update={"redis_url": url}))
@@ -69,7 +69,8 @@ def _found(settings: "Settings") -> dict[str, Any]:
     alive = serving.alive(within_ms=settings.takeover_ms) if serving is not None else []
     if serving is not None and (unserved := serving.unserved(within_ms=settings.takeover_ms)):
         what = "" if len(unserved) == len(QUEUES) else f" the queue{'s' * (len(unserved) > 1)} {', '.join(unserved)}"
-        problem = CommandError(f"no worker serves{what}", START)
+        step = (start if endpoint is None else start_again)(settings.state_dir)
+        problem = CommandError(f"no worker serves{what}", step)
     if problem is None and endpoint is not None:
         problem = _lost_store(endpoint.datastore_url)
     return {
