@@ -26,9 +26,12 @@ class SettingsError(Exception):
 
 
 class Settings(BaseSettings):
-    """Read once at start, frozen. A field is `BROKER_<NAME>`, or the content of the file `BROKER_<NAME>_FILE` names."""
+    """Read once at start, frozen. A field is `BROKER_<NAME>`, or the content of the file `BROKER_<NAME>_FILE` names.
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
+    A variable that is empty is one that is not set, as a shell or a Compose file leaves it.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="ignore")
 
     redis_url: str | None = None
     """None: the embedded server of the state folder."""
@@ -116,7 +119,7 @@ class FileSource(PydanticBaseSettingsSource):
         """The value, the field's name, and that it needs no decoding."""
         variable = f"{PREFIX}{field_name.upper()}_FILE"
         path = self._environ.get(variable)
-        if path is None:
+        if not path:
             return None, field_name, False
         try:
             return Path(path).read_text(encoding="utf-8").rstrip("\r\n"), field_name, False

@@ -73,7 +73,7 @@ def _variables(_: Settings) -> str:
         raise Problem(
             f"{' and '.join(wrong)} {are} read by nobody; write {' and '.join(wrong.values())}, or unset {it}"
         )
-    return ", ".join(sorted(KNOWN & os.environ.keys())) or "none is set: the defaults hold"
+    return ", ".join(sorted(name for name in KNOWN if os.environ.get(name))) or "none is set: the defaults hold"
 
 
 def _state_folder(settings: Settings) -> str:
