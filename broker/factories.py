@@ -144,6 +144,10 @@ def show(context: Context, request: GetFactory, now_ms: int) -> Settlement:
     record = _read(context.store, name)
     leases = _held(context, name, now_ms)
     seen_ms = context.last_seen([name]).get(name)
+    if record is not None and _removed(record):
+        if seen_ms is not None and record.since_ms is not None and seen_ms <= record.since_ms:
+            seen_ms = None  # that was before it was removed
+        record = None
     if record is None and not leases and seen_ms is None:
         return _unknown(name)
     facts = _facts(name, record or FactoryRecord(), now_ms)
@@ -254,8 +258,7 @@ def _held_by_each(store: Datastore) -> dict[str, int]:
 def _read(store: Datastore, name: str) -> FactoryRecord | None:
     id = factory_doc_id(name)
     found = store.read(id, id)
-    record = parsed(id, found.document.body, FactoryRecord) if isinstance(found, Ok) else None
-    return None if record is None or _removed(record) else record
+    return parsed(id, found.document.body, FactoryRecord) if isinstance(found, Ok) else None
 
 
 def _removed(record: FactoryRecord) -> bool:

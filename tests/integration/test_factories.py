@@ -351,8 +351,12 @@ def test_a_factory_with_leases_is_removed_by_force_only_and_its_starts_get_no_mo
     done = broker.ask(broker.caller.make("remove_factory", factory="mac-1", force=True))[0]
     assert (told(done), done["body"]["ended"]) == (("ok", None), ["a"])
     assert broker.ask(broker.caller.make("list_factories"))[0]["body"]["factories"] == []
-    assert broker.ask(broker.caller.make("resume_factory", factory="mac-1"))[0]["answer"] == "not_found"
+    for op in ("resume_factory", "get_factory"):
+        assert broker.ask(broker.caller.make(op, factory="mac-1"))[0]["answer"] == "not_found", op
+    broker.clock.advance(1_000)
     assert told(ask(broker, caller, "claim")) == ("not_claimable", "restarted")
+    heard = broker.ask(broker.caller.make("get_factory", factory="mac-1"))[0]["body"]
+    assert (heard["incarnation"], heard["last_seen_ms"]) == (None, broker.clock.now_ms()), "it asks still"
     again = start(broker, "s2")
     ask(broker, again, "register_factory")
     assert hold(broker, again)["epoch"] >= 1
