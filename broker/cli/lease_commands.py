@@ -83,7 +83,9 @@ def renew_many(
     from broker.cli.output import span
 
     given = leases.get("grants", [leases]) if isinstance(leases, dict) else leases
-    if not isinstance(given, list) or not given or not all(map(_is_lease, given)):
+    if given == []:
+        raise typer.BadParameter("holds no lease: there is nothing to renew", param_hint="JSON")
+    if not isinstance(given, list) or not all(map(_is_lease, given)):
         raise typer.BadParameter("must be an array of objects with job_id, epoch and token", param_hint="JSON")
     with ask.connected() as client:
         reply = client.renew_many(given, request_id=ask.request_id)

@@ -104,7 +104,8 @@ def test_json_after_the_dashes_belongs_to_the_command_that_exec_runs(broker: Bro
         (["jobs", "--state", "done"], "--state"),
         (["jobs", "--redis", "http://x"], "redis://"),
         (["jobs", "--redis", "redis://localhost:1/?foo=1"], "there is no option foo"),
-        (["renew-many", "[]", "--factory", "f"], "an array of objects with job_id, epoch and token"),
+        (["renew-many", "[]", "--factory", "f"], "holds no lease: there is nothing to renew"),
+        (["renew-many", "1", "--factory", "f"], "an array of objects with job_id, epoch and token"),
         (["renew-many", '{"answer":"none_available"}', "--factory", "f"], "with job_id, epoch and token"),
         (["renew-many", '[{"job_id":"j"}]', "--factory", "f"], "with job_id, epoch and token"),
         (["check-store", "mysql://x"], "memory://"),
@@ -122,6 +123,13 @@ def test_a_wrong_command_line_is_status_2_and_says_what_is_wrong(
     assert err.startswith("error: ")
     assert said in err
     assert "\nnext: " in err
+
+
+@pytest.mark.parametrize("group", ["limit", "queue", "factory", "schedule"])
+def test_a_group_without_a_command_says_so_under_its_help(broker: Broker, group: str) -> None:
+    status, out, err = broker(group)
+    assert (status, f"Usage: broker {group}" in out) == (2, True)
+    assert err == f"error: a command is missing\nnext: see `broker {group} --help`\n"
 
 
 def test_a_wrong_variable_is_named(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
