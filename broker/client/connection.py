@@ -49,7 +49,7 @@ class NotHeard(Exception):
 def shut_out(error: NotSent | NotAccepted | NotHeard, factory_id: str) -> BrokerUnavailable:
     """The failure to raise where a client can't even ask for the time, or would hear no answer."""
     if isinstance(error, NotHeard):
-        named = "ask in the name that this user's rights are for: --factory NAME, BROKER_FACTORY=NAME or factory_id"
+        named = "ask in the name that its rights are for: BROKER_FACTORY=NAME, --factory NAME, or in Python factory_id"
         what = f"Redis does not let this user read the replies to factory {factory_id}: {error}"
         return BrokerUnavailable(f"{what}; nothing was sent; {named}", refused=True)
     if isinstance(error, NotAccepted):

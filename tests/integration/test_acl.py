@@ -260,7 +260,7 @@ def test_a_command_in_a_name_that_is_not_its_users_says_at_once_how_to_give_it(
     status, _, err = home.run(*command)
     assert (status, err.count("\n")) == (1, 2), err
     assert "error: Redis does not let this user read the replies to factory cli: NOPERM" in err
-    assert "\nnext: ask in the name that this user's rights are for: --factory NAME, BROKER_FACTORY=NAME" in err
+    assert "\nnext: ask in the name that its rights are for: BROKER_FACTORY=NAME, --factory NAME" in err
 
 
 def test_a_command_is_served_in_its_users_name(guarded: Guarded, tmp_path: Path) -> None:
