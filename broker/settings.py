@@ -139,6 +139,8 @@ def load(**overrides: Any) -> Settings:
       SettingsError: a value is out of its limits, contradicts another, or its file can't be read.
     """
     given = {name: value for name, value in overrides.items() if value is not None}
+    if "signing" not in given and os.environ.get(f"{PREFIX}SIGNING") == "":  # a slip must not open the door
+        raise SettingsError(f"{PREFIX}SIGNING is empty: say off, optional or required")
     try:
         return Settings(**given)
     except ValidationError as error:
