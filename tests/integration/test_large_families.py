@@ -10,6 +10,7 @@ import redis
 from broker.client import Client
 from broker.families import PORTION
 from broker.queues import QUEUES
+from broker.repository import find_documents
 from broker.settings import load
 from datastore import Datastore, Filter, connect
 from datastore.memory import MemoryDatastore
@@ -39,7 +40,7 @@ def shift(broker: InProcess) -> Shift:
 
 def count(store: Datastore, state: str) -> int:
     wanted: Filter = {"kind": "job", "state": state}
-    return len(store.find(wanted, limit=10_000).documents)
+    return sum(1 for _ in find_documents(store, wanted))
 
 
 def have_family(broker: InProcess) -> None:

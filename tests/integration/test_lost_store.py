@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import redis
+import structlog
 from structlog.testing import capture_logs
 
 from broker.clock import ManualClock
@@ -56,6 +57,15 @@ def test_the_worker_the_command_line_status_and_the_doctor_name_it(fleet: Home) 
     assert (status, "stop the fleet that runs on it with `broker down`" in out) == (1, True)
 
 
+@pytest.fixture
+def every_level() -> Iterator[None]:
+    """Logs are as they are unless somebody sets them up, as commands do."""
+    before = structlog.get_config()
+    structlog.reset_defaults()
+    yield
+    structlog.configure(**before)
+
+
 class Worker:
     """One whose store fails when told to, and whose clock stands."""
 
@@ -79,6 +89,7 @@ class Worker:
         return [f"{each['log_level']} {each['event']}" for each in logs if each["event"].startswith("store")]
 
 
+@pytest.mark.usefixtures("every_level")
 def test_a_failing_store_is_logged_once_a_minute_and_as_it_serves_again(redis_client: redis.Redis) -> None:
     worker = Worker(redis_client)
     assert worker.settle() == []
@@ -92,5 +103,6 @@ def test_a_failing_store_is_logged_once_a_minute_and_as_it_serves_again(redis_cl
     assert worker.settle(failing=True, passing_ms=AGAIN_MS) == ["error store_failed"]
 
 
+@pytest.mark.usefixtures("every_level")
 def test_a_store_that_fails_renewals_alone_is_logged(redis_client: redis.Redis) -> None:
     assert Worker(redis_client).settle("renew_many", failing=True) == ["error store_failed"]

@@ -190,7 +190,7 @@ TWINS: Mapping[str, Broken] = {
     "412 taken as lost": Broken(rule=_conflict_is_lost),
     "a stale read frees a lock": Broken(rule=_in_place_of(exclusion, "removable", _believes_any_read)),
     "a key's owner only looked at": Broken(rule=_in_place_of(keys, "_alive", _alive), first=300),
-    "superseded ones only looked at": Broken(rule=_in_place_of(keys, "_superseded", _superseded), first=800),
+    "superseded ones only looked at": Broken(rule=_in_place_of(keys, "_superseded", _superseded)),
     "one unit too many": Broken(rule=_in_place_of(limits, "_capacity", _one_more)),
     "starts not counted": Broken(rule=_in_place_of(Starts, "take", lambda *_, **__: None)),
     "a schedule moved on first": Broken(rule=_in_place_of(schedules, "fire", _fire)),
