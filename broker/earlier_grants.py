@@ -7,7 +7,7 @@ from broker.documents import Job
 from broker.messages import Claim
 from broker.proposals import Remembered
 from broker.repository import PAGE_DOCUMENTS
-from broker.searches import search
+from broker.searches import pages
 from broker.settlement import Settlement
 from datastore import AnyOf, Corrupt, Datastore, DatastoreError, Filter, Page
 
@@ -60,9 +60,4 @@ class EarlierGrants:
             "lease.request_id": AnyOf(tuple(ids)),
             "lease.factory_id": AnyOf(tuple(factories)),
         }
-        cursor: str | None = None
-        while True:
-            page = search(self._store, wanted, limit=PAGE_DOCUMENTS, cursor=cursor)
-            yield page
-            if (cursor := page.cursor) is None:
-                return
+        return pages(self._store, wanted, limit=PAGE_DOCUMENTS)

@@ -16,7 +16,7 @@ import structlog
 
 from broker.documents import Frozen
 from broker.entropy import Entropy
-from broker.searches import search
+from broker.searches import pages
 from broker.shared_document import change, read_body
 from broker.signing import BadKey, Key, KeyId, Role, mac
 from datastore import Conflict, Datastore, DatastoreError
@@ -171,9 +171,7 @@ def revoke(store: Datastore, entropy: Entropy, id: str, *, now_ms: int) -> bool:
 
 def records(store: Datastore) -> Iterator[KeyRecord]:
     """Every key there is, revoked ones included. A record that makes no sense is reported, and hides no other."""
-    cursor: str | None = None
-    while True:
-        page = search(store, {"kind": "signing_key"}, limit=500, cursor=cursor)
+    for page in pages(store, {"kind": "signing_key"}, limit=500):
         for document in page.documents:
             try:
                 found = decoded(document.body, KeyRecord)
@@ -181,9 +179,6 @@ def records(store: Datastore) -> Iterator[KeyRecord]:
                 yield found
             except (msgspec.DecodeError, BadKey) as error:
                 log.error("key_corrupt", document=document.id, error=str(error))
-        cursor = page.cursor
-        if cursor is None:
-            return
 
 
 def _name(id: str) -> str:

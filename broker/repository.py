@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import structlog
 
 from broker.documents import Job, Spec, as_stored, leasing_as_stored, spec_id
-from broker.searches import search
+from broker.searches import pages, search
 from datastore import (
     Conflict,
     Corrupt,
@@ -184,21 +184,19 @@ PAGE_DOCUMENTS = 500
 
 def find_page(store: Datastore, filter: Filter, *, limit: int, cursor: str | None) -> Page:
     """One page; what of it does not parse is logged, for whoever runs the store."""
-    page = search(store, filter, limit=limit, cursor=cursor)
-    for what in page.unreadable:
-        log.error("document_unreadable", error=what)
-    return page
+    return _reported(search(store, filter, limit=limit, cursor=cursor))
 
 
 def find_documents(store: Datastore, filter: Filter) -> Iterator[Document]:
     """All documents that match, page by page; a proposal, since the search may be stale."""
-    cursor = None
-    while True:
-        page = find_page(store, filter, limit=PAGE_DOCUMENTS, cursor=cursor)
-        yield from page.documents
-        cursor = page.cursor
-        if cursor is None:
-            return
+    for page in pages(store, filter, limit=PAGE_DOCUMENTS):
+        yield from _reported(page).documents
+
+
+def _reported(page: Page) -> Page:
+    for what in page.unreadable:
+        log.error("document_unreadable", error=what)
+    return page
 
 
 def readable(documents: Iterable[Document]) -> Iterator[Job]:

@@ -1,5 +1,6 @@
 """The one way to search the store, by a closed list of fields: Cosmos DB indexes these and nothing else."""
 
+from collections.abc import Iterator
 from typing import Final
 
 from datastore import Datastore, Filter, Page
@@ -31,3 +32,13 @@ def search(store: Datastore, filter: Filter, *, limit: int, cursor: str | None =
     """See `Datastore.find`."""
     assert filter.keys() <= _ALLOWED, f"{sorted(filter.keys() - _ALLOWED)} is not among SEARCHED"
     return store.find(filter, limit=limit, cursor=cursor)
+
+
+def pages(store: Datastore, filter: Filter, *, limit: int) -> Iterator[Page]:
+    """All pages of a search, one after the other as they are asked for."""
+    cursor: str | None = None
+    while True:
+        page = search(store, filter, limit=limit, cursor=cursor)
+        yield page
+        if (cursor := page.cursor) is None:
+            return

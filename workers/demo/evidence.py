@@ -4,9 +4,10 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
-from broker.searches import search
+from broker.searches import pages
 from datastore import Datastore
 from workers.demo.records import Event, Record
 
@@ -124,10 +125,5 @@ def _is_stale_refusal(record: Record, ledger: Ledger) -> bool:
 
 
 def _found(store: Datastore, kind: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    cursor = None
-    for _ in range(PAGES_MAX):
-        page = search(store, {"kind": kind}, limit=PAGE, cursor=cursor)
+    for page in islice(pages(store, {"kind": kind}, limit=PAGE), PAGES_MAX):
         yield from ((document.id, document.body) for document in page.documents)
-        cursor = page.cursor
-        if cursor is None:
-            return
