@@ -15,6 +15,7 @@ from broker.entropy import Entropy
 from broker.messages import Claim, Envelope, Release
 from broker.parsing import parse
 from broker.queues import Message
+from broker.replies import reply_key
 from broker.wire_types import FactoryId
 
 if TYPE_CHECKING:  # a client that records nothing does not load it
@@ -57,6 +58,11 @@ class Address(BaseModel):
     def text(self) -> str:
         """Its fields as they stand in every envelope. Ids have been validated: they need no quoting."""
         return f'"factory_id":"{self.factory_id}","incarnation":"{self.incarnation}","instance":"{self.instance}"'
+
+    @cached_property
+    def channel(self) -> str:
+        """Its reply channel."""
+        return reply_key(self.factory_id, self.instance)
 
     @classmethod
     def checked(cls, factory_id: str, incarnation: str | None) -> Self:

@@ -19,7 +19,6 @@ from broker.client.turns import Turns, Waiter
 from broker.clock import monotonic_ms
 from broker.entropy import Entropy
 from broker.failures import trace
-from broker.replies import reply_key
 
 if TYPE_CHECKING:
     from broker.history import Recorder
@@ -76,7 +75,7 @@ class Exchange:
         """
         sent_ms = monotonic_ms()
         try:
-            server_ms = self._sender.server_ms(reply_key(self.address.factory_id, self.address.instance))
+            server_ms = self._sender.server_ms(self.address.channel)
         except (NotSent, NotAccepted, NotHeard) as error:
             raise shut_out(error, self.address.factory_id) from error
         if server_ms is not None:

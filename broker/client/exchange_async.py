@@ -20,7 +20,6 @@ from broker.client.standing import StandingTask
 from broker.clock import Steady, monotonic_ms
 from broker.entropy import Entropy
 from broker.failures import trace
-from broker.replies import reply_key
 
 if TYPE_CHECKING:
     from broker.history import Recorder
@@ -74,7 +73,7 @@ class AsyncExchange:
             return
         sent_ms = self.steady_ms()
         try:
-            server_ms = await self._sender.server_ms(reply_key(self.address.factory_id, self.address.instance))
+            server_ms = await self._sender.server_ms(self.address.channel)
         except (NotSent, NotAccepted, NotHeard) as error:
             raise shut_out(error, self.address.factory_id) from error
         if server_ms is not None:

@@ -9,7 +9,7 @@ from typing import Any, Self
 import structlog
 from msgspec.structs import replace
 
-from broker import replies, signing
+from broker import signing
 from broker.answers import Retry, Word
 from broker.client.call import Address
 from broker.client.errors import InvalidRequest
@@ -39,16 +39,15 @@ class Trust:
         Raises:
           InvalidRequest: not a key, or another factory's.
         """
-        channel = replies.reply_key(address.factory_id, address.instance)
         if key is None:
-            return cls(channel, None)
+            return cls(address.channel, None)
         try:
             parsed = Key.parse(key)
         except BadKey as error:
             raise InvalidRequest(f"key: {error}") from None
         if parsed.factory != address.factory_id:
             raise InvalidRequest(f"key: it is {parsed.factory}'s, and this client asks for {address.factory_id}")
-        return cls(channel, parsed)
+        return cls(address.channel, parsed)
 
     @property
     def sign(self) -> Sign | None:
