@@ -3,6 +3,8 @@
 import os
 import secrets
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -76,10 +78,8 @@ class Runtime:
           StartError: they serve here.
           RedisError: Redis did not say.
         """
-        try:
+        with _refusals():
             serve_own(self.connection, self.mark, session=session)
-        except OtherStore as error:
-            raise StartError(str(error)) from error
 
     def close(self) -> None:
         """Give back the store and the connection."""
@@ -219,15 +219,13 @@ def own_memory(redis: Redis) -> MemoryOwner:
       StartError: workers of another store serve there, or another process from its memory.
       RedisError: Redis did not say.
     """
-    try:
+    with _refusals():
         owner = MemoryOwner.take(redis)
-    except MemoryTaken as error:
-        raise StartError(str(error)) from error
-    try:
-        serve_own(redis, owner.mark)
-    except OtherStore as error:
-        owner.release()
-        raise StartError(str(error)) from error
+        try:
+            serve_own(redis, owner.mark)
+        except OtherStore:
+            owner.release()
+            raise
     return owner
 
 
@@ -239,11 +237,19 @@ def refuse_other_store(redis: Redis, store: Datastore, entropy: Entropy) -> str:
       RedisError: Redis did not say, as this user may not ask, it has no memory left, or can't be reached.
     """
     try:
-        return require_own_store(redis, store, entropy)
-    except OtherStore as error:
-        raise StartError(str(error)) from error
+        with _refusals():
+            return require_own_store(redis, store, entropy)
     except DatastoreError as error:
         raise StartError(f"datastore: {error}") from error
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """That another store is served, or another process's memory, is told as what keeps this one from starting."""
+    try:
+        yield
+    except (OtherStore, MemoryTaken) as error:
+        raise StartError(str(error)) from error
 
 
 def open_door(settings: Settings, store: Datastore) -> Door:
