@@ -24,7 +24,7 @@ from workers import full_redis, left_behind, wrong_types
 from workers.fleet_status import CLAIM_WORKER
 from workers.garbage import Garbage
 from workers.heartbeat import Heartbeat
-from workers.lean_redis import NO_MORE, leave
+from workers.lean_redis import leave
 from workers.logs import configure_logging
 from workers.runtime import SOCKET_TIMEOUT_S, Runtime, StartError, open_runtime, own_client, worker_name
 from workers.shift import Shift
@@ -197,8 +197,7 @@ class ServeLoop:
             log.error("serving_failed", worker=self._name, retry_in_s=round(pause_s, 3), exc_info=error)
             return
         log.warning("redis_lost", worker=self._name, error=str(error), retry_in_s=round(pause_s, 3))
-        if isinstance(error, NO_MORE):
-            leave(self._redis, error)
+        leave(self._redis, error)
         if wrong_types.met(error):
             wrong_types.clear(self._redis)
 

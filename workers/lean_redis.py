@@ -20,7 +20,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from broker.queues import pack
 
-NO_MORE = (RedisConnectionError, RedisTimeoutError, ReadOnlyError)
+_NO_MORE = (RedisConnectionError, RedisTimeoutError, ReadOnlyError)
 """Errors after which no connection there is, is of use: what failed one may have cut off all of them."""
 _NOT_FOR_PARSING = frozenset({"keys", EMPTY_RESPONSE, NEVER_DECODE})
 """What redis-py's own reading of a reply takes out of a command's options."""
@@ -210,11 +210,13 @@ def post(pipe: Pipeline) -> Callable[[], list[Any]]:
     return lambda: replies
 
 
-def leave(connection: Redis, failure: RedisError) -> None:
-    """Have this thread's next command open a new connection: it may lead to another server.
+def leave(connection: Redis, failure: Exception) -> None:
+    """After a failure of that kind, have this thread's next command open a new connection: it may lead elsewhere.
 
-    Where Redis has failed over the one that was may go on answering, that it takes no writes.
+    Where Redis has failed over the server that was may go on answering, that it takes no writes.
     """
+    if not isinstance(failure, _NO_MORE):
+        return
     if isinstance(connection, LeanRedis):
         connection.line.give_up(failure)
     connection.connection_pool.disconnect(inuse_connections=False)

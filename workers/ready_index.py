@@ -2,19 +2,15 @@
 
 from collections.abc import Sequence
 
-import structlog
 from redis import Redis
 
 from broker import claim_next, index, index_drift, lock_waits, standing_aside
 from broker.documents import Job
 from broker.index import Place
 from broker.recall import recall_heirs
-from broker.repository import read_job
 from broker.settlement import Context
-from datastore import DatastoreError
 from datastore.value import Value
-
-log = structlog.get_logger(__name__)
+from workers import together
 
 
 class Offered(Value, frozen=True):
@@ -56,15 +52,7 @@ def withdraw_taken(context: Context, connection: Redis, places: Sequence[Place])
     """
     with connection.pipeline(transaction=False) as pipe:
         for place in places:
-            job = _read(context, place.job_id)
+            job = together.read(context, place.job_id)
             if job is None or not index.offered(job):
                 index.withdraw(pipe, place)
         pipe.execute()
-
-
-def _read(context: Context, job_id: str) -> Job | None:
-    try:
-        return read_job(context.store, job_id)
-    except DatastoreError as error:
-        log.warning("sweep_skips", job=job_id, error=str(error))
-        return None

@@ -115,8 +115,7 @@ class Sweep:
                 one_pass()
             except (RedisError, DatastoreError) as error:
                 log.warning("sweep_failed", error=str(error))
-                if isinstance(error, RedisError):
-                    leave(self._redis, error)
+                leave(self._redis, error)
             except Exception:  # a mistake of ours in one pass must not end all of them
                 log.exception("sweep_failed")
             stop.wait(self._pause_s())
@@ -256,7 +255,7 @@ class Sweep:
     def _mend_runs(self, now_ms: int, swept: Swept) -> None:
         """Runs that were opened and are over (I3): whoever ended them died before that was on record."""
         for run in repository.find_documents(self._context.store, {"open": True}):
-            job = self._read(run.partition_key)
+            job = together.read(self._context, run.partition_key)
             if job is not None:
                 swept.runs_mended += self._mended(run.id, partial(self._end_run, run, job, now_ms))
 
@@ -342,13 +341,6 @@ class Sweep:
     def _jobs(self, search: Filter) -> Iterator[Job]:
         """Jobs a search proposes; one that does not parse is reported and left alone."""
         return repository.readable(repository.find_documents(self._context.store, {"kind": "job", **search}))
-
-    def _read(self, job_id: str) -> Job | None:
-        try:
-            return repository.read_job(self._context.store, job_id)
-        except DatastoreError as error:
-            log.warning("sweep_skips", job=job_id, error=str(error))
-            return None
 
     def _each(self, jobs: Iterable[Job], act: Callable[[Context, Job], Settlement]) -> Iterator[Change]:
         return together.each(self._context, jobs, act)

@@ -219,7 +219,8 @@ class Taker:
         keys, arguments = self.call(slot, at_most=at_most, others=0)
         asked_ms = self._steady_ms()
         reply = _TAKE_ANYWAY.run(self._connection, keys, arguments)
-        return Hand((taken := self.hand(reply, slot, asked_ms=asked_ms)).entries, taken.clock)
+        hand = self.hand(reply, slot, asked_ms=asked_ms)
+        return Hand(hand.entries, hand.clock)
 
     def hand(self, reply: Any, slot: int, *, asked_ms: int) -> Hand:
         """What the call brought that was sent at `asked_ms` of this host's monotonic clock."""

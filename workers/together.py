@@ -8,6 +8,7 @@ from msgspec import structs
 
 from broker.documents import Job
 from broker.exclusion import Slots, give_back_together
+from broker.repository import read_job
 from broker.settlement import Change, Context, Settlement, seen_to_stand
 from datastore import DatastoreError, OutcomeUnknown
 
@@ -50,6 +51,15 @@ def attempt(act: Callable[[], Settlement]) -> tuple[Change, ...]:
     except Exception:  # of one document, or a mistake of ours about it: the others are not to wait for that
         log.exception("sweep_skips")
     return ()
+
+
+def read(context: Context, job_id: str) -> Job | None:
+    """A job; None where there is none, or where it can't be read now, which holds up nothing else."""
+    try:
+        return read_job(context.store, job_id)
+    except DatastoreError as error:
+        log.warning("sweep_skips", job=job_id, error=str(error))
+        return None
 
 
 def _groups(jobs: Iterable[Job]) -> Iterator[list[Job]]:
