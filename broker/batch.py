@@ -28,7 +28,7 @@ from broker.earlier_grants import EarlierGrants
 from broker.gathering import another, gathered, wanted, with_earlier
 from broker.held_leases import HeldLeases
 from broker.looks import Looks
-from broker.messages import Claim, RegisterFactory, RenewMany, Request
+from broker.messages import Claim, RenewMany, Request
 from broker.proposals import Asking, Candidate, InHand, NothingFits, Proposal, Remembered, propose
 from broker.settle import HEED_CONTROLS, PUT_BACK, failed, looked_at, settle
 from broker.settlement import Change, Context, Settlement, Wait
@@ -94,9 +94,7 @@ def settle_batch(
         last_seen=last_seen,
         clock=clock,
         looks=Looks(),
-        held=HeldLeases(
-            context.store, {each.request.factory_id for each in batch if type(each.request) is RegisterFactory}
-        ),
+        held=HeldLeases(context.store, batch),
         slot_work=SlotWork(),
     )
     nexts = {at: taken.request for at, taken in enumerate(batch) if claim_next.is_claim_next(taken.request)}
