@@ -135,7 +135,5 @@ def _usage(error: Exception) -> CommandError:
     message: str = error.format_message() if hasattr(error, "format_message") else str(error)
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "broker"
-    message = (
-        message.replace("Value error, ", "") or "a command is missing"
-    )  # the help that is shown says which there are
-    return CommandError(message, f"see `{command} --help`", exit=Exit.USAGE)
+    what = message.replace("Value error, ", "") or "a command is missing"  # the help that is shown says which there are
+    return CommandError(what, f"see `{command} --help`", exit=Exit.USAGE)

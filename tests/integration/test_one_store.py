@@ -26,21 +26,34 @@ pytestmark = pytest.mark.redis
 IN_MEMORY = ("--datastore", "memory://")
 
 
+def second(fleet: Fleet, commands: Commands, tmp_path: Path) -> Home:
+    """Whoever comes to the Redis of this fleet with a datastore of their own."""
+    env = {"BROKER_REDIS_URL": fleet.redis_url, "BROKER_STATE_DIR": str(tmp_path / "second")}
+    return Home(tmp_path, env, run=commands.run)
+
+
+def assert_refused(home: Home, command: tuple[str, ...]) -> None:
+    status, _, err = home.run(*command)
+    assert status == 1
+    assert "workers of another datastore serve this Redis" in err
+
+
+def assert_settled_on_one_store(home: Home, *, meanwhile: Callable[[], object] = lambda: None) -> None:
+    for number in range(4):
+        assert home.json("submit", "-", "--id", f"j{number}", input="{}")[0] == 0
+    meanwhile()
+    assert len(home.lines("jobs")) == 4, "each request is settled on the one store"
+
+
 @pytest.mark.parametrize("command", [("worker", *IN_MEMORY), ("worker", "--burst", *IN_MEMORY), ("up", *IN_MEMORY)])
 def test_nobody_serves_from_memory_beside_workers_of_a_store(
     fleet: Fleet, commands: Commands, tmp_path: Path, command: tuple[str, ...]
 ) -> None:
     fleet.start_worker()
-    env = {"BROKER_REDIS_URL": fleet.redis_url, "BROKER_STATE_DIR": str(tmp_path / "second")}
-    home = Home(tmp_path, env, run=commands.run)
+    home = second(fleet, commands, tmp_path)
     for _ in range(2):  # the second time as the first left it
-        status, _, err = home.run(*command)
-        assert status == 1
-        assert "workers of another datastore serve this Redis" in err
-    for number in range(4):
-        assert home.json("submit", "-", "--id", f"j{number}", input="{}")[0] == 0
-    fleet.start_worker()
-    assert len(home.lines("jobs")) == 4, "each request is settled on the one store"
+        assert_refused(home, command)
+    assert_settled_on_one_store(home, meanwhile=fleet.start_worker)
 
 
 @pytest.mark.parametrize("command", [("worker", "--burst"), ("sweep", "--once"), ("up", "--detach")])
@@ -49,14 +62,9 @@ def test_nobody_serves_a_store_beside_a_worker_that_serves_from_memory(
 ) -> None:
     fleet.datastore_url = "memory://"
     fleet.start_worker()
-    env = {"BROKER_REDIS_URL": fleet.redis_url, "BROKER_STATE_DIR": str(tmp_path / "second")}
-    home = Home(tmp_path, env, run=commands.run)
-    status, _, err = home.run(*command)
-    assert status == 1
-    assert "workers of another datastore serve this Redis" in err
-    for number in range(4):
-        assert home.json("submit", "-", "--id", f"j{number}", input="{}")[0] == 0
-    assert len(home.lines("jobs")) == 4, "each request is settled on the one store"
+    home = second(fleet, commands, tmp_path)
+    assert_refused(home, command)
+    assert_settled_on_one_store(home)
 
 
 @pytest.mark.parametrize("url", ["memory://", "sqlite:///{}/other.db"])
@@ -140,14 +148,9 @@ def test_nobody_serves_a_second_store_beside_workers_of_the_first(
     fleet: Fleet, commands: Commands, tmp_path: Path, command: tuple[str, ...]
 ) -> None:
     fleet.start_worker()
-    env = {"BROKER_REDIS_URL": fleet.redis_url, "BROKER_STATE_DIR": str(tmp_path / "second")}
-    home = Home(tmp_path, env, run=commands.run)
-    status, _, err = home.run(*command)
-    assert status == 1
-    assert "workers of another datastore serve this Redis" in err
-    for number in range(4):
-        assert home.json("submit", "-", "--id", f"j{number}", input="{}")[0] == 0
-    assert len(home.lines("jobs")) == 4, "each request is settled on the one store"
+    home = second(fleet, commands, tmp_path)
+    assert_refused(home, command)
+    assert_settled_on_one_store(home)
 
 
 def test_once_its_workers_have_ended_another_store_is_served(fleet: Fleet, tmp_path: Path) -> None:
