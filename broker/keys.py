@@ -27,6 +27,8 @@ KEY_PAUSE_MS = 20
 """Bound of the jittered pause between them."""
 REDRIVEN_MAX = 64
 """Jobs of one superseding key that were redriven, and that the next newer one supersedes with the one before it."""
+SAME_MS_MAX = 64
+"""Jobs of one superseding key that are known to have been the newest within the millisecond of the newest one."""
 JOINED_MAX = 32
 """Requests that a key remembers to have pointed to a job of it: a resend is pointed there again (I6)."""
 
@@ -109,8 +111,8 @@ def take(
 def supersede(context: Context, job: Job, changes: list[Change], *, now_ms: int) -> None:
     """Make `job` the newest of its key; those before it give way, or itself where a newer one is there.
 
-    Once only: what an operator has redriven since is left alone, however often this is asked again. `changes`: what is
-    changed is added there, whatever fails.
+    Newer is what was taken later; within one millisecond, what is named later. Once only: what an operator has redriven
+    since is left alone, however often this is asked again. `changes`: what is changed is added there, whatever fails.
 
     Raises:
       NotApplied, OutcomeUnknown: some may still wait; the same request again is harmless.
@@ -125,7 +127,8 @@ def supersede(context: Context, job: Job, changes: list[Change], *, now_ms: int)
         _all_superseded(context, _older(body), newest, changes, now_ms)
         if newest == job.id:
             return
-        if (job.created_ms, job.id) < (body["since_ms"], newest):
+        same_ms = _same_ms(body, job.created_ms)
+        if job.created_ms < body["since_ms"] or job.id in same_ms:
             changes += _superseded(context, job.id, newest, now_ms, anew=False)
             return
         named = {
@@ -134,6 +137,7 @@ def supersede(context: Context, job: Job, changes: list[Change], *, now_ms: int)
             "before": newest,
             "also": _redriven(body),
             "redriven": [],
+            "same_ms": [*same_ms, job.id][-SAME_MS_MAX:],
         }
         if _changed(context, document, named):
             # The one before last too, which whoever named the last one may have left waiting.
@@ -165,6 +169,11 @@ def _no_newest(key: str) -> Mapping[str, Any]:
 def _redriven(body: Mapping[str, Any]) -> tuple[str, ...]:
     """Jobs that were redriven since the newest one was named."""
     return tuple(body.get("redriven", ()))
+
+
+def _same_ms(body: Mapping[str, Any], created_ms: int) -> tuple[str, ...]:
+    """Jobs taken at `created_ms` that were the newest of their key once: a resend does not make them so again."""
+    return tuple(body.get("same_ms", ())) if body["since_ms"] == created_ms else ()
 
 
 def _older(body: Mapping[str, Any]) -> tuple[str, ...]:

@@ -92,6 +92,7 @@ def _made_of(context: Context, stored: Spec, request: Submit, changes: list[Chan
         except DatastoreError as error:  # whatever it is, the job is there: nobody may submit it under another id
             log.warning("older_jobs_not_told", job=job_id, error=str(error))
             return Answer(Word.OUTCOME_UNKNOWN, Reason.STORE)
+        job = next(change.after for change in reversed(changes) if change.after.id == job_id)  # it may have given way
     facts = {"job_id": job_id, "state": job.state.value, "etag": job.document.etag}
     if (stored.request_id, stored.submitted_by) != (request.request_id, request.factory_id):
         return Answer(Word.CONFLICT, Reason.EXISTS, facts)

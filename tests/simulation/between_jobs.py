@@ -81,12 +81,17 @@ class BetweenJobs:
         self._acknowledged.add(job_id)
         for other in [self._jobs[other_id] for other_id in self._acknowledged]:
             if other.supersedes == job.supersedes and other.id != job.id:
-                older, newer = sorted((job, other), key=lambda each: (each.created_ms, each.id))
-                rev = self._revs[newer.id].get(older.id, 1)  # as both were there
-                waits = older.state in WAITING and older.id not in self._redriven
-                responsible = newer.state is not State.CANCELLED  # or else whoever superseded that one, too
-                if waits and responsible and (older.document.rev == rev or older.superseded_by is not None):
-                    self._accuse(f"keys: {older.id} waits, though {newer.id} has superseded it")
+                orders = [(job, other), (other, job)]
+                left = [(older, newer) for older, newer in orders if older.created_ms <= newer.created_ms]
+                # Of two that were taken in one millisecond either may be the newer one.
+                if all(self._left_waiting(older, newer) for older, newer in left):
+                    self._accuse(f"keys: {left[0][0].id} waits, though {left[0][1].id} has superseded it")
+
+    def _left_waiting(self, older: Job, newer: Job) -> bool:
+        rev = self._revs[newer.id].get(older.id, 1)  # as both were there
+        waits = older.state in WAITING and older.id not in self._redriven
+        responsible = newer.state is not State.CANCELLED  # or else whoever superseded that one, too
+        return waits and responsible and (older.document.rev == rev or older.superseded_by is not None)
 
     def told(self, job: Job) -> None:
         """The holder of the lease that stands is told of it."""

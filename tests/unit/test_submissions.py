@@ -247,6 +247,28 @@ def supersedes(desk: Desk, *names: str) -> None:
         assert submit(desk.context, f"s-{name}", job_id=name, supersedes="k", now_ms=NOW + number).answer.good
 
 
+@pytest.mark.parametrize("names", ["ab", "ba", "cab", "dcba"])
+def test_of_jobs_taken_in_one_millisecond_the_one_that_came_last_supersedes_the_others(desk: Desk, names: str) -> None:
+    for name in (*names, *names):  # and their resends change nothing
+        answer = submit(desk.context, f"s-{name}", job_id=name, supersedes="k", now_ms=NOW).answer
+        assert answer.good
+    assert [name for name in names if desk.job(name).state is State.READY] == [names[-1]]
+
+
+def test_a_resend_that_finds_its_job_superseded_in_the_same_millisecond_is_told_so(desk: Desk) -> None:
+    for name in "ba":
+        submit(desk.context, f"s-{name}", job_id=name, supersedes="k", now_ms=NOW)
+    again = submit(desk.context, "s-b", job_id="b", supersedes="k", now_ms=NOW).answer
+    assert (again.word, again.body["state"]) == (Word.REPLAYED, "cancelled")
+
+
+def test_a_submission_that_gives_way_to_a_newer_job_at_once_is_told_that_it_is_cancelled(desk: Desk) -> None:
+    submit(desk.context, "s-newer", job_id="newer", supersedes="k", now_ms=NOW + 1)
+    late = submit(desk.context, "s-older", job_id="older", supersedes="k", now_ms=NOW)
+    assert (late.answer.word, late.answer.body["state"]) == (Word.OK, "cancelled")
+    assert late.answer.body["etag"] == desk.job("older").document.etag
+
+
 @pytest.mark.parametrize("newer", [("b",), ("b", "c"), ("b", "c", "d")], ids=len)
 def test_a_late_copy_of_a_submission_leaves_alone_what_was_redriven(desk: Desk, newer: tuple[str, ...]) -> None:
     supersedes(desk, "a", *newer)
