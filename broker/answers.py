@@ -147,9 +147,13 @@ def past_deadline(deadline_ms: int) -> Answer:
     return Answer(Word.REQUEST_EXPIRED, body={"deadline_ms": deadline_ms})
 
 
-def used_for(op: str) -> Answer:
-    """What a request is told whose id this factory has used for `op`, which has had its effect. This one had none."""
-    return Answer(Word.INVALID, Reason.REQUEST_ID_USED, {"op": op, "detail": f"this request id was used for {op}"})
+def used_for(op: str, what: str | None = None) -> Answer:
+    """What a request is told whose id this factory has used for `op`, which has had its effect. This one had none.
+
+    `what`: the same in words, where the name of the operation doesn't say enough.
+    """
+    detail = f"this request id was used for {what or op}"
+    return Answer(Word.INVALID, Reason.REQUEST_ID_USED, {"op": op, "detail": detail})
 
 
 def put_off(reason: Reason, entropy: Entropy, *, resend: bool, after_ms: int) -> Answer:

@@ -5,7 +5,7 @@ from typing import Any
 import structlog
 
 from broker import coordinator, keys, repository
-from broker.answers import Answer, Reason, Word
+from broker.answers import Answer, Reason, Word, used_for
 from broker.asked import Asked, who_asks
 from broker.coordinator import Change, Context, Settlement
 from broker.documents import WAITING, Job, Spec, State
@@ -33,8 +33,9 @@ RARELY_SAID = {
 def submit(context: Context, request: Submit, *, now_ms: int) -> Settlement:
     """Create a job once. Acknowledged means: it stays claimable until it is terminal (I5).
 
-    The same request id from the same factory again is a replay; another request for the same job id is
-    `conflict {exists}`: who guesses the id of a request must not have another job taken for the one it names.
+    The same request id from the same factory again is a replay, or `invalid {request_id_used}` where it brings another
+    payload, labels or queue; another request for the same job id is `conflict {exists}`: who guesses the id of a
+    request must not have another job taken for the one it names.
     Where it is cut off once its spec is stored, it is `outcome_unknown`: the same request again finishes it. What it
     has changed until then is told.
 
@@ -96,7 +97,14 @@ def _made_of(context: Context, stored: Spec, request: Submit, changes: list[Chan
     facts = {"job_id": job_id, "state": job.state.value, "etag": job.document.etag}
     if (stored.request_id, stored.submitted_by) != (request.request_id, request.factory_id):
         return Answer(Word.CONFLICT, Reason.EXISTS, facts)
+    if not _same(stored, body):
+        return used_for("submit", "another submission")
     return Answer(Word.OK if created else Word.REPLAYED, body=facts)
+
+
+def _same(stored: Spec, body: SubmitBody) -> bool:
+    """Whether a submission asks for what is stored. Of what else a job says, some follows the clock of the host."""
+    return (stored.payload, stored.labels, stored.job["queue"]) == (body.payload, body.labels, body.queue)
 
 
 def job_named(request: Submit) -> str:

@@ -247,6 +247,15 @@ def supersedes(desk: Desk, *names: str) -> None:
         assert submit(desk.context, f"s-{name}", job_id=name, supersedes="k", now_ms=NOW + number).answer.good
 
 
+@pytest.mark.parametrize("other", [{"payload": "B"}, {"labels": {"team": "b"}}, {"queue": "b"}], ids=str)
+def test_a_request_id_that_stands_for_one_submission_is_refused_for_another(desk: Desk, other: dict[str, Any]) -> None:
+    said: dict[str, Any] = {"payload": {"steps": ["a", {"n": [1.5, None]}]}, "labels": {"team": "a"}, "queue": "a"}
+    assert submit(desk.context, "s1", **said).answer.word is Word.OK
+    again = submit(desk.context, "s1", now_ms=NOW + 9, **(said | other)).answer
+    assert (again.word, again.reason, again.body["op"]) == (Word.INVALID, Reason.REQUEST_ID_USED, "submit")
+    assert submit(desk.context, "s1", now_ms=NOW + 9, not_before_ms=NOW + 99, **said).answer.word is Word.REPLAYED
+
+
 @pytest.mark.parametrize("names", ["ab", "ba", "cab", "dcba"])
 def test_of_jobs_taken_in_one_millisecond_the_one_that_came_last_supersedes_the_others(desk: Desk, names: str) -> None:
     for name in (*names, *names):  # and their resends change nothing
