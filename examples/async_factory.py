@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 from broker.answers import Word
-from broker.client import AsyncClient, AsyncLease, BrokerTimeout, BrokerUnavailable, LeaseLost, NotGranted
+from broker.client import AsyncClient, AsyncLease, BrokerTimeout, BrokerUnavailable, InvalidUrl, LeaseLost, NotGranted
 
 
 async def work(lease: AsyncLease) -> dict[str, Any]:
@@ -79,3 +79,5 @@ if __name__ == "__main__":
         sys.exit(main())
     except KeyboardInterrupt:  # the lease was given back on the way here
         sys.exit(130)
+    except InvalidUrl as error:
+        sys.exit(str(error))

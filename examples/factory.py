@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 from broker.answers import Word
-from broker.client import BrokerTimeout, BrokerUnavailable, Client, Lease, LeaseLost, NotGranted
+from broker.client import BrokerTimeout, BrokerUnavailable, Client, InvalidUrl, Lease, LeaseLost, NotGranted
 
 
 def work(lease: Lease) -> dict[str, Any]:
@@ -67,3 +67,5 @@ if __name__ == "__main__":
         sys.exit(main())
     except KeyboardInterrupt:  # the lease was given back on the way here
         sys.exit(130)
+    except InvalidUrl as error:
+        sys.exit(str(error))

@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from broker.client import Client, FenceGate, LeaseLost, StaleEpoch
+from broker.client import Client, FenceGate, InvalidUrl, LeaseLost, StaleEpoch
 
 
 class Reports:
@@ -83,3 +83,5 @@ if __name__ == "__main__":
         sys.exit(main())
     except KeyboardInterrupt:  # the lease was given back on the way here
         sys.exit(130)
+    except InvalidUrl as error:
+        sys.exit(str(error))

@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from broker.client import Client
+from broker.client import Client, InvalidUrl
 
 
 def main() -> None:
@@ -33,3 +33,5 @@ if __name__ == "__main__":
         main()
     except KeyboardInterrupt:
         sys.exit(130)
+    except InvalidUrl as error:
+        sys.exit(str(error))

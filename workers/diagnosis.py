@@ -7,16 +7,19 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from stat import S_IROTH, S_IXOTH
 
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, RedisError
 
 from broker.clock import RedisClock, host_now_ms
 from broker.settings import Settings
+from broker.variables import KNOWN, misspelt
+from datastore.connect import file_of
 from workers import fleet_status
 from workers.embedded import EmbeddedError, find_server
 from workers.runtime import StartError, check_redis, connect_redis, datastore_url, open_store
 from workers.state_dir import StateDir, StateDirError
-from workers.variables import KNOWN, misspelt
 
 PYTHON_MIN = (3, 11)
 CLOCK_OFFSET_MS_MAX = 5_000
@@ -57,6 +60,8 @@ def examine(settings: Settings) -> Iterator[Symptom]:
             return  # the rest is looked at once there is a folder to work in
         except (Problem, StartError, EmbeddedError) as error:
             yield Symptom(name, "", str(error))
+        except NoPermissionError as error:
+            yield Symptom(name, "", f"Redis refused: {error}; ask as a worker's user: `broker acl --role worker`")
         except RedisError as error:
             yield Symptom(name, "", f"Redis does not answer: {error}; start it, or correct BROKER_REDIS_URL")
 
@@ -122,7 +127,14 @@ def _datastore(settings: Settings) -> str:
     if settings.datastore_url is None and _none_yet(settings) and not StateDir.found(settings.state_dir).has_store():
         return "none is there yet: `broker up` makes it"
     open_store(settings, url, create=False).close()
+    if (path := file_of(url)) is not None and _anybody_reads(Path(path).resolve()):
+        raise Problem(f"anybody here may read {path}, and in it the tokens of leases; `chmod o= {path}*`")
     return f"{url.partition('://')[0]} refuses a write on a bogus etag, as it must"
+
+
+def _anybody_reads(path: Path) -> bool:
+    """Whether others than its user and group may, as of a copy that was made by an ordinary umask."""
+    return bool(path.stat().st_mode & S_IROTH) and all(folder.stat().st_mode & S_IXOTH for folder in path.parents)
 
 
 def _clock(settings: Settings) -> str:

@@ -25,6 +25,7 @@ from broker.repository import INDEXES
 from broker.searches import SEARCHED
 from broker.settings import Settings
 from broker.transitions import Rules
+from broker.variables import misspelt
 from datastore import Datastore, DatastoreError, Missing, connect
 from datastore.contract import ContractViolation, require_conditional_writes
 from workers.fault_points import At, FaultsRefused, armed, nowhere
@@ -34,7 +35,6 @@ from workers.memory_owner import MemoryOwner, MemoryTaken
 from workers.one_store import OtherStore, require_own_store, serve_own
 from workers.state_dir import StateDir
 from workers.store_troubles import Troubles
-from workers.variables import misspelt
 
 log = structlog.get_logger(__name__)
 
@@ -166,7 +166,11 @@ def check_redis(redis: Redis) -> None:
         raise StartError(f"Redis refused the password: {error}; set BROKER_REDIS_PASSWORD_FILE") from error
     except ResponseError as error:
         wants_password = str(error).startswith("DENIED")  # protected mode: a long text about Redis' own settings
-        step = "set a password (requirepass), or `protected-mode no`" if wants_password else "give the user +info"
+        step = (
+            "set a password (requirepass), or `protected-mode no`"
+            if wants_password
+            else "ask as a worker's user: `broker acl --role worker`"
+        )
         raise StartError(f"Redis refused INFO: {str(error).partition('. ')[0]}; {step}") from error
     except RedisError as error:
         raise StartError(f"Redis is not reachable: {error}; start it, or set BROKER_REDIS_URL") from error

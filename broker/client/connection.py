@@ -68,7 +68,7 @@ def url_told() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise InvalidUrl(f"{error}; use redis://HOST:PORT/DB, rediss:// or unix://PATH") from error
+        raise InvalidUrl(f"{error}; use redis://HOST:PORT/DB, rediss:// or unix://PATH") from None
 
 
 def options(password: str | None, timeout_s: float) -> dict[str, Any]:

@@ -3,10 +3,12 @@
 import json
 import os
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from datastore import connect
 from tests.commands import BROKER, Commands
 from tests.home import Home
 from tests.processes import alive, end, start, wait_for
@@ -86,6 +88,25 @@ def test_a_process_that_starts_with_a_misspelt_variable_logs_it_without_its_valu
     [line] = [line for line in (out + told).splitlines() if "variable_misspelt" in line]
     assert (status, "BROKER_SIGNIN" in line, "BROKER_SIGNING" in line) == (0, True, True)
     assert "hush" not in out + told
+
+
+@pytest.mark.parametrize("command", [("jobs",), ("submit", "-"), ("exec", "--factory", "f", "--", "true")], ids=str)
+def test_a_command_says_which_variable_is_misspelt_without_its_value(home: Home, command: tuple[str, ...]) -> None:
+    _, out, told = home.run(*command, env={"BROKER_KEY_FIL": "hush"}, input="---\n---\nDo it\n")
+    assert "BROKER_KEY_FIL is read by nobody; write BROKER_KEY_FILE, or unset it" in told.splitlines()
+    assert "hush" not in out + told
+
+
+def test_the_doctor_tells_of_a_database_that_anybody_may_read(home: Home) -> None:
+    with tempfile.TemporaryDirectory() as folder:  # not in pytest's own, which nobody else may enter
+        file = Path(folder, "jobs.db")
+        connect(f"sqlite:///{file}").close()
+        assert home.run("doctor", "--datastore", f"sqlite:///{file}")[0] == 0
+        file.chmod(0o644)
+        assert home.run("doctor", "--datastore", f"sqlite:///{file}")[0] == 0, "its folder is closed"
+        Path(folder).chmod(0o755)
+        status, out, _ = home.run("doctor", "--datastore", f"sqlite:///{file}")
+        assert (status, "anybody here may read" in out, f"`chmod o= {file}*`" in out) == (1, True, True)
 
 
 def test_the_doctor_names_what_is_missing(commands: Commands, tmp_path: Path, redis_url: str) -> None:

@@ -10,8 +10,8 @@ NO_SETTINGS = frozenset(
     f"{PREFIX}{name}" for name in ("HISTORY", "JOB_ID", "LEASE_EPOCH", "LEASE_TOKEN", "QUEUE", "ATTEMPT")
 )
 """What clients read, and what `exec` sets for its command."""
-_FIELDS = tuple(f"{PREFIX}{name.upper()}" for name in Settings.model_fields)
-KNOWN = frozenset({*_FIELDS, *(f"{name}_FILE" for name in _FIELDS), *NO_SETTINGS})
+_SETTINGS = tuple(f"{PREFIX}{name.upper()}{file}" for name in Settings.model_fields for file in ("", "_FILE"))
+KNOWN = frozenset({*_SETTINGS, *NO_SETTINGS})
 
 
 def misspelt(names: Iterable[str]) -> Iterator[tuple[str, str]]:
@@ -20,5 +20,5 @@ def misspelt(names: Iterable[str]) -> Iterator[tuple[str, str]]:
         if name.startswith(PREFIX) and name not in KNOWN:
             from difflib import get_close_matches  # mostly not needed, and a start is to be quick
 
-            for meant in get_close_matches(name, _FIELDS, 1, ALIKE):
+            for meant in get_close_matches(name, _SETTINGS, 1, ALIKE):
                 yield name, meant
