@@ -200,8 +200,9 @@ class Call:
         return Message(self._form.queue, self.request_id, self._attempt, text)
 
     def withdrawal(self, now_ms: int, broker_time: BrokerTime) -> Message | None:
-        """The claim once more, without its wait: it is answered at once. None where nothing waits."""
-        if not self.waits or not self._out or self.settled:
+        """The claim once more, without a wait: it is answered at once, also where no copy of it has left yet. None of
+        anything else."""
+        if not self.is_claim or not self._out or self.settled:
             return None
         if self._patience_ms:
             self._timeout_ms -= self._patience_ms

@@ -174,6 +174,21 @@ def test_who_interrupts_as_it_says_that_it_waits_is_not_kept_waiting(
         client.job("j")
 
 
+@pytest.mark.parametrize("terms", [{"job_id": "j"}, {"queue": "empty"}, {"wait_ms": 60_000}])
+def test_a_claim_that_was_interrupted_before_it_left_does_not_keep_its_client_open(
+    client: Client, monkeypatch: pytest.MonkeyPatch, terms: dict[str, Any]
+) -> None:
+    def interrupted(*_: Any) -> None:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(client._exchange._sender, "send", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        client.claim(**terms, timeout_ms=60_000)
+    assert client.settle(within_ms=20_000)
+    wait_for(lambda: job(client)[0] == "ready", "what it got is given back", deadline_ms=5_000)
+
+
 @pytest.mark.parametrize("terms", ['{"job_id": "j"}', '{"wait_ms": 60000}'])
 def test_an_interrupted_lease_is_given_back(
     fleet: Fleet, worker: "subprocess.Popen[str]", client: Client, terms: str
