@@ -15,6 +15,8 @@ KEPT_MAX = 1_000
 """Queues that are kept; with more all are forgotten, and asked for once more."""
 FITTINGS_MAX = 4_096
 """Offers that are kept, of all queues together: any claim may name others, in any queue, up to 4 KB of them."""
+NUMBERS_MAX = 500_000
+"""Numbers of sets that are kept with them, some 50 bytes each: of 20,000 sets, offers that all fit take 1 MB each."""
 
 
 class Fitting(Value, frozen=True):
@@ -28,12 +30,35 @@ Asked: TypeAlias = tuple[str, tuple[str, ...], int]
 """A queue, offers, and what waiting makes up for."""
 
 
+class Fittings:
+    """What was worked out for offers, each at some look at the sets. With too much of it all is forgotten."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Asked, tuple[int, Fitting]] = {}
+        self._numbers = 0
+
+    def known(self, asked: Asked, look: int) -> Fitting | None:
+        """As it was worked out at this look."""
+        kept = self._kept.get(asked)
+        return kept[1] if kept is not None and kept[0] == look else None
+
+    def keep(self, asked: Asked, look: int, fitting: Fitting) -> None:
+        """In place of what an earlier look gave."""
+        if len(self._kept) >= FITTINGS_MAX or self._numbers >= NUMBERS_MAX:
+            self._kept.clear()
+            self._numbers = 0
+        _, earlier = self._kept.get(asked, (look, _NONE))
+        self._numbers += len(fitting.numbers) - len(earlier.numbers)
+        self._kept[asked] = look, fitting
+
+
+_NONE = Fitting((), ())
+
+
 class QueueSets:
     """The sets of one queue, as one `look` has found them. `kept`: what was worked out, for this queue and others."""
 
-    def __init__(
-        self, queue: str, found: Iterable[bytes], *, look: int, kept: dict[Asked, tuple[int, Fitting]]
-    ) -> None:
+    def __init__(self, queue: str, found: Iterable[bytes], *, look: int, kept: Fittings) -> None:
         self._queue = queue
         self._found = frozenset(found)
         self._look = look
@@ -44,19 +69,14 @@ class QueueSets:
     def fitting(self, offers: tuple[str, ...], *, step_ms: int) -> Fitting:
         """Those for a factory with such offers. `step_ms`: how much waiting makes up for one priority."""
         asked = self._queue, offers, step_ms
-        look, known = self._kept.get(asked, _NEVER)
-        if look != self._look:
+        fitting = self._kept.known(asked, self._look)
+        if fitting is None:
             met = dict(index.serving(canonical(offers), self._found))
             numbers = [number for number, name in enumerate(self.names, start=1) if name in met]
             bonuses = [step_ms * met[self.names[number - 1]] // WEIGHT_MAX for number in numbers]
-            if len(self._kept) >= FITTINGS_MAX:
-                self._kept.clear()
-            known = Fitting(tuple(numbers), tuple(bonuses))
-            self._kept[asked] = self._look, known
-        return known
-
-
-_NEVER = (-1, Fitting((), ()))
+            fitting = Fitting(tuple(numbers), tuple(bonuses))
+            self._kept.keep(asked, self._look, fitting)
+        return fitting
 
 
 class ReadySets:
@@ -64,7 +84,7 @@ class ReadySets:
 
     def __init__(self) -> None:
         self._queues: dict[str, QueueSets] = {}
-        self._fitting: dict[Asked, tuple[int, Fitting]] = {}
+        self._fitting = Fittings()
         self._looks = count()
 
     def of(self, queue: str) -> QueueSets:

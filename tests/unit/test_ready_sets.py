@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from broker import index
+from broker import index, ready_sets
 from broker.matching import canonical, meets, preference
 from broker.ready_sets import FITTINGS_MAX, KEPT_MAX, Fitting, ReadySets
 
@@ -45,7 +45,21 @@ def test_however_many_queues_and_offers_there_are_only_so_many_are_kept() -> Non
         for number in range(FITTINGS_MAX // 2):
             assert seen.fitting((f"o={number}",), step_ms=STEP_MS).numbers == (1,)
     assert len(sets._queues) <= KEPT_MAX
-    assert len(sets._fitting) <= FITTINGS_MAX
+    assert len(sets._fitting._kept) <= FITTINGS_MAX
+
+
+def test_however_many_sets_fit_offers_only_so_many_of_their_numbers_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [index.encode_job_terms((), ((f"p{number}", 1),)).encode() for number in range(50)]
+    monkeypatch.setattr(ready_sets, "NUMBERS_MAX", 200)
+    sets = ReadySets()
+    for look in range(3):
+        queue = sets.saw("q", names)
+        for number in range(20):
+            fitting = queue.fitting((f"o{look}.{number}",), step_ms=1_000)
+            assert queue.fitting((f"o{look}.{number}",), step_ms=1_000) is fitting, "it is kept for the next claim"
+            assert len(fitting.numbers) == len(names)
+            held = sum(len(each.numbers) for _, each in sets._fitting._kept.values())
+            assert held == sets._fitting._numbers <= 200 + len(names)
 
 
 def _named(names: list[str], fitting: Fitting) -> dict[str, int]:
