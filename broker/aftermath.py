@@ -75,7 +75,8 @@ def deliver(context: Context, pipe: Pipeline, batch: Sequence[Settled], *, now_m
     further: list[Settled] = []
     requests = [settled.request for settled in batch]
     step_ms = context.rules.ageing_step_ms
-    others = move_hints(pipe, [change for settled in batch for change in settled.changes], step_ms=step_ms)
+    every = [change for settled in batch for change in settled.changes]
+    others = move_hints(pipe, every, step_ms=step_ms, now_ms=now_ms)
     seen.note(pipe, requests, now_ms, context.lately)
     for settled in batch:
         request, answer = settled.request, settled.answer
@@ -110,7 +111,7 @@ def deliver(context: Context, pipe: Pipeline, batch: Sequence[Settled], *, now_m
     return Further(further, others)
 
 
-def move_hints(pipe: Pipeline, changes: Sequence[Change], *, step_ms: int) -> list[Change]:
+def move_hints(pipe: Pipeline, changes: Sequence[Change], *, step_ms: int, now_ms: int) -> list[Change]:
     """Keep what Redis says of jobs in step with them; the same guards for every transition.
 
     Returns all but the grants of ready jobs, as most are: these take nothing from anybody, and nobody waits for them.
@@ -130,7 +131,7 @@ def move_hints(pipe: Pipeline, changes: Sequence[Change], *, step_ms: int) -> li
         families.note(pipe, others)
         owed.note(pipe, others)
         notices.tell_holders(pipe, others)
-    index.follow(pipe, moves, step_ms=step_ms)
+    index.follow(pipe, moves, step_ms=step_ms, now_ms=now_ms)
     return others
 
 
@@ -147,7 +148,7 @@ def follow_up(context: Context, connection: Redis, further: Further, *, descent:
     keys = lock_waits.given_up(changes)
     keys += [key for settled in batch for key in settled.freed]
     keys += _now_free(context, batch, now_ms)
-    _let_through(context, connection, changes, freed=keys)
+    _let_through(context, connection, changes, freed=keys, now_ms=now_ms)
     claim_next.pass_on(connection, _woken(batch, now_ms))
     for factory in dict.fromkeys(map(_unsettled_factory, batch)):
         if factory is not None:
@@ -171,22 +172,25 @@ def follow_families(context: Context, connection: Redis, descent: Descent, *, no
     """Look at some of the children of jobs that have ended; the next call at more of them, and at theirs in turn."""
     changes = descent.go_on(context, connection, now_ms=now_ms)
     _tell(context, connection, changes, now_ms=now_ms)
-    _let_through(context, connection, changes)
+    _let_through(context, connection, changes, now_ms=now_ms)
 
 
 def _tell(context: Context, connection: Redis, changes: Sequence[Change], *, now_ms: int) -> None:
     if changes:
         with connection.pipeline(transaction=False) as pipe:
-            move_hints(pipe, changes, step_ms=context.rules.ageing_step_ms)
+            move_hints(pipe, changes, step_ms=context.rules.ageing_step_ms, now_ms=now_ms)
             telling.publish_changes(pipe, changes, now_ms=now_ms)
             pipe.execute()
 
 
-def _let_through(context: Context, connection: Redis, changes: Sequence[Change], *, freed: Sequence[str] = ()) -> None:
+def _let_through(
+    context: Context, connection: Redis, changes: Sequence[Change], *, freed: Sequence[str] = (), now_ms: int
+) -> None:
     """Wake claims for the jobs that became ready, and for those that have waited for slots which are free now."""
-    places = [Place.of(job, step_ms=context.rules.ageing_step_ms) for job in became_ready(changes)]
+    step_ms = context.rules.ageing_step_ms
+    places = [Place.of(job, step_ms=step_ms, now_ms=now_ms) for job in became_ready(changes)]
     ready = [place.wants for place in places if not place.kept_for]
-    claim_next.wake(connection, [*ready, *lock_waits.bring_back(connection, freed)])
+    claim_next.wake(connection, [*ready, *lock_waits.bring_back(connection, freed, now_ms=now_ms)])
     recall_heirs(connection, places)
 
 
@@ -231,7 +235,8 @@ def on_time(context: Context, connection: Redis, now_ms: int) -> int:
     keys = lock_waits.due(connection, now_ms)
     admitted = _starts(context, keys) if keys else {}
     for key in keys:
-        back = lock_waits.bring_back(connection, [key] * admitted.get(key, lock_waits.RETURN_MAX))
+        times = admitted.get(key, lock_waits.RETURN_MAX)
+        back = lock_waits.bring_back(connection, [key] * times, now_ms=now_ms)
         woken += (now_woken := claim_next.wake(connection, back))
         if not (now_woken if limited_queue(key) else back):
             lock_waits.forget(connection, key)

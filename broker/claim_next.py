@@ -11,6 +11,7 @@ from broker import index, replies, waiting
 from broker.answers import Answer, Word, wire
 from broker.matching import canonical
 from broker.messages import Claim, ClaimBody
+from broker.pop_best import POP_BEST
 from broker.queues import intake_key
 from broker.scripts import Argument, Script
 from broker.signing import UNSEALED, Seal
@@ -70,7 +71,7 @@ end
 )
 
 _WAKE = Script(
-    index.POP_BEST
+    POP_BEST
     + UNPARK
     + f"local LOOKS_MAX, WOKEN_FOR, WOKEN_TTL = {LOOKS_MAX}, '{WOKEN_FOR}', {ANSWER_TTL_MS}"
     + """

@@ -16,7 +16,6 @@ import structlog
 from redis import Redis
 from redis.client import Pipeline
 
-from broker.clock import SET_BACK_MS
 from broker.documents import READY as STATE_READY
 from broker.documents import Job, Scored
 from broker.matching import Preferences, canonical, meets, preference
@@ -57,14 +56,23 @@ class Place(Value, frozen=True):
     """The one factory that may have it. Empty: any that fits."""
 
     @classmethod
-    def of(cls, job: Job, *, step_ms: int, now_ms: int | None = None) -> Self:
-        """The place of a job. `step_ms`: what waiting makes up for one priority; `now_ms`: else of its last write."""
+    def of(cls, job: Job, *, step_ms: int, now_ms: int) -> Self:
+        """The place of a job by broker time. `step_ms`: what waiting makes up for one priority."""
         kept = job.reserved
-        if kept is not None and (job.updated_ms if now_ms is None else now_ms) < kept.until_ms:
+        if kept is not None and now_ms < kept.until_ms:
             terms = encode_job_terms(job.requires, job.prefers)
             return cls(job.id, job.queue, terms, kept.until_ms - _FIRST, kept_for=kept.factory_id)
         lane = "" if job.fairness_key is None else f"~{job.priority}~{job.fairness_key}"
         return cls(job.id, job.queue, encode_job_terms(job.requires, job.prefers), _score(job, step_ms), lane)
+
+    @classmethod
+    def each_of(cls, job: Job, *, step_ms: int) -> tuple[Self, ...]:
+        """Wherever it may stand, by the time: where it is kept for one factory, and last, where it is anybody's."""
+        until_ms = 0 if job.reserved is None else job.reserved.until_ms
+        anybodys = cls.of(job, step_ms=step_ms, now_ms=until_ms)
+        if job.reserved is None:
+            return (anybodys,)
+        return cls.of(job, step_ms=step_ms, now_ms=until_ms - 1), anybodys
 
     @property
     def key(self) -> str:
@@ -144,15 +152,20 @@ def decode_offers(text: str) -> tuple[str, ...] | None:
     return None if found is None or found[1] else found[0]
 
 
-def follow(pipe: Pipeline, moves: Iterable[tuple[Job, bool]], *, step_ms: int) -> None:
+def follow(pipe: Pipeline, moves: Iterable[tuple[Job, bool]], *, step_ms: int, now_ms: int) -> None:
     """As `move`, of jobs."""
     scores: defaultdict[tuple[str, str], dict[str, int | None]] = defaultdict(dict)
     for job, offered_now in moves:
         if job.reserved is None and job.fairness_key is None:
             terms = encode_job_terms(job.requires, job.prefers)
             scores[job.queue, terms][job.id] = _score(job, step_ms) if offered_now else None
-        else:
-            (_offer_apart if offered_now else _withdraw_apart)(pipe, Place.of(job, step_ms=step_ms))
+            continue
+        offered = Place.of(job, step_ms=step_ms, now_ms=now_ms) if offered_now else None
+        for place in Place.each_of(job, step_ms=step_ms):
+            if place != offered:  # a reservation may have ended since it was put there
+                _move_one(pipe, scores, place, offered_now=False)
+        if offered is not None:
+            _move_one(pipe, scores, offered, offered_now=True)
     _move_together(pipe, scores)
 
 
@@ -163,11 +176,22 @@ def move(pipe: Pipeline, moves: Iterable[tuple[Place, bool]]) -> None:
     """
     scores: defaultdict[tuple[str, str], dict[str, int | None]] = defaultdict(dict)
     for place, offered_now in moves:
-        if place.kept_for or place.lane:
-            (_offer_apart if offered_now else _withdraw_apart)(pipe, place)
-        else:
-            scores[place.wants][place.job_id] = place.score if offered_now else None
+        _move_one(pipe, scores, place, offered_now=offered_now)
     _move_together(pipe, scores)
+
+
+def _move_one(
+    pipe: Pipeline,
+    scores: Mapping[tuple[str, str], dict[str, int | None]],
+    place: Place,
+    *,
+    offered_now: bool,
+) -> None:
+    """Add the commands for one that stands apart; of another note what it comes to, to go with others of its set."""
+    if place.kept_for or place.lane:
+        (_offer_apart if offered_now else _withdraw_apart)(pipe, place)
+    else:
+        scores[place.wants][place.job_id] = place.score if offered_now else None
 
 
 def _move_together(pipe: Pipeline, sets: Mapping[tuple[str, str], Mapping[str, int | None]]) -> None:
@@ -305,90 +329,5 @@ for _, terms in ipairs(redis.call('SMEMBERS', KEYS[1])) do
   end
 end
 return there
-"""
-)
-
-
-RIGHTED_MAX = 2_000
-"""12 to 33 ms of Redis's time, measured on a busy machine. A lane stays in its place when its jobs are cancelled, and
-anybody may name new ones."""
-SERVED_TTL_MS = 86_400_000
-"""Of a queue that serves no lane for so long it is forgotten whose turn was last: then the oldest job has it."""
-POP_BEST = (
-    f"local LANE, SERVED_MAX, SET_BACK, RIGHTED_MAX = '{LANE}', 10000, {SET_BACK_MS}, {RIGHTED_MAX}\n"
-    f"local SERVED_TTL = {SERVED_TTL_MS}"
-    + """
--- Entries put right by this call. Each costs everybody's time; after so many it ends, and is to be made again.
-local righted = 0
-
--- What stands first in each set, looked at once until the set is changed here.
-local heads = {}
-local function head_of(key)
-  local head = heads[key]
-  if not head then
-    head = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')
-    heads[key] = head
-  end
-  return head[1], tonumber(head[2])
-end
-
-local function change(command, key, ...)
-  if redis.call(command, key, ...) > 0 then heads[key] = nil end
-end
-
--- The entry with the lowest score, less its set's bonus, over the sets `before .. key .. after`, and that set.
-local function best_of(keys, bonuses, before, after)
-  local best, its_key, its_score, least
-  for i = 1, #keys do
-    local entry, score = head_of(before .. keys[i] .. after)
-    if entry then
-      local value = score - bonuses[i]
-      if not least or value < least then best, its_key, its_score, least = entry, keys[i], score, value end
-    end
-  end
-  return best, its_key, its_score
-end
-
--- The entry with the lowest score, less its set's bonus, taken out. A lane gives its first job, and then stands behind
--- all that have waited longer than since now. Without `served` there are no lanes: an entry is what it is.
-local function pop_best(keys, bonuses, served, now, step)
-  while righted < RIGHTED_MAX do  -- each round ends it, or puts one entry right
-    local best, key, score = best_of(keys, bonuses, '', '')
-    if not best then return nil end
-    if not served or string.sub(best, 1, 1) ~= '~' then
-      change('ZREM', key, best)
-      return best
-    end
-    -- From before time was set back, or nobody of ours wrote it: nobody may wait for its turn until then.
-    redis.call('ZREMRANGEBYSCORE', served, now + SET_BACK, '+inf')
-    local priority = string.match(best, '^~(%-?%d+)~')
-    local worth = (priority or 0) * step
-    local _, head = head_of(LANE .. key .. best)
-    local turn = (redis.call('ZSCORE', served, best) or 0) - worth
-    if not head or not priority then
-      righted = righted + 1
-      change('ZREM', key, best)
-    elseif math.max(head, turn) > score then
-      righted = righted + 1
-      change('ZADD', key, 'CH', math.max(head, turn), best)
-    else
-      local first, its_key = best_of(keys, bonuses, LANE, best)
-      change('ZREM', LANE .. its_key .. best, first)
-      local last = redis.call('ZREVRANGE', served, 0, 0, 'WITHSCORES')[2] or 0
-      local stamp = math.max(now, last) + 0.001
-      redis.call('ZADD', served, stamp, best)
-      redis.call('ZREMRANGEBYRANK', served, 0, -SERVED_MAX - 1)
-      redis.call('PEXPIRE', served, SERVED_TTL)
-      for i = 1, #keys do change('ZADD', keys[i], 'XX', 'GT', 'CH', stamp - worth, best) end
-      local _, next_one = head_of(LANE .. its_key .. best)
-      if next_one then
-        change('ZADD', its_key, 'CH', math.max(next_one, stamp - worth), best)
-      else
-        change('ZREM', its_key, best)
-      end
-      return first
-    end
-  end
-end
 """
 )

@@ -3,7 +3,6 @@
 Without this a hundred jobs of one lock would stand at the head of the index and hide every other.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import cast
@@ -13,11 +12,13 @@ from redis import Redis
 from redis.client import Pipeline
 
 from broker import index
+from broker.documents import Job
 from broker.index import Place
 from broker.limits import limit_key, limit_name, limited_queue
 from broker.settlement import Change, Wait
 from broker.slots import slot_id, wants
 from datastore.decoding import UNREADABLE, from_json
+from datastore.value import Value
 
 RETURN_MAX = 16
 """Jobs that come back for one lock given up: usually the first gets it, and a shared lock may be had by many."""
@@ -36,14 +37,31 @@ TIMES = f"{WAITS}times"
 """Sorted set: keys of slots by the broker time at which they admit somebody again."""
 
 
+class _Waiter(Value, frozen=True):
+    """What stands for a job among those that wait: always the same, whatever the time."""
+
+    places: tuple[Place, ...]
+    """Wherever it may stand, as `Place.each_of` has it."""
+    kept_until_ms: int = 0
+    """Until then in the first of them, afterwards in the last."""
+
+    @classmethod
+    def of(cls, job: Job, *, step_ms: int) -> "_Waiter":
+        return cls(Place.each_of(job, step_ms=step_ms), 0 if job.reserved is None else job.reserved.until_ms)
+
+    def place(self, now_ms: int) -> Place | None:
+        """Where it belongs now; None where nobody of ours has written it."""
+        return self.places[0 if now_ms < self.kept_until_ms else -1] if self.places else None
+
+
 def waits_key(key: str) -> str:
     """Jobs that wait for one slot, by their place in the ready index."""
     return f"{WAITS}{slot_id(key)}"
 
 
-def entry(place: Place) -> str:
+def entry(job: Job, *, step_ms: int) -> str:
     """What stands for a job among those that wait."""
-    return json.dumps(msgspec.structs.asdict(place))
+    return msgspec.json.encode(_Waiter.of(job, step_ms=step_ms)).decode()
 
 
 def wait(pipe: Pipeline, met: Wait, *, step_ms: int) -> None:
@@ -52,10 +70,11 @@ def wait(pipe: Pipeline, met: Wait, *, step_ms: int) -> None:
         pipe.zadd(TIMES, {met.key: met.until_ms})
     if met.job is None:
         return
-    place = Place.of(met.job, step_ms=step_ms)
-    index.withdraw(pipe, place)
+    places = Place.each_of(met.job, step_ms=step_ms)
+    for place in places:
+        index.withdraw(pipe, place)
     key = waits_key(met.key)
-    pipe.zadd(key, {entry(place): place.score})
+    pipe.zadd(key, {entry(met.job, step_ms=step_ms): places[0].score})
     pipe.pexpire(key, WAITS_TTL_MS)
 
 
@@ -69,7 +88,7 @@ def given_up(changes: Iterable[Change]) -> list[str]:
     return sorted(found)
 
 
-def bring_back(connection: Redis, keys: Sequence[str]) -> list[tuple[str, str]]:
+def bring_back(connection: Redis, keys: Sequence[str], *, now_ms: int) -> list[tuple[str, str]]:
     """Let through what waits for these slots, each named once for each job that may be had.
 
     Jobs that stand aside are put into the ready index again. Returns queue and terms of these, and of the
@@ -81,7 +100,7 @@ def bring_back(connection: Redis, keys: Sequence[str]) -> list[tuple[str, str]]:
     with connection.pipeline(transaction=False) as pipe:
         for key, count in counted.items():
             pipe.zpopmin(waits_key(key), RETURN_MAX if limit_name(key) is None else count + UNIT_RETURNS)
-        places = [place for found in pipe.execute() for text, _ in found if (place := _place(text)) is not None]
+        places = [place for found in pipe.execute() for text, _ in found if (place := _place(text, now_ms)) is not None]
         for place in places:
             index.offer(pipe, place)
         pipe.execute()
@@ -92,10 +111,10 @@ def bring_back(connection: Redis, keys: Sequence[str]) -> list[tuple[str, str]]:
     return back
 
 
-def _place(text: bytes) -> Place | None:
-    """Where a job stood; None where nobody of ours has written that down."""
+def _place(text: bytes, now_ms: int) -> Place | None:
+    """Where a job belongs now; None where nobody of ours has written that down."""
     try:
-        return from_json(text, Place)
+        return from_json(text, _Waiter).place(now_ms)
     except UNREADABLE:
         return None
 

@@ -13,6 +13,7 @@ from redis import Redis
 from broker import claim_next, index, replies
 from broker.claim_next import ANSWER, ANSWER_TTL_MS, MARK, UNPARK, WAIT_ENDS, WAITING, claim_id
 from broker.messages import Claim
+from broker.pop_best import POP_BEST
 from broker.ready_sets import ReadySets
 from broker.scripts import Argument, Script
 from datastore.value import Value
@@ -64,7 +65,7 @@ class Asking(Value, frozen=True):
 
 _PROPOSE = Script(
     f"local IN_HAND, MARK_TTL, ANSWER, MARK = {IN_HAND_MS}, {MARK_TTL_MS}, '{ANSWER}', '{MARK}'\n"
-    + index.POP_BEST
+    + POP_BEST
     + UNPARK
     + """
 -- KEYS: 1 the waiting claims, 2 their ends

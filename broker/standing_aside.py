@@ -14,7 +14,6 @@ from redis import Redis
 from broker import claiming, lock_waits
 from broker.controls import Controls
 from broker.documents import Job
-from broker.index import Place
 from broker.limits import applying, limit_key, limit_name, sets_aside
 from broker.settlement import Context, Wait
 from broker.slots import wants
@@ -60,7 +59,7 @@ def _waiting(connection: Redis, slots: dict[str, list[Job]], *, step_ms: int) ->
         return []
     with connection.pipeline(transaction=False) as pipe:
         for key, jobs in slots.items():
-            entries = [lock_waits.entry(Place.of(job, step_ms=step_ms)) for job in jobs]
+            entries = [lock_waits.entry(job, step_ms=step_ms) for job in jobs]
             pipe.zmscore(lock_waits.waits_key(key), entries)
         shown = cast(list[list[float | None]], pipe.execute())
     return [

@@ -274,7 +274,7 @@ class Sweep:
             with swept.going_on():
                 dead = quotas.drop_dead(store, entropy, name, now_ms=now_ms)
                 swept.units_mended += dead
-                back = lock_waits.bring_back(self._redis, [limit_key(name)] * dead)
+                back = lock_waits.bring_back(self._redis, [limit_key(name)] * dead, now_ms=now_ms)
                 swept.woken += claim_next.wake(self._redis, back)
 
     def _end_run(self, document: Document, job: Job, now_ms: int) -> bool:
@@ -326,16 +326,15 @@ class Sweep:
                 break
         self._redis.set(INDEXED, now_ms, xx=not everything)  # gone meanwhile: the next sweep shall see that
 
-    def _place(self, job: Job, now_ms: int | None = None) -> Place:
-        return Place.of(job, step_ms=self._context.rules.ageing_step_ms, now_ms=now_ms)
-
     def _send(self, changes: list[Change], swept: Swept, now_ms: int) -> None:
+        step_ms = self._context.rules.ageing_step_ms
         with self._redis.pipeline(transaction=False) as pipe:
-            aftermath.move_hints(pipe, changes, step_ms=self._context.rules.ageing_step_ms)
+            aftermath.move_hints(pipe, changes, step_ms=step_ms, now_ms=now_ms)
             telling.publish_changes(pipe, changes, now_ms=now_ms)
             pipe.execute()
-        ready = [self._place(change.after).wants for change in changes if index.offered(change.after)]
-        ready += lock_waits.bring_back(self._redis, lock_waits.given_up(changes))
+        offered = [change.after for change in changes if index.offered(change.after)]
+        ready = [Place.of(job, step_ms=step_ms, now_ms=now_ms).wants for job in offered]
+        ready += lock_waits.bring_back(self._redis, lock_waits.given_up(changes), now_ms=now_ms)
         swept.woken += claim_next.wake(self._redis, ready)
 
     def _jobs(self, search: Filter) -> Iterator[Job]:

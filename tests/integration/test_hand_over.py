@@ -6,9 +6,12 @@ import pytest
 
 from broker import claim_next
 from broker.messages import Request
+from datastore import Unavailable
+from datastore.interface import Expected, Patch, UpdateResult
 from tests.caller import Caller
 from tests.in_process import InProcess
 from tests.starts import ask, hold, start, told
+from tests.twins.forwarding import Forwarding
 
 
 @pytest.fixture
@@ -98,6 +101,50 @@ def test_what_nobody_came_for_is_anybodys_after_a_while(broker: InProcess) -> No
     broker.clock.advance(60_000)
     broker.sweep()
     assert hold(broker, other)["epoch"] == 2
+
+
+@pytest.fixture
+def nobodys(broker: InProcess) -> str:
+    """A job that was handed over, for which its heir never came; it needs a lock."""
+    giver = start(broker, "s1")
+    broker.submit("late", locks=["repo"])
+    ask(broker, giver, "hand_over", **hold(broker, giver), to="mac-2")
+    broker.clock.advance(60_000)
+    broker.sweep()
+    return "late"
+
+
+def test_once_a_reservation_is_over_a_job_that_met_a_busy_lock_is_still_anybodys(
+    broker: InProcess, nobodys: str
+) -> None:
+    holder, other = start(broker, "s1"), start(broker, "s1", "mac-3")
+    broker.submit("urgent", locks=["repo"], priority=5)
+    lease = hold(broker, holder)
+    claim = other.make("claim", wait_ms=60_000)
+    other.send(claim)
+    broker.serve()
+    ask(broker, holder, "complete", **lease)
+    assert other.replies(claim, deadline_ms=1_000)[0]["body"]["job_id"] == nobodys
+
+
+class Full(Forwarding):
+    """A store that can't be written to."""
+
+    @property
+    def concurrency(self) -> int:
+        return 1
+
+    def update_if_match(self, id: str, partition_key: str, expected: Expected, patch: Patch) -> UpdateResult:
+        raise Unavailable(f"scripted: the write of {id} in {partition_key} after {expected} was refused: {patch}")
+
+
+def test_once_a_reservation_is_over_a_job_that_a_claim_gives_back_is_still_anybodys(
+    broker: InProcess, nobodys: str
+) -> None:
+    full = InProcess(Full(broker.store), broker.redis)
+    full.clock = broker.clock
+    assert told(ask(full, start(broker, "s1"), "claim")) == ("throttled", "store")
+    assert hold(broker, start(broker, "s1", "mac-3"))["job_id"] == nobodys
 
 
 def test_a_lease_is_not_handed_to_a_factory_that_drains_and_stands(broker: InProcess) -> None:

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from broker.answers import Word
-from broker.index import SERVED_TTL_MS, served_key
+from broker.index import served_key
 from broker.matching import preference
+from broker.pop_best import SERVED_TTL_MS
 from tests.in_process import InProcess
 
 STEP_MS = 600_000

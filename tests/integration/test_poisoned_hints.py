@@ -76,13 +76,16 @@ POISON: Mapping[str, Callable[[redis.Redis], object]] = {
     "a slot that is no text": lambda client: client.zadd(lock_waits.TIMES, {NO_TEXT: 1}),
     "jobs that wait for a slot": lambda client: (
         client.zadd(lock_waits.TIMES, {"lock": 1}),
-        client.zadd(lock_waits.waits_key("lock"), dict.fromkeys((b"garbage", b"{}", NO_TEXT, NO_TEXT_WITHIN), 1)),
+        client.zadd(
+            lock_waits.waits_key("lock"),
+            dict.fromkeys((b"garbage", b"{}", b'{"places":[]}', NO_TEXT, NO_TEXT_WITHIN), 1),
+        ),
     ),
     "a job that waits for a slot, in a place beyond numbers": lambda client: (
         client.zadd(lock_waits.TIMES, {"lock": 1}),
         client.zadd(
             lock_waits.waits_key("lock"),
-            {'{"job_id":"garbage","queue":"default","terms":"[]","score":1' + "0" * 400 + "}": 1},
+            {'{"places":[{"job_id":"garbage","queue":"default","terms":"[]","score":1' + "0" * 400 + "}]}": 1},
         ),
     ),
     "an in-flight list of another type": lambda client: (

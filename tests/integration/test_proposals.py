@@ -11,8 +11,8 @@ import pytest
 import redis
 
 from broker import proposals
-from broker.index import RIGHTED_MAX
 from broker.messages import Request
+from broker.pop_best import RIGHTED_MAX
 from broker.ready_sets import KEPT_MAX
 from broker.scripts import Script
 from datastore import connect
