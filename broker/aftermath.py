@@ -3,7 +3,7 @@
 settle_batch -> deliver (hints, events, replies) -> follow_up (children, slots, parked claims)
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import structlog
 from msgspec import structs
@@ -35,6 +35,7 @@ from broker.limits import limit_name, limited_queue
 from broker.messages import Claim, DrainFactory, RegisterFactory, RemoveFactory
 from broker.recall import recall, recall_heirs
 from broker.settlement import Change, Context
+from broker.slots import Mode
 from broker.turned_away import refusal
 from datastore import DatastoreError
 from datastore.value import Value
@@ -114,13 +115,15 @@ def deliver(context: Context, pipe: Pipeline, batch: Sequence[Settled], *, now_m
 def move_hints(pipe: Pipeline, changes: Sequence[Change], *, step_ms: int, now_ms: int) -> list[Change]:
     """Keep what Redis says of jobs in step with them; the same guards for every transition.
 
-    Returns all but the grants of ready jobs, as most are: these take nothing from anybody, and nobody waits for them.
+    Returns all but the grants of ready jobs, as most are, unless they leave room to others: these take nothing from
+    anybody, and nobody waits for them.
     """
     moves: list[tuple[Job, bool]] = []
     others: list[Change] = []
     for change in changes:
         before, after = change.before, change.after
-        if before is None or before.state is not READY or after.state is not LEASED or not change.recorded:
+        simple = before is not None and before.state is READY and after.state is LEASED and change.recorded
+        if not simple or change.room:
             others.append(change)
             if index.offered(after):
                 moves.append((after, True))
@@ -148,7 +151,8 @@ def follow_up(context: Context, connection: Redis, further: Further, *, descent:
     keys = lock_waits.given_up(changes)
     keys += [key for settled in batch for key in settled.freed]
     keys += _now_free(context, batch, now_ms)
-    _let_through(context, connection, changes, freed=keys, now_ms=now_ms)
+    room = lock_waits.room_left(changes)
+    _let_through(context, connection, changes, freed=keys, room=room, now_ms=now_ms)
     claim_next.pass_on(connection, _woken(batch, now_ms))
     for factory in dict.fromkeys(map(_unsettled_factory, batch)):
         if factory is not None:
@@ -184,13 +188,19 @@ def _tell(context: Context, connection: Redis, changes: Sequence[Change], *, now
 
 
 def _let_through(
-    context: Context, connection: Redis, changes: Sequence[Change], *, freed: Sequence[str] = (), now_ms: int
+    context: Context,
+    connection: Redis,
+    changes: Sequence[Change],
+    *,
+    freed: Sequence[str] = (),
+    room: Mapping[tuple[str, Mode], int] = lock_waits.NO_ROOM,
+    now_ms: int,
 ) -> None:
     """Wake claims for the jobs that became ready, and for those that have waited for slots which are free now."""
     step_ms = context.rules.ageing_step_ms
     places = [Place.of(job, step_ms=step_ms, now_ms=now_ms) for job in became_ready(changes)]
     ready = [place.wants for place in places if not place.kept_for]
-    claim_next.wake(connection, [*ready, *lock_waits.bring_back(connection, freed, now_ms=now_ms)])
+    claim_next.wake(connection, [*ready, *lock_waits.bring_back(connection, freed, room=room, now_ms=now_ms)])
     recall_heirs(connection, places)
 
 
@@ -275,7 +285,8 @@ def _parked_for_jobs(context: Context, batch: Sequence[Settled], now_ms: int) ->
 def _now_free(context: Context, batch: Sequence[Settled], now_ms: int) -> list[str]:
     """Slots that were met busy and are free by now. What can't be read now, the sweep finds."""
     try:
-        return claiming.now_free(context, (met for settled in batch for met in settled.waits), now_ms=now_ms)
+        free = claiming.now_free(context, (met for settled in batch for met in settled.waits), now_ms=now_ms)
+        return [met.key for met in free]
     except DatastoreError as error:
         log.warning("slots_not_read", error=str(error))
         return []

@@ -16,7 +16,7 @@ from broker.obstacles import Obstacle, not_claimable
 from broker.quotas import Starts
 from broker.repository import JobUpdate, Stale, Updated
 from broker.settlement import CAS_ATTEMPTS_MAX, Change, Context, Denied, Settlement, Wait, judge_and_write, raced
-from broker.slots import Want
+from broker.slots import Room, Want
 from broker.transitions import Claimant, Decision, Refuse, Replay
 from broker.transitions.decision import held_by
 from datastore import Datastore, DatastoreError, OutcomeUnknown
@@ -102,7 +102,18 @@ def _write_with_slots(
                 slots.step_back()
                 starts.give_back(now_ms=now_ms)
             return update
-        return _not_confirmed(context, slots, update.job, now_ms) or update
+        undone = _not_confirmed(context, slots, update.job, now_ms)
+        return undone or structs.replace(update, room=_room_left(limits, slots.left))
+
+
+def _room_left(limits: Limits, left: Iterable[Room]) -> tuple[Room, ...]:
+    """What others may have that stand aside. Who waits for a rate is let through as time goes on, whatever has room."""
+    room = {(each.key, each.mode): each for each in left if each.count}  # of several looks at one slot the last
+    return tuple(each for each in room.values() if (name := limit_name(each.key)) is None or _waits_aside(limits, name))
+
+
+def _waits_aside(limits: Limits, name: str) -> bool:
+    return sets_aside(name) and limits[name].rate is None
 
 
 def _untried(context: Context, controls: Controls, job: Job, names: Sequence[str], now_ms: int) -> Denied | None:
@@ -134,10 +145,10 @@ def limited(context: Context) -> bool:
         return True
 
 
-def now_free(context: Context, waits: Iterable[Wait], *, now_ms: int) -> list[str]:
-    """Of the slots that were found busy, those that admit somebody by now: freed since, and nobody was told."""
+def now_free(context: Context, waits: Iterable[Wait], *, now_ms: int) -> list[Wait]:
+    """Of the slots that were found busy, those that admit who waits by now: freed since, and nobody was told."""
     limits = Controls(context.store).limits() if (waits := tuple(waits)) else {}
-    found = []
+    found: list[Wait] = []
     for wait in waits:
         name = limit_name(wait.key)
         if name is None:
@@ -147,7 +158,7 @@ def now_free(context: Context, waits: Iterable[Wait], *, now_ms: int) -> list[st
         else:
             limit = limits.get(name)
             free = limit is None or quotas.standing(context.store, context.entropy, name, limit, now_ms=now_ms) is None
-        found += [wait.key] if free else []
+        found += [wait] if free else []
     return found
 
 

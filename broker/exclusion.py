@@ -19,6 +19,7 @@ from broker.slots import (
     ClaimKey,
     Holder,
     Mode,
+    Room,
     Slot,
     Want,
     admits,
@@ -27,6 +28,7 @@ from broker.slots import (
     entries,
     in_the_way,
     removable,
+    room_beside,
     slot_id,
     wants,
     with_entry,
@@ -69,6 +71,8 @@ class Slots:
     factory_id: str
     wanted: tuple[Want, ...]
     work: SlotWork = field(default_factory=SlotWork)
+    left: list[Room] = field(default_factory=list)
+    """What the slots that were taken have admitted beside this claim."""
 
     @classmethod
     def of(
@@ -182,6 +186,7 @@ class Slots:
                 full_with = tuple(in_the_way(rest, want, self.job_id))
                 return None
             full_with = None
+            self.left.append(room_beside(rest, want))
             return with_entry(slot, entry, dead)
 
         self._change(want.key, admitted, create=True)

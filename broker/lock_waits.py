@@ -4,7 +4,7 @@ Without this a hundred jobs of one lock would stand at the head of the index and
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
 import msgspec
@@ -16,12 +16,16 @@ from broker.documents import Job
 from broker.index import Place
 from broker.limits import limit_key, limit_name, limited_queue
 from broker.settlement import Change, Wait
-from broker.slots import slot_id, wants
+from broker.slots import SHARING, Mode, modes_of, slot_id, wants
 from datastore.decoding import UNREADABLE, from_json
 from datastore.value import Value
 
 RETURN_MAX = 16
-"""Jobs that come back for one lock given up: usually the first gets it, and a shared lock may be had by many."""
+"""Jobs of each mode that come back for one lock given up: usually the first gets it, and where many share it, each of
+them brings the next."""
+NEXT_MAX = 2
+"""Jobs that come back for one that was granted and leaves room to others: one in its place, and one more, so that it
+goes the faster the more of them are had. For fewer nobody would come where the first of them suits nobody who asks."""
 UNIT_RETURNS = 3
 """Jobs that come back for one unit of a limit: the first may have met another obstacle meanwhile."""
 DUE_MAX = 128
@@ -33,6 +37,8 @@ WAITS = "broker:waits:"
 WAITS_TTL_MS = 172_800_000
 """Since the last job came that waits there; who waits longer is offered again by the next sweep. A job that is over by
 another way stays here, and its slot may never be given up again: anybody may name new locks."""
+LOCK_MODES = (Mode.EXCLUSIVE, *SHARING)
+NO_ROOM: Mapping[tuple[str, Mode], int] = {}
 TIMES = f"{WAITS}times"
 """Sorted set: keys of slots by the broker time at which they admit somebody again."""
 
@@ -54,9 +60,16 @@ class _Waiter(Value, frozen=True):
         return self.places[0 if now_ms < self.kept_until_ms else -1] if self.places else None
 
 
-def waits_key(key: str) -> str:
-    """Jobs that wait for one slot, by their place in the ready index."""
-    return f"{WAITS}{slot_id(key)}"
+def waits_key(key: str, mode: Mode = Mode.EXCLUSIVE) -> str:
+    """Jobs that wait for one slot in this mode, by their place in the ready index. Apart, so that where some may share
+    it those come back who may, and none that they keep out.
+    """
+    return f"{WAITS}{slot_id(key)}:{mode}" if mode in SHARING else f"{WAITS}{slot_id(key)}"
+
+
+def mode_of(key: str, job: Job) -> Mode:
+    """The mode in which this job waits for one slot."""
+    return modes_of(job.locks)[key] if limit_name(key) is None else Mode.UNIT
 
 
 def entry(job: Job, *, step_ms: int) -> str:
@@ -73,7 +86,7 @@ def wait(pipe: Pipeline, met: Wait, *, step_ms: int) -> None:
     places = Place.each_of(met.job, step_ms=step_ms)
     for place in places:
         index.withdraw(pipe, place)
-    key = waits_key(met.key)
+    key = waits_key(met.key, mode_of(met.key, met.job))
     pipe.zadd(key, {entry(met.job, step_ms=step_ms): places[0].score})
     pipe.pexpire(key, WAITS_TTL_MS)
 
@@ -88,18 +101,37 @@ def given_up(changes: Iterable[Change]) -> list[str]:
     return sorted(found)
 
 
-def bring_back(connection: Redis, keys: Sequence[str], *, now_ms: int) -> list[tuple[str, str]]:
-    """Let through what waits for these slots, each named once for each job that may be had.
+def room_left(changes: Iterable[Change]) -> dict[tuple[str, Mode], int]:
+    """How many more may come through now, by slot and mode, where grants have left room to others."""
+    grants: Counter[tuple[str, Mode]] = Counter()
+    left: dict[tuple[str, Mode], int] = {}
+    for room in (room for change in changes for room in change.room):
+        slot = room.key, room.mode
+        grants[slot] += 1
+        left[slot] = min(room.count, left.get(slot, room.count))
+    return {slot: min(NEXT_MAX * count, left[slot]) for slot, count in grants.items()}
+
+
+def bring_back(
+    connection: Redis, keys: Sequence[str], *, room: Mapping[tuple[str, Mode], int] = NO_ROOM, now_ms: int
+) -> list[tuple[str, str]]:
+    """Let through what waits for these slots, each named once for each job that may be had, and what may have `room`.
 
     Jobs that stand aside are put into the ready index again. Returns queue and terms of these, and of the
     ready jobs of a queue whose limit is among them: claims may wait for them.
     """
-    if not keys:
+    if not (keys or room):
         return []
     counted = Counter(keys)
+    portions = Counter({waits_key(*slot): count for slot, count in room.items()})
+    for key, count in counted.items():
+        if limit_name(key) is None:
+            portions.update({waits_key(key, mode): RETURN_MAX for mode in LOCK_MODES})
+        else:
+            portions[waits_key(key)] += count + UNIT_RETURNS
     with connection.pipeline(transaction=False) as pipe:
-        for key, count in counted.items():
-            pipe.zpopmin(waits_key(key), RETURN_MAX if limit_name(key) is None else count + UNIT_RETURNS)
+        for line, count in portions.items():
+            pipe.zpopmin(line, count)
         places = [place for found in pipe.execute() for text, _ in found if (place := _place(text, now_ms)) is not None]
         for place in places:
             index.offer(pipe, place)

@@ -8,6 +8,7 @@ import structlog
 
 from broker.documents import Job, Spec, as_stored, leasing_as_stored, spec_id
 from broker.searches import pages, search
+from broker.slots import Room
 from datastore import (
     Conflict,
     Corrupt,
@@ -39,6 +40,8 @@ class Updated(Value, frozen=True):
     """Written: the job as it stands now."""
 
     job: Job
+    room: tuple[Room, ...] = ()
+    """Of a claim, see `settlement.Change`."""
 
 
 class Stale(Value, frozen=True):

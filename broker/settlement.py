@@ -25,6 +25,7 @@ from broker.ready_sets import ReadySets
 from broker.repository import JobUpdate, Missing, Stale, Updated
 from broker.slot_turns import SlotTurns
 from broker.slot_work import SlotWork
+from broker.slots import Room
 from broker.transitions import Decision, Refuse, Replay, Rules, Write
 from datastore import Datastore, DatastoreError
 from datastore.value import Value
@@ -104,6 +105,8 @@ class Change(Value, frozen=True):
     new: bool = False
     recorded: bool = True
     """Whether what the job says stands on its runs, too."""
+    room: tuple[Room, ...] = ()
+    """Of a grant: what it has left to others in its slots, of which some may stand aside."""
 
 
 class Wait(Value, frozen=True):
@@ -224,7 +227,9 @@ def _once(context: Context, job: Job, decision: Decision, write: Writer) -> Sett
     if isinstance(update, Updated):  # looked for first, and by itself: nearly all are written
         after = update.job
         recorded = _follow_up(context, job, after)
-        return Settlement(_told(after, decision.answer, recorded), (Change(job, after, recorded=recorded),))
+        return Settlement(
+            _told(after, decision.answer, recorded), (Change(job, after, recorded=recorded, room=update.room),)
+        )
     match update:
         case Denied(refusal, wait, undone):
             # A job that does not stand aside is offered again: whoever proposed it has taken it out of the index.

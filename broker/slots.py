@@ -5,7 +5,7 @@ A lock on a path (`repo:web/src`) also leaves an intention on each ancestor, as 
 """
 
 import hashlib
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -52,6 +52,8 @@ _COMPATIBLE = {
     frozenset({Mode.UNIT}),
 }
 """Modes that may stand in one slot together; a slot of units is bounded by its capacity besides."""
+SHARING = (Mode.SHARED, Mode.INTENT_EXCLUSIVE, Mode.INTENT_SHARED)
+"""Modes of locks that stand in one slot with others of the same mode."""
 _KEPT_OUT_BY = {mode: tuple(other for other in Mode if frozenset({mode, other}) not in _COMPATIBLE) for mode in Mode}
 
 
@@ -87,6 +89,15 @@ class Want:
     key: str
     mode: Mode
     capacity: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How many more of one mode a slot admits."""
+
+    key: str
+    mode: Mode
+    count: int
 
 
 def slot_id(key: str) -> str:
@@ -146,6 +157,25 @@ def all_must_go(want: Want, blocking: Sequence[Holder]) -> bool:
 def admits(slot: Slot, want: Want, job_id: str) -> bool:
     """Whether there is room for `want`."""
     return not in_the_way(slot, want, job_id) and (want.mode is not Mode.UNIT or want.capacity > 0)
+
+
+def room_beside(slot: Slot, want: Want) -> Room:
+    """What a slot that admits `want` leaves then for others of its mode."""
+    taken = len(slot.holders)
+    if want.mode is Mode.UNIT:
+        taken, most = sum(holder.mode is Mode.UNIT for holder in slot.holders), want.capacity
+    else:
+        most = HOLDERS_MAX if want.mode in SHARING else 0
+    return Room(want.key, want.mode, max(most - taken - 1, 0))
+
+
+@lru_cache(maxsize=WANTS_KEPT_MAX)
+def modes_of(locks: tuple[str, ...]) -> Mapping[str, Mode]:
+    """As what a job waits at each slot of its locks. Who needs one in several modes shares it with none of its kind."""
+    modes: dict[str, Mode] = {}
+    for want in _wants(locks):
+        modes[want.key] = Mode.EXCLUSIVE if want.key in modes else want.mode
+    return modes
 
 
 def removable(holder: Holder, *, epoch: int, leased: ClaimKey | None, now_ms: int) -> bool:

@@ -16,12 +16,15 @@ from broker.controls import Controls
 from broker.documents import Job
 from broker.limits import applying, limit_key, limit_name, sets_aside
 from broker.settlement import Context, Wait
-from broker.slots import wants
+from broker.slots import SHARING, Mode, wants
 from datastore import DatastoreError
 from datastore.value import Value
 
 log = structlog.get_logger(__name__)
 
+SHARERS_MAX = 256
+"""Jobs let through for a page of jobs that show one slot free to all who share it: the first may suit nobody who asks.
+"""
 LOOKS_MAX = 64
 """Slots that are read for one page of jobs. Of further ones some jobs are let through unseen: claims find out."""
 
@@ -32,13 +35,18 @@ class Aside(Value, frozen=True):
     job_ids: frozenset[str]
     free: list[str]
     """Keys of slots at which one of these waits, and that admit somebody: whoever freed them has told nobody."""
+    room: dict[tuple[str, Mode], int]
+    """Where more may be had at once: slots and modes that one shares with others."""
 
 
 def found(context: Context, connection: Redis, jobs: Iterable[Job], *, now_ms: int) -> Aside:
     """Which of these ready jobs stand aside, and where some are to be let through."""
     waiting = _waiting(connection, _slots_of(context, jobs), step_ms=context.rules.ageing_step_ms)
     ids = frozenset(job.id for _, job in waiting)
-    return Aside(ids, _free(context, waiting, now_ms=now_ms))
+    free, unseen = _free(context, waiting, now_ms=now_ms)
+    modes = {(each.key, lock_waits.mode_of(each.key, each.job)) for each in free if each.job is not None}
+    room = {slot: SHARERS_MAX for slot in modes if slot[1] in SHARING}
+    return Aside(ids, sorted({each.key for each in (*free, *unseen)}), room)
 
 
 def _slots_of(context: Context, jobs: Iterable[Job]) -> dict[str, list[Job]]:
@@ -57,26 +65,30 @@ def _waiting(connection: Redis, slots: dict[str, list[Job]], *, step_ms: int) ->
     """Who does wait at these, and where."""
     if not slots:
         return []
+    modes: defaultdict[tuple[str, Mode], list[Job]] = defaultdict(list)
+    for key, jobs in slots.items():
+        for job in jobs:
+            modes[key, lock_waits.mode_of(key, job)].append(job)
     with connection.pipeline(transaction=False) as pipe:
-        for key, jobs in slots.items():
-            entries = [lock_waits.entry(job, step_ms=step_ms) for job in jobs]
-            pipe.zmscore(lock_waits.waits_key(key), entries)
+        for slot, jobs in modes.items():
+            pipe.zmscore(lock_waits.waits_key(*slot), [lock_waits.entry(job, step_ms=step_ms) for job in jobs])
         shown = cast(list[list[float | None]], pipe.execute())
     return [
         (key, job)
-        for (key, jobs), scores in zip(slots.items(), shown, strict=True)
+        for ((key, _), jobs), scores in zip(modes.items(), shown, strict=True)
         for job, score in zip(jobs, scores, strict=True)
         if score is not None
     ]
 
 
-def _free(context: Context, waiting: Sequence[tuple[str, Job]], *, now_ms: int) -> list[str]:
-    """The slots that admit one of these. What is not looked at, or can't be read, lets some through, who are told."""
+def _free(
+    context: Context, waiting: Sequence[tuple[str, Job]], *, now_ms: int
+) -> tuple[Sequence[Wait], Sequence[Wait]]:
+    """Who of these is admitted, and who perhaps: not looked at, or it can't be read. They are let through, and told."""
     ways = {(key, job.locks if limit_name(key) is None else ()): Wait(key, job) for key, job in waiting}
     looked, unseen = list(ways.values())[:LOOKS_MAX], list(ways.values())[LOOKS_MAX:]
     try:
-        free = claiming.now_free(context, looked, now_ms=now_ms)
+        return claiming.now_free(context, looked, now_ms=now_ms), unseen
     except DatastoreError as error:
         log.warning("slots_not_read", error=str(error))
-        free = [wait.key for wait in looked]
-    return sorted({*free, *(wait.key for wait in unseen)})
+        return (), [*looked, *unseen]

@@ -40,7 +40,8 @@ def offer(context: Context, connection: Redis, jobs: Sequence[Job], *, now_ms: i
     new = [place for place in absent if place.job_id not in aside.job_ids]
     index_drift.mend(connection, places, [*new, *elsewhere])
     ready = [place.wants for place in places if not (place.kept_for or place.job_id in aside.job_ids)]
-    ready += lock_waits.bring_back(connection, aside.free * lock_waits.RETURN_MAX, now_ms=now_ms)
+    keys = aside.free * lock_waits.RETURN_MAX
+    ready += lock_waits.bring_back(connection, keys, room=aside.room, now_ms=now_ms)
     woken = claim_next.wake(connection, ready)
     return Offered(new, woken + recall_heirs(connection, new))  # whose hint was lost: who found nothing may be its heir
 

@@ -52,7 +52,7 @@ def test_a_sweep_that_offered_them_again_would_hide_the_others(
     broker: InProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The twin of the test above.
-    monkeypatch.setattr(standing_aside, "found", lambda *_, **__: Aside(frozenset(), []))
+    monkeypatch.setattr(standing_aside, "found", lambda *_, **__: Aside(frozenset(), [], {}))
     assert hidden_after_a_sweep(broker)
 
 

@@ -268,7 +268,7 @@ def test_a_claim_under_a_lock_names_its_holder_and_waits_for_its_key(desk: Desk)
     assert wait.job.id == "two"
     assert now_free(desk.context, [wait], now_ms=NOW) == []
     coordinator.release(desk.context, "one", fence, now_ms=NOW)
-    assert now_free(desk.context, [wait], now_ms=NOW) == [wait.key]
+    assert now_free(desk.context, [wait], now_ms=NOW) == [wait]
     assert coordinator.try_claim_job(desk.context, "two", who, now_ms=NOW).answer.word == "granted"
     again = coordinator.try_claim_job(desk.context, "two", who, now_ms=NOW).answer
     assert (again.word, again.body["token"], again.body["payload"]) == ("replayed", "b" * 32, None)
@@ -284,11 +284,11 @@ def test_a_claim_above_a_limit_names_it_and_waits_for_its_units(desk: Desk) -> N
     [wait] = refused.waits
     assert now_free(desk.context, [wait], now_ms=NOW) == []
     coordinator.complete(desk.context, "one", fence, now_ms=NOW)
-    assert now_free(desk.context, [wait], now_ms=NOW) == [wait.key]
+    assert now_free(desk.context, [wait], now_ms=NOW) == [wait]
     assert desk.claim("two", by="g").epoch == 1
     assert now_free(desk.context, [wait], now_ms=NOW) == []
     desk.ask("remove_limit", limit="queue:builds")
-    assert now_free(desk.context, [wait], now_ms=NOW) == [wait.key], "no limit, no wait"
+    assert now_free(desk.context, [wait], now_ms=NOW) == [wait], "no limit, no wait"
     assert now_free(desk.context, [], now_ms=NOW) == []
 
 

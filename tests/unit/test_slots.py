@@ -2,7 +2,21 @@
 
 import pytest
 
-from broker.slots import CONFIRM_WITHIN_MS, ClaimKey, Holder, Mode, Slot, in_the_way, removable, wants
+from broker.slots import (
+    CONFIRM_WITHIN_MS,
+    HOLDERS_MAX,
+    ClaimKey,
+    Holder,
+    Mode,
+    Slot,
+    Want,
+    in_the_way,
+    modes_of,
+    removable,
+    room_beside,
+    unit_want,
+    wants,
+)
 
 NOW = 1_700_000_000_000
 
@@ -61,3 +75,33 @@ def test_an_unconfirmed_entry_of_a_lease_that_stands_stays() -> None:
 def test_an_unconfirmed_entry_of_a_claim_that_lost_its_job_to_another_goes_though_the_job_is_leased() -> None:
     old = entry(confirmed=False, age_ms=CONFIRM_WITHIN_MS * 2)
     assert removable(old, epoch=4, leased=lease(4, "another"), now_ms=NOW)
+
+
+def held(mode: Mode, count: int) -> Slot:
+    holders = [Holder(job_id=f"j{number}", epoch=1, request_id="r", mode=mode, taken_ms=NOW) for number in range(count)]
+    return Slot(key="k", holders=tuple(holders))
+
+
+@pytest.mark.parametrize(
+    ("slot", "want", "left"),
+    [
+        pytest.param(held(Mode.UNIT, 0), unit_want("k", 3), 2, id="the first of three units"),
+        pytest.param(held(Mode.UNIT, 2), unit_want("k", 3), 0, id="the last of three"),
+        pytest.param(held(Mode.UNIT, 5), unit_want("k", 3), 0, id="of a limit that was lowered meanwhile"),
+        pytest.param(held(Mode.SHARED, 0), Want("k", Mode.EXCLUSIVE), 0, id="an exclusive lock"),
+        pytest.param(held(Mode.INTENT_SHARED, 1), Want("k", Mode.SHARED), HOLDERS_MAX - 2, id="a shared lock"),
+        pytest.param(held(Mode.INTENT_EXCLUSIVE, HOLDERS_MAX - 1), Want("k", Mode.INTENT_EXCLUSIVE), 0, id="the last"),
+    ],
+)
+def test_a_slot_leaves_room_for_as_many_as_may_stand_beside_who_takes_it(slot: Slot, want: Want, left: int) -> None:
+    assert room_beside(slot, want).count == left
+
+
+def test_who_needs_a_slot_in_two_modes_waits_there_as_one_who_shares_it_with_nobody() -> None:
+    assert modes_of(("a@shared", "a/b", "c/d", "e")) == {
+        "a": Mode.EXCLUSIVE,
+        "a/b": Mode.EXCLUSIVE,
+        "c": Mode.INTENT_EXCLUSIVE,
+        "c/d": Mode.EXCLUSIVE,
+        "e": Mode.EXCLUSIVE,
+    }
