@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import count
 from typing import TypeAlias
 
 import structlog
@@ -18,7 +19,7 @@ from broker import (
     side_by_side,
     waiting,
 )
-from broker.answers import Answer, Reason, Word
+from broker.answers import Answer, Reason, Word, put_off
 from broker.clock import Clock
 from broker.controls import Controls, read_for
 from broker.demand import Demand
@@ -45,7 +46,9 @@ from datastore.value import Value
 log = structlog.get_logger(__name__)
 
 CANDIDATES_MAX = 16
-"""Jobs a claim-next tries before it is told that nothing is available; each it can't have leaves the index."""
+"""Jobs a claim-next tries however long that takes; each it can't have leaves the index."""
+TRIES_MS = 200
+"""From when on it tries no more than these: everybody behind it waits. On SQLite it has tried a hundred by then."""
 REMEMBERED_MAX = 64
 """Jobs with which resends in one batch are answered, but for those of the last: each with all that was submitted."""
 INSISTED_MAX = 8 * REMEMBERED_MAX
@@ -102,7 +105,8 @@ def settle_batch(
         batch = _with_offers(controls, batch, nexts)
     found: list[Settlement | None] = [None] * len(batch)
     pending = list(range(len(batch)))
-    for round in range(CANDIDATES_MAX):
+    began_ms = clock.now_ms() if nexts else 0
+    for round in count():
         earlier = {position: found[position] for position in pending}
         proposals: dict[int, Proposal | Settlement] = {}
         if nexts:
@@ -120,16 +124,28 @@ def settle_batch(
             for position, (request, proposal), result in zip(pending, asked, results, strict=True)
             if result is not None and _gone(request, proposal, result.answer, earlier[position])
         ]
-        if not pending:
+        if not pending or (round + 1 >= CANDIDATES_MAX and clock.now_ms() - began_ms >= TRIES_MS):
             break
-    for position in pending:
-        found[position] = with_earlier(found[position], Settlement(Answer(Word.NONE_AVAILABLE)))
     now_ms = clock.now_ms()
+    for position in pending:
+        untried = _not_all_tried(context, batch[position].request, now_ms=now_ms)
+        found[position] = with_earlier(found[position], untried)
     settled = [
         _settled(taken, result, sent=nexts.get(position), now_ms=now_ms)
         for position, (taken, result) in enumerate(zip(batch, found, strict=True))
     ]
     return _not_too_many_waiting(context, connection, batch, settled, now_ms=now_ms)
+
+
+def _not_all_tried(context: Context, request: Request, *, now_ms: int) -> Settlement:
+    """What becomes of a claim-next that could not have what it tried, where there is more, and no time for that now.
+
+    One that waits is parked and at once looked at again. Another is not told that there is nothing, which is not known.
+    """
+    assert type(request) is Claim, "nobody else tries several jobs"
+    if _waits(request, now_ms):
+        return Settlement(Answer(Word.NONE_AVAILABLE))
+    return Settlement(put_off(Reason.OVERLOADED, context.entropy, resend=False, after_ms=claiming.PUT_OFF_MS))
 
 
 def _not_too_many_waiting(
@@ -353,6 +369,11 @@ and its lease is over.
 """
 
 
+def _waits(claim: Claim, now_ms: int) -> bool:
+    """Whether it has said that it would wait, and has not for so long yet."""
+    return bool(claim.body.wait_ms) and claim_next.wait_ends_ms(claim, now_ms) > now_ms
+
+
 def _settled(taken: Taken, result: Settlement | None, *, sent: Claim | None, now_ms: int) -> Settled:
     """`sent`: a claim of any job as it came."""
     request, seal = taken.request, taken.seal
@@ -364,13 +385,7 @@ def _settled(taken: Taken, result: Settlement | None, *, sent: Claim | None, now
     answer = result.answer
     if answer.word in _NOTHING_NOW and answer.reason is not Reason.LEASE_OVER and taken.resend:
         answer = Answer(Word.OUTCOME_UNKNOWN, answer.reason)
-    if (
-        sent is not None
-        and type(request) is Claim
-        and may_wait(answer)
-        and request.body.wait_ms
-        and claim_next.wait_ends_ms(request, now_ms) > now_ms
-    ):
+    if sent is not None and type(request) is Claim and may_wait(answer) and _waits(request, now_ms):
         return Settled(request, changes=result.changes, waits=result.waits, parked=request, again=sent, seal=seal)
     changes, waits, freed, maybe = result.changes, result.waits, result.freed, result.maybe
     return Settled(request, answer, changes, waits, freed, None, None, maybe, seal, result.extended)
