@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,16 +46,10 @@ def prepare(path: str, *, indexes: Sequence[str], timeout_ms: int, create: bool)
     """
     for field in indexes:
         searched(field)  # before anything is made
-    try:
-        # SQLite would create it by the umask; its -wal and -shm take their mode from this file.
-        os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0), 0o600))
-    except FileNotFoundError as error:
-        folder = os.path.dirname(path)
-        missing = f"file {path}" if os.path.isdir(folder) else f"folder {folder}"
-        raise Missing(f"there is no {missing}") from error
-    except OSError as error:
-        raise Unavailable(f"{path}: {error.strerror}; it must be a file this user may write") from error
+    _look_at(path, create=create)
     with FileQueue(lock_path(path)).take(timeout_ms=timeout_ms), translated(path):
+        if create:
+            _make(path)
         connection = open_connection(path, timeout_ms=timeout_ms)
         try:
             _check_version(connection, path)
@@ -67,6 +62,40 @@ def prepare(path: str, *, indexes: Sequence[str], timeout_ms: int, create: bool)
                 connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
         finally:
             connection.close()
+
+
+def _look_at(path: str, *, create: bool) -> None:
+    """Refuse what can't be opened, without opening it. To close any descriptor of a file gives up all locks that this
+    process has on it, SQLite's of other stores here too: another process would take their log for nobody's.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError as error:
+        folder = os.path.dirname(path)
+        if not os.path.isdir(folder):
+            raise Missing(f"there is no folder {folder}") from error
+        if not create:
+            raise Missing(f"there is no file {path}") from error
+    except OSError as error:
+        raise Unavailable(f"{path}: {error.strerror}; {_MAY_WRITE}") from error
+    else:
+        by_effective_user = os.access in os.supports_effective_ids
+        if not (stat.S_ISREG(mode) and os.access(path, os.R_OK | os.W_OK, effective_ids=by_effective_user)):
+            raise Unavailable(f"{path}: {_MAY_WRITE}")
+
+
+_MAY_WRITE: Final = "it must be a file this user may write"
+
+
+def _make(path: str) -> None:
+    """The file, if it is missing. In the queue's lock, so that no other store has it open before it is closed here."""
+    try:
+        # SQLite would create it by the umask; its -wal and -shm take their mode from this file.
+        os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError:  # which opens nothing
+        pass
+    except OSError as error:
+        raise Unavailable(f"{path}: {error.strerror}; {_MAY_WRITE}") from error
 
 
 Files: TypeAlias = tuple[tuple[int, int] | None, ...]
