@@ -4,7 +4,7 @@ import os
 import sqlite3
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -122,10 +122,13 @@ def open_connection(path: str, *, timeout_ms: int) -> sqlite3.Connection:
     """
     # Not made by SQLite: it would be empty, and readable by others.
     there = f"{Path(path).as_uri()}?mode=rw"
-    connection = sqlite3.connect(
-        there, uri=True, timeout=timeout_ms / 1_000, isolation_level=None, check_same_thread=False
-    )
-    connection.execute("PRAGMA synchronous=FULL")
+    with ExitStack() as failing:
+        connection = sqlite3.connect(
+            there, uri=True, timeout=timeout_ms / 1_000, isolation_level=None, check_same_thread=False
+        )
+        failing.callback(connection.close)  # the collector would close it, some time, if ever
+        connection.execute("PRAGMA synchronous=FULL")  # the first to look into the file
+        failing.pop_all()
     return connection
 
 

@@ -4,7 +4,7 @@ import os
 import sqlite3
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from threading import Lock, get_ident
 from typing import Any
 
@@ -188,10 +188,13 @@ class Session:
         if self._closed:
             raise Unavailable(f"{self._path}: this store was closed")
         connection = open_connection(self._path, timeout_ms=self._timeout_ms)
-        connection.execute("PRAGMA journal_mode=WAL").fetchone()  # a file that was put in place may have no log
-        if lacks_columns(connection, self._indexes):  # nor these, if an older release made it; opens the log, too
-            with transaction(connection):
-                index(connection, self._indexes)
+        with ExitStack() as failing:
+            failing.callback(connection.close)
+            connection.execute("PRAGMA journal_mode=WAL").fetchone()  # a file that was put in place may have no log
+            if lacks_columns(connection, self._indexes):  # nor these, if an older release made it; opens the log, too
+                with transaction(connection):
+                    index(connection, self._indexes)
+            failing.pop_all()
         _, *log = standing(self._path)
         self._files[connection] = (files[0], *log)
         return connection

@@ -4,7 +4,7 @@ import os
 import secrets
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -99,16 +99,22 @@ def open_runtime(settings: Settings, *, connection: Redis | None = None) -> Runt
     """
     for name, meant in misspelt(os.environ):
         log.warning("variable_misspelt", name=name, meant=meant)  # what it was to switch on is off
-    redis = connection or connect_redis(settings, LeanRedis)
-    check_redis(redis)
-    url = datastore_url(settings)
-    memory = own_memory(redis) if url.startswith("memory:") else None
-    store = open_store(settings, url)
-    entropy = SystemEntropy()
-    mark = refuse_other_store(redis, store, entropy) if memory is None else memory.mark
-    context = Context(store, rules(settings), entropy, sleep_ms, door=open_door(settings, store))
-    runtime = Runtime(settings, redis, store, context, RedisClock(redis), memory, mark)
-    return runtime if settings.faults is None else _with_faults(runtime, settings.faults)
+    with ExitStack() as failing:  # this process may try again, for each request: it must not keep what it could not use
+        redis = connection or failing.enter_context(closing(connect_redis(settings, LeanRedis)))
+        check_redis(redis)
+        url = datastore_url(settings)
+        memory = own_memory(redis) if url.startswith("memory:") else None
+        if memory is not None:
+            failing.callback(memory.release)
+        store = failing.enter_context(closing(open_store(settings, url)))
+        entropy = SystemEntropy()
+        mark = refuse_other_store(redis, store, entropy) if memory is None else memory.mark
+        context = Context(store, rules(settings), entropy, sleep_ms, door=open_door(settings, store))
+        runtime = Runtime(settings, redis, store, context, RedisClock(redis), memory, mark)
+        if settings.faults is not None:
+            runtime = _with_faults(runtime, settings.faults)
+        failing.pop_all()
+    return runtime
 
 
 def connect_redis(settings: Settings, kind: type[Redis] = Redis, **options: Any) -> Redis:
@@ -195,8 +201,13 @@ def open_store(settings: Settings, url: str, *, create: bool = True) -> Datastor
     if create and settings.datastore_url is None:
         StateDir.at(settings.state_dir)
     try:
-        store = connect(url, indexes=INDEXES, searched=SEARCHED, cosmos_key=key, create=create, on_trouble=Troubles())
-        require_conditional_writes(store)
+        with ExitStack() as failing:
+            store = connect(
+                url, indexes=INDEXES, searched=SEARCHED, cosmos_key=key, create=create, on_trouble=Troubles()
+            )
+            failing.callback(store.close)
+            require_conditional_writes(store)
+            failing.pop_all()
     except ValueError as error:
         raise WrongSetting(f"datastore {url}: {error}; correct BROKER_DATASTORE_URL or --datastore") from error
     except Missing as error:

@@ -185,6 +185,29 @@ def test_a_store_is_known_again_and_a_worker_of_long_ago_is_none(redis_client: r
         assert redis_client.get(SERVED) == str(found.document.body["mark"]).encode()  # type: ignore[union-attr]  # it is there
 
 
+def test_a_store_that_is_refused_is_closed_again(fleet: Fleet, tmp_path: Path) -> None:
+    fleet.start_worker()
+    other = tmp_path / "other.db"
+    with pytest.raises(StartError, match="another datastore") as refused:
+        open_runtime(load(redis_url=fleet.redis_url, datastore_url=f"sqlite:///{other}"))
+    assert refused.tb, "which keeps alive what was not closed"
+    assert other.exists()
+    assert not other.with_name("other.db-wal").exists()
+
+
+@pytest.mark.parametrize("store", ["memory://", "sqlite:///{}/jobs.db"])
+def test_a_process_that_could_not_start_may_start_with_better_settings(
+    redis_url: str, tmp_path: Path, store: str
+) -> None:
+    good = load(redis_url=redis_url, datastore_url=store.format(tmp_path), state_dir=tmp_path)
+    for _ in range(2):
+        with pytest.raises(StartError, match="no signing secret") as refused:
+            open_runtime(good.model_copy(update={"signing": "required"}))
+        assert refused.tb, "which keeps alive what was not closed"
+        assert [file.name for file in tmp_path.glob("*-wal")] == []
+    open_runtime(good).close()
+
+
 def test_after_redis_has_lost_everything_another_store_is_refused_again(fleet: Fleet, tmp_path: Path) -> None:
     fleet.start_worker()
     fleet.redis.flushall()

@@ -367,3 +367,32 @@ def test_an_error_of_the_commit_is_not_applied_only_where_that_is_certain(
     assert store.read("job", "p") == NotFound(), "rolled back"
     put(store)
     store.close()
+
+
+NO_ROOM = """
+import gc, os, resource, sys
+from datastore import Unavailable
+from datastore.sqlite import SqliteDatastore
+path, said = sys.argv[1], []
+_, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+gc.disable()  # which would close what was left open, sooner or later
+SqliteDatastore(path).close()
+opened = SqliteDatastore(path)
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+for use in (lambda: SqliteDatastore(path), lambda: opened.create("x", "p", {}), lambda: opened.read("x", "p")):
+    try:
+        use()
+    except Unavailable:
+        files = [os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
+        said.append([file for file in files if file.startswith(path)])
+resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+opened.create("after", "p", {})
+opened.close()
+print(said, [suffix for suffix in ("-wal", "-shm") if os.path.exists(path + suffix)])
+"""
+
+
+def test_a_store_that_can_t_be_opened_for_want_of_room_leaves_nothing_open(path: Path) -> None:
+    assert run_python(NO_ROOM, str(path)).strip() == "[[], [], []] []"
+    with closing(SqliteDatastore(path)) as store:
+        assert [document.id for document in store.find({}).documents] == ["after"]
