@@ -88,13 +88,14 @@ class SqliteDatastore:
         """
         if os.fspath(path) == ":memory:":
             raise ValueError("a SQLite store is a file; for one in memory use memory://")
-        self._path = os.path.abspath(path)  # connections are opened later, perhaps from another working directory
+        name = os.path.abspath(path)  # connections are opened later, perhaps from another working directory
+        self._path = os.path.realpath(name)  # as SQLite does: its log stands beside the file that a link leads to
         self._etag_source = etag_source
         self._indexes = frozenset(indexes)
         self._looks_max = looks_max
         prepare(self._path, indexes=indexes, timeout_ms=timeout_ms, create=create)
         self._writing = Writing(indexes)
-        self._session = Session(self._path, indexes=indexes, timeout_ms=timeout_ms)
+        self._session = Session(self._path, name=name, indexes=indexes, timeout_ms=timeout_ms)
 
     def read(self, id: str, partition_key: str) -> ReadResult:
         """See `Datastore.read`. Inside a batch it sees the batch's own writes."""

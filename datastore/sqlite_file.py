@@ -102,9 +102,11 @@ Files: TypeAlias = tuple[tuple[int, int] | None, ...]
 """Which files stand under a store's names: the database, its log and the index of that; None: there is none."""
 
 
-def standing(path: str) -> Files:
-    """What stands there now. Files of another identity are others, and what is written to those before is lost."""
-    return tuple(map(_identity, (path, f"{path}-wal", f"{path}-shm")))
+def standing(name: str, path: str) -> Files:
+    """What stands there now: under the name that a store was given, and beside the file that it leads to, where SQLite
+    keeps the log. Files of another identity are others, and what is written to those before is lost.
+    """
+    return tuple(map(_identity, (name, f"{path}-wal", f"{path}-shm")))
 
 
 def _identity(path: str) -> tuple[int, int] | None:

@@ -98,8 +98,10 @@ class Batch:
 class Session:
     """A writer and a reader, each for one thread at a time, opened when first used and again after a fork."""
 
-    def __init__(self, path: str, *, indexes: Sequence[str], timeout_ms: int) -> None:
+    def __init__(self, path: str, *, name: str, indexes: Sequence[str], timeout_ms: int) -> None:
+        """`name`: what the file is known by here, which leads to `path` through links, if there are any."""
         self._path = path
+        self._name = name
         self._indexes = indexes
         self._timeout_ms = timeout_ms
         self._queue = FileQueue(lock_path(path))
@@ -177,16 +179,17 @@ class Session:
         Raises:
           Unavailable: the file is gone, or only a part of what belongs together stands there.
         """
-        files = standing(self._path)
+        files = standing(self._name, self._path)
         if known is not None and self._files.get(known) == files:
             return known
+        if self._closed:
+            raise Unavailable(f"{self._path}: this store was closed")
+        self._check_name(files)
         for had in tuple(self._files.values()):
             self._check_whole(had, files)
         if known is not None:  # SQLite leaves what stands there now alone
             known.close()
             self._files.pop(known, None)
-        if self._closed:
-            raise Unavailable(f"{self._path}: this store was closed")
         connection = open_connection(self._path, timeout_ms=self._timeout_ms)
         with ExitStack() as failing:
             failing.callback(connection.close)
@@ -195,17 +198,23 @@ class Session:
                 with transaction(connection):
                     index(connection, self._indexes)
             failing.pop_all()
-        _, *log = standing(self._path)
+        _, *log = standing(self._name, self._path)
         self._files[connection] = (files[0], *log)
         return connection
 
-    def _check_whole(self, had: Files, files: Files) -> None:
-        database = files[0]
-        if database is None:
+    def _check_name(self, files: Files) -> None:
+        if os.path.realpath(self._name) != self._path:  # not followed: others queue, and have the log, where it led
+            raise Unavailable(
+                f"{self._name} leads to another file by now than to {self._path}; nothing was written; stop everything "
+                "that uses the store, then start it"
+            )
+        if files[0] is None:
             raise Unavailable(f"{self._path} was removed; nothing was written")
+
+    def _check_whole(self, had: Files, files: Files) -> None:
         if had == files or {*had}.isdisjoint({*files} - {None}):  # as it was, or another file with its own log
             return
-        if database == had[0]:  # the log holds what was committed last; whoever closes the file last takes it over
+        if files[0] == had[0]:  # the log holds what was committed last; whoever closes the file last takes it over
             raise Unavailable(
                 f"{self._path}-wal or -shm was removed while in use; stop everything that uses the store, then start it"
             )

@@ -1,5 +1,6 @@
 """Files that are taken away from under a SQLite store, or replaced: nothing is written where nobody will find it."""
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -18,9 +19,25 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "jobs.db"
 
 
+@pytest.fixture(params=["file", "link", "folder"])
+def name(request: pytest.FixtureRequest, path: Path) -> Path:
+    """What the store is opened by: the file itself, a link to it, or a link to its folder."""
+    elsewhere = path.parent.with_name(f"{path.parent.name}-links")
+    elsewhere.mkdir()
+    match request.param:
+        case "link":
+            (elsewhere / "link.db").symlink_to(path)
+            return elsewhere / "link.db"
+        case "folder":
+            (elsewhere / "folder").symlink_to(path.parent)
+            return elsewhere / "folder" / path.name
+        case _:
+            return path
+
+
 @pytest.fixture
-def store(path: Path) -> Iterator[SqliteDatastore]:
-    opened = SqliteDatastore(path)
+def store(name: Path) -> Iterator[SqliteDatastore]:
+    opened = SqliteDatastore(name)
     put(opened, "job", {"holder": None})
     yield opened
     opened.close()
@@ -129,3 +146,68 @@ def test_without_its_log_nothing_is_written_and_what_was_is_there_after_a_restar
     with closing(SqliteDatastore(path)) as again:
         assert isinstance(again.read("job", "p"), Ok)
         put(again, "later")
+
+
+def test_who_comes_by_a_link_and_who_comes_by_the_file_stand_in_one_queue(store: SqliteDatastore, path: Path) -> None:
+    with closing(SqliteDatastore(path, timeout_ms=5)) as other:
+        with store.batch(), pytest.raises(Unavailable, match="has held the write lock"):
+            put(other, "later")
+        put(other, "later")
+
+
+def test_a_link_that_leads_to_another_file_by_now_is_followed_by_nobody_who_came_by_it_before(path: Path) -> None:
+    link = path.with_name("link.db")
+    link.symlink_to(path)
+    with closing(SqliteDatastore(link)) as used, closing(SqliteDatastore(link)) as unused:
+        put(used, "before")
+        other = back_up(path)
+        link.unlink()
+        for there in (other, path.with_name("nowhere"), None):
+            if there is not None:
+                link.symlink_to(there)
+            for store in (used, unused):
+                with pytest.raises(Unavailable, match="another file by now"):
+                    put(store, "later")
+                with pytest.raises(Unavailable, match="another file by now"):
+                    store.read("before", "p")
+            link.unlink(missing_ok=True)
+        link.symlink_to(path)
+        put(used, "again")
+        assert isinstance(unused.read("again", "p"), Ok)
+
+
+CLAIMS = """
+import sys
+from datastore import Expected
+from datastore.sqlite import SqliteDatastore
+store = SqliteDatastore(sys.argv[1])
+print(type(store.update_if_match("job", "p", Expected(rev=1), {"holder": "other"})).__name__)
+"""
+
+
+def claimed_by_two(name: Path, path: Path) -> list[str]:
+    """What two processes are told who claim one version of a job, where the log was removed under the first."""
+    with closing(SqliteDatastore(path)) as before:
+        put(before, "job", {"holder": None})
+    with closing(SqliteDatastore(name)) as store:
+        put(store, "other")
+        for suffix in ("-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink()
+        try:
+            ours = type(store.update_if_match("job", "p", Expected(rev=1), {"holder": "we"})).__name__
+        except Unavailable:
+            ours = Unavailable.__name__
+        return [ours, run_python(CLAIMS, str(name)).strip()]
+
+
+def test_of_two_who_claim_one_version_one_wins_whatever_the_store_is_opened_by(name: Path, path: Path) -> None:
+    assert claimed_by_two(name, path) == ["Unavailable", "Ok"]
+
+
+def test_a_store_that_looked_for_the_log_beside_a_link_would_have_both_win(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = path.with_name("link.db")
+    link.symlink_to(path)
+    monkeypatch.setattr(os.path, "realpath", os.path.abspath)
+    assert claimed_by_two(link, path) == ["Ok", "Ok"]
