@@ -3,7 +3,7 @@
 import os
 import sqlite3
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -121,7 +121,15 @@ def open_connection(path: str, *, timeout_ms: int) -> sqlite3.Connection:
     """A connection to a file that is there, in autocommit mode; transactions are begun and ended by hand.
 
     `synchronous=FULL`, since with NORMAL a power loss could roll back the last commits, and an epoch be given twice.
+
+    Raises:
+      Unavailable: it never will be in this process, which was forked while one was in use.
     """
+    if _identity(path) in _of_the_parent:
+        raise Unavailable(
+            f"{path}: this process was forked in a batch, and SQLite takes the locks of its parent for its own; "
+            "nothing was written; fork outside of batches, or start another program"
+        )
     # Not made by SQLite: it would be empty, and readable by others.
     there = f"{Path(path).as_uri()}?mode=rw"
     with ExitStack() as failing:
@@ -132,6 +140,18 @@ def open_connection(path: str, *, timeout_ms: int) -> sqlite3.Connection:
         connection.execute("PRAGMA synchronous=FULL")  # the first to look into the file
         failing.pop_all()
     return connection
+
+
+_of_the_parent: Final[dict[tuple[int, int] | None, list[sqlite3.Connection]]] = {}
+"""Connections that came along with a fork, by the file they are to. Kept, for even closing them would be use."""
+
+
+def leave_to_parent(connections: Mapping[sqlite3.Connection, Files]) -> None:
+    """After a fork, in the child: don't use these any more, nor open their files. SQLite counts a process's locks on a
+    file, and has inherited the count without the locks.
+    """
+    for connection, (database, *_) in connections.items():
+        _of_the_parent.setdefault(database, []).append(connection)
 
 
 def fetch(connection: sqlite3.Connection, sql: str, parameters: Sequence[Any]) -> list[Any]:

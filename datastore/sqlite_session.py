@@ -16,6 +16,7 @@ from datastore.sqlite_file import (
     fetch,
     is_damage,
     is_no_json,
+    leave_to_parent,
     lock_path,
     open_connection,
     roll_back,
@@ -110,7 +111,6 @@ class Session:
         self._reader: sqlite3.Connection | None = None
         self._files: dict[sqlite3.Connection, Files] = {}
         """Which each connection has open."""
-        self._inherited: list[sqlite3.Connection] = []
         self._locked: list[Lock] = []
         self._closed = False
         self._write_lock = Lock()
@@ -260,8 +260,7 @@ class Session:
             lock.release()
 
     def _after_fork_in_child(self) -> None:
-        # Only a fork inside a batch leaves connections here. Kept, for even closing them would be use.
-        self._inherited += [one for one in (self._writer, self._reader) if one is not None]
+        leave_to_parent(self._files)  # only a fork inside a batch has left connections here
         self._writer = self._reader = self._batch = None
         self._files = {}
         self._queue.leave_to_parent()
