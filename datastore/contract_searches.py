@@ -1,7 +1,7 @@
 """The part of the contract about `find`: alike in every store, and complete over all pages."""
 
 from datastore.contract_probe import Probe, expect
-from datastore.interface import AnyOf, AtLeast, AtMost, Document, Filter
+from datastore.interface import AnyOf, AtLeast, AtMost, Document, Filter, JsonValue
 
 
 def a_search_finds_equal_values(probe: Probe) -> None:
@@ -19,6 +19,19 @@ def true_is_not_one(probe: Probe) -> None:
     probe.new({"flag": "1"})
     _expect_found(probe, {"flag": True}, [yes])
     _expect_found(probe, {"flag": 1}, [one])
+
+
+def equal_values_are_found_under_a_dotted_path(probe: Probe) -> None:
+    held = probe.new({"lease": {"holder": {"name": "one"}}})
+    others: tuple[JsonValue, ...] = ({"holder": {"name": "two"}}, {"holder": {}}, {"holder": "one"}, {}, None, ["one"])
+    for other in others:
+        probe.new({"lease": other})
+    probe.new({})
+    _expect_found(probe, {"lease.holder.name": "one"}, [held])
+    released = probe.written(held, {"lease": None})
+    _expect_found(probe, {"lease.holder.name": "one"}, [])
+    again = probe.written(released, {"lease": {"holder": {"name": "one"}}})
+    _expect_found(probe, {"lease.holder.name": "one"}, [again])
 
 
 def at_most_compares_numbers_under_a_dotted_path(probe: Probe) -> None:
@@ -99,6 +112,7 @@ def _expect_found(probe: Probe, filter: Filter, wanted: list[Document]) -> None:
 SEARCHES = (
     a_search_finds_equal_values,
     true_is_not_one,
+    equal_values_are_found_under_a_dotted_path,
     at_most_compares_numbers_under_a_dotted_path,
     at_least_compares_numbers_under_a_dotted_path,
     any_of_finds_each_of_its_values,

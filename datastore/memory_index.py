@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections import ChainMap
-from collections.abc import Container, Iterable, Sequence, Sized
+from collections.abc import Container, Iterable, Mapping, Sequence, Sized
 from itertools import chain, islice
 from typing import Final
 
@@ -26,24 +26,35 @@ class MemoryIndex:
         self._keys = SortedKeys()
         self._of: dict[str, dict[object, dict[Key, None]]] = {field: {} for field in fields}
         """By field and value: of the types in `_EXACT`, of which no two values are equal."""
-        self.fields = self._of.keys()
-        """A write of none of them, which takes none away, moves no key."""
+        self._looks: list[tuple[str, Sequence[str], dict[object, dict[Key, None]]]] = []
+        """A field of the body, the steps that a dotted path goes on by, and what of `_of` stands for it."""
+        for field, values in self._of.items():
+            first, *further = field.split(".")
+            self._looks.append((first, further, values))
+        self.fields = frozenset(first for first, _, _ in self._looks)
+        """Of the body. A write of none of them, which takes none away, moves no key."""
         self._sorted: dict[tuple[str, Condition], list[Key]] = {}
 
     def add(self, key: Key, body: Body) -> None:
         """A new document."""
         self._keys.add(key)
-        for field, values in self._of.items():
-            value = body.get(field)
+        for first, further, values in self._looks:
+            value: object = body.get(first)
+            if further:
+                value = _inside(value, further)
             if type(value) in _EXACT:
                 values.setdefault(value, {})[key] = None
 
     def move(self, key: Key, before: Body, after: Body) -> None:
         """A document that was changed."""
-        for field, values in self._of.items():
-            old, new = before.get(field), after.get(field)
+        old: object
+        new: object
+        for first, further, values in self._looks:
+            old, new = before.get(first), after.get(first)
             if old is new:
                 continue
+            if further:
+                old, new = _inside(old, further), _inside(new, further)
             if type(old) in _EXACT:
                 del values[old][key]
             if type(new) in _EXACT:
@@ -89,6 +100,13 @@ class MemoryIndex:
             return None
         known = self._of[field]
         return [known[value] for value in dict.fromkeys(values) if value in known]
+
+
+def _inside(value: object, further: Sequence[str]) -> object:
+    """What a dotted path leads to from there on."""
+    for step in further:
+        value = value.get(step) if isinstance(value, Mapping) else None
+    return value
 
 
 def _size(sets: Iterable[Sized]) -> int:

@@ -9,6 +9,8 @@ from datastore import Datastore, Ok, connect
 from datastore.contract import CHECKS, Check, require_conditional_writes, run_checks
 from tests.contract.racing import race_in_processes
 
+INDEXES = ("state", "lease.expires_ms", "lease.holder.name")
+
 
 @pytest.mark.parametrize("check", CHECKS, ids=str)
 class DatastoreContract:
@@ -26,10 +28,18 @@ class TestMemory(DatastoreContract):
         store.close()
 
 
+class TestMemoryWithIndexes(DatastoreContract):
+    @pytest.fixture
+    def store(self) -> Iterator[Datastore]:
+        store = connect("memory://", indexes=INDEXES)
+        yield store
+        store.close()
+
+
 class TestSqlite(DatastoreContract):
     @pytest.fixture
     def store(self, tmp_path: Path) -> Iterator[Datastore]:
-        store = connect(f"sqlite:///{tmp_path}/jobs.db", indexes=("state", "lease.expires_ms"))
+        store = connect(f"sqlite:///{tmp_path}/jobs.db", indexes=INDEXES)
         yield store
         store.close()
 
