@@ -48,7 +48,7 @@ class Totals:
     ended: int = 0
     """Over otherwise: failed or cancelled."""
     lost: int = 0
-    """Acknowledged, and never seen to end; wrong after a drain, and no more than unfinished before."""
+    """Acknowledged, and not over as far as is known; wrong after a drain, and no more than unfinished before."""
     unsettled: int = 0
     """Acknowledged, and ended perhaps: by a call whose outcome is unknown."""
     duplicated: int = 0

@@ -14,6 +14,8 @@ from broker.history import Record
 FOREVER = 1 << 60
 TERMINAL = {"failed", "cancelled", "succeeded"}
 HOLDERS = {"renew", "progress", "complete", "fail", "release", "hand_over"}
+ENDINGS = {"complete", "fail", "release", "hand_over", "cancel", "revoke"}
+"""What may leave a job over."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,8 @@ class Job:
     epoch: int = 0
     holder: tuple[str, str | None] | None = None
     """None: somebody nobody has heard of yet."""
+    told: bool = False
+    """Whether somebody was told that it is over, or may yet be, and nothing has said otherwise since."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,8 @@ class Step:
     """Tells steps apart that are alike."""
 
 
-def possible(records: Sequence[Record]) -> bool:
-    """Whether a sound broker can have answered like that."""
+def possible(records: Sequence[Record], *, drained: bool = False) -> bool:
+    """Whether a sound broker can have answered like that; `drained`: and have left no job that it was given."""
     jobs: dict[str, list[Record]] = defaultdict(list)
     calls = _calls(records)
     for record in calls:
@@ -53,7 +57,13 @@ def possible(records: Sequence[Record]) -> bool:
         first[record.request] = min(first[record.request], record.at if record.sent is None else record.sent)
     for job in jobs.values():
         steps = _steps(job, first)
-        if steps is None or not _search(_start(steps), -1, frozenset(steps), set()):
+        if steps is None:
+            return False
+        if drained and not any(record.op == "submit" for record in job) and not all(step.optional for step in steps):
+            return False  # it came from nowhere
+        ends = drained and any(record.op == "submit" and record.type == "ok" and not record.joined for record in job)
+        happened = frozenset([*steps, *_endings(job, first)] if ends else steps)
+        if not _search(_start(steps), -1, happened, set(), over=ends):
             return False
     return not any(_second_answer(one, other, calls, first) for one, other in permutations(_grants(calls), 2))
 
@@ -97,6 +107,15 @@ def _steps(records: Sequence[Record], first: dict[str, int]) -> list[Step] | Non
     return [replace(step, number=number) for number, step in enumerate(steps)]
 
 
+def _endings(records: Sequence[Record], first: dict[str, int]) -> list[Step]:
+    """What may have ended a job though nobody had the answer."""
+    silent = [record for record in records if record.type in ("unknown", "invoke") and record.op in ENDINGS]
+    return [
+        Step(record.op, first[record.request], FOREVER, record.epoch or 0, optional=True, number=-1 - number)
+        for number, record in enumerate(silent)
+    ]
+
+
 def _heard(record: Record) -> tuple[str, str | None] | None:
     """Who is heard as the holder; of a request that had its effect before, no broker looks at the token again."""
     if record.op not in HOLDERS | {"claim"}:
@@ -126,16 +145,23 @@ def _start(steps: Sequence[Step]) -> Job:
     return Job("none" if any(step.what == "submit" for step in steps) else "waiting")
 
 
-def _search(job: Job, now: int, left: frozenset[Step], vain: set[tuple[Job, int, frozenset[Step]]]) -> bool:
-    """Whether what is left can happen from here on. `vain`: where that was tried before."""
-    if all(step.optional for step in left):
+def _search(
+    job: Job, now: int, left: frozenset[Step], vain: set[tuple[Job, int, frozenset[Step]]], *, over: bool = False
+) -> bool:
+    """Whether what is left can happen from here on, and, if `over`, leave the job so for all that is known.
+
+    `vain`: where that was tried before.
+    """
+    if all(step.optional for step in left) and (job.told or not over):
         return True
     if (job, now, left) in vain or any(step.end < now and not step.optional for step in left):
         return False
     vain.add((job, now, left))
     for step in left:
         moment = max(now, step.start)
-        if moment <= step.end and any(_search(after, moment, left - {step}, vain) for after in _outcomes(job, step)):
+        if moment <= step.end and any(
+            _search(after, moment, left - {step}, vain, over=over) for after in _outcomes(job, step)
+        ):
             return True
     return False
 
@@ -145,7 +171,7 @@ def _outcomes(job: Job, step: Step) -> list[Job]:
     if step.what == "submit":
         return [Job("waiting")] if job.phase == "none" else []
     if step.optional:
-        return [replace(job, phase="waiting")] if job.phase == "over" else []
+        return _unheard(job, step)
     before = [known for known in _unseen(job, step.epoch) if known.epoch == step.epoch]
     if step.what == "claim":
         free = [known for known in _unseen(job, step.epoch - 1) if known.epoch == step.epoch - 1]
@@ -153,14 +179,27 @@ def _outcomes(job: Job, step: Step) -> list[Job]:
     if step.what in ("held", "seen", "cancel", "hold", "lift") and step.state in (None, "leased"):
         return _as_holder(before, step)
     if step.what == "revoke" or step.what in HOLDERS:
-        return [replace(known, phase=_phase(step.state), holder=None) for known in _as_holder(before, step)]
+        told, phase = step.state in TERMINAL, _phase(step.state)
+        return [replace(known, phase=phase, holder=None, told=told) for known in _as_holder(before, step)]
     if step.what == "redrive":
-        return [replace(known, phase="waiting") for known in before if known.phase == "over"]
+        return [replace(known, phase="waiting", told=False) for known in before if known.phase == "over"]
     if step.state == "succeeded":
-        return [known for known in before if known.phase == "succeeded"]
+        return [replace(known, told=True) for known in before if known.phase == "succeeded"]
     # Whether a job that is over already can be ended again, or still be seen waiting, is not judged.
     idle = [known for known in before if known.phase in ("waiting", "over")]
-    return [replace(known, phase="over") for known in idle] if step.state in TERMINAL else idle
+    if step.state in TERMINAL:
+        return [replace(known, phase="over", told=True) for known in idle]
+    return [replace(known, told=False) for known in idle]
+
+
+def _unheard(job: Job, step: Step) -> list[Job]:
+    """The job after a call nobody had the answer of, if that took effect."""
+    if step.what == "redrive":
+        return [replace(job, phase="waiting", told=False)] if job.phase == "over" else []
+    if step.what in HOLDERS:
+        before = [known for known in _unseen(job, step.epoch) if known.epoch == step.epoch]
+        return [replace(known, phase="over", holder=None, told=True) for known in before if known.phase == "leased"]
+    return [replace(job, phase="over", holder=None, told=True)] if job.phase != "succeeded" else []
 
 
 def _as_holder(jobs: Iterable[Job], step: Step) -> list[Job]:
@@ -190,7 +229,7 @@ def _unseen(job: Job, epoch_max: int) -> list[Job]:
         if each.phase == "leased":
             ways = [replace(each, phase=phase, holder=None) for phase in ("waiting", "over", "succeeded")]
         elif each.phase == "waiting":
-            ways = [replace(each, phase="over")]
+            ways = [replace(each, phase="over", told=False)]
             if each.epoch < epoch_max:
                 ways.append(Job("leased", each.epoch + 1))
         found += [way for way in ways if way not in found]

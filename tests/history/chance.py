@@ -12,6 +12,7 @@ OPS = ("claim", "claim", "claim", "renew", "complete", "fail", "release", "progr
 OPERATORS = ("cancel", "redrive", "revoke", "hold", "lift", "get_job")
 ENDS = ("complete", "fail", "release", "hand_over")
 """Several factories name such a request alike now and then."""
+HOLDERS = ("renew", "progress", *ENDS)
 RUNNING = 4
 """Calls on their way at once, at most."""
 AFTER = {
@@ -258,6 +259,7 @@ def wild(seed: int) -> list[Record]:
             factory=holder,
             incarnation=holder,
             job="j",
+            epoch=epoch if op in HOLDERS else None,
         )
         ended = _effect(asked, chance, epoch, f"t{epoch}" if chance.random() < 0.9 else "t1")
         if op in ("redrive", "get_job") and chance.random() < 0.5:

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from broker.history import checker, evidence, job_rules
+from broker.history import checker, evidence, job_rules, totals
+from broker.history.effects import TERMINAL
 from tests.history.agreement import Disagreement, compare
 
 
@@ -15,6 +16,7 @@ def test_checker_and_search_agree_on_sound_broken_and_wild_histories() -> None:
     assert counts["lies_caught"] > 80
     assert counts["wild_caught"] > 200
     assert counts["wild"] > 80
+    assert 200 < counts["unfinished"] < counts["sound"] + counts["lies"] + counts["wild"] - 100
 
 
 def _nothing(*_: Any) -> Iterator[Any]:
@@ -34,6 +36,10 @@ def _nothing(*_: Any) -> Iterator[Any]:
         (evidence, "_silent_redrives", lambda *_: []),
         (evidence, "seen_in", lambda *_: None),
         (checker, "_other_answers", _nothing),
+        (totals, "_stands", lambda effect, _open: effect.state in TERMINAL),
+        (totals, "_stands", lambda *_: False),
+        (totals, "_may_have_ended", lambda record, _open: record.type in ("unknown", "invoke")),
+        (totals, "_may_have_ended", lambda *_: False),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
