@@ -11,7 +11,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from broker.history.effects import ALWAYS, HOLDERS
-from broker.history.evidence import Evidence, gather
+from broker.history.evidence import Evidence, FirstSent, gather
 from broker.history.job_rules import judge
 from broker.history.record import Record
 from broker.history.report import Report, Rule, Totals, Violation
@@ -23,7 +23,8 @@ class Log:
 
     def __init__(self) -> None:
         self.jobs: defaultdict[str, list[Record]] = defaultdict(list)
-        self.first_sent: dict[str, int] = {}
+        self.first_sent: defaultdict[str, dict[str, int]] = defaultdict(dict)
+        """Of each factory: a request id is its own."""
         self.calls = 0
         self.unknown = 0
         self._open: dict[str, dict[int, Record]] = defaultdict(dict)
@@ -45,9 +46,9 @@ class Log:
             if kind == "unknown":
                 self.unknown += 1
             sent = record.at if record.sent is None else record.sent
-            request = record.request
-            if first_sent.setdefault(request, sent) > sent:
-                first_sent[request] = sent
+            requests, request = first_sent[record.factory], record.request
+            if requests.setdefault(request, sent) > sent:
+                requests[request] = sent
             if record.job is not None:
                 jobs[record.job].append(record)
 
@@ -56,8 +57,9 @@ class Log:
         for calls in self._open.values():
             for record in calls.values():
                 self.unknown += 1
-                if self.first_sent.setdefault(record.request, record.at) > record.at:
-                    self.first_sent[record.request] = record.at
+                requests = self.first_sent[record.factory]
+                if requests.setdefault(record.request, record.at) > record.at:
+                    requests[record.request] = record.at
                 if record.job is not None:
                     self.jobs[record.job].append(record)
         self._open.clear()
@@ -83,7 +85,7 @@ def verdict(log: Log, *, drained: bool = False) -> Report:
     """The verdict on the records in a log, which is closed by this."""
     log.close()
     timed = log.timed
-    first_sent: Mapping[str, int] = log.first_sent if timed else defaultdict(lambda: ALWAYS)
+    first_sent: FirstSent = log.first_sent if timed else defaultdict(lambda: defaultdict(lambda: ALWAYS))
     totals = Totals()
     violations: list[Violation] = []
     grants = _Grants()
@@ -125,9 +127,7 @@ class _Grants:
             if first.job != record.job:
                 self._several.setdefault(claim, [first]).append(record)
 
-    def answered_twice(
-        self, jobs: Mapping[str, Sequence[Record]], first_sent: Mapping[str, int]
-    ) -> Iterator[Violation]:
+    def answered_twice(self, jobs: Mapping[str, Sequence[Record]], first_sent: FirstSent) -> Iterator[Violation]:
         for (request, _, _), grants in self._several.items():
             calls = {(record.client, record.call) for record in grants}
             if len(calls) < len(grants):
@@ -138,7 +138,7 @@ class _Grants:
 
 
 def _other_answers(
-    grants: Sequence[Record], jobs: Mapping[str, Sequence[Record]], first_sent: Mapping[str, int]
+    grants: Sequence[Record], jobs: Mapping[str, Sequence[Record]], first_sent: FirstSent
 ) -> Iterator[tuple[Record, Record]]:
     """Each answer that came from a copy sent after an earlier answer, while the lease of that one was still to be used.
 
@@ -170,11 +170,11 @@ def _sent(record: Record) -> int:
     return ALWAYS if record.sent is None else record.sent
 
 
-def _last_use(grant: Record, records: Sequence[Record], first_sent: Mapping[str, int]) -> int:
+def _last_use(grant: Record, records: Sequence[Record], first_sent: FirstSent) -> int:
     """When something of a holder that was taken under this lease was first sent."""
     lease = (grant.epoch, grant.token)
     used = [
-        first_sent[record.request]
+        first_sent[record.factory][record.request]
         for record in records
         if record.type == "ok" and record.op in HOLDERS and (record.epoch, record.token) == lease
     ]

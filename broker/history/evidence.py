@@ -1,10 +1,13 @@
 """Turns the records of one job into its effects: several answers to one request are one effect."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from broker.history.effects import ANSWERED_ONCE, OPERATORS, READS, REMEMBERED_MAX, Effect, effect_of, seen_in
 from broker.history.record import Record
+
+FirstSent: TypeAlias = Mapping[str, Mapping[str, int]]
+"""Of each factory, when each of its request ids was first sent."""
 
 
 class Evidence(NamedTuple):
@@ -18,8 +21,8 @@ class Evidence(NamedTuple):
     """Answers to one request that can't both be of the same effect."""
 
 
-def gather(records: Sequence[Record], first_sent: Mapping[str, int]) -> Evidence:
-    """The evidence in the records of one job, in any order. `first_sent`: when each request id was first sent."""
+def gather(records: Sequence[Record], first_sent: FirstSent) -> Evidence:
+    """The evidence in the records of one job, in any order."""
     effects: list[Effect] = []
     answers = _Answers(records, effects)
     for number, record in enumerate(records):
@@ -28,7 +31,7 @@ def gather(records: Sequence[Record], first_sent: Mapping[str, int]) -> Evidence
             if found is not None:
                 effects.append(found)
             continue
-        found = effect_of(record, first_sent[record.request], number)
+        found = effect_of(record, first_sent[record.factory][record.request], number)
         if found is not None and (record.op not in ANSWERED_ONCE or answers.is_new(found)):
             effects.append(found)
     effects.sort()
@@ -102,11 +105,13 @@ def _is_remembered(operated: int, one: Effect, other: Effect) -> bool:
     return operated + 2 * abs(one.epoch - other.epoch) + 1 < REMEMBERED_MAX
 
 
-def _silent_redrives(records: Sequence[Record], first_sent: Mapping[str, int]) -> list[tuple[int, Record]]:
+def _silent_redrives(records: Sequence[Record], first_sent: FirstSent) -> list[tuple[int, Record]]:
     redrives = [record for record in records if record.op == "redrive"]
     if not redrives:
         return []
     told = {_request_of(record) for record in redrives if record.type == "ok"}
     silent = {_request_of(record): record for record in redrives}
-    waiting = ((first_sent[record.request], record) for who, record in silent.items() if who not in told)
+    waiting = (
+        (first_sent[record.factory][record.request], record) for who, record in silent.items() if who not in told
+    )
     return sorted(waiting, key=lambda each: each[0])

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
+from typing import TypeAlias
 
 from broker.history import Record
 
@@ -16,6 +17,8 @@ TERMINAL = {"failed", "cancelled", "succeeded"}
 HOLDERS = {"renew", "progress", "complete", "fail", "release", "hand_over"}
 ENDINGS = {"complete", "fail", "release", "hand_over", "cancel", "revoke"}
 """What may leave a job over."""
+FirstSent: TypeAlias = dict[tuple[str, str], int]
+"""When each request of a factory was first sent."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +55,9 @@ def possible(records: Sequence[Record], *, drained: bool = False) -> bool:
     for record in calls:
         if record.job is not None:
             jobs[record.job].append(record)
-    first = {record.request: FOREVER for record in calls}
+    first: FirstSent = defaultdict(lambda: FOREVER)
     for record in calls:
-        first[record.request] = min(first[record.request], record.at if record.sent is None else record.sent)
+        first[_own(record)] = min(first[_own(record)], record.at if record.sent is None else record.sent)
     for job in jobs.values():
         steps = _steps(job, first)
         if steps is None:
@@ -66,6 +69,11 @@ def possible(records: Sequence[Record], *, drained: bool = False) -> bool:
         if not _search(_start(steps), -1, happened, set(), over=ends):
             return False
     return not any(_second_answer(one, other, calls, first) for one, other in permutations(_grants(calls), 2))
+
+
+def _own(record: Record) -> tuple[str, str]:
+    """A request id is its factory's own."""
+    return record.request, record.factory
 
 
 def _calls(records: Iterable[Record]) -> list[Record]:
@@ -80,38 +88,38 @@ def _calls(records: Iterable[Record]) -> list[Record]:
     ]
 
 
-def _steps(records: Sequence[Record], first: dict[str, int]) -> list[Step] | None:
+def _steps(records: Sequence[Record], first: FirstSent) -> list[Step] | None:
     """What must have happened to one job; None where two answers to one request contradict each other."""
     steps: list[Step] = []
     answers: dict[tuple[str, ...], list[Record]] = defaultdict(list)
     for record in records:
         if record.type == "ok" and record.op in ("renew", "progress"):
             fence = (record.factory, record.token)
-            steps.append(Step("held", first[record.request], record.at, record.epoch or 0, fence))
+            steps.append(Step("held", first[_own(record)], record.at, record.epoch or 0, fence))
         elif record.type == "ok" and record.op != "get_job":
             if not record.joined and record.did in (None, record.op):
                 who = (record.factory, record.incarnation if record.op == "claim" else "")
                 answers[record.op, record.request, *who].append(record)
         elif record.seen is not None and record.state is not None:
             steps.append(Step("seen", -1, record.at, record.seen, state=record.state))
-    for (op, request, *_), same in answers.items():
+    for (op, *_), same in answers.items():
         for facts in {_said(record) for record in same}:
             agreeing = [record for record in same if _said(record) == facts]
             if agreeing[0] is not same[0] and _knows(records, same[0], agreeing[0]):
                 return None
             record = min(agreeing, key=lambda each: each.at)
-            steps.append(Step(op, first[request], record.at, record.epoch or 0, _heard(record), record.state))
+            steps.append(Step(op, first[_own(record)], record.at, record.epoch or 0, _heard(record), record.state))
     told = {(request, factory) for op, request, factory, _ in answers if op == "redrive"}
-    silent = {(record.request, record.factory) for record in records if record.op == "redrive"} - told
-    steps += [Step("redrive", first[request], FOREVER, optional=True) for request, _ in silent]
+    silent = {_own(record) for record in records if record.op == "redrive"} - told
+    steps += [Step("redrive", first[own], FOREVER, optional=True) for own in silent]
     return [replace(step, number=number) for number, step in enumerate(steps)]
 
 
-def _endings(records: Sequence[Record], first: dict[str, int]) -> list[Step]:
+def _endings(records: Sequence[Record], first: FirstSent) -> list[Step]:
     """What may have ended a job though nobody had the answer."""
     silent = [record for record in records if record.type in ("unknown", "invoke") and record.op in ENDINGS]
     return [
-        Step(record.op, first[record.request], FOREVER, record.epoch or 0, optional=True, number=-1 - number)
+        Step(record.op, first[_own(record)], FOREVER, record.epoch or 0, optional=True, number=-1 - number)
         for number, record in enumerate(silent)
     ]
 
@@ -136,7 +144,7 @@ def _knows(records: Sequence[Record], one: Record, other: Record) -> bool:
     What can have come in between: one claim and one end an epoch, and whatever operators asked for.
     """
     operators = {"cancel", "redrive", "revoke", "hold", "lift"}
-    asked = {(record.request, record.factory) for record in records if record.op in operators}
+    asked = {_own(record) for record in records if record.op in operators}
     return len(asked) + 1 + 2 * abs((one.epoch or 0) - (other.epoch or 0)) < 8
 
 
@@ -246,7 +254,7 @@ def _grants(calls: Iterable[Record]) -> list[Record]:
     return list(grants.values())
 
 
-def _second_answer(one: Record, other: Record, calls: Sequence[Record], first: dict[str, int]) -> bool:
+def _second_answer(one: Record, other: Record, calls: Sequence[Record], first: FirstSent) -> bool:
     """Whether a claim was granted another job after its answer, while the first lease was still to be used."""
     same = (one.request, one.factory, one.incarnation) == (other.request, other.factory, other.incarnation)
     if not same or one.job == other.job or other.sent is None or other.sent <= one.at:
@@ -254,4 +262,4 @@ def _second_answer(one: Record, other: Record, calls: Sequence[Record], first: d
     lease = (one.job, one.epoch, one.token)
     effects = [record for record in calls if record.type == "ok" and record.op in HOLDERS]
     used = [record for record in effects if (record.job, record.epoch, record.token) == lease]
-    return any(first[record.request] > other.at for record in used)
+    return any(first[_own(record)] > other.at for record in used)

@@ -238,6 +238,15 @@ def test_two_factories_may_use_the_same_request_id() -> None:
     assert story.rules() == []
 
 
+def test_another_factory_that_used_a_request_id_before_hides_no_stale_renewal_under_it() -> None:
+    story = claimed()
+    story.hold("release", 1, 4, 5)
+    story.grant(2, 6, 7, by="b")
+    story.call("claim", 0, 1, by="c", job=None, type="refused", request="again", answer="none_available")
+    story.hold("renew", 1, 50, 51, request="again", answer="renewed")
+    assert story.rules() == ["stale_effect"]
+
+
 def test_a_request_id_used_again_under_a_later_lease_is_told_what_it_did_under_the_first() -> None:
     story = claimed()
     story.hold("release", 1, 4, None, request="done")
@@ -245,7 +254,7 @@ def test_a_request_id_used_again_under_a_later_lease_is_told_what_it_did_under_t
     told = story.hold("release", 1, 8, 9, request="done", answer="replayed", did="release", token="t2")
     assert story.rules() == []
     told.factory = "b"
-    assert story.rules() == ["two_holders"]
+    assert story.rules() == ["stale_effect", "two_holders"]
 
 
 def test_a_claim_for_any_job_that_gets_a_second_one_while_the_first_stands_was_answered_twice() -> None:
