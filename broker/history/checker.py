@@ -124,22 +124,45 @@ class _Grants:
             self.number += 1
             claim = (record.request, record.factory, record.incarnation)
             first = self._first.setdefault(claim, record)
-            if first.job != record.job:
+            if first is not record:
                 self._several.setdefault(claim, [first]).append(record)
 
     def answered_twice(self, jobs: Mapping[str, Sequence[Record]], first_sent: FirstSent) -> Iterator[Violation]:
+        leases = _Leases(jobs, first_sent)
         for (request, _, _), grants in self._several.items():
             calls = {(record.client, record.call) for record in grants}
             if len(calls) < len(grants):
                 continue  # it asked for several jobs at once, and may get more of them
-            for first, second in _other_answers(grants, jobs, first_sent):
+            for first, second in _other_answers(grants, leases):
                 why = f"claim {request} was granted another job while its lease on {first.job} stood"
                 yield Violation(Rule.ANSWERED_TWICE, str(second.job), second.epoch, why, first, second)
 
 
-def _other_answers(
-    grants: Sequence[Record], jobs: Mapping[str, Sequence[Record]], first_sent: FirstSent
-) -> Iterator[tuple[Record, Record]]:
+class _Leases:
+    """When the leases of a job were last used: its records are gone through once, however many claims ask."""
+
+    def __init__(self, jobs: Mapping[str, Sequence[Record]], first_sent: FirstSent) -> None:
+        self._jobs = jobs
+        self._first_sent = first_sent
+        self._used: dict[str, dict[tuple[int | None, str | None], int]] = {}
+
+    def last_use(self, grant: Record) -> int:
+        """When something of a holder that was taken under this lease was first sent."""
+        job = str(grant.job)
+        if job not in self._used:
+            self._used[job] = self._uses(job)
+        return self._used[job].get((grant.epoch, grant.token), ALWAYS)
+
+    def _uses(self, job: str) -> dict[tuple[int | None, str | None], int]:
+        uses: dict[tuple[int | None, str | None], int] = {}
+        for record in self._jobs[job]:
+            if record.type == "ok" and record.op in HOLDERS:
+                lease, sent = (record.epoch, record.token), self._first_sent[record.factory][record.request]
+                uses[lease] = max(sent, uses.get(lease, ALWAYS))
+        return uses
+
+
+def _other_answers(grants: Sequence[Record], leases: _Leases) -> Iterator[tuple[Record, Record]]:
     """Each answer that came from a copy sent after an earlier answer, while the lease of that one was still to be used.
 
     Two copies settled at the same moment may be granted two jobs. Of the earlier ones, the one that was used last of
@@ -150,7 +173,7 @@ def _other_answers(
     for second in sorted(grants, key=_sent):
         while earlier and earlier[0].at < _sent(second):
             first = earlier.popleft()
-            used.append((_last_use(first, jobs[str(first.job)], first_sent), first))
+            used.append((leases.last_use(first), first))
             used = _foremost(used)
         for last, first in used:
             if first.job != second.job and last > second.at:
@@ -168,14 +191,3 @@ def _foremost(used: Sequence[tuple[int, Record]]) -> list[tuple[int, Record]]:
 
 def _sent(record: Record) -> int:
     return ALWAYS if record.sent is None else record.sent
-
-
-def _last_use(grant: Record, records: Sequence[Record], first_sent: FirstSent) -> int:
-    """When something of a holder that was taken under this lease was first sent."""
-    lease = (grant.epoch, grant.token)
-    used = [
-        first_sent[record.factory][record.request]
-        for record in records
-        if record.type == "ok" and record.op in HOLDERS and (record.epoch, record.token) == lease
-    ]
-    return max(used, default=ALWAYS)

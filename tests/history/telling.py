@@ -3,10 +3,14 @@
 import itertools
 from typing import Any
 
+import msgspec
+
 from broker.history import Record, Report, check
 from broker.history.record import Kind
 
 FOREVER = 1 << 62
+CALLS_MAX = 10_000
+"""Of one story."""
 
 
 class Story:
@@ -54,3 +58,12 @@ class Story:
     def rules(self, **options: Any) -> list[str]:
         """The rules that are broken, each once."""
         return sorted({violation.rule.value for violation in self.check(**options).violations})
+
+
+def together(*stories: Story) -> list[Record]:
+    """The calls on several jobs as one history."""
+    return [
+        msgspec.structs.replace(record, call=number * CALLS_MAX + record.call)
+        for number, story in enumerate(stories)
+        for record in story.records
+    ]

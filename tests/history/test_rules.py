@@ -1,7 +1,9 @@
 """What the checker finds wrong, and what it leaves alone, one rule after the other."""
 
-from broker.history import check
-from tests.history.telling import Story
+from collections.abc import Iterator
+
+from broker.history import Log, Record, check, verdict
+from tests.history.telling import Story, together
 
 
 def claimed() -> Story:
@@ -262,9 +264,7 @@ def test_a_claim_for_any_job_that_gets_a_second_one_while_the_first_stands_was_a
     one.grant(1, 0, 1, request="r")
     other.grant(1, 2, 3, request="r", token="t9", answer="granted")
     one.hold("renew", 1, 4, 5, answer="renewed")
-    other_call = other.records[-1]
-    other_call.call = 99
-    report = check([*one.records, *other.records])
+    report = check(together(one, other))
     assert [violation.rule for violation in report.violations] == ["answered_twice"]
 
 
@@ -275,9 +275,22 @@ def test_another_factorys_claim_under_the_same_id_hides_none_that_was_answered_t
     other.grant(1, 4, 5, request="r", token="u1")
     one.grant(2, 6, 7, request="r")
     other.hold("renew", 1, 8, 9, token="u1", request="renewal", answer="renewed")
-    for record in other.records:
-        record.call += 10
-    report = check([*one.records, *other.records])
+    report = check(together(one, other))
+    assert [violation.rule for violation in report.violations] == ["answered_twice"]
+
+
+def test_a_claim_that_gets_its_first_job_again_while_its_second_stands_was_answered_twice() -> None:
+    one, other = Story("one"), Story("other")
+    one.grant(1, 0, 1, request="r")
+    one.hold("release", 1, 2, 3)
+    other.grant(1, 4, 5, request="r", token="u1")
+    one.grant(2, 100, 101, request="s", by="b")
+    one.hold("release", 2, 102, 103, by="b")
+    for number in range(4):
+        one.call("hold", 110 + 2 * number, 111 + 2 * number, epoch=2, answer="ok", state="ready")
+    one.grant(3, 120, 121, request="r")
+    other.hold("renew", 1, 130, 131, token="u1", request="renewal", answer="renewed")
+    report = check(together(one, other))
     assert [violation.rule for violation in report.violations] == ["answered_twice"]
 
 
@@ -286,8 +299,34 @@ def test_a_claim_for_any_job_may_get_another_once_its_lease_is_over() -> None:
     one.grant(1, 0, 1, request="r")
     one.hold("release", 1, 2, 3)
     other.grant(1, 4, 5, request="r", token="t9")
-    other.records[-1].call = 99
-    assert check([*one.records, *other.records]).violations == ()
+    assert check(together(one, other)).violations == ()
+
+
+class Passes(list[Record]):
+    """Counts how often it is gone through."""
+
+    passes = 0
+
+    def __iter__(self) -> Iterator[Record]:
+        self.passes += 1
+        return super().__iter__()
+
+
+def test_the_records_of_a_job_are_gone_through_equally_often_however_many_repeated_claims_got_it() -> None:
+    passes = set()
+    for claims in (2, 20):
+        one, other = Story("one"), Story("other")
+        for number in range(1, claims + 1):
+            for place, story in enumerate((one, other)):
+                moment = 10 * number + 5 * place
+                story.grant(number, moment, moment + 1, request=f"claim-{number}")
+                story.hold("release", number, moment + 2, moment + 3)
+        log = Log()
+        log.feed(together(one, other))
+        counted = log.jobs["one"] = Passes(log.jobs["one"])
+        assert verdict(log).violations == ()
+        passes.add(counted.passes)
+    assert len(passes) == 1
 
 
 def test_two_submissions_can_t_both_have_created_a_job() -> None:
