@@ -9,6 +9,9 @@ effect at any time after it was sent, or never. What was merely seen in a refusa
 
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from itertools import chain
+from typing import NamedTuple
 
 from broker.history.effects import ALWAYS, HOLDERS
 from broker.history.evidence import Evidence, FirstSent, gather
@@ -109,7 +112,7 @@ def verdict(log: Log, *, drained: bool = False) -> Report:
 
 
 class _Grants:
-    """Which claim got which jobs: a claim for any job that is repeated gets the same one, while its lease stands."""
+    """Which claim got which jobs: a claim for any job that is repeated gets the same, while a lease of these stands."""
 
     def __init__(self) -> None:
         self.number = 0
@@ -128,65 +131,74 @@ class _Grants:
                 self._several.setdefault(claim, [first]).append(record)
 
     def answered_twice(self, jobs: Mapping[str, Sequence[Record]], first_sent: FirstSent) -> Iterator[Violation]:
-        leases = _Leases(jobs, first_sent)
+        names = {str(grant.job) for grants in self._several.values() for grant in grants}
+        known = _Known((jobs[name] for name in names), first_sent)
         for (request, _, _), grants in self._several.items():
-            calls = {(record.client, record.call) for record in grants}
-            if len(calls) < len(grants):
-                continue  # it asked for several jobs at once, and may get more of them
-            for first, second in _other_answers(grants, leases):
+            for first, second in _other_answers(grants, known):
                 why = f"claim {request} was granted another job while its lease on {first.job} stood"
                 yield Violation(Rule.ANSWERED_TWICE, str(second.job), second.epoch, why, first, second)
 
 
-class _Leases:
-    """When the leases of a job were last used: its records are gone through once, however many claims ask."""
+class _Known:
+    """Of some jobs, when their leases were last used, and with which others they were granted.
 
-    def __init__(self, jobs: Mapping[str, Sequence[Record]], first_sent: FirstSent) -> None:
-        self._jobs = jobs
-        self._first_sent = first_sent
-        self._used: dict[str, dict[tuple[int | None, str | None], int]] = {}
+    Their records are gone through once, however many claims ask.
+    """
 
-    def last_use(self, grant: Record) -> int:
-        """When something of a holder that was taken under this lease was first sent."""
-        job = str(grant.job)
-        if job not in self._used:
-            self._used[job] = self._uses(job)
-        return self._used[job].get((grant.epoch, grant.token), ALWAYS)
-
-    def _uses(self, job: str) -> dict[tuple[int | None, str | None], int]:
-        uses: dict[tuple[int | None, str | None], int] = {}
-        for record in self._jobs[job]:
+    def __init__(self, jobs: Iterable[Sequence[Record]], first_sent: FirstSent) -> None:
+        self._used: dict[tuple[str | None, int | None, str | None], int] = {}
+        self._granted: defaultdict[tuple[str, int], set[str | None]] = defaultdict(set)
+        for record in chain.from_iterable(jobs):
             if record.type == "ok" and record.op in HOLDERS:
-                lease, sent = (record.epoch, record.token), self._first_sent[record.factory][record.request]
-                uses[lease] = max(sent, uses.get(lease, ALWAYS))
-        return uses
+                lease, sent = (record.job, record.epoch, record.token), first_sent[record.factory][record.request]
+                self._used[lease] = max(sent, self._used.get(lease, ALWAYS))
+            elif record.type == "ok" and record.op == "claim":
+                self._granted[record.client, record.call].add(record.job)
+
+    def use_of(self, grant: Record) -> "_Use":
+        last = self._used.get((grant.job, grant.epoch, grant.token), ALWAYS)
+        return _Use(last, grant, self._granted[grant.client, grant.call])
 
 
-def _other_answers(grants: Sequence[Record], leases: _Leases) -> Iterator[tuple[Record, Record]]:
-    """Each answer that came from a copy sent after an earlier answer, while the lease of that one was still to be used.
+class _Use(NamedTuple):
+    """The last use of a lease."""
 
-    Two copies settled at the same moment may be granted two jobs. Of the earlier ones, the one that was used last of
-    all tells most; and the one that was used last on another job, where that is the job that was granted again.
+    last: int
+    """When something of its holder that was taken was first sent."""
+    grant: Record
+    answer: AbstractSet[str | None]
+    """All jobs that came with the same answer: a claim may ask for several."""
+
+
+def _other_answers(grants: Sequence[Record], known: _Known) -> Iterator[tuple[Record, Record]]:
+    """Each answer that came from a copy sent after an earlier answer, names a job that is not in that one, and came
+    while a lease of that one was still to be used.
+
+    Two copies settled at the same moment may be granted two jobs.
     """
     earlier = deque(sorted(grants, key=lambda record: record.at))
-    used: list[tuple[int, Record]] = []
+    used: list[_Use] = []
     for second in sorted(grants, key=_sent):
         while earlier and earlier[0].at < _sent(second):
-            first = earlier.popleft()
-            used.append((leases.last_use(first), first))
-            used = _foremost(used)
-        for last, first in used:
-            if first.job != second.job and last > second.at:
-                yield first, second
+            used = _foremost([*used, known.use_of(earlier.popleft())])
+        for use in used:
+            if second.job not in use.answer and use.last > second.at:
+                yield use.grant, second
                 break
 
 
-def _foremost(used: Sequence[tuple[int, Record]]) -> list[tuple[int, Record]]:
-    """Of each of the two jobs that were used last, that use."""
-    best: dict[str | None, tuple[int, Record]] = {}
-    for each in sorted(used, key=lambda each: -each[0]):
-        best.setdefault(each[1].job, each)
-    return list(best.values())[:2]
+def _foremost(used: Iterable[_Use]) -> list[_Use]:
+    """The uses that tell most: for each job, they have the last of all whose answers were without it.
+
+    They are few: each was answered without one of the jobs that all later ones were answered with.
+    """
+    kept: list[_Use] = []
+    common: AbstractSet[str | None] | None = None
+    for use in sorted(used, key=lambda each: -each.last):
+        if common is None or not common <= use.answer:
+            kept.append(use)
+            common = use.answer if common is None else common & use.answer
+    return kept
 
 
 def _sent(record: Record) -> int:

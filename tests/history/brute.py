@@ -255,9 +255,11 @@ def _grants(calls: Iterable[Record]) -> list[Record]:
 
 
 def _second_answer(one: Record, other: Record, calls: Sequence[Record], first: FirstSent) -> bool:
-    """Whether a claim was granted another job after its answer, while the first lease was still to be used."""
+    """Whether a claim was granted a job that its answer did not name, while a lease of that was still to be used."""
     same = (one.request, one.factory, one.incarnation) == (other.request, other.factory, other.incarnation)
-    if not same or one.job == other.job or other.sent is None or other.sent <= one.at:
+    answer = [record for record in calls if record.type == "ok" and record.op == "claim"]
+    named = {record.job for record in answer if (record.client, record.call) == (one.client, one.call)}
+    if not same or other.job in named or other.sent is None or other.sent <= one.at:
         return False
     lease = (one.job, one.epoch, one.token)
     effects = [record for record in calls if record.type == "ok" and record.op in HOLDERS]

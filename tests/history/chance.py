@@ -42,7 +42,9 @@ class Copy:
     """A request on its way."""
 
     invoked: Record
-    answer: dict[str, Any] | None = None
+    count: int
+    """Of a claim for any job: how many."""
+    answers: list[dict[str, Any]] | None = None
 
 
 class Broker:
@@ -53,10 +55,15 @@ class Broker:
         self._chance = chance
         self._past: list[tuple[str, int, str]] = []
 
-    def settle(self, asked: Record) -> dict[str, Any]:
-        job_id = asked.job or self._any_job((asked.factory, asked.incarnation, asked.request))
-        if job_id is None:
-            return {"type": "refused", "answer": "none_available"}
+    def settle(self, asked: Record, count: int) -> list[dict[str, Any]]:
+        """The answer, of a claim for several a part for each job."""
+        if asked.job is not None:
+            return [self._settle_one(asked.job, asked)]
+        job_ids = self._any_jobs((asked.factory, asked.incarnation, asked.request), count)
+        answers = [self._settle_one(job_id, asked) for job_id in job_ids]
+        return answers or [{"type": "refused", "answer": "none_available"}]
+
+    def _settle_one(self, job_id: str, asked: Record) -> dict[str, Any]:
         job = self.jobs[job_id]
         answer = self._settle(job, asked)
         self._past.append((job_id, job.epoch, job.state or "ready"))
@@ -74,13 +81,11 @@ class Broker:
         elif job.state in WAITING and self._chance.random() < 0.05:
             job.state = "failed"
 
-    def _any_job(self, who: tuple[str, str, str]) -> str | None:
-        """Of a claim that names none: the one it has already, or one that is free."""
-        for name, job in self.jobs.items():
-            if job.lease is not None and job.lease[:3] == who:
-                return name
+    def _any_jobs(self, who: tuple[str, str, str], count: int) -> list[str]:
+        """Of a claim that names none: those that it has already, or some that are free."""
+        has = [name for name, job in self.jobs.items() if job.lease is not None and job.lease[:3] == who]
         free = [name for name, job in self.jobs.items() if job.state in WAITING]
-        return self._chance.choice(free) if free else None
+        return (has or self._chance.sample(free, len(free)))[:count]
 
     def _settle(self, job: Job, asked: Record) -> dict[str, Any]:
         if asked.op == "submit":
@@ -184,10 +189,10 @@ class Clients:
             self._broker.unseen()
         elif self._running:
             copy = self._chance.choice(self._running)
-            if copy.answer is None:
-                copy.answer = self._broker.settle(copy.invoked)
-                if self._chance.random() < 0.1:
-                    copy.answer = self._broker.settle(copy.invoked)  # settled twice: the worker died before it replied
+            if copy.answers is None:
+                # Settled twice, where the worker died before it replied.
+                for _ in range(2 if self._chance.random() < 0.1 else 1):
+                    copy.answers = self._broker.settle(copy.invoked, copy.count)
             else:
                 self._running.remove(copy)
                 self._learn(copy)
@@ -224,18 +229,17 @@ class Clients:
         )
         self.records.append(invoked)
         self._asked.append(invoked)
-        self._running.append(Copy(invoked))
+        self._running.append(Copy(invoked, self._chance.choice((1, 2))))
 
     def _learn(self, copy: Copy) -> None:
         if self._chance.random() < 0.12:
             if self._chance.random() < 0.5:  # otherwise the client is gone, and its call just has no end
                 self.records.append(_ended(copy.invoked, self._now, {"type": "unknown"}))
             return
-        assert copy.answer is not None
-        record = _ended(copy.invoked, self._now, copy.answer)
-        self.records.append(record)
-        if record.op == "claim" and record.type == "ok":
-            self._grants.append(record)
+        assert copy.answers is not None
+        records = [_ended(copy.invoked, self._now, answer) for answer in copy.answers]
+        self.records += records
+        self._grants += [record for record in records if record.op == "claim" and record.type == "ok"]
 
 
 def wild(seed: int) -> list[Record]:
@@ -270,15 +274,16 @@ def wild(seed: int) -> list[Record]:
 
 
 def _wandering(chance: random.Random) -> list[Record]:
-    """A claim for any job that is repeated, and perhaps gets another one."""
+    """A claim for any job, or for two, that is repeated, and perhaps gets others."""
     records = []
     for number in range(chance.randint(2, 4)):
-        job, sent, op = chance.choice("jk"), chance.randrange(8), chance.choice(["claim", "claim", "renew"])
-        request = "r" if op == "claim" else f"r{number}"
-        fields: dict[str, Any] = {"op": op, "request": request, "factory": "a", "incarnation": "a", "job": job}
+        sent, op = chance.randrange(8), chance.choice(["claim", "claim", "renew"])
+        request, jobs = ("r", chance.choice((1, 2))) if op == "claim" else (f"r{number}", 1)
+        fields: dict[str, Any] = {"op": op, "request": request, "factory": "a", "incarnation": "a"}
         asked = Record(type="invoke", at=sent, client="c", call=number, **fields)
-        answer = {"type": "ok", "epoch": 1, "token": f"t-{job}"}
-        records += [asked, _ended(asked, sent + chance.randrange(4), answer)]
+        at = sent + chance.randrange(4)
+        answers = [{"type": "ok", "job": job, "epoch": 1, "token": f"t-{job}"} for job in chance.sample("jkl", jobs)]
+        records += [asked, *(_ended(asked, at, answer) for answer in answers)]
     return records
 
 

@@ -1,25 +1,23 @@
 """Histories told by hand: a line for a call, with its moments."""
 
 import itertools
+from collections.abc import Iterator
 from typing import Any
-
-import msgspec
 
 from broker.history import Record, Report, check
 from broker.history.record import Kind
 
 FOREVER = 1 << 62
-CALLS_MAX = 10_000
-"""Of one story."""
 
 
 class Story:
     """Calls on one job of a few clients; each gets a request id of its own unless one is named."""
 
-    def __init__(self, job: str = "j") -> None:
+    def __init__(self, job: str = "j", numbers: Iterator[int] | None = None) -> None:
+        """`numbers`: of its calls."""
         self.job = job
         self.records: list[Record] = []
-        self._numbers = itertools.count(1)
+        self._numbers = itertools.count(1) if numbers is None else numbers
 
     def call(self, op: str, sent: int, at: int | None, *, type: Kind = "ok", by: str = "a", **fields: Any) -> Record:
         """One call from `sent` to `at`; None: its client never learned."""
@@ -60,10 +58,12 @@ class Story:
         return sorted({violation.rule.value for violation in self.check(**options).violations})
 
 
+def several(*jobs: str) -> list[Story]:
+    """Stories of several jobs that are parts of one history."""
+    numbers = itertools.count(1)
+    return [Story(job, numbers) for job in jobs]
+
+
 def together(*stories: Story) -> list[Record]:
-    """The calls on several jobs as one history."""
-    return [
-        msgspec.structs.replace(record, call=number * CALLS_MAX + record.call)
-        for number, story in enumerate(stories)
-        for record in story.records
-    ]
+    """The history they are parts of."""
+    return [record for story in stories for record in story.records]
