@@ -30,12 +30,13 @@ def check_history(
     """Decide whether a history keeps every promise: one holder, one completion, nothing stale, nothing lost."""
     from broker.cli.errors import CommandError
     from broker.cli.exits import Exit
+    from broker.cli.output import note
     from broker.history import Log, verdict
     from broker.history.reading import NotAHistory, read
 
-    log = Log()
+    log, cut_off = Log(), list[str]()
     try:
-        for records in read(files):
+        for records in read(files, cut_off=cut_off.append):
             log.feed(records)
     except NotAHistory as error:
         raise CommandError.from_text(str(error), otherwise="check the files", exit=Exit.USAGE) from error
@@ -43,6 +44,8 @@ def check_history(
         raise CommandError(str(error), "check the path", exit=Exit.USAGE) from error
     if not log.calls:
         raise CommandError("no call is written down there", "was BROKER_HISTORY set?", exit=Exit.USAGE)
+    for place in cut_off[:VIOLATIONS_SHOWN_MAX]:
+        note(f"{place} was cut off (was the disk full?), and the history of its client ends there; others went on")
     report = verdict(log, drained=drained)
     (_tell_programs if json else _tell_people)(report)
     return Exit.DONE if report.ok else Exit.REFUSED

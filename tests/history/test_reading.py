@@ -41,6 +41,36 @@ def test_a_line_that_a_sigkill_cut_off_is_a_call_without_an_answer(tmp_path: Pat
     assert (report.violations, report.calls, report.unknown, report.grants) == ((), 2, 1, 0)
 
 
+@pytest.mark.parametrize("cut", [1, 3, 20, 70])
+def test_a_line_that_a_full_disk_cut_off_and_another_client_wrote_on_costs_that_line_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], cut: int
+) -> None:
+    path = written(tmp_path / "h.jsonl", forked())
+    first, *others = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(first + first[:cut] + b"".join(others))
+    status, out, err = run(capsys, str(path))
+    assert status == 1, "what is wrong on the lines that follow is found"
+    assert f"{path}:4" in out
+    assert f"{path}:2" in err
+
+
+def test_of_several_lines_cut_off_one_after_the_other_the_last_record_is_read_and_a_whole_one_is_too(
+    tmp_path: Path,
+) -> None:
+    path = written(tmp_path / "h.jsonl", forked())
+    whole, *others = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(whole[:30] + whole[:50] + whole[:-1] + b"".join(others))
+    assert sum(len(records) for records in read([path])) == 1 + len(others)
+
+
+def test_a_line_that_was_cut_off_and_never_ended_is_no_record(tmp_path: Path) -> None:
+    path = written(tmp_path / "h.jsonl", forked())
+    first, *others = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(first + others[0][:20] + b"\n" + b"".join(others))
+    with pytest.raises(NotAHistory, match=r"h\.jsonl:2 is not a record"):
+        list(read([path]))
+
+
 def test_a_broken_line_before_the_last_is_told_with_its_place(tmp_path: Path) -> None:
     path = written(tmp_path / "h.jsonl", forked())
     lines = path.read_bytes().splitlines(keepends=True)
