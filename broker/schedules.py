@@ -4,33 +4,30 @@ However many sweeps fire a schedule at once, or after a crash once more: the job
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
 import msgspec
 import structlog
+from msgspec import structs
 
-from broker import cron, pages, shared_document, submission
+from broker import cron, pages, shared_document, submission, terms
 from broker.answers import Answer, Reason, Word
 from broker.asked import Asked, has_done, remembering, who_asks
 from broker.documents import Frozen
 from broker.messages import CatchUp, ChangeSchedule, ListSchedules, PutSchedule, Submit, SubmitBody
 from broker.settlement import Change, Context, Settlement
+from broker.terms import Due, Term
 from datastore import AnyOf, Corrupt, DatastoreError, Document, Expected, Filter, NotFound, Ok, Unavailable
 from datastore.confirm import confirmed_create, confirmed_update
 from datastore.json_body import decoded
 
 log = structlog.get_logger(__name__)
 
-FIRES_MAX = 100
-"""Jobs of one schedule that one sweep makes; what is left of a long outage, the next ones do."""
-ALL_WITHIN_MS = 31 * 86_400_000
-"""Missed fires older than this are not made up for, even where all are wanted."""
-ON_TIME_MS = 60_000
-"""A fire is missed once it is later than this, or than two ttls: a sweep comes four times a ttl."""
+EARLIER_MAX = 8
+"""Of the terms that ended before all their fires were carried out, as many are kept: each may hold a large payload."""
 WRITES_MAX = 8
 SCHEDULER = "schedule"
 """Who has submitted the job of a fire; also the label that names its schedule."""
@@ -54,8 +51,11 @@ class Schedule(Frozen, frozen=True, kw_only=True):
     state: Standing
     job: dict[str, Any]
     since_ms: int
-    """Fires up to here are done with."""
+    """Fires of the term that goes on are done with up to here."""
     next_ms: int | None
+    """When there is something to carry out next, of earlier terms too. None: never, as while it is paused."""
+    earlier: tuple[Term, ...] = ()
+    """What it was before it was replaced or paused, as far as that still owes fires."""
     request_id: str
     secret: str = ""
     """What the other ids of its jobs are made of; shown to nobody. Empty of an earlier release: its request id is."""
@@ -66,6 +66,23 @@ class Schedule(Frozen, frozen=True, kw_only=True):
     recent_requests: tuple[Asked, ...] = ()
     """What it was changed by."""
 
+    def own(self) -> Term:
+        """What it is now."""
+        secret = self.secret or self.request_id
+        return Term(
+            cron=self.cron, tz=self.tz, catch_up=self.catch_up, job=self.job, secret=secret, since_ms=self.since_ms
+        )
+
+    def terms(self) -> tuple[Term, ...]:
+        """All that fires, or has fires left from before."""
+        return (*self.earlier, self.own()) if self.state is Standing.ACTIVE else self.earlier
+
+    def own_next_ms(self) -> int | None:
+        """When it fires next as it is now; None where it is paused."""
+        if self.state is not Standing.ACTIVE:
+            return None
+        return terms.next_ms([self.own()]) if self.earlier else self.next_ms
+
     def has_done(self, asked: Asked) -> bool:
         """Whether this request has had its effect here. A schedule that remembers none knows the one that stored it.
 
@@ -75,27 +92,6 @@ class Schedule(Frozen, frozen=True, kw_only=True):
         return has_done(self.recent_requests, asked) or (
             not self.recent_requests and asked.request_id == self.request_id
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Due:
-    """The fires to carry out now, and up to when all are done with then."""
-
-    fires: tuple[int, ...]
-    since_ms: int
-
-
-def due(schedule: Schedule, *, now_ms: int, ttl_ms: int) -> Due:
-    """The fires of a schedule that are on time, and of those that were missed the ones its policy wants."""
-    on_time_ms = max(schedule.since_ms, now_ms - max(ON_TIME_MS, 2 * ttl_ms))
-    after_ms = on_time_ms
-    if schedule.catch_up is CatchUp.ALL:
-        after_ms = max(schedule.since_ms, now_ms - ALL_WITHIN_MS)
-    fires = cron.within(schedule.cron, schedule.tz, after_ms=after_ms, until_ms=now_ms, at_most=FIRES_MAX)
-    if not fires and schedule.catch_up is CatchUp.LAST:
-        last_ms = cron.last_until(schedule.cron, schedule.tz, on_time_ms)
-        fires = [last_ms] if last_ms is not None and last_ms > schedule.since_ms else []
-    return Due(tuple(fires), fires[-1] if len(fires) == FIRES_MAX else now_ms)
 
 
 def job_id(name: str, fire_ms: int) -> str:
@@ -110,17 +106,18 @@ def fire(context: Context, document: Document, *, now_ms: int) -> Settlement:
     on fires.
     """
     schedule = _schedule(document)
-    ready = due(schedule, now_ms=now_ms, ttl_ms=context.rules.ttl_ms)
+    ready = [terms.due(term, now_ms=now_ms, ttl_ms=context.rules.ttl_ms) for term in schedule.terms()]
+    fires = [(each.term, fire_ms) for each in ready for fire_ms in each.fires]
     changes: list[Change] = []
     last_job_id = schedule.last_job_id
-    if ready.fires:
+    if fires:
         written_on = _update(context, document, {})
         if written_on is None:
             return Settlement(Answer(Word.CONFLICT, Reason.RACED, {"name": schedule.name}))
         document = written_on
     try:
-        for fire_ms in ready.fires:
-            settled, made = _submitted(context, schedule, fire_ms, now_ms=now_ms)
+        for term, fire_ms in fires:
+            settled, made = _submitted(context, schedule.name, term, fire_ms, now_ms=now_ms)
             answer = settled.answer
             changes += settled.changes
             if answer.word is Word.OUTCOME_UNKNOWN:
@@ -129,17 +126,23 @@ def fire(context: Context, document: Document, *, now_ms: int) -> Settlement:
                 last_job_id = made
             else:  # mostly another job with its unique key is not over: which one, says the answer
                 log.warning("fire_made_no_job", name=schedule.name, job=made, why=answer.reason, told=answer.body)
-        moved: dict[str, Any] = {
-            "since_ms": ready.since_ms,
-            "next_ms": cron.next_after(schedule.cron, schedule.tz, ready.since_ms),
-        }
-        if ready.fires:
-            moved |= {"last_fire_ms": ready.fires[-1], "last_job_id": last_job_id}
+        moved = _moved(ready)
+        if fires:
+            moved |= {"last_fire_ms": fires[-1][1], "last_job_id": last_job_id}
         _update(context, document, moved)  # a lost race is a skip: another sweep did the same, or somebody changed it
     except DatastoreError as error:  # what was made is told; the next sweep fires it again, and finishes it
         log.warning("schedule_not_moved_on", name=schedule.name, error=str(error))
         return Settlement(Answer(Word.OUTCOME_UNKNOWN, Reason.STORE), tuple(changes))
-    return Settlement(Answer(Word.OK, body={"name": schedule.name, "fired": len(ready.fires)}), tuple(changes))
+    return Settlement(Answer(Word.OK, body={"name": schedule.name, "fired": len(fires)}), tuple(changes))
+
+
+def _moved(ready: Sequence[Due]) -> dict[str, Any]:
+    """What is left of a schedule once this is carried out."""
+    left = [each.left for each in ready if each.left is not None]
+    earlier = [term.plain() for term in left if term.until_ms is not None]
+    moved = {"earlier": earlier, "next_ms": terms.next_ms(left)}
+    goes_on = left[len(earlier) :]  # none, where it is paused
+    return moved | {"since_ms": goes_on[0].since_ms} if goes_on else moved
 
 
 def put(context: Context, request: PutSchedule, now_ms: int) -> Settlement:
@@ -175,28 +178,57 @@ def _body(context: Context, request: PutSchedule, now_ms: int, *, instead_of: Sc
     asked, who = request.body, who_asks(request)
     asked_before = () if instead_of is None else instead_of.recent_requests
     kept = None if instead_of is None or instead_of.state is Standing.REMOVED else instead_of
-    tz = asked.tz or (cron.ZONE if kept is None else kept.tz)
-    catch_up = asked.catch_up or (CatchUp.LAST if kept is None else kept.catch_up)
-    return {
-        "kind": "schedule",
-        "name": asked.name,
-        "cron": asked.cron,
-        "tz": tz,
-        "catch_up": catch_up.value,
-        "state": (Standing.ACTIVE if kept is None else kept.state).value,
-        "job": asked.job.model_dump(mode="json", exclude_none=True),
-        "since_ms": now_ms,
-        "next_ms": cron.next_after(asked.cron, tz, now_ms),
-        "request_id": request.request_id,
-        "secret": context.entropy.token(),
-        "recent_requests": [each.plain() for each in remembering(asked_before, who)],
-        "created_ms": now_ms,
-        "updated_ms": now_ms,
-    }
+    stored = Schedule(
+        name=asked.name,
+        cron=asked.cron,
+        tz=asked.tz or (cron.ZONE if kept is None else kept.tz),
+        catch_up=asked.catch_up or (CatchUp.LAST if kept is None else kept.catch_up),
+        state=Standing.ACTIVE if kept is None else kept.state,
+        job=asked.job.model_dump(mode="json", exclude_none=True),
+        since_ms=now_ms,
+        next_ms=None,
+        earlier=() if kept is None else _owed(kept, now_ms),
+        request_id=request.request_id,
+        secret=context.entropy.token(),
+        recent_requests=remembering(asked_before, who),
+        created_ms=now_ms,
+        updated_ms=now_ms,
+    )
+    body = structs.replace(stored, next_ms=terms.next_ms(stored.terms())).plain()
+    told_of_fires = ("last_fire_ms", "last_job_id")  # of what stands there they stay
+    return {"kind": "schedule"} | {field: value for field, value in body.items() if field not in told_of_fires}
+
+
+def _owed(known: Schedule, now_ms: int) -> tuple[Term, ...]:
+    """What a schedule that ends, as it is, has to carry out yet: its fires up to now, as it was when they came.
+
+    Raises:
+      Unavailable: that is more than is kept. The next sweep makes room.
+    """
+    next_ms = _next_that_can_be(known)
+    if next_ms is None or next_ms > now_ms:
+        return known.earlier
+    if len(known.earlier) == EARLIER_MAX:
+        raise Unavailable(f"schedule {known.name!r}: it was changed {EARLIER_MAX} times before a sweep came")
+    return (*known.earlier, structs.replace(known.own(), until_ms=now_ms))
+
+
+def _next_that_can_be(known: Schedule) -> int | None:
+    """When it fires next as it is now. None where it can't: it is perhaps replaced for that, and is not to be kept."""
+    try:
+        SubmitBody.model_validate(known.job)
+        cron.check(known.cron, known.tz)
+    except ValueError as error:
+        log.error("schedule_can_not_fire", name=known.name, error=str(error))
+        return None
+    return known.own_next_ms()
 
 
 def change(context: Context, request: ChangeSchedule, now_ms: int) -> Settlement:
-    """Pause, resume or remove a schedule. Fires that fell into a pause are not made up for."""
+    """Pause, resume or remove a schedule. Fires that fell into a pause are not made up for; those before it are.
+
+    One that is removed owes none.
+    """
     name, to, who = _id(request.body.name), Standing(request.body.to), who_asks(request, request.body.to)
     missing = Settlement(Answer(Word.NOT_FOUND, body={"name": request.body.name}))
     for _ in range(WRITES_MAX):
@@ -210,13 +242,20 @@ def change(context: Context, request: ChangeSchedule, now_ms: int) -> Settlement
             if _stands(context, document):
                 return missing
             continue
-        moved: dict[str, Any] = {} if known.state is to else {"state": to.value, "updated_ms": now_ms}
-        if moved and to is Standing.ACTIVE:
-            moved |= {"since_ms": now_ms, "next_ms": cron.next_after(known.cron, known.tz, now_ms)}
+        moved = {} if known.state is to else _become(known, to, now_ms)
         moved["recent_requests"] = [each.plain() for each in remembering(known.recent_requests, who)]
         if (stored := _update(context, document, moved)) is not None:
             return _told(stored, Word.OK)
     raise Unavailable(f"schedule {request.body.name!r}: {WRITES_MAX} swaps in a row lost")
+
+
+def _become(known: Schedule, to: Standing, now_ms: int) -> dict[str, Any]:
+    earlier = () if to is Standing.REMOVED else _owed(known, now_ms)
+    since_ms = now_ms if to is Standing.ACTIVE else known.since_ms
+    changed = structs.replace(known, state=to, earlier=earlier, since_ms=since_ms, updated_ms=now_ms)
+    changed = structs.replace(changed, next_ms=terms.next_ms(changed.terms()))
+    plain = changed.plain()
+    return {field: plain[field] for field in ("state", "earlier", "since_ms", "updated_ms", "next_ms")}
 
 
 def listed(context: Context, request: ListSchedules, _now_ms: int) -> Settlement:
@@ -243,34 +282,33 @@ def _row(document: Document) -> Iterator[dict[str, Any]]:
         log.error("schedule_corrupt", document=document.id, error=str(error))
 
 
-def _submitted(context: Context, schedule: Schedule, fire_ms: int, *, now_ms: int) -> tuple[Settlement, str]:
+def _submitted(context: Context, name: str, term: Term, fire_ms: int, *, now_ms: int) -> tuple[Settlement, str]:
     """Submit the job of one fire, and tell its id: another one where somebody has made a job of that id beforehand.
 
     Jobs are never deleted, so every sweep meets the same, and there is still one job of a fire.
     """
-    named = job_id(schedule.name, fire_ms)
-    first = submission.submit(context, _submission(schedule, fire_ms, named), now_ms=now_ms)
+    named = job_id(name, fire_ms)
+    first = submission.submit(context, _submission(name, term, fire_ms, named), now_ms=now_ms)
     if first.answer.reason is not Reason.EXISTS:
         return first, named
-    other = _another_id(schedule, fire_ms)
-    log.error("job_of_schedule_was_there", name=schedule.name, job=named, submitted_instead=other)
-    second = submission.submit(context, _submission(schedule, fire_ms, other), now_ms=now_ms)
+    other = _another_id(name, term, fire_ms)
+    log.error("job_of_schedule_was_there", name=name, job=named, submitted_instead=other)
+    second = submission.submit(context, _submission(name, term, fire_ms, other), now_ms=now_ms)
     if second.answer.reason is Reason.EXISTS:
-        log.error("job_of_schedule_left_out", name=schedule.name, job=other)
+        log.error("job_of_schedule_left_out", name=name, job=other)
     return Settlement(second.answer, (*first.changes, *second.changes)), other
 
 
-def _another_id(schedule: Schedule, fire_ms: int) -> str:
+def _another_id(name: str, term: Term, fire_ms: int) -> str:
     """Not to be known beforehand: whoever could work it out could take it, too."""
-    secret = schedule.secret or schedule.request_id
-    digest = hashlib.sha256(f"{schedule.name} {fire_ms} {secret}".encode()).hexdigest()[:16]
-    return f"{job_id(schedule.name, fire_ms)}.{digest}"
+    digest = hashlib.sha256(f"{name} {fire_ms} {term.secret}".encode()).hexdigest()[:16]
+    return f"{job_id(name, fire_ms)}.{digest}"
 
 
-def _submission(schedule: Schedule, fire_ms: int, named: str) -> Submit:
-    job = SubmitBody.model_validate(schedule.job)
-    labels = {**job.labels, SCHEDULER: schedule.name}
-    digest = hashlib.sha256(f"{schedule.name} {fire_ms}".encode()).hexdigest()[:40]
+def _submission(name: str, term: Term, fire_ms: int, named: str) -> Submit:
+    job = SubmitBody.model_validate(term.job)
+    labels = {**job.labels, SCHEDULER: name}
+    digest = hashlib.sha256(f"{name} {fire_ms}".encode()).hexdigest()[:40]
     return Submit(
         request_id=f"fire-{digest}",
         factory_id=SCHEDULER,
@@ -301,14 +339,16 @@ def _schedule(document: Document) -> Schedule:
 
 
 def _shown(document: Document) -> dict[str, Any]:
-    shown = _schedule(document).plain()
-    del shown["request_id"], shown["recent_requests"], shown["secret"]
+    schedule = _schedule(document)
+    shown = schedule.plain() | {"next_ms": schedule.own_next_ms()}
+    for field in ("request_id", "recent_requests", "secret", "earlier"):
+        del shown[field]
     return shown
 
 
 def _told(document: Document, word: Word) -> Settlement:
     told = _schedule(document)
-    return Settlement(Answer(word, body={"name": told.name, "state": told.state.value, "next_ms": told.next_ms}))
+    return Settlement(Answer(word, body={"name": told.name, "state": told.state.value, "next_ms": told.own_next_ms()}))
 
 
 def _id(name: str) -> str:

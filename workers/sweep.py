@@ -37,7 +37,7 @@ from broker.index import INDEXED, Place
 from broker.limits import limit_key, units
 from broker.scripts import STANDS, Script
 from broker.settings import Settings
-from datastore import AtLeast, AtMost, DatastoreError, Document, Filter
+from datastore import AnyOf, AtLeast, AtMost, DatastoreError, Document, Filter
 from workers import left_behind, owed_runs, ready_index, together, wrong_types
 from workers.blocked import Blocked
 from workers.fault_points import At, nowhere
@@ -198,10 +198,15 @@ class Sweep:
             yield change
 
     def _schedules(self, now_ms: int, swept: Swept) -> Iterator[Change]:
-        """Recurring jobs that are due, and those that are done with up to a time far ahead: it was set back since."""
-        active: Filter = {"kind": "schedule", "state": schedules.Standing.ACTIVE.value}
-        for due in {"next_ms": AtMost(now_ms)}, {"since_ms": AtLeast(now_ms + SET_BACK_MS + 1)}:
-            for document in repository.find_documents(self._context.store, {**active, **due}):
+        """Recurring jobs that are due, and those that are done with up to a time far ahead: it was set back since.
+
+        One that is paused may owe fires from before.
+        """
+        active, paused = schedules.Standing.ACTIVE.value, schedules.Standing.PAUSED.value
+        due: Filter = {"state": AnyOf((active, paused)), "next_ms": AtMost(now_ms)}
+        ahead: Filter = {"state": active, "since_ms": AtLeast(now_ms + SET_BACK_MS + 1)}
+        for search in due, ahead:
+            for document in repository.find_documents(self._context.store, {"kind": "schedule", **search}):
                 changes = together.attempt(partial(schedules.fire, self._context, document, now_ms=now_ms))
                 swept.fired += len(changes)
                 yield from changes

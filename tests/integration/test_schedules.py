@@ -16,9 +16,10 @@ from broker.client import Client
 from broker.clock import ManualClock
 from broker.events import STREAM
 from broker.repository import find_documents
-from broker.schedules import FIRES_MAX
+from broker.schedules import EARLIER_MAX
 from broker.settings import load
 from broker.shared_document import REREADS_MAX
+from broker.terms import FIRES_MAX, Term
 from datastore import (
     CreateResult,
     Datastore,
@@ -278,6 +279,164 @@ def test_a_paused_schedule_rests_and_makes_up_for_nothing_once_resumed(broker: I
     assert made(broker.store) == ["121100Z"]
 
 
+# What was due before a change, and no sweep had come yet.
+
+
+def replaced(broker: InProcess) -> None:
+    assert put(broker, "*/7 * * * *", replace=True, job={"queue": "new"})["answer"] == "ok"
+
+
+def paused(broker: InProcess) -> None:
+    assert change(broker, "paused")["answer"] == "ok"
+
+
+def paused_and_resumed(broker: InProcess) -> None:
+    paused(broker)
+    assert change(broker, "active")["answer"] == "ok"
+
+
+def paused_and_replaced(broker: InProcess) -> None:
+    paused(broker)
+    replaced(broker)
+
+
+CHANGES = pytest.mark.parametrize("changed", [replaced, paused, paused_and_resumed, paused_and_replaced])
+
+
+def queues(store: Datastore) -> set[str]:
+    return {str(document.body["queue"]) for document in find_documents(store, {"kind": "job"})}
+
+
+@CHANGES
+@pytest.mark.parametrize("catch_up", ["none", "last", "all"])
+def test_a_fire_just_before_a_change_makes_its_job_as_it_was_then(
+    broker: InProcess, changed: Callable[[InProcess], None], catch_up: str
+) -> None:
+    put(broker, "0 * * * *", catch_up=catch_up, job={"queue": "old"})
+    broker.clock.advance(60 * MINUTE_MS - 27_000)
+    changed(broker)
+    for _ in range(3):
+        broker.clock.advance(15_000)
+        broker.sweep()
+    assert (made(broker.store), queues(broker.store)) == (["130000Z"], {"old"})
+
+
+@CHANGES
+@pytest.mark.parametrize(
+    ("catch_up", "expected"),
+    [("none", []), ("last", ["150000Z"]), ("all", ["130000Z", "140000Z", "150000Z"])],
+)
+def test_what_an_outage_swallowed_before_a_change_is_made_up_for_as_it_was_asked_then(
+    broker: InProcess, changed: Callable[[InProcess], None], catch_up: str, expected: list[str]
+) -> None:
+    put(broker, "0 * * * *", catch_up=catch_up, job={"queue": "old"})
+    broker.clock.advance(200 * MINUTE_MS)
+    changed(broker)
+    for _ in range(2):
+        broker.sweep()
+    assert (made(broker.store), queues(broker.store)) == (expected, {"old"} if expected else set())
+
+
+def test_a_long_outage_before_a_replacement_is_made_up_for_in_pieces_beside_what_the_new_one_fires(
+    broker: InProcess,
+) -> None:
+    put(broker, catch_up="all", job={"queue": "old"})
+    broker.clock.advance(150 * MINUTE_MS)
+    put(broker, "*/7 * * * *", replace=True, catch_up="none", job={"queue": "new"})
+    broker.clock.advance(5 * MINUTE_MS)
+    assert [broker.sweep().fired for _ in range(3)] == [FIRES_MAX + 1, 50, 0]
+    news = find_documents(broker.store, {"kind": "job", "queue": "new"})
+    assert [document.id.removeprefix("tick.20260131T") for document in news] == ["143500Z"]
+
+
+def test_a_fire_at_the_moment_of_a_change_is_made_by_a_sweep_whose_time_is_a_little_behind(broker: InProcess) -> None:
+    put(broker)
+    broker.clock.advance(MINUTE_MS // 2)
+    paused(broker)
+    Sweep(broker.context, broker.redis, load()).pass_over(broker.clock.now_ms() - 10)
+    broker.sweep()
+    assert made(broker.store) == ["120100Z"]
+
+
+class ChangedWhileItFires(Forwarding):
+    """An operator changes the schedule once the sweep has made the job of a fire, before it has moved on."""
+
+    def __init__(self, inner: Datastore, act: Callable[[], None]) -> None:
+        super().__init__(inner)
+        self._acts = [act]
+
+    def update_if_match(self, id: str, partition_key: str, expected: Expected, patch: Patch) -> UpdateResult:
+        if "since_ms" in patch and self._acts:
+            self._acts.pop()()
+        return super().update_if_match(id, partition_key, expected, patch)
+
+
+@CHANGES
+def test_a_change_while_a_sweep_fires_doubles_nothing(broker: InProcess, changed: Callable[[InProcess], None]) -> None:
+    put(broker, catch_up="all", job={"queue": "old"})
+    broker.clock.advance(2 * MINUTE_MS)
+    NoLock(broker, ChangedWhileItFires(broker.store, lambda: changed(broker)), broker.clock, broker.redis)()
+    assert made(broker.store) == ["120100Z", "120200Z"]
+    at_once([NoLock(broker, broker.store, broker.clock, broker.redis) for _ in range(4)])
+    assert made(broker.store) == ["120100Z", "120200Z"]
+    assert {job.rev for job in find_documents(broker.store, {"kind": "job"})} == {1}
+
+
+def test_what_was_due_when_a_schedule_was_removed_is_not_made_though_its_name_is_taken_again(
+    broker: InProcess,
+) -> None:
+    put(broker, catch_up="all")
+    broker.clock.advance(MINUTE_MS)
+    paused(broker)
+    change(broker, "removed")
+    put(broker)
+    broker.clock.advance(MINUTE_MS)
+    broker.sweep()
+    assert made(broker.store) == ["120200Z"]
+
+
+def test_a_schedule_that_was_changed_too_often_before_a_sweep_is_changed_once_one_has_come(broker: InProcess) -> None:
+    put(broker)
+    for _ in range(EARLIER_MAX):
+        broker.clock.advance(MINUTE_MS)
+        assert put(broker, replace=True, catch_up="all")["answer"] == "ok"
+    assert put(broker, replace=True)["answer"] == "ok", "nothing is due of the last one"
+    broker.clock.advance(MINUTE_MS)
+    assert put(broker, replace=True)["answer"] == "throttled"
+    assert change(broker, "paused")["answer"] == "throttled"
+    broker.sweep()
+    assert made(broker.store) == MINUTES[: EARLIER_MAX + 1]
+    assert put(broker, replace=True)["answer"] == "ok"
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [{"tz": "Nowhere/Atall"}, {"cron": "never"}, {"job": {"payload": 7, "priority": "x"}}],
+    ids=["zone", "times", "job"],
+)
+def test_a_schedule_that_can_not_fire_is_mended_by_a_replacement(broker: InProcess, broken: dict[str, Any]) -> None:
+    put(broker)
+    changed = broker.store.update_if_match(SCHEDULE, SCHEDULE, Expected(rev=1), broken)
+    assert not isinstance(changed, NotFound)
+    broker.clock.advance(MINUTE_MS)
+    assert put(broker, replace=True, tz="UTC")["answer"] == "ok"
+    broker.clock.advance(MINUTE_MS)
+    broker.sweep()
+    assert made(broker.store) == ["120200Z"]
+
+
+def test_who_changes_a_schedule_is_told_when_it_fires_next_as_it_is_now(broker: InProcess) -> None:
+    put(broker)
+    broker.clock.advance(MINUTE_MS)
+    told = put(broker, "0 * * * *", replace=True)["body"]["next_ms"]
+    [shown] = broker.ask(broker.caller.make("list_schedules", name="tick"))[0]["body"]["schedules"]
+    assert told == shown["next_ms"] == NOON_MS - 30_000 + 60 * MINUTE_MS
+    assert "earlier" not in shown
+    assert change(broker, "paused")["body"]["next_ms"] is None
+    broker.sweep()
+    assert broker.ask(broker.caller.make("list_schedules"))[0]["body"]["schedules"][0]["next_ms"] is None
+
+
 def test_a_removed_schedule_is_gone_and_its_name_free(broker: InProcess) -> None:
     put(broker)
     assert put(broker)["reason"] == "exists"
@@ -363,7 +522,7 @@ def test_where_no_other_id_is_tried_whoever_takes_its_id_suppresses_a_fire(
     broker: InProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The twin."""
-    monkeypatch.setattr(schedules, "_another_id", lambda schedule, fire_ms: schedules.job_id(schedule.name, fire_ms))
+    monkeypatch.setattr(schedules, "_another_id", lambda name, _term, fire_ms: schedules.job_id(name, fire_ms))
     assert fired_where_its_ids_are_taken(broker) == []
 
 
@@ -394,9 +553,12 @@ def test_who_has_seen_a_schedule_being_set_can_t_work_out_the_other_id_of_its_jo
 
 def test_an_other_id_made_of_the_request_id_is_worked_out(broker: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     """The twin."""
-    monkeypatch.setattr(
-        schedules, "_another_id", lambda known, fire_ms: of_the_request_id(known.name, fire_ms, known.request_id)
-    )
+
+    def another_id(name: str, _term: Term, fire_ms: int) -> str:
+        [schedule] = broker.store.find({"kind": "schedule"}).documents
+        return of_the_request_id(name, fire_ms, str(schedule.body["request_id"]))
+
+    monkeypatch.setattr(schedules, "_another_id", another_id)
     assert fired_where_what_events_tell_is_taken(broker) == []
 
 

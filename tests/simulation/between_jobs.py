@@ -59,13 +59,16 @@ class BetweenJobs:
             self._revs[job.id] = {other.id: other.document.rev for other in same}
 
     def wrote_schedule(self, body: Mapping[str, Any]) -> None:
-        """A schedule was written. Where it has moved on, every fire up to there has become a job."""
+        """A schedule was written. Every fire that it owed and owes no more has become a job, unless it was removed."""
         now = msgspec.convert(body, Schedule)
         was = self._schedules.get(now.name)
         self._schedules[now.name] = now
-        if was is None or (was.state, was.request_id) != (now.state, now.request_id) or now.since_ms < was.since_ms:
+        if was is None or Standing.REMOVED in (was.state, now.state) or now.since_ms < was.since_ms:
             return
-        for fire_ms in cron.within(now.cron, now.tz, after_ms=was.since_ms, until_ms=now.since_ms, at_most=1_000):
+        changed = (was.state, was.request_id) != (now.state, now.request_id)
+        up_to_ms = now.updated_ms if changed else now.since_ms
+        owed, owes_yet = _owed(was, up_to_ms), _owed(now, up_to_ms)
+        for fire_ms in sorted(owed - owes_yet):
             self._counts["fires"] += 1
             if job_id(now.name, fire_ms) not in self._jobs:
                 self._accuse(f"schedule: {job_id(now.name, fire_ms)} is done with, and is no job")
@@ -119,7 +122,8 @@ class BetweenJobs:
     def check_the_end(self, now_ms: int) -> None:
         """What must be true once the faults are over and everything has settled."""
         for each in self._schedules.values():
-            if each.state is Standing.ACTIVE and each.next_ms is not None and each.next_ms < now_ms - FIRE_LATE_MS:
+            stands = each.state is not Standing.REMOVED
+            if stands and each.next_ms is not None and each.next_ms < now_ms - FIRE_LATE_MS:
                 self._accuse(f"schedule: {each.name} was due {now_ms - each.next_ms} ms ago")
 
     def _started(self, name: str, rate: Rate | None, granted_ms: int, really_ms: float) -> None:
@@ -136,6 +140,17 @@ class BetweenJobs:
         first_ms, last_ms = min(really for _, really in starts), max(really for _, really in starts)
         jumped = any(first_ms < jump < last_ms for jump in self.jumps)
         return starts[-1][0] - starts[0][0] < rate.per_ms and not (jumped and last_ms - first_ms >= rate.per_ms)
+
+
+def _owed(schedule: Schedule, up_to_ms: int) -> set[int]:
+    """The fires up to then that are not done with."""
+    return {
+        fire_ms
+        for term in schedule.terms()
+        for fire_ms in cron.within(
+            term.cron, term.tz, after_ms=term.since_ms, until_ms=term.until_ms or up_to_ms, at_most=1_000
+        )
+    }
 
 
 def _both(job: Job, other: Job) -> list[str]:

@@ -193,6 +193,7 @@ TWINS: Mapping[str, Broken] = {
     "superseded ones only looked at": Broken(rule=_in_place_of(keys, "_superseded", _superseded)),
     "one unit too many": Broken(rule=_in_place_of(limits, "_capacity", _one_more)),
     "starts not counted": Broken(rule=_in_place_of(Starts, "take", lambda *_, **__: None)),
+    "a replaced schedule owes nothing": Broken(rule=_in_place_of(schedules, "_owed", lambda *_: ()), first=80),
     "a schedule moved on first": Broken(rule=_in_place_of(schedules, "fire", _fire)),
     "a transaction believed before its commit": Broken(rule=_in_place_of(batch, "_one_round", _one_round)),
     "any read ends a run": Broken(rule=_in_place_of(repository, "stands", lambda *_, **__: True), first=600),
