@@ -122,9 +122,9 @@ def fire(context: Context, document: Document, *, now_ms: int) -> Settlement:
             changes += settled.changes
             if answer.word is Word.OUTCOME_UNKNOWN:
                 return Settlement(answer, tuple(changes))
-            if answer.good:
+            if answer.good and not answer.body.get("joined"):
                 last_job_id = made
-            else:  # mostly another job with its unique key is not over: which one, says the answer
+            else:  # mostly another job with its unique key is not over, and perhaps joined: which one, says the answer
                 log.warning("fire_made_no_job", name=schedule.name, job=made, why=answer.reason, told=answer.body)
         moved = _moved(ready)
         if fires:

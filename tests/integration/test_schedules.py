@@ -479,6 +479,19 @@ def test_a_fire_that_makes_no_job_is_logged_and_its_schedule_names_the_job_that_
     assert shown["last_fire_ms"] == broker.clock.now_ms() // MINUTE_MS * MINUTE_MS
 
 
+def test_a_fire_that_joins_a_job_makes_none_and_is_logged(broker: InProcess) -> None:
+    put(broker, job={"unique": {"key": "tick", "policy": "join"}})
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(2):
+            broker.clock.advance(MINUTE_MS)
+            broker.sweep()
+    [first] = [job.id for job in find_documents(broker.store, {"kind": "job"})]
+    [told] = [each for each in logs if each["event"] == "fire_made_no_job"]
+    assert (told["told"]["job_id"], told["told"]["joined"]) == (first, True)
+    [shown] = broker.ask(broker.caller.make("list_schedules"))[0]["body"]["schedules"]
+    assert shown["last_job_id"] == first
+
+
 def test_what_is_replaced_keeps_its_zone_its_catch_up_and_its_pause_unless_told_otherwise(broker: InProcess) -> None:
     def shown() -> tuple[str, str, str, str]:
         [found] = broker.ask(broker.caller.make("list_schedules", name="tick"))[0]["body"]["schedules"]
