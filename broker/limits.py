@@ -26,6 +26,8 @@ class Limit(Frozen, frozen=True, kw_only=True):
     """Leases at once."""
     rate: Rate | None = None
     since_ms: int = 0
+    rate_set_ms: int = 0
+    """When there came to be a rate: a change of one that stands leaves it. Names what counts its grants."""
 
 
 Limits: TypeAlias = Mapping[str, Limit]

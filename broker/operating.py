@@ -47,6 +47,8 @@ def set_limit(context: Context, request: SetLimit, now_ms: int) -> Settlement:
         nonlocal merged
         known = fleet.limits.get(name)
         merged = msgspec.structs.replace(known or Limit(since_ms=now_ms), **given)
+        if merged.rate is not None and (known is None or known.rate is None):
+            merged = msgspec.structs.replace(merged, rate_set_ms=now_ms)
         if merged == known:
             return fleet
         if merged.capacity is None and merged.rate is None:

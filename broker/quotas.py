@@ -57,7 +57,8 @@ def standing(
             return full(name, limit, blocking)
     if limit.rate is not None:
         id = rate_id(name)
-        until_ms = rates.free_ms(_moments(id, shared_document.read_body(store, id)), limit.rate, now_ms)
+        counted = _counted(id, shared_document.read_body(store, id)).under(limit.rate_set_ms)
+        until_ms = rates.free_ms(counted.moments, limit.rate, now_ms)
         if until_ms > now_ms:
             return too_often(name, limit.rate, until_ms)
     return None
@@ -74,18 +75,19 @@ class Starts:
 
     store: Datastore
     entropy: Entropy
-    limits: tuple[tuple[str, Rate], ...]
+    limits: tuple[tuple[str, Rate, int], ...]
+    """By name, each with when it was set."""
 
     @classmethod
     def of(cls, store: Datastore, entropy: Entropy, limits: Limits, names: Sequence[str]) -> "Starts":
         """The rates among the limits that apply."""
-        found = ((name, limits[name].rate) for name in names)
-        return cls(store, entropy, tuple((name, rate) for name, rate in found if rate is not None))
+        found = ((name, limits[name].rate, limits[name].rate_set_ms) for name in names)
+        return cls(store, entropy, tuple((name, rate, set_ms) for name, rate, set_ms in found if rate is not None))
 
     def take(self, *, now_ms: int) -> Obstacle | None:
         """Count a grant at `now_ms` everywhere, or nowhere and say which rate it would break."""
-        for position, (name, rate) in enumerate(self.limits):
-            refused_until = self._count(name, rate, now_ms)
+        for position, (name, rate, set_ms) in enumerate(self.limits):
+            refused_until = self._count(name, rate, set_ms, now_ms)
             if refused_until is not None:
                 self._give_back(self.limits[:position], now_ms)
                 return too_often(name, rate, refused_until)
@@ -95,22 +97,22 @@ class Starts:
         """The grant did not come about. Once only, and never where it may have: then it stays counted."""
         self._give_back(self.limits, now_ms)
 
-    def _count(self, name: str, rate: Rate, now_ms: int) -> int | None:
+    def _count(self, name: str, rate: Rate, set_ms: int, now_ms: int) -> int | None:
         until_ms: int | None = None
         id, empty = rate_id(name), {"kind": "rate", "limit": name, "moments": []}
 
         def judge(body: Mapping[str, Any]) -> dict[str, Any] | None:
             nonlocal until_ms
-            moments = _moments(id, body)
-            grown = rates.admitted(moments, rate, now_ms)
-            until_ms = rates.free_ms(moments, rate, now_ms) if grown is None else None
-            return None if grown is None else {"moments": grown}
+            counted = _counted(id, body).under(set_ms)
+            grown = rates.admitted(counted.moments, rate, now_ms)
+            until_ms = rates.free_ms(counted.moments, rate, now_ms) if grown is None else None
+            return None if grown is None else {"moments": grown, "set_ms": counted.set_ms}
 
         shared_document.change(self.store, self.entropy, id, judge, empty=empty)
         return until_ms
 
-    def _give_back(self, counted: Sequence[tuple[str, Rate]], now_ms: int) -> None:
-        for name, _ in counted:
+    def _give_back(self, counted: Sequence[tuple[str, Rate, int]], now_ms: int) -> None:
+        for name, _, _ in counted:
             id = rate_id(name)
             try:
                 # Not judged again: where it had its effect, the same moment is another's by now.
@@ -166,12 +168,22 @@ def rate_id(name: str) -> str:
 
 class _Counted(Frozen, frozen=True, kw_only=True):
     moments: tuple[int, ...]
+    set_ms: int = 0
+    """When the rate that counts these was set."""
+
+    def under(self, set_ms: int) -> "_Counted":
+        """What counts under a rate that was set then: nothing of an earlier one, which was removed since.
+
+        Moments are not compared with that: a worker's time may lie a little before it, and the clock may be set back.
+        Who knows an earlier rate only, as a batch does that has begun before, counts under the one that stands.
+        """
+        return _Counted(moments=(), set_ms=set_ms) if self.set_ms < set_ms else self
 
 
-def _moments(id: str, body: Mapping[str, Any] | None) -> Sequence[int]:
-    return () if body is None else parsed(id, body, _Counted).moments
+def _counted(id: str, body: Mapping[str, Any] | None) -> _Counted:
+    return _Counted(moments=()) if body is None else parsed(id, body, _Counted)
 
 
 def _less(id: str, moment: int, body: Mapping[str, Any]) -> dict[str, Any] | None:
-    kept = rates.without(_moments(id, body), moment)
+    kept = rates.without(_counted(id, body).moments, moment)
     return None if kept is None else {"moments": kept}

@@ -7,7 +7,9 @@ import pytest
 from broker import rates
 from broker.answers import Reason, Word
 from broker.limits import Rate
+from broker.messages import REQUESTS
 from broker.quotas import rate_id
+from broker.settle import settle
 from datastore import Conflict, Datastore, Expected, Ok, Patch, UpdateResult
 from tests.twins.forwarding import Forwarding
 from tests.unit.desk import NOW, Desk
@@ -75,6 +77,82 @@ def test_a_limits_lowered_rate_does_not_keep_its_jobs_for_ever() -> None:
     desk.ask("set_limit", limit="key:k", rate={"count": 1, "per_ms": 60_000})
     assert desk.ask("claim", job_id="d").answer.reason is Reason.QUOTA
     assert desk.ask("claim", job_id="d", now_ms=NOW + 60_000).answer.word is Word.GRANTED
+
+
+def removed(desk: Desk) -> None:
+    assert desk.ask("remove_limit", limit="key:k").answer.good
+
+
+def without_its_rate(desk: Desk) -> None:
+    """Its other half stands."""
+    assert desk.ask("set_limit", limit="key:k", capacity=9, rate=None).answer.good
+
+
+def a_rate_used_up(desk: Desk) -> None:
+    for job in "abc":
+        desk.submit(job, concurrency=["k"])
+    set_rate(desk, count=1, now_ms=NOW)
+    desk.claim("a", now_ms=NOW + 1)
+    assert desk.ask("claim", job_id="b", now_ms=NOW + 1).answer.reason is Reason.QUOTA
+
+
+def set_rate(desk: Desk, *, count: int, now_ms: int, per_ms: int = 3_600_000) -> None:
+    rate = {"count": count, "per_ms": per_ms}
+    assert desk.ask("set_limit", limit="key:k", rate=rate, now_ms=now_ms).answer.good
+
+
+@pytest.mark.parametrize("ended", [removed, without_its_rate])
+def test_a_rate_that_was_removed_and_set_again_counts_the_grants_since_then(ended: Callable[[Desk], None]) -> None:
+    desk = Desk()
+    a_rate_used_up(desk)
+    ended(desk)
+    set_rate(desk, count=1, now_ms=NOW + 2)
+    assert desk.ask("explain", job_id="b", now_ms=NOW + 3).answer.body["claimable"] is True
+    desk.claim("b", now_ms=NOW + 3)
+    refused = desk.ask("claim", job_id="c", now_ms=NOW + 4).answer
+    assert refused.reason is Reason.QUOTA
+    assert refused.body["obstacles"][0]["until_ms"] == NOW + 3 + 3_600_000
+
+
+def test_a_rate_that_is_changed_and_not_removed_goes_on_counting() -> None:
+    desk = Desk()
+    a_rate_used_up(desk)
+    set_rate(desk, count=1, per_ms=1_800_000, now_ms=NOW + 2)
+    assert desk.ask("claim", job_id="b", now_ms=NOW + 3).answer.reason is Reason.QUOTA
+    assert desk.ask("set_limit", limit="key:k", capacity=9, now_ms=NOW + 4).answer.good
+    assert desk.ask("claim", job_id="b", now_ms=NOW + 5).answer.reason is Reason.QUOTA
+    set_rate(desk, count=2, now_ms=NOW + 6)
+    desk.claim("b", now_ms=NOW + 7)
+    assert desk.ask("claim", job_id="c", now_ms=NOW + 8).answer.reason is Reason.QUOTA
+
+
+def test_what_a_batch_grants_that_knows_a_rate_as_it_was_before_counts_under_the_new_one() -> None:
+    desk = Desk()
+    a_rate_used_up(desk)
+    desk.ask("set_limit", limit="key:k", rate={"count": 2, "per_ms": 3_600_000}, now_ms=NOW)
+    batch = desk.with_controls()
+    assert batch.controls is not None
+    assert batch.controls.limits()["key:k"].rate == Rate(count=2, per_ms=3_600_000)
+    removed(desk)
+    set_rate(desk, count=2, now_ms=NOW + 2)
+    desk.claim("b", now_ms=NOW + 3)
+    body = {"op": "claim", "request_id": "late", "factory_id": "f", "incarnation": "start-1", "instance": "x"}
+    late = REQUESTS.validate_python({**body, "body": {"job_id": "c"}})
+    assert settle(batch, late, now_ms=NOW + 2).answer.word is Word.GRANTED
+    desk.submit("d", concurrency=["k"])
+    assert desk.ask("claim", job_id="d", now_ms=NOW + 4).answer.reason is Reason.QUOTA
+
+
+def test_a_rate_set_again_after_the_clock_was_set_back_does_not_admit_more_for_that() -> None:
+    desk = Desk()
+    a_rate_used_up(desk)
+    removed(desk)
+    set_rate(desk, count=1, now_ms=NOW - 1_000)
+    assert desk.ask("claim", job_id="b", now_ms=NOW - 900).answer.reason is Reason.QUOTA
+    removed(desk)
+    set_rate(desk, count=1, now_ms=NOW - DAY_MS)
+    desk.claim("b", now_ms=NOW - DAY_MS + 1)
+    assert desk.ask("claim", job_id="c", now_ms=NOW - DAY_MS + 2).answer.reason is Reason.QUOTA
 
 
 def test_when_the_next_start_is_free_is_not_said_by_moments_from_before_the_clock_was_set_back() -> None:
