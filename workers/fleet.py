@@ -106,6 +106,9 @@ class Supervisor:
         self._stands = stands
         self._now_ms = now_ms
         self._host_ms = host_ms
+        self._published: Sequence[ChildStatus] = ()
+        """What others can read."""
+        self._publishing_failed = False
 
     def run(self, on_ready: Callable[[], None] = lambda: None) -> None:
         """Keep the children running until SIGTERM or SIGINT, then stop them; a second signal stops them at once.
@@ -136,11 +139,10 @@ class Supervisor:
 
     def step(self) -> float | None:
         """One pass without waiting: reap what ended, start what is due. Returns the ms until more may be due."""
-        before = self.status()
         for child in self._children:
             self._reap(child)
         pauses_ms = [pause_ms for child in self._children if (pause_ms := self._advance(child)) is not None]
-        if self.status() != before:
+        if self.status() != self._published:
             self._publish()
         return min(pauses_ms, default=None)
 
@@ -223,10 +225,15 @@ class Supervisor:
     def _publish(self) -> None:
         if not self._stands():  # there may be another fleet in its place
             return
+        status = self.status()
         try:
-            write_statuses(self._state, self.status())
-        except OSError as error:  # a full disk must not end a fleet that runs
-            _log.error("status_not_published", error=str(error))
+            write_statuses(self._state, status)
+        except OSError as error:  # a full disk must not end a fleet that runs; each step tries again
+            if not self._publishing_failed:
+                _log.error("status_not_published", error=str(error))
+            self._publishing_failed = True
+        else:
+            self._published, self._publishing_failed = status, False
 
     def _open_log(self, name: str) -> IO[bytes]:
         path = self._state.log_dir / f"{name}.log"

@@ -12,9 +12,12 @@ from datastore import connect
 from tests.commands import BROKER, Commands
 from tests.home import Home
 from tests.processes import alive, end, start, wait_for
+from workers.children import read_statuses
 from workers.state_dir import StateDir
 
 pytestmark = pytest.mark.redis
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_status_shows_what_runs_and_that_what_died_was_started_again(home: Home) -> None:
@@ -41,6 +44,30 @@ def test_status_of_another_redis_shows_nothing_of_the_fleet_here(home: Home, red
     own = home.json("status")[1]
     again = home.json("status", "--redis", own["redis_url"])[1]
     assert [each["name"] for each in again["processes"]] == [each["name"] for each in own["processes"]]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is full")
+def test_a_fleet_whose_logs_can_not_be_written_serves_on_and_starts_again_what_ends(
+    commands: Commands, tmp_path: Path
+) -> None:
+    state = StateDir.at(tmp_path / ".broker")
+    for name in ("worker-1", "sweep"):
+        (state.log_dir / f"{name}.log").symlink_to("/dev/full")
+    up = " ".join(f"'{word}'" for word in (*BROKER, "up", "--workers", "1", "--json"))
+    supervisor = start(["sh", "-c", f"cd '{tmp_path}' && exec {up} 2> /dev/full"], env={"PYTHONPATH": str(ROOT)})
+    home = Home(tmp_path, run=commands.run)
+    try:
+        wait_for(lambda: state.running() or supervisor.poll() is not None, "it serves", deadline_ms=30_000)
+        assert supervisor.poll() is None
+        worker, sweep = (each["pid"] for each in home.json("status")[1]["processes"] if each["name"] != "valkey")
+        os.kill(worker, signal.SIGKILL)
+        job_id = home.submit()
+        assert home.claim("default")["job_id"] == job_id
+        assert [child.restarts for child in read_statuses(state)] == [0, 1, 0], "the server, the worker, the sweep"
+        assert alive(sweep)
+    finally:
+        home.run("down")
+        end(supervisor)
 
 
 def test_one_folder_has_one_fleet(home: Home) -> None:

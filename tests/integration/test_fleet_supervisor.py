@@ -13,7 +13,7 @@ import pytest
 
 from broker.clock import ManualClock
 from tests.processes import alive, end, start_python, wait_for
-from workers.children import ChildStatus, read_statuses
+from workers.children import STATUS_FILE, ChildStatus, read_statuses
 from workers.daemon import DaemonError, detach, down
 from workers.fleet import RESTART_MAX_MS, SETTLED_MS, ChildSpec, Supervisor
 from workers.server_files import ServerFiles, remove_socket_dir, socket_dir
@@ -166,6 +166,17 @@ def test_what_is_published_is_what_runs(state: StateDir, clock: ManualClock) -> 
         assert read_statuses(state)[0].alive()
         assert read_statuses(state)[0].up_since_ms == clock.now_ms()
     assert not any(status.alive() for status in read_statuses(state))
+
+
+def test_what_could_not_be_published_is_published_once_it_can_be(state: StateDir, clock: ManualClock) -> None:
+    in_the_way = state.path / f".{STATUS_FILE}.{os.getpid()}"  # where a full disk is: the file can't be written
+    in_the_way.mkdir()
+    with supervising(state, clock, python("a", SLEEP)) as supervisor:
+        supervisor.step()
+        assert read_statuses(state) == []
+        in_the_way.rmdir()
+        supervisor.step()
+        assert read_statuses(state) == supervisor.status()
 
 
 @contextmanager
