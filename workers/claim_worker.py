@@ -183,6 +183,7 @@ class ServeLoop:
             return False
         self._next_tick_ms = monotonic_ms() + TICK_MS
         self._heartbeat.progressed()
+        self._shift.tell()
         now_ms = left_behind.turn(self._redis, self._name)
         if now_ms is None:
             self._next_tick_ms = monotonic_ms() + OTHERS_TICK_MS

@@ -75,8 +75,7 @@ def detach(
     """
     if state.supervisor() is not None:
         raise StateDirError(f"a fleet already runs in {state.path}; see `broker status`, or stop it with `broker down`")
-    log_path = state.log_dir / "up.log"
-    with open(os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "wb") as log:
+    with state.open_log("up") as log:
         process = subprocess.Popen(
             argv,
             stdin=subprocess.DEVNULL,
@@ -95,6 +94,7 @@ def detach(
             process.kill()  # its children are leashed
             process.wait()
         what = f"the fleet did not serve within {timeout_ms} ms and was stopped"
+    log_path = state.log_dir / "up.log"
     lines = log_path.read_text(errors="replace").splitlines()[-_LOG_LINES_SHOWN:]
     raise DaemonError("\n".join([f"{what}; the end of {log_path}:", *lines]))
 

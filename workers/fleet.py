@@ -14,7 +14,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import IO
 
 import structlog
 
@@ -173,7 +172,7 @@ class Supervisor:
 
     def _start(self, child: _Child) -> None:
         spec = child.spec
-        with self._open_log(spec.name) as log:
+        with self._state.open_log(spec.name) as log:
             child.process = subprocess.Popen(
                 leashed(spec.argv, death_signal=spec.death_signal, lock=spec.lock),
                 stdin=subprocess.DEVNULL,
@@ -234,7 +233,3 @@ class Supervisor:
             self._publishing_failed = True
         else:
             self._published, self._publishing_failed = status, False
-
-    def _open_log(self, name: str) -> IO[bytes]:
-        path = self._state.log_dir / f"{name}.log"
-        return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "wb")

@@ -27,6 +27,7 @@ from workers.fault_points import At, nowhere
 from workers.finishing import finish, post_end
 from workers.inflight import ASKED, session_name
 from workers.lean_redis import flush
+from workers.refusals import Refusals
 from workers.store_watch import StoreWatch
 from workers.taking import Hand, Taker
 
@@ -90,6 +91,7 @@ class Shift:
         self._ending: Callable[[], None] | None = None
         """The end of a batch, which is on its way."""
         self._store_watch = StoreWatch(context.store, worker, steady_ms=steady_ms)
+        self._refusals = Refusals(worker, steady_ms=steady_ms)
         self._descent = Descent()
         """Jobs that have ended and whose children are still to be looked at."""
 
@@ -143,6 +145,11 @@ class Shift:
         if self._asked is not None:
             self.settle(self.take())
         self._end()
+        self._refusals.tell(at_once=True)
+
+    def tell(self) -> None:
+        """Say in the log what it does not say at once. To be called now and then."""
+        self._refusals.tell()
 
     def settle(self, hand: Hand) -> None:
         """Settle a batch and answer it. Afterwards nothing of it is in flight."""
@@ -201,8 +208,7 @@ class Shift:
             self._context, self._redis, self.session, settled, refused, descent=self._descent, now_ms=now_ms
         )
         self.settled += len(batch)
-        for each in refused:
-            log.warning("request_refused", worker=self._worker, wire=each.entry.wire, reason=str(each.error))
+        self._refusals.after(refused)
 
     def _settled(self, taken: Sequence[Taken], hand: Hand) -> list[Settled]:
         """What became of these. A mistake of ours leaves that unknown, also to those who sent them: they ask again.
@@ -233,6 +239,7 @@ class Shift:
             for entry, taken in batch
         ]
         finish(self._context, self._redis, self.session, told, refused, now_ms=hand.clock.now_ms())
+        self._refusals.after(refused)
         log.warning("requests_turned_away", worker=self._worker, count=len(told))
 
     def look_after(self, now_ms: int) -> bool:

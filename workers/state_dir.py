@@ -7,11 +7,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import IO
 from urllib.parse import quote
 
 from workers.process_identity import ProcessIdentity
 
 DATASTORE = "broker.db"
+LOG_BYTES_MAX = 16 * 1024 * 1024
+"""Of a log that a process goes on with when it starts."""
 
 
 class StateDirError(Exception):
@@ -81,6 +84,14 @@ class StateDir:
         folder = self.path / "logs"
         folder.mkdir(mode=0o700, exist_ok=True)
         return folder
+
+    def open_log(self, name: str) -> IO[bytes]:
+        """A log to append to. What is in it is put aside as `NAME.log.1` where it has grown long."""
+        path = self.log_dir / f"{name}.log"
+        with suppress(FileNotFoundError):
+            if path.stat().st_size > LOG_BYTES_MAX:
+                path.replace(path.with_name(f"{path.name}.1"))
+        return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "wb")
 
     def write_endpoint(self, endpoint: Endpoint) -> None:
         """Publish where the fleet is reached; a reader sees the old file or the new one, never half."""

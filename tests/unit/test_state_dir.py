@@ -11,7 +11,7 @@ import pytest
 from datastore import connect
 from tests.processes import end, start_python
 from workers.process_identity import ProcessIdentity
-from workers.state_dir import Endpoint, StateDir, StateDirError
+from workers.state_dir import LOG_BYTES_MAX, Endpoint, StateDir, StateDirError
 
 
 def endpoint_of(identity: ProcessIdentity) -> Endpoint:
@@ -25,6 +25,20 @@ def test_the_folder_and_its_files_are_readable_by_their_owner_only(tmp_path: Pat
     assert state.path.stat().st_mode & 0o777 == 0o700
     assert (state.path / "up.json").stat().st_mode & 0o777 == 0o600
     assert state.log_dir.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_log_that_has_grown_long_is_put_aside_when_it_is_opened(tmp_path: Path) -> None:
+    state = StateDir.at(tmp_path / "state")
+    log, before = state.log_dir / "worker-1.log", state.log_dir / "worker-1.log.1"
+    for text in (b"one\n", b"two\n"):
+        with state.open_log("worker-1") as file:
+            file.write(text)
+    assert (log.read_bytes(), before.exists()) == (b"one\ntwo\n", False)
+    os.truncate(log, LOG_BYTES_MAX + 1)
+    with state.open_log("worker-1") as file:
+        file.write(b"three\n")
+    assert (log.read_bytes(), before.stat().st_size) == (b"three\n", LOG_BYTES_MAX + 1)
+    assert log.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_folder_that_others_use_is_refused_and_not_changed(tmp_path: Path) -> None:
