@@ -65,7 +65,7 @@ from broker.repository import read_job
 from broker.settlement import Change
 from broker.transitions import Claimant
 from broker.wire_types import is_job_id
-from datastore import Corrupt, DatastoreError, NotApplied, OutcomeUnknown, Rejected, Throttled
+from datastore import Corrupt, DatastoreError, NotApplied, OutcomeUnknown, Rejected, Throttled, UnknownCursor
 from datastore.interface import DocumentName
 
 log = structlog.get_logger(__name__)
@@ -142,6 +142,8 @@ def failure(error: DatastoreError) -> Answer:
             return Answer(Word.THROTTLED, Reason.STORE, retry_after_ms=pause)
         case NotApplied():  # also where it does not let this worker in: another may be let in, or this one later
             return Answer(Word.THROTTLED, Reason.STORE)
+        case UnknownCursor():
+            return Answer(Word.INVALID, Reason.MALFORMED, {"detail": str(error)})
         case Rejected():
             return Answer(Word.INVALID, Reason.STORE, {"detail": str(error)})
         case Corrupt():

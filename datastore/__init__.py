@@ -11,6 +11,7 @@ from datastore.errors import (
     Rejected,
     Throttled,
     Unavailable,
+    UnknownCursor,
 )
 from datastore.interface import (
     UNSET,
@@ -62,6 +63,7 @@ __all__ = [
     "Rejected",
     "Throttled",
     "Unavailable",
+    "UnknownCursor",
     "UpdateResult",
     "connect",
 ]

@@ -36,7 +36,7 @@ def build_query(filter: Filter, cursor: str | None) -> Query:
     request's header, because some emulators insist on it.
 
     Raises:
-      Rejected: the cursor is not one of ours.
+      UnknownCursor: the cursor is not one of ours.
     """
     query = Query()
     for path, condition in filter.items():

@@ -4,7 +4,7 @@ import json
 
 import msgspec
 
-from datastore.errors import Rejected
+from datastore.errors import UnknownCursor
 from datastore.interface import Document
 
 _PLACE = msgspec.json.Decoder(tuple[str, str])
@@ -24,9 +24,9 @@ def decode_cursor(cursor: str) -> tuple[str, str]:
     """(partition key, id) of the last document that was looked at.
 
     Raises:
-      Rejected: it did not come from here.
+      UnknownCursor: it did not come from here.
     """
     try:
         return _PLACE.decode(cursor)
     except msgspec.MsgspecError:
-        raise Rejected("unknown cursor: pass on Page.cursor as it was, or None to start over") from None
+        raise UnknownCursor("unknown cursor: pass on Page.cursor as it was, or None to start over") from None

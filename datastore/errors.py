@@ -8,6 +8,7 @@ DatastoreError
 │   └── Denied            ... the store does not let this process in: key, token, role, firewall, no such container
 ├── OutcomeUnknown        may have been written; read before any other write
 ├── Rejected              would fail again: malformed or too large a document, a store that can't be used as it is
+│   └── UnknownCursor     ... a search was to go on where no page of ours has ended
 └── Corrupt               the stored document does not parse
 
 Expected answers (a conflict, a missing document) are returned values and never stand here.
@@ -52,6 +53,10 @@ class OutcomeUnknown(DatastoreError):
 
 class Rejected(DatastoreError):
     """The call would fail again unchanged, wherever it is made: a document it can't hold, or a setting."""
+
+
+class UnknownCursor(Rejected):
+    """A search was to go on from a cursor that came from no page. The mistake is of who asked."""
 
 
 class Corrupt(DatastoreError):

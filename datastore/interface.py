@@ -227,7 +227,7 @@ class Datastore(Protocol):
         A document that does not parse is none of them: the page names it.
 
         Raises:
-          Rejected: `cursor` is not the one of a page.
+          UnknownCursor: `cursor` is not the one of a page.
           NotApplied: the store could not be read.
         """
         ...

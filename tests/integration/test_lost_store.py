@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -12,11 +13,12 @@ from broker.clock import ManualClock
 from broker.index import INDEXED
 from broker.queues import QUEUES
 from broker.settings import load
+from datastore import DatastoreError, Rejected, Unavailable
 from datastore.memory import MemoryDatastore
 from tests.commands import Commands
 from tests.home import Home
 from tests.in_process import InProcess
-from tests.integration.test_failing_store import FAILURES, Failing
+from tests.integration.test_failing_store import Failing
 from tests.processes import wait_for
 from workers.shift import Shift
 from workers.state_dir import StateDir
@@ -66,6 +68,16 @@ def every_level() -> Iterator[None]:
     structlog.configure(**before)
 
 
+ALL = ("read", "begin")
+"""Operations of a store that is away."""
+UNAVAILABLE, REJECTED = Unavailable("scripted"), Rejected("scripted")
+BODIES: dict[str, dict[str, Any]] = {
+    "get_job": {"job_id": "job"},
+    "list_jobs": {},
+    "renew_many": {"leases": [{"job_id": "job", "epoch": 1, "token": "x"}]},
+}
+
+
 class Worker:
     """One whose store fails when told to, and whose clock stands."""
 
@@ -76,13 +88,19 @@ class Worker:
         self._shift = Shift(self._broker.context, connection, "w1", QUEUES, load(), steady_ms=self.clock.now_ms)
         self._broker.submit("job")
 
-    def settle(self, op: str = "get_job", *, failing: bool = False, passing_ms: int = 0) -> list[str]:
-        """What it logs of its store as it settles one request."""
+    def settle(
+        self,
+        op: str = "get_job",
+        *,
+        bad: tuple[str, ...] = (),
+        failure: DatastoreError = UNAVAILABLE,
+        passing_ms: int = 0,
+    ) -> list[str]:
+        """What it logs of its store as it settles one request, and what is `bad` fails."""
         self.clock.advance(passing_ms)
-        self.store.bad = ("read", "begin") if failing else ()
-        self.store.failure = FAILURES["unavailable"]
-        leases = {"leases": [{"job_id": "job", "epoch": 1, "token": "x"}]}
-        self._broker.caller.send(self._broker.caller.make(op, **({"job_id": "job"} if op == "get_job" else leases)))
+        self.store.bad = bad
+        self.store.failure = failure
+        self._broker.caller.send(self._broker.caller.make(op, **BODIES[op]))
         with capture_logs() as logs:
             self._shift.serve()
             self._shift.stop()
@@ -93,16 +111,27 @@ class Worker:
 def test_a_failing_store_is_logged_once_a_minute_and_as_it_serves_again(redis_client: redis.Redis) -> None:
     worker = Worker(redis_client)
     assert worker.settle() == []
-    assert worker.settle(failing=True) == ["error store_failed"]
-    assert worker.settle(failing=True, passing_ms=AGAIN_MS - 1) == []
-    assert worker.settle(failing=True, passing_ms=1) == ["error store_failed"]
+    assert worker.settle(bad=ALL) == ["error store_failed"]
+    assert worker.settle(bad=ALL, passing_ms=AGAIN_MS - 1) == []
+    assert worker.settle(bad=ALL, passing_ms=1) == ["error store_failed"]
     assert worker.settle() == ["info store_serves_again"]
     assert worker.settle() == []
-    assert worker.settle(failing=True) == [], "it comes and goes"
+    assert worker.settle(bad=ALL) == [], "it comes and goes"
     assert worker.settle() == []
-    assert worker.settle(failing=True, passing_ms=AGAIN_MS) == ["error store_failed"]
+    assert worker.settle(bad=ALL, passing_ms=AGAIN_MS) == ["error store_failed"]
+
+
+@pytest.mark.usefixtures("every_level")
+@pytest.mark.parametrize(("bad", "logged"), [(("find",), []), (("find", "read"), ["error store_failed"])])
+def test_a_store_that_refuses_what_it_is_sent_is_logged_only_where_it_refuses_all(
+    redis_client: redis.Redis, bad: tuple[str, ...], logged: list[str]
+) -> None:
+    worker = Worker(redis_client)
+    assert worker.settle("list_jobs", bad=bad, failure=REJECTED) == logged
+    assert worker.settle("list_jobs", bad=bad, failure=REJECTED, passing_ms=AGAIN_MS - 1) == []
+    assert worker.settle(bad=ALL) == (["error store_failed"] if not logged else []), "it keeps nothing else quiet"
 
 
 @pytest.mark.usefixtures("every_level")
 def test_a_store_that_fails_renewals_alone_is_logged(redis_client: redis.Redis) -> None:
-    assert Worker(redis_client).settle("renew_many", failing=True) == ["error store_failed"]
+    assert Worker(redis_client).settle("renew_many", bad=ALL) == ["error store_failed"]

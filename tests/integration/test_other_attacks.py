@@ -73,7 +73,7 @@ def test_a_parked_claim_does_not_keep_the_answer_from_another_with_the_same_requ
 @pytest.mark.parametrize("cursor", ["x", "[]", '["a"]', '["a", 1]', '["\\ud800", "a"]', "[" * 4_000])
 def test_a_cursor_that_is_none_is_invalid_and_no_mistake_of_ours(two: Two, op: str, cursor: str) -> None:
     reply = two.ask(two.thief, op, cursor=cursor)
-    assert (reply["answer"], reply["retry"]) == ("invalid", "final")
+    assert (reply["answer"], reply["retry"], reply["reason"]) == ("invalid", "final", "malformed")
     assert "unknown cursor" in reply["body"]["detail"]
 
 
