@@ -29,9 +29,13 @@ def rq_queue_key(queue: str) -> str:
     return f"rq:queue:{queue}"
 
 
+RQ_WORKERS = "rq:workers"
+"""The set of the keys of all the workers that rq has registered."""
+
+
 def rq_workers_key(queue: str) -> str:
     """The set of the keys of the workers that rq has registered for a queue."""
-    return f"rq:workers:{queue}"
+    return f"{RQ_WORKERS}:{queue}"
 
 
 def rq_job_key(rq_job_id: str) -> str:

@@ -11,7 +11,8 @@ from typing import Any, Self
 
 import structlog
 from redis import Redis
-from redis.exceptions import OutOfMemoryError, RedisError
+from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
+from rq import worker_registration
 from rq.serializers import JSONSerializer
 from rq.worker import SimpleWorker
 from tenacity import RetryCallState, Retrying, retry_if_exception
@@ -94,12 +95,19 @@ class ClaimWorker(SimpleWorker):
                 self.runtime.close()
 
     def _register(self) -> None:
-        """rq's own book-keeping. A Redis that is full keeps nobody from serving: that makes room."""
+        """rq's own book-keeping. It keeps nobody from serving: a Redis that is full gets room, and a list of rq's that
+        somebody else has written goes.
+        """
         try:
             self.register_birth()  # type: ignore[no-untyped-call]  # rq leaves it untyped
         except OutOfMemoryError:
             full_redis.make_room(self.connection, self.queue_names())
             _quietly(self.register_birth)
+        except ResponseError as error:
+            if not wrong_types.met(error):
+                raise
+            wrong_types.clear(self.connection)
+            _quietly(lambda: worker_registration.register(self))  # all else of it was carried out
 
 
 class ServeLoop:

@@ -7,17 +7,18 @@ from typing import Any, cast
 
 from redis import Redis
 from redis.connection import parse_url
+from redis.exceptions import ResponseError
 
 from broker import claim_next, index
 from broker.clock import RedisClock
 from broker.queues import QUEUES, intake_key, rq_queue_key, rq_workers_key
-from workers import inflight
+from workers import inflight, wrong_types
 from workers.taking import DEAD, WORKERS
 
 CLAIM_WORKER = "claim_worker"
 """The field by which a `ClaimWorker` is told from rq's own workers where rq registers both."""
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
-_RQ_WORKER = b"rq:worker:"
+_RQ_WORKER = "rq:worker:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,8 @@ class Serving:
     dead_letters: int
     stock: Mapping[str, tuple[str, ...]]
     """rq's own workers, and the queues each serves. One that was killed is among them until rq's record of it ends."""
+    unreadable: tuple[str, ...] = ()
+    """Keys of another type than they should have: somebody else has written them. They count as empty."""
 
     def alive(self, *, within_ms: int) -> list[str]:
         """Workers heard of that recently."""
@@ -66,46 +69,70 @@ def _place(url: str) -> tuple[str, int, int]:
 def look(redis: Redis) -> Serving:
     """Read it all, in two round trips; in three where rq has registered workers. Redis errors pass through."""
     now_ms = RedisClock(redis).now_ms()
-    beats = cast(list[tuple[bytes, float]], redis.zrange(WORKERS, 0, -1, withscores=True))
+    reading = _Reading(redis)
     sessions = {
         name: max(0, round(now_ms - beat_ms))
-        for text, beat_ms in beats
+        for text, beat_ms in reading.beats()
         if (name := index.text_of(text)) is not None and isfinite(beat_ms)  # else nobody of ours has written it
     }
-    with redis.pipeline(transaction=False) as pipe:
-        for queue in QUEUES:
-            pipe.llen(rq_queue_key(queue))
-            pipe.llen(intake_key(queue))
-        pipe.hlen(claim_next.WAITING)
-        pipe.llen(DEAD)
-        for name in sessions:
-            for key in inflight.lists(name):
-                pipe.llen(key)
-        for queue in QUEUES:
-            pipe.smembers(rq_workers_key(queue))
-        told: list[Any] = pipe.execute()
-    counts, registered = told[: -len(QUEUES)], dict(zip(QUEUES, told[-len(QUEUES) :], strict=True))
-    split = 2 * len(QUEUES)
-    queues = {queue: {"rq": counts[2 * at], "intake": counts[2 * at + 1]} for at, queue in enumerate(QUEUES)}
-    parked, dead, *in_flight = counts[split:]
+    counts = [("LLEN", key) for queue in QUEUES for key in (rq_queue_key(queue), intake_key(queue))]
+    counts += [("HLEN", claim_next.WAITING), ("LLEN", DEAD)]
+    counts += [("LLEN", key) for name in sessions for key in inflight.lists(name)]
+    members = [("SMEMBERS", rq_workers_key(queue)) for queue in QUEUES]
+    told = reading.all_of([*counts, *members])
+    rq_and_intake, (parked, dead, *in_flight) = told[: 2 * len(QUEUES)], told[2 * len(QUEUES) : len(counts)]
+    depths = [count or 0 for count in rq_and_intake]
+    queues = {queue: {"rq": depths[2 * at], "intake": depths[2 * at + 1]} for at, queue in enumerate(QUEUES)}
+    registered = {queue: keys or () for queue, keys in zip(QUEUES, told[len(counts) :], strict=True)}
     workers: dict[str, int] = {}
     for name, ago_ms in sessions.items():
         worker = inflight.worker_of(name)
         workers[worker] = min(ago_ms, workers.get(worker, ago_ms))
-    return Serving(workers, queues, sum(in_flight), parked, dead, _stock(redis, registered))
+    stock = _stock(reading, registered)
+    in_hand = sum(count or 0 for count in in_flight)
+    return Serving(workers, queues, in_hand, parked or 0, dead or 0, stock, tuple(reading.unreadable))
 
 
-def _stock(redis: Redis, registered: Mapping[str, Collection[bytes]]) -> dict[str, tuple[str, ...]]:
+class _Reading:
+    """Reads keys, and goes on past one of another type than it should have."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self.unreadable: list[str] = []
+
+    def beats(self) -> list[tuple[bytes, float]]:
+        """When each session was heard of last."""
+        try:
+            return cast(list[tuple[bytes, float]], self._redis.zrange(WORKERS, 0, -1, withscores=True))
+        except ResponseError as error:
+            self._skip(WORKERS, error)
+            return []
+
+    def all_of(self, commands: Sequence[tuple[str, ...]]) -> list[Any]:
+        """What each command says, whose second word is its key; None of a key that it can't read."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            for command in commands:
+                pipe.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py's
+            told: list[Any] = pipe.execute(raise_on_error=False)
+        for at, (command, answer) in enumerate(zip(commands, told, strict=True)):
+            if isinstance(answer, Exception):
+                self._skip(command[1], answer)
+                told[at] = None
+        return told
+
+    def _skip(self, key: str, error: Exception) -> None:
+        if not wrong_types.met(error):
+            raise error
+        self.unreadable.append(key)
+
+
+def _stock(reading: _Reading, registered: Mapping[str, Collection[bytes]]) -> dict[str, tuple[str, ...]]:
     """Of the workers that rq has registered for each queue those that are not ours, and have not ended."""
-    keys: Sequence[bytes] = sorted(frozenset().union(*registered.values()))
-    if not keys:
-        return {}
-    with redis.pipeline(transaction=False) as pipe:
-        for key in keys:
-            pipe.hmget(key, "birth", "death", CLAIM_WORKER)
-        told: list[Any] = pipe.execute()
+    named = {key: name for keys in registered.values() for key in keys if (name := index.text_of(key)) is not None}
+    keys = sorted(named)
+    told = reading.all_of([("HMGET", named[key], "birth", "death", CLAIM_WORKER) for key in keys])
     return {
-        name: tuple(queue for queue, serving in registered.items() if key in serving)
-        for key, (birth, death, ours) in zip(keys, told, strict=True)
-        if birth and not death and not ours and (name := index.text_of(key.removeprefix(_RQ_WORKER))) is not None
+        named[key].removeprefix(_RQ_WORKER): tuple(queue for queue, serving in registered.items() if key in serving)
+        for key, fields in zip(keys, told, strict=True)
+        if fields and fields[0] and not fields[1] and not fields[2]
     }

@@ -1,6 +1,7 @@
 """Hints of the wrong type, which somebody else has written: whoever meets one clears all of them away.
 
-What was lost with them the sweep writes again, as after a loss of all of Redis.
+What was lost with them the sweep writes again, as after a loss of all of Redis. rq's own lists of workers go with
+them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from broker import claim_next, demand, events, families, index, lock_waits, owed, presence, replies, seen, waiting
+from broker.queues import QUEUES, RQ_WORKERS, rq_workers_key
 from broker.scripts import Script
 from workers import left_behind, one_store, owed_runs
 from workers.taking import WORKERS
@@ -45,6 +47,8 @@ FAMILIES: Mapping[str, str] = {
     waiting.OF: "zset",
 }
 """Hints there are many of, by how their names begin."""
+REGISTRIES: Mapping[str, str] = dict.fromkeys((RQ_WORKERS, *map(rq_workers_key, QUEUES)), "set")
+"""Where rq keeps which workers there are."""
 _PAGE = 1_000
 
 _CLEAR = Script(
@@ -66,10 +70,10 @@ def clear(connection: Redis) -> int:
     """Delete every hint of the wrong type; how many there were. What this user may not touch is left to others."""
     cleared, cursor = 0, 0
     try:
+        cleared += _clear(connection, [key.encode() for key in REGISTRIES])
         while True:
             cursor, page = cast(tuple[int, list[bytes]], connection.scan(cursor, match="broker:*", count=_PAGE))
-            for key, wanted in _wrong(connection, page):
-                cleared += int(_CLEAR.run(connection, [key], [wanted]))
+            cleared += _clear(connection, page)
             if cursor == 0:
                 break
         if cleared:
@@ -78,6 +82,10 @@ def clear(connection: Redis) -> int:
         log.warning("hints_not_cleared", error=str(error))
     log.warning("hints_of_wrong_type", cleared=cleared)
     return cleared
+
+
+def _clear(connection: Redis, keys: Sequence[bytes]) -> int:
+    return sum(int(_CLEAR.run(connection, [key], [wanted])) for key, wanted in _wrong(connection, keys))
 
 
 def _wrong(connection: Redis, keys: Sequence[bytes]) -> list[tuple[bytes, str]]:
@@ -93,8 +101,8 @@ def _wrong(connection: Redis, keys: Sequence[bytes]) -> list[tuple[bytes, str]]:
 def right_type(key: bytes) -> str | None:
     """The type of a hint; None of what is no hint, or not known here."""
     name = key.decode(errors="replace")
-    if name in NAMED:
-        return NAMED[name]
+    if (kind := NAMED.get(name) or REGISTRIES.get(name)) is not None:
+        return kind
     if name.startswith((f"{index.READY}:", f"{index.PARKED}:")):
         return "set" if name.endswith(":sets") else "zset" if ":in:" in name else None
     return next((kind for prefix, kind in FAMILIES.items() if name.startswith(prefix)), None)

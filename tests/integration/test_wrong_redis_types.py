@@ -4,6 +4,7 @@ A hint of the wrong type is cleared away by whoever meets it, a worker or a swee
 """
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import pytest
 import redis
@@ -11,10 +12,13 @@ import redis
 from broker import lock_waits, owed
 from broker.queues import Wire
 from tests.caller import Caller
+from tests.commands import Commands
 from tests.fleet import Fleet
+from tests.home import Home
 from tests.in_process import SKEW_MS, TTL_MS, InProcess
 from tests.processes import wait_for
 from workers import wrong_types
+from workers.fleet_status import look
 from workers.taking import DEAD, WORKERS
 
 LISTS = ("rq:queue:claims", "rq:queue:leases", "broker:in:claims", "broker:in:jobs")
@@ -62,6 +66,44 @@ def test_a_worker_survives_a_key_of_another_type_and_serves_again(fleet: Fleet, 
     assert caller.ask("claim", job_id="after")["answer"] == "granted"
     assert worker.poll() is None
     wait_for(lambda: not fleet.redis.keys("broker:inflight:*"), "nothing is left in flight")
+
+
+@pytest.mark.parametrize("key", ["rq:workers", "rq:workers:claims"])
+def test_a_worker_starts_past_a_registry_of_rqs_of_another_type(fleet: Fleet, key: str) -> None:
+    fleet.redis.set(key, "x")
+    fleet.start_worker()
+    assert Caller(fleet.redis).ask("submit", job_id="job")["answer"] == "ok"
+    assert fleet.redis.smembers(key)
+
+
+UNREADABLE = ("rq:workers:jobs", "broker:in:jobs", "broker:inflight:w1:rq7", "rq:worker:w2", DEAD, "broker:waiting")
+
+
+@pytest.mark.parametrize("key", [*UNREADABLE, WORKERS])
+def test_the_status_goes_on_past_a_key_of_another_type_and_names_it(redis_client: redis.Redis, key: str) -> None:
+    redis_client.zadd(WORKERS, {"w1": 0})
+    redis_client.sadd("rq:workers:leases", "rq:worker:w2", "rq:worker:w3")
+    redis_client.hset("rq:worker:w3", "birth", "today")
+    redis_client.rpush("broker:in:claims", "request")
+    redis_client.delete(key)
+    redis_client.set(key, "x")
+    serving = look(redis_client)
+    assert serving.unreadable == (key,)
+    assert serving.stock == {"w3": ("leases",)}
+    assert serving.queues["claims"] == {"rq": 0, "intake": 1}
+    assert list(serving.workers) == ([] if key == WORKERS else ["w1"])
+
+
+def test_the_command_line_tells_a_key_of_another_type_from_a_right_that_is_lacking(
+    redis_url: str, redis_client: redis.Redis, commands: Commands, tmp_path: Path
+) -> None:
+    redis_client.set(DEAD, "x")
+    home = Home(tmp_path, {"BROKER_REDIS_URL": redis_url}, run=commands.run)
+    status, _, err = home.run("refused")
+    assert (status, "not of the broker's type" in err, "delete that key" in err) == (1, True, True)
+    assert "acl" not in err
+    assert home.json("status")[1]["unreadable"] == [DEAD]
+    assert f"unreadable {DEAD} (" in home.run("status")[1]
 
 
 def busy(broker: InProcess) -> None:

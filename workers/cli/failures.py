@@ -82,12 +82,17 @@ def of_redis(error: Exception) -> CommandError:
     """What Redis refused, or that there is none."""
     from redis.exceptions import AuthenticationError, OutOfMemoryError, ResponseError
 
+    from workers.wrong_types import met
+
     match error:
         case OutOfMemoryError():
             return CommandError(f"Redis is full: {error}", "free some of its memory, or raise its maxmemory")
         case AuthenticationError():
             step = "give the one of the URL's user, or of `default`: BROKER_REDIS_PASSWORD_FILE"
             return CommandError(f"Redis refused the password: {error}", step)
+        case ResponseError() if met(error):
+            step = "delete that key: somebody else has written it, and the broker writes its own again"
+            return CommandError(f"a key in Redis is not of the broker's type: {error}", step)
         case ResponseError():
             step = "ask as a user that may, or give this one the right: `broker acl` prints those of each role"
             return CommandError(f"Redis refused: {error}", step)

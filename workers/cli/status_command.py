@@ -90,6 +90,7 @@ def _found(settings: "Settings") -> dict[str, Any]:
         "in_flight": serving.in_flight if serving is not None else None,
         "parked": serving.parked if serving is not None else None,
         "dead_letters": serving.dead_letters if serving is not None else None,
+        "unreadable": list(serving.unreadable) if serving is not None else [],
     }
 
 
@@ -138,6 +139,8 @@ def _tell(found: dict[str, Any]) -> None:
         say(f"waiting    {', '.join(f'{count} {queue}' for queue, count in waiting.items())}")
         refused = found["dead_letters"]
         say(f"in flight  {found['in_flight']}, parked claims {found['parked']}, refused requests {refused}")
+    if found["unreadable"]:
+        say(f"unreadable {', '.join(found['unreadable'])} (of a wrong type, counted as empty; delete what stays)")
     if found["processes"]:
         rows = [
             (each["name"], each["pid"], "yes" if each["alive"] else "no", each["restarts"], moment(each["up_since_ms"]))
