@@ -23,8 +23,8 @@ class Event(Value, frozen=True, kw_only=True, omit_defaults=True):
     """One thing that happened. What does not apply is None; there is never a token."""
 
     event: str
-    job_id: str
-    """Empty where it concerns no job: then `subject` says what."""
+    job_id: str = ""
+    """Empty, and not in the JSON, where it concerns no job: then `subject` says what."""
     at_ms: int
     """Broker time, Unix milliseconds."""
     epoch: int | None = None

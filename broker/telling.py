@@ -73,7 +73,6 @@ def of_renewals(request: Envelope, extended: Sequence[Job], *, now_ms: int) -> I
         ]
         yield Event(
             event="renewed",
-            job_id="",
             at_ms=now_ms,
             factory_id=request.factory_id,
             request_id=request.request_id,

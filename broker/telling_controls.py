@@ -53,7 +53,6 @@ def of_control(request: Envelope, answer: Answer, now_ms: int) -> Event | None:
     drain = said.get("drain") or {}
     return Event(
         event=row.event.format(to=said.get("state")),
-        job_id="",
         subject=f"{row.kind} {name}",
         at_ms=now_ms,
         factory_id=factory or request.factory_id,

@@ -74,7 +74,7 @@ class Tail:
             self.resumed = False  # told; nothing else is missed until something was read
             why = "the stream was trimmed or lost since the cursor; `broker runs JOB_ID` has the record"
             cursor = f"{self._entry[0]}-{self._entry[1]}"
-            yield Event(event=MISSED, job_id="", at_ms=first[0] if first else 0, reason=why, cursor=cursor)
+            yield Event(event=MISSED, at_ms=first[0] if first else 0, reason=why, cursor=cursor)
 
     def feed(self, response: Any) -> Iterator[Event]:
         """The events in an answer to XREAD; afterwards the tail stands behind them."""

@@ -110,6 +110,7 @@ def test_what_an_operator_changes_for_the_fleet_is_told_with_who_and_why(broker:
         ("schedule_removed", "schedule nightly", None),
         ("factory_removed", "factory mac-1", None),
     ]
+    assert not [event for event in told if "job_id" in event.plain()], "what does not apply is left out"
     [draining] = [event for event in watcher.events(factory_id="mac-1") if event.event == "factory_draining"]
     assert (draining.by, draining.until_ms) == ("factory", until_ms)
     assert not [event for event in watcher.events(job_id="job") if event.subject]
