@@ -167,7 +167,7 @@ def hand_over(
     to: Annotated[str, typer.Option("--to", metavar="F2", help="The factory that is to go on with it.")],
     reason: options.Why = None,
 ) -> int:
-    """Give the job to another factory: for one ttl nobody else gets it. A factory that drains is refused."""
+    """Give the job to another factory: for the broker's ttl nobody else gets it. A factory that drains is refused."""
     with ask.connected() as client:
         reply = client.hand_over(
             job_id, epoch=epoch, token=_token(token), to=to, reason=reason, request_id=ask.request_id

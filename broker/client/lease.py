@@ -81,7 +81,7 @@ class Lease(Guard[Keeper]):
         return drive(self._ending(self._operations.release, reason=reason))
 
     def hand_over(self, to: str, reason: str | None = None) -> Reply:
-        """Give the job to factory `to`: for one ttl nobody else gets it. Raises as `complete`.
+        """Give the job to factory `to`: for the broker's ttl nobody else gets it. Raises as `complete`.
 
         RequestRefused: that factory takes no work; the lease stands.
         """

@@ -218,7 +218,7 @@ class Operations(ABC, Generic[T_co]):
         request_id: str | None = None,
         timeout_ms: int | None = None,
     ) -> T_co:
-        """Give a job back for factory `to`: for one ttl nobody else gets it.
+        """Give a job back for factory `to`: for the broker's ttl (60 s by default) nobody else gets it.
 
         `not_claimable (draining)`: that one takes no work; the lease stands.
         """

@@ -128,6 +128,9 @@ def _has_a_reader(lease: Lease, unread_by: str) -> bool:
 def hand_over(job: Job, fence: Fence, *, now_ms: int, rules: Rules, to: str, reason: str | None = None) -> Decision:
     """Give the job back for another factory, which alone may claim it for a while: at the next epoch, with a token
     of its own. Where a cancel was asked this acknowledges it, and where a newer job has the key nobody gets it.
+
+    The while is the rules' ttl, not the lease's: where that is hours, a name that was mistyped, or a factory that has
+    died, would keep the job for as long.
     """
     match at_the_fence(job, fence, now_ms, "hand_over"):
         case Lease() as lease:
