@@ -56,7 +56,7 @@ class Registering:
             try:
                 return ask()
             except BrokerUnavailable as error:
-                if error.refused and not _is_full(error):
+                if error.refused:
                     raise
                 self._again(str(error))
             except BrokerTimeout as error:
@@ -76,11 +76,6 @@ class Registering:
             raise IdleEnough
         self._tell(f"not registered yet: {why}; trying again in {lasts_ms / 1000:g} s")
         self._pause(lasts_ms)
-
-
-def _is_full(error: BrokerUnavailable) -> bool:
-    """Whether Redis refused for want of memory: that passes, unlike a password or a right."""
-    return "OOM" in str(error)
 
 
 def _pause(lasts_ms: int) -> None:

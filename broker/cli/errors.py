@@ -112,7 +112,7 @@ def _described(error: Exception) -> CommandError | None:
             again = f"see `broker status`; then repeat it with --request-id {request_id}: it may have taken effect"
             again = again if reply is None else next_step(reply, request_id)
             return CommandError(_problem(error), again, exit=Exit.UNKNOWN, request_id=request_id)
-        case BrokerUnavailable(refused=True):
+        case BrokerUnavailable(answers=True):
             return CommandError.from_text(str(error), otherwise="check the user and its rights")
         case BrokerUnavailable():
             return CommandError(_problem(error), "run `broker up`, or set BROKER_REDIS_URL to a Redis that answers")

@@ -94,7 +94,8 @@ def _told(result: "ExecResult", *, json: bool, step: str | None = None) -> int:
                 f"see `broker job {result.job_id}` for where it stands now: what this run still does must not count",
             )
         elif result.ending is Ending.UNKNOWN:
-            complain(line, f"see `broker job {result.job_id}`: it may be done")
+            known = "it may be done" if result.request_id else "nobody was told; it is tried again later"
+            complain(line, f"see `broker job {result.job_id}`: {known}")
         else:
             note(line)
     return status(result)

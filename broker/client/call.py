@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from broker.answers import SAME_ID, Reason, Word
 from broker.client.errors import BrokerTimeout, BrokerUnavailable, ClientClosed, ClientError, InvalidRequest
+from broker.client.not_now import way_out
 from broker.client.reply import Reply
 from broker.client.wording import check_request_id, form, problems
 from broker.entropy import Entropy
@@ -284,8 +285,8 @@ class Call:
         """The failure to raise where Redis takes no request."""
         if not self._out:
             return BrokerUnavailable(
-                f"Redis refused: {why}; nothing was sent; check the user, its rights (those of `broker acl` are for "
-                "BROKER_WIRE=intake) and its memory",
+                f"Redis refused: {why}; nothing was sent; check the user and its rights (those of `broker acl` are for "
+                "BROKER_WIRE=intake)",
                 refused=True,
             )
         return BrokerTimeout(f"Redis refused to take the request again: {why}", request_id=self.request_id)
@@ -318,7 +319,9 @@ class Call:
         if not self._out and not self.repeats:
             if self._hindered is None:
                 return BrokerUnavailable(f"{what}, in which it could not be sent; nothing was sent; give it more time")
-            return BrokerUnavailable(f"{what}: Redis took nothing: {self._hindered}; nothing was sent; is it running?")
+            advice = way_out(self._hindered)
+            what = f"{what}: Redis took nothing: {self._hindered}; nothing was sent"
+            return BrokerUnavailable(f"{what}; {advice or 'is it running?'}", answers=advice is not None)
         if self.unheard is not None:
             what += f": Redis refuses to show it ({self.unheard}): a user of `broker acl` reads those of one factory"
             return BrokerTimeout(what, request_id=self.request_id)

@@ -13,6 +13,7 @@ from redis.retry import Retry
 from broker import queues
 from broker.client.channel import Channel
 from broker.client.errors import BrokerUnavailable, InvalidUrl
+from broker.client.not_now import way_out
 from broker.queues import Message, Sign, Wire
 from broker.redis_urls import checked, require_known_options
 
@@ -24,8 +25,6 @@ DRAIN_MAX = 256
 """Replies taken along with the first one."""
 SEND_TIMEOUT_S = 3.0
 """How long Redis may take to confirm what is sent, and to take a new connection of either kind."""
-NOT_NOW = frozenset({"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "BUSY"})
-"""First words of error replies that say nothing of the request: Redis starts, fails over, or runs a long script."""
 SENDERS_MAX = 8
 """Connections that send. A send is one short round trip, so that few serve many threads."""
 
@@ -88,9 +87,10 @@ def check_accepted(results: Sequence[Any], requests: int) -> None:
     refused = [result for result in results if isinstance(result, Exception)]
     if refused:
         why = str(refused[0])
-        if requests > 1 and len(refused) < len(results):
+        # Of one alone the push decides, which is the last command.
+        if len(refused) < len(results) and (requests > 1 or not isinstance(results[-1], Exception)):
             raise MaybeSent(why)
-        raise (NotSent if why.partition(" ")[0] in NOT_NOW else NotAccepted)(why)
+        raise (NotAccepted if way_out(why) is None else NotSent)(why)
 
 
 def packed_wait(key: str) -> bytes:

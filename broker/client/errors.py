@@ -30,11 +30,13 @@ class BrokerUnavailable(ClientError):
     """Redis can't be reached, or refused the request. Certainly nothing was sent; it may be tried again.
 
     `refused`: Redis answered, with the password or the rights it has against it. Another try needs others.
+    `answers`: it did, and takes nothing now, such as where it is full.
     """
 
-    def __init__(self, message: str, *, refused: bool = False) -> None:
+    def __init__(self, message: str, *, refused: bool = False, answers: bool = False) -> None:
         super().__init__(message)
         self.refused = refused
+        self.answers = answers or refused
 
 
 class BrokerTimeout(ClientError):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from broker.client import BrokerTimeout, Client, Lease, LeaseLost, NotGranted, RequestRefused
+from broker.client import BrokerTimeout, BrokerUnavailable, Client, Lease, LeaseLost, NotGranted, RequestRefused
 from broker.exec.child import Child
 from broker.exec.command import FINAL_EXIT, Command, CommandNotFound, Ending, ExecResult
 from broker.exec.events import CancelAsked, Cause, Events, Lost, StoppedEarly, Told, stop_signals
@@ -50,6 +50,7 @@ def execute(
         on_lost=lambda reason: events.put(Lost(reason)),
         on_cancel=lambda: events.put(CancelAsked()),
     )
+    lease: Lease | None = None
     with stop_signals(events) as claiming:
         try:
             with guard as lease:
@@ -59,6 +60,10 @@ def execute(
             return ExecResult(Ending.NOT_GRANTED, error.reply.summary, reply=error.reply)
         except LeaseLost as error:
             return ExecResult(Ending.LEASE_LOST, error.reason, error.job_id, error.epoch)
+        except BrokerUnavailable as error:
+            if lease is None:  # of the claim
+                raise
+            return ExecResult(Ending.UNKNOWN, str(error), lease.job_id, lease.epoch)
         except StoppedEarly as error:
             return ExecResult(Ending.RELEASED, f"stopped by {error.signal.name} before a command was run")
 

@@ -208,6 +208,25 @@ def test_a_revoked_lease_stops_the_command_and_completes_nothing(client: Client,
     assert (job(client)["state"], run_of(client)["outcome"]) == ("ready", "revoked")
 
 
+def test_where_redis_is_full_until_the_lease_is_over_nobody_was_told_how_the_command_ended(
+    client: Client, fleet: Fleet, execs: Execs
+) -> None:
+    client.submit(job_id="j")
+    go = execs.path("go")
+    script = f"echo y > '{execs.path('ready')}'; while [ ! -e '{go}' ]; do sleep 0.02; done"
+    process = execs.start(script, ttl_ms=5_000)
+    execs.wait_for_file("ready")
+    fleet.redis.config_set("maxmemory", 1)
+    go.touch()
+    try:
+        ending, _, detail = result(process)
+    finally:
+        fleet.redis.config_set("maxmemory", 0)
+    assert ending == "unknown"
+    assert "nothing was sent" in detail
+    assert job(client)["epoch"] == 1, "it is over by itself"
+
+
 @pytest.mark.parametrize(
     ("command", "never_lost", "ending", "state"),
     [

@@ -13,7 +13,7 @@ import redis
 from redis.exceptions import ResponseError
 
 from broker.client import AsyncClient, BrokerUnavailable, Client, Reply
-from broker.client.connection import NotAccepted, NotSent, check_accepted
+from broker.client.connection import MaybeSent, NotAccepted, NotSent, check_accepted
 from broker.index import INDEXED
 from broker.queues import QUEUES
 from broker.settings import load
@@ -131,9 +131,18 @@ def test_so_does_a_sweep(moved: tuple[Proxy, Callable[[], redis.Redis]], tmp_pat
     [
         ("LOADING Redis is loading the dataset in memory", NotSent),
         ("NOREPLICAS Not enough good replicas to write.", NotSent),
+        ("OOM command not allowed when used memory > 'maxmemory'.", NotSent),
+        ("MISCONF Errors writing to the AOF file: No space left on device", NotSent),
         ("NOPERM this user has no permissions", NotAccepted),
     ],
 )
 def test_only_what_says_nothing_of_the_user_is_tried_again(said: str, means: type[Exception]) -> None:
     with pytest.raises(means):
         check_accepted([ResponseError(said)], 1)
+
+
+def test_a_request_whose_text_was_refused_and_whose_push_was_not_may_be_in_its_queue() -> None:
+    with pytest.raises(MaybeSent):
+        check_accepted([ResponseError("OOM command not allowed when used memory > 'maxmemory'."), 1], 1)
+    with pytest.raises(NotSent):
+        check_accepted([1, ResponseError("OOM command not allowed when used memory > 'maxmemory'.")], 1)

@@ -1,8 +1,10 @@
 """A Redis that is full of requests becomes empty again by itself: what queues is dropped, and sent again."""
 
+import asyncio
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -13,6 +15,7 @@ import redis
 from redis.exceptions import OutOfMemoryError, ResponseError
 
 from broker.acl import RedisRole, user_line
+from broker.client import AsyncClient, BrokerUnavailable, Client, Reply
 from broker.messages import Envelope
 from broker.queues import QUEUES, Wire, intake_key
 from broker.replies import REPLIES_MAX
@@ -20,6 +23,7 @@ from broker.settings import load
 from datastore.memory import MemoryDatastore
 from tests.caller import Caller
 from tests.fleet import Fleet
+from tests.home import Home
 from tests.in_process import InProcess
 from tests.processes import DEADLINE_MS, wait_for
 from workers import full_redis
@@ -53,6 +57,56 @@ def workers(server: redis.Redis, redis_url: str, tmp_path: Path) -> Iterator[Fle
     yield fleet
     fleet.close()
     server.execute_command("ACL", "DELUSER", "w")  # type: ignore[no-untyped-call]
+
+
+def complete_in_threads(url: str, grant: Reply) -> Reply:
+    with Client.connect(url, factory_id="f", incarnation="i") as client, client.keep(grant) as lease:
+        return lease.complete({"done": 1})
+
+
+def complete_in_a_loop(url: str, grant: Reply) -> Reply:
+    async def main() -> Reply:
+        async with AsyncClient.connect(url, factory_id="f", incarnation="i") as client, client.keep(grant) as lease:
+            return await lease.complete({"done": 1})
+
+    return asyncio.run(main())
+
+
+def times_refused(server: redis.Redis, command: str) -> int:
+    stats = server.info("commandstats").get(f"cmdstat_{command}", {})
+    return int(stats.get("rejected_calls", 0))
+
+
+@pytest.mark.parametrize("complete", [complete_in_threads, complete_in_a_loop])
+def test_a_holder_asks_for_the_end_of_its_lease_until_there_is_room(
+    server: redis.Redis, redis_url: str, workers: Fleet, complete: Callable[[str, Reply], Reply]
+) -> None:
+    workers.start_worker()
+    with Client.connect(redis_url, factory_id="f", incarnation="i") as client:
+        client.submit(job_id="mine")
+        grant = client.claim("mine")
+    before = times_refused(server, "hset")
+    server.config_set("maxmemory", 1)
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(complete, redis_url, grant)
+        wait_for(lambda: times_refused(server, "hset") >= before + 3, "it was refused, and asked again")
+        server.config_set("maxmemory", 0)
+        assert asked.result().good
+
+
+def test_where_it_stays_full_nothing_was_sent_and_memory_is_what_is_wanting(
+    server: redis.Redis, redis_url: str, tmp_path: Path
+) -> None:
+    home = Home(tmp_path, {"BROKER_REDIS_URL": redis_url})
+    server.config_set("maxmemory", 1)
+    status, _, err = home.run("jobs", "--factory", "f", "--timeout", "0.3")
+    assert status == 1
+    assert "OOM" in err
+    assert "nothing was sent" in err
+    assert "raise its maxmemory" in err.splitlines()[-1]
+    with Client.connect(redis_url, factory_id="f") as client, pytest.raises(BrokerUnavailable) as told:
+        client.submit(job_id="j", timeout_ms=300)
+    assert (told.value.answers, told.value.refused) == (True, False)
 
 
 def queued(server: redis.Redis) -> int:

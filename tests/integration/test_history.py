@@ -112,6 +112,7 @@ def test_a_call_without_an_answer_is_unknown_and_one_that_never_left_was_refused
         ("invoke", "submit", "j", None, ""),
         ("unknown", "submit", "j", None, ""),
         ("invoke", "submit", "k", None, ""),
+        ("refused", "submit", "k", None, "not_sent"),
     ]
 
 

@@ -86,10 +86,10 @@ LATER = reply(Answer(Word.THROTTLED, Reason.STORE, retry_after_ms=5_000))
     [
         ([LATER, LATER, LATER], [5_000, 5_000, 8_000]),
         ([reply(Answer(Word.OUTCOME_UNKNOWN, Reason.STORE))] * 2, [2_000, 4_000]),
-        ([BrokerUnavailable("Redis refused: OOM command not allowed", refused=True)], [2_000]),
+        ([BrokerUnavailable("Redis took nothing: MISCONF Errors writing to the AOF file", answers=True)], [2_000]),
         ([BrokerTimeout("no answer", request_id="r")] * 6, [2_000, 4_000, 8_000, 16_000, 30_000, 30_000]),
     ],
-    ids=["throttled", "not known", "Redis is full", "no answer"],
+    ids=["throttled", "not known", "Redis takes nothing now", "no answer"],
 )
 def test_a_registration_is_tried_again_after_growing_pauses_until_it_is_answered(
     trouble: list[Reply | ClientError], pauses_ms: list[int]
