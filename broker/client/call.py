@@ -124,8 +124,10 @@ class Call:
         "_patience_ms",
         "_request",
         "_timeout_ms",
+        "_wait_ms",
         "first_sent_ms",
         "is_claim",
+        "may_be_gone",
         "repeats",
         "reply",
         "request_id",
@@ -160,8 +162,8 @@ class Call:
         self._fields = body
         self._body = self._form.body(body)
         self._address = address
-        self._patience_ms = int(body["wait_ms"]) if self.waits else 0
-        self._timeout_ms = timeout_ms + self._patience_ms
+        self._wait_ms = self._patience_ms = int(body["wait_ms"]) if self.waits else 0
+        self._timeout_ms = timeout_ms + self._wait_ms
         self.until_ms = now_ms + self._timeout_ms
         self.first_sent_ms = now_ms
         self._out = 0
@@ -173,6 +175,8 @@ class Call:
         self.reply: Reply | None = None
         self.trouble: Exception | None = None
         """Why the last attempt did not get to its queue, or may not have. Read and cleared by whoever waits."""
+        self.may_be_gone = False
+        """The Redis that it waits in was lost: it is to be sent again, for it may not wait in the one there is now."""
         self.unheard: str | None = None
         """Why its answer could not be read, where Redis refuses that."""
         self.wake: Waiter | None = None
@@ -190,6 +194,10 @@ class Call:
 
     def next_attempt(self, now_ms: int, broker_time: BrokerTime) -> Message:
         """What to send now. Its deadline is the end of the caller's own patience, in broker time, or sooner."""
+        self.may_be_gone = False
+        if self._patience_ms and (self._out or self._hindered is not None):
+            wait_ends_ms = self.until_ms - self._timeout_ms + self._wait_ms
+            self._wait_for(max(0, int(wait_ends_ms - now_ms)))
         if self._out:
             self._attempt += 1
         else:
@@ -206,13 +214,17 @@ class Call:
         if not self.is_claim or not self._out or self.settled:
             return None
         if self._patience_ms:
-            self._timeout_ms -= self._patience_ms
-            self._patience_ms = 0
+            self._timeout_ms -= self._wait_ms
             self.until_ms = min(self.until_ms, now_ms + self._timeout_ms)
-            self._body = self._form.body({**self._fields, "wait_ms": 0})
+            self._wait_for(0)
         self._attempt += 1
         text = self._text(now_ms, broker_time)
         return Message(self._form.queue, self.request_id, self._attempt, text)
+
+    def _wait_for(self, ms: int) -> None:
+        """Ask for this wait from now on."""
+        self._patience_ms = ms
+        self._body = self._form.body({**self._fields, "wait_ms": ms})
 
     def _text(self, now_ms: int, broker_time: BrokerTime) -> str:
         """The envelope. A request id has been validated, too."""

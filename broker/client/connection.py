@@ -19,6 +19,8 @@ from broker.redis_urls import checked, require_known_options
 
 BLOCK_S = 5
 """How long the server blocks one BLPOP."""
+LOOK_S = 0.01
+"""How long the first one on a connection that takes the place of a lost one: its answer tells that this one is read."""
 DEAD_AFTER_S = 8.0
 """A blocked BLPOP that is not answered for this long stands on a dead connection."""
 DRAIN_MAX = 256
@@ -95,7 +97,16 @@ def check_accepted(results: Sequence[Any], requests: int) -> None:
 
 def packed_wait(key: str) -> bytes:
     """What waits for replies. Both in one write: whatever has gathered as BLPOP returns comes along with it."""
-    return b"".join(queues.pack(command) for command in (("BLPOP", key, BLOCK_S), ("LPOP", key, DRAIN_MAX)))
+    return _packed(key, BLOCK_S)
+
+
+def packed_look(key: str) -> bytes:
+    """The same for a moment."""
+    return _packed(key, LOOK_S)
+
+
+def _packed(key: str, block_s: float) -> bytes:
+    return b"".join(queues.pack(command) for command in (("BLPOP", key, block_s), ("LPOP", key, DRAIN_MAX)))
 
 
 def replies_of(told: list[Any] | RedisError) -> list[bytes]:

@@ -22,6 +22,7 @@ from broker.client.connection import (
     NotSent,
     check_accepted,
     options,
+    packed_look,
     packed_wait,
     replies_of,
 )
@@ -229,7 +230,9 @@ class AsyncListener:
         self._pool: ConnectionPool = ConnectionPool.from_url(
             url, retry=Retry(NoBackoff(), 0), **options(password, SEND_TIMEOUT_S)
         )
-        self._ask = packed_wait(key)
+        self._ask, self._look = packed_wait(key), packed_look(key)
+        self._first = self._ask
+        """What the next connection asks first."""
 
     async def listen(self, deliver: Callable[[list[bytes]], None]) -> Never:
         """Hand over replies as they come, all there are at a time, until the connection is lost.
@@ -237,12 +240,13 @@ class AsyncListener:
         Raises:
           RedisError, OSError: it is; the next call makes a new one.
         """
+        first, self._first = self._first, self._look  # who comes here again has lost a connection
         stream = await Stream.open(self._pool, patience_s=DEAD_AFTER_S)
         loop = asyncio.get_running_loop()
         lost: asyncio.Future[Never] = loop.create_future()
 
-        def ask() -> None:
-            stream.call(self._ask, 2, arrived)
+        def ask(question: bytes) -> None:
+            stream.call(question, 2, arrived)
 
         def arrived(told: list[Any] | RedisError) -> None:
             try:
@@ -251,10 +255,10 @@ class AsyncListener:
                 if not lost.done():
                     lost.set_exception(error)
                 return
-            loop.call_soon(ask)  # behind those who have just been woken: while they go on, more may gather
+            loop.call_soon(ask, self._ask)  # behind those who have just been woken: while they go on, more may gather
 
         try:
-            ask()
+            ask(first)
             await lost
             raise AssertionError("a connection is lost with an error")
         finally:

@@ -63,6 +63,8 @@ class Exchange:
         self._lost = Backoff(entropy)
         self._away_until_ms = 0
         """The reply channel was lost, and is not tried again before."""
+        self._missed = False
+        """It was, and those who wait have not been told since that it is read again."""
         self._closed = threading.Event()
         self._pid = os.getpid()
         self._watch = threading.Thread(target=self._read_unasked, name="broker-replies", daemon=True)
@@ -256,12 +258,17 @@ class Exchange:
         except (RedisError, OSError) as error:
             if not self._closed.is_set():
                 log.warning("reply_channel_lost", error=str(error))
+                self._missed = True
                 self._pending.lost(error)
                 self._away_until_ms = monotonic_ms() + int(self._lost.next_s() * 1000)
             return
         if texts:
             self._deliver(texts)
         self._lost.reset()
+        if self._missed and not self._listener.lost:
+            with self._lock:
+                self._pending.heard_again()
+            self._missed = False
 
     def _deliver(self, texts: Sequence[bytes]) -> None:
         surplus: list[Reply] = []

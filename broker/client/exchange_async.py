@@ -54,6 +54,8 @@ class AsyncExchange:
         self.notices = self._pending.notices
         self._alarm = Alarm(steady_ms)
         self._lost = Backoff(entropy)
+        self._missed = False
+        """The reply channel was lost, and those who wait have not been told since that it is read again."""
         self._closed = False
         self._pid = os.getpid()
         self._reader = StandingTask(self._read, name="broker-replies", wanted=lambda: self._pending.wanted)
@@ -224,6 +226,7 @@ class AsyncExchange:
                 await self._listener.listen(self._deliver)
             except (RedisError, OSError) as error:
                 log.warning("reply_channel_lost", error=str(error))
+                self._missed = True
                 self._pending.lost(error)
                 await asyncio.sleep(self._lost.next_s())
             except Exception:  # a mistake of ours: without a reader no call would ever be answered again
@@ -240,6 +243,9 @@ class AsyncExchange:
                 continue
             for grant in surplus:
                 self._give_back(grant)
+        if self._missed:
+            self._missed = False
+            self._pending.heard_again()
         self._sender.flush_soon()  # behind those who have just been woken: what they ask next goes with one write
 
     def _give_back(self, grant: Reply) -> None:

@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from broker.client.channel import Channel
-from broker.client.connection import DEAD_AFTER_S, SEND_TIMEOUT_S, options, packed_wait, replies_of
+from broker.client.connection import DEAD_AFTER_S, SEND_TIMEOUT_S, options, packed_look, packed_wait, replies_of
 from broker.clock import monotonic_ms
 
 ANSWERS = 2
@@ -23,7 +23,9 @@ class Listener:
 
     def __init__(self, url: str, key: str, *, password: str | None) -> None:
         self._pool = ConnectionPool.from_url(url, retry=Retry(NoBackoff(), 0), **options(password, SEND_TIMEOUT_S))
-        self._question = packed_wait(key)
+        self._question, self._look = packed_wait(key), packed_look(key)
+        self.lost = False
+        """The connection was, and no other has answered since."""
         self._channel: _Answering | None = None
         self._asking = threading.Lock()
         self._asked = False
@@ -42,6 +44,7 @@ class Listener:
         try:
             return self._receive(wait_ms)
         except (RedisError, OSError):
+            self.lost = True
             self.disconnect()
             raise
 
@@ -95,6 +98,7 @@ class Listener:
             if len(answers) < ANSWERS:
                 return []
         texts = replies_of(answers[:ANSWERS])
+        self.lost = False
         if not texts:  # nothing came for as long as Redis waits: ask again
             self.handed_over()
         return texts
@@ -103,7 +107,7 @@ class Listener:
         with self._asking:
             if not self._asked:
                 self._dead_ms = monotonic_ms() + int(DEAD_AFTER_S * 1000)
-                channel.send(self._question)
+                channel.send(self._look if self.lost else self._question)
                 # After it: where an interrupt comes in between, it is asked twice, and the second answer waits.
                 self._asked = True
 

@@ -72,6 +72,13 @@ class Pending:
         """The reply channel can't be read: where that is refused, whoever gets no answer is to know why."""
         self._unheard = str(error) if isinstance(error, ResponseError) else None
 
+    def heard_again(self) -> None:
+        """The reply channel was lost, and is read again. What has no wait is sent again soon in any case."""
+        for call in self.calls():
+            if call.waits:
+                call.may_be_gone = True
+                call.woken()
+
     def given_up(self) -> list[Call]:
         """Claims that nobody waits for any more, and that may be granted still."""
         over_ms = self._now_ms() - LATE_MS
@@ -84,9 +91,9 @@ class Pending:
         return bool(self._waiting or self._given_up)
 
     def awaits(self, calls: Iterable[Call]) -> bool:
-        """Whether one of `calls` is expected and has had no reply."""
+        """Whether one of `calls` is expected, has had no reply, and need not be sent again before that."""
         for call in calls:  # noqa: SIM110  # a generator for one call costs more than to look
-            if call in self._waiting.get(call.request_id, ()):
+            if call in self._waiting.get(call.request_id, ()) and not call.may_be_gone:
                 return True
         return False
 

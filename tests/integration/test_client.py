@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import pytest
 
 from broker import queues, replies
 from broker.answers import Answer, Word, wire
+from broker.claim_next import WAITING
 from broker.client import AsyncClient, BrokerTimeout, BrokerUnavailable, Client, ClientClosed, Reply
 from broker.messages import Claim, ClaimBody, SubmitBody
 from broker.queues import Wire
@@ -218,6 +219,35 @@ def test_a_request_lost_with_all_of_redis_is_sent_again(fleet: Fleet) -> None:
         worker.send_signal(signal.SIGCONT)
         assert waiting.result(timeout=60).granted
         assert worker.poll() is None
+
+
+def two_wait_in_threads(url: str) -> list[Reply]:
+    with Client.connect(url, factory_id="f") as client, ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(client.claim, wait_ms=60_000) for _ in range(2)]
+        return [each.result() for each in waiting]
+
+
+def two_wait_in_a_loop(url: str) -> list[Reply]:
+    async def main() -> list[Reply]:
+        async with AsyncClient.connect(url, factory_id="f") as client:
+            return await asyncio.gather(*(client.claim(wait_ms=60_000) for _ in range(2)))
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize("wait", [two_wait_in_threads, two_wait_in_a_loop])
+def test_claims_wait_on_in_a_redis_that_has_lost_everything_with_its_connections(
+    served: Fleet, client: Client, wait: Callable[[str], list[Reply]]
+) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(wait, served.redis_url)
+        for _ in range(2):
+            wait_for(lambda: served.redis.hlen(WAITING) == 2, "they wait")
+            served.redis.flushall()
+            served.redis.client_kill_filter(_type="normal", skipme=True)
+        wait_for(lambda: served.redis.hlen(WAITING) == 2, "they wait again")
+        client.submit_many([SubmitBody(job_id="one"), SubmitBody(job_id="two")], timeout_ms=60_000)
+        assert {grant.body["job_id"] for grant in waiting.result()} == {"one", "two"}
 
 
 def test_a_second_grant_for_one_claim_is_released_at_once(served: Fleet, client: Client) -> None:

@@ -8,7 +8,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from broker import queues
-from broker.client.connection import DRAIN_MAX, MaybeSent, NotSent
+from broker.client.connection import DRAIN_MAX, LOOK_S, MaybeSent, NotSent
 from broker.client.connection_async import AsyncListener, AsyncSender, Batch
 from broker.queues import Message, Wire
 from tests.simulation.faults import Dice
@@ -179,10 +179,17 @@ class ClientListener(AsyncListener):
         self._waiting: asyncio.Future[None] | None = None
         self._blocking = False
         self._life = host.life
+        self._lost = False
 
     async def listen(self, deliver: Callable[[list[bytes]], None]) -> Never:
         while True:
-            deliver(await self._receive())
+            try:
+                texts = await self._receive()
+            except RedisConnectionError:
+                self._lost = True
+                raise
+            self._lost = False
+            deliver(texts)
 
     async def _receive(self) -> list[bytes]:
         life, self._life = self._life, self._host.life
@@ -200,7 +207,7 @@ class ClientListener(AsyncListener):
     async def _arrival(self) -> None:
         """Of something, or the end of the time that is waited for it. As `asyncio.wait`, with less about it."""
         self._waiting = waiting = self._loop.create_future()
-        timer = self._loop.call_later(BLOCK_MS / 1000, _release, waiting)
+        timer = self._loop.call_later(LOOK_S if self._lost else BLOCK_MS / 1000, _release, waiting)
         try:
             await waiting
         finally:

@@ -87,6 +87,19 @@ def test_an_attempt_that_was_never_sent_is_not_counted() -> None:
     assert parse(retried.next_attempt(1_000, BrokerTime()).text).attempt == 2
 
 
+@pytest.mark.parametrize("is_sent", [True, False])
+def test_a_claim_that_is_sent_again_asks_for_the_wait_that_is_left(is_sent: bool) -> None:
+    waiting, waits = call(wait_ms=5_000), []
+    for now_ms in (1_000, 3_500, 6_500):
+        claim = parse(waiting.next_attempt(now_ms, BrokerTime()).text)
+        assert isinstance(claim, Claim)
+        waits.append(claim.body.wait_ms)
+        waiting.on_its_way()
+        if not is_sent:
+            waiting.never_left("READONLY")
+    assert waits == [5_000, 2_500, 0]
+
+
 @pytest.mark.parametrize("reason", [None, Reason.LEASE_OVER])
 def test_an_expired_resend_says_nothing_of_the_first_attempt(reason: Reason | None) -> None:
     resent = call()
@@ -237,6 +250,18 @@ def test_a_grant_nobody_will_ask_for_is_given_back_and_one_that_may_be_repeated_
         pending.expect(asked, Future())
         pending.forget(asked, abandoned=abandoned)
         assert bool(deliver(pending, granted("job"), asked.request_id)) == abandoned
+
+
+def test_as_a_lost_channel_is_read_again_claims_that_wait_are_to_be_sent_again_and_nothing_else_is() -> None:
+    pending = Pending(BrokerTime(), lambda: 0)
+    waiting, short = (call(wait_ms=5_000), Future()), (call(), Future())
+    for asked, future in (waiting, short):
+        pending.expect(asked, future)
+    pending.heard_again()
+    assert [future.woken for _, future in (waiting, short)] == [True, False]
+    assert [pending.awaits([asked]) for asked, _ in (waiting, short)] == [False, True]
+    waiting[0].next_attempt(1_000, BrokerTime())
+    assert pending.awaits([waiting[0]])
 
 
 @pytest.mark.parametrize("text", [b"", b"[]", b"{}", b'{"v":1}', b"\xff", b'{"request_id":"r","answer":"new word"}'])
