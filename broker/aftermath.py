@@ -33,7 +33,7 @@ from broker.families import Descent
 from broker.index import Place
 from broker.limits import limit_name, limited_queue
 from broker.messages import Claim, DrainFactory, RegisterFactory, RemoveFactory
-from broker.recall import recall, recall_heirs
+from broker.recall import recall, wake
 from broker.settlement import Change, Context
 from broker.slots import Mode
 from broker.turned_away import refusal
@@ -153,7 +153,7 @@ def follow_up(context: Context, connection: Redis, further: Further, *, descent:
     keys += _now_free(context, batch, now_ms)
     room = lock_waits.room_left(changes)
     _let_through(context, connection, changes, freed=keys, room=room, now_ms=now_ms)
-    claim_next.pass_on(connection, _woken(batch, now_ms))
+    wake(connection, claim_next.left_there(connection, _woken(context, batch, now_ms)))
     for factory in dict.fromkeys(map(_unsettled_factory, batch)):
         if factory is not None:
             recall(connection, factory)
@@ -198,10 +198,8 @@ def _let_through(
 ) -> None:
     """Wake claims for the jobs that became ready, and for those that have waited for slots which are free now."""
     step_ms = context.rules.ageing_step_ms
-    places = [Place.of(job, step_ms=step_ms, now_ms=now_ms) for job in became_ready(changes)]
-    ready = [place.wants for place in places if not place.kept_for]
-    claim_next.wake(connection, [*ready, *lock_waits.bring_back(connection, freed, room=room, now_ms=now_ms)])
-    recall_heirs(connection, places)
+    ready = [Place.of(job, step_ms=step_ms, now_ms=now_ms).wants for job in became_ready(changes)]
+    wake(connection, [*ready, *lock_waits.bring_back(connection, freed, room=room, now_ms=now_ms)])
 
 
 def _given_back(batch: Sequence[Settled]) -> list[Change]:
@@ -218,8 +216,8 @@ def _given_back(batch: Sequence[Settled]) -> list[Change]:
     ]
 
 
-def _woken(batch: Sequence[Settled], now_ms: int) -> list[tuple[Claim, set[str]]]:
-    """Claims that were woken for a job each and wait no more, with the terms of the jobs that they have had.
+def _woken(context: Context, batch: Sequence[Settled], now_ms: int) -> list[tuple[Claim, set[str]]]:
+    """Claims that were woken for a job each and wait no more, with the sets of the jobs that they have had.
 
     One that waits again has found nothing that fits, or is looked at once more.
     """
@@ -229,8 +227,9 @@ def _woken(batch: Sequence[Settled], now_ms: int) -> list[tuple[Claim, set[str]]
         if type(claim) is not Claim or settled.answer is None or not claim_next.waited(claim.body):
             continue
         if _others_may(claim, settled.answer, now_ms):
-            had = [change.after for change in settled.changes]
-            woken.append((claim, {index.encode_job_terms(job.requires, job.prefers) for job in had}))
+            had = [change.before or change.after for change in settled.changes]  # what was kept for it is no more
+            places = [place for job in had for place in Place.each_of(job, step_ms=context.rules.ageing_step_ms)]
+            woken.append((claim, {name for _, name in (place.wants for place in places)}))
     return woken
 
 
@@ -247,7 +246,7 @@ def on_time(context: Context, connection: Redis, now_ms: int) -> int:
     for key in keys:
         times = admitted.get(key, lock_waits.RETURN_MAX)
         back = lock_waits.bring_back(connection, [key] * times, now_ms=now_ms)
-        woken += (now_woken := claim_next.wake(connection, back))
+        woken += (now_woken := wake(connection, back))
         if not (now_woken if limited_queue(key) else back):
             lock_waits.forget(connection, key)
     return woken

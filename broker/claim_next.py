@@ -37,7 +37,7 @@ beyond that."""
 ENDLESS_MAX = 1_000
 """Waiting claims looked at in one call, where one of them has no end."""
 WOKEN_FOR = f"{WAITING}:for:"
-"""Before the id of a claim: the terms of the job that it was woken for. Nobody else was."""
+"""Before the id of a claim: the set of the job that it was woken for. Nobody else was."""
 LOOKS_MAX = 20_000
 """Looks at sets of waiting claims in one call; what is left, the next call and the sweep do."""
 
@@ -235,13 +235,13 @@ def park(pipe: Pipeline, claim: Claim, now_ms: int, *, again: Claim | None = Non
 
 
 def wake(connection: Redis, ready: Sequence[tuple[str, str]]) -> int:
-    """Send a waiter to the front for each job that became ready, known by its queue and terms.
+    """Send a waiter to the front for each job that became ready and is anybody's, known by its queue and terms.
 
     It is the one that suits the job best, of equals the oldest. Returns how many were woken.
     """
     if not ready:
         return 0
-    sets = _sets(connection, index.PARKED, [queue for queue, _ in ready])
+    sets = sets_of(connection, index.PARKED, [queue for queue, _ in ready])
     suited = {(queue, terms): index.awaiting(terms, sets[queue]) for queue, terms in dict.fromkeys(ready)}
     calls: list[tuple[list[str], list[Argument]]] = []
     for queue, terms in ready:
@@ -258,39 +258,39 @@ def recheck(connection: Redis, parked: Sequence[Claim]) -> None:
     """Look once more after parking: a job that came, or was handed over, just before has found nobody to wake."""
     if not parked:
         return
-    sets = _sets(connection, index.READY, [claim.body.queue for claim in parked])
+    sets = sets_of(connection, index.READY, [claim.body.queue for claim in parked])
     calls: list[tuple[list[str], list[Argument]]] = []
     for claim in parked:
-        fitting = index.serving(canonical(claim.body.offers), sets[claim.body.queue])
-        keys = [index.members_key(index.READY, claim.body.queue, terms) for terms, _ in fitting]
-        keys.append(index.reserved_key(claim.body.queue, claim.factory_id))
+        queue, offers = claim.body.queue, canonical(claim.body.offers)
+        fitting = index.serving(offers, sets[queue], factory_id=claim.factory_id)
+        keys = [index.members_key(index.READY, queue, name) for name, _ in fitting]
         calls.append(([WAITING, WAIT_ENDS, intake_key("claims"), *keys], [claim_id(claim)]))
     _RECHECK.run_many(connection, calls)
 
 
-def pass_on(connection: Redis, woken: Sequence[tuple[Claim, Collection[str]]]) -> None:
-    """Wake another for each job that one of these was woken for, and has left there.
+def left_there(connection: Redis, woken: Sequence[tuple[Claim, Collection[str]]]) -> list[tuple[str, str]]:
+    """The queue and set of each job that one of these was woken for, and has left there: another is to be woken.
 
-    Each with the terms of the jobs it has had: one of those it was woken for is as good as any other of the same terms.
+    Each with the sets of the jobs it has had: one of those it was woken for is as good as any other of the same set.
     """
     if not woken:
-        return
+        return []
     with connection.pipeline(transaction=False) as pipe:
         for claim, _ in woken:
             pipe.getdel(WOKEN_FOR + claim_id(claim))
         texts = cast(list[bytes | None], pipe.execute())
     left = [
-        (claim.body.queue, terms)
+        (claim.body.queue, name)
         for (claim, got), text in zip(woken, texts, strict=True)
-        if text is not None and (terms := index.text_of(text)) is not None and terms not in got
+        if text is not None and (name := index.text_of(text)) is not None and name not in got
     ]
     if not left:
-        return
+        return []
     with connection.pipeline(transaction=False) as pipe:
-        for queue, terms in left:
-            pipe.exists(index.members_key(index.READY, queue, terms))
+        for queue, name in left:
+            pipe.exists(index.members_key(index.READY, queue, name))
         there = pipe.execute()
-    wake(connection, [wants for wants, some in zip(left, there, strict=True) if some])
+    return [wants for wants, some in zip(left, there, strict=True) if some]
 
 
 def end_waits(connection: Redis, now_ms: int) -> int:
@@ -308,7 +308,8 @@ def end_waits(connection: Redis, now_ms: int) -> int:
     return ended
 
 
-def _sets(connection: Redis, prefix: str, queues: Iterable[str]) -> dict[str, list[bytes]]:
+def sets_of(connection: Redis, prefix: str, queues: Iterable[str]) -> dict[str, list[bytes]]:
+    """The sets of terms that each of these queues has."""
     names = sorted(set(queues))
     with connection.pipeline(transaction=False) as pipe:
         for queue in names:

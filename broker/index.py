@@ -25,11 +25,12 @@ from datastore.value import Value
 log = structlog.get_logger(__name__)
 
 READY = "broker:ready"
-"""Jobs: terms are requirements and preferences, the score is when they came, less what their priority is worth."""
+"""Jobs: terms are requirements and preferences, the score is when they came, less what their priority is worth.
+
+What is kept for a factory has sets of its own, with its name before the terms (`heir_of`).
+"""
 PARKED = "broker:parked"
 """Claims that wait: terms are offers, the score is their arrival."""
-RESERVED = "broker:reserved:"
-"""Before the names of a queue and a factory: the jobs kept for it."""
 LANE = "broker:lane:"
 """Before the key of a set: the jobs of one lane in it."""
 INDEXED = "broker:indexed"
@@ -39,8 +40,8 @@ TEXTS_MAX = 4_096
 """Texts of terms kept with what they say, up to 12 KB each."""
 _FIRST = 1 << 52
 """Above every score: what is kept for a factory comes before all else."""
-RESERVED_TTL_MS = 86_400_000
-"""A hint; reservations themselves are shorter."""
+KEPT_TTL_MS = 86_400_000
+"""Of a set of jobs that are kept for a factory, which may never ask again. Reservations themselves are shorter."""
 
 
 class Place(Value, frozen=True):
@@ -77,9 +78,7 @@ class Place(Value, frozen=True):
     @property
     def key(self) -> str:
         """The sorted set it is in."""
-        if self.kept_for:
-            return reserved_key(self.queue, self.kept_for)
-        return members_key(READY, self.queue, self.terms)
+        return members_key(READY, *self.wants)
 
     @property
     def line(self) -> str:
@@ -88,8 +87,8 @@ class Place(Value, frozen=True):
 
     @property
     def wants(self) -> tuple[str, str]:
-        """Its queue and terms: all that tells who may have it."""
-        return self.queue, self.terms
+        """Its queue and the name of its set: all that tells who may have it."""
+        return self.queue, f"{self.kept_for}:{self.terms}" if self.kept_for else self.terms
 
 
 def _score(job: Job, step_ms: int) -> int:
@@ -112,9 +111,14 @@ def served_key(queue: str) -> str:
     return f"broker:served:{queue}"
 
 
-def reserved_key(queue: str, factory_id: str) -> str:
-    """Jobs kept for one factory, whatever they require."""
-    return f"{RESERVED}{queue}:{factory_id}"
+def heir_of(name: str) -> str:
+    """The one factory that may have the jobs of a set with this name. Empty: any that fits."""
+    return "" if name.startswith("[") else name.partition(":")[0]
+
+
+def terms_of(name: str) -> str:
+    """What the jobs of a set with this name require and prefer."""
+    return name if name.startswith("[") else name.partition(":")[2]
 
 
 def encode_terms(terms: Iterable[str]) -> str:
@@ -209,12 +213,11 @@ def _move_together(pipe: Pipeline, sets: Mapping[tuple[str, str], Mapping[str, i
 
 
 def name_sets(pipe: Pipeline, places: Iterable[Place]) -> None:
-    """Add the commands that make the sets known that these are in. Who may have what is kept for it needs no name."""
-    terms: dict[str, set[str]] = {}
-    for place in places:
-        if not place.kept_for:
-            terms.setdefault(sets_key(READY, place.queue), set()).add(place.terms)
-    for key, names in terms.items():
+    """Add the commands that make the sets known that these are in."""
+    named: defaultdict[str, set[str]] = defaultdict(set)
+    for queue, name in (place.wants for place in places):
+        named[sets_key(READY, queue)].add(name)
+    for key, names in named.items():
         pipe.sadd(key, *names)
 
 
@@ -230,12 +233,11 @@ def withdraw(pipe: Pipeline, place: Place) -> None:
 
 def _offer_apart(pipe: Pipeline, place: Place) -> None:
     """A job that is kept for a factory, or stands in a lane behind others."""
-    if place.kept_for:
-        pipe.zadd(place.key, {place.job_id: place.score})
-        pipe.pexpire(place.key, RESERVED_TTL_MS)
-        return
     pipe.zadd(place.line, {place.job_id: place.score})
-    pipe.zadd(place.key, {place.lane: place.score}, lt=True)  # the pop corrects what is too low
+    if place.kept_for:
+        pipe.pexpire(place.key, KEPT_TTL_MS)
+    else:
+        pipe.zadd(place.key, {place.lane: place.score}, lt=True)  # the pop corrects what is too low
     name_sets(pipe, [place])
 
 
@@ -250,13 +252,14 @@ def park(pipe: Pipeline, queue: str, offers: Iterable[str], request_id: str, sco
     pipe.sadd(sets_key(PARKED, queue), text)
 
 
-def serving(offers: tuple[str, ...], sets: Iterable[bytes]) -> list[tuple[str, int]]:
-    """Of a queue's sets of jobs, those that a factory with `offers` may have, and how well it meets each."""
+def serving(offers: tuple[str, ...], sets: Iterable[bytes], *, factory_id: str) -> list[tuple[str, int]]:
+    """Of a queue's sets of jobs, those that this factory with `offers` may have, and how well it meets each."""
     found = []
-    for text in names(sets):
-        terms = decode_job_terms(text)
-        if terms is not None and meets(offers, terms[0]):
-            found.append((text, preference(offers, terms[1])))
+    for name in names(sets):
+        if heir_of(name) in ("", factory_id):
+            terms = decode_job_terms(terms_of(name))
+            if terms is not None and meets(offers, terms[0]):
+                found.append((name, preference(offers, terms[1])))
     return found
 
 
@@ -291,7 +294,7 @@ def offered(job: Job) -> bool:
 
 
 def ready_terms(connection: Redis, queue: str, *, at_most: int) -> list[tuple[str, str]]:
-    """The queue and terms of ready jobs, once for each job, up to so many of each set of terms."""
+    """The queue and set of ready jobs, once for each job, up to so many of each set."""
     found: list[tuple[str, str]] = []
     for text in names(cast(set[bytes], connection.smembers(sets_key(READY, queue)))):
         key = members_key(READY, queue, text)
@@ -307,7 +310,7 @@ def tidy(connection: Redis) -> None:
         for key in connection.scan_iter(match=sets_key(prefix, "*"), count=1_000):
             members = key.removesuffix(b"sets") + b"in:"
             there = cast(list[bytes], _TIDY.run(connection, [key], [members]))
-            wrong = [terms for terms in there if (text := text_of(terms)) is None or decode(text) is None]
+            wrong = [name for name in there if (text := text_of(name)) is None or decode(terms_of(text)) is None]
             if wrong:
                 log.warning("index_has_garbage", key=repr(key), count=len(wrong))
                 connection.delete(*(members + terms for terms in wrong))

@@ -6,14 +6,16 @@ from typing import cast
 
 from redis import Redis
 
-from broker.index import LANE, READY, members_key, names, sets_key
+from broker.index import LANE, READY, heir_of, members_key, names, sets_key
 
 SETS_MAX = 64
 """Sets of terms that are looked at, of all queues together; and lanes of these."""
 
 
 def offered_jobs(connection: Redis, queues: Sequence[str], *, at_most: int) -> list[str]:
-    """Up to so many jobs: of each set of terms those that come first, and of as many sets of each queue."""
+    """Up to so many jobs that are kept for nobody: of each set of terms those that come first, and of as many sets of
+    each queue.
+    """
     with connection.pipeline(transaction=False) as pipe:
         for queue in queues:
             pipe.smembers(sets_key(READY, queue))
@@ -22,7 +24,7 @@ def offered_jobs(connection: Redis, queues: Sequence[str], *, at_most: int) -> l
         keys = [
             members_key(READY, queue, text)
             for queue, found in zip(queues, sets, strict=True)
-            for text in names(found)[:of_each]
+            for text in [name for name in names(found) if not heir_of(name)][:of_each]
         ]
         for key in keys:
             pipe.zrange(key, 0, at_most - 1)

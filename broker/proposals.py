@@ -101,22 +101,20 @@ local function lately_set(mark)
   return left <= MARK_TTL and left > MARK_TTL - IN_HAND
 end
 
--- The sets that jobs may be taken from, and the bonus of each; the last of them holds what is kept for one factory.
-local function sets_of(place, kept)
+-- The sets that jobs may be taken from, and the bonus of each.
+local function sets_of(place)
   if not place.keys then
     local queue = queues[place.queue]
     place.keys, place.served = {}, queue.served
     for i, number in ipairs(place.numbers) do place.keys[i] = queue.members .. queue.names[number] end
-    place.bonuses[#place.bonuses + 1] = 0
   end
-  place.keys[#place.bonuses] = kept
   return place.keys, place.bonuses, place.served
 end
 
 -- Who settles a claim stands in its mark, with what it was proposed: where that worker has died, these jobs are tried
 -- again first, for one of them may be leased by this claim, and no search show it yet.
 local function proposal(claim, known, mark, record)
-  local id, insist, again, count, shared_by, place, kept = unpack(claim)
+  local id, insist, again, count, shared_by, place = unpack(claim)
   if known and string.find(known, '%S') then return {'remembered', known} end
   local settler, proposed = nil, {}
   for part in string.gmatch(mark or '', '%S+') do
@@ -138,7 +136,7 @@ local function proposal(claim, known, mark, record)
     for i = 1, #proposed do found[i + 1] = proposed[i] end
   end
   if #found == 1 then
-    local keys, bonuses, served = sets_of(places[place], kept)
+    local keys, bonuses, served = sets_of(places[place])
     for _ = 1, count do
       local best = pop_best(keys, bonuses, served, now, step)
       if not best then break end
@@ -174,7 +172,7 @@ class _Queue(Value, frozen=True):
 
 
 class _Place(Value, frozen=True):
-    """The sets of one queue, counted from 1, that suit certain offers, and how far ahead each is."""
+    """The sets of one queue, counted from 1, that certain offers, or one heir, may have, and how far ahead each is."""
 
     queue: int
     numbers: Sequence[int]
@@ -240,18 +238,18 @@ def _question(asking: Sequence[Asking], sets: ReadySets, *, step_ms: int) -> byt
     """The claims, their queues, and where in those jobs may stand for them: stated once, however many may have them."""
     # Looked up once: when another queue is met for the first time, those that were seen before may be forgotten.
     queues = {queue: (number, sets.of(queue)) for number, queue in enumerate(_queues(asking), start=1)}
-    places: dict[tuple[str, tuple[str, ...]], int] = {}
+    places: dict[tuple[str, str, tuple[str, ...]], int] = {}
     stated: list[_Place] = []
-    claims: list[tuple[str, bool, bool, int, str, int, str]] = []
+    claims: list[tuple[str, bool, bool, int, str, int]] = []
     for each in asking:
         claim, queue, offers = each.claim, each.claim.body.queue, each.claim.body.offers
-        if (place := places.get((queue, offers))) is None:
-            place = places[queue, offers] = len(places) + 1
-            number, seen = queues[queue]
-            fitting = seen.fitting(offers, step_ms=step_ms)
+        number, seen = queues[queue]
+        heir = seen.heir(claim.factory_id)
+        if (place := places.get((queue, heir, offers))) is None:
+            place = places[queue, heir, offers] = len(places) + 1
+            fitting = seen.fitting(offers, heir=heir, step_ms=step_ms)
             stated.append(_Place(number, fitting.numbers, fitting.bonuses))
-        kept = index.reserved_key(queue, claim.factory_id)
-        claims.append((claim_id(claim), each.insist, each.again, each.count, _shared_by(claim), place, kept))
+        claims.append((claim_id(claim), each.insist, each.again, each.count, _shared_by(claim), place))
     return msgspec.json.encode((claims, [_queue(name, seen.names) for name, (_, seen) in queues.items()], stated))
 
 

@@ -26,8 +26,8 @@ class Fitting(Value, frozen=True):
     bonuses: tuple[int, ...]
 
 
-Asked: TypeAlias = tuple[str, tuple[str, ...], int]
-"""A queue, offers, and what waiting makes up for."""
+Asked: TypeAlias = tuple[str, str, tuple[str, ...], int]
+"""A queue, an heir or none, offers, and what waiting makes up for."""
 
 
 class Fittings:
@@ -65,13 +65,18 @@ class QueueSets:
         self._kept = kept
         self.names = index.names(self._found)
         """Without those that nobody of ours has written."""
+        self._heirs = frozenset(map(index.heir_of, self.names))
 
-    def fitting(self, offers: tuple[str, ...], *, step_ms: int) -> Fitting:
-        """Those for a factory with such offers. `step_ms`: how much waiting makes up for one priority."""
-        asked = self._queue, offers, step_ms
+    def heir(self, factory_id: str) -> str:
+        """This factory, if something is kept for it. Empty: it is as any other."""
+        return factory_id if factory_id in self._heirs else ""
+
+    def fitting(self, offers: tuple[str, ...], *, heir: str, step_ms: int) -> Fitting:
+        """Those for any factory with such offers, or for this heir. `step_ms`: what waiting makes up for a priority."""
+        asked = self._queue, heir, offers, step_ms
         fitting = self._kept.known(asked, self._look)
         if fitting is None:
-            met = dict(index.serving(canonical(offers), self._found))
+            met = dict(index.serving(canonical(offers), self._found, factory_id=heir))
             numbers = [number for number, name in enumerate(self.names, start=1) if name in met]
             bonuses = [step_ms * met[self.names[number - 1]] // WEIGHT_MAX for number in numbers]
             fitting = Fitting(tuple(numbers), tuple(bonuses))

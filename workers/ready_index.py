@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from redis import Redis
 
-from broker import claim_next, index, index_drift, lock_waits, standing_aside
+from broker import index, index_drift, lock_waits, standing_aside
 from broker.documents import Job
 from broker.index import Place
-from broker.recall import recall_heirs
+from broker.recall import wake
 from broker.settlement import Context
 from datastore.value import Value
 from workers import together
@@ -39,11 +39,10 @@ def offer(context: Context, connection: Redis, jobs: Sequence[Job], *, now_ms: i
     aside = standing_aside.found(context, connection, missed, now_ms=now_ms)
     new = [place for place in absent if place.job_id not in aside.job_ids]
     index_drift.mend(connection, places, [*new, *elsewhere])
-    ready = [place.wants for place in places if not (place.kept_for or place.job_id in aside.job_ids)]
+    ready = [place.wants for place in places if place.job_id not in aside.job_ids]
     keys = aside.free * lock_waits.RETURN_MAX
     ready += lock_waits.bring_back(connection, keys, room=aside.room, now_ms=now_ms)
-    woken = claim_next.wake(connection, ready)
-    return Offered(new, woken + recall_heirs(connection, new))  # whose hint was lost: who found nothing may be its heir
+    return Offered(new, wake(connection, ready))
 
 
 def withdraw_taken(context: Context, connection: Redis, places: Sequence[Place]) -> None:

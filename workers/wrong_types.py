@@ -40,7 +40,6 @@ FAMILIES: Mapping[str, str] = {
     families.children_key(""): "set",
     left_behind.DEATHS: "string",
     index.LANE: "zset",
-    index.RESERVED: "zset",
     index.served_key(""): "zset",
     lock_waits.WAITS: "zset",
     replies.REPLY_PREFIX: "list",

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from broker import claim_next
+from broker.batch import CANDIDATES_MAX
 from broker.messages import Request
 from datastore import Unavailable
 from datastore.interface import Expected, Patch, UpdateResult
@@ -50,6 +51,68 @@ def test_the_heirs_waiting_claim_is_woken_and_nobody_elses(broker: InProcess) ->
     assert not other.has_reply(waiting[other])
 
 
+def held(broker: InProcess, **requires: str) -> list[dict[str, Any]]:
+    """Jobs that require these, held by mac-1."""
+    giver = start(broker, "s1")
+    for job, need in requires.items():
+        broker.submit(job, requires=[need] if need else [])
+    return [hold(broker, giver, job_id=job, offers=[need] if need else []) for job, need in requires.items()]
+
+
+def hand_over(broker: InProcess, fences: list[dict[str, Any]]) -> None:
+    """From mac-1 to mac-2, all in one batch."""
+    giver = start(broker, "s1")
+    given = [giver.make("hand_over", **fence, to="mac-2") for fence in fences]
+    giver.send(*given)
+    broker.serve()
+    assert {reply["answer"] for reply in giver.replies(*given, deadline_ms=1_000)} == {"ok"}
+
+
+def heirs_claims(broker: InProcess, **offers: int) -> tuple[Caller, list[Request]]:
+    """The heir, and its claims that wait so long, each with an offer."""
+    heir = start(broker, "s1", "mac-2")
+    claims = [heir.make("claim", offers=[offer], wait_ms=wait_ms) for offer, wait_ms in offers.items()]
+    heir.send(*claims)
+    broker.serve()
+    return heir, claims
+
+
+def test_of_the_heirs_waiting_claims_one_that_fits_is_woken_whichever_ends_first(broker: InProcess) -> None:
+    leases = held(broker, a="gpu")
+    heir, (unfit, fitting) = heirs_claims(broker, mac=9_000, gpu=60_000)
+    hand_over(broker, leases)
+    assert heir.replies(fitting, deadline_ms=1_000)[0]["body"]["job_id"] == "a"
+    assert not heir.has_reply(unfit)
+
+
+@pytest.mark.parametrize("wait_ms", [0, 60_000])
+def test_a_claim_of_the_heir_that_does_not_fit_takes_the_job_from_none_that_does(
+    broker: InProcess, wait_ms: int
+) -> None:
+    hand_over(broker, held(broker, a="gpu", b="gpu"))
+    heir = start(broker, "s1", "mac-2")
+    for job in ("a", "b"):
+        unfit = heir.make("claim", offers=["mac"], wait_ms=wait_ms)
+        heir.send(unfit)
+        broker.serve()
+        assert heir.has_reply(unfit) is (wait_ms == 0)
+        assert hold(broker, heir, offers=["gpu"])["job_id"] == job
+
+
+def test_what_is_kept_for_a_factory_that_cannot_have_it_costs_its_claims_no_tries(broker: InProcess) -> None:
+    hand_over(broker, held(broker, **{f"kept-{number}": "gpu" for number in range(CANDIDATES_MAX + 1)}))
+    broker.submit("anybodys")
+    assert hold(broker, start(broker, "s1", "mac-2"))["job_id"] == "anybodys"
+
+
+def test_what_a_claim_of_the_heir_leaves_that_was_woken_for_it_is_had_by_another_that_waits(broker: InProcess) -> None:
+    leases = held(broker, z="", a="gpu")
+    heir, (either, only_plain) = heirs_claims(broker, gpu=9_000, mac=60_000)
+    hand_over(broker, leases)
+    both = heir.replies(either, only_plain, deadline_ms=1_000)
+    assert [reply["body"].get("job_id") for reply in both] == ["a", "z"]
+
+
 def test_a_job_handed_over_just_before_its_heirs_claim_is_parked_is_not_missed(broker: InProcess) -> None:
     heir, claim = handed_over_before_the_claim_is_parked(broker)
     assert heir.replies(claim, deadline_ms=1_000)[0]["body"]["job_id"] == "a"
@@ -60,6 +123,9 @@ def test_without_the_second_look_the_heir_would_wait_on(broker: InProcess, monke
     monkeypatch.setattr(claim_next, "recheck", lambda *_: None)
     heir, claim = handed_over_before_the_claim_is_parked(broker)
     assert not heir.has_reply(claim)
+    broker.sweep()
+    broker.serve()
+    assert heir.has_reply(claim), "the job stood where it should, and its heir's claim waited on"
 
 
 def handed_over_before_the_claim_is_parked(broker: InProcess) -> tuple[Caller, Request]:

@@ -130,7 +130,7 @@ OF_A_SWEEP = (
     "broker:parked:empty:sets",
     "broker:parked:empty:in:[]",
     "broker:lane:broker:ready:default:in:[]~1~tenant",
-    "broker:reserved:default:heir",
+    "broker:ready:default:in:heir:[]",
     "broker:children:parent",
     "broker:owed",
     "broker:waits:times",

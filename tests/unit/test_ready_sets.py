@@ -20,20 +20,40 @@ def test_of_a_queue_that_was_not_asked_for_no_set_is_known() -> None:
 def test_a_factory_may_have_jobs_from_the_sets_that_its_offers_meet_and_is_ahead_where_it_is_preferred() -> None:
     seen = ReadySets().saw("builds", [name.encode() for name in (GPU, LIKES_GPU, PLAIN)])
     assert seen.names == sorted((PLAIN, GPU, LIKES_GPU))
-    names = {offers: _named(seen.names, seen.fitting(offers, step_ms=STEP_MS)) for offers in ((), ("gpu",))}
+    names = {offers: _named(seen.names, seen.fitting(offers, heir="", step_ms=STEP_MS)) for offers in ((), ("gpu",))}
     assert names == {(): {LIKES_GPU: 0, PLAIN: 0}, ("gpu",): {GPU: 0, LIKES_GPU: STEP_MS // 2, PLAIN: 0}}
+
+
+def test_what_is_kept_for_a_factory_only_that_one_may_have_and_only_where_its_offers_meet_it() -> None:
+    seen = ReadySets().saw("builds", [b"mac-1:" + GPU.encode(), b"mac-10:[]", PLAIN.encode()])
+    assert [seen.heir(name) for name in ("mac-1", "mac-10", "mac-2", "")] == ["mac-1", "mac-10", "", ""]
+    kept = {
+        (heir, offers): sorted(_named(seen.names, seen.fitting(offers, heir=heir, step_ms=STEP_MS)))
+        for heir in ("mac-1", "mac-10", "")
+        for offers in ((), ("gpu",))
+    }
+    assert kept == {
+        ("mac-1", ()): [PLAIN],
+        ("mac-1", ("gpu",)): [PLAIN, f"mac-1:{GPU}"],
+        ("mac-10", ()): [PLAIN, "mac-10:[]"],
+        ("mac-10", ("gpu",)): [PLAIN, "mac-10:[]"],
+        ("", ()): [PLAIN],
+        ("", ("gpu",)): [PLAIN],
+    }
 
 
 def test_what_is_no_set_of_ours_is_left_out() -> None:
     seen = ReadySets().saw("builds", [b"\xff", b"no terms", PLAIN.encode()])
-    assert _named(seen.names, seen.fitting((), step_ms=STEP_MS)) == {PLAIN: 0}
+    assert _named(seen.names, seen.fitting((), heir="", step_ms=STEP_MS)) == {PLAIN: 0}
 
 
 def test_only_the_last_look_counts() -> None:
     sets = ReadySets()
-    assert _named(sets.saw("builds", [b"[]"]).names, sets.of("builds").fitting((), step_ms=STEP_MS)) == {PLAIN: 0}
+    assert _named(sets.saw("builds", [b"[]"]).names, sets.of("builds").fitting((), heir="", step_ms=STEP_MS)) == {
+        PLAIN: 0
+    }
     sets.saw("builds", [GPU.encode()])
-    assert sets.of("builds").fitting((), step_ms=STEP_MS) == Fitting((), ())
+    assert sets.of("builds").fitting((), heir="", step_ms=STEP_MS) == Fitting((), ())
 
 
 def test_however_many_queues_and_offers_there_are_only_so_many_are_kept() -> None:
@@ -43,7 +63,7 @@ def test_however_many_queues_and_offers_there_are_only_so_many_are_kept() -> Non
     for queue in ("builds", "tests", "checks"):
         seen = sets.saw(queue, [b"[]"])
         for number in range(FITTINGS_MAX // 2):
-            assert seen.fitting((f"o={number}",), step_ms=STEP_MS).numbers == (1,)
+            assert seen.fitting((f"o={number}",), heir="", step_ms=STEP_MS).numbers == (1,)
     assert len(sets._queues) <= KEPT_MAX
     assert len(sets._fitting._kept) <= FITTINGS_MAX
 
@@ -55,8 +75,10 @@ def test_however_many_sets_fit_offers_only_so_many_of_their_numbers_are_kept(mon
     for look in range(3):
         queue = sets.saw("q", names)
         for number in range(20):
-            fitting = queue.fitting((f"o{look}.{number}",), step_ms=1_000)
-            assert queue.fitting((f"o{look}.{number}",), step_ms=1_000) is fitting, "it is kept for the next claim"
+            fitting = queue.fitting((f"o{look}.{number}",), heir="", step_ms=1_000)
+            assert queue.fitting((f"o{look}.{number}",), heir="", step_ms=1_000) is fitting, (
+                "it is kept for the next claim"
+            )
             assert len(fitting.numbers) == len(names)
             held = sum(len(each.numbers) for _, each in sets._fitting._kept.values())
             assert held == sets._fitting._numbers <= 200 + len(names)
