@@ -26,7 +26,7 @@ from broker.demand import Demand
 from broker.documents import Job
 from broker.door import Taken as Taken
 from broker.earlier_grants import EarlierGrants
-from broker.gathering import another, gathered, wanted, with_earlier
+from broker.gathering import another, gathered, shares, wanted, with_earlier
 from broker.held_leases import HeldLeases
 from broker.looks import Looks
 from broker.messages import Claim, RenewMany, Request
@@ -49,6 +49,9 @@ CANDIDATES_MAX = 16
 """Jobs a claim-next tries however long that takes; each it can't have leaves the index."""
 TRIES_MS = 200
 """From when on it tries no more than these: everybody behind it waits. On SQLite it has tried a hundred by then."""
+JOBS_MAX = 256
+"""Jobs that the claims of any job in one batch may have, beyond one each: what was submitted with them, up to 64 KB
+each, is in memory several times over until the batch has ended, and renewals wait for that."""
 REMEMBERED_MAX = 64
 """Jobs with which resends in one batch are answered, but for those of the last: each with all that was submitted."""
 INSISTED_MAX = 8 * REMEMBERED_MAX
@@ -111,7 +114,8 @@ def settle_batch(
         proposals: dict[int, Proposal | Settlement] = {}
         if nexts:
             looking = {position: found[position] for position in pending if position in nexts}
-            proposals = _proposals(context, connection, batch, looking, now_ms=clock.now_ms(), worker=worker)
+            room = JOBS_MAX - sum(len(each.answer.grants) for each in found if each is not None)
+            proposals = _proposals(context, connection, batch, looking, room=room, now_ms=clock.now_ms(), worker=worker)
         asked = [(batch[position].request, proposals.get(position)) for position in pending]
         results = _one_round(context, asked, clock=clock)
         if round == 0 and not proposals:  # none of them is a claim-next, which alone may come to another round
@@ -178,12 +182,13 @@ def _proposals(
     batch: Sequence[Taken],
     looking: Mapping[int, Settlement | None],
     *,
+    room: int,
     now_ms: int,
     worker: str,
 ) -> dict[int, Proposal | Settlement]:
     """What each of these claims of any job is to try. A resend first looks for the leases it may have already.
 
-    `looking` holds what earlier rounds have brought each.
+    `looking` holds what earlier rounds have brought each. `room`: how many jobs they may have, where one each is fewer.
 
     Of several copies in one batch (its client sent it again while the queue was long) the first is answered, unless
     another takes its place (`_takes_the_place_of`).
@@ -219,6 +224,9 @@ def _proposals(
             proposals[before] = InHand()
         senders[sender] = position
         asking[position] = Asking(request, taken.insist, count, again=taken.resend and earlier is None)
+    if sum(each.count for each in asking.values()) > room:
+        few = shares({position: each.count for position, each in asking.items()}, at_most=room)
+        asking = {position: structs.replace(each, count=few[position]) for position, each in asking.items()}
     step_ms, sets = context.rules.ageing_step_ms, context.ready_sets
     found = propose(connection, list(asking.values()), worker=worker, now_ms=now_ms, step_ms=step_ms, sets=sets)
     return proposals | dict(zip(asking, found, strict=True))

@@ -1,6 +1,6 @@
-"""One claim, several tries: what became of each job it was proposed, gathered into one answer."""
+"""One claim, several tries: how many jobs it is to try, and what became of each, gathered into one answer."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from msgspec import structs
 
@@ -15,6 +15,18 @@ STALE = frozenset({Word.CONFLICT, Word.NOT_CLAIMABLE, Word.NOT_FOUND})
 def wanted(claim: Claim, earlier: Settlement | None) -> int:
     """How many jobs a claim-next still asks for."""
     return (claim.body.count or 1) - (0 if earlier is None else len(earlier.answer.grants))
+
+
+def shares(asked: Mapping[int, int], *, at_most: int) -> dict[int, int]:
+    """How many jobs each of those may have that ask for so many: together `at_most`, but one each in any case.
+
+    Who asks for less than the others get has all of it.
+    """
+    had: dict[int, int] = {}
+    for left, position in zip(range(len(asked), 0, -1), sorted(asked, key=asked.__getitem__), strict=True):
+        had[position] = min(asked[position], max(1, at_most // left))
+        at_most -= had[position]
+    return had
 
 
 def gathered(claim: Claim, tries: Sequence[Settlement], *, remembered: bool) -> Settlement:

@@ -205,6 +205,22 @@ def served_once(broker: InProcess, worker: str = "w1") -> list[str | None]:
     return [None if result.answer is None else result.answer.word.value for _, result in settled]
 
 
+def test_claims_for_many_jobs_in_one_batch_share_what_it_grants_and_one_alone_has_all_it_asks_for(
+    broker: InProcess,
+) -> None:
+    many = [f"job-{number:03}" for number in range(3 * batch.JOBS_MAX)]
+    broker.submit(*many)
+    counts = [64] * 16 + [2]
+    claims = [several(broker, count) for count in counts]
+    broker.caller.send(*claims, broker.caller.make("claim"))
+    broker.finish(broker.settle(broker.take().entries))
+    had = [len(jobs(reply)) for reply in broker.caller.replies(*claims)]
+    assert (min(had[:-1]), had[-1]) == (15, 2), "who asks for less than the others get has all of it"
+    assert sum(had) + 1 == batch.JOBS_MAX
+    assert jobs(broker.ask(again(claims[0]))[0]) != [], "a resend has what it had"
+    assert [len(jobs(broker.ask(several(broker, 64))[0])) for _ in range(4)] == [64] * 4
+
+
 def test_of_resends_that_had_many_jobs_a_batch_answers_so_many_and_the_others_come_with_later_ones(
     broker: InProcess,
 ) -> None:

@@ -76,9 +76,7 @@ def test_however_many_sets_fit_offers_only_so_many_of_their_numbers_are_kept(mon
         queue = sets.saw("q", names)
         for number in range(20):
             fitting = queue.fitting((f"o{look}.{number}",), heir="", step_ms=1_000)
-            assert queue.fitting((f"o{look}.{number}",), heir="", step_ms=1_000) is fitting, (
-                "it is kept for the next claim"
-            )
+            assert queue.fitting((f"o{look}.{number}",), heir="", step_ms=1_000) is fitting, "for the next claim"
             assert len(fitting.numbers) == len(names)
             held = sum(len(each.numbers) for _, each in sets._fitting._kept.values())
             assert held == sets._fitting._numbers <= 200 + len(names)
