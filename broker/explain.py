@@ -27,8 +27,8 @@ QUEUES_MAX = 32
 REFUSED_MAX = 20
 HELD_MAX = 100
 FITTING_MAX = 8
-DRAINING_LOOK_MAX = 32
-"""Of factories that fit, those whose own document is read."""
+ABLE_LOOK_MAX = 32
+"""Of factories that fit, those whose own document is read, and whose own limit is looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +55,13 @@ def explain(context: Context, request: Explain, now_ms: int) -> Settlement:
 
 
 def _job(context: Context, job: Job, asking: Asking, now_ms: int) -> dict[str, Any]:
-    standing = [*_draining(asking, now_ms), *_in_the_way(Looks(context, now_ms=now_ms), job, asking, now_ms)]
+    looks = Looks(context, now_ms=now_ms)
+    standing = [*_draining(asking, now_ms), *_in_the_way(looks, job, asking, now_ms)]
     standing = [_with_heir(context, met, now_ms) for met in standing]
     about: dict[str, Any] = {**held_by(job, now_ms), "queue": job.queue, "requires": list(job.requires)}
     if job.state.terminal or job.state is State.LEASED:
         return {**about, "claimable": not standing, **told(standing)}
-    interest, starving = _interest(context, job, now_ms)
+    interest, starving = _interest(looks, job, now_ms)
     if asking.factory_id is None:
         standing += starving
     return {**about, "claimable": not standing, **told(standing), "interest": interest}
@@ -137,27 +138,35 @@ def _with_heir(context: Context, met: Obstacle, now_ms: int) -> Obstacle:
     return Obstacle(met.reason, {**met.detail, "draining": drain is not None and drain.incarnation is None})
 
 
-def _interest(context: Context, job: Job, now_ms: int) -> tuple[dict[str, Any], list[Obstacle]]:
+def _interest(looks: Looks, job: Job, now_ms: int) -> tuple[dict[str, Any], list[Obstacle]]:
     """Who has asked for such a job lately; an obstacle where nobody who asks, and works, offers what it requires."""
+    context = looks.context
     if context.demand is None:
         return {}, []
     askers = context.demand.askers(queue=job.queue)
     able = [asker for asker in askers if not unmet(asker.offers, job.requires)]
-    known = {asker.factory_id: _drain(context, asker.factory_id, now_ms) for asker in able[:DRAINING_LOOK_MAX]}
+    heir = job.reserved.factory_id if job.reserved is not None and now_ms < job.reserved.until_ms else None
+    may = [asker for asker in able if heir in (None, asker.factory_id)]
+    known = {asker.factory_id: _drain(context, asker.factory_id, now_ms) for asker in may[:ABLE_LOOK_MAX]}
     draining = [name for name, drain in known.items() if drain is not None and drain.incarnation is None]
     stopped = [name for name, drain in known.items() if drain is not None and drain.incarnation is not None]
-    fitting = [asker for asker in able if known.get(asker.factory_id) is None]
+    working = [asker for asker in may if known.get(asker.factory_id) is None]
+    limited = [
+        asker.factory_id for asker in working[:ABLE_LOOK_MAX] if looks.own_limit_is_reached(asker.factory_id, job)
+    ]
+    fitting = [asker for asker in working if asker.factory_id not in limited]
     parked = context.demand.parked(job)
     interest: dict[str, Any] = {
         "asked": len(askers),
-        "parked": parked,
+        "parked": parked if heir is None else 0,  # a claim of the heir that waits would have been granted it
         "fitting": [{"factory": asker.factory_id, "asked_ms": asker.asked_ms} for asker in fitting[:FITTING_MAX]],
         "draining": draining[:FITTING_MAX],
         "stopped": stopped[:FITTING_MAX],
+        "limited": limited[:FITTING_MAX],
         "last_asked_ms": max((asker.asked_ms for asker in askers), default=None),
         **({"more": True} if context.demand.more else {}),
     }
-    if fitting or parked or not job.requires:
+    if working or parked or not job.requires or (heir is not None and able):
         return interest, []
     if able:
         detail: dict[str, Any] = {"missing": list(job.requires), "starving": True, "asked": len(askers)}

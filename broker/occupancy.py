@@ -7,7 +7,7 @@ from broker import quotas, repository
 from broker.answers import Reason
 from broker.documents import Job
 from broker.exclusion import SeenSlots, Slots
-from broker.limits import Limits, applying
+from broker.limits import Limits, applying, factory_limit
 from broker.obstacles import Obstacle
 from broker.settlement import Context
 from broker.slot_work import SlotWork
@@ -48,6 +48,11 @@ class Looks:
             full = self._limit(limits, name, job)
             met += [] if full is None else [full]
         return [self._with_time_left(each) for each in met]
+
+    def own_limit_is_reached(self, factory_id: str, job: Job) -> bool:
+        """Whether this factory's limit keeps it from the job, as far as there is time to look."""
+        limits, name = self.context.heeded().limits(), factory_limit(factory_id)
+        return name in limits and not self.work.spent and self._limit(limits, name, job) is not None
 
     def _limit(self, limits: Limits, name: str, job: Job) -> Obstacle | None:
         if name not in self._limits:

@@ -43,18 +43,19 @@ def explain(
         reply = client.explain(job_id, factory=factory, offers=given, queue=queue)
     if ask.json or not reply.good:
         return ask.finish(reply, good="")
-    lines = job_lines if job_id is not None else factory_lines
-    for line in lines(reply.body, reply.server_now_ms):
+    now_ms = reply.server_now_ms
+    for line in factory_lines(reply.body, now_ms) if job_id is None else job_lines(reply.body, now_ms, factory):
         say(line)
     return 0
 
 
-def job_lines(body: Mapping[str, Any], now_ms: int) -> Iterable[str]:
+def job_lines(body: Mapping[str, Any], now_ms: int, factory: str | None = None) -> Iterable[str]:
+    """`factory`: the one that was asked about, if any."""
     at_epoch = f", epoch {body['epoch']}" if body["epoch"] else ""
     head = f"job {body['job_id']} is {body['state']} in queue {body['queue']}{at_epoch}"
     if body["claimable"]:
         yield f"{head}; nothing stands in its way"
-        yield from _interest(body, now_ms)
+        yield from _interest(body, now_ms, factory)
         return
     yield f"{head}; it can't be claimed now:"
     yield from _reasons(body, body["job_id"], now_ms)
@@ -68,24 +69,28 @@ def _reasons(body: Mapping[str, Any], job_id: str, now_ms: int) -> Iterable[str]
             yield f"      next: {step}"
 
 
-def _interest(body: Mapping[str, Any], now_ms: int) -> Iterable[str]:
+def _interest(body: Mapping[str, Any], now_ms: int, factory: str | None) -> Iterable[str]:
     if body["state"] == "leased":
         yield f"  - the lease of {body['holder']} has died; the next claim or the sweep takes it over"
         return
     interest = body.get("interest") or {}
     if interest.get("parked"):
         yield f"  - {interest['parked']} waiting claims fit: one of them gets it within moments"
-    elif interest.get("fitting"):
-        latest = max(interest["fitting"], key=lambda each: each["asked_ms"])
-        yield f"  - {latest['factory']} fits, and last asked {span(now_ms - latest['asked_ms'])} ago; nobody waits now"
-        command = f"broker claim --factory {latest['factory']} --queue {body['queue']}"
-        yield f"      next: {command}, or wait for its next claim"
+    elif factory is not None or interest.get("fitting"):
+        asked = {each["factory"]: each["asked_ms"] for each in interest.get("fitting", ())}
+        name = max(asked, key=lambda each: asked[each]) if factory is None else factory
+        when = f"fits, and last asked {span(now_ms - asked[name])} ago" if name in asked else "can have it"
+        yield f"  - {name} {when}; nobody waits now"
+        yield f"      next: broker claim --factory {name} --queue {body['queue']}, or wait for its next claim"
     elif interest.get("draining"):
         yield f"  - {', '.join(interest['draining'])} would fit, and drains; nobody else asks"
         yield f"      next: let it work again: broker factory resume {interest['draining'][0]}"
     elif stopped := interest.get("stopped"):
         yield f"  - {', '.join(stopped)} would fit, and was told to stop; nobody else asks"
         yield f"      next: start it anew: broker agent --factory {stopped[0]} -- CMD"
+    elif limited := interest.get("limited"):
+        yield f"  - {', '.join(limited)} would fit, and its own limit is reached; nobody else asks"
+        yield f"      next: wait until it admits another, or raise it: broker limit set factory:{limited[0]} N"
     elif interest.get("asked"):
         yield f"  - {interest['asked']} factories asked for work of queue {body['queue']} lately; none of them fits"
     else:

@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from broker import demand, occupancy
-from broker.explain import QUEUES_MAX
+from broker.explain import ABLE_LOOK_MAX, QUEUES_MAX
 from broker.occupancy import HOLDERS_TOLD_MAX, LOCKS_TOLD_MAX
 from broker.slots import HOLDERS_MAX, Holder, Mode, slot_id
 from datastore import Datastore, ReadResult, connect
@@ -108,6 +108,17 @@ def test_of_many_busy_locks_some_are_named_and_of_their_holders_some_looked_at(
     refused = explained(broker, factory="f", queue="default")["refused"]
     assert [len(each["reasons"]) for each in refused] == [LOCKS_TOLD_MAX] * 2
     assert store.holders <= (LOCKS_TOLD_MAX + 1) * HOLDERS_TOLD_MAX, "those of the first job serve the second"
+
+
+def test_of_many_factories_that_fit_the_own_limits_of_some_are_looked_at(broker: InProcess, store: CountsReads) -> None:
+    many = 2 * ABLE_LOOK_MAX
+    for number in range(many):
+        broker.ask(broker.caller.make("set_limit", limit=f"factory:mac-{number}", capacity=1))
+        broker.redis.zadd(demand.ASKED, {f"mac-{number}\ndefault": broker.clock.now_ms()})
+    broker.submit("job")
+    store.slots = 0
+    assert explained(broker, job_id="job")["interest"]["asked"] == many
+    assert store.slots == ABLE_LOOK_MAX
 
 
 def test_the_queues_that_a_factory_has_asked_for_last_are_looked_at(broker: InProcess) -> None:
