@@ -67,3 +67,11 @@ def several(*jobs: str) -> list[Story]:
 def together(*stories: Story) -> list[Record]:
     """The history they are parts of."""
     return [record for story in stories for record in story.records]
+
+
+def claimed() -> Story:
+    """Submitted, and granted to `a` at epoch 1."""
+    story = Story()
+    story.submit(0, 1)
+    story.grant(1, 2, 3)
+    return story
