@@ -20,7 +20,7 @@ help:
 	@echo "make soak-faults  kill at every step, TIMES=200 each, on every store (hours); FIRST=N goes on with that turn"
 	@echo "make mutants  nine broken brokers, and the test that notices each (a part of make test)"
 	@echo "make mutation  every small change that mutmut knows, to rules and stores; MUTANTS='broker.fence*' for some"
-	@echo "make soak-checker  hold the checker of histories against a brute-force search, 100,000 times (about 2 minutes)"
+	@echo "make soak-checker  hold the checker of histories against a brute-force search, 100,000 times (about 6 minutes)"
 	@echo "make fuzz    a million wrong inputs to whatever reads requests (about two minutes)"
 	@echo "make clean   remove the virtual environment and caches; what a fleet keeps in .broker stays"
 
