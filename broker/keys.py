@@ -28,7 +28,8 @@ KEY_PAUSE_MS = 20
 REDRIVEN_MAX = 64
 """Jobs of one superseding key that were redriven, and that the next newer one supersedes with the one before it."""
 SAME_MS_MAX = 64
-"""Jobs of one superseding key that are known to have been the newest within the millisecond of the newest one."""
+"""Jobs of one superseding key that are known to have been the newest within the millisecond of the newest one, whether
+they have given way yet or not."""
 JOINED_MAX = 32
 """Requests that a key remembers to have pointed to a job of it: a resend is pointed there again (I6)."""
 
@@ -128,7 +129,7 @@ def supersede(context: Context, job: Job, changes: list[Change], *, now_ms: int)
         if newest == job.id:
             return
         same_ms = _same_ms(body, job.created_ms)
-        if job.created_ms < body["since_ms"] or job.id in same_ms:
+        if job.created_ms < body["since_ms"] or job.id in same_ms or job.gave_way_to is not None:
             changes += _superseded(context, job.id, newest, now_ms, anew=False)
             return
         named = {

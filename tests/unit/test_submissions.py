@@ -241,6 +241,11 @@ def test_who_loses_the_race_for_a_key_joins_the_job_that_won_it(desk: Desk) -> N
     assert joins(desk.context) == ("rival", True)
 
 
+def supersedes_at_once(desk: Desk, *names: str) -> None:
+    for name in names:
+        assert submit(desk.context, f"s-{name}", job_id=name, supersedes="k", now_ms=NOW).answer.good
+
+
 def supersedes(desk: Desk, *names: str) -> None:
     """Jobs of one key, each newer than the one before; their request ids are their own."""
     for number, name in enumerate(names):
@@ -262,6 +267,25 @@ def test_of_jobs_taken_in_one_millisecond_the_one_that_came_last_supersedes_the_
         answer = submit(desk.context, f"s-{name}", job_id=name, supersedes="k", now_ms=NOW).answer
         assert answer.good
     assert [name for name in names if desk.job(name).state is State.READY] == [names[-1]]
+
+
+def test_however_many_are_taken_in_one_millisecond_a_resend_of_the_first_supersedes_none(desk: Desk) -> None:
+    names = [f"j{number}" for number in range(3 * keys.SAME_MS_MAX // 2)]
+    for name in (*names, *names):
+        assert submit(desk.context, f"s-{name}", job_id=name, supersedes="k", now_ms=NOW).answer.good
+    assert [name for name in names if desk.job(name).state is State.READY] == [names[-1]]
+
+
+def test_what_an_earlier_release_wrote_of_a_key_has_no_list_and_a_resend_supersedes_none_all_the_same(
+    desk: Desk,
+) -> None:
+    supersedes_at_once(desk, "a", "b")
+    name = keys.key_id("newest", "k")
+    found = desk.store.read(name, name)
+    assert isinstance(found, Ok)
+    desk.store.update_if_match(name, name, Expected(rev=found.document.rev), {"same_ms": []})
+    supersedes_at_once(desk, "a", "b")
+    assert [desk.job(name).state for name in "ab"] == [State.CANCELLED, State.READY]
 
 
 def test_a_resend_that_finds_its_job_superseded_in_the_same_millisecond_is_told_so(desk: Desk) -> None:
