@@ -151,15 +151,12 @@ def _interest(looks: Looks, job: Job, now_ms: int) -> tuple[dict[str, Any], list
     draining = [name for name, drain in known.items() if drain is not None and drain.incarnation is None]
     stopped = [name for name, drain in known.items() if drain is not None and drain.incarnation is not None]
     working = [asker for asker in may if known.get(asker.factory_id) is None]
-    limited = [
-        asker.factory_id for asker in working[:ABLE_LOOK_MAX] if looks.own_limit_is_reached(asker.factory_id, job)
-    ]
-    fitting = [asker for asker in working if asker.factory_id not in limited]
+    fitting, limited = _within_their_limits(looks, working, job)
     parked = context.demand.parked(job)
     interest: dict[str, Any] = {
         "asked": len(askers),
         "parked": parked if heir is None else 0,  # a claim of the heir that waits would have been granted it
-        "fitting": [{"factory": asker.factory_id, "asked_ms": asker.asked_ms} for asker in fitting[:FITTING_MAX]],
+        "fitting": [{"factory": asker.factory_id, "asked_ms": asker.asked_ms} for asker in fitting],
         "draining": draining[:FITTING_MAX],
         "stopped": stopped[:FITTING_MAX],
         "limited": limited[:FITTING_MAX],
@@ -173,6 +170,20 @@ def _interest(looks: Looks, job: Job, now_ms: int) -> tuple[dict[str, Any], list
         none_works = {"draining": draining[:FITTING_MAX], "stopped": stopped[:FITTING_MAX]}
         return interest, [Obstacle(Reason.REQUIREMENTS, detail | none_works)]
     return interest, [_nobody_offers(job, askers)]
+
+
+def _within_their_limits(looks: Looks, working: Sequence[Asker], job: Job) -> tuple[list[Asker], list[str]]:
+    """The first of these that have reached no limit of their own, and who has; no more are looked at than are told."""
+    fitting: list[Asker] = []
+    limited: list[str] = []
+    for at, asker in enumerate(working):
+        if len(fitting) == FITTING_MAX:
+            break
+        if at < ABLE_LOOK_MAX and looks.own_limit_is_reached(asker.factory_id, job):
+            limited.append(asker.factory_id)
+        else:
+            fitting.append(asker)
+    return fitting, limited
 
 
 def _drain(context: Context, factory_id: str, now_ms: int) -> Drain | None:

@@ -6,7 +6,7 @@ from typing import Any
 from broker import quotas, repository
 from broker.answers import Reason
 from broker.documents import Job
-from broker.exclusion import SeenSlots, Slots
+from broker.exclusion import PROBES_MAX, SeenSlots, Slots
 from broker.limits import Limits, applying, factory_limit
 from broker.obstacles import Obstacle
 from broker.settlement import Context
@@ -58,7 +58,10 @@ class Looks:
         if name not in self._limits:
             store, entropy, limit = self.context.store, self.context.entropy, limits[name]
             self.work.add_units(limit.capacity or 0)
-            self._limits[name] = quotas.standing(store, entropy, name, limit, now_ms=self._now_ms, job_id=job.id)
+            full = quotas.standing(store, entropy, name, limit, now_ms=self._now_ms, job_id=job.id)
+            if full is not None:  # it was looked whether its holders live still
+                self.work.add_reads(min(PROBES_MAX, len(full.detail.get("holders", ()))))
+            self._limits[name] = full
         return self._limits[name]
 
     def _with_time_left(self, met: Obstacle) -> Obstacle:

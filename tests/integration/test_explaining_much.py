@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from broker import demand, occupancy
-from broker.explain import ABLE_LOOK_MAX, QUEUES_MAX
+from broker.explain import ABLE_LOOK_MAX, FITTING_MAX, QUEUES_MAX
 from broker.occupancy import HOLDERS_TOLD_MAX, LOCKS_TOLD_MAX
 from broker.slots import HOLDERS_MAX, Holder, Mode, slot_id
 from datastore import Datastore, ReadResult, connect
@@ -110,15 +110,18 @@ def test_of_many_busy_locks_some_are_named_and_of_their_holders_some_looked_at(
     assert store.holders <= (LOCKS_TOLD_MAX + 1) * HOLDERS_TOLD_MAX, "those of the first job serve the second"
 
 
-def test_of_many_factories_that_fit_the_own_limits_of_some_are_looked_at(broker: InProcess, store: CountsReads) -> None:
+@pytest.mark.parametrize(("capacity", "looked_at"), [(0, ABLE_LOOK_MAX), (1, FITTING_MAX)])
+def test_of_many_factories_that_fit_the_own_limits_of_some_are_looked_at(
+    broker: InProcess, store: CountsReads, capacity: int, looked_at: int
+) -> None:
     many = 2 * ABLE_LOOK_MAX
     for number in range(many):
-        broker.ask(broker.caller.make("set_limit", limit=f"factory:mac-{number}", capacity=1))
+        broker.ask(broker.caller.make("set_limit", limit=f"factory:mac-{number}", capacity=capacity))
         broker.redis.zadd(demand.ASKED, {f"mac-{number}\ndefault": broker.clock.now_ms()})
     broker.submit("job")
     store.slots = 0
     assert explained(broker, job_id="job")["interest"]["asked"] == many
-    assert store.slots == ABLE_LOOK_MAX
+    assert store.slots == looked_at
 
 
 def test_the_queues_that_a_factory_has_asked_for_last_are_looked_at(broker: InProcess) -> None:
