@@ -23,6 +23,7 @@ from broker import (
     replies,
     seen,
     telling,
+    waking,
 )
 from broker.answers import Answer, Word, wire
 from broker.batch import Settled
@@ -33,7 +34,7 @@ from broker.families import Descent
 from broker.index import Place
 from broker.limits import limit_name, limited_queue
 from broker.messages import Claim, DrainFactory, RegisterFactory, RemoveFactory
-from broker.recall import recall, wake
+from broker.recall import recall
 from broker.settlement import Change, Context
 from broker.slots import Mode
 from broker.turned_away import refusal
@@ -145,7 +146,7 @@ def follow_up(context: Context, connection: Redis, further: Further, *, descent:
     steps, the sweep finds.
     """
     batch, changes = further.settled, list(further.changes)
-    claim_next.recheck(connection, _parked_for_jobs(context, batch, now_ms))
+    waking.recheck(connection, _parked_for_jobs(context, batch, now_ms))
     changes += look_at_new(context, connection, changes, descent=descent, now_ms=now_ms)
     changes += _given_back(batch)
     keys = lock_waits.given_up(changes)
@@ -153,7 +154,7 @@ def follow_up(context: Context, connection: Redis, further: Further, *, descent:
     keys += _now_free(context, batch, now_ms)
     room = lock_waits.room_left(changes)
     _let_through(context, connection, changes, freed=keys, room=room, now_ms=now_ms)
-    wake(connection, claim_next.left_there(connection, _woken(context, batch, now_ms)))
+    waking.pass_on(connection, _woken(context, batch, now_ms))
     for factory in dict.fromkeys(map(_unsettled_factory, batch)):
         if factory is not None:
             recall(connection, factory)
@@ -199,7 +200,7 @@ def _let_through(
     """Wake claims for the jobs that became ready, and for those that have waited for slots which are free now."""
     step_ms = context.rules.ageing_step_ms
     ready = [Place.of(job, step_ms=step_ms, now_ms=now_ms).wants for job in became_ready(changes)]
-    wake(connection, [*ready, *lock_waits.bring_back(connection, freed, room=room, now_ms=now_ms)])
+    waking.wake(connection, [*ready, *lock_waits.bring_back(connection, freed, room=room, now_ms=now_ms)])
 
 
 def _given_back(batch: Sequence[Settled]) -> list[Change]:
@@ -246,7 +247,7 @@ def on_time(context: Context, connection: Redis, now_ms: int) -> int:
     for key in keys:
         times = admitted.get(key, lock_waits.RETURN_MAX)
         back = lock_waits.bring_back(connection, [key] * times, now_ms=now_ms)
-        woken += (now_woken := wake(connection, back))
+        woken += (now_woken := waking.wake(connection, back))
         if not (now_woken if limited_queue(key) else back):
             lock_waits.forget(connection, key)
     return woken

@@ -1,19 +1,17 @@
 """Claim-next on the Redis side: which claims were answered before, and which wait parked. See also `proposals`."""
 
 import json
-from collections.abc import Collection, Iterable, Sequence
-from typing import TypeGuard, cast
+from collections.abc import Sequence
+from typing import TypeGuard
 
 from redis import Redis
 from redis.client import Pipeline
 
 from broker import index, replies, waiting
 from broker.answers import Answer, Word, wire
-from broker.matching import canonical
 from broker.messages import Claim, ClaimBody
-from broker.pop_best import POP_BEST
 from broker.queues import intake_key
-from broker.scripts import Argument, Script
+from broker.scripts import Script
 from broker.signing import UNSEALED, Seal
 from broker.wire_types import WAIT_MS_MAX
 from datastore.decoding import UNREADABLE, from_json
@@ -38,8 +36,6 @@ ENDLESS_MAX = 1_000
 """Waiting claims looked at in one call, where one of them has no end."""
 WOKEN_FOR = f"{WAITING}:for:"
 """Before the id of a claim: the set of the job that it was woken for. Nobody else was."""
-LOOKS_MAX = 20_000
-"""Looks at sets of waiting claims in one call; what is left, the next call and the sweep do."""
 
 
 UNPARK = (
@@ -67,45 +63,6 @@ local function unpark(id)
   redis.call('DEL', parked.mark)
   return parked
 end
-"""
-)
-
-_WAKE = Script(
-    POP_BEST
-    + UNPARK
-    + f"local LOOKS_MAX, WOKEN_FOR, WOKEN_TTL = {LOOKS_MAX}, '{WOKEN_FOR}', {ANSWER_TTL_MS}"
-    + """
--- KEYS: 1 waiting, 2 their ends, 3 the intake of claims, 4.. parked sets that fit.  ARGV: the bonus of each set, and
--- the terms of the job
-local sets = {}
-for i = 4, #KEYS do sets[i - 3] = KEYS[i] end  -- Lua unpacks no more than 8,000
--- Each round ends it, or clears away one that waits no more: so many of these as the server has time for in one call.
-for _ = 1, math.max(1, math.floor(LOOKS_MAX / #sets)) do
-  local best = pop_best(sets, ARGV)
-  if not best then return 0 end
-  local parked = unpark(best)
-  if parked then
-    redis.call('SET', WOKEN_FOR .. best, ARGV[#ARGV], 'PX', WOKEN_TTL)
-    redis.call('LPUSH', KEYS[3], parked.envelope)
-    return 1
-  end
-end
-return 0
-"""
-)
-
-_RECHECK = Script(
-    UNPARK
-    + """
--- KEYS: 1 waiting, 2 their ends, 3 the intake of claims, 4.. the jobs that may fit.  ARGV: request id
-for i = 4, #KEYS do
-  if redis.call('EXISTS', KEYS[i]) == 1 then
-    local parked = unpark(ARGV[1])
-    if parked then redis.call('LPUSH', KEYS[3], parked.envelope) end
-    return 1
-  end
-end
-return 0
 """
 )
 
@@ -234,65 +191,6 @@ def park(pipe: Pipeline, claim: Claim, now_ms: int, *, again: Claim | None = Non
     index.park(pipe, body.queue, body.offers, claim_id(claim), ends_ms - body.wait_ms)
 
 
-def wake(connection: Redis, ready: Sequence[tuple[str, str]]) -> int:
-    """Send a waiter to the front for each job that became ready and is anybody's, known by its queue and terms.
-
-    It is the one that suits the job best, of equals the oldest. Returns how many were woken.
-    """
-    if not ready:
-        return 0
-    sets = sets_of(connection, index.PARKED, [queue for queue, _ in ready])
-    suited = {(queue, terms): index.awaiting(terms, sets[queue]) for queue, terms in dict.fromkeys(ready)}
-    calls: list[tuple[list[str], list[Argument]]] = []
-    for queue, terms in ready:
-        fitting = suited[queue, terms]
-        if fitting:
-            keys = [index.members_key(index.PARKED, queue, offers) for offers, _ in fitting]
-            # More than a claim can have waited: one that meets more is ahead of every one that meets less.
-            bonuses: list[Argument] = [(WAIT_MS_MAX + 1) * met for _, met in fitting]
-            calls.append(([WAITING, WAIT_ENDS, intake_key("claims"), *keys], [*bonuses, terms]))
-    return sum(_WAKE.run_many(connection, calls)) if calls else 0
-
-
-def recheck(connection: Redis, parked: Sequence[Claim]) -> None:
-    """Look once more after parking: a job that came, or was handed over, just before has found nobody to wake."""
-    if not parked:
-        return
-    sets = sets_of(connection, index.READY, [claim.body.queue for claim in parked])
-    calls: list[tuple[list[str], list[Argument]]] = []
-    for claim in parked:
-        queue, offers = claim.body.queue, canonical(claim.body.offers)
-        fitting = index.serving(offers, sets[queue], factory_id=claim.factory_id)
-        keys = [index.members_key(index.READY, queue, name) for name, _ in fitting]
-        calls.append(([WAITING, WAIT_ENDS, intake_key("claims"), *keys], [claim_id(claim)]))
-    _RECHECK.run_many(connection, calls)
-
-
-def left_there(connection: Redis, woken: Sequence[tuple[Claim, Collection[str]]]) -> list[tuple[str, str]]:
-    """The queue and set of each job that one of these was woken for, and has left there: another is to be woken.
-
-    Each with the sets of the jobs it has had: one of those it was woken for is as good as any other of the same set.
-    """
-    if not woken:
-        return []
-    with connection.pipeline(transaction=False) as pipe:
-        for claim, _ in woken:
-            pipe.getdel(WOKEN_FOR + claim_id(claim))
-        texts = cast(list[bytes | None], pipe.execute())
-    left = [
-        (claim.body.queue, name)
-        for (claim, got), text in zip(woken, texts, strict=True)
-        if text is not None and (name := index.text_of(text)) is not None and name not in got
-    ]
-    if not left:
-        return []
-    with connection.pipeline(transaction=False) as pipe:
-        for queue, name in left:
-            pipe.exists(index.members_key(index.READY, queue, name))
-        there = pipe.execute()
-    return [wants for wants, some in zip(left, there, strict=True) if some]
-
-
 def end_waits(connection: Redis, now_ms: int) -> int:
     """Answer `none_available` to claims whose wait is over; returns how many. One that has no end is settled again.
 
@@ -306,12 +204,3 @@ def end_waits(connection: Redis, now_ms: int) -> int:
         if now_ended < EXPIRE_MAX:
             break
     return ended
-
-
-def sets_of(connection: Redis, prefix: str, queues: Iterable[str]) -> dict[str, list[bytes]]:
-    """The sets of terms that each of these queues has."""
-    names = sorted(set(queues))
-    with connection.pipeline(transaction=False) as pipe:
-        for queue in names:
-            pipe.smembers(index.sets_key(prefix, queue))
-        return dict(zip(names, (sorted(found) for found in pipe.execute()), strict=True))

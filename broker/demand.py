@@ -124,8 +124,8 @@ class Demand:
         return self._parked[wanted]
 
     def _count_parked(self, queue: str, terms: str) -> int:
-        sets = cast(set[bytes], self._redis.smembers(index.sets_key(index.PARKED, queue)))
+        sets = index.sets_of(self._redis, index.PARKED, [queue])[queue]
         with self._redis.pipeline(transaction=False) as pipe:
-            for offers, _ in index.awaiting(terms, sets):
+            for offers, _ in index.awaiting(terms, index.lines(sets)):
                 pipe.zcard(index.members_key(index.PARKED, queue, offers))
             return sum(cast(list[int], pipe.execute()))

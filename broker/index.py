@@ -252,10 +252,10 @@ def park(pipe: Pipeline, queue: str, offers: Iterable[str], request_id: str, sco
     pipe.sadd(sets_key(PARKED, queue), text)
 
 
-def serving(offers: tuple[str, ...], sets: Iterable[bytes], *, factory_id: str) -> list[tuple[str, int]]:
+def serving(offers: tuple[str, ...], sets: Iterable[str], *, factory_id: str) -> list[tuple[str, int]]:
     """Of a queue's sets of jobs, those that this factory with `offers` may have, and how well it meets each."""
     found = []
-    for name in names(sets):
+    for name in sets:
         if heir_of(name) in ("", factory_id):
             terms = decode_job_terms(terms_of(name))
             if terms is not None and meets(offers, terms[0]):
@@ -263,16 +263,28 @@ def serving(offers: tuple[str, ...], sets: Iterable[bytes], *, factory_id: str) 
     return found
 
 
-def awaiting(terms: str, sets: Iterable[bytes]) -> list[tuple[str, int]]:
-    """Of a queue's sets of offers, those that meet a job's requirements, and how well each meets its preferences."""
+def lines(sets: Iterable[str]) -> list[tuple[str, tuple[str, ...]]]:
+    """Sets of claims that wait, by name, each with what those in it offer."""
+    return [(text, offers) for text in sets if (offers := decode_offers(text)) is not None]
+
+
+def awaiting(terms: str, lines: Iterable[tuple[str, tuple[str, ...]]]) -> list[tuple[str, int]]:
+    """Of such sets, those that meet a job's requirements, and how well each meets its preferences."""
     wanted = decode_job_terms(terms)
     if wanted is None:
         return []
     requires, prefers = wanted
-    found = ((text, decode_offers(text)) for text in names(sets))
-    return [
-        (text, preference(offers, prefers)) for text, offers in found if offers is not None and meets(offers, requires)
-    ]
+    return [(name, preference(offers, prefers)) for name, offers in lines if meets(offers, requires)]
+
+
+def sets_of(connection: Redis, prefix: str, queues: Iterable[str]) -> dict[str, list[str]]:
+    """The names of the sets that each of these queues has, as `names` has them."""
+    wanted = sorted(set(queues))
+    with connection.pipeline(transaction=False) as pipe:
+        for queue in wanted:
+            pipe.smembers(sets_key(prefix, queue))
+        found = cast(list[set[bytes]], pipe.execute())
+    return {queue: names(there) for queue, there in zip(wanted, found, strict=True)}
 
 
 def names(found: Iterable[bytes]) -> list[str]:

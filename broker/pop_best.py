@@ -44,12 +44,12 @@ local function best_of(keys, bonuses, before, after)
 end
 
 -- The entry with the lowest score, less its set's bonus, taken out. A lane gives its first job, and then stands behind
--- all that have waited longer than since now. Without `served` there are no lanes: an entry is what it is.
+-- all that have waited longer than since now.
 local function pop_best(keys, bonuses, served, now, step)
   while righted < RIGHTED_MAX do  -- each round ends it, or puts one entry right
     local best, key, score = best_of(keys, bonuses, '', '')
     if not best then return nil end
-    if not served or string.sub(best, 1, 1) ~= '~' then
+    if string.sub(best, 1, 1) ~= '~' then
       change('ZREM', key, best)
       return best
     end

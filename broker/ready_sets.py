@@ -60,10 +60,9 @@ class QueueSets:
 
     def __init__(self, queue: str, found: Iterable[bytes], *, look: int, kept: Fittings) -> None:
         self._queue = queue
-        self._found = frozenset(found)
         self._look = look
         self._kept = kept
-        self.names = index.names(self._found)
+        self.names = index.names(found)
         """Without those that nobody of ours has written."""
         self._heirs = frozenset(map(index.heir_of, self.names))
 
@@ -76,7 +75,7 @@ class QueueSets:
         asked = self._queue, heir, offers, step_ms
         fitting = self._kept.known(asked, self._look)
         if fitting is None:
-            met = dict(index.serving(canonical(offers), self._found, factory_id=heir))
+            met = dict(index.serving(canonical(offers), self.names, factory_id=heir))
             numbers = [number for number, name in enumerate(self.names, start=1) if name in met]
             bonuses = [step_ms * met[self.names[number - 1]] // WEIGHT_MAX for number in numbers]
             fitting = Fitting(tuple(numbers), tuple(bonuses))

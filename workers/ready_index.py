@@ -4,10 +4,9 @@ from collections.abc import Sequence
 
 from redis import Redis
 
-from broker import index, index_drift, lock_waits, standing_aside
+from broker import index, index_drift, lock_waits, standing_aside, waking
 from broker.documents import Job
 from broker.index import Place
-from broker.recall import wake
 from broker.settlement import Context
 from datastore.value import Value
 from workers import together
@@ -42,7 +41,7 @@ def offer(context: Context, connection: Redis, jobs: Sequence[Job], *, now_ms: i
     ready = [place.wants for place in places if place.job_id not in aside.job_ids]
     keys = aside.free * lock_waits.RETURN_MAX
     ready += lock_waits.bring_back(connection, keys, room=aside.room, now_ms=now_ms)
-    return Offered(new, wake(connection, ready))
+    return Offered(new, waking.wake(connection, ready))
 
 
 def withdraw_taken(context: Context, connection: Redis, places: Sequence[Place]) -> None:

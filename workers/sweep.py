@@ -27,6 +27,7 @@ from broker import (
     schedules,
     seen,
     telling,
+    waking,
 )
 from broker.clock import SET_BACK_MS, RedisClock, Steady, monotonic_ms
 from broker.controls import Controls
@@ -35,7 +36,6 @@ from broker.documents import Job, Run
 from broker.families import Descent
 from broker.index import INDEXED, Place
 from broker.limits import limit_key, units
-from broker.recall import wake
 from broker.scripts import STANDS, Script
 from broker.settings import Settings
 from datastore import AnyOf, AtLeast, AtMost, DatastoreError, Document, Filter
@@ -281,7 +281,7 @@ class Sweep:
                 dead = quotas.drop_dead(store, entropy, name, now_ms=now_ms)
                 swept.units_mended += dead
                 back = lock_waits.bring_back(self._redis, [limit_key(name)] * dead, now_ms=now_ms)
-                swept.woken += wake(self._redis, back)
+                swept.woken += waking.wake(self._redis, back)
 
     def _end_run(self, document: Document, job: Job, now_ms: int) -> bool:
         """End an open run if it is over. A job as it was before that run says nothing of it, if it has moved on."""
@@ -341,7 +341,7 @@ class Sweep:
         offered = [change.after for change in changes if index.offered(change.after)]
         ready = [Place.of(job, step_ms=step_ms, now_ms=now_ms).wants for job in offered]
         ready += lock_waits.bring_back(self._redis, lock_waits.given_up(changes), now_ms=now_ms)
-        swept.woken += wake(self._redis, ready)
+        swept.woken += waking.wake(self._redis, ready)
 
     def _jobs(self, search: Filter) -> Iterator[Job]:
         """Jobs a search proposes; one that does not parse is reported and left alone."""

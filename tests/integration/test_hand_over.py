@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from broker import claim_next
+from broker import waking
 from broker.batch import CANDIDATES_MAX
 from broker.messages import Request
 from datastore import Unavailable
@@ -120,7 +120,7 @@ def test_a_job_handed_over_just_before_its_heirs_claim_is_parked_is_not_missed(b
 
 def test_without_the_second_look_the_heir_would_wait_on(broker: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     # The twin of the test above.
-    monkeypatch.setattr(claim_next, "recheck", lambda *_: None)
+    monkeypatch.setattr(waking, "recheck", lambda *_: None)
     heir, claim = handed_over_before_the_claim_is_parked(broker)
     assert not heir.has_reply(claim)
     broker.sweep()

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from broker import claim_next, replies, silent, transitions
+from broker import claim_next, replies, silent, transitions, waking
 from broker.client import Client
 from broker.messages import Claim
 from broker.presence import READ_WITHIN_MS, take_back_unread
@@ -340,7 +340,7 @@ def test_a_job_that_appears_just_before_the_claim_is_parked_is_not_missed(broker
 
 def test_without_the_second_look_it_would_be_missed(broker: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     # The twin of the test above: it shows that the interleaving is the dangerous one.
-    monkeypatch.setattr(claim_next, "recheck", lambda *_: None)
+    monkeypatch.setattr(waking, "recheck", lambda *_: None)
     claim = _nothing_found_then_a_job(broker)
     broker.serve()
     assert not broker.caller.has_reply(claim)
@@ -391,7 +391,7 @@ def test_a_job_wakes_a_waiter_however_many_wait_with_offers_of_their_own(broker:
 def test_waits_that_redis_forgot_are_cleared_away_some_at_a_time_until_one_is_met_that_stands(
     broker: InProcess,
 ) -> None:
-    forgotten = 300
+    forgotten = 300 + waking.ROUNDS_MAX
     now_ms = broker.clock.now_ms()
     make = partial(broker.caller.make, "claim", wait_ms=WAIT_MS)
     with broker.redis.pipeline(transaction=False) as pipe:
@@ -409,9 +409,8 @@ def test_waits_that_redis_forgot_are_cleared_away_some_at_a_time_until_one_is_me
         pipe.execute()
     broker.submit("a")
     left = len(broker.redis.keys("broker:parked:default:in:*")) - 1
-    assert left == forgotten - claim_next.LOOKS_MAX // (forgotten + 1), "the server has others to serve"
-    for _ in range(5):
-        broker.sweep()
+    assert left == forgotten - waking.ROUNDS_MAX, "the server has others to serve"
+    broker.sweep()
     broker.serve()
     assert broker.caller.replies(living, deadline_ms=1_000)[0]["body"]["job_id"] == "a"
 

@@ -9,7 +9,8 @@ import pytest
 
 from broker import waiting
 from broker.claim_next import WAITING
-from broker.recall import recall, wake
+from broker.recall import recall
+from broker.waking import wake
 from tests.caller import Caller
 from tests.in_process import InProcess
 from tests.starts import ask, start
