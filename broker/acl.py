@@ -38,7 +38,7 @@ _RQ_KEYS = (*(rq_queue_key(queue) for queue in QUEUES), "rq:job:*", "rq:results:
 _HINTS = (
     *("sweep", "indexed", "lost", "workers", "asked", "asked:*", "seen", "ready", "ready:*", "parked", "parked:*"),
     *("lane:*", "served:*", "waiting", "waiting:*", "waits:*", "children:*", "settling:*", "answer:*"),
-    *("silent*", "reply:*", "owed", "owed:*", "store"),
+    *("silent*", "recalled:*", "reply:*", "owed", "owed:*", "store"),
 )
 """Of the broker's keys those that the sweep mends. Not what workers have in hand, nor the dead letters."""
 

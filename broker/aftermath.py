@@ -4,6 +4,7 @@ settle_batch -> deliver (hints, events, replies) -> follow_up (children, slots, 
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import structlog
 from msgspec import structs
@@ -34,7 +35,7 @@ from broker.families import Descent
 from broker.index import Place
 from broker.limits import limit_name, limited_queue
 from broker.messages import Claim, DrainFactory, RegisterFactory, RemoveFactory
-from broker.recall import recall
+from broker.recall import recall, recall_registered
 from broker.settlement import Change, Context
 from broker.slots import Mode
 from broker.turned_away import refusal
@@ -155,9 +156,7 @@ def follow_up(context: Context, connection: Redis, further: Further, *, descent:
     room = lock_waits.room_left(changes)
     _let_through(context, connection, changes, freed=keys, room=room, now_ms=now_ms)
     waking.pass_on(connection, _woken(context, batch, now_ms))
-    for factory in dict.fromkeys(map(_unsettled_factory, batch)):
-        if factory is not None:
-            recall(connection, factory)
+    _call_back(connection, batch)
     if descent:
         follow_families(context, connection, descent, now_ms=now_ms)
 
@@ -292,11 +291,19 @@ def _now_free(context: Context, batch: Sequence[Settled], now_ms: int) -> list[s
         return []
 
 
-def _unsettled_factory(settled: Settled) -> str | None:
-    """The factory whose waiting claims are to be judged again."""
-    request = settled.request
-    if settled.answer is None or not settled.answer.good:
-        return None
-    if isinstance(request, RegisterFactory):
-        return request.factory_id
-    return request.body.factory if isinstance(request, DrainFactory | RemoveFactory) else None
+def _call_back(connection: Redis, batch: Sequence[Settled]) -> None:
+    """Have waiting claims judged again whose factories have registered, or were drained or removed."""
+    registered: dict[str, Mapping[str, Any]] = {}
+    away: dict[str, None] = {}
+    for settled in batch:
+        request, answer = settled.request, settled.answer
+        if answer is None or not answer.good:
+            continue
+        if isinstance(request, RegisterFactory):
+            registered[request.factory_id] = answer.body
+        elif isinstance(request, DrainFactory | RemoveFactory):
+            away[request.body.factory] = None
+    for factory, known in registered.items():
+        recall_registered(connection, factory, known["incarnation"], known["offers"])
+    for factory in away:
+        recall(connection, factory)

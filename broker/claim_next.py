@@ -39,7 +39,7 @@ WOKEN_FOR = f"{WAITING}:for:"
 
 
 UNPARK = (
-    f"local WAITING_OF = '{waiting.OF}'"
+    f"local WAITING_OF, WAITING_LED = '{waiting.OF}', '{waiting.LED}'"
     + """
 -- What the record of a waiting claim says; nil where there is none, or somebody else has written it.
 local function parked_claim(record)
@@ -57,7 +57,9 @@ local function unpark(id)
   local parked = parked_claim(redis.call('HGET', KEYS[1], id))
   redis.call('HDEL', KEYS[1], id)
   redis.call('ZREM', KEYS[2], id)
-  redis.pcall('ZREM', WAITING_OF .. string.match(id, '^[^:]*'), id)
+  local factory = string.match(id, '^[^:]*')
+  redis.pcall('ZREM', WAITING_OF .. factory, id)
+  redis.pcall('ZREM', WAITING_LED .. factory, id)
   if not parked then return nil end
   redis.pcall('ZREM', parked.parked_in, id)
   redis.call('DEL', parked.mark)
@@ -186,7 +188,7 @@ def park(pipe: Pipeline, claim: Claim, now_ms: int, *, again: Claim | None = Non
     }
     # Its end comes first: where the connection breaks in between, whatever was written is cleared away with that.
     pipe.zadd(WAIT_ENDS, {claim_id(claim): ends_ms})
-    waiting.note(pipe, claim.factory_id, claim_id(claim), ends_ms)
+    waiting.note(pipe, claim.factory_id, claim_id(claim), ends_ms, led=not again.body.offers)
     pipe.hset(WAITING, claim_id(claim), json.dumps(record))
     index.park(pipe, body.queue, body.offers, claim_id(claim), ends_ms - body.wait_ms)
 

@@ -13,6 +13,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from broker import claim_next, demand, events, families, index, lock_waits, owed, presence, replies, seen, waiting
 from broker.queues import QUEUES, RQ_WORKERS, rq_workers_key
+from broker.recall import RECALLED
 from broker.scripts import Script
 from workers import left_behind, one_store, owed_runs
 from workers.taking import WORKERS
@@ -43,7 +44,9 @@ FAMILIES: Mapping[str, str] = {
     index.served_key(""): "zset",
     lock_waits.WAITS: "zset",
     replies.REPLY_PREFIX: "list",
+    waiting.LED: "zset",
     waiting.OF: "zset",
+    RECALLED: "string",
 }
 """Hints there are many of, by how their names begin."""
 REGISTRIES: Mapping[str, str] = dict.fromkeys((RQ_WORKERS, *map(rq_workers_key, QUEUES)), "set")

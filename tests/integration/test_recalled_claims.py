@@ -95,3 +95,56 @@ def test_jobs_handed_over_in_one_batch_wake_as_many_claims_of_the_heir(broker: I
     broker.serve()
     assert {reply["answer"] for reply in giver.replies(*given, deadline_ms=1_000)} == {"ok"}
     assert broker.redis.hlen(WAITING) == 5 + 8
+
+
+def register(broker: InProcess, caller: Caller, *offers: str) -> None:
+    """Settled, with what it leads to; what it calls back is left in the queue."""
+    caller.send(caller.make("register_factory", offers=offers))
+    broker.finish(broker.settle(broker.take().entries))
+
+
+def test_what_is_registered_again_as_it_was_calls_nobody_back(broker: InProcess) -> None:
+    mine = Caller(broker.redis, "mine")
+    register(broker, mine, "gpu", "ssd")
+    many_wait(broker, mine, "q-0", "q-1")
+    register(broker, mine, "ssd", "gpu")
+    assert (queued(broker), broker.redis.hlen(WAITING)) == ([], 2)
+
+
+def test_other_offers_call_those_claims_back_that_name_none(broker: InProcess) -> None:
+    mine = Caller(broker.redis, "mine")
+    register(broker, mine, "gpu")
+    mine.send(mine.make("claim", queue="named", offers=["gpu"], wait_ms=60_000))
+    many_wait(broker, mine, "led")
+    register(broker, mine, "ssd")
+    assert queued(broker) == ["led"]
+
+
+def test_a_new_start_has_all_claims_of_the_one_before_called_back(broker: InProcess) -> None:
+    old, new = start(broker, "s1"), start(broker, "s2")
+    register(broker, old, "gpu")
+    old.send(old.make("claim", queue="named", offers=["gpu"], wait_ms=60_000))
+    many_wait(broker, old, "led")
+    register(broker, new, "gpu")
+    assert sorted(queued(broker)) == ["led", "named"]
+
+
+def test_a_factory_that_came_back_after_its_drain_has_its_claims_called_back(broker: InProcess) -> None:
+    mine = start(broker, "s1")
+    register(broker, mine, "gpu")
+    ask(broker, mine, "drain_factory", factory=mine.factory)
+    ask(broker, mine, "resume_factory", factory=mine.factory)
+    many_wait(broker, mine, "led")
+    register(broker, mine, "gpu")
+    assert queued(broker) == ["led"]
+
+
+@pytest.mark.usefixtures("others")
+def test_claims_that_are_called_back_go_behind_those_that_are_queued(broker: InProcess) -> None:
+    mine, others = Caller(broker.redis, "mine"), Caller(broker.redis, "others")
+    others.send(others.make("register_factory", offers=["new"]))
+    hand = broker.take().entries
+    mine.send(mine.make("claim", queue="mine"), wire="intake")
+    broker.finish(broker.settle(hand))
+    assert queued(broker)[0] == "mine"
+    assert len(queued(broker)) == 1 + OTHERS
