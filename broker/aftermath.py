@@ -155,7 +155,7 @@ def follow_up(context: Context, connection: Redis, further: Further, *, descent:
     keys += _now_free(context, batch, now_ms)
     room = lock_waits.room_left(changes)
     _let_through(context, connection, changes, freed=keys, room=room, now_ms=now_ms)
-    waking.pass_on(connection, _woken(context, batch, now_ms))
+    waking.pass_on(connection, _woken(context, batch, now_ms), known=context.known_offers)
     _call_back(connection, batch)
     if descent:
         follow_families(context, connection, descent, now_ms=now_ms)
@@ -199,7 +199,8 @@ def _let_through(
     """Wake claims for the jobs that became ready, and for those that have waited for slots which are free now."""
     step_ms = context.rules.ageing_step_ms
     ready = [Place.of(job, step_ms=step_ms, now_ms=now_ms).wants for job in became_ready(changes)]
-    waking.wake(connection, [*ready, *lock_waits.bring_back(connection, freed, room=room, now_ms=now_ms)])
+    ready += lock_waits.bring_back(connection, freed, room=room, now_ms=now_ms)
+    waking.wake(connection, ready, known=context.known_offers)
 
 
 def _given_back(batch: Sequence[Settled]) -> list[Change]:
@@ -246,7 +247,7 @@ def on_time(context: Context, connection: Redis, now_ms: int) -> int:
     for key in keys:
         times = admitted.get(key, lock_waits.RETURN_MAX)
         back = lock_waits.bring_back(connection, [key] * times, now_ms=now_ms)
-        woken += (now_woken := waking.wake(connection, back))
+        woken += (now_woken := waking.wake(connection, back, known=context.known_offers))
         if not (now_woken if limited_queue(key) else back):
             lock_waits.forget(connection, key)
     return woken

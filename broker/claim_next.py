@@ -7,7 +7,7 @@ from typing import TypeGuard
 from redis import Redis
 from redis.client import Pipeline
 
-from broker import index, replies, waiting
+from broker import parked_sets, replies, waiting
 from broker.answers import Answer, Word, wire
 from broker.messages import Claim, ClaimBody
 from broker.queues import intake_key
@@ -39,7 +39,8 @@ WOKEN_FOR = f"{WAITING}:for:"
 
 
 UNPARK = (
-    f"local WAITING_OF, WAITING_LED = '{waiting.OF}', '{waiting.LED}'"
+    parked_sets.FORGET_EMPTY
+    + f"local WAITING_OF, WAITING_LED = '{waiting.OF}', '{waiting.LED}'"
     + """
 -- What the record of a waiting claim says; nil where there is none, or somebody else has written it.
 local function parked_claim(record)
@@ -62,6 +63,7 @@ local function unpark(id)
   redis.pcall('ZREM', WAITING_LED .. factory, id)
   if not parked then return nil end
   redis.pcall('ZREM', parked.parked_in, id)
+  forget_empty(parked.parked_in)
   redis.call('DEL', parked.mark)
   return parked
 end
@@ -174,12 +176,11 @@ def park(pipe: Pipeline, claim: Claim, now_ms: int, *, again: Claim | None = Non
     # Our own value, within the field's limits.
     come = again.model_copy(update={"body": again.body.model_copy(update={"wait_until_ms": ends_ms})})
     body = claim.body
-    terms = index.encode_terms(body.offers)
     reply = wire(Answer(Word.NONE_AVAILABLE), claim.request_id, ends_ms)
     channel = replies.reply_key(claim.factory_id, claim.instance)
     record = {
         "envelope": seal.again(come.model_dump_json(exclude_none=True)),
-        "parked_in": index.members_key(index.PARKED, body.queue, terms),
+        "parked_in": parked_sets.members_key(body.queue, body.offers),
         "mark": mark_key(claim_id(claim)),
         "factory_id": claim.factory_id,
         "queue": body.queue,
@@ -190,7 +191,7 @@ def park(pipe: Pipeline, claim: Claim, now_ms: int, *, again: Claim | None = Non
     pipe.zadd(WAIT_ENDS, {claim_id(claim): ends_ms})
     waiting.note(pipe, claim.factory_id, claim_id(claim), ends_ms, led=not again.body.offers)
     pipe.hset(WAITING, claim_id(claim), json.dumps(record))
-    index.park(pipe, body.queue, body.offers, claim_id(claim), ends_ms - body.wait_ms)
+    parked_sets.park(pipe, body.queue, body.offers, claim_id(claim), ends_ms - body.wait_ms)
 
 
 def end_waits(connection: Redis, now_ms: int) -> int:

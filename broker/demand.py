@@ -8,12 +8,13 @@ from typing import cast
 from redis import Redis
 from redis.client import Pipeline
 
-from broker import index
+from broker import index, parked_sets
 from broker.clock import SET_BACK_MS
 from broker.documents import Job
 from broker.lately import Lately
 from broker.messages import Claim, Envelope
 from broker.offered_jobs import offered_jobs
+from broker.parked_sets import KnownOffers
 
 ASKED = "broker:asked"
 """Sorted set: factory, queue and offers by the broker time of its last claim."""
@@ -88,6 +89,7 @@ class Demand:
         self._redis = connection
         self._askers: list[Asker] | None = None
         self._parked: dict[tuple[str, str], int] = {}
+        self._known_offers = KnownOffers()
         self.more = False
         """Whether more have asked than were looked at."""
 
@@ -124,8 +126,8 @@ class Demand:
         return self._parked[wanted]
 
     def _count_parked(self, queue: str, terms: str) -> int:
-        sets = index.sets_of(self._redis, index.PARKED, [queue])[queue]
+        lines = self._known_offers.lines(self._redis, [queue])[queue]
         with self._redis.pipeline(transaction=False) as pipe:
-            for offers, _ in index.awaiting(terms, index.lines(sets)):
-                pipe.zcard(index.members_key(index.PARKED, queue, offers))
+            for name, _ in parked_sets.awaiting(terms, lines):
+                pipe.zcard(index.members_key(index.PARKED, queue, name))
             return sum(cast(list[int], pipe.execute()))

@@ -7,7 +7,7 @@ docs/matching.md says what the order is.
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Self, cast
 
@@ -150,12 +150,6 @@ def decode_job_terms(text: str) -> tuple[tuple[str, ...], Preferences] | None:
         return None
 
 
-def decode_offers(text: str) -> tuple[str, ...] | None:
-    """The offers in such a text; None where it is none."""
-    found = decode_job_terms(text)
-    return None if found is None or found[1] else found[0]
-
-
 def follow(pipe: Pipeline, moves: Iterable[tuple[Job, bool]], *, step_ms: int, now_ms: int) -> None:
     """As `move`, of jobs."""
     scores: defaultdict[tuple[str, str], dict[str, int | None]] = defaultdict(dict)
@@ -245,13 +239,6 @@ def _withdraw_apart(pipe: Pipeline, place: Place) -> None:
     pipe.zrem(place.line, place.job_id)
 
 
-def park(pipe: Pipeline, queue: str, offers: Iterable[str], request_id: str, score: float) -> None:
-    """Add the commands that make a waiting claim findable."""
-    text = encode_terms(offers)
-    pipe.zadd(members_key(PARKED, queue, text), {request_id: score})
-    pipe.sadd(sets_key(PARKED, queue), text)
-
-
 def serving(offers: tuple[str, ...], sets: Iterable[str], *, factory_id: str) -> list[tuple[str, int]]:
     """Of a queue's sets of jobs, those that this factory with `offers` may have, and how well it meets each."""
     found = []
@@ -261,20 +248,6 @@ def serving(offers: tuple[str, ...], sets: Iterable[str], *, factory_id: str) ->
             if terms is not None and meets(offers, terms[0]):
                 found.append((name, preference(offers, terms[1])))
     return found
-
-
-def lines(sets: Iterable[str]) -> list[tuple[str, tuple[str, ...]]]:
-    """Sets of claims that wait, by name, each with what those in it offer."""
-    return [(text, offers) for text in sets if (offers := decode_offers(text)) is not None]
-
-
-def awaiting(terms: str, lines: Iterable[tuple[str, tuple[str, ...]]]) -> list[tuple[str, int]]:
-    """Of such sets, those that meet a job's requirements, and how well each meets its preferences."""
-    wanted = decode_job_terms(terms)
-    if wanted is None:
-        return []
-    requires, prefers = wanted
-    return [(name, preference(offers, prefers)) for name, offers in lines if meets(offers, requires)]
 
 
 def sets_of(connection: Redis, prefix: str, queues: Iterable[str]) -> dict[str, list[str]]:
@@ -317,16 +290,29 @@ def ready_terms(connection: Redis, queue: str, *, at_most: int) -> list[tuple[st
 
 
 def tidy(connection: Redis) -> None:
-    """Forget sets of terms that have no members any more, and what is none. The check and the removal are one step."""
-    for prefix, decode in ((READY, decode_job_terms), (PARKED, decode_offers)):
-        for key in connection.scan_iter(match=sets_key(prefix, "*"), count=1_000):
-            members = key.removesuffix(b"sets") + b"in:"
-            there = cast(list[bytes], _TIDY.run(connection, [key], [members]))
-            wrong = [name for name in there if (text := text_of(name)) is None or decode(terms_of(text)) is None]
-            if wrong:
-                log.warning("index_has_garbage", key=repr(key), count=len(wrong))
-                connection.delete(*(members + terms for terms in wrong))
-                connection.srem(key, *wrong)
+    """As `tidy_sets`, of the sets of jobs."""
+
+    def ours(_queue: str, names: Iterable[str]) -> list[str]:
+        return [name for name in names if decode_job_terms(terms_of(name)) is not None]
+
+    tidy_sets(connection, READY, ours)
+
+
+def tidy_sets(connection: Redis, prefix: str, ours: Callable[[str, list[str]], Iterable[str]]) -> None:
+    """Forget sets that have no members any more, and what is none. The check and the removal are one step.
+
+    `ours`: those names, of the sets of a queue, that mean something.
+    """
+    for key in connection.scan_iter(match=sets_key(prefix, "*"), count=1_000):
+        members = key.removesuffix(b"sets") + b"in:"
+        there = cast(list[bytes], _TIDY.run(connection, [key], [members]))
+        queue = key.decode(errors="replace").removeprefix(f"{prefix}:").removesuffix(":sets")
+        right = {name.encode() for name in ours(queue, names(there))}
+        wrong = [name for name in there if name not in right]
+        if wrong:
+            log.warning("index_has_garbage", key=repr(key), count=len(wrong))
+            connection.delete(*(members + name for name in wrong))
+            connection.srem(key, *wrong)
 
 
 _TIDY = Script(

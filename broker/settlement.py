@@ -21,6 +21,7 @@ from broker.known_jobs import KnownJobs
 from broker.lately import Lately
 from broker.limits import unit_wants
 from broker.looks import Looks
+from broker.parked_sets import KnownOffers
 from broker.ready_sets import ReadySets
 from broker.repository import JobUpdate, Missing, Stale, Updated
 from broker.slot_turns import SlotTurns
@@ -78,6 +79,8 @@ class Context(Value, frozen=True, gc=True):
     """What the batches before have written."""
     ready_sets: ReadySets = field(default_factory=ReadySets)
     """Where jobs stood when it was last asked for some."""
+    known_offers: KnownOffers = field(default_factory=KnownOffers)
+    """What those offered who waited when jobs came before."""
 
     def heeded(self) -> Controls:
         """What operators have set: as this batch has read it, or to be read now."""

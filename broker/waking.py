@@ -9,10 +9,11 @@ from typing import Generic, TypeVar, cast
 import msgspec
 from redis import Redis
 
-from broker import index
+from broker import index, parked_sets
 from broker.claim_next import ANSWER_TTL_MS, UNPARK, WAIT_ENDS, WAITING, WOKEN_FOR, claim_id
 from broker.matching import canonical
 from broker.messages import Claim
+from broker.parked_sets import KnownOffers, Line
 from broker.queues import intake_key
 from broker.scripts import Argument, Script
 from broker.wire_types import WAIT_MS_MAX
@@ -214,16 +215,16 @@ class _Fitting(Value, frozen=True):
     name: str = ""
 
 
-def wake(connection: Redis, ready: Sequence[tuple[str, str]]) -> int:
+def wake(connection: Redis, ready: Sequence[tuple[str, str]], *, known: KnownOffers) -> int:
     """Send a waiter to the front for each job that became ready, known by its queue and the name of its set.
 
     It is the one that suits the job best, of equals the oldest. Of a job that is kept for a factory it is one of that
-    factory's own, the one whose wait ends first. Returns how many were woken.
+    factory's own, the one whose wait ends first. Returns how many were woken. `known`: what those offer who wait, as
+    far as it was read before.
     """
     if not ready:
         return 0
-    found = index.sets_of(connection, index.PARKED, [queue for queue, _ in ready])
-    lines = {queue: index.lines(names) for queue, names in found.items()}
+    lines = known.lines(connection, [queue for queue, _ in ready])
     fitting = {(queue, name): _awaiting(queue, name, lines[queue]) for queue, name in dict.fromkeys(ready)}
     woken = 0
     for part in _parts([wants for wants in ready if fitting[wants].keys], fitting):
@@ -257,7 +258,7 @@ def recheck(connection: Redis, parked: Sequence[Claim]) -> None:
         _RECHECK.run(connection, _KEYS, arguments)
 
 
-def pass_on(connection: Redis, woken: Sequence[tuple[Claim, Collection[str]]]) -> None:
+def pass_on(connection: Redis, woken: Sequence[tuple[Claim, Collection[str]]], *, known: KnownOffers) -> None:
     """Wake another for each job that one of these was woken for, and has left there.
 
     Each with the sets of the jobs it has had: one of those it was woken for is as good as any other of the same set.
@@ -279,12 +280,12 @@ def pass_on(connection: Redis, woken: Sequence[tuple[Claim, Collection[str]]]) -
         for queue, name in left:
             pipe.exists(index.members_key(index.READY, queue, name))
         there = pipe.execute()
-    wake(connection, [wants for wants, some in zip(left, there, strict=True) if some])
+    wake(connection, [wants for wants, some in zip(left, there, strict=True) if some], known=known)
 
 
-def _awaiting(queue: str, name: str, lines: Sequence[tuple[str, tuple[str, ...]]]) -> _Fitting:
-    found = index.awaiting(index.terms_of(name), lines)
-    keys = [index.members_key(index.PARKED, queue, offers) for offers, _ in found]
+def _awaiting(queue: str, name: str, lines: Sequence[Line]) -> _Fitting:
+    found = parked_sets.awaiting(index.terms_of(name), lines)
+    keys = [index.members_key(index.PARKED, queue, line) for line, _ in found]
     # More than a claim can have waited: one that meets more is ahead of every one that meets less.
     return _Fitting(keys, [(WAIT_MS_MAX + 1) * met for _, met in found], name)
 

@@ -41,7 +41,7 @@ def offer(context: Context, connection: Redis, jobs: Sequence[Job], *, now_ms: i
     ready = [place.wants for place in places if place.job_id not in aside.job_ids]
     keys = aside.free * lock_waits.RETURN_MAX
     ready += lock_waits.bring_back(connection, keys, room=aside.room, now_ms=now_ms)
-    return Offered(new, waking.wake(connection, ready))
+    return Offered(new, waking.wake(connection, ready, known=context.known_offers))
 
 
 def withdraw_taken(context: Context, connection: Redis, places: Sequence[Place]) -> None:

@@ -21,6 +21,7 @@ from broker import (
     index,
     lock_waits,
     operating,
+    parked_sets,
     quotas,
     repository,
     runs,
@@ -153,6 +154,7 @@ class Sweep:
             with swept.going_on():
                 mend(now_ms, swept)
         index.tidy(self._redis)
+        parked_sets.tidy(self._redis)
         demand.trim(self._redis, now_ms)
         seen.trim(self._redis, now_ms)
         swept.waits_ended = claim_next.end_waits(self._redis, now_ms)
@@ -281,7 +283,7 @@ class Sweep:
                 dead = quotas.drop_dead(store, entropy, name, now_ms=now_ms)
                 swept.units_mended += dead
                 back = lock_waits.bring_back(self._redis, [limit_key(name)] * dead, now_ms=now_ms)
-                swept.woken += waking.wake(self._redis, back)
+                swept.woken += waking.wake(self._redis, back, known=self._context.known_offers)
 
     def _end_run(self, document: Document, job: Job, now_ms: int) -> bool:
         """End an open run if it is over. A job as it was before that run says nothing of it, if it has moved on."""
@@ -341,7 +343,7 @@ class Sweep:
         offered = [change.after for change in changes if index.offered(change.after)]
         ready = [Place.of(job, step_ms=step_ms, now_ms=now_ms).wants for job in offered]
         ready += lock_waits.bring_back(self._redis, lock_waits.given_up(changes), now_ms=now_ms)
-        swept.woken += waking.wake(self._redis, ready)
+        swept.woken += waking.wake(self._redis, ready, known=self._context.known_offers)
 
     def _jobs(self, search: Filter) -> Iterator[Job]:
         """Jobs a search proposes; one that does not parse is reported and left alone."""

@@ -106,5 +106,7 @@ def right_type(key: bytes) -> str | None:
     if (kind := NAMED.get(name) or REGISTRIES.get(name)) is not None:
         return kind
     if name.startswith((f"{index.READY}:", f"{index.PARKED}:")):
+        if name.endswith(":texts") and ":in:" not in name:
+            return "hash"
         return "set" if name.endswith(":sets") else "zset" if ":in:" in name else None
     return next((kind for prefix, kind in FAMILIES.items() if name.startswith(prefix)), None)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from broker import index, lock_waits, owed
+from broker import index, lock_waits, owed, parked_sets
 from broker.claim_next import answer_key, claim_id, end_waits, mark_key
 from broker.families import children_key
 from broker.messages import Claim
@@ -157,6 +157,7 @@ def test_what_looks_like_a_set_of_terms_is_cleared_away_and_real_ones_stay(redis
     for prefix in (READY, PARKED):
         a_set(prefix, b"garbage")(redis_client)
     index.tidy(redis_client)
+    parked_sets.tidy(redis_client)
     assert {key: redis_client.smembers(key) for key in real} == real
     assert all(real.values())
 

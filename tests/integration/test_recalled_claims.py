@@ -9,6 +9,7 @@ import pytest
 
 from broker import waiting
 from broker.claim_next import WAITING
+from broker.parked_sets import KnownOffers
 from broker.recall import recall
 from broker.waking import wake
 from tests.caller import Caller
@@ -67,10 +68,10 @@ def test_all_claims_of_a_factory_are_called_back_though_they_take_several_trips(
 @pytest.mark.usefixtures("others")
 def test_of_each_queue_as_many_are_called_back_as_jobs_came_for_their_factory(broker: InProcess) -> None:
     kept = [(queue, "others:[]") for queue in ("q-1", "q-1", "q-1", *["q-3"] * OTHERS, "none")]
-    assert wake(broker.redis, kept) == 3 + OTHERS // 4
+    assert wake(broker.redis, kept, known=KnownOffers()) == 3 + OTHERS // 4
     assert sorted(queued(broker)) == ["q-1"] * 3 + ["q-3"] * (OTHERS // 4)
-    assert wake(broker.redis, [("q-1", "others:[]")]) == 1
-    assert wake(broker.redis, [("q-1", "mine:[]"), ("q-1", 'others:["gpu"]')]) == 0
+    assert wake(broker.redis, [("q-1", "others:[]")], known=KnownOffers()) == 1
+    assert wake(broker.redis, [("q-1", "mine:[]"), ("q-1", 'others:["gpu"]')], known=KnownOffers()) == 0
 
 
 def test_a_factory_that_registers_many_times_in_one_batch_has_its_claims_called_back_once(broker: InProcess) -> None:
