@@ -179,8 +179,8 @@ def park(pipe: Pipeline, claim: Claim, now_ms: int, *, again: Claim | None = Non
     reply = wire(Answer(Word.NONE_AVAILABLE), claim.request_id, ends_ms)
     channel = replies.reply_key(claim.factory_id, claim.instance)
     record = {
+        "parked_in": parked_sets.members_key(body.queue, body.offers),  # first: see `waking`
         "envelope": seal.again(come.model_dump_json(exclude_none=True)),
-        "parked_in": parked_sets.members_key(body.queue, body.offers),
         "mark": mark_key(claim_id(claim)),
         "factory_id": claim.factory_id,
         "queue": body.queue,

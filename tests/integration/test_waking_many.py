@@ -164,6 +164,28 @@ def test_of_claims_of_an_heir_with_long_offers_one_that_fits_is_woken(broker: In
     assert json.loads(envelope)["body"]["offers"][0] == "host=2"
 
 
+def test_a_call_names_so_many_bytes_of_sets_and_no_more(broker: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waking, "BYTES_MAX", 2 * len('broker:parked:default:in:["host=10"]'))
+    park(broker, *([f"host={number}"] for number in range(13)))
+    ready = [("default", encode_job_terms((f"host={number}",), ())) for number in range(13)]
+    assert wake(broker, ready[12:]) == 1
+    before = calls(broker, "evalsha")
+    assert wake(broker, ready[:12]) == 12
+    assert calls(broker, "evalsha") - before == 6
+
+
+@pytest.mark.parametrize("offers", [[], ["gpu", 'quo"te', "back\\", "comma=, x"], [f"gpu={LONG}"]])
+@pytest.mark.parametrize("first", ["parked_in", "envelope"])
+def test_a_claim_of_an_heir_is_found_wherever_its_record_says_where_it_waits(
+    broker: InProcess, first: str, offers: Sequence[str]
+) -> None:
+    park(broker, offers)
+    [(id, text)] = broker.redis.hgetall(claim_next.WAITING).items()
+    record = json.loads(text)
+    broker.redis.hset(claim_next.WAITING, id, json.dumps({first: record[first], **record}))
+    assert wake(broker, [("default", "mac-0:[]")]) == 1
+
+
 def test_a_set_is_forgotten_with_the_last_claim_that_waited_in_it(broker: InProcess) -> None:
     park(broker, *long_offers(3), ["short"])
     broker.clock.advance(2 * WAIT_MS)
