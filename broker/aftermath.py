@@ -26,7 +26,7 @@ from broker import (
     telling,
     waking,
 )
-from broker.answers import Answer, Word, wire
+from broker.answers import Answer, Reason, Word, wire
 from broker.batch import Settled
 from broker.controls import Controls
 from broker.documents import BLOCKED, LEASED, READY, Job
@@ -236,7 +236,8 @@ def _woken(context: Context, batch: Sequence[Settled], now_ms: int) -> list[tupl
 
 def _others_may(claim: Claim, answer: Answer, now_ms: int) -> bool:
     late = claim.deadline_ms is not None and now_ms > claim.deadline_ms
-    return answer.word in _OTHERS_MAY or (late and answer.word is Word.OUTCOME_UNKNOWN)  # of a copy
+    untried = answer.reason is Reason.OVERLOADED  # there was no time for all that may fit
+    return answer.word in _OTHERS_MAY or untried or (late and answer.word is Word.OUTCOME_UNKNOWN)  # of a copy
 
 
 def on_time(context: Context, connection: Redis, now_ms: int) -> int:

@@ -206,8 +206,8 @@ def _proposals(
             continue
         count = wanted(request, earlier)
         if taken.resend and earlier is None:
-            room = (INSISTED_MAX if taken.insist else REMEMBERED_MAX) - remembered
-            known = known_before.of(request, at_most=count) if room > 0 else _later(taken)
+            left = (INSISTED_MAX if taken.insist else REMEMBERED_MAX) - remembered
+            known = known_before.of(request, at_most=count) if left > 0 else _later(taken)
             if known is not None:
                 proposals[position] = known
                 remembered += len(_jobs(known))

@@ -108,12 +108,13 @@ def _write_with_slots(
 
 def _room_left(limits: Limits, left: Iterable[Room]) -> tuple[Room, ...]:
     """What others may have that stand aside. Who waits for a rate is let through as time goes on, whatever has room."""
-    room = {(each.key, each.mode): each for each in left if each.count}  # of several looks at one slot the last
-    return tuple(each for each in room.values() if (name := limit_name(each.key)) is None or _waits_aside(limits, name))
+    room = {(each.key, each.mode): each for each in left}  # of several looks at one slot the last
+    return tuple(each for each in room.values() if each.count and _waits_aside(limits, each.key))
 
 
-def _waits_aside(limits: Limits, name: str) -> bool:
-    return sets_aside(name) and limits[name].rate is None
+def _waits_aside(limits: Limits, key: str) -> bool:
+    name = limit_name(key)
+    return name is None or (sets_aside(name) and limits[name].rate is None)
 
 
 def _untried(context: Context, controls: Controls, job: Job, names: Sequence[str], now_ms: int) -> Denied | None:

@@ -291,24 +291,19 @@ def ready_terms(connection: Redis, queue: str, *, at_most: int) -> list[tuple[st
 
 def tidy(connection: Redis) -> None:
     """As `tidy_sets`, of the sets of jobs."""
-
-    def ours(_queue: str, names: Iterable[str]) -> list[str]:
-        return [name for name in names if decode_job_terms(terms_of(name)) is not None]
-
-    tidy_sets(connection, READY, ours)
+    tidy_sets(connection, READY, lambda name: decode_job_terms(terms_of(name)) is not None)
 
 
-def tidy_sets(connection: Redis, prefix: str, ours: Callable[[str, list[str]], Iterable[str]]) -> None:
+def tidy_sets(connection: Redis, prefix: str, ours: Callable[[str], bool]) -> None:
     """Forget sets that have no members any more, and what is none. The check and the removal are one step.
 
-    `ours`: those names, of the sets of a queue, that mean something.
+    `ours`: whether a name means something; of a digest the script looks whether there is what it stands for.
     """
     for key in connection.scan_iter(match=sets_key(prefix, "*"), count=1_000):
-        members = key.removesuffix(b"sets") + b"in:"
-        there = cast(list[bytes], _TIDY.run(connection, [key], [members]))
-        queue = key.decode(errors="replace").removeprefix(f"{prefix}:").removesuffix(":sets")
-        right = {name.encode() for name in ours(queue, names(there))}
-        wrong = [name for name in there if name not in right]
+        queue = key.removesuffix(b"sets")
+        members = queue + b"in:"
+        there = cast(list[bytes], _TIDY.run(connection, [key], [members, queue + b"texts"]))
+        wrong = [name for name in there if (text := text_of(name)) is None or not ours(text)]
         if wrong:
             log.warning("index_has_garbage", key=repr(key), count=len(wrong))
             connection.delete(*(members + name for name in wrong))
@@ -317,12 +312,14 @@ def tidy_sets(connection: Redis, prefix: str, ours: Callable[[str, list[str]], I
 
 _TIDY = Script(
     """
--- KEYS: 1 sets of terms.  ARGV: prefix of their members.  Returns those that have members
+-- KEYS: 1 sets of terms.  ARGV: prefix of their members, and what digests stand for.  Returns those that have members
 local there = {}
 if redis.call('TYPE', KEYS[1]).ok ~= 'set' then redis.call('DEL', KEYS[1]) end
 for _, terms in ipairs(redis.call('SMEMBERS', KEYS[1])) do
   local kind = redis.call('TYPE', ARGV[1] .. terms).ok
-  if kind == 'zset' then
+  -- Here, in one step: a claim may come to wait in it, and name it anew, at any moment.
+  local unknown = string.sub(terms, 1, 1) == '#' and redis.call('HEXISTS', ARGV[2], terms) == 0
+  if kind == 'zset' and not unknown then
     there[#there + 1] = terms
   else
     redis.call('DEL', ARGV[1] .. terms)

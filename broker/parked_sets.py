@@ -80,7 +80,7 @@ def awaiting(terms: str, lines: Iterable[Line]) -> list[tuple[str, int]]:
 
 
 class KnownOffers:
-    """What digests stand for, as far as it was read. For one worker's loop: not safe under threads."""
+    """What digests stand for, as far as it was read. Two threads may ask: what is kept is replaced, not changed."""
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[str, ...]] = {}
@@ -91,30 +91,26 @@ class KnownOffers:
         return {queue: self._of(connection, queue, names) for queue, names in found.items()}
 
     def _of(self, connection: Redis, queue: str, names: Sequence[str]) -> list[Line]:
-        new = [name for name in names if name.startswith(DIGEST) and name not in self._known]
+        known = self._known
+        new = [name for name in names if name.startswith(DIGEST) and name not in known]
         read = _read(connection, queue, new) if new else {}
         lines = [
             (name, offers)
             for name in names
-            if (offers := read.get(name) or self._known.get(name) or _named(name)) is not None
+            if (offers := read.get(name) or known.get(name) or _named(name)) is not None
         ]
-        if len(self._known) + len(read) > KEPT_MAX:
-            self._known.clear()
-        if len(read) <= KEPT_MAX:
-            self._known.update(read)
+        if read:
+            kept = {**known, **read}
+            self._known = kept if len(kept) <= KEPT_MAX else dict(read) if len(read) <= KEPT_MAX else {}
         return lines
 
 
 def tidy(connection: Redis) -> None:
     """Forget sets that have no members any more, what is none, and texts that no set is named after."""
 
-    def ours(queue: str, names: Sequence[str]) -> list[str]:
-        texts = set(index.names(cast(list[bytes], connection.hkeys(texts_key(queue)))))
-        return [name for name in names if name in texts or _named(name) is not None]
-
     for key in connection.scan_iter(match=texts_key("*"), count=1_000):
         _TIDY_TEXTS.run(connection, [key], [key.removesuffix(b"texts") + b"in:"])
-    index.tidy_sets(connection, PARKED, ours)
+    index.tidy_sets(connection, PARKED, lambda name: name.startswith(DIGEST) or _named(name) is not None)
 
 
 def _named(name: str) -> tuple[str, ...] | None:

@@ -132,18 +132,22 @@ local function parked_in(record)
   return parked and parked.parked_in
 end
 
--- Which claims of an heir wait, and where, those first whose waits end first: looked at once.
+-- Which claims of an heir wait, and where, those first whose waits end first: each looked at once, as it is needed.
 local claims = {}
 local function claims_of(heir)
-  if claims[heir] then return claims[heir] end
-  local found = {}
-  for _, id in ipairs(redis.call('ZRANGE', WAITING_OF .. heir, 0, HEIRS_MAX - 1)) do
+  claims[heir] = claims[heir] or {ids = redis.call('ZRANGE', WAITING_OF .. heir, 0, HEIRS_MAX - 1), looked = 0}
+  return claims[heir]
+end
+
+local function claim_at(found, at)
+  while #found < at and found.looked < #found.ids do
+    found.looked = found.looked + 1
     rounds = rounds + 1
+    local id = found.ids[found.looked]
     local set = parked_in(redis.call('HGET', KEYS[1], id))
     if set then found[#found + 1] = {id = id, parked_in = set} end
   end
-  claims[heir] = found
-  return found
+  return found[at]
 end
 
 -- The first of these that waits in one of the sets that fit, if it waits still.
@@ -153,9 +157,10 @@ local function wake_heir(kind)
     for _, set in ipairs(kind.sets) do kind.fits[sets[set]] = true end
   end
   local found = claims_of(kind.heir)
-  while kind.at < #found do
+  while true do
+    local claim = claim_at(found, kind.at + 1)
+    if not claim then return end
     kind.at = kind.at + 1
-    local claim = found[kind.at]
     if kind.fits[claim.parked_in] and woken_for(claim.id, kind) then return end
   end
 end

@@ -221,6 +221,14 @@ def test_claims_for_many_jobs_in_one_batch_share_what_it_grants_and_one_alone_ha
     assert [len(jobs(broker.ask(several(broker, 64))[0])) for _ in range(4)] == [64] * 4
 
 
+def test_a_resend_among_them_changes_nothing_of_what_claims_for_many_jobs_get(broker: InProcess) -> None:
+    broker.submit(*(f"job-{number:03}" for number in range(256)))
+    claims = [several(broker, 64) for _ in range(3)]
+    broker.caller.send(again(several(broker, 1)), *claims)
+    broker.finish(broker.settle(broker.take().entries))
+    assert [len(jobs(reply)) for reply in broker.caller.replies(*claims)] == [64] * 3
+
+
 def test_of_resends_that_had_many_jobs_a_batch_answers_so_many_and_the_others_come_with_later_ones(
     broker: InProcess,
 ) -> None:
