@@ -169,7 +169,7 @@ class Call:
         self._out = 0
         """Attempts that were sent, or may have been."""
         self._hindered: str | None = None
-        """Why an attempt was not sent."""
+        """Why the last attempt was not sent."""
         self._history = history
         self._invoked: Record | None = None
         self.reply: Reply | None = None
@@ -255,6 +255,7 @@ class Call:
     def on_its_way(self) -> None:
         """An attempt was sent, or may have been."""
         self._out += 1
+        self._hindered = None
 
     def never_left(self, why: str) -> None:
         """An attempt that was on its way turned out not to have been sent."""
@@ -334,10 +335,14 @@ class Call:
             advice = way_out(self._hindered)
             what = f"{what}: Redis took nothing: {self._hindered}; nothing was sent"
             return BrokerUnavailable(f"{what}; {advice or 'is it running?'}", answers=advice is not None)
-        if self.unheard is not None:
-            what += f": Redis refuses to show it ({self.unheard}): a user of `broker acl` reads those of one factory"
-            return BrokerTimeout(what, request_id=self.request_id)
-        return BrokerTimeout(f"{what}; is a broker worker running?", request_id=self.request_id)
+        advice = "is a broker worker running?"
+        if self._hindered is not None:
+            what += f": Redis took nothing the last time: {self._hindered}"
+            advice = way_out(self._hindered) or "is it running?"
+        elif self.unheard is not None:
+            what += f": Redis refuses to show it ({self.unheard})"
+            advice = "a user of `broker acl` reads those of one factory"
+        return BrokerTimeout(f"{what}; {advice}", request_id=self.request_id)
 
 
 def release_of(grant: Reply, address: Address, *, now_ms: int, entropy: Entropy) -> Call:

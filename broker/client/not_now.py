@@ -10,7 +10,7 @@ _WAYS_OUT = {
     "NOREPLICAS": _WAIT,
     "BUSY": _WAIT,
     "OOM": "it is full: free some of its memory, or raise its maxmemory",
-    "MISCONF": "it can't write to its disk: make room there; its log says more",
+    "MISCONF": "it can't write to its disk: make room there (its log says more)",
 }
 """By the first word of an error reply: it starts, fails over, runs a long script, is full or its disk is."""
 

@@ -8,6 +8,7 @@ from redis.exceptions import ResponseError
 
 from broker.answers import SAME_ID
 from broker.client.call import BrokerTime, Call, Waiter
+from broker.client.not_now import way_out
 from broker.client.notices import Notices
 from broker.client.reply import Reply, parse_reply
 
@@ -69,11 +70,13 @@ class Pending:
                     self.given_up()
 
     def lost(self, error: Exception) -> None:
-        """The reply channel can't be read: where that is refused, whoever gets no answer is to know why."""
-        self._unheard = str(error) if isinstance(error, ResponseError) else None
+        """The reply channel can't be read: where this user may not, whoever gets no answer is to know why."""
+        refused = isinstance(error, ResponseError) and way_out(str(error)) is None
+        self._unheard = str(error) if refused else None
 
     def heard_again(self) -> None:
         """The reply channel was lost, and is read again. What has no wait is sent again soon in any case."""
+        self._unheard = None
         for call in self.calls():
             if call.waits:
                 call.may_be_gone = True

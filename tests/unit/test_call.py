@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from redis.exceptions import ResponseError
 
 from broker.answers import Answer, Reason, Word, wire
 from broker.client import BrokerTimeout, BrokerUnavailable, InvalidRequest, NewId, Reply
 from broker.client.call import Address, BrokerTime, Call
+from broker.client.not_now import way_out
 from broker.client.pending import Pending
 from broker.client.reply import parse_reply
 from broker.client.tenure import Tenure
@@ -51,6 +53,47 @@ def test_a_request_id_of_the_callers_own_may_have_been_sent_before() -> None:
     assert parse(repeated.next_attempt(1_000, BrokerTime()).text).attempt == 2
     with pytest.raises(BrokerTimeout):
         repeated.answer()
+
+
+@pytest.mark.parametrize("out", [0, 1], ids=["an earlier call", "an earlier attempt"])
+def test_where_redis_takes_no_more_than_may_have_been_sent_before_it_is_told_what_redis_said(out: int) -> None:
+    repeated = call(request_id=None if out else "mine")
+    for _ in range(out + 1):
+        repeated.next_attempt(1_000, BrokerTime())
+        repeated.on_its_way()
+    repeated.never_left("MISCONF can't persist")
+    with pytest.raises(
+        BrokerTimeout, match=r"took nothing the last time: MISCONF can't persist; it can't write"
+    ) as told:
+        repeated.answer()
+    assert "worker" not in str(told.value)
+    assert "it can't write to its disk: make room there" in str(told.value)
+    repeated.on_its_way()
+    with pytest.raises(BrokerTimeout, match="is a broker worker running"):
+        repeated.answer()
+
+
+@pytest.mark.parametrize(("said", "tells"), [("NOREPLICAS Not enough", False), ("NOPERM no permissions", True)])
+def test_a_channel_that_was_refused_for_a_while_or_is_read_again_is_not_said_to_be_refused(
+    said: str, tells: bool
+) -> None:
+    def told() -> str:
+        asked = call()
+        asked.on_its_way()
+        pending.forget(asked, abandoned=False)
+        with pytest.raises(BrokerTimeout) as error:
+            asked.answer()
+        return str(error.value)
+
+    pending = Pending(BrokerTime(), lambda: 0)
+    pending.lost(ResponseError(said))
+    assert ("refuses to show it" in told()) is tells
+    pending.heard_again()
+    assert "refuses to show it" not in told()
+
+
+def test_the_advice_where_redis_cannot_write_is_one_sentence() -> None:
+    assert "; " not in str(way_out("MISCONF can't persist")), "the command line takes what is behind the last one"
 
 
 def test_only_a_claim_that_may_be_kept_waiting_is_sent_again_later_for_its_wait() -> None:
