@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, tzinfo
 from itertools import islice, takewhile
+from typing import Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
@@ -12,9 +13,10 @@ FIELDS = 5
 _DAY_S = 86_400
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001  # what clocks show, of whatever zone
 
-
 ZONE = "UTC"
 """Of whoever names none."""
+UNKNOWN: Final = (CronSimError, ZoneInfoNotFoundError, ValueError, OSError)
+"""What these functions raise for an expression or a zone that this process does not know."""
 
 
 def check(expression: str, zone: str) -> None:

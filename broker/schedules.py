@@ -3,9 +3,7 @@
 However many sweeps fire a schedule at once, or after a crash once more: the job of one fire is created once.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -13,12 +11,13 @@ import msgspec
 import structlog
 from msgspec import structs
 
-from broker import cron, pages, shared_document, submission, terms
+from broker import cron, pages, shared_document, terms
 from broker.answers import Answer, Reason, Word
 from broker.asked import Asked, has_done, remembering, who_asks
 from broker.documents import Frozen
-from broker.messages import CatchUp, ChangeSchedule, ListSchedules, PutSchedule, Submit, SubmitBody
-from broker.settlement import Change, Context, Settlement
+from broker.fires import Fires
+from broker.messages import CatchUp, ChangeSchedule, ListSchedules, PutSchedule, SubmitBody
+from broker.settlement import Context, Settlement
 from broker.terms import Due, Term
 from datastore import AnyOf, Corrupt, DatastoreError, Document, Expected, Filter, NotFound, Ok, Unavailable
 from datastore.confirm import confirmed_create, confirmed_update
@@ -29,8 +28,6 @@ log = structlog.get_logger(__name__)
 EARLIER_MAX = 8
 """Of the terms that ended before all their fires were carried out, as many are kept: each may hold a large payload."""
 WRITES_MAX = 8
-SCHEDULER = "schedule"
-"""Who has submitted the job of a fire; also the label that names its schedule."""
 
 
 class Standing(StrEnum):
@@ -94,11 +91,6 @@ class Schedule(Frozen, frozen=True, kw_only=True):
         )
 
 
-def job_id(name: str, fire_ms: int) -> str:
-    """The id of the job of one fire, such as `nightly.20260131T020000Z`."""
-    return f"{name}.{datetime.fromtimestamp(fire_ms // 1_000, UTC):%Y%m%dT%H%M%SZ}"
-
-
 def fire(context: Context, document: Document, *, now_ms: int) -> Settlement:
     """Submit what is due of one schedule, then move it on. Nothing is lost or doubled by a crash in between.
 
@@ -107,38 +99,31 @@ def fire(context: Context, document: Document, *, now_ms: int) -> Settlement:
     """
     schedule = _schedule(document)
     ready = [terms.due(term, now_ms=now_ms, ttl_ms=context.rules.ttl_ms) for term in schedule.terms()]
-    fires = [(each.term, fire_ms) for each in ready for fire_ms in each.fires]
-    changes: list[Change] = []
-    last_job_id = schedule.last_job_id
-    if fires:
+    if any(each.fires for each in ready):
         written_on = _update(context, document, {})
         if written_on is None:
             return Settlement(Answer(Word.CONFLICT, Reason.RACED, {"name": schedule.name}))
         document = written_on
+    fires = Fires(context, schedule.name, now_ms)
+    done = [fires.carry_out(each) for each in ready]
+    moved = _moved(done)
+    if fires.carried_out:
+        moved |= {"last_fire_ms": fires.carried_out[-1], "last_job_id": fires.last_job_id or schedule.last_job_id}
     try:
-        for term, fire_ms in fires:
-            settled, made = _submitted(context, schedule.name, term, fire_ms, now_ms=now_ms)
-            answer = settled.answer
-            changes += settled.changes
-            if answer.word is Word.OUTCOME_UNKNOWN:
-                return Settlement(answer, tuple(changes))
-            if answer.good and not answer.body.get("joined"):
-                last_job_id = made
-            else:  # mostly another job with its unique key is not over, and perhaps joined: which one, says the answer
-                log.warning("fire_made_no_job", name=schedule.name, job=made, why=answer.reason, told=answer.body)
-        moved = _moved(ready)
-        if fires:
-            moved |= {"last_fire_ms": fires[-1][1], "last_job_id": last_job_id}
-        _update(context, document, moved)  # a lost race is a skip: another sweep did the same, or somebody changed it
+        if fires.carried_out or not fires.failed:
+            _update(context, document, moved)  # a lost race is a skip: another sweep did the same, or it was changed
     except DatastoreError as error:  # what was made is told; the next sweep fires it again, and finishes it
         log.warning("schedule_not_moved_on", name=schedule.name, error=str(error))
-        return Settlement(Answer(Word.OUTCOME_UNKNOWN, Reason.STORE), tuple(changes))
-    return Settlement(Answer(Word.OK, body={"name": schedule.name, "fired": len(fires)}), tuple(changes))
+        fires.failed = True
+    if fires.failed:
+        return Settlement(Answer(Word.OUTCOME_UNKNOWN, Reason.STORE), tuple(fires.changes))
+    answer = Answer(Word.OK, body={"name": schedule.name, "fired": len(fires.carried_out)})
+    return Settlement(answer, tuple(fires.changes))
 
 
-def _moved(ready: Sequence[Due]) -> dict[str, Any]:
+def _moved(done: Sequence[Due]) -> dict[str, Any]:
     """What is left of a schedule once this is carried out."""
-    left = [each.left for each in ready if each.left is not None]
+    left = [each.left for each in done if each.left is not None]
     earlier = [term.plain() for term in left if term.until_ms is not None]
     moved = {"earlier": earlier, "next_ms": terms.next_ms(left)}
     goes_on = left[len(earlier) :]  # none, where it is paused
@@ -280,42 +265,6 @@ def _row(document: Document) -> Iterator[dict[str, Any]]:
         yield {**_shown(document), "job": None}
     except Corrupt as error:
         log.error("schedule_corrupt", document=document.id, error=str(error))
-
-
-def _submitted(context: Context, name: str, term: Term, fire_ms: int, *, now_ms: int) -> tuple[Settlement, str]:
-    """Submit the job of one fire, and tell its id: another one where somebody has made a job of that id beforehand.
-
-    Jobs are never deleted, so every sweep meets the same, and there is still one job of a fire.
-    """
-    named = job_id(name, fire_ms)
-    first = submission.submit(context, _submission(name, term, fire_ms, named), now_ms=now_ms)
-    if first.answer.reason is not Reason.EXISTS:
-        return first, named
-    other = _another_id(name, term, fire_ms)
-    log.error("job_of_schedule_was_there", name=name, job=named, submitted_instead=other)
-    second = submission.submit(context, _submission(name, term, fire_ms, other), now_ms=now_ms)
-    if second.answer.reason is Reason.EXISTS:
-        log.error("job_of_schedule_left_out", name=name, job=other)
-    return Settlement(second.answer, (*first.changes, *second.changes)), other
-
-
-def _another_id(name: str, term: Term, fire_ms: int) -> str:
-    """Not to be known beforehand: whoever could work it out could take it, too."""
-    digest = hashlib.sha256(f"{name} {fire_ms} {term.secret}".encode()).hexdigest()[:16]
-    return f"{job_id(name, fire_ms)}.{digest}"
-
-
-def _submission(name: str, term: Term, fire_ms: int, named: str) -> Submit:
-    job = SubmitBody.model_validate(term.job)
-    labels = {**job.labels, SCHEDULER: name}
-    digest = hashlib.sha256(f"{name} {fire_ms}".encode()).hexdigest()[:40]
-    return Submit(
-        request_id=f"fire-{digest}",
-        factory_id=SCHEDULER,
-        incarnation=SCHEDULER,
-        instance=SCHEDULER,
-        body=job.model_copy(update={"job_id": named, "labels": labels}),
-    )
 
 
 def _update(context: Context, document: Document, patch: Mapping[str, Any]) -> Document | None:

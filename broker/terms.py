@@ -1,14 +1,17 @@
 """What a schedule is for a time: its expression, its job, from when on and until when. Pure rules of what is due."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import structlog
 from msgspec import structs
 
 from broker import cron
 from broker.documents import Frozen
 from broker.messages import CatchUp
+
+log = structlog.get_logger(__name__)
 
 FIRES_MAX = 100
 """Jobs of one term that one sweep makes; what is left of a long outage, the next ones do."""
@@ -39,10 +42,27 @@ class Due:
     term: Term
     fires: tuple[int, ...]
     left: Term | None
+    failed: bool = False
+    """It can't be told here: of such a zone this process does not know the times. Another one may."""
+
+    def cut(self, count: int) -> "Due":
+        """Only the first `count` of its fires."""
+        if count >= len(self.fires):
+            return self
+        left = structs.replace(self.term, since_ms=self.fires[count - 1]) if count else self.term
+        return replace(self, fires=self.fires[:count], left=left)
 
 
 def due(term: Term, *, now_ms: int, ttl_ms: int) -> Due:
     """The fires of a term that are on time, and of those that were missed the ones its policy wants."""
+    try:
+        return _due(term, now_ms=now_ms, ttl_ms=ttl_ms)
+    except cron.UNKNOWN as error:
+        log.error("term_can_not_fire", cron=term.cron, tz=term.tz, error=str(error))
+        return Due(term, (), term, failed=True)
+
+
+def _due(term: Term, *, now_ms: int, ttl_ms: int) -> Due:
     until_ms = now_ms if term.until_ms is None else term.until_ms
     now_ms = max(now_ms, until_ms)  # the clock it was ended by may be a little ahead
     on_time_ms = max(term.since_ms, now_ms - max(ON_TIME_MS, 2 * ttl_ms))
@@ -60,5 +80,12 @@ def due(term: Term, *, now_ms: int, ttl_ms: int) -> Due:
 
 def next_ms(terms: Iterable[Term]) -> int | None:
     """The first time at which one of them fires; None where there is none for fifty years."""
-    times = (cron.next_after(term.cron, term.tz, term.since_ms) for term in terms)
+    times = (_next_ms(term) for term in terms)
     return min((time for time in times if time is not None), default=None)
+
+
+def _next_ms(term: Term) -> int | None:
+    try:
+        return cron.next_after(term.cron, term.tz, term.since_ms)
+    except cron.UNKNOWN:  # to be looked at by every sweep: another process may know that zone
+        return term.since_ms

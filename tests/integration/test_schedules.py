@@ -11,10 +11,11 @@ import redis
 import structlog
 from msgspec import structs
 
-from broker import schedules
+from broker import fires, schedules
 from broker.client import Client
 from broker.clock import ManualClock
 from broker.events import STREAM
+from broker.keys import key_id
 from broker.repository import find_documents
 from broker.schedules import EARLIER_MAX
 from broker.settings import load
@@ -425,6 +426,50 @@ def test_a_schedule_that_can_not_fire_is_mended_by_a_replacement(broker: InProce
     assert made(broker.store) == ["120200Z"]
 
 
+@pytest.mark.parametrize("broken", ["job", "key"])
+def test_a_fire_that_can_not_be_made_does_not_hold_up_the_schedule_that_replaces_it(
+    broker: InProcess, broken: str
+) -> None:
+    job_id, store = "tick.20260131T120100Z", broker.store
+    put(broker, job={"queue": "old", "supersedes": "k"})
+    if broken == "job":
+        store.create(job_id, job_id, {"kind": "job", "state": 7})
+    else:
+        newest = key_id("newest", "k")
+        key = {"kind": "key", "key": "k", "job_id": "x", "since_ms": 0, "before": "y", "also": ["x"]}
+        store.create(newest, newest, key)
+        store.create("x", "x", {"kind": "job", "state": 7})
+    broker.clock.advance(MINUTE_MS)
+    broker.sweep()
+    put(broker, replace=True, job={"queue": "new"})
+    for _ in range(3):
+        broker.clock.advance(MINUTE_MS)
+        broker.sweep()
+    news = find_documents(broker.store, {"kind": "job", "queue": "new"})
+    assert [document.id.removeprefix("tick.20260131T") for document in news] == MINUTES[1:4]
+
+
+def owes_in_a_zone_unknown_here(broker: InProcess) -> None:
+    """Replaced, and what it owes from before has a zone that only another broker knows."""
+    put(broker)
+    broker.clock.advance(MINUTE_MS)
+    put(broker, replace=True)
+    [schedule] = broker.store.find({"kind": "schedule"}).documents
+    earlier: Any = schedule.body["earlier"]
+    changed: Body = {"earlier": [{**earlier[0], "tz": "Nowhere/Atall"}]}
+    assert not isinstance(broker.store.update_if_match(SCHEDULE, SCHEDULE, Expected(rev=2), changed), NotFound)
+
+
+def test_what_is_owed_in_an_unknown_zone_is_kept_and_holds_up_nothing(broker: InProcess) -> None:
+    owes_in_a_zone_unknown_here(broker)
+    broker.clock.advance(MINUTE_MS)
+    broker.sweep()
+    assert made(broker.store) == ["120200Z"]
+    assert put(broker, replace=True)["answer"] == "ok"
+    [schedule] = broker.store.find({"kind": "schedule"}).documents
+    assert "Nowhere/Atall" in str(schedule.body["earlier"])
+
+
 def test_who_changes_a_schedule_is_told_when_it_fires_next_as_it_is_now(broker: InProcess) -> None:
     put(broker)
     broker.clock.advance(MINUTE_MS)
@@ -535,13 +580,13 @@ def test_where_no_other_id_is_tried_whoever_takes_its_id_suppresses_a_fire(
     broker: InProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The twin."""
-    monkeypatch.setattr(schedules, "_another_id", lambda name, _term, fire_ms: schedules.job_id(name, fire_ms))
+    monkeypatch.setattr(fires, "_another_id", lambda name, _term, fire_ms: fires.job_id(name, fire_ms))
     assert fired_where_its_ids_are_taken(broker) == []
 
 
 def of_the_request_id(name: str, fire_ms: int, request_id: str) -> str:
     digest = hashlib.sha256(f"{name} {fire_ms} {request_id}".encode()).hexdigest()[:16]
-    return f"{schedules.job_id(name, fire_ms)}.{digest}"
+    return f"{fires.job_id(name, fire_ms)}.{digest}"
 
 
 def fired_where_what_events_tell_is_taken(broker: InProcess) -> list[str]:
@@ -553,7 +598,7 @@ def fired_where_what_events_tell_is_taken(broker: InProcess) -> list[str]:
     [shown] = broker.ask(broker.caller.make("list_schedules", name="tick"))[0]["body"]["schedules"]
     secret = str(broker.store.find({"kind": "schedule"}).documents[0].body["secret"])
     assert secret not in str(told) + str(shown)
-    taken = [schedules.job_id("tick", fire_ms), of_the_request_id("tick", fire_ms, request.request_id)]
+    taken = [fires.job_id("tick", fire_ms), of_the_request_id("tick", fire_ms, request.request_id)]
     broker.ask(*(broker.caller.make("submit", job_id=each, payload="nothing") for each in taken))
     broker.clock.advance(MINUTE_MS)
     broker.sweep()
@@ -571,7 +616,7 @@ def test_an_other_id_made_of_the_request_id_is_worked_out(broker: InProcess, mon
         [schedule] = broker.store.find({"kind": "schedule"}).documents
         return of_the_request_id(name, fire_ms, str(schedule.body["request_id"]))
 
-    monkeypatch.setattr(schedules, "_another_id", another_id)
+    monkeypatch.setattr(fires, "_another_id", another_id)
     assert fired_where_what_events_tell_is_taken(broker) == []
 
 

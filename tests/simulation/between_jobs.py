@@ -8,8 +8,9 @@ import msgspec
 
 from broker import cron
 from broker.documents import WAITING, Job, State
+from broker.fires import job_id
 from broker.limits import Limits, Rate, applying
-from broker.schedules import Schedule, Standing, job_id
+from broker.schedules import Schedule, Standing
 from broker.slots import Holder, Slot, in_the_way, wants
 
 FIRE_LATE_MS = 60_000
