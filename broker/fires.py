@@ -1,6 +1,7 @@
 """Carrying out the fires of a schedule: each becomes one job, whose id is made of name and time."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -10,7 +11,7 @@ from broker import submission
 from broker.answers import Reason, Word
 from broker.messages import Submit, SubmitBody
 from broker.settlement import Change, Context, Settlement
-from broker.terms import Due, Term
+from broker.terms import FIRES_MAX, Due, Term
 from datastore import DatastoreError
 
 log = structlog.get_logger(__name__)
@@ -30,11 +31,19 @@ class Fires:
     carried_out: list[int] = field(default_factory=list)
     last_job_id: str | None = None
     failed: bool = False
+    room: int = FIRES_MAX
 
-    def carry_out(self, due: Due) -> Due:
+    def all(self, ready: Sequence[Due]) -> list[Due]:
+        """Submit what is due of these terms, in order of time, but that what goes on has room before what is over."""
+        kept = sum(len(each.fires) for each in ready if each.term.until_ms is None)
+        return [self._term(each, self.room - (kept if each.term.until_ms is not None else 0)) for each in ready]
+
+    def _term(self, due: Due, room: int) -> Due:
         """Submit the jobs of a term that are due. Returns what was, with what is left: from where it failed on."""
         self.failed = self.failed or due.failed
+        due = due.cut(max(room, 0))
         for count, fire_ms in enumerate(due.fires):
+            self.room -= 1
             if not self._made(due.term, fire_ms):
                 self.failed = True
                 return due.cut(count)

@@ -105,8 +105,7 @@ def fire(context: Context, document: Document, *, now_ms: int) -> Settlement:
             return Settlement(Answer(Word.CONFLICT, Reason.RACED, {"name": schedule.name}))
         document = written_on
     fires = Fires(context, schedule.name, now_ms)
-    done = [fires.carry_out(each) for each in ready]
-    moved = _moved(done)
+    moved = _moved(fires.all(ready))
     if fires.carried_out:
         moved |= {"last_fire_ms": fires.carried_out[-1], "last_job_id": fires.last_job_id or schedule.last_job_id}
     try:

@@ -14,7 +14,7 @@ from broker.messages import CatchUp
 log = structlog.get_logger(__name__)
 
 FIRES_MAX = 100
-"""Jobs of one term that one sweep makes; what is left of a long outage, the next ones do."""
+"""Jobs of one schedule that one sweep makes, of all its terms; what is left of a long outage, the next ones do."""
 ALL_WITHIN_MS = 31 * 86_400_000
 """Missed fires older than this are not made up for, even where all are wanted."""
 ON_TIME_MS = 60_000

@@ -1,6 +1,7 @@
 """Recurring jobs: each fire makes one job, however many sweeps there are, and an outage is made up for as asked."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -345,9 +346,35 @@ def test_a_long_outage_before_a_replacement_is_made_up_for_in_pieces_beside_what
     broker.clock.advance(150 * MINUTE_MS)
     put(broker, "*/7 * * * *", replace=True, catch_up="none", job={"queue": "new"})
     broker.clock.advance(5 * MINUTE_MS)
-    assert [broker.sweep().fired for _ in range(3)] == [FIRES_MAX + 1, 50, 0]
+    assert [broker.sweep().fired for _ in range(3)] == [FIRES_MAX, 51, 0]
     news = find_documents(broker.store, {"kind": "job", "queue": "new"})
     assert [document.id.removeprefix("tick.20260131T") for document in news] == ["143500Z"]
+
+
+def test_of_a_schedule_a_sweep_makes_a_hundred_jobs_at_most_those_of_what_it_is_now_first(broker: InProcess) -> None:
+    put(broker, catch_up="all", job={"queue": "old"})
+    for _ in range(3):
+        broker.clock.advance(150 * MINUTE_MS)
+        put(broker, replace=True, catch_up="all", job={"queue": "new"})
+    broker.clock.advance(70 * MINUTE_MS)
+    assert broker.sweep().fired == FIRES_MAX
+    assert Counter(document.body["queue"] for document in find_documents(broker.store, {"kind": "job"})) == {
+        "old": FIRES_MAX - 70,
+        "new": 70,
+    }
+    assert [broker.sweep().fired for _ in range(5)] == [FIRES_MAX, FIRES_MAX, FIRES_MAX, FIRES_MAX, 20]
+    assert len(set(made(broker.store))) == 520
+
+
+def test_what_fails_of_one_term_leaves_the_others_room(broker: InProcess) -> None:
+    put(broker, catch_up="all", job={"queue": "old", "supersedes": "k"})
+    broken = "tick.20260131T120200Z"
+    broker.store.create(broken, broken, {"kind": "job", "state": 7})
+    broker.clock.advance(150 * MINUTE_MS)
+    put(broker, "*/7 * * * *", replace=True, job={"queue": "new"})
+    broker.clock.advance(5 * MINUTE_MS)
+    broker.sweep()
+    assert "143500Z" in made(broker.store)
 
 
 def test_a_fire_at_the_moment_of_a_change_is_made_by_a_sweep_whose_time_is_a_little_behind(broker: InProcess) -> None:
@@ -436,7 +463,7 @@ def test_a_fire_that_can_not_be_made_does_not_hold_up_the_schedule_that_replaces
         store.create(job_id, job_id, {"kind": "job", "state": 7})
     else:
         newest = key_id("newest", "k")
-        key = {"kind": "key", "key": "k", "job_id": "x", "since_ms": 0, "before": "y", "also": ["x"]}
+        key: Body = {"kind": "key", "key": "k", "job_id": "x", "since_ms": 0, "before": "y", "also": ["x"]}
         store.create(newest, newest, key)
         store.create("x", "x", {"kind": "job", "state": 7})
     broker.clock.advance(MINUTE_MS)
