@@ -34,8 +34,13 @@ class Fires:
     room: int = FIRES_MAX
 
     def all(self, ready: Sequence[Due]) -> list[Due]:
-        """Submit what is due of these terms, in order of time, but that what goes on has room before what is over."""
-        kept = sum(len(each.fires) for each in ready if each.term.until_ms is None)
+        """Submit what is due of these terms, in order of time, but that what goes on has room before what is over.
+
+        Not where a job that is owed would end a later one: then nothing that is later is made before all of that term.
+        """
+        goes_on = [each for each in ready if each.term.until_ms is None]
+        in_turn = any(each.term.ends_others() for each in ready if each.term.until_ms is not None)
+        kept = 0 if in_turn else sum(len(each.fires) for each in goes_on)
         return [self._term(each, self.room - (kept if each.term.until_ms is not None else 0)) for each in ready]
 
     def _term(self, due: Due, room: int) -> Due:
@@ -48,6 +53,8 @@ class Fires:
                 self.failed = True
                 return due.cut(count)
             self.carried_out.append(fire_ms)
+        if due.fires and due.left is not None and due.term.ends_others():
+            self.room = 0  # not for one that fails: that may be for good
         return due
 
     def _made(self, term: Term, fire_ms: int) -> bool:

@@ -1,6 +1,6 @@
 """What a schedule is for a time: its expression, its job, from when on and until when. Pure rules of what is due."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,6 +33,12 @@ class Term(Frozen, frozen=True, kw_only=True):
     """Fires up to here are done with."""
     until_ms: int | None = None
     """The last moment at which it fires; None: it goes on."""
+
+    def ends_others(self) -> bool:
+        """Whether a job of it ends those with its key that were made before, whichever fires they are of."""
+        unique = self.job.get("unique")
+        replaces = isinstance(unique, Mapping) and unique.get("policy") == "replace"
+        return replaces or self.job.get("supersedes") is not None
 
 
 @dataclass(frozen=True, slots=True)

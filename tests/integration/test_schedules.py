@@ -377,6 +377,29 @@ def test_what_fails_of_one_term_leaves_the_others_room(broker: InProcess) -> Non
     assert "143500Z" in made(broker.store)
 
 
+@pytest.mark.parametrize(
+    ("job", "corrected"),
+    [
+        ({"supersedes": "k"}, True),
+        ({"unique": {"key": "k", "policy": "replace"}}, True),
+        ({"unique": {"key": "k"}}, False),
+    ],
+    ids=["supersedes", "replaces", "waits"],
+)
+def test_a_job_of_what_replaced_a_schedule_does_not_give_way_to_one_that_was_owed_before(
+    broker: InProcess, job: dict[str, Any], corrected: bool
+) -> None:
+    put(broker, catch_up="all", job={"queue": "old", **job})
+    broker.clock.advance(150 * MINUTE_MS)
+    put(broker, replace=True, catch_up="all", job={"queue": "new", **job})
+    broker.clock.advance(5 * MINUTE_MS)
+    for _ in range(3):
+        broker.sweep()
+        broker.clock.advance(1_000)
+    waiting = {document.body["queue"] for document in find_documents(broker.store, {"kind": "job", "state": "ready"})}
+    assert waiting == {"new" if corrected else "old"}, "a fire that waits its turn out makes no job"
+
+
 def test_a_fire_at_the_moment_of_a_change_is_made_by_a_sweep_whose_time_is_a_little_behind(broker: InProcess) -> None:
     put(broker)
     broker.clock.advance(MINUTE_MS // 2)
