@@ -75,10 +75,13 @@ class Schedule(Frozen, frozen=True, kw_only=True):
         return (*self.earlier, self.own()) if self.state is Standing.ACTIVE else self.earlier
 
     def own_next_ms(self) -> int | None:
-        """When it fires next as it is now; None where it is paused."""
+        """When it fires next as it is now; None where it is paused, and where this process can't tell."""
         if self.state is not Standing.ACTIVE:
             return None
-        return terms.next_ms([self.own()]) if self.earlier else self.next_ms
+        try:
+            return cron.next_after(self.cron, self.tz, self.since_ms) if self.earlier else self.next_ms
+        except cron.UNKNOWN:
+            return None
 
     def has_done(self, asked: Asked) -> bool:
         """Whether this request has had its effect here. A schedule that remembers none knows the one that stored it.

@@ -520,6 +520,17 @@ def test_what_is_owed_in_an_unknown_zone_is_kept_and_holds_up_nothing(broker: In
     assert "Nowhere/Atall" in str(schedule.body["earlier"])
 
 
+def test_a_schedule_in_an_unknown_zone_is_listed_and_changed_without_its_next_time(broker: InProcess) -> None:
+    owes_in_a_zone_unknown_here(broker)
+    broker.store.update_if_match(SCHEDULE, SCHEDULE, Expected(rev=3), {"tz": "Nowhere/Atall"})
+    broker.ask(broker.caller.make("put_schedule", name="other", cron="* * * * *", job={}))
+    listed = broker.ask(broker.caller.make("list_schedules"))[0]["body"]["schedules"]
+    assert [(each["name"], each["next_ms"] is None) for each in listed] == [("other", False), ("tick", True)]
+    for to in "paused", "active":
+        told = change(broker, to)
+        assert (told["answer"], told["body"]["next_ms"]) == ("ok", None)
+
+
 def test_who_changes_a_schedule_is_told_when_it_fires_next_as_it_is_now(broker: InProcess) -> None:
     put(broker)
     broker.clock.advance(MINUTE_MS)
