@@ -8,6 +8,7 @@ import structlog
 from msgspec import structs
 
 from broker import cron
+from broker.clock import SET_BACK_MS
 from broker.documents import Frozen
 from broker.messages import CatchUp
 
@@ -69,6 +70,8 @@ def due(term: Term, *, now_ms: int, ttl_ms: int) -> Due:
 
 
 def _due(term: Term, *, now_ms: int, ttl_ms: int) -> Due:
+    if term.until_ms is not None and term.until_ms > now_ms + SET_BACK_MS:  # time was set back since: it ends now
+        term = structs.replace(term, until_ms=now_ms)
     until_ms = now_ms if term.until_ms is None else term.until_ms
     now_ms = max(now_ms, until_ms)  # the clock it was ended by may be a little ahead
     on_time_ms = max(term.since_ms, now_ms - max(ON_TIME_MS, 2 * ttl_ms))

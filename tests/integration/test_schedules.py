@@ -409,6 +409,23 @@ def test_a_fire_at_the_moment_of_a_change_is_made_by_a_sweep_whose_time_is_a_lit
     assert made(broker.store) == ["120100Z"]
 
 
+@pytest.mark.parametrize("changed", [replaced, paused_and_resumed])
+def test_what_was_changed_while_the_clock_was_ahead_owes_no_fires_of_the_future(
+    broker: InProcess, changed: Callable[[InProcess], None]
+) -> None:
+    put(broker, catch_up="all", job={"queue": "old"})
+    broker.clock.advance(24 * 60 * MINUTE_MS)
+    changed(broker)
+    broker.clock.advance(-24 * 60 * MINUTE_MS + 2 * MINUTE_MS)
+    for _ in range(3):
+        broker.sweep()
+    assert made(broker.store) == MINUTES[:2]
+    broker.clock.advance(7 * MINUTE_MS)
+    broker.sweep()
+    later = set(made(broker.store)) - set(MINUTES[:2])
+    assert later == ({"120700Z"} if changed is replaced else set(MINUTES[2:9])), "only the schedule as it is now fires"
+
+
 class ChangedWhileItFires(Forwarding):
     """An operator changes the schedule once the sweep has made the job of a fire, before it has moved on."""
 
