@@ -6,7 +6,9 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from io import UnsupportedOperation
 from threading import RLock
+from typing import TextIO
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
@@ -33,7 +35,7 @@ class Log:
         line = f"{text}\n".encode(errors="backslashreplace")
         with self._lock:
             left = self._rest + line
-            with suppress(OSError):
+            with suppress(OSError, ValueError):  # the latter says that a stream is closed
                 while left:
                     left = left[self._write(left) :]
             begun = len(left) < len(line)
@@ -46,9 +48,22 @@ class Log:
         return {**event, LEFT_OUT: self._left_out} if self._left_out else event
 
 
+def _writer(stream: TextIO) -> Callable[[bytes], int]:
+    """Writes to the file of a stream, or to the stream where somebody has put one without a file in its place."""
+
+    def to_stream(line: bytes) -> int:
+        stream.write(line.decode())
+        return len(line)
+
+    try:
+        return partial(os.write, stream.fileno())
+    except UnsupportedOperation:
+        return to_stream
+
+
 def configure_logging(level: str) -> None:
     """Send events of `level` and above to standard error: readable on a terminal, JSON otherwise."""
-    log = Log(partial(os.write, sys.stderr.fileno()))
+    log = Log(_writer(sys.stderr))
     render: Processor = structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
     structlog.configure(
         processors=[

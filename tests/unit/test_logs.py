@@ -1,10 +1,11 @@
 """Logs: whole lines, in order, and nothing that ends what writes them."""
 
 from errno import ENOSPC
+from io import StringIO
 
 from structlog.testing import CapturingLogger
 
-from workers.logs import LEFT_OUT, Log
+from workers.logs import LEFT_OUT, Log, _writer
 
 
 class Disk:
@@ -60,3 +61,12 @@ def test_what_has_no_character_set_is_escaped() -> None:
     disk = Disk()
     Log(disk.write).msg("name \udcff")
     assert disk.content == b"name \\udcff\n"
+
+
+def test_where_standard_error_is_no_file_lines_go_to_what_stands_in_for_it() -> None:
+    stream = StringIO()
+    log = Log(_writer(stream))
+    log.msg("one")
+    assert stream.getvalue() == "one\n"
+    stream.close()
+    log.msg("two")
