@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 import redis
 
+from broker import lately
 from broker.coordinator import Context
 from broker.entropy import SystemEntropy
 from broker.queues import QUEUES, Wire
@@ -94,6 +95,7 @@ class Rig:
 @contextmanager
 def rig(patch: pytest.MonkeyPatch, redis_url: str, store: Datastore, *, make_shift: MakeShift = Shift) -> Iterator[Rig]:
     """A worker on `store`, counted. `make_shift`: how its steps are made, where a broken twin is to be seen."""
+    patch.setattr(lately, "EVERY_MS", 3_600_000)  # or a slow machine adds what is told once a second
     with redis.Redis.from_url(redis_url) as outside:
         outside.ping()  # connected before anything is counted
         with counted_traffic(patch, redis_url) as traffic, redis.Redis.from_url(redis_url) as worker:
