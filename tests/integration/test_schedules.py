@@ -588,14 +588,20 @@ def test_a_fire_of_a_unique_job_waits_its_turn_out(broker: InProcess) -> None:
     assert made(broker.store) == ["120100Z"]
 
 
-def test_a_fire_that_makes_no_job_is_logged_and_its_schedule_names_the_job_that_was_made(broker: InProcess) -> None:
-    put(broker, job={"unique": {"key": "tick"}})
+def second_makes_no_job(broker: InProcess, unique: dict[str, str]) -> tuple[str, Any]:
+    """The job that the first of two fires has made, and what is logged of the second."""
+    put(broker, job={"unique": unique})
     with structlog.testing.capture_logs() as logs:
         for _ in range(2):
             broker.clock.advance(MINUTE_MS)
             broker.sweep()
     [first] = [job.id for job in find_documents(broker.store, {"kind": "job"})]
     [told] = [each for each in logs if each["event"] == "fire_made_no_job"]
+    return first, told
+
+
+def test_a_fire_that_makes_no_job_is_logged_and_its_schedule_names_the_job_that_was_made(broker: InProcess) -> None:
+    first, told = second_makes_no_job(broker, {"key": "tick"})
     assert (told["name"], told["why"], told["told"]["job_id"]) == ("tick", "not_unique", first)
     [shown] = broker.ask(broker.caller.make("list_schedules"))[0]["body"]["schedules"]
     assert shown["last_job_id"] == first
@@ -603,13 +609,7 @@ def test_a_fire_that_makes_no_job_is_logged_and_its_schedule_names_the_job_that_
 
 
 def test_a_fire_that_joins_a_job_makes_none_and_is_logged(broker: InProcess) -> None:
-    put(broker, job={"unique": {"key": "tick", "policy": "join"}})
-    with structlog.testing.capture_logs() as logs:
-        for _ in range(2):
-            broker.clock.advance(MINUTE_MS)
-            broker.sweep()
-    [first] = [job.id for job in find_documents(broker.store, {"kind": "job"})]
-    [told] = [each for each in logs if each["event"] == "fire_made_no_job"]
+    first, told = second_makes_no_job(broker, {"key": "tick", "policy": "join"})
     assert (told["told"]["job_id"], told["told"]["joined"]) == (first, True)
     [shown] = broker.ask(broker.caller.make("list_schedules"))[0]["body"]["schedules"]
     assert shown["last_job_id"] == first
