@@ -96,7 +96,7 @@ def settle_batch(
     context = structs.replace(
         context,
         controls=controls,
-        demand=Demand(connection),
+        demand=Demand(connection, context.known_offers),
         last_seen=last_seen,
         clock=clock,
         looks=Looks(),

@@ -85,11 +85,11 @@ def _latest(connection: Redis, *, bytes_max: int) -> Iterator[tuple[bytes, float
 class Demand:
     """Reads the hint, where an explanation asks for it: once, for all those of a batch."""
 
-    def __init__(self, connection: Redis) -> None:
+    def __init__(self, connection: Redis, known_offers: KnownOffers) -> None:
         self._redis = connection
         self._askers: list[Asker] | None = None
         self._parked: dict[tuple[str, str], int] = {}
-        self._known_offers = KnownOffers()
+        self._known_offers = known_offers
         self.more = False
         """Whether more have asked than were looked at."""
 
