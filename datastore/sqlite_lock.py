@@ -33,6 +33,7 @@ class FileQueue:
         self._path = path
         self._place: _Place | None = None
         """Where it gave up, and waits on."""
+        self._held_still: _Place | None = None
 
     def take(self, *, timeout_ms: int) -> FileLock:
         """Take the lock, for a block. The kernel frees it when the process dies.
@@ -62,11 +63,23 @@ class FileQueue:
             return FileLock(place.descriptor)
         raise Unavailable(f"{self._path}: another process has held the write lock for {timeout_ms} ms; is one stopped?")
 
-    def leave_to_parent(self) -> None:
-        """After a fork, in the child: the thread that waits is the parent's."""
-        if self._place is not None:
-            os.close(self._place.descriptor)
-            self._place = None
+    def before_fork(self) -> None:
+        """Let no place be given back until `after_fork_in_parent`, or for ever in a child."""
+        self._held_still = self._place
+        if self._held_still is not None:
+            self._held_still.turn.acquire()
+
+    def after_fork_in_parent(self) -> None:
+        """Let it be given back again."""
+        if self._held_still is not None:
+            self._held_still.turn.release()
+            self._held_still = None
+
+    def after_fork_in_child(self) -> None:
+        """Leave the place to the parent, whose thread waits there."""
+        if self._held_still is not None and not self._held_still.is_over:
+            os.close(self._held_still.descriptor)
+        self._place = self._held_still = None
 
 
 class _Place:
@@ -74,16 +87,18 @@ class _Place:
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
-        self._turn = Lock()
+        self.turn = Lock()
+        """Held while the rest changes."""
+        self.is_over = False
+        """The lock came when nobody was there, and was given back: the descriptor is closed, its number another's."""
         self._wanted = True
         self._granted = Event()
-        self._over = False
         Thread(target=self._block, name="datastore-file-lock", daemon=True).start()
 
     def is_wanted(self) -> bool:
         """Wait on for somebody who comes back. False: it had its turn, and nobody was there."""
-        with self._turn:
-            self._wanted = not self._over
+        with self.turn:
+            self._wanted = not self.is_over
             return self._wanted
 
     def wait(self, timeout_ms: int) -> bool:
@@ -91,16 +106,16 @@ class _Place:
         try:
             self._granted.wait(timeout_ms / 1_000)
         finally:  # also where a handler of a signal ended the wait
-            with self._turn:
+            with self.turn:
                 self._wanted = self._granted.is_set()
         return self._wanted
 
     def _block(self) -> None:
         fcntl.flock(self.descriptor, fcntl.LOCK_EX)
-        with self._turn:
+        with self.turn:
             if self._wanted:
                 self._granted.set()
                 return
-            self._over = True
-        with FileLock(self.descriptor):
-            pass
+            self.is_over = True
+            with FileLock(self.descriptor):
+                pass

@@ -254,8 +254,10 @@ class Session:
         self._locked = [lock for lock in locks if lock.acquire(timeout=self._timeout_ms / 1_000)]
         if len(self._locked) == 2:
             self._close_connections()
+        self._queue.before_fork()
 
     def _after_fork_in_parent(self) -> None:
+        self._queue.after_fork_in_parent()
         for lock in self._locked:
             lock.release()
 
@@ -263,7 +265,7 @@ class Session:
         leave_to_parent(self._files)  # only a fork inside a batch has left connections here
         self._writer = self._reader = self._batch = None
         self._files = {}
-        self._queue.leave_to_parent()
+        self._queue.after_fork_in_child()
         self._write_lock = Lock()
         self._read_lock = Lock()
 

@@ -2,6 +2,8 @@
 
 import fcntl
 import os
+import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -34,6 +36,11 @@ def a_child_ends_here() -> Iterator[None]:
     try:
         yield
         status = 0
+    except BaseException:
+        if os.getpid() != parent:
+            traceback.print_exc()
+            sys.stderr.flush()
+        raise
     finally:
         if os.getpid() != parent:
             os._exit(status)
@@ -137,3 +144,24 @@ def test_a_child_holds_no_lock_that_its_parent_has_given_up_waiting_for(path: Pa
     store.close()
     os.close(done)
     os.close(is_done)
+
+
+@FORKS
+def test_a_child_leaves_alone_what_came_to_be_after_its_parent_had_given_up_waiting(path: Path) -> None:
+    # Its place in the queue is given back by then, and the number of that descriptor is another's.
+    store, before = SqliteDatastore(path, timeout_ms=5), active_count()
+    with closing(os.fdopen(os.open(f"{path}.lock", os.O_RDWR))) as stranger:
+        fcntl.flock(stranger, fcntl.LOCK_EX)
+        with pytest.raises(Unavailable, match="another process"):
+            put(store, "given-up")
+    wait_for(lambda: active_count() == before, "the turn came, and nobody was there for it")
+    others = [os.open(path.parent, os.O_RDONLY) for _ in range(10)]
+    with a_child_ends_here():
+        if (child := os.fork()) == 0:
+            for other in others:
+                os.fstat(other)
+    assert ended_well(child)
+    for other in others:
+        os.close(other)
+    put(store)
+    store.close()
