@@ -3,7 +3,7 @@
 import base64
 import binascii
 import ipaddress
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from threading import Lock
@@ -18,6 +18,7 @@ from azure.cosmos.documents import DatabaseAccount
 from azure.cosmos.exceptions import CosmosResourceExistsError
 from requests import Session
 from requests.adapters import HTTPAdapter
+from requests.structures import CaseInsensitiveDict
 from urllib3.util.retry import Retry
 
 from datastore.cosmos_errors import may_have_been_written, verdict
@@ -93,6 +94,13 @@ class CosmosAddress:
         return address
 
 
+class SharedHeaders(CaseInsensitiveDict[str]):
+    """An answer's headers. The SDK keeps the last ones for all its threads: one adds to what another goes through."""
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([name for name, _ in tuple(self._store.values())])  # copied in one step, in which no thread adds
+
+
 class OneSendTransport(RequestsTransport):  # type: ignore[misc]  # azure-core exports it lazily, as Any
     """Sends a write a second time only if the store certainly refused it the first time.
 
@@ -110,6 +118,7 @@ class OneSendTransport(RequestsTransport):  # type: ignore[misc]  # azure-core e
     def send(self, request: Any, **kwargs: Any) -> Any:
         """See `RequestsTransport.send`."""
         response, operation = super().send(request, **kwargs), _operation(request)
+        response.headers = SharedHeaders(response.headers)
         if operation is None:
             return response
         write = operation in ("create", "replace")

@@ -1,6 +1,7 @@
 """What is particular to the Cosmos provider: what it sends, stores and refuses to store."""
 
 import os
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier, Lock
@@ -272,3 +273,16 @@ def test_a_number_that_comes_back_as_an_integer_keeps_nobody_from_writing_its_do
     assert isinstance(written, Ok)
     copied = created(cosmos_store, "job-1:run:1", result=written.document.body["result"])
     assert copied.body["result"] == {"bytes": [1e17]}
+
+
+def test_threads_that_search_at_once_do_not_meet_in_the_client(cosmos_store: CosmosDatastore) -> None:
+    # The SDK keeps the headers of its last answer for all threads: one goes through them while another adds some.
+    job = created(cosmos_store, "job-1")
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(8) as threads:
+            pages = list(threads.map(lambda _: cosmos_store.find({"partition_key": "job-1"}), range(400)))
+    finally:
+        sys.setswitchinterval(before)
+    assert all(page.documents == (job,) for page in pages)

@@ -149,10 +149,10 @@ def test_without_its_log_nothing_is_written_and_what_was_is_there_after_a_restar
 
 
 def test_who_comes_by_a_link_and_who_comes_by_the_file_stand_in_one_queue(store: SqliteDatastore, path: Path) -> None:
-    with closing(SqliteDatastore(path, timeout_ms=5)) as other:
+    hasty, patient = SqliteDatastore(path, timeout_ms=5), SqliteDatastore(path)
+    with closing(hasty), closing(patient):
         with store.batch(), pytest.raises(Unavailable, match="has held the write lock"):
-            put(other, "given-up")
-    with closing(SqliteDatastore(path)) as patient:
+            put(hasty, "given-up")
         put(patient, "later")
 
 
