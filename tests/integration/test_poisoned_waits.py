@@ -177,6 +177,12 @@ def _unread(broker: InProcess, claims: int) -> int:
     return broker.clock.now_ms() + READ_WITHIN_MS
 
 
+def _leave_more_than_redis_can_look_at(client: redis.Redis, channel: str) -> None:
+    megabyte = b"x" * (1 << 20)
+    for _ in range(LOOK_BYTES // len(megabyte) + 1):  # one by one: a client has a time limit for each command
+        client.rpush(channel, megabyte)
+
+
 def test_a_channel_is_read_once_however_many_grants_nobody_reads_on_it(broker: InProcess) -> None:
     now_ms = _unread(broker, claims=64)
     broker.redis.config_resetstat()
@@ -187,8 +193,7 @@ def test_a_channel_is_read_once_however_many_grants_nobody_reads_on_it(broker: I
 
 def test_a_client_that_leaves_more_unread_than_redis_can_look_at_keeps_its_grant_for_a_ttl(broker: InProcess) -> None:
     now_ms = _unread(broker, claims=1)
-    megabyte = b"x" * (1 << 20)
-    broker.redis.rpush(broker.caller.channel, *[megabyte] * (LOOK_BYTES // len(megabyte) + 1))
+    _leave_more_than_redis_can_look_at(broker.redis, broker.caller.channel)
     assert take_back_unread(broker.redis, broker.context.entropy, now_ms=now_ms) == 0
     assert take_back_unread(broker.redis, broker.context.entropy, now_ms=now_ms) == 0, "and is not looked at again"
 
@@ -197,8 +202,7 @@ def test_a_grant_that_nobody_reads_is_taken_back_behind_one_among_more_than_redi
     broker: InProcess,
 ) -> None:
     now_ms = _unread(broker, claims=1)
-    megabyte = b"x" * (1 << 20)
-    broker.redis.rpush("broker:reply:x:y", *[megabyte] * (LOOK_BYTES // len(megabyte) + 1))
+    _leave_more_than_redis_can_look_at(broker.redis, "broker:reply:x:y")
     broker.redis.zadd(UNREAD, {json.dumps(NOTE): 1, json.dumps({**NOTE, "request_id": "other"}): 2})
     looks = [take_back_unread(broker.redis, broker.context.entropy, now_ms=now_ms) for _ in range(2)]
     assert looks == [0, 1]
