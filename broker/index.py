@@ -18,7 +18,7 @@ from redis.client import Pipeline
 
 from broker.documents import READY as STATE_READY
 from broker.documents import Job, Scored
-from broker.matching import Preferences, canonical, meets, preference
+from broker.matching import Preferences, canonical, literal, meets, preference
 from broker.scripts import Script
 from datastore.value import Value
 
@@ -239,15 +239,32 @@ def _withdraw_apart(pipe: Pipeline, place: Place) -> None:
     pipe.zrem(place.line, place.job_id)
 
 
-def serving(offers: tuple[str, ...], sets: Iterable[str], *, factory_id: str) -> list[tuple[str, int]]:
-    """Of a queue's sets of jobs, those that this factory with `offers` may have, and how well it meets each."""
-    found = []
-    for name in sets:
-        if heir_of(name) in ("", factory_id):
-            terms = decode_job_terms(terms_of(name))
-            if terms is not None and meets(offers, terms[0]):
-                found.append((name, preference(offers, terms[1])))
-    return found
+class JobSet(Value, frozen=True):
+    """A set of a queue's ready jobs: who may have them, as its name tells."""
+
+    name: str
+    heir: str
+    """The one factory that may have them. Empty: any that fits."""
+    requires: tuple[str, ...]
+    literal: frozenset[str]
+    """Of what they require, what has to be offered as it is."""
+    prefers: Preferences
+
+    @classmethod
+    def named(cls, name: str) -> Self | None:
+        """None where it is no name of a set: somebody else has written it."""
+        terms = decode_job_terms(terms_of(name))
+        return None if terms is None else cls(name, heir_of(name), terms[0], frozenset(literal(terms[0])), terms[1])
+
+
+def serving(offers: tuple[str, ...], sets: Iterable[JobSet], *, factory_id: str) -> dict[str, int]:
+    """The names of the sets that this factory with `offers` may have jobs of, and how well it meets each."""
+    offered, whose = frozenset(offers), ("", factory_id)
+    return {
+        each.name: preference(offers, each.prefers)
+        for each in sets
+        if each.literal <= offered and each.heir in whose and meets(offers, each.requires)
+    }
 
 
 def sets_of(connection: Redis, prefix: str, queues: Iterable[str]) -> dict[str, list[str]]:

@@ -36,7 +36,7 @@ def meets(offers: tuple[str, ...], requires: tuple[str, ...]) -> bool:
     """
     if not requires:
         return True
-    for need in _literal(requires):
+    for need in literal(requires):
         if need not in offers:  # as nearly all, where jobs and factories are told apart by a value of their own
             return False
     return _meets(offers, requires)
@@ -48,7 +48,7 @@ def _meets(offers: tuple[str, ...], requires: tuple[str, ...]) -> bool:
 
 
 @lru_cache(maxsize=KEPT_MAX)
-def _literal(requires: tuple[str, ...]) -> tuple[str, ...]:
+def literal(requires: tuple[str, ...]) -> tuple[str, ...]:
     """Of these, those that are met by an offer of the very same text, and by no other."""
     parts = ((need, _NEED.match(need)) for need in requires)
     return tuple(

@@ -11,6 +11,7 @@ from redis import Redis
 
 from broker import index, parked_sets
 from broker.claim_next import ANSWER_TTL_MS, UNPARK, WAIT_ENDS, WAITING, WOKEN_FOR, claim_id
+from broker.index import JobSet
 from broker.matching import canonical
 from broker.messages import Claim
 from broker.parked_sets import KnownOffers, Line
@@ -306,8 +307,8 @@ def _awaiting(queue: str, name: str, lines: Sequence[Line]) -> _Fitting:
 
 
 def _serving(queue: str, heir: str, offers: tuple[str, ...], names: Sequence[str]) -> _Fitting:
-    found = index.serving(offers, names, factory_id=heir)
-    return _Fitting([index.members_key(index.READY, queue, name) for name, _ in found])
+    found = index.serving(offers, filter(None, map(JobSet.named, names)), factory_id=heir)
+    return _Fitting([index.members_key(index.READY, queue, name) for name in found])
 
 
 class _Part(Generic[Kind]):

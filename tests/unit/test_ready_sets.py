@@ -1,5 +1,6 @@
 """What a worker keeps of where jobs stand: bounded, and of the last look alone."""
 
+import random
 import tracemalloc
 from collections.abc import Callable
 
@@ -56,6 +57,26 @@ def test_only_the_last_look_counts() -> None:
     assert sets.of("builds").fitting((), heir="", step_ms=STEP_MS) == Fitting((), ())
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_sets_come_and_go_between_looks_those_fit_that_would_if_they_were_seen_first(seed: int) -> None:
+    pick = random.Random(seed)
+    names = [
+        f"{heir}{index.encode_job_terms(requires, prefers)}".encode()
+        for heir in ("", "mac-1:")
+        for requires in ((), ("os=mac",), ("os",), ("cores>=4",), ("os=mac", "gpu"))
+        for prefers in ((), (("gpu", 50),))
+    ] + [b"\xff", b"no terms"]
+    offered = [pick.sample(("os=mac", "gpu", "cores=8", "cores=2"), pick.randrange(4)) for _ in range(4)]
+    sets = ReadySets()
+    for _ in range(40):
+        there = pick.sample(names, pick.randrange(len(names)))
+        seen, first = sets.saw("q", there), ReadySets().saw("q", there)
+        for offers in pick.sample(offered, 2):
+            heir = first.heir(pick.choice(("mac-1", "mac-2")))
+            found = [each.fitting(tuple(offers), heir=heir, step_ms=STEP_MS) for each in (seen, first)]
+            assert found[0] == found[1]
+
+
 def test_however_many_queues_and_offers_there_are_only_so_many_are_kept() -> None:
     sets = ReadySets()
     for number in range(3 * KEPT_MAX):
@@ -78,7 +99,7 @@ def test_however_many_sets_fit_offers_only_so_many_of_their_numbers_are_kept(mon
             fitting = queue.fitting((f"o{look}.{number}",), heir="", step_ms=1_000)
             assert queue.fitting((f"o{look}.{number}",), heir="", step_ms=1_000) is fitting, "for the next claim"
             assert len(fitting.numbers) == len(names)
-            held = sum(len(each.numbers) for _, each in sets._fitting._kept.values())
+            held = sum(len(each.fitting.numbers) for each in sets._fitting._kept.values())
             assert held == sets._fitting._numbers <= 200 + len(names)
 
 
