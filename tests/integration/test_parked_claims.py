@@ -530,7 +530,8 @@ def with_dead_waiters(broker: InProcess, count: int = DEAD) -> None:
 
 def unread_job_goes_on(broker: InProcess) -> int:
     """A job comes, the first who waits does not read its grant, and it is taken back."""
-    broker.caller.send(broker.caller.make("submit", job_id="a"))
+    submitter = Caller(broker.redis, "submitter")  # whose reply calls nobody away who blocks on another channel
+    submitter.send(submitter.make("submit", job_id="a"))
     broker.serve()
     broker.clock.advance(READ_WITHIN_MS)
     taken = take_back(broker)
