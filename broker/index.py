@@ -18,7 +18,7 @@ from redis.client import Pipeline
 
 from broker.documents import READY as STATE_READY
 from broker.documents import Job, Scored
-from broker.matching import Preferences, canonical, literal, meets, preference
+from broker.matching import Need, Offered, Preferences, canonical, literal, needs, preference
 from broker.scripts import Script
 from datastore.value import Value
 
@@ -245,25 +245,30 @@ class JobSet(Value, frozen=True):
     name: str
     heir: str
     """The one factory that may have them. Empty: any that fits."""
-    requires: tuple[str, ...]
     literal: frozenset[str]
     """Of what they require, what has to be offered as it is."""
+    others: tuple[Need | None, ...]
+    """What else they require."""
     prefers: Preferences
 
     @classmethod
     def named(cls, name: str) -> Self | None:
         """None where it is no name of a set: somebody else has written it."""
         terms = decode_job_terms(terms_of(name))
-        return None if terms is None else cls(name, heir_of(name), terms[0], frozenset(literal(terms[0])), terms[1])
+        if terms is None:
+            return None
+        as_it_is = literal(terms[0])
+        others = needs([each for each in terms[0] if each not in as_it_is])
+        return cls(name, heir_of(name), frozenset(as_it_is), others, terms[1])
 
 
 def serving(offers: tuple[str, ...], sets: Iterable[JobSet], *, factory_id: str) -> dict[str, int]:
     """The names of the sets that this factory with `offers` may have jobs of, and how well it meets each."""
-    offered, whose = frozenset(offers), ("", factory_id)
+    texts, offered, whose = frozenset(offers), Offered.of(offers), ("", factory_id)
     return {
         each.name: preference(offers, each.prefers)
         for each in sets
-        if each.literal <= offered and each.heir in whose and meets(offers, each.requires)
+        if each.literal <= texts and each.heir in whose and all(map(offered.meet, each.others))
     }
 
 

@@ -2,9 +2,12 @@
 
 import operator
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import TypeAlias
+from math import isnan
+from typing import Self, TypeAlias
+
+from datastore.value import Value
 
 _NEED = re.compile(r"^(?P<key>[^\s=<>!]+)(?:(?P<sign>>=|<=|=|>|<)(?P<value>.*))?$")
 _COMPARE: Mapping[str, Callable[[float, float], bool]] = {
@@ -13,6 +16,8 @@ _COMPARE: Mapping[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
     "<": operator.lt,
 }
+_AT_LEAST = (">=", ">")
+"""What the greatest number that is offered meets, if any does."""
 
 Preferences: TypeAlias = tuple[tuple[str, int], ...]
 """What a job would rather have, each with its weight."""
@@ -68,29 +73,67 @@ def unmet(offers: tuple[str, ...], requires: tuple[str, ...]) -> tuple[str, ...]
     """Of `requires`, those that `offers` do not satisfy."""
     if not requires:
         return ()
-    offered: dict[str, list[str]] = {}
-    for offer in offers:
-        key, _, value = offer.partition("=")
-        offered.setdefault(key, []).append(value)
-    return tuple(need for need in requires if not _met(need, offered))
+    offered = Offered.of(offers)
+    return tuple([text for text, need in zip(requires, needs(requires), strict=True) if not offered.meet(need)])
 
 
-def _met(need: str, offered: Mapping[str, list[str]]) -> bool:
-    parts = _NEED.match(need)
-    if parts is None or (values := offered.get(parts["key"])) is None:
-        return False
-    sign, wanted = parts["sign"], parts["value"]
-    if sign is None:
-        return True
-    if sign == "=":
-        return wanted in values
-    bound = _number(wanted)
-    numbers = [number for number in map(_number, values) if number is not None]
-    return bound is not None and any(_COMPARE[sign](number, bound) for number in numbers)
+class Need(Value, frozen=True):
+    """One requirement, taken apart."""
+
+    key: str
+    sign: str | None
+    """None: any value will do."""
+    wanted: str
+    bound: float | None
+    """What is wanted, as a number; None where it is none."""
+
+
+def needs(requires: Iterable[str]) -> tuple[Need | None, ...]:
+    """Each taken apart; None where it is no requirement, which nobody meets."""
+    return tuple([_need(text) for text in requires])
+
+
+def _need(text: str) -> Need | None:
+    parts = _NEED.match(text)
+    if parts is None:
+        return None
+    sign, wanted = parts["sign"], parts["value"] or ""
+    return Need(parts["key"], sign, wanted, _number(wanted) if sign in _COMPARE else None)
+
+
+class Offered(Value, frozen=True):
+    """What is offered, by its keys: as it is written, and of what is a number, the least and the greatest."""
+
+    values: Mapping[str, Sequence[str]]
+    numbers: Mapping[str, tuple[float, float]]
+
+    @classmethod
+    def of(cls, offers: Iterable[str]) -> Self:
+        """`key` offers the key with an empty value."""
+        values: dict[str, list[str]] = {}
+        for offer in offers:
+            key, _, value = offer.partition("=")
+            values.setdefault(key, []).append(value)
+        numbers = {key: [each for each in map(_number, texts) if each is not None] for key, texts in values.items()}
+        return cls(values, {key: (min(each), max(each)) for key, each in numbers.items() if each})
+
+    def meet(self, need: Need | None) -> bool:
+        """Whether one of these is what is needed."""
+        if need is None or (values := self.values.get(need.key)) is None:
+            return False
+        if need.sign is None:
+            return True
+        if need.sign == "=":
+            return need.wanted in values
+        if need.bound is None or (ends := self.numbers.get(need.key)) is None:
+            return False
+        return _COMPARE[need.sign](ends[need.sign in _AT_LEAST], need.bound)
 
 
 def _number(text: str) -> float | None:
+    """None where it is none, and where it is one that compares with nothing."""
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
         return None
+    return None if isnan(number) else number
