@@ -18,7 +18,7 @@ from redis.client import Pipeline
 
 from broker.documents import READY as STATE_READY
 from broker.documents import Job, Scored
-from broker.matching import Need, Offered, Preferences, canonical, literal, needs, preference
+from broker.matching import Offered, Preferences, Wants, canonical
 from broker.scripts import Script
 from datastore.value import Value
 
@@ -138,7 +138,6 @@ _TERMS = msgspec.json.Decoder(tuple[str, ...])
 _WITH_PREFERENCES = msgspec.json.Decoder(tuple[tuple[str, ...], dict[str, int]])
 
 
-@lru_cache(maxsize=TEXTS_MAX)
 def decode_job_terms(text: str) -> tuple[tuple[str, ...], Preferences] | None:
     """The requirements and preferences in such a text; None where it is none: somebody else has written it."""
     try:
@@ -148,6 +147,12 @@ def decode_job_terms(text: str) -> tuple[tuple[str, ...], Preferences] | None:
         return _TERMS.decode(text), ()
     except msgspec.MsgspecError:
         return None
+
+
+def decode_wants(text: str) -> Wants | None:
+    """The same, taken apart."""
+    terms = decode_job_terms(text)
+    return None if terms is None else Wants.of(*terms)
 
 
 def follow(pipe: Pipeline, moves: Iterable[tuple[Job, bool]], *, step_ms: int, now_ms: int) -> None:
@@ -245,30 +250,20 @@ class JobSet(Value, frozen=True):
     name: str
     heir: str
     """The one factory that may have them. Empty: any that fits."""
-    literal: frozenset[str]
-    """Of what they require, what has to be offered as it is."""
-    others: tuple[Need | None, ...]
-    """What else they require."""
-    prefers: Preferences
+    wants: Wants
 
     @classmethod
     def named(cls, name: str) -> Self | None:
         """None where it is no name of a set: somebody else has written it."""
-        terms = decode_job_terms(terms_of(name))
-        if terms is None:
-            return None
-        as_it_is = literal(terms[0])
-        others = needs([each for each in terms[0] if each not in as_it_is])
-        return cls(name, heir_of(name), frozenset(as_it_is), others, terms[1])
+        wants = decode_wants(terms_of(name))
+        return None if wants is None else cls(name, heir_of(name), wants)
 
 
 def serving(offers: tuple[str, ...], sets: Iterable[JobSet], *, factory_id: str) -> dict[str, int]:
     """The names of the sets that this factory with `offers` may have jobs of, and how well it meets each."""
-    texts, offered, whose = frozenset(offers), Offered.of(offers), ("", factory_id)
+    offered, whose = Offered(offers), ("", factory_id)
     return {
-        each.name: preference(offers, each.prefers)
-        for each in sets
-        if each.literal <= texts and each.heir in whose and all(map(offered.meet, each.others))
+        each.name: each.wants.preference(offered) for each in sets if each.heir in whose and each.wants.met_by(offered)
     }
 
 

@@ -6,6 +6,7 @@ queue, and is read once by whoever looks for claims: it says the same for ever.
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import TypeAlias, cast
 
 from redis import Redis
@@ -13,11 +14,11 @@ from redis.client import Pipeline
 
 from broker import index
 from broker.index import PARKED
-from broker.matching import meets, preference
+from broker.matching import Offered
 from broker.scripts import Script
 from datastore.decoding import UNREADABLE, from_json
 
-Line: TypeAlias = tuple[str, tuple[str, ...]]
+Line: TypeAlias = tuple[str, Offered]
 """The name of a set, and what those in it offer."""
 
 DIGEST = "#"
@@ -72,11 +73,10 @@ def park(pipe: Pipeline, queue: str, offers: Iterable[str], claim_id: str, score
 
 def awaiting(terms: str, lines: Iterable[Line]) -> list[tuple[str, int]]:
     """Of sets of claims, those that meet a job's requirements, and how well each meets its preferences."""
-    wanted = index.decode_job_terms(terms)
-    if wanted is None:
+    wants = index.decode_wants(terms)
+    if wants is None:
         return []
-    requires, prefers = wanted
-    return [(name, preference(offers, prefers)) for name, offers in lines if meets(offers, requires)]
+    return [(name, wants.preference(offered)) for name, offered in lines if wants.met_by(offered)]
 
 
 class KnownOffers:
@@ -95,7 +95,7 @@ class KnownOffers:
         new = [name for name in names if name.startswith(DIGEST) and name not in known]
         read = _read(connection, queue, new) if new else {}
         lines = [
-            (name, offers)
+            (name, Offered(offers))
             for name in names
             if (offers := read.get(name) or known.get(name) or _named(name)) is not None
         ]
@@ -113,6 +113,7 @@ def tidy(connection: Redis) -> None:
     index.tidy_sets(connection, PARKED, lambda name: name.startswith(DIGEST) or _named(name) is not None)
 
 
+@lru_cache(maxsize=index.TEXTS_MAX)
 def _named(name: str) -> tuple[str, ...] | None:
     """The offers that a name says itself; None where it is no such text."""
     found = None if name.startswith(DIGEST) else index.decode_job_terms(name)

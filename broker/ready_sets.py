@@ -3,21 +3,23 @@
 Nothing is decided by it: whoever uses it has Redis compare it with what is there now.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import count
 from typing import Self, TypeAlias
 
 from broker import index
 from broker.index import JobSet
-from broker.matching import WEIGHT_MAX, canonical
+from broker.matching import WEIGHT_MAX
 from datastore.value import Value
 
 KEPT_MAX = 1_000
 """Queues that are kept; with more all are forgotten, and asked for once more."""
+NAME_MAX = 128
+"""Characters of a name that is kept taken apart, which takes fifteen times as much; others are, each time."""
 FITTINGS_MAX = 4_096
 """Offers that are kept, of all queues together: any claim may name others, in any queue, up to 4 KB of them."""
-NUMBERS_MAX = 500_000
-"""Sets that are kept with them, some 50 bytes each: of 20,000 sets, offers that all fit take 1 MB each."""
+FITTING_SETS_MAX = 400_000
+"""Sets that fit them, some 80 bytes each: of 20,000 sets, offers that all fit take 1.6 MB each."""
 
 
 class Fitting(Value, frozen=True):
@@ -32,12 +34,15 @@ Asked: TypeAlias = tuple[str, str, tuple[str, ...], int]
 
 
 class _Kept(Value, frozen=True):
-    """What was worked out at some look: for the sets that there were by then."""
+    """What was worked out for offers, of the sets that there were at some look."""
 
     look: int
-    met: dict[str, int]
-    """The names of those that fit, and how well each does."""
+    met: dict[int, int]
+    """Which of them fit, by when they were first found, and how well each does."""
     fitting: Fitting
+
+
+_NOTHING = _Kept(-1, {}, Fitting((), ()))
 
 
 class Fittings:
@@ -45,7 +50,7 @@ class Fittings:
 
     def __init__(self) -> None:
         self._kept: dict[Asked, _Kept] = {}
-        self._numbers = 0
+        self._sets = 0
 
     def known(self, asked: Asked) -> _Kept:
         """As it was worked out last; before any look, where it never was."""
@@ -53,35 +58,43 @@ class Fittings:
 
     def keep(self, asked: Asked, kept: _Kept) -> None:
         """In place of what an earlier look gave."""
-        if len(self._kept) >= FITTINGS_MAX or self._numbers >= NUMBERS_MAX:
+        if len(self._kept) >= FITTINGS_MAX or self._sets >= FITTING_SETS_MAX:
             self._kept.clear()
-            self._numbers = 0
-        self._numbers += len(kept.met) - len(self.known(asked).met)
+            self._sets = 0
+        self._sets += len(kept.met) - len(self.known(asked).met)
         self._kept[asked] = kept
 
 
-_NOTHING = _Kept(-1, {}, Fitting((), ()))
+class _Found(Value, frozen=True):
+    """A set, since one look or another found it."""
+
+    number: int
+    """Rises with each set and each look of a worker, so that it tells whether it was found since."""
+    says: JobSet | None
+    """What its name says. None: it is to be read, or says nothing."""
+
+    def read(self, name: str) -> JobSet | None:
+        return JobSet.named(name) if self.says is None else self.says
 
 
 class QueueSets:
-    """The sets of one queue, as one `look` has found them. `kept`: what was worked out, for this queue and others.
+    """The sets of one queue, as one look has found them. `kept`: what was worked out, for this queue and others.
 
-    What a name says it says for ever: of one that stood at the look `before`, too, nothing is worked out again.
+    What a name says it says for ever: of a set that the look `before` has found, too, nothing is worked out again.
+    The last of a queue's alone is to be asked. `numbers`: for sets and looks.
     """
 
-    def __init__(self, queue: str, found: Iterable[bytes], *, look: int, kept: Fittings, before: Self | None) -> None:
+    def __init__(
+        self, queue: str, found: Iterable[bytes], *, numbers: Iterator[int], kept: Fittings, before: Self | None
+    ) -> None:
         self._queue = queue
-        self._look = look
         self._kept = kept
         self.names = index.names(found)
         """Without those that nobody of ours has written."""
-        earlier = {} if before is None else before._since
-        self._since: dict[str, tuple[int, JobSet | None]] = {
-            name: earlier.get(name) or (look, JobSet.named(name)) for name in self.names
-        }
-        """The first of the looks that found it without a break, and what the name says."""
-        self._numbers = {name: number for number, name in enumerate(self.names, start=1)}
-        self._heirs = frozenset([each.heir for _, each in self._since.values() if each is not None])
+        earlier = {} if before is None else before._sets
+        self._sets: dict[str, _Found] = {name: earlier.get(name) or _found(name, next(numbers)) for name in self.names}
+        self._look = next(numbers)
+        self._heirs = frozenset(map(index.heir_of, self.names))
 
     def heir(self, factory_id: str) -> str:
         """This factory, if something is kept for it. Empty: it is as any other."""
@@ -97,12 +110,24 @@ class QueueSets:
         return kept.fitting
 
     def _worked_out(self, offers: tuple[str, ...], *, heir: str, step_ms: int, earlier: _Kept) -> _Kept:
-        new = [each for since, each in self._since.values() if since > earlier.look and each is not None]
-        met = {name: weight for name, weight in earlier.met.items() if name in self._numbers}
-        met |= index.serving(canonical(offers), new, factory_id=heir)
-        numbers = sorted((self._numbers[name], weight) for name, weight in met.items())
-        bonuses = tuple([step_ms * weight // WEIGHT_MAX for _, weight in numbers])
-        return _Kept(self._look, met, Fitting(tuple([number for number, _ in numbers]), bonuses))
+        new = [(name, found) for name, found in self._sets.items() if found.number > earlier.look]
+        met = dict(earlier.met)
+        if new:
+            read = [says for name, found in new if (says := found.read(name)) is not None]
+            for name, weight in index.serving(offers, read, factory_id=heir).items():
+                met[self._sets[name].number] = weight
+        there = [
+            (place, found.number) for place, found in enumerate(self._sets.values(), start=1) if found.number in met
+        ]
+        fitting = Fitting(
+            tuple([place for place, _ in there]),
+            tuple([step_ms * met[number] // WEIGHT_MAX for _, number in there]),
+        )
+        return _Kept(self._look, {number: met[number] for _, number in there}, fitting)
+
+
+def _found(name: str, number: int) -> _Found:
+    return _Found(number, JobSet.named(name) if len(name) <= NAME_MAX else None)
 
 
 class ReadySets:
@@ -110,8 +135,8 @@ class ReadySets:
 
     def __init__(self) -> None:
         self._queues: dict[str, QueueSets] = {}
-        self._fitting = Fittings()
-        self._looks = count()
+        self._fittings = Fittings()
+        self._numbers = count()
 
     def of(self, queue: str) -> QueueSets:
         """As last seen; at first there are none."""
@@ -122,5 +147,5 @@ class ReadySets:
         if len(self._queues) >= KEPT_MAX and queue not in self._queues:
             self._queues.clear()
         before = self._queues.get(queue)
-        seen = self._queues[queue] = QueueSets(queue, found, look=next(self._looks), kept=self._fitting, before=before)
+        seen = self._queues[queue] = QueueSets(queue, found, numbers=self._numbers, kept=self._fittings, before=before)
         return seen

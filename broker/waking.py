@@ -266,7 +266,8 @@ def recheck(connection: Redis, parked: Sequence[Claim]) -> None:
         )
         for claim in parked
     ]
-    fitting = {kind: _serving(*kind, names[kind[0]]) for kind in dict.fromkeys(kinds)}
+    sets = {queue: [each for each in map(JobSet.named, there) if each is not None] for queue, there in names.items()}
+    fitting = {kind: _serving(*kind, sets[kind[0]]) for kind in dict.fromkeys(kinds)}
     left = list(parked)
     for part in _parts(kinds, fitting):
         claims, left = left[: len(part)], left[len(part) :]
@@ -306,8 +307,8 @@ def _awaiting(queue: str, name: str, lines: Sequence[Line]) -> _Fitting:
     return _Fitting(keys, [(WAIT_MS_MAX + 1) * met for _, met in found], name)
 
 
-def _serving(queue: str, heir: str, offers: tuple[str, ...], names: Sequence[str]) -> _Fitting:
-    found = index.serving(offers, filter(None, map(JobSet.named, names)), factory_id=heir)
+def _serving(queue: str, heir: str, offers: tuple[str, ...], sets: Iterable[JobSet]) -> _Fitting:
+    found = index.serving(offers, sets, factory_id=heir)
     return _Fitting([index.members_key(index.READY, queue, name) for name in found])
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from broker.answers import Word
 from broker.index import served_key
-from broker.matching import preference
+from broker.matching import Offered, Wants
 from broker.pop_best import SERVED_TTL_MS
 from tests.in_process import InProcess
 
@@ -108,10 +108,10 @@ def test_a_job_that_nobody_prefers_waits_at_most_a_step_for_those_that_are(broke
 
 
 def test_the_weights_of_what_is_met_add_up_to_a_hundred_at_most() -> None:
-    prefers = (("zone=eu", 60), ("ssd", 60), ("gpu", 1))
-    assert preference(("gpu",), prefers) == 1
-    assert preference(("zone=eu", "gpu"), prefers) == 61
-    assert preference(("zone=eu", "ssd"), prefers) == 100
+    wants = Wants.of((), (("zone=eu", 60), ("ssd", 60), ("gpu", 1)))
+    assert wants.preference(Offered(("gpu",))) == 1
+    assert wants.preference(Offered(("zone=eu", "gpu"))) == 61
+    assert wants.preference(Offered(("zone=eu", "ssd"))) == 100
 
 
 def test_the_waiter_that_a_job_prefers_is_woken_and_of_equals_the_oldest(broker: InProcess) -> None:

@@ -4,8 +4,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker import matching
-from broker.matching import canonical, meets, unmet
+from broker.matching import Offered, Wants, canonical, unmet
+
+
+def meets(offers: tuple[str, ...], requires: tuple[str, ...]) -> bool:
+    return Wants.of(requires, ()).met_by(Offered(offers))
+
 
 OFFERS = ("engine=codex", "engine=claude", "mem_gb=16", "gpu", "os=linux=5.15")
 
@@ -99,24 +103,27 @@ SPELLED = st.tuples(KEYS, SIGNS, VALUES).map("".join)
 
 @given(offers=st.lists(SPELLED, max_size=4).map(tuple), requires=st.lists(SPELLED, max_size=3).map(tuple))
 @settings(max_examples=500)
-def test_the_first_look_at_a_pair_says_what_the_close_one_says(
+def test_what_a_job_wants_is_met_where_no_requirement_is_unmet(
     offers: tuple[str, ...], requires: tuple[str, ...]
 ) -> None:
     assert meets(offers, requires) == (not unmet(offers, requires))
 
 
-def test_of_many_factories_and_jobs_told_apart_by_a_value_only_the_pairs_that_fit_are_looked_at_closely(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    looks = 0
-
-    def counted(offers: tuple[str, ...], requires: tuple[str, ...]) -> tuple[str, ...]:
-        nonlocal looks
-        looks += 1
-        return unmet(offers, requires)
-
-    monkeypatch.setattr(matching, "unmet", counted)
+def test_jobs_told_apart_by_a_value_take_no_offers_apart() -> None:
     hosts = [f"host=pinned-{number}" for number in range(100)]
-    fitting = [(offer, need) for offer in hosts for need in hosts if meets((offer, "os=linux"), (need,))]
-    assert fitting == [(host, host) for host in hosts]
-    assert looks <= len(hosts)
+    offered = Offered(("host=pinned-7", "os=linux"))
+    assert [host for host in hosts if Wants.of((host, "os=linux"), ()).met_by(offered)] == ["host=pinned-7"]
+    assert offered._values is None
+    assert Wants.of(("host",), ()).met_by(offered)
+    assert offered._values is not None
+
+
+@given(
+    offers=st.lists(SPELLED, max_size=4).map(tuple),
+    prefers=st.lists(st.tuples(SPELLED, st.integers(1, 100)), max_size=4),
+)
+def test_the_weights_of_what_is_met_are_added_up_to_a_hundred(
+    offers: tuple[str, ...], prefers: list[tuple[str, int]]
+) -> None:
+    met = sum(weight for term, weight in prefers if not unmet(offers, (term,)))
+    assert Wants.of((), tuple(prefers)).preference(Offered(offers)) == min(100, met)
