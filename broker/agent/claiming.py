@@ -4,13 +4,12 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import structlog
-
 from broker.answers import Retry
 from broker.client import BrokerTimeout, BrokerUnavailable, Client, ClientError, Reply
+from broker.client.logger import Logger
 from broker.failures import trace
 
-log = structlog.get_logger(__name__)
+log = Logger(__name__)
 
 WAIT_MS_MAX = 30_000
 """How long one claim waits at the broker. A longer wait is another claim."""

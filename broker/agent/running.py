@@ -5,13 +5,12 @@ import signal
 import threading
 from collections.abc import Callable
 
-import structlog
-
 from broker.client import Client, ClientError, LeaseLost, Reply
+from broker.client.logger import Logger
 from broker.exec import CancelAsked, Command, Ending, Events, ExecResult, Lost, Told, work
 from broker.failures import trace
 
-log = structlog.get_logger(__name__)
+log = Logger(__name__)
 
 
 class Running:

@@ -5,7 +5,6 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-import structlog
 from redis.exceptions import RedisError
 
 from broker.backoff import Backoff
@@ -13,6 +12,7 @@ from broker.client.call import Address, BrokerTime, Call, release_of
 from broker.client.connection import MaybeSent, NotAccepted, NotHeard, NotSent, Sender, shut_out
 from broker.client.errors import ClientClosed
 from broker.client.listener import Listener
+from broker.client.logger import Logger
 from broker.client.pending import LATE_MS, Pending
 from broker.client.reply import Reply, parse_reply
 from broker.client.turns import Turns, Waiter
@@ -23,7 +23,7 @@ from broker.failures import trace
 if TYPE_CHECKING:
     from broker.history import Recorder
 
-log = structlog.get_logger(__name__)
+log = Logger(__name__)
 
 IDLE_S = 0.05
 """How long the channel stays unread after the last call, before a thread reads what comes unasked."""

@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
-import structlog
 from redis.exceptions import RedisError
 
 from broker.backoff import Backoff
@@ -14,6 +13,7 @@ from broker.client.call import Address, BrokerTime, Call, release_of
 from broker.client.connection import MaybeSent, NotAccepted, NotHeard, NotSent, shut_out
 from broker.client.connection_async import AsyncListener, AsyncSender
 from broker.client.errors import ClientClosed
+from broker.client.logger import Logger
 from broker.client.pending import LATE_MS, Pending
 from broker.client.reply import Reply, parse_reply
 from broker.client.standing import StandingTask
@@ -24,7 +24,7 @@ from broker.failures import trace
 if TYPE_CHECKING:
     from broker.history import Recorder
 
-log = structlog.get_logger(__name__)
+log = Logger(__name__)
 
 
 class AsyncExchange:

@@ -11,8 +11,6 @@ from functools import partial
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-import structlog
-
 from broker.answers import Retry, Word
 from broker.client.call import NewId
 from broker.client.errors import (
@@ -26,6 +24,7 @@ from broker.client.errors import (
     RequestRefused,
 )
 from broker.client.held import Held
+from broker.client.logger import Logger
 from broker.client.reply import Reply
 from broker.client.steps import Step, Steps
 from broker.client.tenure import LOST, Tenure
@@ -36,7 +35,7 @@ from broker.failures import trace
 if TYPE_CHECKING:
     from broker.client.factory_operations import FactoryOperations
 
-log = structlog.get_logger(__name__)
+log = Logger(__name__)
 
 ERROR_CHARS_MAX = 4_000
 """How much of an exception's text is reported."""
@@ -157,12 +156,12 @@ class Guard(Held, ABC, Generic[K]):
     def _over(self, reason: str) -> None:
         """Renew it no more, and tell everybody."""
         self._keeper.drop(self)
-        log.warning("lease_lost", job=self.job_id, epoch=self.epoch, reason=reason)
         try:
             if self._on_lost is not None:  # before the block can end, which waits for what is reported
                 self._report(partial(self._on_lost, reason))
         finally:
             self._lost(reason)
+            log.warning("lease_lost", job=self.job_id, epoch=self.epoch, reason=reason)
 
     def _check_new(self) -> None:
         if self._grant is not None:

@@ -3,16 +3,16 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
-import structlog
 from redis.exceptions import ResponseError
 
 from broker.answers import SAME_ID
 from broker.client.call import BrokerTime, Call, Waiter
+from broker.client.logger import Logger
 from broker.client.not_now import way_out
 from broker.client.notices import Notices
 from broker.client.reply import Reply, parse_reply
 
-log = structlog.get_logger(__name__)
+log = Logger(__name__)
 
 REMEMBERED = 4_096
 """Claims whose outcome is remembered to recognise a second grant: as many as a reply channel holds, or twice that."""

@@ -11,10 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
-import structlog
-
 from broker.client.errors import BrokerUnavailable, ClientError
 from broker.client.guard import Guard as AnyGuard
+from broker.client.logger import Logger
 from broker.client.reply import Reply
 from broker.client.tenure import FIRST_RENEWAL_SHARE
 from broker.failures import trace
@@ -22,7 +21,7 @@ from broker.lease_bodies import RENEW_MAX
 
 Guard: TypeAlias = AnyGuard[Any]
 
-log = structlog.get_logger(__name__)
+log = Logger(__name__)
 
 LOOK_MS = 1_000
 """How long a keeper waits without a look at the clock: while a machine is suspended its timers stand still."""

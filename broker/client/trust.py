@@ -6,18 +6,18 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, Self
 
-import structlog
 from msgspec.structs import replace
 
 from broker import signing
 from broker.answers import Retry, Word
 from broker.client.call import Address
 from broker.client.errors import InvalidRequest
+from broker.client.logger import Logger
 from broker.client.reply import Reply, parse_reply
 from broker.queues import Sign
 from broker.signing import BadKey, Key
 
-log = structlog.get_logger(__name__)
+log = Logger(__name__)
 TOLD_MAX = 16
 NOT_SIGNED = "not_signed"
 """In the body of an answer that stands for replies which can't be believed."""

@@ -9,15 +9,14 @@ import tempfile
 import threading
 from contextlib import suppress
 
-import structlog
-
 from broker.client import Lease
+from broker.client.logger import Logger
 from broker.clock import monotonic_ms
 from broker.exec.command import Command
 from broker.exec.environment import without_secrets
 from broker.exec.events import HEAR_S, Cause, Events, Exited, Told
 
-log = structlog.get_logger(__name__)
+log = Logger(__name__)
 
 
 class Child:

@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
+import structlog
 
 from broker.answers import Reason, Word
 from broker.client import (
@@ -40,8 +41,8 @@ def job(client: Client, job_id: str = "j") -> dict[str, object]:
     return found
 
 
-def renewals(client: Client) -> int:
-    lease = job(client)["lease"]
+def renewals(client: Client, job_id: str = "j") -> int:
+    lease = job(client, job_id)["lease"]
     assert isinstance(lease, dict), "the lease is gone"
     return int(lease["renewals"])
 
@@ -359,3 +360,27 @@ def test_a_guard_shows_no_token(client: Client) -> None:
     with client.lease("j") as lease:
         assert isinstance(lease, Lease)
         assert lease.token not in repr(lease) + repr(lease._tenure) + str(LeaseLost("j", 1, "x"))
+
+
+def test_a_log_that_can_not_be_written_keeps_no_loss_from_the_holder_and_no_other_lease_from_being_kept(
+    client: Client,
+) -> None:
+    def fail(*_: object) -> str:
+        raise BrokenPipeError("the log's reader has gone")
+
+    client.submit(job_id="k", ttl_ms=TTL_MS)
+    reasons: list[str] = []
+    before = structlog.get_config()
+    structlog.configure(processors=[fail])
+    try:
+        with client.lease("k") as other:
+            with pytest.raises(LeaseLost), client.lease("j", on_lost=reasons.append) as lease:  # noqa: PT012  # a guard's whole block is what raises
+                client.revoke("j")
+                assert lease.lost.wait(10)
+                lease.check()
+            assert reasons == ["revoked"]
+            renewed = renewals(client, "k")
+            wait_for(lambda: renewals(client, "k") > renewed, "the other one is renewed further")
+            other.complete()
+    finally:
+        structlog.configure(**before)
