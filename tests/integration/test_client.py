@@ -315,10 +315,21 @@ def test_closing_wakes_whoever_waits_in_an_event_loop_too(fleet: Fleet) -> None:
 
 
 _FORK = """
-import os, sys
+import os, signal, sys, threading
 from broker.client import Client, ClientClosed
 client = Client.connect(sys.argv[1], factory_id="f")
-if os.fork() == 0:
+holds, forked = threading.Event(), threading.Event()
+def call():
+    with client._exchange._lock, client._exchange._turns._lock:
+        holds.set()
+        forked.wait()
+calling = threading.Thread(target=call)
+calling.start()
+holds.wait()
+child = os.fork()  # while another thread is in the midst of a call
+forked.set()
+if child == 0:
+    signal.alarm(20)
     try:
         client.job("j")
     except ClientClosed as error:
