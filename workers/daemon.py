@@ -72,6 +72,7 @@ def detach(
     Raises:
       StateDirError: a fleet runs here already.
       DaemonError: it ended, or did not serve in time and was stopped; shows the end of its log.
+      KeyboardInterrupt: the user's; it was stopped.
     """
     if state.supervisor() is not None:
         raise StateDirError(f"a fleet already runs in {state.path}; see `broker status`, or stop it with `broker down`")
@@ -84,19 +85,28 @@ def detach(
             env={**os.environ, **(env or {})},
             start_new_session=True,
         )
-    if _wait_for(lambda: state.running() is not None or process.poll() is not None, timeout_ms):
+    try:
+        served = _wait_for(lambda: state.running() is not None or process.poll() is not None, timeout_ms)
+    except BaseException:  # whoever interrupts this wants no fleet, and in its own session it would not hear of that
+        _stop(process, grace_ms)
+        raise
+    if served:
         if (endpoint := state.running()) is not None:
             return endpoint
         what = f"the fleet ended with status {process.returncode}"
     else:
-        process.terminate()
-        if not _wait_for(lambda: process.poll() is not None, grace_ms):
-            process.kill()  # its children are leashed
-            process.wait()
+        _stop(process, grace_ms)
         what = f"the fleet did not serve within {timeout_ms} ms and was stopped"
     log_path = state.log_dir / "up.log"
     lines = log_path.read_text(errors="replace").splitlines()[-_LOG_LINES_SHOWN:]
     raise DaemonError("\n".join([f"{what}; the end of {log_path}:", *lines]))
+
+
+def _stop(process: "subprocess.Popen[bytes]", grace_ms: int) -> None:
+    process.terminate()
+    if not _wait_for(lambda: process.poll() is not None, grace_ms):
+        process.kill()  # its children are leashed
+        process.wait()
 
 
 def down(state: StateDir, *, timeout_ms: int = DOWN_TIMEOUT_MS) -> bool:

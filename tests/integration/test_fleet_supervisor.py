@@ -328,6 +328,19 @@ def test_a_fleet_that_does_not_serve_in_time_is_stopped(state: StateDir, code: s
     assert not alive(pid)
 
 
+def test_who_interrupts_the_start_of_a_fleet_has_none(state: StateDir) -> None:
+    announced = "import os; print(os.getpid(), flush=True);" + SLEEP
+    command = start_python(DETACH, str(state.path), announced)
+    try:
+        log = state.log_dir / "up.log"
+        pid = int(wait_for(lambda: log.read_text().strip() if log.exists() else None, "it starts"))
+        command.send_signal(signal.SIGINT)
+        assert "KeyboardInterrupt" in command.communicate(timeout=30)[0]
+        assert not alive(pid)
+    finally:
+        end(command)
+
+
 @pytest.mark.redis
 @pytest.mark.parametrize("then", ["nothing", "another fleet"])
 def test_a_fleet_whose_folder_was_removed_stops_and_leaves_what_came_in_its_place_alone(
