@@ -3,11 +3,11 @@
 import fcntl
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from threading import active_count
 
 import pytest
 
@@ -128,7 +128,7 @@ def test_a_child_that_was_forked_in_a_batch_is_refused_and_leaves_it_to_its_pare
 @FORKS
 def test_a_child_holds_no_lock_that_its_parent_has_given_up_waiting_for(path: Path) -> None:
     store = SqliteDatastore(path, timeout_ms=5)
-    (done, is_done), before = os.pipe(), active_count()
+    (done, is_done), before = os.pipe(), set(threading.enumerate())
     with closing(os.fdopen(os.open(f"{path}.lock", os.O_RDWR))) as stranger, a_child_ends_here():
         fcntl.flock(stranger, fcntl.LOCK_EX)
         with pytest.raises(Unavailable, match="another process"):
@@ -137,7 +137,7 @@ def test_a_child_holds_no_lock_that_its_parent_has_given_up_waiting_for(path: Pa
             os.close(is_done)  # so that it ends with its parent, too
             assert os.read(done, 1) == b"!"
         fcntl.flock(stranger, fcntl.LOCK_UN)
-    wait_for(lambda: active_count() == before, "the turn came, and nobody was there for it")
+    wait_for(lambda: not set(threading.enumerate()) - before, "the turn came, and nobody was there for it")
     put(store)
     os.write(is_done, b"!")
     assert ended_well(child)
@@ -149,12 +149,12 @@ def test_a_child_holds_no_lock_that_its_parent_has_given_up_waiting_for(path: Pa
 @FORKS
 def test_a_child_leaves_alone_what_came_to_be_after_its_parent_had_given_up_waiting(path: Path) -> None:
     # Its place in the queue is given back by then, and the number of that descriptor is another's.
-    store, before = SqliteDatastore(path, timeout_ms=5), active_count()
+    store, before = SqliteDatastore(path, timeout_ms=5), set(threading.enumerate())
     with closing(os.fdopen(os.open(f"{path}.lock", os.O_RDWR))) as stranger:
         fcntl.flock(stranger, fcntl.LOCK_EX)
         with pytest.raises(Unavailable, match="another process"):
             put(store, "given-up")
-    wait_for(lambda: active_count() == before, "the turn came, and nobody was there for it")
+    wait_for(lambda: not set(threading.enumerate()) - before, "the turn came, and nobody was there for it")
     others = [os.open(path.parent, os.O_RDONLY) for _ in range(10)]
     with a_child_ends_here():
         if (child := os.fork()) == 0:

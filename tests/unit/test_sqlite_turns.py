@@ -4,10 +4,11 @@ import fcntl
 import os
 import signal
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from threading import Thread, active_count, main_thread
+from threading import Thread, main_thread
 
 import pytest
 
@@ -83,7 +84,7 @@ def _waits_for_the_lock(path: Path) -> bool:
 
 
 def test_a_write_that_waited_too_long_is_unavailable_and_reads_go_on(path: Path, tmp_path: Path) -> None:
-    store = SqliteDatastore(path, timeout_ms=100)
+    store, patient = SqliteDatastore(path, timeout_ms=100), SqliteDatastore(path)
     put(store, "before")
     held, release = tmp_path / "held", tmp_path / "release"
     holder = start_python(HOLD, str(path), str(held), str(release))
@@ -96,10 +97,11 @@ def test_a_write_that_waited_too_long_is_unavailable_and_reads_go_on(path: Path,
         assert holder.poll() is None
         release.touch()
         wait_for(lambda: isinstance(store.read("held-1", "p"), Ok), "the other process commits")
-        assert isinstance(store.create("job", "p", {}), Ok), "the turn we gave up came back"
+        assert isinstance(patient.create("job", "p", {}), Ok), "the turn we gave up came back"
     finally:
         end(holder)
         store.close()
+        patient.close()
 
 
 def test_a_file_is_not_made_ready_while_somebody_writes_it(store: SqliteDatastore, path: Path) -> None:
@@ -164,14 +166,14 @@ def test_a_process_killed_in_mid_batch_leaves_nothing_of_it_and_holds_nobody_up(
 
 def test_however_often_a_write_gives_up_one_thread_waits_for_its_turn(path: Path) -> None:
     store = SqliteDatastore(path, timeout_ms=5)
-    before = active_count()
+    before = set(threading.enumerate())
     with closing(os.fdopen(os.open(f"{path}.lock", os.O_RDWR))) as stranger:
         fcntl.flock(stranger, fcntl.LOCK_EX)
         for _ in range(20):
             with pytest.raises(Unavailable, match="another process"):
                 put(store)
-        assert active_count() == before + 1
-    wait_for(lambda: active_count() == before, "a turn that nobody is there for any more is given back")
+        assert len(set(threading.enumerate()) - before) == 1
+    wait_for(lambda: not set(threading.enumerate()) - before, "a turn that nobody is there for any more is given back")
     put(store)
     store.close()
 
@@ -194,12 +196,12 @@ def test_a_write_that_is_interrupted_while_it_waits_leaves_the_turn_to_others(pa
         Thread(target=interrupted_as_it_waits).start()
         put(store)
 
-    before, handler = active_count(), signal.signal(signal.SIGUSR1, interrupt)
+    before, handler = set(threading.enumerate()), signal.signal(signal.SIGUSR1, interrupt)
     with closing(os.fdopen(os.open(f"{path}.lock", os.O_RDWR))) as stranger:
         fcntl.flock(stranger, fcntl.LOCK_EX)
         with pytest.raises(_Interrupted):
             interrupted()
     signal.signal(signal.SIGUSR1, handler)
-    wait_for(lambda: active_count() == before, "nobody waits for the turn any more")
+    wait_for(lambda: not set(threading.enumerate()) - before, "nobody waits for the turn any more")
     assert "no other process" in run_python(GIVE_UP, str(path))
     store.close()
