@@ -1,5 +1,6 @@
 """What the Cosmos provider refuses before the first job: URLs, credentials, accounts and containers."""
 
+import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from socketserver import BaseRequestHandler, ThreadingTCPServer
@@ -22,7 +23,6 @@ from datastore.cosmos_account import EMULATOR_KEY, CosmosAddress
 from datastore.errors import Denied, Rejected, Unavailable
 from datastore.interface import NotFound, Ok, Trouble
 from tests.cosmos.fault_proxy import FaultProxy
-from tests.processes import free_port
 from workers.runtime import open_store
 
 needs_emulator = pytest.mark.cosmos
@@ -137,8 +137,10 @@ def test_without_discovery_the_endpoint_that_was_given_is_used_and_no_other(cosm
 
 
 def test_an_account_that_can_not_be_reached_is_unavailable() -> None:
-    with pytest.raises(Unavailable):
-        CosmosDatastore.from_url(f"cosmos://127.0.0.1:{free_port()}/database/container?http=1")
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))  # kept, so that nobody else comes to listen there
+        with pytest.raises(Unavailable):
+            CosmosDatastore.from_url(f"cosmos://127.0.0.1:{deaf.getsockname()[1]}/database/container?http=1")
 
 
 @needs_emulator
