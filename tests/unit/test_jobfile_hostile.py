@@ -3,6 +3,7 @@
 import contextlib
 import json
 import threading
+from time import thread_time
 from typing import Any
 
 import pytest
@@ -79,25 +80,34 @@ def problems(data: str | bytes, source: str, format: Format | None = None) -> tu
     return ()
 
 
+def soon(data: str, source: str, format: Format | None = None) -> tuple[Problem, ...]:
+    """The same; it takes little of a processor, however long others have that meanwhile."""
+    start = thread_time()
+    found = problems(data, source, format)
+    assert thread_time() - start < 2
+    return found
+
+
 formats: st.SearchStrategy[Format | None] = st.sampled_from([None, "markdown", "json", "jsonl"])
 
 
 @given(texts, formats)
-@settings(max_examples=500, deadline=2_000)
+@settings(max_examples=500, deadline=None)
 def test_arbitrary_text_is_a_valid_submission_or_a_job_file_error(text: str, format: Format | None) -> None:
     lines = text.count("\n") + text.count("\r") + 1
-    assert all(1 <= problem.line <= lines for problem in problems(text, "job", format))
+    assert all(1 <= problem.line <= lines for problem in soon(text, "job", format))
 
 
 @given(st.binary(), formats)
+@settings(deadline=None)
 def test_arbitrary_bytes_are_a_valid_submission_or_a_job_file_error(data: bytes, format: Format | None) -> None:
     assert all(str(problem).startswith("job:") for problem in problems(data, "job", format))
 
 
 @given(st.dictionaries(st.sampled_from(KEYS), values, max_size=6))
-@settings(max_examples=300, deadline=2_000)
+@settings(max_examples=300, deadline=None)
 def test_arbitrary_values_under_known_keys_are_a_valid_submission_or_a_job_file_error(job: dict[str, Any]) -> None:
-    assert all(problem.line == 1 for problem in problems(json.dumps(job), "job.json"))
+    assert all(problem.line == 1 for problem in soon(json.dumps(job), "job.json"))
 
 
 @pytest.mark.parametrize(

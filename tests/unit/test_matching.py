@@ -77,14 +77,14 @@ def test_one_of_several_offered_values_is_enough() -> None:
 TERMS = st.lists(st.sampled_from(["a", "b", "c", "a=1", "a=2", "b=x"]), max_size=8)
 
 
-@settings(derandomize=True, database=None)
+@settings(derandomize=True, database=None, deadline=None)
 @given(TERMS, TERMS)
 def test_order_and_repetition_make_no_difference(offers: list[str], requires: list[str]) -> None:
     assert canonical(offers) == canonical([*reversed(offers), *offers])
     assert meets(canonical(offers), canonical(requires)) == meets(tuple(reversed(offers)), tuple(requires * 2))
 
 
-@settings(derandomize=True, database=None)
+@settings(derandomize=True, database=None, deadline=None)
 @given(TERMS, TERMS, TERMS)
 def test_more_offers_never_hurt_and_more_requirements_never_help(
     offers: list[str], more: list[str], requires: list[str]
@@ -102,7 +102,7 @@ SPELLED = st.tuples(KEYS, SIGNS, VALUES).map("".join)
 
 
 @given(offers=st.lists(SPELLED, max_size=4).map(tuple), requires=st.lists(SPELLED, max_size=3).map(tuple))
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 def test_what_a_job_wants_is_met_where_no_requirement_is_unmet(
     offers: tuple[str, ...], requires: tuple[str, ...]
 ) -> None:
