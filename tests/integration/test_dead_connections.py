@@ -42,12 +42,12 @@ def test_a_worker_that_rq_starts_has_that_time_out_too(redis_url: str) -> None:
 
 
 def test_a_wait_on_half_open_connections_ends(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "SILENT_MS", 100)
     connection = connect_redis(load(redis_url=proxy.url))
     waiters = Waiters(connection, "w1", QUEUES, at_most=64)
     try:
         assert waiters.wait(0.01) == []
         proxy.half_open()
+        monkeypatch.setattr(waiting, "SILENT_MS", 100)
 
         def ended() -> bool:
             try:
