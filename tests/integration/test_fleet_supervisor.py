@@ -281,7 +281,7 @@ def test_down_ends_a_hung_supervisor(state: StateDir) -> None:
 def test_a_second_fleet_is_refused_and_the_first_goes_on(state: StateDir) -> None:
     with fleet_in(state) as pids:
         second = start_python(FLEET, str(state.path), SLEEP)
-        output = second.communicate(timeout=10)[0]
+        output = second.communicate(timeout=60)[0]
         assert second.returncode != 0
         assert "a fleet already runs" in output
         assert state.running() is not None
@@ -323,7 +323,7 @@ def test_a_fleet_that_ends_while_it_starts_shows_the_end_of_its_log(state: State
 def test_a_fleet_that_does_not_serve_in_time_is_stopped(state: StateDir, code: str) -> None:
     announced = "import os; print(os.getpid(), flush=True);" + code
     with pytest.raises(DaemonError, match="did not serve"):
-        detach([sys.executable, "-c", announced], state, timeout_ms=500, grace_ms=100)
+        detach([sys.executable, "-c", announced], state, timeout_ms=5_000, grace_ms=100)
     pid = int((state.log_dir / "up.log").read_text().split()[0])
     assert not alive(pid)
 
