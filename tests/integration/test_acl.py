@@ -284,9 +284,9 @@ def moved(guarded: Guarded) -> Iterator[Callable[[str], None]]:
 
 def test_who_loses_the_right_to_its_replies_gets_no_answer(guarded: Guarded, moved: Callable[[str], None]) -> None:
     # Without signatures the request itself is settled: Redis can't look into it (SECURITY.md).
-    with guarded.client("moved", timeout_ms=500) as client:
+    with guarded.client("moved", timeout_ms=2_500) as client:
         moved("another")
-        with pytest.raises(BrokerTimeout, match=r"no answer within 500 ms: Redis refuses to show it \(NOPERM"):
+        with pytest.raises(BrokerTimeout, match=r"no answer within 2500 ms: Redis refuses to show it \(NOPERM"):
             client.job("one")
 
 
@@ -294,7 +294,7 @@ def test_who_loses_the_right_to_its_replies_gets_no_answer_in_a_loop_either(
     guarded: Guarded, moved: Callable[[str], None]
 ) -> None:
     async def ask() -> None:
-        connecting = AsyncClient.connect(guarded.url("moved"), factory_id="moved", wire="intake", timeout_ms=500)
+        connecting = AsyncClient.connect(guarded.url("moved"), factory_id="moved", wire="intake", timeout_ms=2_500)
         async with connecting as client:
             moved("another")
             await client.job("one")

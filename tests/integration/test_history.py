@@ -99,7 +99,7 @@ def test_a_variable_makes_every_client_record_into_a_file_of_its_own(
 
 def test_a_call_without_an_answer_is_unknown_and_one_that_never_left_was_refused(fleet: Fleet, tmp_path: Path) -> None:
     path = tmp_path / "history.jsonl"
-    with Client.connect(fleet.redis_url, factory_id="f", timeout_ms=200, history=path) as client:
+    with Client.connect(fleet.redis_url, factory_id="f", timeout_ms=2_000, history=path) as client:
         with pytest.raises(BrokerTimeout):
             client.submit(job_id="j")  # no worker serves
         fleet.redis.config_set("maxmemory", 1)
