@@ -102,7 +102,7 @@ SPELLED = st.tuples(KEYS, SIGNS, VALUES).map("".join)
 
 
 @given(offers=st.lists(SPELLED, max_size=4).map(tuple), requires=st.lists(SPELLED, max_size=3).map(tuple))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500, derandomize=True, database=None, deadline=None)
 def test_what_a_job_wants_is_met_where_no_requirement_is_unmet(
     offers: tuple[str, ...], requires: tuple[str, ...]
 ) -> None:
@@ -122,6 +122,7 @@ def test_jobs_told_apart_by_a_value_take_no_offers_apart() -> None:
     offers=st.lists(SPELLED, max_size=4).map(tuple),
     prefers=st.lists(st.tuples(SPELLED, st.integers(1, 100)), max_size=4),
 )
+@settings(derandomize=True, database=None, deadline=None)
 def test_the_weights_of_what_is_met_are_added_up_to_a_hundred(
     offers: tuple[str, ...], prefers: list[tuple[str, int]]
 ) -> None:
