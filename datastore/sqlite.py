@@ -32,7 +32,7 @@ from datastore.interface import (
 from datastore.json_body import UNPARSED, JsonBody, encode, parsed
 from datastore.matching import LOOKS_MAX, check_query, matches
 from datastore.sqlite_fields import Writing
-from datastore.sqlite_file import fetch, is_no_json, is_unicode, prepare
+from datastore.sqlite_file import is_no_json, is_unicode, prepare
 from datastore.sqlite_query import Key, key_query, page_query, window_query
 from datastore.sqlite_session import Batch, Session
 
@@ -109,29 +109,17 @@ class SqliteDatastore:
     def create(self, id: str, partition_key: str, body: Body) -> CreateResult:
         """See `Datastore.create`."""
         frozen = freeze_body(body)
-        batch = self._session.own_batch()
-        if batch is not None:
-            return self._create(batch, partition_key, id, frozen)
-        with self._session.transaction() as batch:
-            return self._create(batch, partition_key, id, frozen)
+        return self._session.write(self._create, partition_key, id, frozen)
 
     def update_if_match(self, id: str, partition_key: str, expected: Expected, patch: Patch) -> UpdateResult:
         """See `Datastore.update_if_match`. Compare and set stand in one transaction that holds the write lock."""
         fields, removed = freeze_patch(patch)
-        batch = self._session.own_batch()
-        if batch is not None:
-            return self._update(batch, partition_key, id, expected, fields, removed)
-        with self._session.transaction() as batch:
-            return self._update(batch, partition_key, id, expected, fields, removed)
+        return self._session.write(self._update, partition_key, id, expected, fields, removed)
 
     def update_each(self, updates: Sequence[Update]) -> list[UpdateResult]:
         """See `TakesSeveral.update_each`."""
         patches = freeze_patches(updates)
-        batch = self._session.own_batch()
-        if batch is not None:
-            return self._update_each(batch, updates, patches)
-        with self._session.transaction() as batch:
-            return self._update_each(batch, updates, patches)
+        return self._session.write(self._update_each, updates, patches)
 
     def find(self, filter: Filter, limit: int = 100, cursor: str | None = None) -> Page:
         """See `Datastore.find`. Fields named in `indexes` are searched through their index."""
@@ -169,9 +157,13 @@ class SqliteDatastore:
         """
         if self._session.own_batch() is not None:
             raise ValueError("this thread is in a batch already: one batch is one transaction")
-        with self._session.transaction() as batch:
-            self._read_ahead(batch, ahead())
-            yield
+        transaction = self._session.transaction()
+        try:
+            for batch in transaction:
+                self._read_ahead(batch, ahead())
+                yield
+        finally:
+            transaction.close()
 
     def close(self) -> None:
         """See `Datastore.close`."""
@@ -304,11 +296,7 @@ class SqliteDatastore:
         return rows
 
     def _select(self, sql: str, parameters: Sequence[Any]) -> list[Any]:
-        batch = self._session.own_batch()
-        if batch is not None:
-            return batch.select(sql, parameters)
-        with self._session.reading() as connection:
-            return fetch(connection, sql, parameters)
+        return self._session.select(sql, parameters)
 
     def _parse(self, partition_key: str, id: str, rev: int, etag: str, text: str) -> Document:
         try:

@@ -2,26 +2,17 @@
 
 import fcntl
 import os
+from io import FileIO
 from threading import Event, Lock, Thread
 
 from datastore.errors import Unavailable
 
 
-class FileLock:
-    """A lock that is held; the end of the block gives it back."""
-
-    __slots__ = ("_descriptor",)
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_: object) -> None:
-        # Unlocked before it is closed: a child forked in between may still have the descriptor.
-        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
-        os.close(self._descriptor)
+def give_back(held: FileIO) -> None:
+    """Let others have the lock."""
+    # Unlocked before it is closed: a child forked in between may still have the descriptor.
+    fcntl.flock(held, fcntl.LOCK_UN)
+    held.close()
 
 
 class FileQueue:
@@ -35,8 +26,9 @@ class FileQueue:
         """Where it gave up, and waits on."""
         self._held_still: _Place | None = None
 
-    def take(self, *, timeout_ms: int) -> FileLock:
-        """Take the lock, for a block. The kernel frees it when the process dies.
+    def take(self, *, timeout_ms: int) -> FileIO:
+        """Take the lock, which is held until the file is closed, or nobody has it any more: what interrupts a thread
+        may leave it nowhere else. The kernel frees it when the process dies.
 
         Raises:
           Unavailable: somebody else held it for `timeout_ms`, or the file can't be opened or locked.
@@ -44,24 +36,40 @@ class FileQueue:
         place = self._place
         if place is None or not place.is_wanted():
             self._place = None
+            held = self._open()
             try:
-                # Opened for each use: one kept open would be shared with forked children, and so would the lock.
-                descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            except OSError as error:
-                raise Unavailable(f"{self._path}: can't open the lock file: {error.strerror}") from error
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return FileLock(descriptor)
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return held
             except BlockingIOError:
-                place = _Place(descriptor)
+                place = _Place(held)
             except OSError as error:
-                os.close(descriptor)
+                held.close()
                 raise Unavailable(f"{self._path}: can't be locked: {error.strerror}; is it on a local disk?") from error
-        self._place = place  # also while it waits: an interrupt may end that, and a fork is not to take it along
-        if place.wait(timeout_ms):
+            except BaseException:  # a handler of a signal ends it
+                held.close()
+                raise
+        self._place = place  # also while it waits: a fork is not to take it along
+        came = False
+        try:
+            came = place.granted.wait(timeout_ms / 1_000)
+        finally:  # also where a handler of a signal ended the wait
+            if not came:
+                place.leave()
+        if came:
             self._place = None
-            return FileLock(place.descriptor)
+            return place.held
         raise Unavailable(f"{self._path}: another process has held the write lock for {timeout_ms} ms; is one stopped?")
+
+    def _open(self) -> FileIO:
+        # Opened for each use: one kept open would be shared with forked children, and so would the lock.
+        try:
+            try:
+                return FileIO(self._path, "r+")
+            except FileNotFoundError:  # which is made for this user alone, as `FileIO` would not
+                os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+                return FileIO(self._path, "r+")
+        except OSError as error:
+            raise Unavailable(f"{self._path}: can't open the lock file: {error.strerror}") from error
 
     def before_fork(self) -> None:
         """Let no place be given back until `after_fork_in_parent`, or for ever in a child."""
@@ -77,45 +85,40 @@ class FileQueue:
 
     def after_fork_in_child(self) -> None:
         """Leave the place to the parent, whose thread waits there."""
-        if self._held_still is not None and not self._held_still.is_over:
-            os.close(self._held_still.descriptor)
+        if self._held_still is not None:
+            self._held_still.held.close()
         self._place = self._held_still = None
 
 
 class _Place:
     """Waits in the kernel's queue, which is fair, but bounded, which flock is not: hence on a thread."""
 
-    def __init__(self, descriptor: int) -> None:
-        self.descriptor = descriptor
+    def __init__(self, held: FileIO) -> None:
+        self.held = held
+        """Closed once the lock came when nobody was there, and was given back."""
+        self.granted = Event()
         self.turn = Lock()
         """Held while the rest changes."""
-        self.is_over = False
-        """The lock came when nobody was there, and was given back: the descriptor is closed, its number another's."""
         self._wanted = True
-        self._granted = Event()
         Thread(target=self._block, name="datastore-file-lock", daemon=True).start()
 
     def is_wanted(self) -> bool:
         """Wait on for somebody who comes back. False: it had its turn, and nobody was there."""
         with self.turn:
-            self._wanted = not self.is_over
+            self._wanted = not self.held.closed
             return self._wanted
 
-    def wait(self, timeout_ms: int) -> bool:
-        """Whether the lock came within the time. Otherwise it is given back as soon as it comes, if nobody is there."""
-        try:
-            self._granted.wait(timeout_ms / 1_000)
-        finally:  # also where a handler of a signal ended the wait
-            with self.turn:
-                self._wanted = self._granted.is_set()
-        return self._wanted
+    def leave(self) -> None:
+        """Nobody waits any more: the lock is given back as soon as it comes, or now if it just came."""
+        with self.turn:
+            self._wanted = False
+            if self.granted.is_set():
+                give_back(self.held)
 
     def _block(self) -> None:
-        fcntl.flock(self.descriptor, fcntl.LOCK_EX)
+        fcntl.flock(self.held, fcntl.LOCK_EX)
         with self.turn:
             if self._wanted:
-                self._granted.set()
-                return
-            self.is_over = True
-            with FileLock(self.descriptor):
-                pass
+                self.granted.set()
+            else:
+                give_back(self.held)

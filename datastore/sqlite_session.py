@@ -1,12 +1,13 @@
 """One process's connections to a SQLite file, and the transaction its threads take turns in."""
 
+import fcntl
 import os
 import sqlite3
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from threading import Lock, get_ident
-from typing import Any
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack
+from threading import RLock, get_ident
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from datastore.errors import DatastoreError, OutcomeUnknown, Unavailable
 from datastore.interface import Document
@@ -27,6 +28,9 @@ from datastore.sqlite_file import (
 )
 from datastore.sqlite_lock import FileQueue
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 
 class Batch:
     """One open transaction. An error of SQLite's in it spoils it: it may have rolled back everything before."""
@@ -35,7 +39,7 @@ class Batch:
         self.documents: dict[tuple[str, str], Document | None] = {}
         """What was read or written in this transaction, by (partition key, id); None: there is none."""
         self.owner = get_ident()
-        self._connection = connection
+        self.connection = connection
         self._path = path
         self._failure: Exception | None = None
 
@@ -61,7 +65,7 @@ class Batch:
         """All rows, as this transaction sees them. Raises as `translate` has it."""
         self.check()
         try:
-            return fetch(self._connection, sql, parameters)
+            return fetch(self.connection, sql, parameters)
         except (sqlite3.Error, UnicodeEncodeError) as error:
             raise self._failed(error) from error
 
@@ -85,7 +89,7 @@ class Batch:
     def _run(self, sql: str, parameters: Sequence[Any], *, many: bool = False) -> sqlite3.Cursor:
         self.check()
         try:
-            return (self._connection.executemany if many else self._connection.execute)(sql, parameters)
+            return (self.connection.executemany if many else self.connection.execute)(sql, parameters)
         except (sqlite3.Error, UnicodeEncodeError) as error:
             raise self._failed(error) from error
 
@@ -111,10 +115,10 @@ class Session:
         self._reader: sqlite3.Connection | None = None
         self._files: dict[sqlite3.Connection, Files] = {}
         """Which each connection has open."""
-        self._locked: list[Lock] = []
+        self._locked: list[RLock] = []
         self._closed = False
-        self._write_lock = Lock()
-        self._read_lock = Lock()
+        self._write_lock = RLock()
+        self._read_lock = RLock()
         os.register_at_fork(
             before=_weak(self._before_fork),
             after_in_parent=_weak(self._after_fork_in_parent),
@@ -126,39 +130,84 @@ class Session:
         batch = self._batch
         return batch if batch is not None and batch.owner == get_ident() else None
 
-    @contextmanager
-    def reading(self) -> Iterator[sqlite3.Connection]:
-        """The reader, for this thread alone; SQLite's errors are translated."""
-        with self._read_lock, translated(self._path):
-            self._reader = reader = self._in_place(self._reader)
-            yield reader
+    def select(self, sql: str, parameters: Sequence[Any]) -> list[Any]:
+        """All rows, as the batch of this thread sees them, else as they were committed. Raises as `translate` has it.
 
-    @contextmanager
-    def transaction(self) -> Iterator[Batch]:
-        """Hold the write lock of threads, then of processes, then SQLite's; commit, or roll back what raised.
+        Raises:
+          Unavailable: this thread is about to read already, and a handler of a signal has interrupted it.
+        """
+        batch = self.own_batch()
+        if batch is not None:
+            return batch.select(sql, parameters)
+        turn = self._read_lock
+        self._check_free(turn)
+        with turn, translated(self._path):
+            self._reader = reader = self._in_place(self._reader)
+            return fetch(reader, sql, parameters)
+
+    def write(self, work: Callable[Concatenate[Batch, P], T], /, *arguments: P.args, **named: P.kwargs) -> T:
+        """Do it in the batch of this thread, else in a transaction of its own. Raises as `transaction`."""
+        batch = self.own_batch()
+        if batch is not None:
+            return work(batch, *arguments, **named)
+        transaction = self.transaction()
+        try:
+            for batch in transaction:
+                result = work(batch, *arguments, **named)
+        finally:
+            transaction.close()
+        return result
+
+    def transaction(self) -> Generator[Batch, None, None]:
+        """Hold the write lock of threads, then of processes, then SQLite's; commit, or roll back what is not resumed.
+
+        A loop of one round, which its user must close: to begin a block with Python's `__enter__`, or to end it with an
+        `__exit__`, is where a handler of a signal may raise before anything is noted, or given back.
 
         Raises:
           Unavailable: nothing was written: no turn within the time-out, or a statement failed.
           OutcomeUnknown: the commit failed, and can't be shown to have left nothing.
         """
-        turn = self._write_lock  # of this process; a child that is forked in the block has another
-        if not turn.acquire(timeout=self._timeout_ms / 1_000):
-            raise Unavailable(f"{self._path}: another thread has been writing for {self._timeout_ms} ms")
+        turns = self._turns()
         try:
-            with self._queue.take(timeout_ms=self._timeout_ms):
-                writer = self._begin()
-                self._batch = batch = Batch(writer, self._path)
+            for _ in turns:
+                batch = self._begin()
                 try:
                     yield batch
                     if self._batch is batch:  # not in a child that was forked inside the block, which ends it, too
                         batch.check()
-                        self._commit(writer)
+                        self._commit(batch.connection)
                 finally:
                     if self._batch is batch:
                         self._batch = None
-                        self._roll_back(writer)
+                        self._roll_back(batch.connection)
         finally:
-            turn.release()
+            turns.close()
+
+    def _turns(self) -> Generator[None, None, None]:
+        """A loop of one round, in which nobody else writes; to be closed, as `transaction` is."""
+        turn = self._write_lock  # of this process; a child that is forked in the block has another
+        self._check_free(turn)
+        try:
+            if not turn.acquire(timeout=self._timeout_ms / 1_000):
+                raise Unavailable(f"{self._path}: another thread has been writing for {self._timeout_ms} ms")
+            with self._queue.take(timeout_ms=self._timeout_ms) as held:
+                try:
+                    yield
+                finally:
+                    if turn is self._write_lock:  # what a child has of it is the parent's, too
+                        fcntl.flock(held, fcntl.LOCK_UN)  # a child that was forked meanwhile may keep it open
+        finally:
+            try:  # noqa: SIM105 - `suppress` could be interrupted. Whether it came only the lock knows for sure
+                turn.release()
+            except RuntimeError:
+                pass
+
+    def _check_free(self, turn: RLock) -> None:
+        if _is_mine(turn):
+            raise Unavailable(
+                f"{self._path}: a handler of a signal can't use the store in the midst of what it interrupted"
+            )
 
     def close(self) -> None:
         """Close both connections, after the operations under way.
@@ -223,13 +272,21 @@ class Session:
             "everything that uses the store, remove -wal and -shm, put the file there again, then start"
         )
 
-    def _begin(self) -> sqlite3.Connection:
+    def _begin(self) -> Batch:
+        writer: sqlite3.Connection | None = None
         try:
             self._writer = writer = self._in_place(self._writer)
+            if writer.in_transaction:  # one that was interrupted more than once may have been left open
+                roll_back(writer)
             writer.execute("BEGIN IMMEDIATE")
+            self._batch = batch = Batch(writer, self._path)
+            return batch
         except sqlite3.Error as error:
             raise translate(self._path, error) from error
-        return writer
+        except BaseException:
+            if writer is not None:
+                roll_back(writer)
+            raise
 
     def _roll_back(self, writer: sqlite3.Connection) -> None:
         if writer.in_transaction:  # asked here, too: it seldom is, and each block costs a lone claim half a microsecond
@@ -250,9 +307,10 @@ class Session:
     def _before_fork(self) -> None:
         # SQLite counts its file locks for each process, and a child would inherit the count without the locks: it
         # could lose what it wrote. So no connection lives across a fork, and no thread opens one before it is done.
-        locks = (self._read_lock,) if self.own_batch() is not None else (self._read_lock, self._write_lock)
+        locks = (self._read_lock, self._write_lock)
+        is_in_use = any(map(_is_mine, locks))  # by this thread, which forks in a batch
         self._locked = [lock for lock in locks if lock.acquire(timeout=self._timeout_ms / 1_000)]
-        if len(self._locked) == 2:
+        if len(self._locked) == 2 and not is_in_use:
             self._close_connections()
         self._queue.before_fork()
 
@@ -266,8 +324,8 @@ class Session:
         self._writer = self._reader = self._batch = None
         self._files = {}
         self._queue.after_fork_in_child()
-        self._write_lock = Lock()
-        self._read_lock = Lock()
+        self._write_lock = RLock()
+        self._read_lock = RLock()
 
     def _close_connections(self) -> None:
         for connection in (self._writer, self._reader):
@@ -287,3 +345,9 @@ def _weak(method: Callable[[], None]) -> Callable[[], None]:
             alive()
 
     return call
+
+
+def _is_mine(lock: RLock) -> bool:
+    """Whether this very thread holds it: the lock itself knows at any moment, as no attribute beside it could."""
+    mine: bool = lock._is_owned()  # type: ignore[attr-defined]  # what `threading.Condition` asks, too
+    return mine

@@ -110,8 +110,10 @@ def work(store: SqliteDatastore | MemoryDatastore, filter: Filter, monkeypatch: 
             patched.setattr(store, "_documents", Counted(store._documents))
             page = store.find(filter)
     else:
-        with store._session.reading() as connection:
-            connection.set_progress_handler(count, 1)
+        store.read("nothing", "p")
+        connection = store._session._reader
+        assert connection is not None
+        connection.set_progress_handler(count, 1)
         page = store.find(filter)
         connection.set_progress_handler(None, 1)
     assert page.documents == ()

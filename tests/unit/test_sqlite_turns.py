@@ -5,8 +5,9 @@ import os
 import signal
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from itertools import count
 from pathlib import Path
 from threading import Thread, main_thread
 
@@ -15,6 +16,7 @@ import pytest
 from datastore import Ok, Unavailable
 from datastore.sqlite import SqliteDatastore
 from tests.processes import end, start_python, wait_for
+from tests.unit.test_interrupted_keeping import interrupted
 from tests.unit.test_sqlite import put, run_python
 
 
@@ -192,7 +194,7 @@ def test_a_write_that_is_interrupted_while_it_waits_leaves_the_turn_to_others(pa
         wait_for(lambda: _waits_for_the_lock(path), "our write waits")
         signal.pthread_kill(main_thread().ident or 0, signal.SIGUSR1)
 
-    def interrupted() -> None:
+    def put_and_wait() -> None:
         Thread(target=interrupted_as_it_waits).start()
         put(store)
 
@@ -200,8 +202,62 @@ def test_a_write_that_is_interrupted_while_it_waits_leaves_the_turn_to_others(pa
     with closing(os.fdopen(os.open(f"{path}.lock", os.O_RDWR))) as stranger:
         fcntl.flock(stranger, fcntl.LOCK_EX)
         with pytest.raises(_Interrupted):
-            interrupted()
+            put_and_wait()
     signal.signal(signal.SIGUSR1, handler)
     wait_for(lambda: not set(threading.enumerate()) - before, "nobody waits for the turn any more")
     assert "no other process" in run_python(GIVE_UP, str(path))
     store.close()
+
+
+DROPPED = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+"""An interrupt may leave a descriptor to the collector, which gives it back."""
+
+
+def write(store: SqliteDatastore, id: str) -> None:
+    put(store, id)
+
+
+def read(store: SqliteDatastore, id: str) -> None:
+    store.read(id, "p")
+
+
+@DROPPED
+@pytest.mark.parametrize("use", [write, read])
+def test_an_interrupt_at_any_step_leaves_the_store_to_whoever_comes_next(
+    path: Path, use: Callable[[SqliteDatastore, str], None]
+) -> None:
+    store, other = SqliteDatastore(path, timeout_ms=200), SqliteDatastore(path, timeout_ms=200)
+    put(store, "before")
+    for at in count():
+        try:
+            with interrupted(at) as was:
+                use(store, f"job-{at}")
+        except KeyboardInterrupt:  # and holds on to all that was under way
+            put(other, f"other-{at}")
+            put(store, f"after-{at}")
+            assert isinstance(other.read(f"after-{at}", "p"), Ok)
+            continue
+        if not was():
+            break
+    assert at > 10, "it was interrupted nowhere"
+    store.close()
+    other.close()
+
+
+@DROPPED
+def test_an_interrupt_at_any_step_of_a_batch_holds_nobody_up_once_it_was_seen_to(path: Path) -> None:
+    store, other = SqliteDatastore(path, timeout_ms=200), SqliteDatastore(path, timeout_ms=200)
+    for at in count():
+        try:
+            with interrupted(at) as was, store.batch():
+                put(store, f"job-{at}")
+        except KeyboardInterrupt:
+            pass
+        put(other, f"other-{at}")
+        put(store, f"after-{at}")
+        assert isinstance(other.read(f"after-{at}", "p"), Ok)
+        if not was():
+            break
+    assert at > 10, "it was interrupted nowhere"
+    store.close()
+    other.close()
