@@ -39,6 +39,8 @@ class Batch:
         self.documents: dict[tuple[str, str], Document | None] = {}
         """What was read or written in this transaction, by (partition key, id); None: there is none."""
         self.owner = get_ident()
+        self.is_of_one_write = False
+        """Nobody's block, but begun and ended by `Session.write`."""
         self.connection = connection
         self._path = path
         self._failure: Exception | None = None
@@ -141,9 +143,13 @@ class Session:
             return batch.select(sql, parameters)
         turn = self._read_lock
         self._check_free(turn)
-        with turn, translated(self._path):
-            self._reader = reader = self._in_place(self._reader)
-            return fetch(reader, sql, parameters)
+        try:
+            with turn, translated(self._path):
+                self._reader = reader = self._in_place(self._reader)
+                return fetch(reader, sql, parameters)
+        finally:
+            if self._closed:
+                self.close()
 
     def write(self, work: Callable[Concatenate[Batch, P], T], /, *arguments: P.args, **named: P.kwargs) -> T:
         """Do it in the batch of this thread, else in a transaction of its own. Raises as `transaction`."""
@@ -153,6 +159,7 @@ class Session:
         transaction = self.transaction()
         try:
             for batch in transaction:
+                batch.is_of_one_write = True
                 result = work(batch, *arguments, **named)
         finally:
             transaction.close()
@@ -202,6 +209,8 @@ class Session:
                 turn.release()
             except RuntimeError:
                 pass
+            if self._closed:
+                self.close()
 
     def _check_free(self, turn: RLock) -> None:
         if _is_mine(turn):
@@ -210,13 +219,17 @@ class Session:
             )
 
     def close(self) -> None:
-        """Close both connections, after the operations under way.
+        """Close both connections, after the operations under way; what a signal's handler interrupts does it then.
 
         Raises:
           ValueError: this thread has a batch open.
         """
-        if self.own_batch() is not None:
+        batch = self.own_batch()
+        if batch is not None and not batch.is_of_one_write:
             raise ValueError("close the store after the batch, not in it")
+        if _is_mine(self._write_lock) or _is_mine(self._read_lock):
+            self._closed = True  # a handler of a signal: what it has interrupted closes them on its way out
+            return
         with self._write_lock, self._read_lock:
             self._closed = True
             self._close_connections()

@@ -17,8 +17,8 @@ from tests.unit.test_slept_through import Line, Sleeper
 
 
 @contextmanager
-def interrupted(at: int) -> Iterator[Callable[[], bool]]:
-    """Raise KeyboardInterrupt at this step of the block. Gives what says whether the block had so many.
+def interrupted(at: int, handler: Callable[[], None] | None = None) -> Iterator[Callable[[], bool]]:
+    """Raise KeyboardInterrupt, or call this, at this step of the block. Gives what says whether the block had so many.
 
     A step is where Python looks for signals: as a function begins, and as one of C has returned.
     """
@@ -29,7 +29,9 @@ def interrupted(at: int) -> Iterator[Callable[[], bool]]:
         nonlocal struck
         if event in ("call", "c_return") and next(steps) == at:
             struck = True
-            raise KeyboardInterrupt
+            if handler is None:
+                raise KeyboardInterrupt
+            handler()
 
     sys.setprofile(look)
     try:

@@ -6,7 +6,7 @@ import signal
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import count
 from pathlib import Path
 from threading import Thread, main_thread
@@ -261,3 +261,20 @@ def test_an_interrupt_at_any_step_of_a_batch_holds_nobody_up_once_it_was_seen_to
     assert at > 10, "it was interrupted nowhere"
     store.close()
     other.close()
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("use", [write, read])
+def test_a_handler_of_a_signal_may_close_the_store_at_any_step_of_what_it_interrupts(
+    path: Path, use: Callable[[SqliteDatastore, str], None]
+) -> None:
+    for at in count():
+        store = SqliteDatastore(path)
+        put(store, f"before-{at}")
+        with interrupted(at, store.close) as was, suppress(Unavailable):
+            use(store, f"job-{at}")
+        if not was():
+            break
+        assert (store._session._writer, store._session._reader) == (None, None)
+    assert at > 10, "it was interrupted nowhere"
+    store.close()
