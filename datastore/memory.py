@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from datastore.cursor import cursor_after, decode_cursor, encode_cursor
 from datastore.errors import Unavailable
+from datastore.forks import tell_of_forks
 from datastore.frozen import freeze_body, freeze_patch, freeze_patches, merge
 from datastore.interface import (
     Ahead,
@@ -31,6 +32,9 @@ from datastore.interface import (
 from datastore.matching import LOOKS_MAX, check_query, matcher
 from datastore.memory_index import MemoryIndex
 from datastore.sorted_keys import Key, Place
+
+FORK_PATIENCE_S: Final = 5
+"""For writes under way, which take microseconds: only one that a signal's handler forks in does not end."""
 
 
 class MemoryDatastore:
@@ -58,6 +62,23 @@ class MemoryDatastore:
         self._writes = count(1)
         self._looks_max = looks_max
         self._closed = False
+        self._is_still = False
+        tell_of_forks(self)
+
+    def before_fork(self) -> None:
+        """See `Forked`."""
+        self._is_still = self._lock.acquire(timeout=FORK_PATIENCE_S)
+
+    def after_fork_in_parent(self) -> None:
+        """See `Forked`."""
+        if self._is_still:
+            self._is_still = False
+            self._lock.release()
+
+    def after_fork_in_child(self) -> None:
+        """See `Forked`."""
+        self._is_still = False
+        self._lock = Lock()
 
     def read(self, id: str, partition_key: str) -> ReadResult:
         """See `Datastore.read`."""

@@ -2,7 +2,9 @@
 
 import copy
 import json
+import os
 import pickle
+import signal
 from collections import UserList
 from collections.abc import Callable
 from enum import IntEnum, StrEnum
@@ -13,11 +15,24 @@ from typing import Any
 
 import pytest
 
-from datastore import UNSET, Conflict, Datastore, Document, Expected, Ok, Rejected, Unavailable, connect
+from datastore import (
+    UNSET,
+    Conflict,
+    Datastore,
+    Document,
+    Expected,
+    NotFound,
+    Ok,
+    Rejected,
+    Unavailable,
+    connect,
+    memory,
+)
 from datastore.frozen import DEPTH_MAX, FrozenDict, FrozenList, freeze, freeze_body, freeze_patch
 from datastore.interface import AnyOf, AtMost, Filter, Page
 from datastore.matching import LIMIT_MAX
 from datastore.memory import MemoryDatastore
+from tests.unit.test_sqlite_forks import FORKS, a_child_ends_here, ended_well
 
 CHANGES: list[Callable[[Any], object]] = [
     lambda body: body.update(a=1),
@@ -266,3 +281,26 @@ def every(store: Datastore, filter: Filter) -> list[str]:
         cursor = page.cursor
         if cursor is None:
             return found
+
+
+@FORKS
+def test_a_child_goes_on_with_its_copy_whoever_held_the_lock_of_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "FORK_PATIENCE_S", 0)
+    store = MemoryDatastore(indexes=("state",))
+    with a_child_ends_here(), store._lock:
+        if (child := os.fork()) == 0:
+            signal.alarm(20)  # ends it if it waits for good
+            assert isinstance(store.create("child", "p", {}), Ok)
+    assert ended_well(child)
+    assert isinstance(store.create("child", "p", {}), Ok), "the parent has its own"
+
+
+def test_nothing_is_written_while_a_process_forks() -> None:
+    store = MemoryDatastore()
+    store.before_fork()
+    thread = Thread(target=lambda: store.create("job", "p", {}))
+    thread.start()
+    assert store.read("job", "p") == NotFound()
+    store.after_fork_in_parent()
+    thread.join()
+    assert isinstance(store.read("job", "p"), Ok)
