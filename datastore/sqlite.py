@@ -32,7 +32,7 @@ from datastore.interface import (
 from datastore.json_body import UNPARSED, JsonBody, encode, parsed
 from datastore.matching import LOOKS_MAX, check_query, matches
 from datastore.sqlite_fields import Writing
-from datastore.sqlite_file import is_no_json, is_unicode, prepare
+from datastore.sqlite_file import is_no_json, is_unicode
 from datastore.sqlite_query import Key, key_query, page_query, window_query
 from datastore.sqlite_session import Batch, Session
 
@@ -93,9 +93,9 @@ class SqliteDatastore:
         self._etag_source = etag_source
         self._indexes = frozenset(indexes)
         self._looks_max = looks_max
-        prepare(self._path, indexes=indexes, timeout_ms=timeout_ms, create=create)
-        self._writing = Writing(indexes)
         self._session = Session(self._path, name=name, indexes=indexes, timeout_ms=timeout_ms)
+        self._session.prepare(create=create)
+        self._writing = Writing(indexes)
 
     def read(self, id: str, partition_key: str) -> ReadResult:
         """See `Datastore.read`. Inside a batch it sees the batch's own writes."""

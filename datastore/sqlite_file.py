@@ -10,7 +10,6 @@ from typing import Any, Final, TypeAlias
 
 from datastore.errors import Corrupt, DatastoreError, Missing, Rejected, Unavailable
 from datastore.sqlite_fields import index, searched
-from datastore.sqlite_lock import FileQueue
 
 SCHEMA_VERSION: Final = 1
 """Kept in `PRAGMA user_version`. A file with a higher one was written by a newer release and is refused."""
@@ -32,26 +31,25 @@ def lock_path(path: str) -> str:
     return f"{path}.lock"
 
 
-def prepare(path: str, *, indexes: Sequence[str], timeout_ms: int, create: bool) -> None:
+def prepare(
+    path: str, *, indexes: Sequence[str], timeout_ms: int, create: bool, opened: dict[sqlite3.Connection, "Files"]
+) -> None:
     """Make table, columns and indexes where they are missing; older releases go on. With `create` the file too (0600).
 
-    A folder is never made: where it is missing, the path is more likely mistyped than meant.
+    To be called in the queue's lock, after `look_at`. The connection is among `opened` meanwhile: a child that is
+    forked must know of it.
 
     Raises:
-      ValueError: an index is no dotted path.
-      Missing: there is no such file, or no folder for it.
       Unavailable: the file can't be created or written, or others hold it for `timeout_ms`.
       Corrupt: the file is no SQLite database.
       Rejected: a newer release wrote it.
     """
-    for field in indexes:
-        searched(field)  # before anything is made
-    _look_at(path, create=create)
-    with FileQueue(lock_path(path)).take(timeout_ms=timeout_ms), translated(path):
+    with translated(path):
         if create:
             _make(path)
         connection = open_connection(path, timeout_ms=timeout_ms)
         try:
+            opened[connection] = standing(path, path)
             _check_version(connection, path)
             (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
             if mode != "wal":
@@ -62,12 +60,23 @@ def prepare(path: str, *, indexes: Sequence[str], timeout_ms: int, create: bool)
                 connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
         finally:
             connection.close()
+            opened.pop(connection, None)
 
 
-def _look_at(path: str, *, create: bool) -> None:
-    """Refuse what can't be opened, without opening it. To close any descriptor of a file gives up all locks that this
-    process has on it, SQLite's of other stores here too: another process would take their log for nobody's.
+def look_at(path: str, *, indexes: Sequence[str], create: bool) -> None:
+    """Refuse what can't be opened, without opening it, and what can't be an index, before anything is made.
+
+    A folder is never made: where it is missing, the path is more likely mistyped than meant.
+
+    Raises:
+      ValueError: an index is no dotted path.
+      Missing: there is no such file, or no folder for it.
+      Unavailable: this user may not write it.
     """
+    for field in indexes:
+        searched(field)
+    # To close any descriptor of a file gives up all locks that this process has on it, SQLite's of other stores here
+    # too: another process would take their log for nobody's. So it is not opened.
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError as error:

@@ -3,13 +3,13 @@
 import fcntl
 import os
 import sqlite3
-import weakref
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack
 from threading import RLock, get_ident
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from datastore.errors import DatastoreError, OutcomeUnknown, Unavailable
+from datastore.forks import tell_of_forks
 from datastore.interface import Document
 from datastore.sqlite_fields import index, lacks_columns
 from datastore.sqlite_file import (
@@ -19,7 +19,9 @@ from datastore.sqlite_file import (
     is_no_json,
     leave_to_parent,
     lock_path,
+    look_at,
     open_connection,
+    prepare,
     roll_back,
     standing,
     transaction,
@@ -121,11 +123,19 @@ class Session:
         self._closed = False
         self._write_lock = RLock()
         self._read_lock = RLock()
-        os.register_at_fork(
-            before=_weak(self._before_fork),
-            after_in_parent=_weak(self._after_fork_in_parent),
-            after_in_child=_weak(self._after_fork_in_child),
-        )
+        tell_of_forks(self)
+
+    def prepare(self, *, create: bool) -> None:
+        """See `sqlite_file.prepare`. In a turn to write, for which forks wait."""
+        look_at(self._path, indexes=self._indexes, create=create)
+        turns = self._turns()
+        try:
+            for _ in turns:
+                prepare(
+                    self._path, indexes=self._indexes, timeout_ms=self._timeout_ms, create=create, opened=self._files
+                )
+        finally:
+            turns.close()
 
     def own_batch(self) -> Batch | None:
         """The batch that this thread has open."""
@@ -317,22 +327,25 @@ class Session:
                 raise translate(self._path, error) from error
             raise OutcomeUnknown(f"{self._path}: the commit failed ({error}); read before any other write") from error
 
-    def _before_fork(self) -> None:
+    def before_fork(self) -> None:
+        """See `Forked`."""
         # SQLite counts its file locks for each process, and a child would inherit the count without the locks: it
         # could lose what it wrote. So no connection lives across a fork, and no thread opens one before it is done.
-        locks = (self._read_lock, self._write_lock)
+        locks = (self._write_lock, self._read_lock)  # as `close` takes them
         is_in_use = any(map(_is_mine, locks))  # by this thread, which forks in a batch
         self._locked = [lock for lock in locks if lock.acquire(timeout=self._timeout_ms / 1_000)]
         if len(self._locked) == 2 and not is_in_use:
             self._close_connections()
         self._queue.before_fork()
 
-    def _after_fork_in_parent(self) -> None:
+    def after_fork_in_parent(self) -> None:
+        """See `Forked`."""
         self._queue.after_fork_in_parent()
         for lock in self._locked:
             lock.release()
 
-    def _after_fork_in_child(self) -> None:
+    def after_fork_in_child(self) -> None:
+        """See `Forked`."""
         leave_to_parent(self._files)  # only a fork inside a batch has left connections here
         self._writer = self._reader = self._batch = None
         self._files = {}
@@ -346,18 +359,6 @@ class Session:
                 connection.close()
         self._writer = self._reader = None
         self._files = {}
-
-
-def _weak(method: Callable[[], None]) -> Callable[[], None]:
-    """`method`, without keeping its object alive: what is registered for forks is registered for ever."""
-    reference = weakref.WeakMethod(method)
-
-    def call() -> None:
-        alive = reference()
-        if alive is not None:
-            alive()
-
-    return call
 
 
 def _is_mine(lock: RLock) -> bool:

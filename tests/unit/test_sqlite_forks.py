@@ -8,10 +8,12 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from threading import Event, Thread, current_thread
+from typing import Any
 
 import pytest
 
-from datastore import Expected, Ok, Unavailable
+from datastore import Expected, Ok, Unavailable, sqlite_fields, sqlite_file
 from datastore.sqlite import SqliteDatastore
 from tests.processes import wait_for
 from tests.unit.test_sqlite import DEADLINE_S, put
@@ -165,3 +167,29 @@ def test_a_child_leaves_alone_what_came_to_be_after_its_parent_had_given_up_wait
         os.close(other)
     put(store)
     store.close()
+
+
+@FORKS
+def test_a_child_that_was_forked_while_another_thread_opens_the_file_may_use_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    making, go_on = Event(), Event()
+    make = sqlite_fields.index
+
+    def slowly(*arguments: Any) -> None:
+        if current_thread() is thread:
+            making.set()
+            go_on.wait(DEADLINE_S)
+        make(*arguments)
+
+    monkeypatch.setattr(sqlite_file, "index", slowly)
+    os.register_at_fork(before=go_on.set)  # called first: the fork waits for the rest
+    thread = Thread(target=lambda: SqliteDatastore(path).close())
+    thread.start()
+    assert making.wait(DEADLINE_S)
+    with a_child_ends_here():
+        if (child := os.fork()) == 0:
+            with closing(SqliteDatastore(path, timeout_ms=1_000)) as own:
+                put(own, "of-a-child")
+    assert ended_well(child)
+    thread.join()
