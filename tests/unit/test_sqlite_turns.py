@@ -226,7 +226,7 @@ def read(store: SqliteDatastore, id: str) -> None:
 def test_an_interrupt_at_any_step_leaves_the_store_to_whoever_comes_next(
     path: Path, use: Callable[[SqliteDatastore, str], None]
 ) -> None:
-    store, other = SqliteDatastore(path, timeout_ms=200), SqliteDatastore(path, timeout_ms=200)
+    store, other = SqliteDatastore(path, timeout_ms=5_000), SqliteDatastore(path, timeout_ms=5_000)
     put(store, "before")
     for at in count():
         try:
@@ -246,7 +246,7 @@ def test_an_interrupt_at_any_step_leaves_the_store_to_whoever_comes_next(
 
 @DROPPED
 def test_an_interrupt_at_any_step_of_a_batch_holds_nobody_up_once_it_was_seen_to(path: Path) -> None:
-    store, other = SqliteDatastore(path, timeout_ms=200), SqliteDatastore(path, timeout_ms=200)
+    store, other = SqliteDatastore(path, timeout_ms=5_000), SqliteDatastore(path, timeout_ms=5_000)
     for at in count():
         try:
             with interrupted(at) as was, store.batch():
