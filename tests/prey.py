@@ -54,7 +54,7 @@ class Prey:
         """Nothing has happened to the victim, to the worker, or to the secrecy of its token."""
         assert self.look() == self.before
         assert self.worker.poll() is None, "the worker has ended"
-        assert not self.redis.keys("broker:inflight:*"), "something is left in flight"
+        wait_for(lambda: not self.redis.keys("broker:inflight:*"), "nothing is left in flight")  # after the reply
         letters = "".join(json.dumps(letter, ensure_ascii=False) for letter in self.letters())
         # As whoever looks for one would: in UTF-16 there are NULs between its digits, or what stands for those, and
         # the digits may be escaped.
