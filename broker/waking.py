@@ -257,7 +257,8 @@ def recheck(connection: Redis, parked: Sequence[Claim]) -> None:
     if not parked:
         return
     names = index.sets_of(connection, index.READY, [claim.body.queue for claim in parked])
-    heirs = {queue: set(map(index.heir_of, there)) for queue, there in names.items()}
+    sets = {queue: [each for each in map(JobSet.named, there) if each is not None] for queue, there in names.items()}
+    heirs = {queue: {each.heir for each in there} for queue, there in sets.items()}
     kinds = [
         (
             claim.body.queue,
@@ -266,7 +267,6 @@ def recheck(connection: Redis, parked: Sequence[Claim]) -> None:
         )
         for claim in parked
     ]
-    sets = {queue: [each for each in map(JobSet.named, there) if each is not None] for queue, there in names.items()}
     fitting = {kind: _serving(*kind, sets[kind[0]]) for kind in dict.fromkeys(kinds)}
     left = list(parked)
     for part in _parts(kinds, fitting):

@@ -103,7 +103,7 @@ class SqliteDatastore:
         if batch is not None:
             document = batch.documents.get((partition_key, id)) or self._load(batch, partition_key, id)
             return NotFound() if document is None else Ok(document)
-        rows = self._select(_SELECT, (partition_key, id))
+        rows = self._session.select(_SELECT, (partition_key, id))
         return Ok(self._parse(partition_key, id, *rows[0])) if rows else NotFound()
 
     def create(self, id: str, partition_key: str, body: Body) -> CreateResult:
@@ -267,15 +267,16 @@ class SqliteDatastore:
     def _window(self, filter: Filter, after: Key | None) -> Key | None:
         """The last key that one page looks at; None where it may look at all that are left."""
         query = window_query(filter, self._looks_max, after, indexes=self._indexes)
-        keys = [] if query is None else self._select(*query)
+        keys = [] if query is None else self._session.select(*query)
         # A damaged name is no place to go on from.
         return keys[0] if len(keys) > 1 and all(map(is_unicode, keys[0])) else None
 
     def _search(self, filter: Filter, limit: int, after: Key | None, until: Key | None) -> list[Any]:
         # A text that is no JSON must not hide the others, and is to be named: twice the work, where there is one.
         for wary in (False, True):
+            query = page_query(filter, limit, after, indexes=self._indexes, until=until, wary=wary)
             try:
-                return self._select(*page_query(filter, limit, after, indexes=self._indexes, until=until, wary=wary))
+                return self._session.select(*query)
             except Corrupt as error:
                 if not is_no_json(error.__cause__):
                     break
@@ -288,15 +289,12 @@ class SqliteDatastore:
           Corrupt: it is the keys that are damaged; or this is in a batch, which could not be committed any more.
         """
         rows: list[Any] = []
-        for key in self._select(*key_query(filter, limit, after, indexes=self._indexes, until=until)):
+        for key in self._session.select(*key_query(filter, limit, after, indexes=self._indexes, until=until)):
             try:
-                rows += [(*key, *row) for row in self._select(_SELECT, key)]
+                rows += [(*key, *row) for row in self._session.select(_SELECT, key)]
             except Corrupt:
                 rows.append((*key, 0, "", ""))
         return rows
-
-    def _select(self, sql: str, parameters: Sequence[Any]) -> list[Any]:
-        return self._session.select(sql, parameters)
 
     def _parse(self, partition_key: str, id: str, rev: int, etag: str, text: str) -> Document:
         try:

@@ -1,6 +1,5 @@
 """One process's connections to a SQLite file, and the transaction its threads take turns in."""
 
-import fcntl
 import os
 import sqlite3
 from collections.abc import Callable, Generator, Sequence
@@ -28,7 +27,7 @@ from datastore.sqlite_file import (
     translate,
     translated,
 )
-from datastore.sqlite_lock import FileQueue
+from datastore.sqlite_lock import FileQueue, give_back
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -213,7 +212,7 @@ class Session:
                     yield
                 finally:
                     if turn is self._write_lock:  # what a child has of it is the parent's, too
-                        fcntl.flock(held, fcntl.LOCK_UN)  # a child that was forked meanwhile may keep it open
+                        give_back(held)
         finally:
             try:  # noqa: SIM105 - `suppress` could be interrupted. Whether it came only the lock knows for sure
                 turn.release()
