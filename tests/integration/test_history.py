@@ -14,6 +14,7 @@ from broker.history.describe import token_hash
 from broker.history.reading import read
 from broker.messages import SubmitBody
 from tests.fleet import Fleet
+from tests.processes import wait_for
 
 pytestmark = pytest.mark.redis
 
@@ -72,13 +73,13 @@ def test_a_whole_life_is_written_down_and_found_clean(fleet: Fleet, tmp_path: Pa
     assert (report.violations, report.calls, report.unknown, report.grants) == ((), 12, 0, 2)
 
 
-async def _life(url: str) -> None:
-    async with AsyncClient.connect(url, factory_id="mac-2") as client:
+async def _life(fleet: Fleet) -> None:
+    async with AsyncClient.connect(fleet.redis_url, factory_id="mac-2") as client:
         await client.submit_many([SubmitBody(job_id="a"), SubmitBody(job_id="b")])
         async with client.lease("a") as lease:
             await lease.complete()
         waiting = asyncio.create_task(client.claim(offers=["nothing=fits"], queue="empty", wait_ms=20_000))
-        await asyncio.wait([waiting], timeout=0.2)
+        await asyncio.to_thread(wait_for, lambda: fleet.redis.hlen("broker:waiting"), "the claim waits")
         waiting.cancel()
 
 
@@ -87,7 +88,7 @@ def test_a_variable_makes_every_client_record_into_a_file_of_its_own(
 ) -> None:
     fleet.start_worker()
     monkeypatch.setenv(VARIABLE, str(tmp_path))
-    asyncio.run(_life(fleet.redis_url))
+    asyncio.run(_life(fleet))
     with Client.connect(fleet.redis_url, factory_id="mac-1") as client, client.lease("b") as lease:
         lease.complete()
     files = sorted(tmp_path.glob("*.jsonl"))
