@@ -158,14 +158,18 @@ def _quiet_logs() -> None:
     """Warnings only, and on standard error: standard output is the answer's. On a terminal in words."""
     import structlog
 
+    from broker.log_lines import Log
+
+    log = Log.of(sys.stderr)
     structlog.configure(
         processors=[
             *((_in_words,) if sys.stderr.isatty() else ()),
             structlog.processors.add_log_level,
+            log.tell_of_gap,
             structlog.processors.KeyValueRenderer(key_order=["level", "event"]),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
-        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+        logger_factory=lambda *_: log,
     )
 
 

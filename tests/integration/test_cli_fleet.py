@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from broker.client import Client
+from broker.queues import intake_key
 from datastore import connect
 from tests.commands import BROKER, Commands
+from tests.fleet import Fleet
 from tests.home import Home
 from tests.processes import alive, end, start, wait_for
 from workers.children import read_statuses
@@ -68,6 +71,26 @@ def test_a_fleet_whose_logs_can_not_be_written_serves_on_and_starts_again_what_e
     finally:
         home.run("down")
         end(supervisor)
+
+
+def test_a_worker_whose_log_nobody_reads_any_more_serves_on(fleet: Fleet, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    os.mkfifo(log)
+    with open(log, "r+b", buffering=0) as pipe:  # for both, so that neither waits for the other to open it
+        os.set_blocking(pipe.fileno(), False)
+        while pipe.write(b"x") is not None:
+            pass
+        worker = " ".join(f"'{word}'" for word in (*BROKER, "worker"))
+        fleet.start(["sh", "-c", f"exec {worker} 2> '{log}'"], {"PYTHONPATH": str(ROOT), "BROKER_LOG_LEVEL": "debug"})
+        with Client.connect(fleet.redis_url, factory_id="f") as client:
+            client.submit(job_id="j")
+            fleet.redis.rpush(intake_key("claims"), "no request")
+            with client.lease("j") as lease:
+                lease.complete()
+        while pipe.read(4_096):
+            pass
+        fleet.redis.rpush(intake_key("claims"), "no request either")
+        wait_for(lambda: b"lines_left_out" in (pipe.read(65_536) or b""), "who reads again is told of the gap")
 
 
 def test_one_folder_has_one_fleet(home: Home) -> None:
