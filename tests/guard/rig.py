@@ -37,7 +37,9 @@ class Cost:
     read: int = 0
     create: int = 0
     update: int = 0
-    """Conditional writes."""
+    """Calls that write on a condition, one document or several."""
+    written: int = 0
+    """Documents that they write."""
     find: int = 0
     """Searches."""
     batch: int = 0
@@ -99,5 +101,5 @@ def rig(patch: pytest.MonkeyPatch, redis_url: str, store: Datastore, *, make_shi
     with redis.Redis.from_url(redis_url) as outside:
         outside.ping()  # connected before anything is counted
         with counted_traffic(patch, redis_url) as traffic, redis.Redis.from_url(redis_url) as worker:
-            counting = store if isinstance(store, CountingStore) else CountingStore(store)
+            counting = store if isinstance(store, CountingStore) else CountingStore.of(store)
             yield Rig(counting, worker, outside, traffic, make_shift)

@@ -3,13 +3,14 @@
 Whoever makes one smaller pins the smaller one. Whoever needs a larger one says in the commit what it buys.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict
 
 import pytest
 
 from broker.queues import Wire
 from datastore import Datastore, connect
-from datastore.interface import ReadResult
+from datastore.interface import ReadResult, Update, UpdateResult
 from tests.guard.clients import (
     Backstage,
     Measure,
@@ -20,7 +21,7 @@ from tests.guard.clients import (
     one_claim,
 )
 from tests.guard.rig import Cost, rig
-from tests.guard.store import CountingStore
+from tests.guard.store import CountingGrouped, CountingStore
 from workers.shift import Shift
 from workers.taking import Hand
 
@@ -30,26 +31,26 @@ WORKER: dict[tuple[str, Wire, int], Cost] = {
     ("submit", "rq", 64): Cost(3, 12, 151, create=128, batch=1),
     ("submit", "intake", 1): Cost(3, 9, 20, create=2, batch=1),
     ("submit", "intake", 64): Cost(3, 12, 23, create=128, batch=1),
-    ("claim", "rq", 1): Cost(2, 7, 20, read=4, update=1, batch=1),
-    ("claim", "rq", 64): Cost(2, 10, 149, read=130, update=64, batch=1),
-    ("claim", "intake", 1): Cost(2, 7, 18, read=4, update=1, batch=1),
-    ("claim", "intake", 64): Cost(2, 10, 21, read=130, update=64, batch=1),
-    ("claim_next", "rq", 1): Cost(3, 10, 30, read=4, update=1, batch=1),
-    ("claim_next", "rq", 64): Cost(3, 76, 411, read=130, update=64, batch=1),
-    ("claim_next", "intake", 1): Cost(3, 10, 28, read=4, update=1, batch=1),
-    ("claim_next", "intake", 64): Cost(3, 76, 283, read=130, update=64, batch=1),
-    ("renew", "rq", 1): Cost(2, 6, 19, read=3, update=1, batch=1),
-    ("renew", "rq", 64): Cost(2, 9, 148, read=66, update=64, batch=1),
-    ("renew", "intake", 1): Cost(2, 6, 17, read=3, update=1, batch=1),
-    ("renew", "intake", 64): Cost(2, 9, 20, read=66, update=64, batch=1),
-    ("renew_many", "rq", 1): Cost(2, 6, 19, read=3, update=1, batch=1),
-    ("renew_many", "rq", 64): Cost(2, 6, 19, read=66, update=64, batch=1),
-    ("renew_many", "intake", 1): Cost(2, 6, 17, read=3, update=1, batch=1),
-    ("renew_many", "intake", 64): Cost(2, 6, 17, read=66, update=64, batch=1),
-    ("complete", "rq", 1): Cost(2, 7, 20, read=1, create=1, update=1, batch=1),
-    ("complete", "rq", 64): Cost(2, 10, 149, read=64, create=64, update=64, batch=1),
-    ("complete", "intake", 1): Cost(2, 7, 18, read=1, create=1, update=1, batch=1),
-    ("complete", "intake", 64): Cost(2, 10, 21, read=64, create=64, update=64, batch=1),
+    ("claim", "rq", 1): Cost(2, 7, 20, read=4, update=1, written=1, batch=1),
+    ("claim", "rq", 64): Cost(2, 10, 149, read=130, update=1, written=64, batch=1),
+    ("claim", "intake", 1): Cost(2, 7, 18, read=4, update=1, written=1, batch=1),
+    ("claim", "intake", 64): Cost(2, 10, 21, read=130, update=1, written=64, batch=1),
+    ("claim_next", "rq", 1): Cost(3, 10, 29, read=4, update=1, written=1, batch=1),
+    ("claim_next", "rq", 64): Cost(3, 76, 410, read=130, update=1, written=64, batch=1),
+    ("claim_next", "intake", 1): Cost(3, 10, 27, read=4, update=1, written=1, batch=1),
+    ("claim_next", "intake", 64): Cost(3, 76, 282, read=130, update=1, written=64, batch=1),
+    ("renew", "rq", 1): Cost(2, 6, 19, read=3, update=1, written=1, batch=1),
+    ("renew", "rq", 64): Cost(2, 9, 148, read=66, update=64, written=64, batch=1),
+    ("renew", "intake", 1): Cost(2, 6, 17, read=3, update=1, written=1, batch=1),
+    ("renew", "intake", 64): Cost(2, 9, 20, read=66, update=64, written=64, batch=1),
+    ("renew_many", "rq", 1): Cost(2, 6, 19, read=3, update=1, written=1, batch=1),
+    ("renew_many", "rq", 64): Cost(2, 6, 19, read=66, update=1, written=64, batch=1),
+    ("renew_many", "intake", 1): Cost(2, 6, 17, read=3, update=1, written=1, batch=1),
+    ("renew_many", "intake", 64): Cost(2, 6, 17, read=66, update=1, written=64, batch=1),
+    ("complete", "rq", 1): Cost(2, 7, 20, read=1, create=1, update=1, written=1, batch=1),
+    ("complete", "rq", 64): Cost(2, 10, 149, read=64, create=64, update=64, written=64, batch=1),
+    ("complete", "intake", 1): Cost(2, 7, 18, read=1, create=1, update=1, written=1, batch=1),
+    ("complete", "intake", 64): Cost(2, 10, 21, read=64, create=64, update=64, written=64, batch=1),
 }  # fmt: skip
 """What a worker spends on a batch: the operation, how it came, and how many of it stand in the queue."""
 
@@ -66,12 +67,24 @@ CLIENT: dict[tuple[Measure, Wire], Share] = {
 """What a client spends: one round trip to send, one to receive, however many requests go together."""
 
 
-class ReadsTwice(CountingStore):
+class ReadsTwice(CountingGrouped):
     """A broker that reads everything twice, as far as a store can tell."""
 
     def read(self, id: str, partition_key: str) -> ReadResult:
         super().read(id, partition_key)
         return super().read(id, partition_key)
+
+
+class WritesOneByOne(CountingGrouped):
+    """A broker that makes a call of each of several updates."""
+
+    def update_each(self, updates: Sequence[Update]) -> list[UpdateResult]:
+        call = super().update_each
+        return [result for update in updates for result in call([update])]
+
+
+class TakesNoSeveral(CountingStore):
+    """A broker that has lost the way to make them with one call."""
 
 
 class AsksOnceMore(Shift):
@@ -119,6 +132,16 @@ def test_one_more_read_for_each_claim_is_noticed(monkeypatch: pytest.MonkeyPatch
     row: tuple[str, Wire, int] = ("claim", "rq", 64)
     found = measured(monkeypatch, redis_url, row, ReadsTwice(connect("memory://")))
     assert grown(WORKER[row], found) == "read 130 -> 260"
+
+
+@pytest.mark.parametrize("broken", [WritesOneByOne, TakesNoSeveral])
+@pytest.mark.parametrize("op", ["claim", "claim_next", "renew_many"])
+def test_updates_that_are_no_longer_made_together_are_noticed(
+    monkeypatch: pytest.MonkeyPatch, redis_url: str, op: str, broken: type[CountingStore]
+) -> None:
+    row: tuple[str, Wire, int] = (op, "intake", 64)
+    found = measured(monkeypatch, redis_url, row, broken(connect("memory://")))
+    assert grown(WORKER[row], found) == "update 1 -> 64"
 
 
 def test_one_more_question_to_redis_is_noticed(monkeypatch: pytest.MonkeyPatch, redis_url: str) -> None:
