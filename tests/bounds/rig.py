@@ -42,10 +42,13 @@ class Memory:
     redis: float
 
 
-class Rig(AbstractContextManager["Rig"]):
-    """Everything ends with the block. `settings` are BROKER_* of workers and sweep."""
+WORKER = ("-m", "workers.cli", "worker")
 
-    def __init__(self, folder: Path, **settings: object) -> None:
+
+class Rig(AbstractContextManager["Rig"]):
+    """Everything ends with the block. `worker`: what Python runs as one; `settings`: BROKER_* of them and the sweep."""
+
+    def __init__(self, folder: Path, *, worker: Sequence[str] = WORKER, **settings: object) -> None:
         self._server = start_embedded(StateDir.at(folder / "redis"))
         self.redis: redis.Redis = redis.Redis.from_url(self._server.url, socket_timeout=None)
         """Without a time-out, which would send an LPOP again: what the first one took would be lost."""
@@ -60,9 +63,9 @@ class Rig(AbstractContextManager["Rig"]):
             "BROKER_LOG_LEVEL": "ERROR",
             "PYTHONPATH": str(ROOT),
         }
-        self._workers = [self._start("worker") for _ in range(2)]
+        self._workers = [self._start(*worker) for _ in range(2)]
         wait_for(lambda: self.redis.zcard(WORKERS) >= 2, "two workers serve", deadline_ms=60_000)
-        self._sweep = self._start("sweep")
+        self._sweep = self._start("-m", "workers.cli", "sweep")
         wait_for(lambda: self.redis.exists(INDEXED), "the first sweep is over", deadline_ms=60_000)
 
     def __exit__(
@@ -114,9 +117,9 @@ class Rig(AbstractContextManager["Rig"]):
         self.push(queue, texts)
         return self.answers(instance, len(texts))
 
-    def _start(self, command: str) -> "subprocess.Popen[bytes]":
+    def _start(self, *arguments: str) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(
-            leashed([sys.executable, "-m", "workers.cli", command]),
+            leashed([sys.executable, *arguments]),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

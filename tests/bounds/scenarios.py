@@ -4,6 +4,8 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
 
 from broker.clock import monotonic_ms, sleep_ms
 from tests.bounds.requests import claim, claim_next, fenced, submit
@@ -16,6 +18,10 @@ WORKER_GROWTH_MB = 16
 REDIS_GROWTH_MB = 8
 LATE_MS = 20_000
 """A third of the default ttl: a renewal has to be answered before the next one is due."""
+PASSED_MAX = 640
+"""Claims that are served while holders wait for their answers: two workers have 256 in hand and taken already, and
+something goes with what holders ask. It is the rounds' median: now and then the driver is late itself.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,13 +166,16 @@ def renewals(rig: Rig, waiting: int) -> Finding:
         times += _renewals(rig, grants, rounds=1)
         lengths.append(rig.redis.llen("broker:in:claims"))
     times.sort()
+    passed = median(there - left for there, left in pairwise(lengths))
     figures = (
         f"{len(times)} x 20 renewals while {lengths[0]:,} to {lengths[-1]:,} waited: p50 {percentile(times, 0.5)} ms, "
-        f"p99 {percentile(times, 0.99)} ms, worst {times[-1]} ms (alone: p50 {percentile(alone, 0.5)} ms)"
+        f"p99 {percentile(times, 0.99)} ms, worst {times[-1]} ms (alone: p50 {percentile(alone, 0.5)} ms), "
+        f"{passed:.0f} claims served meanwhile"
     )
-    after = rig.memory()
-    late = "" if times[-1] < LATE_MS else "a renewal was late"
-    return Finding(f"renewals while {waiting:,} claims wait", before, after, figures, late)
+    wrong = ["a renewal was late"] if times[-1] >= LATE_MS else []
+    if passed > PASSED_MAX:
+        wrong.append(f"holders waited for {passed:.0f} claims")
+    return Finding(f"renewals while {waiting:,} claims wait", before, rig.memory(), figures, "; ".join(wrong))
 
 
 def _renewals(rig: Rig, grants: Sequence[dict[str, object]], *, rounds: int) -> Iterator[int]:
