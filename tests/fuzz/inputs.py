@@ -12,16 +12,42 @@ NOW_MS = 1_700_000_000_000
 TOKEN = "5ec7e7" + "0" * 26
 """In every input that carries one. Nothing that is said of an input may show it."""
 _FENCE: dict[str, Any] = {"job_id": "job-1", "epoch": 1, "token": TOKEN}
-_BODIES: dict[str, dict[str, Any]] = {
+BODIES: dict[str, dict[str, Any]] = {
     "claim": {"queue": "default", "offers": ["os=linux", "mem_gb=16"], "wait_ms": 1_000},
     "renew": _FENCE,
     "renew_many": {"leases": [_FENCE, {**_FENCE, "epoch": 2}]},
     "complete": {**_FENCE, "result": {"a": [1, 2.5, None, "x"]}},
     "fail": {**_FENCE, "error": "it broke", "retryable": True},
+    "release": {**_FENCE, "reason": "busy"},
+    "progress": {**_FENCE, "progress": {"percent": 10}},
+    "hand_over": {**_FENCE, "to": "mac-2"},
     "submit": {"job_id": "job-1", "requires": ["gpu"], "labels": {"a": "b"}, "payload": {"x": [1, {"y": "z"}]}},
-    "put_schedule": {"name": "nightly", "cron": "0 3 * * *", "tz": "UTC", "job": {"payload": 1}},
+    "cancel": {"job_id": "job-1", "reason": "wrong"},
+    "redrive": {"job_id": "job-1"},
+    "revoke": {"job_id": "job-1", "hold": True},
+    "hold": {"job_id": "job-1", "reason": "later"},
+    "lift": {"job_id": "job-1"},
+    "get_job": {"job_id": "job-1"},
     "list_jobs": {"limit": 10},
+    "list_runs": {"job_id": "job-1", "limit": 10},
+    "explain": {"job_id": "job-1", "factory": "mac-1", "offers": ["gpu"]},
+    "set_limit": {"limit": "key:gpu", "capacity": 2, "rate": {"count": 5, "per_ms": 60_000}},
+    "remove_limit": {"limit": "queue:builds"},
+    "list_limits": {},
+    "pause_queue": {"queue": "default", "reason": "night"},
+    "resume_queue": {"queue": "default"},
+    "list_queues": {},
+    "put_schedule": {"name": "nightly", "cron": "0 3 * * *", "tz": "UTC", "job": {"payload": 1}},
+    "change_schedule": {"name": "nightly", "to": "paused"},
+    "list_schedules": {"name": "nightly"},
+    "register_factory": {"capacity": 2, "version": "1", "offers": ["gpu"]},
+    "drain_factory": {"factory": "mac-1", "for_ms": 60_000},
+    "resume_factory": {"factory": "mac-1"},
+    "remove_factory": {"factory": "mac-1", "force": True},
+    "get_factory": {"factory": "mac-1"},
+    "list_factories": {"limit": 10},
 }
+"""What each operation takes."""
 _ODD_VALUES: Sequence[str] = (
     "null", "true", "-1", "0", "1.5", "1e308", "1e400", "-1e400", "NaN", "Infinity", "9" * 400, '""', '"\\u0000"',
     '"\\ud800"', '"\\udc00\\ud800"', '"a\\nb"', '"*"', '"a:b"', '"../x"', "[]", "{}", "[[]]", '[{"a":1,"a":2}]',
@@ -52,10 +78,10 @@ def inputs(seed: int, sign: Signer) -> Iterator[tuple[str, bytes]]:
 
 
 def _envelope(rng: random.Random) -> bytes:
-    op = rng.choice(tuple(_BODIES))
+    op = rng.choice(tuple(BODIES))
     fields: dict[str, Any] = {
         "v": 1, "op": op, "request_id": "r-1", "attempt": 1, "factory_id": "mac-1", "incarnation": "s", "instance": "x",
-        "deadline_ms": NOW_MS + 10_000, "body": dict(_BODIES[op]),
+        "deadline_ms": NOW_MS + 10_000, "body": dict(BODIES[op]),
     }  # fmt: skip
     if rng.random() < 0.3:
         return json.dumps(fields).encode()

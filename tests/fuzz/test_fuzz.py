@@ -11,12 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.door import OPEN_DOOR
-from broker.messages import REQUESTS
+from broker.messages import KINDS, REQUESTS
 from broker.parsing import Malformed, parse
 from tests.fuzz.campaign import Findings, doors, run, through
-from tests.fuzz.inputs import inputs
+from tests.fuzz.inputs import BODIES, inputs
 
 COUNT = 8_000
+
+
+def test_inputs_are_made_of_every_operation_each_right_at_first() -> None:
+    assert set(BODIES) == {op.decode() for op in KINDS}
+    who = {"request_id": "r", "factory_id": "f", "incarnation": "i", "instance": "x"}
+    for op, body in BODIES.items():
+        assert parse(json.dumps({"op": op, **who, "body": body})).op == op
 
 
 def campaign(read: Callable[[str, bytes], object], count: int = COUNT) -> Findings:
