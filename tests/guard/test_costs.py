@@ -1,14 +1,20 @@
 """Commands, round trips and store calls of each request stay what they are: these numbers do not drift with a machine.
 
-Whoever makes one smaller pins the smaller one. Whoever needs a larger one says in the commit what it buys.
+Whoever makes one smaller pins the smaller one. Whoever needs a larger one says in the commit what it buys. The table of
+docs/scaling.md is made of these.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
+from broker import transitions
+from broker.answers import Answer, Word
 from broker.queues import Wire
+from broker.transitions import Refuse
 from datastore import Datastore, connect
 from datastore.interface import ReadResult, Update, UpdateResult
 from tests.guard.clients import (
@@ -21,10 +27,13 @@ from tests.guard.clients import (
     one_claim,
 )
 from tests.guard.rig import Cost, rig
+from tests.guard.scenes import SCENES
 from tests.guard.store import CountingGrouped, CountingStore
+from workers import together
 from workers.shift import Shift
 from workers.taking import Hand
 
+TABLE = Path(__file__).parents[2] / "docs/scaling.md"
 WORKER: dict[tuple[str, Wire, int], Cost] = {
     # op, wire, requests: round trips, commands sent, commands that Redis carries out
     ("submit", "rq", 1): Cost(3, 9, 22, create=2, batch=1),
@@ -51,8 +60,49 @@ WORKER: dict[tuple[str, Wire, int], Cost] = {
     ("complete", "rq", 64): Cost(2, 10, 149, read=64, create=64, update=64, written=64, batch=1),
     ("complete", "intake", 1): Cost(2, 7, 18, read=1, create=1, update=1, written=1, batch=1),
     ("complete", "intake", 64): Cost(2, 10, 21, read=64, create=64, update=64, written=64, batch=1),
+    ("fail", "rq", 1): Cost(2, 6, 19, read=1, create=1, update=1, written=1, batch=1),
+    ("fail", "rq", 64): Cost(2, 9, 148, read=64, create=64, update=64, written=64, batch=1),
+    ("fail", "intake", 1): Cost(2, 6, 17, read=1, create=1, update=1, written=1, batch=1),
+    ("fail", "intake", 64): Cost(2, 9, 20, read=64, create=64, update=64, written=64, batch=1),
+    ("release", "rq", 1): Cost(3, 9, 22, read=1, create=1, update=1, written=1, batch=1),
+    ("release", "rq", 64): Cost(3, 12, 151, read=64, create=64, update=64, written=64, batch=1),
+    ("release", "intake", 1): Cost(3, 9, 20, read=1, create=1, update=1, written=1, batch=1),
+    ("release", "intake", 64): Cost(3, 12, 23, read=64, create=64, update=64, written=64, batch=1),
+    ("claim_again", "rq", 1): Cost(2, 7, 20, read=6, update=1, written=1, batch=1),
+    ("claim_again", "rq", 64): Cost(2, 10, 149, read=258, update=64, written=64, batch=1),
+    ("claim_again", "intake", 1): Cost(2, 7, 18, read=6, update=1, written=1, batch=1),
+    ("claim_again", "intake", 64): Cost(2, 10, 21, read=258, update=64, written=64, batch=1),
+    ("hand_over", "rq", 1): Cost(3, 11, 24, read=2, create=1, update=1, written=1, batch=1),
+    ("hand_over", "rq", 64): Cost(3, 203, 342, read=65, create=64, update=64, written=64, batch=1),
+    ("hand_over", "intake", 1): Cost(3, 11, 22, read=2, create=1, update=1, written=1, batch=1),
+    ("hand_over", "intake", 64): Cost(3, 203, 214, read=65, create=64, update=64, written=64, batch=1),
+    ("progress", "rq", 1): Cost(2, 5, 18, read=2, create=1, batch=1),
+    ("progress", "rq", 64): Cost(2, 5, 144, read=128, create=64, batch=1),
+    ("progress", "intake", 1): Cost(2, 5, 16, read=2, create=1, batch=1),
+    ("progress", "intake", 64): Cost(2, 5, 16, read=128, create=64, batch=1),
+    ("progress_again", "rq", 1): Cost(2, 5, 18, read=2, update=1, written=1, batch=1),
+    ("progress_again", "rq", 64): Cost(2, 5, 144, read=128, update=64, written=64, batch=1),
+    ("progress_again", "intake", 1): Cost(2, 5, 16, read=2, update=1, written=1, batch=1),
+    ("progress_again", "intake", 64): Cost(2, 5, 16, read=128, update=64, written=64, batch=1),
+    ("cancel", "rq", 1): Cost(2, 8, 21, read=1, update=1, written=1, batch=1),
+    ("cancel", "rq", 64): Cost(2, 11, 150, read=64, update=64, written=64, batch=1),
+    ("cancel", "intake", 1): Cost(2, 8, 19, read=1, update=1, written=1, batch=1),
+    ("cancel", "intake", 64): Cost(2, 11, 22, read=64, update=64, written=64, batch=1),
+    ("cancel_running", "rq", 1): Cost(2, 9, 22, read=1, update=1, written=1, batch=1),
+    ("cancel_running", "rq", 64): Cost(2, 201, 340, read=64, update=64, written=64, batch=1),
+    ("cancel_running", "intake", 1): Cost(2, 9, 20, read=1, update=1, written=1, batch=1),
+    ("cancel_running", "intake", 64): Cost(2, 201, 212, read=64, update=64, written=64, batch=1),
+    ("revoke", "rq", 1): Cost(3, 12, 25, read=1, create=1, update=1, written=1, batch=1),
+    ("revoke", "rq", 64): Cost(3, 204, 343, read=64, create=64, update=64, written=64, batch=1),
+    ("revoke", "intake", 1): Cost(3, 12, 23, read=1, create=1, update=1, written=1, batch=1),
+    ("revoke", "intake", 64): Cost(3, 204, 215, read=64, create=64, update=64, written=64, batch=1),
+    ("sweep", "intake", 0): Cost(14, 18, 21, read=1, find=16),
+    ("sweep", "intake", 1): Cost(20, 26, 32, read=1, create=1, update=1, written=1, find=16, batch=1),
+    ("sweep", "intake", 64): Cost(20, 29, 35, read=1, create=64, update=64, written=64, find=16, batch=1),
 }  # fmt: skip
-"""What a worker spends on a batch: the operation, how it came, and how many of it stand in the queue."""
+"""What a worker spends on a batch: the operation, how it came, and how many of it stand in the queue. Or a sweep, of
+itself and with so many dead leases.
+"""
 
 CLIENT: dict[tuple[Measure, Wire], Share] = {
     (one_claim, "rq"): Share(trips=2, sent=4),
@@ -102,6 +152,20 @@ def grown(pinned: Cost | Share, found: Cost | Share) -> str:
     return ", ".join(f"{name} {before[name]} -> {count}" for name, count in more.items())
 
 
+def documented() -> dict[tuple[str, int], list[int]]:
+    """The numbers of each row of the table, by its operation and how many there are of it."""
+    text = TABLE.read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) `(\w+)`[^|]*\|(.*)\|$", text, re.MULTILINE)
+    return {(op, int(size)): [int(number) for number in re.findall(r"\d+", cells)] for size, op, cells in rows}
+
+
+def pinned(op: str, size: int) -> list[int]:
+    """The same as the tests know it. A sweep comes by no wire."""
+    cost, rq = WORKER[op, "intake", size], WORKER.get((op, "rq", size))
+    run = [cost.run] if rq is None else [cost.run, rq.run]
+    return [cost.trips, *run, cost.read, cost.create, cost.find, cost.written, cost.update]
+
+
 def measured(patch: pytest.MonkeyPatch, redis_url: str, row: tuple[str, Wire, int], store: Datastore,
              make_shift: type[Shift] = Shift) -> Cost:  # fmt: skip
     op, wire, size = row
@@ -128,10 +192,39 @@ def test_requests_cost_a_client_no_more_than_before(
     assert not grown(CLIENT[row], found), f"{measure.__doc__} {wire} grew: {grown(CLIENT[row], found)}"
 
 
-def test_one_more_read_for_each_claim_is_noticed(monkeypatch: pytest.MonkeyPatch, redis_url: str) -> None:
-    row: tuple[str, Wire, int] = ("claim", "rq", 64)
+@pytest.mark.parametrize("op", SCENES)
+def test_the_document_says_what_is_pinned_of_a_batch(op: str) -> None:
+    assert documented()[op, 64] == pinned(op, 64)
+
+
+def test_what_else_the_document_says_is_pinned_too() -> None:
+    rows = documented()
+    assert {*rows} - {(op, 64) for op in SCENES} == {("claim", 1), ("sweep", 0)}
+    assert {row: pinned(*row) for row in rows} == rows
+
+
+READ_TWICE = {"claim": (130, 260), "fail": (64, 128), "claim_again": (258, 516), "progress": (128, 256),
+              "cancel": (64, 128), "revoke": (64, 128), "sweep": (1, 2)}  # fmt: skip
+
+
+@pytest.mark.parametrize("op", READ_TWICE)
+def test_one_more_read_for_each_is_noticed(monkeypatch: pytest.MonkeyPatch, redis_url: str, op: str) -> None:
+    row: tuple[str, Wire, int] = (op, "intake", 64)
     found = measured(monkeypatch, redis_url, row, ReadsTwice(connect("memory://")))
-    assert grown(WORKER[row], found) == "read 130 -> 260"
+    assert grown(WORKER[row], found) == "read {} -> {}".format(*READ_TWICE[op])
+
+
+def test_a_sweep_that_writes_in_smaller_groups_is_noticed(monkeypatch: pytest.MonkeyPatch, redis_url: str) -> None:
+    monkeypatch.setattr(together, "GROUP", 32)
+    row: tuple[str, Wire, int] = ("sweep", "intake", 64)
+    found = measured(monkeypatch, redis_url, row, connect("memory://"))
+    assert grown(WORKER[row], found) == "batch 1 -> 2"
+
+
+def test_a_sweep_that_leaves_dead_leases_alone_is_no_measure(monkeypatch: pytest.MonkeyPatch, redis_url: str) -> None:
+    monkeypatch.setattr(transitions, "reap", lambda *_, **__: Refuse(Answer(Word.OK)))
+    with pytest.raises(AssertionError, match="a lease was left"):
+        measured(monkeypatch, redis_url, ("sweep", "intake", 1), connect("memory://"))
 
 
 @pytest.mark.parametrize("broken", [WritesOneByOne, TakesNoSeveral])
