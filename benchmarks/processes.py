@@ -56,7 +56,8 @@ class Processes:
             stderr=log,
             text=True,
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", MARK: self.mark, **(env or {})},
+            # Bytecode is kept, as a user's Python does: without it each worker would compile the product as it starts.
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "", MARK: self.mark, **(env or {})},
             process_group=0,
         )
         log.close()
