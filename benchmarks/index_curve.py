@@ -42,6 +42,9 @@ class Point:
     jobs: int
     keyed: bool
     took_us: tuple[float, ...]
+    """Of one round after the other."""
+    redis_us: tuple[float, ...]
+    """CPU time of Redis for a proposal, of each round."""
 
 
 def main() -> None:
@@ -53,11 +56,12 @@ def main() -> None:
     sizes = [int(size) for size in options.sizes.split(",")]
     points = measure_curve(sizes, rounds=options.rounds, tell=print)
     print(f"{options.rounds} interleaved rounds of {IN_A_ROUND} proposals, {SETS} sets, {len(OFFERS)} of which fit")
-    print(f"{'jobs':>9}  {'fairness keys':>13}  {'median µs':>9}  {'p99 µs':>8}")
+    print(f"{'jobs':>9}  {'fairness keys':>13}  {'median µs':>9}  {'p99 µs':>8}  {'Redis µs':>8}")
     for point in points:
         percents = statistics.quantiles(point.took_us, n=100)
         keys = TENANTS if point.keyed else "none"
-        print(f"{point.jobs:>9,}  {keys:>13}  {percents[49]:>9.0f}  {percents[98]:>8.0f}")
+        redis_us = statistics.median(point.redis_us)
+        print(f"{point.jobs:>9,}  {keys:>13}  {percents[49]:>9.0f}  {percents[98]:>8.0f}  {redis_us:>8.0f}")
 
 
 def measure_curve(sizes: Sequence[int], *, rounds: int, tell: Callable[[str], None]) -> list[Point]:
@@ -77,16 +81,24 @@ def _measure(connection: redis.Redis, sizes: Sequence[int], *, rounds: int) -> l
     for size, keyed, queue in queues:
         fill(connection, queue, size, keyed=keyed)
     took: defaultdict[str, list[float]] = defaultdict(list)
+    used: defaultdict[str, list[float]] = defaultdict(list)
     sets = ReadySets()
     for turn in range(rounds):
         for _, keyed, queue in queues:
+            before_us = _redis_us(connection)
             found = [propose(connection, queue, sets) for _ in range(IN_A_ROUND)]
+            used[queue].append((_redis_us(connection) - before_us) / IN_A_ROUND)
             took[queue] += [each for each, _ in found]
             with connection.pipeline(transaction=False) as pipe:  # they go back to the end, so that none runs out
                 for number in (number for _, number in found):
                     index.offer(pipe, place(queue, number, score=NOW_MS + turn, keyed=keyed))
                 pipe.execute()
-    return [Point(size, keyed, tuple(took[queue])) for size, keyed, queue in queues]
+    return [Point(size, keyed, tuple(took[queue]), tuple(used[queue])) for size, keyed, queue in queues]
+
+
+def _redis_us(connection: redis.Redis) -> float:
+    used = connection.info("cpu")
+    return float(1e6 * (used["used_cpu_user"] + used["used_cpu_sys"]))
 
 
 def fill(connection: redis.Redis, queue: str, jobs: int, *, keyed: bool) -> None:

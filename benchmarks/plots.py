@@ -26,7 +26,8 @@ COMPARED = (*OURS, *PEERS, "stock-rq")
 COLOURS = {row: f"C{number}" for number, row in enumerate(OURS)} | {
     row: mpl.colormaps["tab20b"](number * 2 % 19) for number, row in enumerate((*PEERS, "stock-rq", *CEILINGS))
 }
-CURVE = "claim_next_us"
+CURVES = ("find_next_us", "claim_next_us")
+"""What the samples are called, and what they were in earlier runs."""
 SIZE = (9, 5.5)
 
 
@@ -121,7 +122,7 @@ def curve(figure: Any, _cells: Cells, told: Told) -> bool:
         sizes = {
             int(name.split()[1]): values
             for name, values in told["samples"].items()
-            if name.startswith(f"{CURVE} ") and name.endswith(" keyed") is keyed
+            if name.startswith(CURVES) and name.endswith(" keyed") is keyed
         }
         label = "1,000 fairness keys" if keyed else "no fairness keys"
         if sizes:
@@ -130,7 +131,7 @@ def curve(figure: Any, _cells: Cells, told: Told) -> bool:
             p99 = [sorted(sizes[size])[len(sizes[size]) * 99 // 100] for size in jobs]
             axes.plot(jobs, p99, marker=".", linestyle=":", label=f"{label}, p99")
     axes.set(xscale="log", xlabel="ready jobs", yscale="log", ylabel="microseconds to find one")
-    axes.set_title("claim-next over the number of ready jobs")
+    axes.set_title("Finding the next job over the number of ready jobs")
     if axes.has_data():
         axes.legend()
     return bool(axes.has_data())

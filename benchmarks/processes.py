@@ -5,13 +5,17 @@ import secrets
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+from benchmarks.looks import TURN, Kind, kept, looks_argv
+from benchmarks.stacks import Stack, read
 from workers.leash import leashed
 from workers.process_identity import ProcessIdentity
 
@@ -35,7 +39,10 @@ class Processes:
 
     def __init__(self, folder: Path) -> None:
         self.mark = f"{os.getpid()}-{secrets.token_hex(8)}"
+        self.looked_at: Container[str] = ()
+        """Roles whose processes, if of this Python, are started so that `benchmarks.looks` sees their stacks."""
         self._folder = folder
+        self._looks: dict[int, Path] = {}
         self._roles: dict[int, str] = {}
         self._started: list[subprocess.Popen[str]] = []
 
@@ -48,6 +55,9 @@ class Processes:
         talks: bool = False,
     ) -> "subprocess.Popen[str]":
         """Run `argv` from the root of the repository. With `talks`, its input and output are pipes."""
+        looks = self._folder / f"{role}-{len(self._started)}"
+        if looking := role in self.looked_at and tuple(argv[:2]) == (sys.executable, "-m"):
+            argv = looks_argv(looks, argv[2:])
         log = self._log(role)
         process = subprocess.Popen(
             leashed(argv),
@@ -63,7 +73,23 @@ class Processes:
         log.close()
         self._roles[process.pid] = role
         self._started.append(process)
+        if looking:
+            self._looks[process.pid] = looks
         return process
+
+    def turn_looks(self) -> None:
+        """Tell those that are looked at that the window begins, or that it has ended."""
+        for pid in self._looks:
+            os.kill(pid, TURN)
+
+    def seen(self, role: str, kind: Kind) -> Counter[Stack]:
+        """What was seen of the processes of a role in the window that has ended."""
+        seen: Counter[Stack] = Counter()
+        for pid, path in self._looks.items():
+            if self._roles[pid] == role:
+                wait_for(kept(path, kind).exists, f"what was seen of the {role} is written")
+                seen += read(kept(path, kind))
+        return seen
 
     def cpu_s(self) -> dict[str, float]:
         """CPU seconds that each role has used so far, forked children included; a finer name for each of several."""
@@ -83,6 +109,7 @@ class Processes:
         """End one process, and count it no more."""
         end_group(process)
         self._roles.pop(process.pid, None)
+        self._looks.pop(process.pid, None)
         self._started.remove(process)
 
     def of_role(self, role: str) -> "list[subprocess.Popen[str]]":
@@ -210,3 +237,9 @@ def _ticks_by_group() -> dict[int, int]:
         group = int(fields[2])
         found[group] = found.get(group, 0) + int(fields[11]) + int(fields[12])
     return found
+
+
+def machine_idle_s() -> float:
+    """Seconds of a core, all of them together, that nobody has used since the machine started."""
+    fields = Path("/proc/stat").read_text(encoding="utf-8").partition("\n")[0].split()
+    return sum(map(int, fields[4:6])) / _TICKS

@@ -1,88 +1,116 @@
-"""Where a worker's CPU time goes: `python -m benchmarks.profile [memory-rq] [--outstanding 256]`.
+"""Where the time of a worker and of its client goes: `python -m benchmarks.profile [memory-rq] [--outstanding 256]`.
 
-The worker of one of our rows is looked at every few milliseconds of its CPU time, which slows it down by little.
-Time spent in C is told of the Python function that runs next, mostly the one that called it.
+Worker and client of one of our rows are looked at every few milliseconds, of their CPU time and by the clock, which
+slows them down by little. Time spent in C is told of the Python function that runs next, mostly the one that called it.
 """
 
 import argparse
-import sys
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from operator import attrgetter
-from pathlib import Path
+from typing import Any, get_args
 
-from benchmarks.bars import MANY
-from benchmarks.contestant import Command, Stage
-from benchmarks.ours.rows import MEMORY_INTAKE, MEMORY_RQ, SQLITE_1, Ours
-from benchmarks.processes import scratch, wait_for
-from benchmarks.special.profiled_worker import FILE
-from benchmarks.stacks import Stack, by_function, by_step, read
+from benchmarks.bars import MANY, ONE, SOME
+from benchmarks.contestant import Command, Contestant, Stage
+from benchmarks.looks import Kind
+from benchmarks.ours.rows import MEMORY_INTAKE, MEMORY_RQ, SQLITE_1, SQLITE_2
+from benchmarks.profiles import name
+from benchmarks.special import renewals
+from benchmarks.stacks import CLIENT_STEPS, STEPS, Stack, Steps, by_function, by_step
+from benchmarks.stock.rows import RQ_CLIENT
 from benchmarks.visit import Rates, visit
 
-ROWS = (MEMORY_RQ, MEMORY_INTAKE, SQLITE_1)
-PUBLISHED = (MEMORY_INTAKE, SQLITE_1)
-"""What a whole run tells of."""
-WINDOW_S = 10.0
+ROLES: Mapping[str, Steps] = {"worker": STEPS, "driver": CLIENT_STEPS}
+PUBLISHED: Sequence[tuple[Contestant, int]] = (
+    (MEMORY_RQ, ONE),
+    (MEMORY_RQ, SOME),
+    (MEMORY_RQ, MANY),
+    (MEMORY_INTAKE, MANY),
+    (SQLITE_1, ONE),
+    (SQLITE_1, MANY),
+    (SQLITE_2, MANY),
+    (RQ_CLIENT, MANY),
+    (renewals.SINGLE, MANY),
+    (renewals.BATCHED, SOME),
+    (renewals.CROWDED, SOME),
+)
+"""What a whole run tells of: every row of ours that a bar is about."""
+WINDOW_S = 4.0
 LINES = 45
 
 
 @dataclass(frozen=True, slots=True)
-class Profiled(Ours):
-    """One of our rows whose worker is looked at in the window."""
+class LookedAt:
+    """A row whose workers and client are looked at in the window."""
 
-    stacks: Path = Path("worker.stacks")
+    row: Contestant
+    seen: dict[tuple[str, Kind], Counter[Stack]] = field(default_factory=dict)
 
-    def start_worker(self, stage: Stage) -> None:
-        """The worker, with a file for its stacks."""
-        argv = (sys.executable, "-m", "benchmarks.special.profiled_worker")
-        stage.processes.start("worker", argv, env={**self.environment(stage), FILE: str(self.stacks)})
+    @property
+    def name(self) -> str:
+        """The row's."""
+        return self.row.name
+
+    @property
+    def pooled(self) -> bool:
+        """As the row has it."""
+        return self.row.pooled
+
+    def serve(self, stage: Stage) -> None:
+        """As the row does."""
+        stage.processes.looked_at = ROLES
+        self.row.serve(stage)
 
     def driver(self, stage: Stage, outstanding: int) -> Command:
-        """Our own, told whom to wake as the window begins."""
-        command = Ours.driver(self, stage, outstanding)
-        worker = stage.processes.of_role("worker")[0].pid
-        return replace(command, argv=(*command.argv, "--profile", str(worker)))
+        """The row's."""
+        return self.row.driver(stage, outstanding)
 
-    def told(self, stage: Stage) -> Mapping[str, float]:
-        """Nothing, but the worker has ended afterwards, and left its file."""
-        worker = stage.processes.of_role("worker")[0]
-        worker.terminate()
-        wait_for(lambda: worker.poll() is not None, "the worker ends")
-        return {}
+    def told(self, stage: Stage) -> Mapping[str, Any]:
+        """The row's; what was seen is kept."""
+        for role in ROLES:
+            for kind in get_args(Kind):
+                self.seen[role, kind] = stage.processes.seen(role, kind)
+        return self.row.told(stage)
 
-    def winners(self, stage: Stage) -> int | None:  # noqa: ARG002 - its memory is gone
-        """Not looked at: the worker has ended."""
-        return None
+    def winners(self, stage: Stage) -> int | None:
+        """As the row has them."""
+        return self.row.winners(stage)
 
 
-def profiled(row: Ours, *, outstanding: int, window_s: float) -> tuple[float, Counter[Stack]]:
-    """Requests a second in one window, and the stacks that were seen in it."""
-    with scratch() as folder:
-        seen = Path(folder) / "worker.stacks"
-        looked_at = Profiled(row.name, row.store, row.wire, stacks=seen)
-        [measure] = visit(looked_at, [outstanding], round=0, warm_s=0.3, window_s=window_s, rates=Rates())
-        return measure.per_s, read(seen)
+def profiled(row: Contestant, *, outstanding: int, window_s: float) -> tuple[float, LookedAt]:
+    """Requests a second in one window, and what was seen in it."""
+    looked_at = LookedAt(row)
+    [measure] = visit(looked_at, [outstanding], round=0, warm_s=0.3, window_s=window_s, rates=Rates())
+    return measure.per_s, looked_at
 
 
 def measure() -> dict[str, list[float]]:
-    """Percent of a worker's CPU time by step, for the rows that are published."""
-    found = {row.name: by_step(profiled(row, outstanding=MANY, window_s=WINDOW_S)[1]) for row in PUBLISHED}
-    return {f"{row} worker, {step}, %": [share] for row, steps in found.items() for step, share in steps.items()}
+    """Percent of each step, in the rows that are published."""
+    found: dict[str, list[float]] = {}
+    for row, outstanding in PUBLISHED:
+        _, looked_at = profiled(row, outstanding=outstanding, window_s=WINDOW_S)
+        for (role, kind), seen in looked_at.seen.items():
+            for step, share in by_step(seen, ROLES[role]).items():
+                found[name(row.name, outstanding, role, kind, step)] = [share]
+    return found
 
 
 def main() -> None:
     """Profile one window and print it."""
+    rows = {row.name: row for row, _ in PUBLISHED}
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("row", nargs="?", choices=[row.name for row in ROWS], default=MEMORY_RQ.name)
+    parser.add_argument("row", nargs="?", choices=rows, default=MEMORY_RQ.name)
     parser.add_argument("--outstanding", type=int, default=MANY)
-    parser.add_argument("--window", type=float, default=WINDOW_S, metavar="S")
+    parser.add_argument("--window", type=float, default=10.0, metavar="S")
+    parser.add_argument("--of", choices=ROLES, default="worker")
+    parser.add_argument("--by", choices=get_args(Kind), default="cpu", help="CPU time, or the clock: waits, too")
     parser.add_argument("--sort", choices=("own", "whole"), default="own", help="functions by their own time")
     options = parser.parse_args()
-    row = next(row for row in ROWS if row.name == options.row)
-    per_s, seen = profiled(row, outstanding=options.outstanding, window_s=options.window)
-    print(f"{row.name}: {per_s:,.0f} a second, looked at {seen.total():,} times")
-    for step, share in by_step(seen).items():
+    per_s, looked_at = profiled(rows[options.row], outstanding=options.outstanding, window_s=options.window)
+    seen = looked_at.seen[options.of, options.by]
+    print(f"{options.row}: {per_s:,.0f} a second; {options.of}, by {options.by}")
+    for step, share in by_step(seen, ROLES[options.of]).items():
         print(f"{share:6.1f} %          {step}")
     print("   own %  whole %")
     for each in sorted(by_function(seen), key=attrgetter(options.sort), reverse=True)[:LINES]:

@@ -1,7 +1,9 @@
 """One visit of a row: a fresh server, its workers, its driver, some windows, and a look into the store after each."""
 
 import json
+import os
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,8 +11,9 @@ from typing import Any
 
 from benchmarks.contestant import Command, Contestant, Stage
 from benchmarks.measure import Measure
-from benchmarks.processes import BenchError, Processes, Violation, marked, scratch
+from benchmarks.processes import BenchError, Processes, Violation, machine_idle_s, marked, scratch
 from benchmarks.server import start_server
+from benchmarks.telling import IDLE_PERCENT
 
 POOL_SPARE = 1.25
 """How many more records are made than the last rate would use."""
@@ -143,12 +146,15 @@ class Driver:
             self._process.stdin.write(json.dumps(order) + "\n")
             self._process.stdin.flush()
             self._expect("begin")
-            before = self._processes.cpu_s()
+            self._processes.turn_looks()
+            begin, idle_s, before = time.perf_counter(), machine_idle_s(), self._processes.cpu_s()
             self._expect("end")
-            after = self._processes.cpu_s()
+            seconds, idle_s, after = time.perf_counter() - begin, machine_idle_s() - idle_s, self._processes.cpu_s()
+            self._processes.turn_looks()
             result: dict[str, Any] = json.loads(self._line())
         finally:
             patience.cancel()
+        result[IDLE_PERCENT] = 100 * idle_s / seconds / (os.cpu_count() or 1)
         return result, {role: after[role] - before.get(role, 0.0) for role in after}
 
     def end(self) -> None:

@@ -38,10 +38,9 @@ def main() -> None:
     parser.add_argument("--mode", choices=get_args(Mode), default="claim")
     parser.add_argument("--client", choices=("sync", "async"), default="async")
     parser.add_argument("--kill", type=int, metavar="PID", help="kill this worker in the middle of the window")
-    parser.add_argument("--profile", type=int, metavar="PID", help="tell this worker as the window begins")
     options = parser.parse_args()
-    if options.kill or options.profile:
-        serve(lambda order, tally: asyncio.run(_drive_and_signal(options, order, tally)))
+    if options.kill:
+        serve(lambda order, tally: asyncio.run(_drive_and_kill(options, order, tally)))
         return
     run = _run_sync if options.client == "sync" else _run_async
     serve(lambda order, tally: run(options.url, options.wire, options.mode, order, tally))
@@ -58,20 +57,17 @@ async def _drive_async(url: str, wire: Wire, mode: Mode, order: Order, tally: Ta
         await drive_async_calls(order, tally, _async_calls(client, mode, jobs))
 
 
-async def _drive_and_signal(options: argparse.Namespace, order: Order, tally: Tally) -> None:
-    async def tell() -> None:
+async def _drive_and_kill(options: argparse.Namespace, order: Order, tally: Tally) -> None:
+    async def kill() -> None:
         while not tally.begun:
             await asyncio.sleep(0.01)
-        if options.profile:
-            os.kill(options.profile, signal.SIGUSR1)
-        if options.kill:
-            await asyncio.sleep(order.window_s / 3)
-            os.kill(options.kill, signal.SIGKILL)
-            tally.extra["killed"] = 1
+        await asyncio.sleep(order.window_s / 3)
+        os.kill(options.kill, signal.SIGKILL)
+        tally.extra["killed"] = 1
 
-    telling = asyncio.create_task(tell())
+    killing = asyncio.create_task(kill())
     await _drive_async(options.url, options.wire, options.mode, order, tally)
-    await telling
+    await killing
 
 
 def _run_sync(url: str, wire: Wire, mode: Mode, order: Order, tally: Tally) -> None:

@@ -1,5 +1,6 @@
 """Our rows: by wire, by store, by number of workers, and by client."""
 
+import statistics
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from benchmarks.contestant import Command, Stage
 from benchmarks.ours.shares import lesser_share_percent
 from benchmarks.ours.winners import by_client, by_store
 from benchmarks.processes import wait_for
+from benchmarks.special.disk import BESIDE, fsyncs_us
+from benchmarks.telling import FSYNC_US
 from broker.queues import Wire
 from datastore import connect
 from workers.taking import WORKERS
@@ -59,11 +62,14 @@ class Ours:
         return Command((sys.executable, "-m", self.load, *options))
 
     def told(self, stage: Stage) -> Mapping[str, float]:
-        """With several workers, how much of the work the least busy one did."""
-        if self.workers == 1:
-            return {}
-        workers = [process.pid for process in stage.processes.of_role("worker")]
-        return {"lesser_worker_percent": lesser_share_percent(stage.server, workers)}
+        """With several workers, how much the least busy one did; with SQLite, what an fsync on its disk takes now."""
+        told: dict[str, float] = {}
+        if self.workers > 1:
+            workers = [process.pid for process in stage.processes.of_role("worker")]
+            told["lesser_worker_percent"] = lesser_share_percent(stage.server, workers)
+        if self.store == "sqlite":
+            told[FSYNC_US] = statistics.median(fsyncs_us(stage.folder, BESIDE))
+        return told
 
     def winners(self, stage: Stage) -> int | None:
         """Jobs that were granted, as the store has them."""

@@ -1,18 +1,44 @@
-"""claim-next over the number of ready jobs, with and without fairness keys."""
+"""Finding the next job over the number of ready jobs, with and without fairness keys."""
 
 import statistics
+from collections.abc import Sequence
 
-from benchmarks.index_curve import ROUNDS, SIZES, Point, measure_curve
+from benchmarks.index_curve import IN_A_ROUND, ROUNDS, SIZES, Point, measure_curve
+from benchmarks.telling import Part, sampled
 
-NAME = "claim_next_us"
+NAME = "find_next_us"
+RATIO = "find_next_million_by_thousand"
 
 
 def measure() -> dict[str, list[float]]:
-    """Medians at each size, and a million by a thousand, in the worse of the two cases."""
+    """Microseconds at each size, and a million by a thousand in each round, in the worse of the two cases."""
     points = measure_curve(SIZES, rounds=ROUNDS, tell=lambda _: None)
-    medians = {(point.jobs, point.keyed): statistics.median(point.took_us) for point in points}
-    ratios = [medians[SIZES[-1], keyed] / medians[SIZES[0], keyed] for keyed in (False, True)]
-    return {"claim_next_million_by_thousand": [max(ratios)], **{_name(point): list(point.took_us) for point in points}}
+    return {
+        RATIO: ratios(points, above=SIZES[-1], below=SIZES[0]),
+        **{_name(point): list(point.took_us) for point in points},
+        **{f"redis {_name(point)}": list(point.redis_us) for point in points},
+    }
+
+
+def ratios(points: Sequence[Point], *, above: int, below: int) -> list[float]:
+    """The median of one size by that of another, each round by itself."""
+    found = {(point.jobs, point.keyed): point for point in points}
+    cases = [
+        [a / b for a, b in zip(_medians(found[above, keyed]), _medians(found[below, keyed]), strict=True)]
+        for keyed in (False, True)
+    ]
+    return max(cases, key=statistics.median)
+
+
+def limits() -> Sequence[Part]:
+    """What tells of the smallest and the greatest size: how long it takes, and how much of that Redis works."""
+    sizes = [f"{size}{keyed}" for keyed in ("", " keyed") for size in (SIZES[0], SIZES[-1])]
+    return [sampled(f"{NAME} {size}", f"redis {NAME} {size}", unit="us") for size in sizes]
+
+
+def _medians(point: Point) -> list[float]:
+    rounds = range(0, len(point.took_us), IN_A_ROUND)
+    return [statistics.median(point.took_us[first : first + IN_A_ROUND]) for first in rounds]
 
 
 def _name(point: Point) -> str:
