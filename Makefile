@@ -10,7 +10,7 @@ help:
 	@echo "make demo    install, then run the main job on the embedded default (about 30 s)"
 	@echo "make install make .venv with the broker in it; make install-test: with the test extras"
 	@echo "make test    install with the test extras, then ruff, mypy and pytest; make lint: ruff and mypy alone"
-	@echo "make bench-quick  measure it, a few rows, under 3 minutes; make bench: every row and peer (about 35 minutes)"
+	@echo "make bench-quick  measure it, a few rows, under 3 minutes; make bench: every row and peer (about 40 minutes)"
 	@echo "make chaos   kill, stop and cut off a fleet under load for DURATION=60 seconds, then judge what clients saw"
 	@echo "make bounds  memory over many requests, unread replies, poison, a backlog, overload; SCALE=0.02, SCALE=1 for all"
 	@echo "make simulate  2,000 seeded worlds of the production code under faults (a part of make test); SEED=N tells one"

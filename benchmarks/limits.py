@@ -21,6 +21,11 @@ from benchmarks.telling import (
 )
 
 HEADINGS = ("measure", "limited by")
+HOW = (
+    "Cores: who used the machine in the window, and how much of it nobody did. CPU time: of that process, by step. "
+    "Time: of the window by the clock, waits included: `receive` is mostly the wait for Redis, and a wait for a core "
+    "is in the step that was reached."
+)
 STOCK = cores("stock-rq", MANY)
 
 
@@ -74,8 +79,8 @@ def limits(python_peers: Sequence[str]) -> Mapping[str, Sequence[Part]]:
         ),
         "finding the next job, 1,000,000 ready jobs by 1,000": curve.limits(),
         "idle, 1,000 parked claims and 10 workers": (
-            *(sampled(f"{idle.PERCENT} {role}", unit="%") for role in ("redis", "worker", "sweep")),
-            sampled(idle.COMMANDS, unit="a second"),
+            sampled("CPU", {role: f"{idle.PERCENT} {role}" for role in ("redis", "worker", "sweep")}, "% of a core"),
+            sampled("Redis", {"commands": idle.COMMANDS}, "a second"),
         ),
         "start of a worker to its first claim": (greatest(start.IMPORTS, unit="ms", whole=start.TOLD_MS),),
         "conflicts, 64 claim-next over 2 workers": (cores("sqlite-next", 64),),

@@ -80,7 +80,8 @@ class Processes:
     def turn_looks(self) -> None:
         """Tell those that are looked at that the window begins, or that it has ended."""
         for pid in self._looks:
-            os.kill(pid, TURN)
+            with suppress(ProcessLookupError):
+                os.kill(pid, TURN)
 
     def seen(self, role: str, kind: Kind) -> Counter[Stack]:
         """What was seen of the processes of a role in the window that has ended."""

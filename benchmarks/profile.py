@@ -8,6 +8,7 @@ import argparse
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from operator import attrgetter
 from typing import Any, get_args
 
@@ -16,6 +17,7 @@ from benchmarks.contestant import Command, Contestant, Stage
 from benchmarks.looks import Kind
 from benchmarks.ours.rows import MEMORY_INTAKE, MEMORY_RQ, SQLITE_1, SQLITE_2
 from benchmarks.profiles import name
+from benchmarks.rounds import Special
 from benchmarks.special import renewals
 from benchmarks.stacks import CLIENT_STEPS, STEPS, Stack, Steps, by_function, by_step
 from benchmarks.stock.rows import RQ_CLIENT
@@ -85,15 +87,18 @@ def profiled(row: Contestant, *, outstanding: int, window_s: float) -> tuple[flo
     return measure.per_s, looked_at
 
 
-def measure() -> dict[str, list[float]]:
-    """Percent of each step, in the rows that are published."""
-    found: dict[str, list[float]] = {}
-    for row, outstanding in PUBLISHED:
-        _, looked_at = profiled(row, outstanding=outstanding, window_s=WINDOW_S)
-        for (role, kind), seen in looked_at.seen.items():
-            for step, share in by_step(seen, ROLES[role]).items():
-                found[name(row.name, outstanding, role, kind, step)] = [share]
-    return found
+def specials() -> dict[str, Special]:
+    """What is published, each by itself: one that fails takes no other along."""
+    return {f"profile of {row.name} at {level}": partial(_measure, row, level) for row, level in PUBLISHED}
+
+
+def _measure(row: Contestant, outstanding: int) -> dict[str, list[float]]:
+    _, looked_at = profiled(row, outstanding=outstanding, window_s=WINDOW_S)
+    return {
+        name(row.name, outstanding, role, kind, step): [share]
+        for (role, kind), seen in looked_at.seen.items()
+        for step, share in by_step(seen, ROLES[role]).items()
+    }
 
 
 def main() -> None:

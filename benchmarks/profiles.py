@@ -35,8 +35,13 @@ def table(results: Results) -> list[Sequence[str]]:
     for head in heads:
         _, row, outstanding, role, kind = head.split(", ")
         found = shares(results, row, int(outstanding), role, kind)
-        rows.append((f"{row}, {outstanding}", role, OF[kind], in_words(found)))
+        rows.append((f"{row}, {outstanding}", process(role), OF[kind], in_words(found)))
     return rows
+
+
+def process(role: str) -> str:
+    """What the process of a role is called where it is told: the one that asks is the client."""
+    return "client" if role == "driver" else role
 
 
 def is_profile(name: str) -> bool:

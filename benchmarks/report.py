@@ -7,6 +7,7 @@ from typing import Any
 from benchmarks.bars import Bar
 from benchmarks.gains import HEADINGS, OURS, REPLAYED, gains
 from benchmarks.limits import HEADINGS as LIMITED
+from benchmarks.limits import HOW
 from benchmarks.profiles import HEADINGS as PROFILES
 from benchmarks.profiles import is_profile
 from benchmarks.profiles import table as profiles
@@ -35,7 +36,7 @@ def page(
         "",
         *_table(("measure", "bar", "measured", "stands"), [_bar(bar, results) for bar in bars]),
         "",
-        "What limits each, in figures of this run. CPU is in shares of the machine's cores in the window:",
+        f"What limits each, in figures of this run. {HOW}",
         "",
         *_table(LIMITED, [(bar["measure"], bar["limited_by"]) for bar in told["bars"]]),
         "",

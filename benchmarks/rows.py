@@ -19,7 +19,7 @@ SPECIALS: Mapping[str, Special] = {
     "start of a worker": start.measure,
     "an idle fleet": idle.measure,
     "a million ready jobs": curve.measure,
-    "where a worker's time goes": profile.measure,
+    **profile.specials(),
 }
 """Figures that are no row, in the order they are taken."""
 PYTHON_PEERS = tuple(environments.PYTHON_PEERS)

@@ -15,7 +15,7 @@ Steps: TypeAlias = Mapping[str, tuple[str, ...]]
 STEPS: Steps = {
     "wait for requests": ("workers.waiters:Waiters.wait",),
     "send": ("redis.connection:AbstractConnection.send_packed_command",),
-    "wait for Redis": ("redis._parsers.hiredis:_HiredisParser.read_from_socket",),
+    "receive": ("redis._parsers.hiredis:_HiredisParser.read_from_socket",),
     "speak with Redis": ("workers.taking", "workers.entries", "workers.lean_redis", "redis."),
     "validate": ("workers.admission", "broker.door", "broker.parsing", "broker.messages"),
     "commit": ("datastore.sqlite_session:Session._commit",),
@@ -37,7 +37,7 @@ CLIENT_STEPS: Steps = {
         "broker.client.channel:Channel.send",
         *STEPS["send"],
     ),
-    "wait for Redis": STEPS["wait for Redis"],
+    "receive": STEPS["receive"],
     "rq's client": ("rq.", "rq"),
     "speak with Redis": ("redis.", "broker.client.channel", "broker.client.connection"),
     "the client": ("broker.",),

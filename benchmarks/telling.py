@@ -5,7 +5,7 @@ A part says nothing (`""`) where the run has not measured it.
 
 import os
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from benchmarks import profiles
 from benchmarks.measure import Measure
@@ -17,7 +17,6 @@ IDLE_PERCENT = "idle_percent"
 """Of the machine's cores, in the window of a row: what a driver's window tells with each measure."""
 FSYNC_US = "fsync_us"
 CORES = os.cpu_count() or 1
-_CLIENT = {"driver": "client"}
 
 
 def told(parts: Sequence[Part], results: Results) -> str:
@@ -33,12 +32,12 @@ def cores(row: str, outstanding: int) -> Part:
         if not windows:
             return ""
         shares = {role: _median(windows, lambda each, role=role: _share(each, role)) for role in _roles(windows)}  # type: ignore[misc]  # a default binds the role
-        said = [f"{_CLIENT.get(role, role)} {share:.0f}" for role, share in shares.items()]
+        said = [f"{profiles.process(role)} {share:.0f}" for role, share in shares.items()]
         unused = [each for each in windows if IDLE_PERCENT in each.extra]
         if unused:
             others = _median(unused, lambda each: 100 - each.extra[IDLE_PERCENT] - _used(each))
             idle = _median(unused, lambda each: each.extra[IDLE_PERCENT])
-            said += [f"others {max(0.0, others):.0f}", f"nobody {idle:.0f}"]
+            said += [f"other programs {max(0.0, others):.0f}", f"nobody {idle:.0f}"]
         return f"{row} at {outstanding}: {', '.join(said)} % of {CORES} cores"
 
     return part
@@ -88,7 +87,7 @@ def us_by_clock(row: str, role: str = "worker") -> Part:
         if rate is None or not found:
             return ""
         mean_us = 1e6 / rate.median
-        return f"{_of(row, role)} {mean_us:.0f} us a claim: {profiles.in_words(found, mean_us / 100)}"
+        return f"{_of(row, role)} {mean_us:.0f} us a claim (mean): {profiles.in_words(found, mean_us / 100)}"
 
     return part
 
@@ -111,7 +110,7 @@ def cpu_split(row: str, outstanding: int) -> Part:
         if not windows:
             return ""
         said = [
-            f"{_CLIENT.get(role, role)} {_median(windows, lambda each, role=role: _us(each, role)):.0f}"  # type: ignore[misc]  # as above
+            f"{profiles.process(role)} {_median(windows, lambda each, role=role: _us(each, role)):.0f}"  # type: ignore[misc]  # as above
             for role in _roles(windows)
         ]
         return f"{row} at {outstanding}: CPU {_median(windows, cpu_us):.0f} us, {', '.join(said)}"
@@ -129,12 +128,12 @@ def fsync(row: str, outstanding: int) -> Part:
     return part
 
 
-def sampled(*names: str, unit: str, form: str = "{:.3g}") -> Part:
-    """Figures that were measured by themselves."""
+def sampled(what: str, names: Mapping[str, str], unit: str) -> Part:
+    """Figures that were measured by themselves, each under a word for it."""
 
     def part(results: Results) -> str:
-        found = [(name, results.sampled(name)) for name in names]
-        return ", ".join(f"{name} {form.format(each.median)} {unit}" for name, each in found if each)
+        found = [f"{word} {each.median:.3g}" for word, name in names.items() if (each := results.sampled(name))]
+        return f"{what}: {', '.join(found)} {unit}" if found else ""
 
     return part
 
@@ -148,7 +147,7 @@ def greatest(prefix: str, *, unit: str, whole: str, at_most: int = 10) -> Part:
         if not found or total is None:
             return ""
         first = sorted(found.items(), key=lambda item: -item[1].median)
-        said = ", ".join(f"{name.removeprefix(prefix)} {each.median:.2g}" for name, each in first[:at_most])
+        said = ", ".join(f"{name.removeprefix(prefix)} {each.median:.0f}" for name, each in first[:at_most])
         return (
             f"{prefix.strip()} {sum(each.median for each in found.values()):.3g} of {total.median:.3g} {unit}: {said}"
         )
@@ -157,7 +156,7 @@ def greatest(prefix: str, *, unit: str, whole: str, at_most: int = 10) -> Part:
 
 
 def _of(row: str, role: str) -> str:
-    return f"{row}'s {_CLIENT.get(role, role)}"
+    return f"{row}'s {profiles.process(role)}"
 
 
 def _median(windows: Sequence[Measure], of: Callable[[Measure], float]) -> float:

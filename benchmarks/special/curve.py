@@ -31,9 +31,16 @@ def ratios(points: Sequence[Point], *, above: int, below: int) -> list[float]:
 
 
 def limits() -> Sequence[Part]:
-    """What tells of the smallest and the greatest size: how long it takes, and how much of that Redis works."""
-    sizes = [f"{size}{keyed}" for keyed in ("", " keyed") for size in (SIZES[0], SIZES[-1])]
-    return [sampled(f"{NAME} {size}", f"redis {NAME} {size}", unit="us") for size in sizes]
+    """What tells of the least and the most jobs: how long finding one takes, and how much of that Redis works."""
+    sizes = [(size, keyed) for keyed in ("", " keyed") for size in (SIZES[0], SIZES[-1])]
+    return [
+        sampled(
+            f"{size:,} jobs{' with fairness keys' if keyed else ''}",
+            {"finding": f"{NAME} {size}{keyed}", "of it Redis's CPU": f"redis {NAME} {size}{keyed}"},
+            "us",
+        )
+        for size, keyed in sizes
+    ]
 
 
 def _medians(point: Point) -> list[float]:

@@ -252,10 +252,10 @@ def test_what_limits_a_bar_is_told_in_figures_of_the_run_and_not_at_all_where_it
     of_all = 1e-4 * 1_000 / telling.CORES
     assert cores == (
         f"memory-rq at 256: redis {10 * of_all:.0f}, worker {30 * of_all:.0f}, "
-        f"others {90 - 40 * of_all:.0f}, nobody 10 % of {telling.CORES} cores"
+        f"other programs {90 - 40 * of_all:.0f}, nobody 10 % of {telling.CORES} cores"
     )
     assert telling.us_of_cpu("memory-rq", MANY)(results) == "memory-rq's worker 30 us: store 15"
-    assert telling.us_by_clock("sqlite-1")(results) == "sqlite-1's worker 1000 us a claim: store 500"
+    assert telling.us_by_clock("sqlite-1")(results) == "sqlite-1's worker 1000 us a claim (mean): store 500"
     assert limited(Results(), bars(["huey"]), ["huey"])[0][1] == "-"
 
 
