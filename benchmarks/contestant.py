@@ -1,6 +1,6 @@
 """What a row is: a contestant that serves claims on a server of its own, and a driver that asks for them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -47,8 +47,8 @@ class Contestant(Protocol):
         """What asks. It speaks the lines of `benchmarks.load.driver`."""
         ...
 
-    def told(self, stage: Stage) -> Mapping[str, Any]:
-        """Further figures after a window."""
+    def watch(self, stage: Stage) -> Callable[[], Mapping[str, Any]]:
+        """Look as a window begins; what is returned is called when it is over, and tells further figures of it."""
         ...
 
     def winners(self, stage: Stage) -> int | None:

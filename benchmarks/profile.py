@@ -6,7 +6,7 @@ slows them down by little. Time spent in C is told of the Python function that r
 
 import argparse
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from operator import attrgetter
@@ -68,12 +68,17 @@ class LookedAt:
         """The row's."""
         return self.row.driver(stage, outstanding)
 
-    def told(self, stage: Stage) -> Mapping[str, Any]:
-        """The row's; what was seen is kept."""
-        for role in ROLES:
-            for kind in get_args(Kind):
-                self.seen[role, kind] = stage.processes.seen(role, kind)
-        return self.row.told(stage)
+    def watch(self, stage: Stage) -> Callable[[], Mapping[str, Any]]:
+        """As the row does; what was seen is kept."""
+        told = self.row.watch(stage)
+
+        def keep() -> Mapping[str, Any]:
+            for role in ROLES:
+                for kind in get_args(Kind):
+                    self.seen[role, kind] = stage.processes.seen(role, kind)
+            return told()
+
+        return keep
 
     def winners(self, stage: Stage) -> int | None:
         """As the row has them."""

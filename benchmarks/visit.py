@@ -4,8 +4,9 @@ import json
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,10 @@ GUESS_PER_S = 30_000
 NUMBERS_OF_A_WINDOW = 10_000_000
 PATIENCE_S = 120
 """For a driver to make its records and drive one window."""
+
+
+Watch = Callable[[], Callable[[], Mapping[str, Any]]]
+"""Called as a window begins; what it returns, once it is over."""
 
 
 class Rates:
@@ -95,12 +100,12 @@ def _windows(
             driver = Driver(command, stage.processes)
         pool = rates.pool(contestant.name, level, warm_s + window_s) if contestant.pooled else 0
         order = {"outstanding": level, "warm_s": warm_s, "window_s": window_s, "first": first, "pool": pool}
-        result, used = driver.window(order)
+        result, used, told = driver.window(order, partial(contestant.watch, stage))
         first += NUMBERS_OF_A_WINDOW
         wins += result["wins"]
         if result["refused"]:
             raise BenchError(f"{result['refused']} claims were refused; every one should win")
-        measure = measured(contestant.name, round, level, {**result, **contestant.told(stage)}, used)
+        measure = measured(contestant.name, round, level, {**result, **told}, used)
         rates.learn(measure)
         measures.append(measure)
     if (found := contestant.winners(stage)) not in (wins, None):
@@ -137,8 +142,8 @@ class Driver:
         self._process = processes.start("driver", command.argv, env=command.env, talks=True)
         self._expect("ready")
 
-    def window(self, order: dict[str, Any]) -> tuple[dict[str, Any], dict[str, float]]:
-        """Drive one window: the result, and the CPU seconds that each process used in it."""
+    def window(self, order: dict[str, Any], watch: Watch) -> tuple[dict[str, Any], dict[str, float], Mapping[str, Any]]:
+        """Drive one window: the result, the CPU seconds that each process used in it, and what watching it told."""
         assert self._process.stdin is not None
         patience = threading.Timer(PATIENCE_S, self._process.kill)
         patience.start()
@@ -148,6 +153,7 @@ class Driver:
             self._expect("begin")
             self._processes.turn_looks()
             begin, idle_s, before = time.perf_counter(), machine_idle_s(), self._processes.cpu_s()
+            told = watch()
             self._expect("end")
             seconds, idle_s, after = time.perf_counter() - begin, machine_idle_s() - idle_s, self._processes.cpu_s()
             self._processes.turn_looks()
@@ -155,7 +161,7 @@ class Driver:
         finally:
             patience.cancel()
         result[IDLE_PERCENT] = 100 * idle_s / seconds / (os.cpu_count() or 1)
-        return result, {role: after[role] - before.get(role, 0.0) for role in after}
+        return result, {role: after[role] - before.get(role, 0.0) for role in after}, told()
 
     def end(self) -> None:
         """End it."""

@@ -2,12 +2,12 @@
 
 import statistics
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from benchmarks.contestant import Command, Stage
-from benchmarks.ours.shares import lesser_share_percent
+from benchmarks.ours.shares import lesser_share_percent, sent_bytes
 from benchmarks.ours.winners import by_client, by_store
 from benchmarks.processes import wait_for
 from benchmarks.special.disk import BESIDE, fsyncs_us
@@ -61,14 +61,19 @@ class Ours:
         options = ("--url", stage.server.url, "--wire", self.wire, "--mode", self.mode, "--client", client)
         return Command((sys.executable, "-m", self.load, *options))
 
-    def told(self, stage: Stage) -> Mapping[str, float]:
-        """With several workers, how much the least busy one did; with SQLite, what an fsync on its disk takes now."""
-        told: dict[str, float] = {}
-        if self.workers > 1:
-            workers = [process.pid for process in stage.processes.of_role("worker")]
-            told["lesser_worker_percent"] = lesser_share_percent(stage.server, workers)
-        if self.store == "sqlite":
-            told[FSYNC_US] = statistics.median(fsyncs_us(stage.folder, BESIDE))
+    def watch(self, stage: Stage) -> Callable[[], Mapping[str, float]]:
+        """With several workers, how much of the work of a window the least busy one did; with SQLite, an fsync's time."""
+        workers = [process.pid for process in stage.processes.of_role("worker")]
+        before = sent_bytes(stage.server, workers) if self.workers > 1 else {}
+
+        def told() -> Mapping[str, float]:
+            figures: dict[str, float] = {}
+            if self.workers > 1:
+                figures["lesser_worker_percent"] = lesser_share_percent(before, sent_bytes(stage.server, workers))
+            if self.store == "sqlite":
+                figures[FSYNC_US] = statistics.median(fsyncs_us(stage.folder, BESIDE))
+            return figures
+
         return told
 
     def winners(self, stage: Stage) -> int | None:

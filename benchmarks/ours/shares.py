@@ -1,14 +1,14 @@
 """How two workers share the work, seen from outside: what Redis has sent to the connections of each."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import psutil
 
 from benchmarks.server import Server
 
 
-def lesser_share_percent(server: Server, workers: Sequence[int]) -> float:
-    """The share of the worker that was sent least: nearly all of it is the requests that it took."""
+def sent_bytes(server: Server, workers: Sequence[int]) -> dict[int, int]:
+    """What Redis has sent to each process since its connections were opened: nearly all of it is what it took."""
     owners = {
         connection.laddr.port: pid
         for pid in workers
@@ -21,4 +21,10 @@ def lesser_share_percent(server: Server, workers: Sequence[int]) -> float:
             port = int(str(client["addr"]).rpartition(":")[2])
             if port in owners:
                 sent[owners[port]] += int(client["tot-net-out"])
-    return 100 * min(sent.values()) / max(1, sum(sent.values()))
+    return sent
+
+
+def lesser_share_percent(before: Mapping[int, int], after: Mapping[int, int]) -> float:
+    """The share of the worker that was sent least in between: what came before, such as submissions, is not in it."""
+    sent = [after[worker] - before[worker] for worker in after]
+    return 100 * min(sent) / max(1, sum(sent))

@@ -1,7 +1,7 @@
 """A peer as a row: its worker's own command, its own client, in its own environment."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,9 +51,9 @@ class Peer:
         argv = (environments.program(self.name), "-m", f"benchmarks.peers.{self.name}_peer")
         return Command(argv, self._env(stage))
 
-    def told(self, stage: Stage) -> Mapping[str, str]:  # noqa: ARG002 - the setting is known beforehand
+    def watch(self, stage: Stage) -> Callable[[], Mapping[str, str]]:  # noqa: ARG002 - the setting is known beforehand
         """Which setting it was."""
-        return {"setting": self.setting.name}
+        return lambda: {"setting": self.setting.name}
 
     def winners(self, stage: Stage) -> int:
         """Records that were taken."""

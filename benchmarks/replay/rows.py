@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from benchmarks.contestant import Command, Stage
@@ -59,9 +59,9 @@ class PeerReplayed:
         """The replaying client."""
         return Command((*LOAD, "--url", stage.server.url, "--recorded", str(stage.folder / FILE)))
 
-    def told(self, stage: Stage) -> Mapping[str, str]:
+    def watch(self, stage: Stage) -> Callable[[], Mapping[str, str]]:
         """Which setting it was."""
-        return self.peer.told(stage)
+        return self.peer.watch(stage)
 
     def winners(self, stage: Stage) -> int:
         """Records that were taken."""

@@ -1,7 +1,7 @@
 """How often two workers reach for the same job: 64 outstanding claim-next requests, one queue."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from benchmarks.contestant import Stage
@@ -21,12 +21,17 @@ class CountedConflicts(Ours):
         argv = (sys.executable, "-m", "benchmarks.special.counting_worker")
         stage.processes.start("worker", argv, env={**self.environment(stage), FOLDER: str(stage.folder)})
 
-    def told(self, stage: Stage) -> Mapping[str, float]:
+    def watch(self, stage: Stage) -> Callable[[], Mapping[str, float]]:
         """The share of conditional writes that came too late."""
-        written, late = counted(stage.folder)
-        if not written:
-            raise BenchError("the store counted no conditional write: the workers write past it")
-        return {**Ours.told(self, stage), "conflicts_percent": 100 * late / (written + late)}
+        shares = Ours.watch(self, stage)
+
+        def told() -> Mapping[str, float]:
+            written, late = counted(stage.folder)
+            if not written:
+                raise BenchError("the store counted no conditional write: the workers write past it")
+            return {**shares(), "conflicts_percent": 100 * late / (written + late)}
+
+        return told
 
 
 CONFLICTS = CountedConflicts("sqlite-next", "sqlite", workers=2, mode="next")

@@ -15,6 +15,7 @@ from benchmarks.limits import limited, limits
 from benchmarks.load.driver import Order, Tally
 from benchmarks.measure import Measure
 from benchmarks.ours.rows import MEMORY_RQ
+from benchmarks.ours.shares import lesser_share_percent
 from benchmarks.ours.winners import by_store
 from benchmarks.plan import Plan, Row
 from benchmarks.processes import Violation
@@ -151,6 +152,12 @@ def test_conditional_writes_are_counted_one_by_one_and_together_but_for_those_of
         store.update_each([Update("job-1", "job-1", version, {"epoch": 1}) for version in (right, late)])
         store.update_each([Update("job-1:run:1", "job-1", right, {"epoch": 1})])
     assert counted(tmp_path) == (1, 2)
+
+
+def test_what_workers_were_sent_before_a_window_is_not_in_their_shares() -> None:
+    before, after = {1: 1_000, 2: 50_000}, {1: 7_000, 2: 54_000}
+    assert lesser_share_percent(before, after) == 40
+    assert lesser_share_percent({1: 0, 2: 0}, after) != pytest.approx(40, abs=20), "what counts since the start does"
 
 
 def test_a_stack_counts_for_the_innermost_step_of_a_request_and_for_each_function_once(tmp_path: Path) -> None:
