@@ -14,7 +14,7 @@ OUTSTANDING = 64
 
 @dataclass(frozen=True, slots=True)
 class CountedConflicts(Ours):
-    """Our workers over a store that counts."""
+    """Our workers, counting."""
 
     def start_worker(self, stage: Stage) -> None:
         """One more worker that counts."""
@@ -22,14 +22,15 @@ class CountedConflicts(Ours):
         stage.processes.start("worker", argv, env={**self.environment(stage), FOLDER: str(stage.folder)})
 
     def watch(self, stage: Stage) -> Callable[[], Mapping[str, float]]:
-        """The share of conditional writes that came too late."""
+        """The share of tries, of a window, that another worker had forestalled."""
         shares = Ours.watch(self, stage)
+        before = counted(stage.folder)
 
         def told() -> Mapping[str, float]:
-            written, late = counted(stage.folder)
-            if not written:
-                raise BenchError("the store counted no conditional write: the workers write past it")
-            return {**shares(), "conflicts_percent": 100 * late / (written + late)}
+            counts = counted(stage.folder).since(before)
+            if not (counts.tried and counts.written):
+                raise BenchError(f"the workers have granted, and counted no try or no conditional write: {counts}")
+            return {**shares(), "conflicts_percent": counts.conflicts_percent}
 
         return told
 

@@ -2,9 +2,9 @@
 
 import inspect
 import time
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -24,9 +24,9 @@ from benchmarks.replay.requests import Requests, group, read_requests, write_req
 from benchmarks.results import Cell, Results, Spread
 from benchmarks.rows import FULL
 from benchmarks.special import curve, idle, start
-from benchmarks.special.counting_worker import Counting, counted
+from benchmarks.special.counting_worker import Counted, Counting, Counts, counted
 from benchmarks.stock.rows import STOCK_RQ
-from datastore import Expected, connect
+from datastore import Datastore, Expected, connect
 from datastore.interface import Update
 from datastore.memory import MemoryDatastore
 
@@ -144,14 +144,31 @@ def test_a_second_run_of_a_job_is_found_in_the_store() -> None:
 
 
 def test_conditional_writes_are_counted_one_by_one_and_together_but_for_those_of_runs(tmp_path: Path) -> None:
-    with closing(Counting(MemoryDatastore(), tmp_path / "1.counts")) as store:
-        for id in ("job-1", "job-1:run:1"):
-            store.create(id, "job-1", {})
-        right, late = Expected(rev=1), Expected(rev=9)
-        store.update_if_match("job-1", "job-1", late, {"epoch": 1})
-        store.update_each([Update("job-1", "job-1", version, {"epoch": 1}) for version in (right, late)])
-        store.update_each([Update("job-1:run:1", "job-1", right, {"epoch": 1})])
-    assert counted(tmp_path) == (1, 2)
+    counts = Counts(tmp_path / "1.counts")
+    store = Counting(cast("Datastore", MemoryDatastore()), counts)
+    for id in ("job-1", "job-1:run:1"):
+        store.create(id, "job-1", {})
+    right, late = Expected(rev=1), Expected(rev=9)
+    store.update_if_match("job-1", "job-1", late, {"epoch": 1})
+    store.update_each([Update("job-1", "job-1", version, {"epoch": 1}) for version in (right, late)])
+    store.update_each([Update("job-1:run:1", "job-1", right, {"epoch": 1})])
+    counts.close()
+    assert counted(tmp_path) == Counted(written=1, late=2)
+
+
+def test_a_late_write_and_a_job_that_is_found_gone_are_a_conflict_each_of_what_was_tried() -> None:
+    assert Counted(tried=100, written=100).conflicts_percent == 0
+    assert Counted(tried=100, in_vain=31, written=69).conflicts_percent == 31
+    assert Counted(tried=90, in_vain=8, written=82, late=10).conflicts_percent == 18
+
+
+def test_the_counts_of_a_window_are_those_of_all_workers_since_it_began(tmp_path: Path) -> None:
+    assert counted(tmp_path) == Counted()
+    for number in (1, 2):
+        counts = Counts(tmp_path / f"{number}.counts")
+        counts.add(Counted(tried=10, in_vain=number))
+        counts.close()
+    assert counted(tmp_path).since(Counted(tried=5, in_vain=1)) == Counted(tried=15, in_vain=2)
 
 
 def test_what_workers_were_sent_before_a_window_is_not_in_their_shares() -> None:
