@@ -42,12 +42,12 @@ class Recorder:
         pending = b""
         try:
             while chunk := client.recv(CHUNK):
-                server.sendall(chunk)
                 pending += chunk
                 for command, name in (whole := Commands(pending)):
                     if name not in OF_CONNECTIONS:
                         self.commands.append(command)
                 pending = whole.rest
+                server.sendall(chunk)  # once it is noted: who has an answer may say that what comes now counts
         except OSError:
             pass
         finally:

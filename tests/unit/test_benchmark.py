@@ -1,7 +1,9 @@
 """The benchmark's own judgement: ratios within a round, bars, rotation, and winners that are really single."""
 
 import inspect
+import socket
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -19,7 +21,7 @@ from benchmarks.ours.shares import lesser_share_percent
 from benchmarks.ours.winners import by_store
 from benchmarks.plan import Plan, Row
 from benchmarks.processes import Violation
-from benchmarks.replay.recorder import Commands
+from benchmarks.replay.recorder import Commands, Recorder
 from benchmarks.replay.requests import Requests, group, read_requests, write_requests
 from benchmarks.results import Cell, Results, Spread
 from benchmarks.rows import FULL
@@ -113,6 +115,20 @@ def test_recorded_bytes_are_cut_into_whole_commands() -> None:
         assert list(commands) == [(push, b"RPUSH"), (push, b"RPUSH")]
         assert commands.rest == ping[:end]
     assert list(Commands(ping)) == [(ping, b"PING")]
+
+
+def test_a_command_is_recorded_before_its_server_can_answer() -> None:
+    push = b"*2\r\n$4\r\nLPOP\r\n$1\r\nq\r\n"
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        closing(Recorder(server.getsockname()[1])) as recorder,
+        socket.create_connection(("127.0.0.1", recorder.port)) as client,
+    ):
+        client.sendall(push)
+        heard, _ = server.accept()
+        with heard:
+            assert heard.recv(100) == push
+            assert recorder.commands == [push], "what is cleared once an answer has come would come up after it"
 
 
 def test_a_recording_that_is_no_multiple_of_its_requests_is_refused() -> None:
