@@ -115,6 +115,7 @@ if (events) await events.waitUntilReady();
 if (process.env.BENCH_RECORD) {
   // For a recorder: as many requests, one after the other, that nobody answers.
   await send([PROBE]);
+  await queue.getVersion(); // it waits for what a queue writes about itself as it is opened
   say('warm');
   await new Promise((resolve) => process.stdin.once('data', resolve));
   for (let number = 0; number < Number(process.env.BENCH_RECORD); number += 1) await send([number]);
