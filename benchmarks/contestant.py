@@ -16,6 +16,8 @@ class Stage:
     folder: Path
     server: Server
     processes: Processes
+    records: int | None = None
+    """How many the windows to come will use, by what the row has shown so far; None where it has not been measured."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,10 @@ def document(
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}, **_node()},
         "peers": environments.versions(),
         "plan": {"rounds": plan.rounds, "warm_s": plan.warm_s, "window_s": plan.window_s},
+        "short_windows": [
+            f"{each.row} at {each.outstanding} in round {each.round + 1}: {each.window_s:.2f} s"
+            for each in results.short(plan.window_s)
+        ],
         "bars": [
             {
                 "measure": bar.measure,

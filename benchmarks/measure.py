@@ -16,12 +16,16 @@ class Measure:
     p50_us: float
     p99_us: float
     window_s: float
-    """Shorter than asked where the records ran out."""
+    """Shorter than asked where the records ran out: see `whole`."""
     cpu_us: Mapping[str, float]
     """CPU microseconds of each process for one answer."""
     wins: int
     quantiles_us: tuple[float, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def whole(self, asked_s: float) -> bool:
+        """Whether the window lasted as long as was asked."""
+        return self.window_s > asked_s * (1 - 1e-6)  # a window ends at the first answer after its time
 
     @property
     def cpu_total_us(self) -> float:

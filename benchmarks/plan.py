@@ -24,6 +24,8 @@ class Plan:
     rounds: int
     warm_s: float
     window_s: float
+    repeats: int = 0
+    """How often windows are measured anew that ended early, as records ran out."""
     budget_s: float | None = None
     """No further round begins that would not end within it, counted from the first; None: all of them."""
 

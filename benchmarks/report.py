@@ -34,6 +34,7 @@ def page(
         f"{plan['window_s']:g} s after {plan['warm_s']:g} s; figures are medians (least to most) of the rounds, and "
         "ratios are taken within a round. Everything: [results.json](results.json).",
         "",
+        *_short(told["short_windows"]),
         *_table(("measure", "bar", "measured", "stands"), [_bar(bar, results) for bar in bars]),
         "",
         f"What limits each, in figures of this run. {HOW}",
@@ -59,6 +60,10 @@ def page(
         f"`{told['last_line']}`",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _short(windows: Sequence[str]) -> Sequence[str]:
+    return [f"Shorter windows, as the records ran out: {'; '.join(windows)}.", ""] if windows else []
 
 
 def _bar(bar: Bar, results: Results) -> Sequence[str]:

@@ -85,6 +85,10 @@ class Results:
         rounds = {each.round: of(each) for each in self.at(below)}
         return Spread.of([of(each) / rounds[each.round] for each in self.at(above) if rounds.get(each.round)])
 
+    def short(self, window_s: float) -> list[Measure]:
+        """Windows that ended before their time, as the records ran out."""
+        return [each for each in self.measures if not each.whole(window_s)]
+
     def best(self, rows: Sequence[str], outstanding: int) -> str | None:
         """The row of these that answers most at this level, by its median."""
         medians = {row: spread.median for row in rows if (spread := self.spread(Cell(row, outstanding)))}

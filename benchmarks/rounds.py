@@ -41,7 +41,13 @@ def run_specials(specials: Mapping[str, Special], results: Results, *, progress:
 def _visited(row: Row, plan: Plan, round: int, rates: Rates, results: Results) -> bool:
     try:
         results.measures += visit(
-            row.contestant, row.levels, round=round, warm_s=plan.warm_s, window_s=plan.window_s, rates=rates
+            row.contestant,
+            row.levels,
+            round=round,
+            warm_s=plan.warm_s,
+            window_s=plan.window_s,
+            rates=rates,
+            repeats=plan.repeats,
         )
     except Violation as error:
         results.violations.append(f"round {round + 1}: {error}")

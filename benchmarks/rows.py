@@ -69,4 +69,5 @@ FULL = Plan(
     rounds=5,
     warm_s=0.7,
     window_s=5.0,
+    repeats=2,
 )

@@ -25,6 +25,8 @@ class Order:
     """Number of the first record: those of two windows never meet."""
     pool: int
     """How many records to make beforehand, where a contestant needs that."""
+    make_s: float = 60.0
+    """For how long at most they are made; with fewer the window may end early."""
 
 
 class Tally:

@@ -12,8 +12,8 @@ from benchmarks.processes import BenchError
 from benchmarks.replay.recorder import Recorder
 from benchmarks.replay.requests import group, write_requests
 
-RECORDED = 20_000
-"""Enough for a window of five seconds of any peer so far."""
+RECORDED_MIN = 20_000
+"""At least, which takes some five seconds; more where the rate that a peer has shown with this client asks for it."""
 RECORD_S = 90
 FILE = "requests.bin"
 LOAD = (sys.executable, "-m", "benchmarks.replay.load")
@@ -44,8 +44,9 @@ class PeerReplayed:
         """Record on the server of this row, empty it (scripts stay loaded), then start the workers."""
         recorder = Recorder(stage.server.port)
         try:
-            self._record(stage, recorder)
-            requests = group(recorder.commands, RECORDED)
+            count = max(RECORDED_MIN, stage.records or 0)
+            self._record(stage, recorder, count)
+            requests = group(recorder.commands, count)
         except ValueError as error:
             raise BenchError(str(error)) from error
         finally:
@@ -67,9 +68,9 @@ class PeerReplayed:
         """Records that were taken."""
         return self.peer.winners(stage)
 
-    def _record(self, stage: Stage, recorder: Recorder) -> None:
+    def _record(self, stage: Stage, recorder: Recorder, count: int) -> None:
         command = self.peer.driver(stage, 1)
-        heard = {"BENCH_REDIS_URL": f"redis://127.0.0.1:{recorder.port}/0", "BENCH_RECORD": str(RECORDED)}
+        heard = {"BENCH_REDIS_URL": f"redis://127.0.0.1:{recorder.port}/0", "BENCH_RECORD": str(count)}
         process = stage.processes.start("recording", command.argv, env={**command.env, **heard}, talks=True)
         assert process.stdin is not None
         assert process.stdout is not None
@@ -81,7 +82,7 @@ class PeerReplayed:
         try:
             process.wait(RECORD_S)
         except subprocess.TimeoutExpired as error:
-            raise BenchError(f"{self.peer.name} sent no {RECORDED} requests within {RECORD_S} s") from error
+            raise BenchError(f"{self.peer.name} sent no {count} requests within {RECORD_S} s") from error
         stage.processes.end(process)
 
 
