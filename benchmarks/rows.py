@@ -1,11 +1,12 @@
 """Every row there is, and those of the two plans."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from benchmarks import environments, profile
 from benchmarks.bars import MANY, ONE, SOME
 from benchmarks.ceilings.rows import LUA, PING
 from benchmarks.ours.rows import MEMORY_INTAKE, MEMORY_MIXED, MEMORY_RQ, SQLITE_1, SQLITE_2, SQLITE_MIXED
+from benchmarks.peers.rows import peer
 from benchmarks.plan import Plan, Row
 from benchmarks.replay.rows import MEMORY_INTAKE_REPLAYED, MEMORY_RQ_REPLAYED
 from benchmarks.rounds import Special
@@ -24,6 +25,7 @@ SPECIALS: Mapping[str, Special] = {
 """Figures that are no row, in the order they are taken."""
 PYTHON_PEERS = tuple(environments.PYTHON_PEERS)
 NODE_PEERS = tuple(environments.NODE_PEERS)
+PEERS = (*PYTHON_PEERS, *NODE_PEERS)
 QUICK_PEERS = ("huey", "bullmq")
 """The best Python peer of the last sweep, and BullMQ, each in the setting its table names first."""
 
@@ -71,3 +73,19 @@ FULL = Plan(
     window_s=5.0,
     repeats=2,
 )
+
+
+def by_name(plan: Plan) -> dict[str, Row]:
+    """Every row that can be asked for by its name: at all its levels in this plan, else at those in the full one."""
+    peers = {name: Row(peer(name), (MANY,)) for name in PEERS}
+    return _joined(FULL.rows) | _joined(plan.rows) | peers
+
+
+def _joined(rows: Sequence[Row]) -> dict[str, Row]:
+    """A row that a plan has twice, as some of its levels are for few rounds, once."""
+    joined: dict[str, Row] = {}
+    for row in rows:
+        name = row.contestant.name
+        levels = {*row.levels, *joined[name].levels} if name in joined else row.levels
+        joined[name] = Row(row.contestant, tuple(sorted(levels)))
+    return joined

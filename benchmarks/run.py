@@ -16,13 +16,12 @@ from benchmarks.gains import HEADINGS, OURS, gains
 from benchmarks.keep import document, write
 from benchmarks.limits import HEADINGS as LIMITED
 from benchmarks.limits import limited
-from benchmarks.peers.rows import peer
-from benchmarks.plan import Plan, Row
+from benchmarks.plan import Plan
 from benchmarks.processes import other_runs
 from benchmarks.report import page
 from benchmarks.results import Results
 from benchmarks.rounds import Special, run_rounds, run_specials
-from benchmarks.rows import FEW_ROUNDS, FULL, LEVELS, NODE_PEERS, PYTHON_PEERS, QUICK, QUICK_PEERS, SPECIALS
+from benchmarks.rows import FEW_ROUNDS, FULL, LEVELS, PEERS, PYTHON_PEERS, QUICK, QUICK_PEERS, SPECIALS, by_name
 from benchmarks.show import show_bars, show_rows, show_table
 from benchmarks.sweep import available, peer_rows, replayed_rows, sweep
 
@@ -32,7 +31,7 @@ PUBLISHED = Path(__file__).parents[1] / "docs" / "benchmarks"
 WIDTH = 220
 """Of the tables in a file or a pipe."""
 BASELINE = "stock-rq"
-COMPARED = (*PYTHON_PEERS, *NODE_PEERS, BASELINE)
+COMPARED = (*PEERS, BASELINE)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -125,13 +124,13 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 def _plan(options: argparse.Namespace, results: Results, tell: Callable[[str], None]) -> Plan:
     plan = QUICK if options.quick else FULL
-    peers = available(QUICK_PEERS if options.quick else (*PYTHON_PEERS, *NODE_PEERS), results)
-    known = {row.contestant.name: replace(row, rounds=None) for row in (*reversed(FULL.rows), *plan.rows)}
-    known |= {name: Row(peer(name), (MANY,)) for name in (*PYTHON_PEERS, *NODE_PEERS)}
+    known = by_name(plan)
+    if unknown := [name for name in options.rows or () if name not in known]:
+        raise SystemExit(f"no row {', '.join(unknown)}; there are {', '.join(known)}")
+    asked = options.rows or (QUICK_PEERS if options.quick else PEERS)
+    peers = available([name for name in asked if name in PEERS], results)
     if options.rows:
-        if unknown := [name for name in options.rows if name not in known]:
-            raise SystemExit(f"no row {', '.join(unknown)}; there are {', '.join(known)}")
-        rows = tuple(known[name] for name in options.rows)
+        rows = tuple(known[name] for name in options.rows if name in peers or name not in PEERS)
     elif options.quick:
         rows = (*plan.rows, *(known[name] for name in peers))
     else:

@@ -10,7 +10,7 @@ from typing import cast
 
 import pytest
 
-from benchmarks import looks, profile, profiles, stacks, telling
+from benchmarks import environments, looks, profile, profiles, run, stacks, telling
 from benchmarks.bars import MANY, at_least, at_most, bars, last_line
 from benchmarks.index_curve import IN_A_ROUND, SIZES, Point
 from benchmarks.limits import limited, limits
@@ -24,7 +24,7 @@ from benchmarks.processes import Violation
 from benchmarks.replay.recorder import Commands, Recorder
 from benchmarks.replay.requests import Requests, group, read_requests, write_requests
 from benchmarks.results import Cell, Results, Spread
-from benchmarks.rows import FULL
+from benchmarks.rows import FULL, PEERS, QUICK, QUICK_PEERS, by_name
 from benchmarks.special import curve, idle, start
 from benchmarks.special.counting_worker import Counted, Counting, Counts, counted
 from benchmarks.stock.rows import STOCK_RQ
@@ -90,6 +90,33 @@ def test_each_round_visits_every_row_and_begins_with_another() -> None:
 def test_a_row_of_few_rounds_is_left_out_of_the_others() -> None:
     plan = Plan((Row(STOCK_RQ, (1,)), Row(MEMORY_RQ, (1,), rounds=1)), rounds=2, warm_s=0, window_s=1)
     assert [len(plan.of_round(round)) for round in range(2)] == [2, 1]
+
+
+def test_a_row_asked_for_by_its_name_is_measured_at_all_its_levels_in_the_plan() -> None:
+    assert by_name(FULL)["stock-rq"] == Row(STOCK_RQ, (1, 16, 256))
+    assert by_name(QUICK)["stock-rq"] == Row(STOCK_RQ, (256,))
+    assert by_name(QUICK)["sqlite-2"].levels == (256,), "it is in the full plan only"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "needed"),
+    [
+        (["--rows", "ping"], []),
+        (["--rows", "stock-rq,huey"], ["huey"]),
+        (["--quick"], [*QUICK_PEERS]),
+        ([], [*PEERS]),
+    ],
+)
+def test_environments_are_made_of_the_peers_that_are_measured_and_no_others(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], needed: list[str]
+) -> None:
+    made: list[str] = []
+    monkeypatch.setattr(environments, "made", made.append)  # says None: there is none
+    results = Results()
+    plan = run._plan(run._parser().parse_args(arguments), results, lambda _text: None)
+    assert made == needed
+    assert not {row.contestant.name for row in plan.rows} & {*PEERS}, "what has no environment is left out"
+    assert len(results.failures) == len(needed)
 
 
 def test_only_answers_within_the_window_are_counted(capsys: pytest.CaptureFixture[str]) -> None:

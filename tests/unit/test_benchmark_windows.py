@@ -86,10 +86,10 @@ def test_windows_are_measured_anew_no_more_often_than_the_plan_says_and_the_long
 def test_a_window_that_is_short_all_the_same_is_named_at_the_head_of_the_page() -> None:
     results = Results([window(), window(1, window_s=4.48)])
     plan = Plan((), rounds=1, warm_s=0.7, window_s=WINDOW_S)
-    told = document(results, plan, (), last_line="", at=NOW)
+    told = document(results, plan, (), limited=(), last_line="", at=NOW)
     assert told["short_windows"] == ["memory-rq at 1 in round 1: 4.48 s"]
     text = page(results, (), told, (), baseline="stock-rq", compared=())
     assert "memory-rq at 1 in round 1: 4.48 s" in text.partition("| measure")[0]
     whole = Results([window()])
-    told = document(whole, plan, (), last_line="", at=NOW)
+    told = document(whole, plan, (), limited=(), last_line="", at=NOW)
     assert "ran out" not in page(whole, (), told, (), baseline="stock-rq", compared=())
