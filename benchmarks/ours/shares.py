@@ -9,18 +9,19 @@ from benchmarks.server import Server
 
 def sent_bytes(server: Server, workers: Sequence[int]) -> dict[int, int]:
     """What Redis has sent to each process since its connections were opened: nearly all of it is what it took."""
+    with server.connect() as connection:
+        clients = connection.client_list()  # first: looking for owners takes long enough to be seen in a short window
     owners = {
-        connection.laddr.port: pid
+        socket.laddr.port: pid
         for pid in workers
-        for connection in psutil.Process(pid).net_connections(kind="tcp")
-        if connection.raddr and connection.raddr.port == server.port
+        for socket in psutil.Process(pid).net_connections(kind="tcp")
+        if socket.raddr and socket.raddr.port == server.port
     }
     sent = dict.fromkeys(workers, 0)
-    with server.connect() as connection:
-        for client in connection.client_list():
-            port = int(str(client["addr"]).rpartition(":")[2])
-            if port in owners:
-                sent[owners[port]] += int(client["tot-net-out"])
+    for client in clients:
+        port = int(str(client["addr"]).rpartition(":")[2])
+        if port in owners:
+            sent[owners[port]] += int(client["tot-net-out"])
     return sent
 
 
