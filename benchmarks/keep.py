@@ -16,6 +16,7 @@ from typing import Any
 from benchmarks import environments
 from benchmarks.bars import Bar
 from benchmarks.conditions import machine
+from benchmarks.measure import Measure
 from benchmarks.plan import Plan
 from benchmarks.results import Results
 
@@ -63,8 +64,19 @@ def document(
             {"peer": each.row, "setting": each.extra["setting"], "outstanding": each.outstanding, "per_s": each.per_s}
             for each in results.swept
         ],
-        "measures": [asdict(measure) for measure in results.measures],
+        "commands": [
+            {"row": cell.row, "outstanding": cell.outstanding, **results.at(cell)[-1].commands}
+            for cell in results.cells()
+        ],
+        "measures": [_window(measure) for measure in results.measures],
     }
+
+
+def _window(measure: Measure) -> dict[str, Any]:
+    """Without its commands, which are those of its row."""
+    told = asdict(measure)
+    del told["commands"]
+    return told
 
 
 def _rounded(values: Sequence[float]) -> list[float]:

@@ -1,6 +1,6 @@
 """What one window showed, as plain values that go into the JSON."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,8 @@ class Measure:
     wins: int
     quantiles_us: tuple[float, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
+    commands: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """How the processes were started, by role."""
 
     def whole(self, asked_s: float) -> bool:
         """Whether the window lasted as long as was asked."""

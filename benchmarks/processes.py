@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shlex
 import signal
 import socket
 import subprocess
@@ -45,6 +46,7 @@ class Processes:
         self._looks: dict[int, Path] = {}
         self._roles: dict[int, str] = {}
         self._started: list[subprocess.Popen[str]] = []
+        self._commands: dict[int, str] = {}
 
     def start(
         self,
@@ -72,6 +74,7 @@ class Processes:
         )
         log.close()
         self._roles[process.pid] = role
+        self._commands[process.pid] = _command_line(argv, env or {})
         self._started.append(process)
         if looking:
             self._looks[process.pid] = looks
@@ -117,6 +120,13 @@ class Processes:
         """The processes that were started in a role and not ended since."""
         return [process for process in self._started if self._roles[process.pid] == role]
 
+    def commands(self) -> dict[str, list[str]]:
+        """How those that run now were started, by role: variables and command lines, from the root of this project."""
+        found: dict[str, list[str]] = {}
+        for process in self._started:
+            found.setdefault(self._roles[process.pid], []).append(self._commands[process.pid])
+        return found
+
     def close(self) -> None:
         """Kill everything and see that nothing with this mark is left.
 
@@ -130,6 +140,11 @@ class Processes:
 
     def _log(self, role: str) -> IO[str]:
         return (self._folder / f"{role}.log").open("a", encoding="utf-8")
+
+
+def _command_line(argv: Sequence[str], env: Mapping[str, str]) -> str:
+    variables = (f"{name}={shlex.quote(value)}" for name, value in env.items())
+    return " ".join((*variables, shlex.join(argv))).replace(f"{ROOT}/", "")
 
 
 def end_group(process: "subprocess.Popen[str]") -> None:

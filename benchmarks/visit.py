@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -140,7 +141,7 @@ def _windows(
             raise BenchError(f"{result['refused']} claims were refused; every one should win")
         measure = measured(contestant.name, round, level, {**result, **told}, used)
         rates.learn(measure)
-        measures.append(measure)
+        measures.append(replace(measure, commands=stage.processes.commands()))
     if (found := contestant.winners(stage)) not in (wins, None):
         raise Violation(f"{wins} claims were granted, but the store shows {found} winners")
     return measures

@@ -2,9 +2,11 @@
 
 import inspect
 import socket
+import sys
 import time
 from contextlib import closing
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
 
@@ -13,6 +15,7 @@ import pytest
 from benchmarks import environments, looks, profile, profiles, run, stacks, telling
 from benchmarks.bars import MANY, at_least, at_most, bars, last_line
 from benchmarks.index_curve import IN_A_ROUND, SIZES, Point
+from benchmarks.keep import document
 from benchmarks.limits import limited, limits
 from benchmarks.load.driver import Order, Tally
 from benchmarks.measure import Measure
@@ -20,7 +23,7 @@ from benchmarks.ours.rows import MEMORY_RQ
 from benchmarks.ours.shares import lesser_share_percent
 from benchmarks.ours.winners import by_store
 from benchmarks.plan import Plan, Row
-from benchmarks.processes import Violation
+from benchmarks.processes import ROOT, Processes, Violation
 from benchmarks.replay.recorder import Commands, Recorder
 from benchmarks.replay.requests import Requests, group, read_requests, write_requests
 from benchmarks.results import Cell, Results, Spread
@@ -218,6 +221,24 @@ def test_what_workers_were_sent_before_a_window_is_not_in_their_shares() -> None
     before, after = {1: 1_000, 2: 50_000}, {1: 7_000, 2: 54_000}
     assert lesser_share_percent(before, after) == 40
     assert lesser_share_percent({1: 0, 2: 0}, after) != pytest.approx(40, abs=20), "what counts since the start does"
+
+
+def test_how_the_processes_of_a_row_were_started_is_kept_beside_its_windows(tmp_path: Path) -> None:
+    processes = Processes(tmp_path)
+    try:
+        for setting in ("32", "a b"):
+            processes.start("worker", (sys.executable, "-c", "input()"), env={"BENCH": setting}, talks=True)
+        processes.end(processes.start("driver", (str(ROOT / "program"),)))
+        started = processes.commands()
+    finally:
+        processes.close()
+    line = f"{sys.executable} -c 'input()'".replace(f"{ROOT}/", "")
+    assert started == {"worker": [f"BENCH=32 {line}", f"BENCH='a b' {line}"]}, "the driver has ended"
+
+    results = Results([replace(window("huey", round, 1.0), commands=started) for round in range(2)])
+    told = document(results, Plan((), 2, 0.0, 5.0), (), limited=(), last_line="", at=datetime(2026, 11, 28, tzinfo=UTC))
+    assert told["commands"] == [{"row": "huey", "outstanding": 256, **started}]
+    assert not any("commands" in each for each in told["measures"])
 
 
 def test_a_stack_counts_for_the_innermost_step_of_a_request_and_for_each_function_once(tmp_path: Path) -> None:
