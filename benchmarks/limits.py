@@ -26,6 +26,7 @@ HOW = (
     "Time: of the window by the clock, waits included: `receive` is mostly the wait for Redis, and a wait for a core "
     "is in the step that was reached."
 )
+ROLES = ("worker", "driver", "redis")
 STOCK = cores("stock-rq", MANY)
 
 
@@ -75,6 +76,7 @@ def limits(python_peers: Sequence[str]) -> Mapping[str, Sequence[Part]]:
             cores("renew-single", SOME),
             cores("renew-crowded", SOME),
             steps("renew-crowded", SOME),
+            steps("renew-crowded", SOME, "redis"),
             steps("renew-crowded", SOME, kind="clock"),
         ),
         "finding the next job, 1,000,000 ready jobs by 1,000": curve.limits(),
@@ -89,19 +91,19 @@ def limits(python_peers: Sequence[str]) -> Mapping[str, Sequence[Part]]:
 
 def _served(row: str, outstanding: int) -> Sequence[Part]:
     """A row that CPU limits."""
-    return cores(row, outstanding), steps(row, outstanding), steps(row, outstanding, "driver")
+    return cores(row, outstanding), *(steps(row, outstanding, role) for role in ROLES)
 
 
 def _stored(row: str) -> Sequence[Part]:
     """A row that waits for its disk, and for whoever else writes there."""
-    return cores(row, MANY), steps(row, MANY, kind="clock"), steps(row, MANY)
+    return cores(row, MANY), steps(row, MANY, kind="clock"), steps(row, MANY), steps(row, MANY, "redis")
 
 
 def _alone(row: str) -> Sequence[Part]:
     """A row with one request at a time: where its time goes, on both sides."""
-    return cores(row, ONE), us_by_clock(row), us_by_clock(row, "driver")
+    return cores(row, ONE), us_by_clock(row), us_by_clock(row, "driver"), us_of_cpu(row, ONE, "redis")
 
 
 def _spent(row: str, outstanding: int) -> Sequence[Part]:
     """The CPU time of an answer."""
-    return cpu_split(row, outstanding), us_of_cpu(row, outstanding), us_of_cpu(row, outstanding, "driver")
+    return cpu_split(row, outstanding), *(us_of_cpu(row, outstanding, role) for role in ROLES)

@@ -42,6 +42,8 @@ class Processes:
         self.mark = f"{os.getpid()}-{secrets.token_hex(8)}"
         self.looked_at: Container[str] = ()
         """Roles whose processes, if of this Python, are started so that `benchmarks.looks` sees their stacks."""
+        self.on_turn: list[Callable[[], None]] = []
+        """Called as a window begins, and as it has ended."""
         self._folder = folder
         self._looks: dict[int, Path] = {}
         self._roles: dict[int, str] = {}
@@ -82,6 +84,8 @@ class Processes:
 
     def turn_looks(self) -> None:
         """Tell those that are looked at that the window begins, or that it has ended."""
+        for call in self.on_turn:
+            call()
         for pid in self._looks:
             with suppress(ProcessLookupError):
                 os.kill(pid, TURN)

@@ -17,6 +17,7 @@ from benchmarks.contestant import Command, Contestant, Stage
 from benchmarks.looks import Kind
 from benchmarks.ours.rows import MEMORY_INTAKE, MEMORY_RQ, SQLITE_1, SQLITE_2
 from benchmarks.profiles import name
+from benchmarks.redis_looks import RedisLook, look, shares
 from benchmarks.rounds import Special
 from benchmarks.special import renewals
 from benchmarks.stacks import CLIENT_STEPS, STEPS, Stack, Steps, by_function, by_step
@@ -48,6 +49,8 @@ class LookedAt:
 
     row: Contestant
     seen: dict[tuple[str, Kind], Counter[Stack]] = field(default_factory=dict)
+    redis: list[RedisLook] = field(default_factory=list)
+    """As the window began, and as it had ended."""
 
     @property
     def name(self) -> str:
@@ -61,7 +64,13 @@ class LookedAt:
 
     def serve(self, stage: Stage) -> None:
         """As the row does."""
+
+        def look_at_redis() -> None:
+            with stage.server.connect() as connection:
+                self.redis.append(look(connection))
+
         stage.processes.looked_at = ROLES
+        stage.processes.on_turn.append(look_at_redis)
         self.row.serve(stage)
 
     def driver(self, stage: Stage, outstanding: int) -> Command:
@@ -99,10 +108,13 @@ def specials() -> dict[str, Special]:
 
 def _measure(row: Contestant, outstanding: int) -> dict[str, list[float]]:
     _, looked_at = profiled(row, outstanding=outstanding, window_s=WINDOW_S)
+    steps = {(role, kind): by_step(seen, ROLES[role]) for (role, kind), seen in looked_at.seen.items()} | {
+        ("redis", "cpu"): shares(looked_at.redis)
+    }
     return {
         name(row.name, outstanding, role, kind, step): [share]
-        for (role, kind), seen in looked_at.seen.items()
-        for step, share in by_step(seen, ROLES[role]).items()
+        for (role, kind), found in steps.items()
+        for step, share in found.items()
     }
 
 

@@ -73,7 +73,7 @@ def us_of_cpu(row: str, outstanding: int, role: str = "worker") -> Part:
         if not windows or not found:
             return ""
         used_us = _median(windows, lambda each: _us(each, role))
-        return f"{_of(row, role)} {used_us:.3g} us: {profiles.in_words(found, used_us / 100, '{:.2g}')}"
+        return f"{_of(row, role)} {used_us:.3g} us: {profiles.in_words(found, used_us / 100, '{:.3g}')}"
 
     return part
 

@@ -24,6 +24,8 @@ from benchmarks.ours.shares import lesser_share_percent
 from benchmarks.ours.winners import by_store
 from benchmarks.plan import Plan, Row
 from benchmarks.processes import ROOT, Processes, Violation
+from benchmarks.redis_looks import RedisLook
+from benchmarks.redis_looks import shares as redis_shares
 from benchmarks.replay.recorder import Commands, Recorder
 from benchmarks.replay.requests import Requests, group, read_requests, write_requests
 from benchmarks.results import Cell, Results, Spread
@@ -286,6 +288,13 @@ def test_what_is_seen_in_a_window_counts_by_looks_and_by_the_clock_and_nothing_b
     assert all(stack[-1].endswith("and_nothing_before") for stack in (*cpu, *clock))
 
 
+def test_the_cpu_time_of_redis_is_shared_out_between_the_first_look_and_the_last() -> None:
+    first, last = RedisLook(100.0, 50.0, 10.0), RedisLook(160.0, 90.0, 30.0)
+    assert redis_shares([first, last]) == {"system calls": 40.0, "scripts": 20.0, "other commands": 40.0}
+    waited = last._replace(scripts_us=999.0)  # for a core, in a script
+    assert redis_shares([first, waited]) == {"system calls": 40.0, "scripts": 60.0, "other commands": 0.0}
+
+
 def test_what_finding_a_job_takes_is_compared_in_each_round_in_the_worse_case() -> None:
     def point(jobs: int, keyed: bool, *rounds: float) -> Point:
         return Point(jobs, keyed, tuple(us for us in rounds for _ in range(IN_A_ROUND)), ())
@@ -314,7 +323,7 @@ def whole_run() -> Results:
     steps = [
         profiles.name(row.name, outstanding, role, kind, "store")
         for row, outstanding in profile.PUBLISHED
-        for role in profile.ROLES
+        for role in (*profile.ROLES, "redis")
         for kind in ("cpu", "clock")
     ]
     sizes = [f"{curve.NAME} {size}{keyed}" for size in SIZES for keyed in ("", " keyed")]
