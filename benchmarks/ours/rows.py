@@ -62,7 +62,7 @@ class Ours:
         return Command((sys.executable, "-m", self.load, *options))
 
     def watch(self, stage: Stage) -> Callable[[], Mapping[str, float]]:
-        """With several workers, how much the least busy one did in a window; with SQLite, the time of an fsync."""
+        """With several workers, how much of a window's work the least busy one did; with SQLite, an fsync's time."""
         workers = [process.pid for process in stage.processes.of_role("worker")]
         before = sent_bytes(stage.server, workers) if self.workers > 1 else {}
 
