@@ -17,6 +17,10 @@ ROOT = str(Path(__file__).parents[2])
 SEEDS = 100
 CHUNKS = 20
 """2,000 worlds in all; the chunks run side by side. `make soak` runs 100,000."""
+FOUND = (4051, 4067, 4502, 5137, 12663, 14130, 14502, 15610, 19393, 27069, 32963, 38035, 52037, 55779, 78092)
+"""Beyond these, seeds that have failed once (docs/simulation.md says of what). A change of what the world draws makes
+another world of them.
+"""
 CAUGHT_WITHIN = 400
 HISTORY = "history "
 DIGEST = """
@@ -33,6 +37,10 @@ def test_no_promise_is_broken_in_any_world_and_each_comes_to_rest(chunk: int) ->
     summary = run(range(chunk * SEEDS, (chunk + 1) * SEEDS))
     assert summary.wrong == {}, f"replay it with: make simulate SEED={min(summary.wrong)}"
     assert summary.missing() == [], "too little happened: these worlds test nothing"
+
+
+def test_worlds_that_have_failed_once_hold_since() -> None:
+    assert run(FOUND).wrong == {}
 
 
 @pytest.mark.parametrize("twin", TWINS)
