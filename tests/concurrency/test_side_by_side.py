@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from threading import Barrier, BrokenBarrierError, Event, Lock
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import pytest
 import redis
@@ -38,6 +38,10 @@ class Waited(Forwarding):
     @property
     def concurrency(self) -> int:
         return AT_ONCE
+
+    @property
+    def update_each(self) -> NoReturn:
+        raise AttributeError("of several updates each is a call of its own")
 
 
 class Gathering(Waited):

@@ -13,6 +13,9 @@ from datastore import Conflict, Datastore, Document, Expected, NotFound, Ok, Rej
 from datastore.contract import CHECKS, Check
 from datastore.interface import TakesSeveral, Update, UpdateResult
 from datastore.memory import MemoryDatastore
+from tests.twins.counts_reads import CountsReads
+from tests.twins.forwarding import Forwarding
+from tests.twins.ignores_etag import IgnoresEtag
 from tests.twins.several import OneOfSeveral, StopsPartWay, WritesAnyway
 
 STORES = ("memory", "sqlite")
@@ -139,3 +142,13 @@ def test_of_racers_that_update_the_same_documents_one_wins_each(
     store: Datastore, broken: Callable[[Datastore], Datastore], sound: bool
 ) -> None:
     assert (winners_of_a_race(broken(store)) == [1] * len(JOBS)) is sound
+
+
+def test_a_twin_takes_several_as_the_store_beneath_unless_they_would_pass_by_what_it_does_to_one(
+    store: Datastore,
+) -> None:
+    [job] = put(store, "a")
+    beneath, twin = IgnoresEtag(store), CountsReads(store)
+    assert each_of(twin, update(job, n=1)) == [Ok(stored(store, "a"))]
+    for hides in (beneath, CountsReads(beneath), Forwarding(CountsReads(beneath))):
+        assert not hasattr(hides, "update_each")

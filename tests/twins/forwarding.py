@@ -1,7 +1,9 @@
 """A store that passes everything on, so that a broken one shows nothing but what is broken about it."""
 
 from contextlib import AbstractContextManager
+from typing import cast
 
+from datastore.confirm import UpdateEach
 from datastore.interface import (
     Ahead,
     Body,
@@ -13,6 +15,7 @@ from datastore.interface import (
     Page,
     Patch,
     ReadResult,
+    TakesSeveral,
     UpdateResult,
     nothing_ahead,
 )
@@ -38,6 +41,18 @@ class Forwarding:
 
     def update_if_match(self, id: str, partition_key: str, expected: Expected, patch: Patch) -> UpdateResult:
         return self.inner.update_if_match(id, partition_key, expected, patch)
+
+    @property
+    def update_each(self) -> UpdateEach:
+        """That of the store beneath, if it has it. A twin that does something to single updates has none, unless it
+        says what it does to several: they would pass it by.
+
+        Raises:
+          AttributeError: there is none, as `hasattr` and `getattr` see it.
+        """
+        if type(self).update_if_match is not Forwarding.update_if_match:
+            raise AttributeError(f"{type(self).__name__} sees to single updates alone")
+        return cast("TakesSeveral", self.inner).update_each
 
     def find(self, filter: Filter, limit: int = 100, cursor: str | None = None) -> Page:
         return self.inner.find(filter, limit, cursor)

@@ -1,6 +1,7 @@
 """SQLite without its transactions around batches: workers' claims interleave step by step, as they do on Cosmos."""
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import NoReturn
 
 from datastore import Datastore
 from datastore.interface import Ahead, nothing_ahead
@@ -17,6 +18,10 @@ class Unbatched(Forwarding):
 
     def batch(self, ahead: Ahead = nothing_ahead) -> AbstractContextManager[None]:  # noqa: ARG002
         return nullcontext()
+
+    @property
+    def update_each(self) -> NoReturn:
+        raise AttributeError("several updates with one call are a group")
 
 
 def open_sound(path: str) -> Datastore:
