@@ -4,6 +4,7 @@
 """
 
 import argparse
+import math
 import sys
 from collections import Counter
 
@@ -54,7 +55,7 @@ def main() -> None:
     parser.add_argument("--histories", type=int, default=100_000)
     parser.add_argument("--first-seed", type=int, default=0)
     options = parser.parse_args()
-    seeds = range(options.first_seed, options.first_seed + options.histories // 3)
+    seeds = range(options.first_seed, options.first_seed + math.ceil(options.histories / 3))
     try:
         counts = compare(seeds)
     except Disagreement as error:
