@@ -14,6 +14,8 @@ ALWAYS = -1
 """Earlier than any clock."""
 BEFORE_ALL = -1
 """The epoch of a submission."""
+NEVER_LEASED = 0
+"""The epoch of a job until its first grant, which makes it 1; also that of an answer without an epoch."""
 
 
 class Stage(IntEnum):
@@ -83,7 +85,7 @@ def effect_of(record: Record, start: int, number: int) -> Effect | None:
     op = record.op
     if op == "submit":
         return None if record.joined else Effect(BEFORE_ALL, Stage.GRANTED, start, record.at, number, None, record)
-    if record.epoch is None or record.did not in (None, op):
+    if record.did not in (None, op):
         return None  # a request id that was used for two operations is answered with the first
     stage = _STAGES.get(op)
     if stage is None:
@@ -91,7 +93,7 @@ def effect_of(record: Record, start: int, number: int) -> Effect | None:
             return None
         stage = Stage.HELD if record.state == LEASED else Stage.AFTER
     state = record.state if stage >= Stage.ENDED else None
-    return Effect(record.epoch, stage, start, record.at, number, state, record)
+    return Effect(record.epoch or NEVER_LEASED, stage, start, record.at, number, state, record)
 
 
 def seen_in(record: Record, number: int) -> Effect | None:

@@ -6,9 +6,19 @@ earlier one of the order starts. So the latest start so far is all that has to b
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import groupby
+from itertools import groupby, takewhile
 
-from broker.history.effects import ALWAYS, BEFORE_ALL, HOLDERS, REPLAYED, SUCCEEDED, TERMINAL, Effect, Stage
+from broker.history.effects import (
+    ALWAYS,
+    BEFORE_ALL,
+    HOLDERS,
+    NEVER_LEASED,
+    REPLAYED,
+    SUCCEEDED,
+    TERMINAL,
+    Effect,
+    Stage,
+)
 from broker.history.evidence import Evidence
 from broker.history.record import Record
 from broker.history.report import Rule, Violation
@@ -16,8 +26,21 @@ from broker.history.report import Rule, Violation
 
 def judge(job: str, evidence: Evidence) -> Iterator[Violation]:
     """Every violation on one job."""
+    yield from _first_epoch(job, evidence.effects)
     if evidence.disagreements or not _is_plain(evidence.effects):
         yield from _closely(job, evidence)
+
+
+def _first_epoch(job: str, effects: Sequence[Effect]) -> Iterator[Violation]:
+    """Each grant adds one to the epoch, so that nobody has a lease, or has had one, before epoch 1."""
+    for effect in takewhile(_is_never_leased, effects):
+        if effect.epoch == NEVER_LEASED and (effect.stage < Stage.AFTER or effect.state == SUCCEEDED):
+            why = f"{effect.record.op} tells of a lease before the first epoch, which is 1"
+            yield Violation(Rule.EPOCH_ORDER, job, effect.epoch, why, effect.record)
+
+
+def _is_never_leased(effect: Effect) -> bool:
+    return effect.epoch <= NEVER_LEASED
 
 
 def _is_plain(effects: Sequence[Effect]) -> bool:

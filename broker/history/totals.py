@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from broker.history.effects import SUCCEEDED, TERMINAL, Effect, Stage
+from broker.history.effects import NEVER_LEASED, SUCCEEDED, TERMINAL, Effect, Stage
 from broker.history.evidence import Evidence
 from broker.history.record import Record
 from broker.history.report import Rule, Totals, Violation
@@ -61,10 +61,12 @@ def _stands(effect: Effect, last_open: Effect | None) -> bool:
 def _may_have_ended(record: Record, last_open: Effect | None) -> bool:
     """Whether this call may be why nothing more is known of a job: its outcome is not, and may still be to come.
 
-    A holder can end its own lease alone, and not after a later one was granted, or after its own was seen to be over.
+    A holder can end its own lease alone, and not after a later one was granted, or after its own was seen to be over;
+    nor one at epoch 0, where there is none.
     """
     if record.type not in ("unknown", "invoke"):
         return False
-    if record.op in HOLDERS_ENDINGS and record.epoch is not None and last_open is not None:
-        return (record.epoch, Stage.ENDED) > (last_open.epoch, last_open.stage)
-    return record.op in HOLDERS_ENDINGS or record.op in OPERATORS_ENDINGS
+    if record.op in HOLDERS_ENDINGS:
+        since = (NEVER_LEASED, Stage.AFTER) if last_open is None else (last_open.epoch, last_open.stage)
+        return (record.epoch or NEVER_LEASED, Stage.ENDED) > since
+    return record.op in OPERATORS_ENDINGS

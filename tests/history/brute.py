@@ -135,7 +135,7 @@ def _heard(record: Record) -> tuple[str, str | None] | None:
 def _said(record: Record) -> tuple[object, ...]:
     if record.op == "submit":
         return ()
-    return (record.epoch, record.token) if record.op == "claim" else (record.epoch, record.state)
+    return record.epoch or 0, record.token if record.op == "claim" else record.state
 
 
 def _knows(records: Sequence[Record], one: Record, other: Record) -> bool:

@@ -251,7 +251,7 @@ def wild(seed: int) -> list[Record]:
     for number in range(chance.randint(2, 6)):
         op = chance.choice(["claim", "claim", "claim", "submit", *AFTER, *OPS, *OPERATORS])
         sent = chance.randrange(12)
-        epoch = chance.randint(1, 3)
+        epoch = chance.randint(1, 3) if chance.random() < 0.95 else 0
         holder = chance.choice("ab") if chance.random() < 0.1 else "a" if epoch == 2 else "b"
         asked = Record(
             type="invoke",
@@ -266,6 +266,8 @@ def wild(seed: int) -> list[Record]:
             epoch=epoch if op in HOLDERS else None,
         )
         ended = _effect(asked, chance, epoch, f"t{epoch}" if chance.random() < 0.9 else "t1")
+        if chance.random() < 0.05:
+            ended["epoch"] = None
         if op in ("redrive", "get_job") and chance.random() < 0.5:
             ended = {"type": "refused", "seen": epoch, "state": chance.choice((*WAITING, "leased", "failed"))}
         dead = chance.random() < 0.1
@@ -316,16 +318,14 @@ def _lie(record: Record, chance: random.Random) -> Record:
     sent = record.sent if record.sent is not None else record.at
     match chance.randrange(9):
         case 0 | 1:
-            epoch = max(1, (record.epoch or 1) + chance.choice([-1, 1]))
+            epoch = chance.choice([max(0, (record.epoch or 1) + step) for step in (-1, 1)] * 3 + [None])
             return msgspec.structs.replace(record, epoch=epoch)
         case 2:
             return msgspec.structs.replace(record, token=chance.choice(["t1", "t2"]))
         case 3:
             if record.op == "redrive":
                 return record  # it leaves a job ready, whatever it says
-            never_leased = 0 in (record.seen, record.epoch)
-            states = (*WAITING, "failed") if never_leased else (*WAITING, *TERMINAL, "leased")
-            return msgspec.structs.replace(record, state=chance.choice(states))
+            return msgspec.structs.replace(record, state=chance.choice((*WAITING, *TERMINAL, "leased")))
         case 4:
             later = sent + chance.randrange(4)
             return msgspec.structs.replace(record, sent=later, at=later + chance.randrange(3))
@@ -336,7 +336,7 @@ def _lie(record: Record, chance: random.Random) -> Record:
         case 7:
             return msgspec.structs.replace(record, job="k" if record.job == "j" else "j")
         case _:
-            epoch, token = record.epoch or chance.randint(1, 3), record.token or "t1"
+            epoch, token = record.epoch or chance.randint(0, 3), record.token or "t1"
             return msgspec.structs.replace(record, **_effect(record, chance, epoch, token))
 
 

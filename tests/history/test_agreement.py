@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from broker.history import Record, checker, evidence, job_rules, totals
-from broker.history.effects import TERMINAL
+from broker.history.effects import TERMINAL, Effect, effect_of
 from tests.history.agreement import Disagreement, compare
 
 
@@ -32,9 +32,23 @@ def _unless_several(grants: Sequence[Record], known: Any) -> Iterator[Any]:
 _OTHER_ANSWERS = checker._other_answers
 
 
+def _if_it_has_an_epoch(record: Record, start: int, number: int) -> Effect | None:
+    """As if nothing followed from an answer that leaves its epoch out."""
+    return None if record.epoch is None and record.op != "submit" else effect_of(record, start, number)
+
+
+def _even_at_no_epoch(record: Record, last_open: Effect | None) -> bool:
+    """As if a holder could end a lease at epoch 0, where there is none."""
+    return _MAY_HAVE_ENDED(record, last_open) or (record.type in ("unknown", "invoke") and record.epoch == 0)
+
+
+_MAY_HAVE_ENDED = totals._may_have_ended
+
+
 @pytest.mark.parametrize(
     ("module", "name", "instead"),
     [
+        (job_rules, "_first_epoch", _nothing),
         (job_rules, "_order", _nothing),
         (job_rules, "_one_holder", _nothing),
         (job_rules, "_one_end", _nothing),
@@ -44,11 +58,13 @@ _OTHER_ANSWERS = checker._other_answers
         (evidence, "_is_remembered", lambda *_: False),
         (evidence, "_silent_redrives", lambda *_: []),
         (evidence, "seen_in", lambda *_: None),
+        (evidence, "effect_of", _if_it_has_an_epoch),
         (checker, "_other_answers", _nothing),
         (checker, "_other_answers", _unless_several),
         (totals, "_stands", lambda effect, _open: effect.state in TERMINAL),
         (totals, "_stands", lambda *_: False),
         (totals, "_may_have_ended", lambda record, _open: record.type in ("unknown", "invoke")),
+        (totals, "_may_have_ended", _even_at_no_epoch),
         (totals, "_may_have_ended", lambda *_: False),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -1,5 +1,9 @@
 """What the checker finds wrong, and what it leaves alone, one rule after the other."""
 
+from typing import Any
+
+import pytest
+
 from tests.history.telling import Story, claimed
 
 
@@ -34,6 +38,45 @@ def test_an_epoch_that_was_reset_is_out_of_order() -> None:
     story.hold("release", 2, 8, 9, by="b")
     story.grant(1, 10, 11, by="c", token="again")
     assert story.rules() == ["epoch_order", "two_holders"]
+
+
+@pytest.mark.parametrize(
+    ("op", "told"),
+    [
+        ("claim", {"epoch": 0, "token": "t"}),
+        ("claim", {"token": "t"}),
+        ("renew", {"epoch": 0, "token": "t"}),
+        ("complete", {"epoch": 0, "token": "t", "state": "succeeded"}),
+        ("revoke", {"state": "ready"}),
+        ("cancel", {"epoch": 0, "state": "leased"}),
+        ("get_job", {"seen": 0, "state": "leased"}),
+        ("list_jobs", {"seen": 0, "state": "succeeded"}),
+    ],
+)
+def test_nobody_has_or_had_a_lease_before_the_first_epoch(op: str, told: dict[str, Any]) -> None:
+    story = Story()
+    story.submit(0, 1)
+    tells = story.call(op, 2, 3, answer="ok", **told)
+    [violation] = story.check().violations
+    assert (violation.rule, violation.epoch, violation.records) == ("epoch_order", 0, (tells,))
+
+
+def test_a_job_that_was_never_leased_is_held_lifted_cancelled_and_redriven_at_epoch_0() -> None:
+    story = Story()
+    story.submit(0, 1)
+    for moment, (op, state) in enumerate(
+        [("hold", "ready"), ("lift", "ready"), ("cancel", "cancelled"), ("hold", "cancelled"), ("redrive", "ready")]
+    ):
+        story.call(op, 2 + 2 * moment, 3 + 2 * moment, epoch=0, answer="ok", state=state)
+    story.refused("claim", 20, 21, by="b", answer="not_claimable", seen=0, state="ready")
+    story.grant(1, 22, 23)
+    assert story.rules() == []
+
+
+def test_an_operators_answer_without_an_epoch_is_of_a_job_never_leased() -> None:
+    story = claimed()
+    story.call("hold", 4, 5, answer="ok", state="ready")
+    assert story.rules() == ["epoch_order"]
 
 
 def test_a_lower_epoch_granted_later_is_out_of_order_even_where_the_higher_one_was_only_seen() -> None:
