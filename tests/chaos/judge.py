@@ -36,9 +36,10 @@ class Verdict:
 
     @property
     def holds(self) -> bool:
-        """Whether nothing is wrong, and something was tried."""
+        """Whether nothing is wrong, and something was tried, with an old epoch too."""
         clean = self.lost == self.double_grants == 0 and not self.wrong
-        return clean and self.stale_tried == self.stale_refused and self.submitted > 0 and self.grants > 0
+        refused = self.stale_tried == self.stale_refused
+        return clean and refused and min(self.submitted, self.grants, self.stale_tried) > 0
 
 
 def judge(store: Datastore, histories: Path) -> Verdict:

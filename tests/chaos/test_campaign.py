@@ -1,7 +1,8 @@
-"""The campaign, short: what `make chaos` runs for a minute, and a broken broker that it has to find out."""
+"""The campaign, short: what `make chaos` runs for a minute, and broken brokers that it has to find out."""
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -10,7 +11,7 @@ import pytest
 from broker.history import Record
 from broker.history.record import VERSION
 from datastore.memory import MemoryDatastore
-from tests.chaos.judge import judge
+from tests.chaos.judge import Verdict, judge
 from tests.chaos.measure import baseline, percentile, recovered_after_ms
 from tests.chaos.plan import schedule
 
@@ -52,10 +53,37 @@ def test_a_campaign_without_a_fence_fails() -> None:
 
 @pytest.mark.slow
 @pytest.mark.redis
+def test_a_campaign_whose_writers_do_not_look_again_as_they_write_grants_a_job_twice() -> None:
+    status, line = campaign("--twin", "read-check-write")
+    assert (status, line.split()[1]) == (1, "failed"), line
+    counts = dict(field.split("=") for field in line.split()[2:])
+    assert int(counts["double_grants"]) > 0, line
+
+
+@pytest.mark.slow
+@pytest.mark.redis
 def test_a_short_campaign_holds() -> None:
     status, line = campaign()
     assert (status, line.split()[1]) == (0, "ok"), line
     assert line.endswith("lost=0 double_grants=0")
+
+
+@pytest.mark.parametrize("untried", ["submitted", "grants", "stale_tried"])
+def test_a_campaign_that_tried_nothing_of_a_kind_does_not_hold(untried: str) -> None:
+    verdict = Verdict(
+        grants=2,
+        stale_tried=1,
+        stale_refused=1,
+        stale_unheard=0,
+        submitted=1,
+        lost=0,
+        double_grants=0,
+        completed=1,
+        wrong=(),
+    )
+    assert verdict.holds
+    nothing = {untried: 0, "stale_refused": 0} if untried == "stale_tried" else {untried: 0}
+    assert not replace(verdict, **nothing).holds
 
 
 def test_a_seed_decides_the_schedule_and_every_kind_has_its_turn() -> None:
