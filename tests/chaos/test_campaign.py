@@ -4,6 +4,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -82,7 +83,7 @@ def test_a_campaign_that_tried_nothing_of_a_kind_does_not_hold(untried: str) -> 
         wrong=(),
     )
     assert verdict.holds
-    nothing = {untried: 0, "stale_refused": 0} if untried == "stale_tried" else {untried: 0}
+    nothing: dict[str, Any] = {untried: 0, "stale_refused": 0} if untried == "stale_tried" else {untried: 0}
     assert not replace(verdict, **nothing).holds
 
 
