@@ -10,11 +10,13 @@ from broker.client import Client
 from datastore import Datastore, connect
 from tests.commands import Commands
 from tests.fleet import Fleet
+from tests.guarded import Guarded
 from tests.home import Home
 from tests.in_process import InProcess
 from tests.prey import Prey
 from tests.processes import alive
-from workers.embedded import EmbeddedServer
+from workers.embedded import EmbeddedServer, start_embedded
+from workers.state_dir import StateDir
 
 
 @pytest.fixture
@@ -74,3 +76,15 @@ def prey(_prey: Prey) -> Iterator[Prey]:
     yield _prey
     _prey.check()
     _prey.holder.forget()
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    """A server with users of each role, and a worker and a sweep that serve as theirs."""
+    folder = tmp_path_factory.mktemp("acl")
+    server = start_embedded(StateDir.at(folder / "valkey"))
+    made = Guarded(server, folder)
+    yield made
+    made.fleet.close()
+    made.admin.close()
+    server.stop()
