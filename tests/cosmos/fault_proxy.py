@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Event, Lock, Thread
 from typing import Any, Final
+from urllib.parse import quote
 
 HOLD_S_MAX: Final = 20
 """How long a held answer waits for `release`; above any read time-out in the tests."""
@@ -43,7 +44,7 @@ class _Answer:
 
 @dataclass(slots=True)
 class _Plan:
-    faults: list[tuple[str, Fault]] = field(default_factory=list)
+    faults: list[tuple[str, str | None, Fault]] = field(default_factory=list)
     requests: list[tuple[str, str]] = field(default_factory=list)
     first_read: dict[tuple[str, str, bytes], _Answer] = field(default_factory=dict)
 
@@ -99,10 +100,14 @@ class FaultProxy:
             self._server.server_close()
             thread.join()
 
-    def script(self, method: str, *faults: Fault) -> None:
-        """The next requests to items with this method (`QUERY` for a search) meet these faults, in this order."""
+    def script(self, method: str, *faults: Fault, of: str | None = None) -> None:
+        """The next requests to items with this method (`QUERY` for a search) meet these faults, in this order.
+
+        `of`: only those to this item, whatever else is read or written meanwhile.
+        """
+        path = None if of is None else f"/docs/{quote(of, safe='')}"
         with self._lock:
-            self._plan.faults.extend((method, fault) for fault in faults)
+            self._plan.faults.extend((method, path, fault) for fault in faults)
 
     def deny(self, fault: Fault | None) -> None:
         """Every request meets this from now on, whatever it asks for; None: none does any more."""
@@ -145,7 +150,7 @@ class FaultProxy:
         with self._lock:
             self._plan.requests.append((kind, path))
             self.searches += [headers] if kind == "QUERY" else []
-            fault = self._denied or (self._take_fault(kind) if is_item else None)
+            fault = self._denied or (self._take_fault(kind, path) if is_item else None)
         if fault is None:
             return self._remembered((kind, path, body), self._forward(method, path, headers, body))
         if fault.stale:
@@ -164,9 +169,9 @@ class FaultProxy:
             return answer
         return _Answer(fault.status, list(fault.headers), fault.body)
 
-    def _take_fault(self, kind: str) -> Fault | None:
-        for index, (wanted, fault) in enumerate(self._plan.faults):
-            if wanted == kind:
+    def _take_fault(self, kind: str, path: str) -> Fault | None:
+        for index, (wanted, item, fault) in enumerate(self._plan.faults):
+            if wanted == kind and (item is None or path.rstrip("/").endswith(item)):
                 del self._plan.faults[index]
                 return fault
         return None
