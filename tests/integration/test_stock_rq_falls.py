@@ -4,15 +4,19 @@ import json
 import subprocess
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 from rq.command import send_shutdown_command
+from rq.job import Job as RqJob
+from rq.job import JobStatus
+from rq.serializers import JSONSerializer
 from rq.utils import as_text
 
+from broker.messages import ENVELOPE_BYTES_MAX
 from broker.queues import SETTLE, RedisValue, rq_job_hash
 from tests.caller import Caller
 from tests.fleet import Fleet
@@ -56,12 +60,13 @@ def listener() -> Iterator[Listener]:
     made.close()
 
 
-def plant(fleet: Fleet, data: str | bytes, **fields: str) -> None:
-    """An rq job as anybody can make it who may write rq's keys."""
+def plant(fleet: Fleet, data: str | bytes, **fields: str) -> str:
+    """An rq job as anybody can make it who may write rq's keys; its id."""
     rq_id = uuid4().hex
     written: dict[RedisValue, RedisValue] = {**rq_job_hash("{}", queue="claims"), "data": data}
     fleet.redis.hset(f"rq:job:{rq_id}", mapping=written | dict(fields.items()))
     fleet.redis.rpush("rq:queue:claims", rq_id)
+    return rq_id
 
 
 def attacks(fleet: Fleet, proof: Path, listener: Listener) -> None:
@@ -112,6 +117,55 @@ def test_a_stock_worker_unpacks_a_bomb(fleet: Fleet) -> None:
     plant(fleet, BOMB)
     wait_for(lambda: fleet.redis.zcard("rq:failed:claims"), "it has unpacked the bomb, and found nothing in it")
     assert peak_kb(worker) - before > 60_000
+
+
+TAKEN: Mapping[str, tuple[str, object]] = {
+    "NaN": ("NaN", "nan"),
+    "a number beyond a double": ("1e400", "inf"),
+    "an integer of 401 digits": (f"1{'0' * 400}", str(10**400)),
+    "a name twice, of which the last counts": ('{"a": 1, "a": 2}', "{'a': 2}"),
+    "a lone surrogate": (r'"\ud800"', r"'\ud800'"),
+    "a NUL in an id": (r'{"job_id": "victim\u0000"}', r"{'job_id': 'victim\x00'}"),
+    "an id as long as two envelopes": (
+        f'{{"job_id": "{"j" * 2 * ENVELOPE_BYTES_MAX}"}}',
+        f"{{'job_id': '{'j' * 2 * ENVELOPE_BYTES_MAX}'}}",
+    ),
+    "900 lists in one another": ("[" * 900 + "]" * 900, "[" * 900 + "]" * 900),
+}
+"""Text of an argument, and how the function that a stock worker calls with it writes what it got."""
+
+REFUSED: Mapping[str, str] = {
+    "a bomb of brackets": "[" * 50_000 + "]" * 50_000,
+    "a bomb of objects": '{"a":' * 20_000 + "1" + "}" * 20_000,
+    "an integer of 5,000 digits": "9" * 5_000,
+    "a NUL as it is": '"a\0b"',
+}
+"""What Python's own JSON reader refuses."""
+
+
+def call_with(fleet: Fleet, argument: str) -> RqJob:
+    """What becomes of a call that a stock worker finds on its queue."""
+    rq_id = plant(fleet, f'["builtins.repr", null, [{argument}], {{}}]', result_ttl="60")
+    worker = rq_worker(fleet, "claims", options=("--burst", "-w", "rq.SimpleWorker"))
+    output, _ = worker.communicate(timeout=60)
+    assert worker.returncode == 0, output
+    return RqJob.fetch(rq_id, connection=fleet.redis, serializer=JSONSerializer)
+
+
+@pytest.mark.parametrize("case", TAKEN)
+def test_a_stock_worker_hands_odd_json_to_the_function_as_it_is(fleet: Fleet, case: str) -> None:
+    argument, got = TAKEN[case]
+    assert call_with(fleet, argument).return_value() == got
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_stock_worker_outlives_what_no_json_reader_takes(fleet: Fleet, case: str) -> None:
+    # So of these there is no twin (SECURITY.md): what is ours there is a dead letter that names a reason.
+    job = call_with(fleet, REFUSED[case])
+    assert job.get_status() is JobStatus.FAILED
+    result = job.latest_result()
+    assert result is not None
+    assert "DeserializationError" in str(result.exc_string)
 
 
 def test_an_unknown_status_ends_a_stock_worker_and_the_next_one_too(fleet: Fleet) -> None:
