@@ -6,7 +6,7 @@ earlier one of the order starts. So the latest start so far is all that has to b
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import groupby, takewhile
+from itertools import groupby
 
 from broker.history.effects import (
     ALWAYS,
@@ -33,14 +33,12 @@ def judge(job: str, evidence: Evidence) -> Iterator[Violation]:
 
 def _first_epoch(job: str, effects: Sequence[Effect]) -> Iterator[Violation]:
     """Each grant adds one to the epoch, so that nobody has a lease, or has had one, before epoch 1."""
-    for effect in takewhile(_is_never_leased, effects):
+    for effect in effects:
+        if effect.epoch > NEVER_LEASED:
+            return
         if effect.epoch == NEVER_LEASED and (effect.stage < Stage.AFTER or effect.state == SUCCEEDED):
             why = f"{effect.record.op} tells of a lease before the first epoch, which is 1"
             yield Violation(Rule.EPOCH_ORDER, job, effect.epoch, why, effect.record)
-
-
-def _is_never_leased(effect: Effect) -> bool:
-    return effect.epoch <= NEVER_LEASED
 
 
 def _is_plain(effects: Sequence[Effect]) -> bool:
