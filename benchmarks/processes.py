@@ -147,8 +147,10 @@ class Processes:
 
 
 def _command_line(argv: Sequence[str], env: Mapping[str, str]) -> str:
-    variables = (f"{name}={shlex.quote(value)}" for name, value in env.items())
-    return " ".join((*variables, shlex.join(argv))).replace(f"{ROOT}/", "")
+    """As it is typed at the root of the repository."""
+    here = f"{ROOT}/"  # left out before words are quoted, which its own spaces are no reason for
+    variables = (f"{name}={shlex.quote(value.replace(here, ''))}" for name, value in env.items())
+    return " ".join((*variables, shlex.join(word.replace(here, "") for word in argv)))
 
 
 def end_group(process: "subprocess.Popen[str]") -> None:

@@ -1,6 +1,7 @@
 """The benchmark's own judgement: ratios within a round, bars, rotation, and winners that are really single."""
 
 import inspect
+import shlex
 import socket
 import sys
 import time
@@ -234,7 +235,7 @@ def test_how_the_processes_of_a_row_were_started_is_kept_beside_its_windows(tmp_
         started = processes.commands()
     finally:
         processes.close()
-    line = f"{sys.executable} -c 'input()'".replace(f"{ROOT}/", "")
+    line = shlex.join([sys.executable.replace(f"{ROOT}/", ""), "-c", "input()"])
     assert started == {"worker": [f"BENCH=32 {line}", f"BENCH='a b' {line}"]}, "the driver has ended"
 
     results = Results([replace(window("huey", round, 1.0), commands=started) for round in range(2)])
