@@ -11,6 +11,7 @@ import pytest
 import structlog
 
 from broker import cli, signing
+from broker.acl import RedisRole
 from broker.clock import host_now_ms
 from broker.signing import Key
 from tests.fleet import Fleet
@@ -162,6 +163,27 @@ def test_who_signs_where_signatures_are_not_looked_at_is_told_so(desk: Desk, wir
 
 def test_an_empty_file_is_no_password_of_a_redis_user(desk: Desk) -> None:
     (desk.folder / "mac.pw").write_text("\n")
-    refused = desk.run("acl", "--factory", "mac-1", "--password-file", str(desk.folder / "mac.pw"))
+    refused = desk.run("acl", "--factory", "mac-1", "--role", "factory", "--password-file", str(desk.folder / "mac.pw"))
     assert (refused.status, refused.out) == (2, "")
     assert "holds no password" in refused.err
+
+
+def test_the_redis_users_of_every_role_are_printed_at_once(desk: Desk) -> None:
+    printed = desk.run("acl", "--factory", "mac-1")
+    assert (printed.status, printed.err) == (0, "")
+    lines = dict(zip(RedisRole, printed.out.splitlines(), strict=True))
+    asked = {role: ["--factory", name] for role, name in (("factory", "mac-1"), ("submitter", "mac-1-submitter"))}
+    for role, line in lines.items():
+        alone = desk.run("acl", "--role", role.value, *asked.get(role.value, ()))
+        assert alone.out == f"{line}\n", "each can do what it could if it had been printed alone"
+    names = [line.split()[2] for line in lines.values()]
+    assert names == ["mac-1", "mac-1-submitter", "reader", "worker", "sweep"]
+
+
+@pytest.mark.parametrize(
+    "options", [["--factory", "mac-1", "--user", "x"], ["--factory", "mac-1", "--password-file", "x"], []]
+)
+def test_one_name_and_one_password_are_for_one_redis_user(desk: Desk, options: list[str]) -> None:
+    refused = desk.run("acl", *options)
+    assert (refused.status, refused.out) == (2, "")
+    assert ("--role" if options else "--factory F") in refused.err
