@@ -1,5 +1,5 @@
-"""Grants at once what is simply granted: the claims of a batch for jobs that nobody has held before, without locks and
-limits. They are nearly all.
+"""Grants at once what is simply granted: the claims of a batch for jobs without locks and limits, whose earlier runs
+are on record. They are nearly all.
 
 Each is judged by the rule that it would be judged by alone, and written on the version that was judged.
 """
@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import structlog
 
-from broker import claiming, repository, transitions
+from broker import claiming, repository, runs, transitions
 from broker.controls import Controls
 from broker.documents import Job
 from broker.failures import trace
@@ -20,7 +20,7 @@ from broker.settle import claimant, failed
 from broker.settlement import Change, Context, Settlement
 from broker.transitions import Claimant, Write
 from broker.wire_types import is_job_id
-from datastore import DatastoreError, Ok
+from datastore import DatastoreError
 
 log = structlog.get_logger(__name__)
 
@@ -76,8 +76,8 @@ def _simply_granted(
     if candidate is not None and not is_job_id(candidate):  # out of the index, where somebody else has written it
         return None
     try:
-        job = _free(context, job_id)
-        if job is None:
+        job = repository.read_job(context.store, job_id)
+        if job is None or job.locks:
             return None
         factory_id = claim.factory_id
         if limits and applying(limits, job, factory_id):
@@ -87,13 +87,10 @@ def _simply_granted(
         if who.late(now_ms):
             return None
         decision = transitions.claim(job, who, now_ms=now_ms, rules=context.rules, around=around)
+        if not isinstance(decision, Write) or decision.changes.get("lease") is None:
+            return None
+        # The next end takes the place of the last one in the job: one that is not on record is put there first.
+        recorded = runs.last_end_recorded(context.store, job)
     except DatastoreError:
         return None
-    return (who, job, decision) if isinstance(decision, Write) else None
-
-
-def _free(context: Context, job_id: str) -> Job | None:
-    """The job, if it was never leased and nothing that it needs is scarce."""
-    found = context.store.read(job_id, job_id)
-    job = Job.from_document(found.document) if isinstance(found, Ok) else None
-    return job if job is not None and not (job.epoch or job.locks) else None
+    return (who, job, decision) if recorded else None

@@ -111,7 +111,7 @@ def rev_update_lease(store: Datastore, job: Job, changes: Mapping[str, Any], *, 
 def rev_update_each(
     store: Datastore, leased: Sequence[tuple[Job, Mapping[str, Any]]], *, mark: str
 ) -> list[JobUpdate | DatastoreError]:
-    """Apply these changes to each job: a lease, and else flat values. What `rev_update_job` would raise is given back.
+    """Apply these changes to each job, a lease among them. What `rev_update_job` would raise is given back.
 
     All text in them was stored before or is ASCII. The write ids are made of `mark`, which nothing else has.
     """

@@ -11,18 +11,19 @@ from broker import side_by_side
 from broker.answers import Reason, Word
 from broker.controls import FLEET_ID
 from broker.coordinator import Context, Settlement
-from broker.documents import spec_id
+from broker.documents import Outcome, run_id, spec_id
 from broker.entropy import SeededEntropy
 from broker.granting import Asked, granted
 from broker.messages import REQUESTS, Claim, Request
+from broker.runs import read_run
 from broker.settle import settle
 from broker.side_by_side import Errand
 from broker.transitions import Rules
 from datastore import Datastore, OutcomeUnknown, Unavailable
-from datastore.interface import ReadResult, Update, UpdateResult
+from datastore.interface import NotFound, ReadResult, Update, UpdateResult
 from tests.twins.forwarding import Forwarding
 from tests.twins.several import Full, Meanwhile, WritesAnyway
-from tests.unit.desk import NOW, Desk
+from tests.unit.desk import NOW, TTL, Desk
 
 NAMES = ("a", "b", "c")
 
@@ -64,6 +65,13 @@ class SpecGone(Forwarding):
         if id == spec_id(partition_key):
             raise Unavailable("scripted")
         return super().read(id, partition_key)
+
+
+class RunsGone(Forwarding):
+    """No read shows a run."""
+
+    def read(self, id: str, partition_key: str) -> ReadResult:
+        return NotFound() if id.startswith(run_id(partition_key, 1)) else super().read(id, partition_key)
 
 
 class FleetGone(Forwarding):
@@ -139,13 +147,46 @@ def test_a_job_that_a_claim_next_was_proposed_is_granted_too(desk: Desk) -> None
     assert holders(desk) == [None, "f", None]
 
 
+def test_jobs_that_were_held_before_take_no_more_than_that_write(desk: Desk) -> None:
+    for name in NAMES:
+        release(desk, name)
+    store = Counting(desk.store)
+    assert words(at_once(desk, claims(), store=store)) == [(Word.GRANTED, None)] * 3
+    assert (store.together, store.alone) == (1, 0)
+    for name in NAMES:
+        job = desk.job(name)
+        assert (job.epoch, desk.run(1, name).outcome) == (2, Outcome.RELEASED)
+        assert [(each.op, each.epoch) for each in job.recent_requests] == [("release", 1), ("claim", 1)]
+
+
+def test_a_lease_that_has_died_is_taken_over_with_that_write_too(desk: Desk) -> None:
+    desk.claim("b", by="g", now_ms=NOW - 2 * TTL)
+    assert words(at_once(desk, claims())) == [(Word.GRANTED, None)] * 3
+    last = desk.job("b").last_end
+    assert last is not None
+    assert (last.epoch, last.factory_id, last.outcome) == (1, "g", Outcome.EXPIRED)
+
+
+def test_a_run_that_is_not_on_record_is_put_there_before_the_next_is_granted(desk: Desk) -> None:
+    release(desk, "b")
+    unrecorded = RunsGone(desk.store)
+    assert words(at_once(desk, claims(), store=unrecorded)) == [(Word.GRANTED, None), None, (Word.GRANTED, None)]
+    assert desk.job("b").epoch == 1
+
+
+def test_a_lease_that_has_died_for_the_last_time_is_granted_to_nobody(desk: Desk) -> None:
+    desk.submit("last", max_expiries=1)
+    desk.claim("last", by="g", now_ms=NOW - 2 * TTL)
+    assert words(at_once(desk, [claim("last")])) == [None]
+
+
+def release(desk: Desk, name: str) -> None:
+    fence = desk.claim(name, by="g")
+    assert desk.ask("release", by="g", job_id=name, epoch=fence.epoch, token=fence.token).answer.good
+
+
 def leased(desk: Desk) -> None:
     desk.claim("b", by="g")
-
-
-def released(desk: Desk) -> None:
-    fence = desk.claim("b", by="g")
-    assert desk.ask("release", by="g", job_id="b", epoch=fence.epoch, token=fence.token).answer.good
 
 
 def paused(desk: Desk) -> None:
@@ -168,7 +209,7 @@ def drained(desk: Desk) -> None:
     assert desk.ask("drain_factory", factory="f").answer.good
 
 
-@pytest.mark.parametrize("stands", [leased, released, paused, held, limited, limited_itself, drained])
+@pytest.mark.parametrize("stands", [leased, paused, held, limited, limited_itself, drained])
 def test_what_is_not_simply_granted_is_left_alone(desk: Desk, stands: Callable[[Desk], None]) -> None:
     stands(desk)
     before = desk.job("b")
@@ -312,6 +353,8 @@ def anything(dice: random.Random, number: int) -> Request:
             ("submit", {"job_id": job_id}),
             ("complete", {"job_id": job_id, "epoch": 1, "token": "t" * 32}),
             ("cancel", {"job_id": job_id}),
+            ("revoke", {"job_id": job_id}),
+            ("redrive", {"job_id": job_id}),
             ("hold", {"job_id": job_id}),
             ("lift", {"job_id": job_id}),
             ("pause_queue", {"queue": "default"}),
@@ -335,4 +378,12 @@ def test_a_batch_comes_to_what_it_comes_to_one_by_one(seed: int) -> None:
     told = [in_turn(desk, requests, at_once=desk is together) for desk in (together, alone)]
     assert words(told[0]) == words(told[1])
     assert holders(together) == holders(alone)
-    assert [job.state for job in map(together.job, NAMES)] == [job.state for job in map(alone.job, NAMES)]
+    assert [standing(together, name) for name in NAMES] == [standing(alone, name) for name in NAMES]
+
+
+def standing(desk: Desk, name: str) -> tuple[Any, ...]:
+    """All that a job says but the secrets of its lease, and what is on record of its runs."""
+    job = desk.job(name)
+    lease = None if job.lease is None else structs.replace(job.lease, token="")
+    runs = [read_run(desk.store, name, epoch) for epoch in range(1, job.epoch + 1)]
+    return structs.replace(job, document=None, lease=lease), runs
