@@ -34,13 +34,10 @@ def check_query(filter: Filter, limit: int) -> None:
             raise ValueError(f"{field}: {condition!r} is no condition: use a value, AtMost, AtLeast or AnyOf")
 
 
-def matches(document: Document, filter: Filter) -> bool:
-    """Whether all conditions hold. Numbers compare as numbers, `true` is not 1, a missing field never matches."""
-    return matcher(filter)(document)
-
-
 def matcher(filter: Filter) -> Callable[[Document], bool]:
-    """`matches`, for one filter and many documents."""
+    """Whether all conditions hold, for any document. Numbers compare as numbers, `true` is not 1, a missing field never
+    matches.
+    """
     partition_key = filter.get("partition_key")
     conditions = [
         (*_steps(field), _holding(condition)) for field, condition in filter.items() if field != "partition_key"

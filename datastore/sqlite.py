@@ -30,7 +30,7 @@ from datastore.interface import (
     nothing_ahead,
 )
 from datastore.json_body import UNPARSED, JsonBody, encode, parsed
-from datastore.matching import LOOKS_MAX, check_query, matches
+from datastore.matching import LOOKS_MAX, check_query, matcher
 from datastore.sqlite_fields import Writing
 from datastore.sqlite_file import is_no_json, is_unicode
 from datastore.sqlite_query import Key, key_query, page_query, window_query
@@ -126,6 +126,7 @@ class SqliteDatastore:
         check_query(filter, limit)
         after = None if cursor is None else decode_cursor(cursor)
         until = self._window(filter, after)
+        met = matcher(filter)
         found: list[Document] = []
         unreadable: list[str] = []
         while True:  # again only where SQL found rows that the filter does not mean, each time further on
@@ -136,7 +137,7 @@ class SqliteDatastore:
                 except Corrupt as error:
                     unreadable.append(str(error))
                 else:
-                    found += [document] if matches(document, filter) else []
+                    found += [document] if met(document) else []
             if len(found) > limit:
                 return Page(tuple(found[:limit]), encode_cursor(found[limit - 1]), tuple(unreadable))
             if len(rows) <= limit:
