@@ -12,6 +12,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import IO
 
@@ -35,6 +37,18 @@ class Violation(BenchError):
     """A record has no single winner. Not a row that is left out: the run fails."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Started:
+    """A process of a row."""
+
+    process: "subprocess.Popen[str]"
+    role: str
+    command: str
+    """How it was started, as it would be typed."""
+    looks: Path | None
+    """Where it keeps what is seen of its stacks, if it is looked at."""
+
+
 class Processes:
     """Each process leads a group of its own, so that the children it forks are counted and ended with it."""
 
@@ -45,10 +59,8 @@ class Processes:
         self.on_turn: list[Callable[[], None]] = []
         """Called as a window begins, and as it has ended."""
         self._folder = folder
-        self._looks: dict[int, Path] = {}
-        self._roles: dict[int, str] = {}
-        self._started: list[subprocess.Popen[str]] = []
-        self._commands: dict[int, str] = {}
+        self._started: list[_Started] = []
+        self._numbers = count(1)
 
     def start(
         self,
@@ -59,8 +71,9 @@ class Processes:
         talks: bool = False,
     ) -> "subprocess.Popen[str]":
         """Run `argv` from the root of the repository. With `talks`, its input and output are pipes."""
-        looks = self._folder / f"{role}-{len(self._started)}"
-        if looking := role in self.looked_at and tuple(argv[:2]) == (sys.executable, "-m"):
+        looks = None
+        if role in self.looked_at and tuple(argv[:2]) == (sys.executable, "-m"):
+            looks = self._folder / f"{role}-{next(self._numbers)}"
             argv = looks_argv(looks, argv[2:])
         log = self._log(role)
         process = subprocess.Popen(
@@ -75,34 +88,31 @@ class Processes:
             process_group=0,
         )
         log.close()
-        self._roles[process.pid] = role
-        self._commands[process.pid] = _command_line(argv, env or {})
-        self._started.append(process)
-        if looking:
-            self._looks[process.pid] = looks
+        self._started.append(_Started(process, role, _command_line(argv, env or {}), looks))
         return process
 
     def turn_looks(self) -> None:
         """Tell those that are looked at that the window begins, or that it has ended."""
         for call in self.on_turn:
             call()
-        for pid in self._looks:
-            with suppress(ProcessLookupError):
-                os.kill(pid, TURN)
+        for each in self._started:
+            if each.looks is not None:
+                with suppress(ProcessLookupError):
+                    os.kill(each.process.pid, TURN)
 
     def seen(self, role: str, kind: Kind) -> Counter[Stack]:
         """What was seen of the processes of a role in the window that has ended."""
         seen: Counter[Stack] = Counter()
-        for pid, path in self._looks.items():
-            if self._roles[pid] == role:
-                wait_for(kept(path, kind).exists, f"what was seen of the {role} is written")
-                seen += read(kept(path, kind))
+        for each in self._started:
+            if each.looks is not None and each.role == role:
+                wait_for(kept(each.looks, kind).exists, f"what was seen of the {role} is written")
+                seen += read(kept(each.looks, kind))
         return seen
 
     def cpu_s(self) -> dict[str, float]:
         """CPU seconds that each role has used so far, forked children included; a finer name for each of several."""
         used: dict[str, float] = {}
-        names = _numbered(self._roles)
+        names = _numbered({each.process.pid: each.role for each in self._started})
         for group, ticks in _ticks_by_group().items():
             if group in names:
                 used[names[group]] = ticks / _TICKS
@@ -116,19 +126,17 @@ class Processes:
     def end(self, process: "subprocess.Popen[str]") -> None:
         """End one process, and count it no more."""
         end_group(process)
-        self._roles.pop(process.pid, None)
-        self._looks.pop(process.pid, None)
-        self._started.remove(process)
+        self._started = [each for each in self._started if each.process is not process]
 
     def of_role(self, role: str) -> "list[subprocess.Popen[str]]":
         """The processes that were started in a role and not ended since."""
-        return [process for process in self._started if self._roles[process.pid] == role]
+        return [each.process for each in self._started if each.role == role]
 
     def commands(self) -> dict[str, list[str]]:
         """How those that run now were started, by role: variables and command lines, from the root of this project."""
         found: dict[str, list[str]] = {}
-        for process in self._started:
-            found.setdefault(self._roles[process.pid], []).append(self._commands[process.pid])
+        for each in self._started:
+            found.setdefault(each.role, []).append(each.command)
         return found
 
     def close(self) -> None:
@@ -137,8 +145,8 @@ class Processes:
         Raises:
           BenchError: something survives, and would spoil the rows to come.
         """
-        for process in reversed(self._started):
-            end_group(process)
+        for each in reversed(self._started):
+            end_group(each.process)
         self._started.clear()
         wait_for(lambda: not marked(self.mark), f"no process of row {self.mark} is left")
 

@@ -28,6 +28,8 @@ ROOT = Path(__file__).parents[2]
 MB = 1_048_576
 ANSWERS_MS = 600_000
 CHUNK = 1_000
+WORKER = ("-m", "workers.cli", "worker")
+"""What Python runs as a worker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +44,8 @@ class Memory:
     redis: float
 
 
-WORKER = ("-m", "workers.cli", "worker")
-
-
 class Rig(AbstractContextManager["Rig"]):
-    """Everything ends with the block. `worker`: what Python runs as one; `settings`: BROKER_* of them and the sweep."""
+    """Everything ends with the block. `worker`: as `WORKER`; `settings`: BROKER_* of them and the sweep."""
 
     def __init__(self, folder: Path, *, worker: Sequence[str] = WORKER, **settings: object) -> None:
         self._server = start_embedded(StateDir.at(folder / "redis"))
