@@ -101,7 +101,7 @@ class StateDir:
         """What `up.json` says, whether or not that fleet still runs; None where it says nothing readable."""
         try:
             return Endpoint(**json.loads((self.path / "up.json").read_bytes()))
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, RecursionError):
             return None
 
     def running(self) -> Endpoint | None:

@@ -143,7 +143,7 @@ def fleet_redis(state_dir: Path) -> str:
     """
     try:
         url = json.loads((state_dir.expanduser() / "up.json").read_bytes())["redis_url"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         step = f'run "{up_command(state_dir)}" or set BROKER_REDIS_URL; --state-dir names a fleet'
         raise CommandError(f"no broker runs in {state_dir}", step) from error
     return str(url)

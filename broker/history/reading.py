@@ -10,6 +10,8 @@ from broker.history.record import VERSION, Record
 from datastore.decoding import UNREADABLE
 
 CHUNK_BYTES = 1 << 18
+RECORD_BYTES_MAX = 1 << 20
+"""No record is longer: the largest tells of some hundred leases."""
 
 _DECODER = msgspec.json.Decoder(Record)
 _BEGINNING = re.compile(rb'(?=\{"type":)')
@@ -41,6 +43,8 @@ def _records(path: Path, cut_off: Callable[[str], None]) -> Iterator[list[Record
         while chunk := file.read(CHUNK_BYTES):
             whole, newline, rest = (rest + chunk).rpartition(b"\n")
             if not newline:
+                if len(rest) > RECORD_BYTES_MAX:
+                    raise NotAHistory(f"{name}:{number + 1} is longer than any record; check the file's name")
                 continue
             lines: Sequence[int] = range(number + 1, number + 2 + whole.count(b"\n"))
             try:

@@ -1,5 +1,6 @@
 """Histories in files: what a SIGKILL leaves, and what is no history at all."""
 
+import os
 from pathlib import Path
 
 import msgspec
@@ -8,7 +9,7 @@ import pytest
 from broker.cli import run as run_command
 from broker.cli.app import build_app
 from broker.history import check
-from broker.history.reading import NotAHistory, read
+from broker.history.reading import RECORD_BYTES_MAX, NotAHistory, read
 from tests.history.telling import Story
 
 
@@ -110,6 +111,14 @@ def test_json_gives_a_violation_a_line_and_then_the_counts(tmp_path: Path, capsy
     assert (status, violation["rule"], violation["job"], violation["epoch"]) == (1, "two_holders", "j", 1)
     assert [(record["file"], record["line"]) for record in violation["records"]] == [(str(path), 4), (str(path), 6)]
     assert (counts["ok"], counts["violations"], counts["grants"]) == (False, 1, 2)
+
+
+def test_what_goes_on_without_an_end_is_no_history_and_is_not_read_to_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "h.jsonl"
+    path.touch()
+    os.truncate(path, 8 * RECORD_BYTES_MAX)
+    with pytest.raises(NotAHistory, match=r"h\.jsonl:1 is longer than any record"):
+        list(read([path]))
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no json\n"])

@@ -73,6 +73,13 @@ def test_the_way_to_get_a_broker_names_the_folder_it_was_looked_for_in(broker: B
     assert "run \"broker up --state-dir 'some where'\" or set BROKER_REDIS_URL" in err
 
 
+def test_a_file_in_that_folder_that_nobody_of_ours_wrote_stands_for_no_broker(broker: Broker, tmp_path: Path) -> None:
+    (tmp_path / "up.json").write_text("[" * 200_000)
+    status, out, err = broker("jobs", "--state-dir", str(tmp_path))
+    assert (status, out) == (1, "")
+    assert f"no broker runs in {tmp_path}" in err
+
+
 def test_an_error_is_an_object_with_json(broker: Broker) -> None:
     status, out, err = broker("jobs", "--json")
     assert (status, err) == (1, "")

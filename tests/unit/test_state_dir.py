@@ -98,7 +98,7 @@ def test_a_reused_pid_is_not_taken_for_the_supervisor(tmp_path: Path) -> None:
     assert state.running() is None
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"redis_url": "unix:///x"}', b"\xff"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"redis_url": "unix:///x"}', b"\xff", b"[" * 200_000])
 def test_an_unreadable_endpoint_file_means_no_fleet(tmp_path: Path, content: bytes) -> None:
     state = StateDir.at(tmp_path)
     state.write("up.json", content)
