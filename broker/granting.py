@@ -1,5 +1,5 @@
-"""Grants at once what is simply granted: the claims of a batch for jobs without locks and limits, whose earlier runs
-are on record. They are nearly all.
+"""Grants at once what is simply granted: the claims of a batch for jobs that nobody holds, without locks and limits,
+whose earlier runs are on record. They are nearly all.
 
 Each is judged by the rule that it would be judged by alone, and written on the version that was judged.
 """
@@ -77,7 +77,7 @@ def _simply_granted(
         return None
     try:
         job = repository.read_job(context.store, job_id)
-        if job is None or job.locks:
+        if job is None or job.locks or job.lease is not None:  # what ends with a dead lease is more than one write
             return None
         factory_id = claim.factory_id
         if limits and applying(limits, job, factory_id):
@@ -87,7 +87,7 @@ def _simply_granted(
         if who.late(now_ms):
             return None
         decision = transitions.claim(job, who, now_ms=now_ms, rules=context.rules, around=around)
-        if not isinstance(decision, Write) or decision.changes.get("lease") is None:
+        if not isinstance(decision, Write):
             return None
         # The next end takes the place of the last one in the job: one that is not on record is put there first.
         recorded = runs.last_end_recorded(context.store, job)

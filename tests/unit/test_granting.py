@@ -159,25 +159,11 @@ def test_jobs_that_were_held_before_take_no_more_than_that_write(desk: Desk) -> 
         assert [(each.op, each.epoch) for each in job.recent_requests] == [("release", 1), ("claim", 1)]
 
 
-def test_a_lease_that_has_died_is_taken_over_with_that_write_too(desk: Desk) -> None:
-    desk.claim("b", by="g", now_ms=NOW - 2 * TTL)
-    assert words(at_once(desk, claims())) == [(Word.GRANTED, None)] * 3
-    last = desk.job("b").last_end
-    assert last is not None
-    assert (last.epoch, last.factory_id, last.outcome) == (1, "g", Outcome.EXPIRED)
-
-
 def test_a_run_that_is_not_on_record_is_put_there_before_the_next_is_granted(desk: Desk) -> None:
     release(desk, "b")
     unrecorded = RunsGone(desk.store)
     assert words(at_once(desk, claims(), store=unrecorded)) == [(Word.GRANTED, None), None, (Word.GRANTED, None)]
     assert desk.job("b").epoch == 1
-
-
-def test_a_lease_that_has_died_for_the_last_time_is_granted_to_nobody(desk: Desk) -> None:
-    desk.submit("last", max_expiries=1)
-    desk.claim("last", by="g", now_ms=NOW - 2 * TTL)
-    assert words(at_once(desk, [claim("last")])) == [None]
 
 
 def release(desk: Desk, name: str) -> None:
@@ -187,6 +173,10 @@ def release(desk: Desk, name: str) -> None:
 
 def leased(desk: Desk) -> None:
     desk.claim("b", by="g")
+
+
+def abandoned(desk: Desk) -> None:
+    desk.claim("b", by="g", now_ms=NOW - 2 * TTL)
 
 
 def paused(desk: Desk) -> None:
@@ -209,7 +199,7 @@ def drained(desk: Desk) -> None:
     assert desk.ask("drain_factory", factory="f").answer.good
 
 
-@pytest.mark.parametrize("stands", [leased, paused, held, limited, limited_itself, drained])
+@pytest.mark.parametrize("stands", [leased, abandoned, paused, held, limited, limited_itself, drained])
 def test_what_is_not_simply_granted_is_left_alone(desk: Desk, stands: Callable[[Desk], None]) -> None:
     stands(desk)
     before = desk.job("b")
@@ -332,12 +322,12 @@ def test_a_mistake_of_ours_is_left_to_each_claim_alone(desk: Desk) -> None:
     assert holders(desk) == ["f", "f", "f"]
 
 
-def in_turn(desk: Desk, requests: Sequence[Request], *, at_once: bool) -> list[Settlement]:
+def in_turn(desk: Desk, requests: Sequence[Request], *, at_once: bool, now_ms: int = NOW) -> list[Settlement]:
     def act(errand: Errand) -> Settlement:
-        return settle(desk.context, errand[0], now_ms=NOW, candidate=errand[1])
+        return settle(desk.context, errand[0], now_ms=now_ms, candidate=errand[1])
 
     def grant(asked: Sequence[Asked]) -> Sequence[Settlement | None]:
-        return granted(desk.context, asked, now_ms=NOW) if at_once else [None] * len(asked)
+        return granted(desk.context, asked, now_ms=now_ms) if at_once else [None] * len(asked)
 
     found = side_by_side.in_turn(act, grant, [[(request, None)] for request in requests])
     return [each for [each] in found]
@@ -374,9 +364,10 @@ def test_a_batch_comes_to_what_it_comes_to_one_by_one(seed: int) -> None:
     for desk in (together, alone):
         for name in NAMES:
             desk.submit(name)
-    requests = [anything(dice, number) for number in range(dice.randrange(2, 24))]
-    told = [in_turn(desk, requests, at_once=desk is together) for desk in (together, alone)]
-    assert words(told[0]) == words(told[1])
+    for now_ms in (NOW, NOW + 2 * TTL):  # by then each lease has died
+        requests = [anything(dice, now_ms + number) for number in range(dice.randrange(2, 24))]
+        told = [in_turn(desk, requests, at_once=desk is together, now_ms=now_ms) for desk in (together, alone)]
+        assert words(told[0]) == words(told[1])
     assert holders(together) == holders(alone)
     assert [standing(together, name) for name in NAMES] == [standing(alone, name) for name in NAMES]
 
