@@ -43,8 +43,11 @@ def acl(
         typer.echo(user_line(name, role, factory=factory, password=password))
         return 0
     asks = {RedisRole.FACTORY: factory, RedisRole.SUBMITTER: f"{factory}-submitter"}  # the others read no one's replies
-    for each in RedisRole:
-        typer.echo(user_line(asks.get(each) or each.value, each, factory=asks.get(each)))
+    names = {each: asks.get(each) or each.value for each in RedisRole}
+    if len(set(names.values())) < len(names):  # the rules that come last would be all that this user has
+        raise typer.BadParameter(f"{factory} is what the user of a role is called, too: say --role, and --user for one")
+    for each, name in names.items():
+        typer.echo(user_line(name, each, factory=asks.get(each)))
     return 0
 
 

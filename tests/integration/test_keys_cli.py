@@ -181,7 +181,13 @@ def test_the_redis_users_of_every_role_are_printed_at_once(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [["--factory", "mac-1", "--user", "x"], ["--factory", "mac-1", "--password-file", "x"], []]
+    "options",
+    [
+        ["--factory", "mac-1", "--user", "x"],
+        ["--factory", "mac-1", "--password-file", "x"],
+        ["--factory", "worker"],
+        [],
+    ],
 )
 def test_one_name_and_one_password_are_for_one_redis_user(desk: Desk, options: list[str]) -> None:
     refused = desk.run("acl", *options)
