@@ -168,7 +168,8 @@ class GuardedDoor:
             raise Unauthorized(Reason.BAD_SIGNATURE, str(error), sender={}) from None
         key = self._keyring.key(id)
         if key is None:
-            raise Unauthorized(Reason.UNKNOWN_KEY, "no such key was made here", sender=sender_of(text))
+            why = "no such key was made with the signing secret of this worker"
+            raise Unauthorized(Reason.UNKNOWN_KEY, why, sender=sender_of(text))
         if not hmac.compare_digest(given, signing.mac(key.secret, signing.REQUEST, text)):
             why = "not signed with the key it names, or changed on its way"
             raise Unauthorized(Reason.BAD_SIGNATURE, why, sender=sender_of(text))

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 
 from broker.keyring import Masters
@@ -10,15 +11,17 @@ from workers.runtime import SIGNING_FILE, StartError, signing_masters
 from workers.state_dir import StateDir
 
 
-def masters_made(settings: Settings) -> Masters:
-    """The signing secret; where none is set and none is in the state folder, one is made there.
+def masters_made(settings: Settings, *, made: Callable[[Path], None]) -> Masters:
+    """The signing secret; where none is set and none is in the state folder, one is made there, and `made` told.
 
     Raises:
       StartError: what there is can't be used, or none can be written.
     """
     masters = signing_masters(settings)
     if masters is None:
-        _write_new(StateDir.at(settings.state_dir).path / SIGNING_FILE, f"{secrets.token_hex(32)}\n")
+        path = StateDir.at(settings.state_dir).path / SIGNING_FILE
+        _write_new(path, f"{secrets.token_hex(32)}\n")
+        made(path)
         masters = signing_masters(settings)
         assert masters is not None, "it was written just now"
     return masters

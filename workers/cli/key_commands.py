@@ -9,6 +9,7 @@ from broker.signing import Role
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from broker.settings import Settings
     from datastore import Datastore
@@ -54,7 +55,7 @@ def new(
     settings = load(datastore_url=datastore, state_dir=state_dir)
     with told(), _store(settings, create=True) as store:
         try:
-            key = masters_made(settings).new_key(factory, role)
+            key = masters_made(settings, made=_tell_of_secret).new_key(factory, role)
         except BadKey as error:
             raise typer.BadParameter(f"{factory} can't be the name of a factory", param_hint="--factory") from error
         if out != "-":
@@ -67,6 +68,15 @@ def new(
     else:
         say(f"key {key.id} is in {out}; give it to {factory} as BROKER_KEY_FILE")
     return 0
+
+
+def _tell_of_secret(path: "Path") -> None:
+    """Another secret's keys are unknown to workers that have one: whoever forgot to name theirs is to see it here."""
+    from broker.cli.output import note
+
+    note(
+        f"note: made a signing secret, {path}; workers that have another (BROKER_SIGNING_SECRET_FILE) know no such key"
+    )
 
 
 def list_keys(

@@ -146,7 +146,9 @@ class _Wait:
             if (ended := self.cast.ended()) is not None:
                 raise DemoError(f"{ended} ended before {what}; {self.cast.log_end(ended)}")
             if monotonic_ms() > self.deadline_ms:
-                raise DemoError(f"after {DEADLINE_MS} ms still not: {what}")
+                raise DemoError(
+                    f"after {DEADLINE_MS} ms still not: {what}; if this machine is busy, try again when it is not"
+                )
             self.each_time()
             sleep_ms(POLL_MS)
         return value
