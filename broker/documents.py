@@ -370,18 +370,14 @@ def as_stored(changes: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-_FLAT_BUT_THE_LEASE = frozenset({"lease", "updated_ms", "state", "epoch", "not_before_ms", "last_run_id", "reserved"})
-"""What a renewal and a first grant write."""
-
-
 def leasing_as_stored(changes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Changes that give or extend a lease, as JSON values that are ready to be stored."""
+    """Changes that are a lease, earlier requests and flat values, as JSON values that are ready to be stored."""
     plain: list[dict[str, Any]] = msgspec.to_builtins(changes)
     for each in plain:
         lease = each["lease"]
         each["lease"] = freeze(lease) if "limits" in lease else frozen_fields(lease)
-        if not _FLAT_BUT_THE_LEASE.issuperset(each):
-            each.update({name: freeze(value) for name, value in each.items()})
+        if "recent_requests" in each:  # of a job that was held before
+            each["recent_requests"] = freeze(each["recent_requests"])
     return plain
 
 

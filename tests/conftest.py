@@ -75,8 +75,8 @@ def redis_url(valkey_server: EmbeddedServer) -> str:
 
 @pytest.fixture
 def redis_client(redis_url: str) -> Iterator[redis.Redis]:
-    """A client of a real, empty server; answers are bytes."""
-    client = redis.Redis.from_url(redis_url)
+    """A client of a real, empty server; answers are bytes. It waits as long as a crowded machine may take."""
+    client = redis.Redis.from_url(redis_url, socket_timeout=60)
     yield client
     client.close()
 

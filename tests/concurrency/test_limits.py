@@ -26,6 +26,8 @@ from tests.processes import start
 PROCESSES = 32
 SOUND = "tests.twins.unbatched:open_sound"
 TWIN = "tests.twins.unbatched:open_twin"
+TRIES = 4
+"""On a crowded machine two workers may not be at one slot in the same moment: then more jobs are raced for."""
 PATHS = ("repo:web", "repo:web/src", "repo:web/src/app", "repo:web/docs", "data@shared", "data", "repo:web/src@shared")
 
 
@@ -60,6 +62,11 @@ class Fleet:
         output, _ = process.communicate(timeout=100)
         assert process.returncode == 0, output
         return overlaps(self.witness)
+
+    def set_to_more_work(self, count: int) -> list[frozenset[str]]:
+        """The same with so many more jobs."""
+        self.submit(count, queue="builds")
+        return self.set_to_work("builds")
 
     def runs(self) -> list[Run]:
         return [Run.from_document(document) for document in find_documents(self.store, {"kind": "run"})]
@@ -159,14 +166,16 @@ def test_a_limit_lowered_and_raised_while_it_is_fought_for_holds_at_once(fleet: 
 def test_a_broken_compare_and_swap_of_slots_is_caught_every_time(redis_url: str, tmp_path: Path) -> None:
     with fleet_on(TWIN, str(tmp_path / "jobs.db"), redis_url, tmp_path) as fleet:
         fleet.ask("set_limit", limit="queue:builds", capacity=1)
-        fleet.submit(12, queue="builds")
-        assert max(map(len, fleet.set_to_work("builds"))) > 1
+        assert any(max(map(len, fleet.set_to_more_work(12))) > 1 for _ in range(TRIES))
 
 
 def test_a_broken_compare_and_swap_of_rates_is_caught_every_time(redis_url: str, tmp_path: Path) -> None:
     with fleet_on(TWIN, str(tmp_path / "jobs.db"), redis_url, tmp_path) as fleet:
         fleet.ask("set_limit", limit="queue:builds", rate={"count": 1, "per_ms": 1_000})
-        fleet.submit(6, queue="builds")
-        fleet.set_to_work("builds")
-        started = sorted(run.started_ms for run in fleet.runs())
-        assert any(later - earlier < 1_000 for earlier, later in pairwise(started))
+        for _ in range(TRIES):
+            fleet.set_to_more_work(6)
+            started = sorted(run.started_ms for run in fleet.runs())
+            if any(later - earlier < 1_000 for earlier, later in pairwise(started)):
+                break
+        else:
+            pytest.fail("nothing started too soon")

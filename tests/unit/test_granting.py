@@ -157,6 +157,8 @@ def test_jobs_that_were_held_before_take_no_more_than_that_write(desk: Desk) -> 
         job = desk.job(name)
         assert (job.epoch, desk.run(1, name).outcome) == (2, Outcome.RELEASED)
         assert [(each.op, each.epoch) for each in job.recent_requests] == [("release", 1), ("claim", 1)]
+        with pytest.raises(TypeError, match="read-only"):
+            job.document.body["recent_requests"].append("nobody's")
 
 
 def test_a_run_that_is_not_on_record_is_put_there_before_the_next_is_granted(desk: Desk) -> None:
