@@ -10,20 +10,21 @@ from broker.clock import monotonic_ms
 from broker.scripts import Script
 from workers.beside import Beside
 from workers.lean_redis import leave
-from workers.one_store import SERVED
+from workers.one_store import IS_MARK, SERVED
 from workers.runtime import Runtime, copy_pool
 from workers.taking import WORKERS
 
 log = structlog.get_logger(__name__)
 
 _BEAT = Script(
-    """
+    IS_MARK
+    + """
 -- KEYS: 1 workers, 2 the store that is served.  ARGV: worker, its store's mark
 local served = redis.pcall('GET', KEYS[2])
-if type(served) == 'string' and served ~= ARGV[2] then return 0 end
+if served ~= ARGV[2] and is_mark(served) then return 0 end
 local t = redis.call('TIME')
 redis.call('ZADD', KEYS[1], t[1] * 1000 + math.floor(t[2] / 1000), ARGV[1])
-if not served then redis.call('SET', KEYS[2], ARGV[2]) end  -- lost with all of Redis
+if served ~= ARGV[2] then redis.call('SET', KEYS[2], ARGV[2]) end  -- lost with all of Redis, or overwritten
 return 1
 """
 )

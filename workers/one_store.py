@@ -21,16 +21,27 @@ class OtherStore(Exception):
     """Workers that serve this Redis have their jobs in another datastore."""
 
 
+IS_MARK = """
+-- Whether a store may have this mark: 32 hex digits, or of a memory its host, process, when that began, and 16 of them.
+-- All else nobody of ours has written: it counts as none.
+local MARK_MAX = 512
+local function is_mark(found)
+  if type(found) ~= 'string' or #found > MARK_MAX then return false end
+  local hex = string.match(found, '^.+ %d+ .+ (%x+)$')
+  if hex then return #hex == 16 end
+  return #found == 32 and not string.find(found, '%X')
+end
+"""
 _TAKE = Script(
-    """
+    IS_MARK
+    + """
 -- KEYS: 1 the store that is served, 2 workers.
 -- ARGV: this store, for how long a worker is heard of (ms), a store that is gone, a worker that begins, or none
--- What is of another type nobody of ours has written: it keeps nobody from serving.
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local other = redis.pcall('GET', KEYS[1])
 if other ~= ARGV[1] then  -- else nothing is written: a Redis that is full takes nothing
-  if type(other) == 'string' and other ~= ARGV[3] then
+  if is_mark(other) and other ~= ARGV[3] then
     local heard = redis.pcall('ZCOUNT', KEYS[2], now - ARGV[2], now + ARGV[2])
     if type(heard) == 'number' and heard > 0 then return other end
   end

@@ -13,6 +13,7 @@ from broker.clock import RedisClock
 from broker.entropy import SystemEntropy
 from broker.settings import load
 from datastore import connect
+from tests.caller import Caller
 from tests.commands import Commands
 from tests.fleet import Fleet
 from tests.home import Home
@@ -23,6 +24,8 @@ from workers.taking import WORKERS
 
 pytestmark = pytest.mark.redis
 
+ANOTHER = "0123456789abcdef" * 2
+"""The mark of a store that is not there."""
 IN_MEMORY = ("--datastore", "memory://")
 
 
@@ -94,11 +97,55 @@ def test_a_worker_ends_where_another_store_has_come_while_redis_knew_nothing(fle
         fleet.datastore_url = "memory://"
     worker = fleet.start_worker()
     fleet.redis.flushall()
-    serve_own(fleet.redis, "another", session="theirs")  # before its next beat
+    serve_own(fleet.redis, ANOTHER, session="theirs")  # before its next beat
     out, _ = worker.communicate(timeout=30)
     assert worker.returncode == 1
     assert "another datastore is served on this Redis by now" in out
-    assert fleet.redis.get(SERVED) == b"another"
+    assert fleet.redis.get(SERVED) == ANOTHER.encode()
+
+
+GARBAGE = (
+    b"x",
+    b"\xff\x00",
+    b"",
+    b"f" * 31,
+    b"f" * 33,
+    b"g" * 32,
+    b"host 1 2 " + b"f" * 15,
+    b"host 1 2 " * 99 + b"f" * 16,
+)
+
+
+@pytest.mark.parametrize("store", ["memory", "sqlite"])
+def test_workers_live_on_past_marks_that_are_none(fleet: Fleet, store: str) -> None:
+    if store == "memory":
+        fleet.datastore_url = "memory://"
+    worker = fleet.start_worker({"BROKER_TAKEOVER_MS": "2000"})  # so that it beats often
+    caller = Caller(fleet.redis)
+    mark = fleet.redis.get(SERVED)
+    for number, garbage in enumerate(GARBAGE[:3]):
+        fleet.redis.set(SERVED, garbage)
+        wait_for(lambda: fleet.redis.get(SERVED) == mark or worker.poll() is not None, "it says again what it serves")
+        assert worker.poll() is None
+        assert caller.ask("submit", job_id=f"job-{number}")["answer"] == "ok"
+
+
+def test_nobody_is_kept_from_serving_by_marks_that_are_none(redis_client: redis.Redis) -> None:
+    for number, garbage in enumerate(GARBAGE):
+        redis_client.set(SERVED, garbage)
+        _is_heard_of(redis_client, "no store")
+        own = f"{number:032x}"
+        serve_own(redis_client, own)
+        assert redis_client.get(SERVED) == own.encode()
+
+
+@pytest.mark.parametrize(
+    "mark", [ANOTHER, "host 1 2 0123456789abcdef", "host 1 Sat Nov 28 10:00:00 2026 0123456789abcdef"]
+)
+def test_marks_of_stores_and_memories_keep_others_from_serving(redis_client: redis.Redis, mark: str) -> None:
+    _begins(redis_client, mark)
+    with pytest.raises(OtherStore):
+        serve_own(redis_client, "f" * 32)
 
 
 Step: TypeAlias = Callable[[redis.Redis, str], object]
@@ -121,9 +168,10 @@ def most_at_once(connection: redis.Redis, steps: Sequence[Step]) -> int:
     worst = 0
     for turns in combinations(range(2 * len(steps)), len(steps)):
         connection.flushall()
-        left = {"one": list(steps), "two": list(steps)}
+        one, two = "1" * 32, "2" * 32
+        left = {one: list(steps), two: list(steps)}
         for turn in range(2 * len(steps)):
-            mark = "one" if turn in turns else "two"
+            mark = one if turn in turns else two
             try:
                 if mark in left:
                     left[mark].pop(0)(connection, mark)

@@ -222,7 +222,7 @@ def test_a_stock_worker_refuses_what_it_gets_once_another_store_is_served(fleet:
     rq_worker(fleet, "jobs", options=("-w", "rq.SimpleWorker"))
     caller = Caller(fleet.redis)
     assert caller.ask("submit", job_id="first")["answer"] == "ok"
-    serve_own(fleet.redis, "another", session="theirs")
+    serve_own(fleet.redis, "0123456789abcdef" * 2, session="theirs")
     queue = Queue("jobs", connection=fleet.redis, serializer=JSONSerializer)
     rq_job = queue.enqueue(SETTLE, plain(caller.make("submit", job_id="second")))
     wait_for(lambda: rq_job.get_status() is JobStatus.FAILED, "it is refused")
