@@ -20,6 +20,10 @@ handed a request on a connection that is open."""
 OVER_MS = 30_000
 """A session that is over is forgotten after this much, six times as long as Redis holds a wait. What is brought even
 later makes it known again."""
+LOOK_MAX = 256
+"""Of the dead that one call looks at, some 10 ms of Redis. Of more than that the next call looks at the next ones."""
+LOOKED = "broker:workers:looked"
+"""How many of the dead, those who died first before others, come before the ones that are next to be looked at."""
 
 DEATHS = "broker:deaths:"
 """Before the digest of an entry: how many workers have had it alone in hand since others died with it."""
@@ -59,19 +63,27 @@ end
 _TAKE_OVER = Script(
     COMMON
     + f"local DEATHS, DEATHS_MAX, DEATHS_TTL = '{DEATHS}', {DEATHS_MAX}, {DEATHS_TTL_MS}\n"
+    + f"local LOOK_MAX, LOOKED, LOOKED_TTL = {LOOK_MAX}, '{LOOKED}', {FORGET_MS}\n"
     + f"local DEADLY = 'deadly: {DEATHS_MAX} workers were lost with nothing else in hand'"
     + """
 -- KEYS: 1 workers, 2 and 3 own slot.  ARGV: worker, dead after ms, forget after ms, at most, how many slots there are
 redis.call('ZADD', KEYS[1], now, ARGV[1])
 -- Who was heard of in the future was so before broker time was set back. From now on it is taken for dead in time.
-for _, other in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. now, '+inf')) do
+for _, other in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. now, '+inf', 'LIMIT', 0, LOOK_MAX)) do
   redis.call('ZADD', KEYS[1], now, other)
 end
 local left = tonumber(ARGV[4])
 """
     + _MOVE
     + """
-local dead = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[2])
+-- Nobody else is served meanwhile, so only some of many are looked at: the same ones again for as long as that brings
+-- anything, then the next ones, whoever looks.
+local count, from = redis.call('ZCOUNT', KEYS[1], '-inf', now - ARGV[2]), 0
+if count > LOOK_MAX then
+  from = math.floor((tonumber(redis.pcall('GET', LOOKED)) or 0) % count)
+  if not (from >= 0 and from < count) then from = 0 end  -- no number: nobody of ours has written it
+end
+local dead = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[2], 'LIMIT', from, LOOK_MAX)
 local function arrived(other, wire) return 'broker:inflight:' .. other .. (wire == RQ and ':rq' or ':intake') end
 for _, other in ipairs(dead) do
   for wire = RQ, INTAKE do
@@ -80,7 +92,7 @@ for _, other in ipairs(dead) do
     move(theirs, wire)
   end
 end
-if #taken > 0 then return {now, taken} end
+if #taken > 0 or left == 0 then return {now, taken} end
 -- What had been taken over by one that is dead as well (slot 0) may be what it has died of: each comes alone, and last.
 local function deadly(value)
   local key = DEATHS .. redis.sha1hex(value)
@@ -89,14 +101,17 @@ local function deadly(value)
   return deaths >= DEATHS_MAX
 end
 left = 1
+local looked = from + #dead
 for _, other in ipairs(dead) do
   for wire = RQ, INTAKE do
     if left > 0 then move({arrived(other, wire) .. 0}, wire, deadly) end
   end
   if left > 0 and tonumber(redis.call('ZSCORE', KEYS[1], other)) < now - ARGV[3] then
     redis.call('ZREM', KEYS[1], other)
+    looked = looked - 1
   end
 end
+if count > LOOK_MAX and left > 0 then redis.call('SET', LOOKED, looked, 'PX', LOOKED_TTL) end
 return {now, taken}
 """
 )
