@@ -38,11 +38,14 @@ LOOK_BYTES = 32 * 1024 * 1024
 """Of replies in one look, some 0.3 s of Redis. Whoever leaves more unread keeps what it was granted for a ttl; whoever
 comes behind it is for the next look.
 """
+REPLY_COST = 1_024
+"""Of those bytes for each reply, besides its own: Redis takes as long to look at one, however short it is."""
 
 _TAKE_BACK = Script(
     """
 -- KEYS: 1 grants to look after.  ARGV: now, at most, of how many bytes of replies, until when one must be read that is
--- told now.  Returns each reply that nobody has read, taken off its channel
+-- told now, how many bytes a reply counts besides its own, how many a channel of ours holds.  Returns each reply that
+-- nobody has read, taken off its channel
 local STEP = 8
 local unread, channels, room = {}, {}, tonumber(ARGV[3])
 
@@ -51,11 +54,11 @@ local unread, channels, room = {}, {}, tonumber(ARGV[3])
 local function lying_on(channel)
   if not channels[channel] then
     local replies, last = {}, -1
-    while room > 0 do
+    while room > 0 and -last <= tonumber(ARGV[6]) do
       local some = redis.pcall('LRANGE', channel, last - STEP + 1, last)
       if #some == 0 then break end
       for _, reply in ipairs(some) do
-        room = room - #reply
+        room = room - #reply - ARGV[5]
         -- behind the signature, where there is one
         local _, _, at, id, told = string.find(reply, '^[^{]*(){"v":1,"request_id":"([%w_-]+)","server_now_ms":(%d+),')
         if id then
@@ -132,7 +135,9 @@ def take_back_unread(connection: Redis, entropy: Entropy, *, now_ms: int, door: 
 
     A client that was only slow repeats its request and is told `request_expired {lease_over}`.
     """
-    unread = _TAKE_BACK.run(connection, [UNREAD], [now_ms, LOOK_MAX, LOOK_BYTES, now_ms + READ_WITHIN_MS])
+    until_ms = now_ms + READ_WITHIN_MS
+    arguments = [now_ms, LOOK_MAX, LOOK_BYTES, until_ms, REPLY_COST, replies.REPLIES_MAX]
+    unread = _TAKE_BACK.run(connection, [UNREAD], arguments)
     found = [each for entry, reply in unread for each in _releases(entry, reply, entropy)]
     silent.stand_behind(connection, (queue for queue, _, _ in found))
     with connection.pipeline(transaction=False) as pipe:

@@ -6,8 +6,9 @@ import pytest
 import redis
 
 from broker.claim_next import WAIT_ENDS, WAITING, claim_id, end_waits
-from broker.presence import LOOK_BYTES, READ_WITHIN_MS, UNREAD, take_back_unread
+from broker.presence import LOOK_BYTES, READ_WITHIN_MS, REPLY_COST, UNREAD, take_back_unread
 from broker.recall import recall
+from broker.replies import REPLIES_MAX
 from broker.silent import stand_behind
 from tests.caller import Caller
 from tests.fleet import Fleet
@@ -206,3 +207,31 @@ def test_a_grant_that_nobody_reads_is_taken_back_behind_one_among_more_than_redi
     broker.redis.zadd(UNREAD, {json.dumps(NOTE): 1, json.dumps({**NOTE, "request_id": "other"}): 2})
     looks = [take_back_unread(broker.redis, broker.context.entropy, now_ms=now_ms) for _ in range(2)]
     assert looks == [0, 1]
+
+
+def _reads(broker: InProcess, *, now_ms: int, takes_back: int) -> int:
+    """How often channels are read in one look."""
+    broker.redis.config_resetstat()
+    assert take_back_unread(broker.redis, broker.context.entropy, now_ms=now_ms) == takes_back
+    return int(broker.redis.info("commandstats")["cmdstat_lrange"]["calls"])
+
+
+def test_a_grant_that_is_the_oldest_of_all_that_a_channel_holds_is_taken_back(broker: InProcess) -> None:
+    now_ms = _unread(broker, claims=1)
+    broker.redis.rpush(broker.caller.channel, *[b""] * (REPLIES_MAX - 1))
+    reads = _reads(broker, now_ms=now_ms, takes_back=1)
+    broker.redis.rpush(broker.caller.channel, *[b""] * 2 * REPLIES_MAX)
+    broker.redis.zadd(UNREAD, {json.dumps({**NOTE, "channel": broker.caller.channel}): 1})
+    assert _reads(broker, now_ms=now_ms, takes_back=0) <= reads, "nothing of ours lies deeper"
+
+
+def test_a_look_is_at_no_more_replies_than_redis_can_look_at_however_short_they_are(broker: InProcess) -> None:
+    now_ms = _unread(broker, claims=1)
+    at_once = LOOK_BYTES // REPLY_COST
+    channels = [f"broker:reply:x:{number}" for number in range(2 * at_once // REPLIES_MAX)]
+    for number, channel in enumerate(channels):
+        broker.redis.rpush(channel, *[b""] * REPLIES_MAX)
+        broker.redis.zadd(UNREAD, {json.dumps({**NOTE, "channel": channel}): number})
+    reads = [_reads(broker, now_ms=now_ms, takes_back=0) for _ in range(2)]
+    assert max(reads) <= at_once // 8 + len(channels)
+    assert take_back_unread(broker.redis, broker.context.entropy, now_ms=now_ms) == 1, "of which each has its turn"
