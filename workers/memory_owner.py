@@ -7,16 +7,25 @@ from dataclasses import dataclass
 from typing import Self
 
 from redis import Redis
-from rq.utils import as_text
 
-from broker.scripts import Script
+from broker.scripts import STANDS, Script
 from workers.process_identity import ProcessIdentity
 
 OWNER = "broker:memory-owner"
 OWNER_TTL_MS = 15_000
 """An owner that was killed is forgotten after this; on its own host at once."""
 
-_RELEASE = Script("if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0")
+_TAKE = Script(
+    STANDS
+    + """
+-- KEYS: 1 the owner.  ARGV: who is to be it, for how long (ms), an owner that is gone, or none
+local owner = redis.pcall('GET', KEYS[1])
+if type(owner) == 'string' and owner ~= ARGV[3] and stands(KEYS[1], ARGV[2]) then return owner end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return false
+"""
+)
+_RELEASE = Script("if redis.pcall('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0")
 
 
 class MemoryTaken(Exception):
@@ -40,14 +49,15 @@ class MemoryOwner:
         """
         own = ProcessIdentity.own()
         mark = f"{socket.gethostname()} {own.pid} {own.started} {secrets.token_hex(8)}"
-        if not connection.set(OWNER, mark, nx=True, px=OWNER_TTL_MS):
-            owner = as_text(connection.get(OWNER) or "")
-            if not is_gone(owner):
-                raise MemoryTaken(
-                    f"process {' '.join(owner.split()[:2])} already serves a memory:// store on this Redis, and memory "
-                    "is not shared; stop it, or use sqlite:///path for several workers"
-                )
-            connection.set(OWNER, mark, px=OWNER_TTL_MS)
+        owner = _TAKE.run(connection, [OWNER], [mark, OWNER_TTL_MS, ""])
+        if owner is not None and is_gone(str(owner, "utf-8", "replace")):
+            owner = _TAKE.run(connection, [OWNER], [mark, OWNER_TTL_MS, owner])
+        if owner is not None:
+            process = " ".join(str(owner, "utf-8", "replace").split()[:2])
+            raise MemoryTaken(
+                f"process {process} already serves a memory:// store on this Redis, and memory is not shared; stop it, "
+                "or use sqlite:///path for several workers"
+            )
         return cls(connection, mark)
 
     def keep(self, connection: Redis) -> None:

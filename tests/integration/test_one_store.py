@@ -18,6 +18,7 @@ from tests.commands import Commands
 from tests.fleet import Fleet
 from tests.home import Home
 from tests.processes import end, wait_for
+from workers.memory_owner import OWNER, MemoryOwner, MemoryTaken
 from workers.one_store import MARK_ID, SERVED, OtherStore, require_own_store, serve_own
 from workers.runtime import StartError, open_runtime
 from workers.taking import WORKERS
@@ -137,6 +138,19 @@ def test_nobody_is_kept_from_serving_by_marks_that_are_none(redis_client: redis.
         own = f"{number:032x}"
         serve_own(redis_client, own)
         assert redis_client.get(SERVED) == own.encode()
+
+
+def test_no_memory_is_kept_from_serving_by_an_owner_that_is_none(redis_client: redis.Redis) -> None:
+    for garbage in (*GARBAGE, None):
+        redis_client.delete(OWNER)
+        if garbage is None:
+            redis_client.rpush(OWNER, "x")
+        else:
+            redis_client.set(OWNER, garbage)
+        owner = MemoryOwner.take(redis_client)
+        assert redis_client.get(OWNER) == owner.mark.encode()
+        with pytest.raises(MemoryTaken):
+            MemoryOwner.take(redis_client)
 
 
 @pytest.mark.parametrize(
