@@ -18,6 +18,7 @@ import redis
 
 from benchmarks.conditions import told
 from broker import index, proposals
+from broker.clock import ManualClock
 from broker.index import Place
 from broker.messages import Claim
 from broker.ready_sets import ReadySets
@@ -130,7 +131,13 @@ def propose(connection: redis.Redis, queue: str, sets: ReadySets) -> tuple[float
     )
     begin = time.perf_counter_ns()
     [proposal] = proposals.propose(
-        connection, [proposals.Asking(claim)], worker="w", now_ms=NOW_MS, step_ms=STEP_MS, sets=sets
+        connection,
+        [proposals.Asking(claim)],
+        worker="w",
+        clock=ManualClock(NOW_MS),
+        until_ms=NOW_MS + 1,
+        step_ms=STEP_MS,
+        sets=sets,
     )
     took = (time.perf_counter_ns() - begin) / 1_000
     if not isinstance(proposal, proposals.Candidate):

@@ -1,6 +1,6 @@
 """Settles a batch of requests: proposals, then one group of conditional writes. What they lead to is `aftermath`."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import count
 from typing import TypeAlias
@@ -30,7 +30,7 @@ from broker.gathering import another, gathered, shares, wanted, with_earlier
 from broker.held_leases import HeldLeases
 from broker.looks import Looks
 from broker.messages import Claim, RenewMany, Request
-from broker.proposals import Asking, Candidate, InHand, NothingFits, Proposal, Remembered, propose
+from broker.proposals import Asking, Candidate, InHand, NothingFits, Proposal, Remembered, Unfinished, propose
 from broker.settle import HEED_CONTROLS, PUT_BACK, failed, looked_at, settle
 from broker.settlement import Change, Context, Settlement, Wait
 from broker.side_by_side import Errand
@@ -48,7 +48,8 @@ log = structlog.get_logger(__name__)
 CANDIDATES_MAX = 16
 """Jobs a claim-next tries however long that takes; each it can't have leaves the index."""
 TRIES_MS = 200
-"""From when on it tries no more than these: everybody behind it waits. On SQLite it has tried a hundred by then."""
+"""From when on it tries no more than these, and puts no more of the index right: everybody behind it waits. On SQLite
+it has tried a hundred by then."""
 JOBS_MAX = 256
 """Jobs that the claims of any job in one batch may have, beyond one each: what was submitted with them, up to 64 KB
 each, is in memory several times over until the batch has ended, and renewals wait for that."""
@@ -62,6 +63,7 @@ AHEAD_MIN = 4
 
 Asked: TypeAlias = tuple[Request, Proposal | Settlement | None]
 """A request and, of a claim-next, what it is to try."""
+Ask: TypeAlias = Callable[[Sequence[Asking]], Sequence[Proposal]]
 
 
 class Settled(Value, frozen=True):
@@ -108,14 +110,16 @@ def settle_batch(
         batch = _with_offers(controls, batch, nexts)
     found: list[Settlement | None] = [None] * len(batch)
     pending = list(range(len(batch)))
-    began_ms = clock.now_ms() if nexts else 0
+    until_ms = clock.now_ms() + TRIES_MS if nexts else 0
+    step_ms, sets = context.rules.ageing_step_ms, context.ready_sets
+    ask = partial(propose, connection, worker=worker, clock=clock, until_ms=until_ms, step_ms=step_ms, sets=sets)
     for round in count():
         earlier = {position: found[position] for position in pending}
         proposals: dict[int, Proposal | Settlement] = {}
         if nexts:
             looking = {position: found[position] for position in pending if position in nexts}
             room = JOBS_MAX - sum(len(each.answer.grants) for each in found if each is not None)
-            proposals = _proposals(context, connection, batch, looking, room=room, now_ms=clock.now_ms(), worker=worker)
+            proposals = _proposals(context, ask, batch, looking, room=room, now_ms=clock.now_ms())
         asked = [(batch[position].request, proposals.get(position)) for position in pending]
         results = _one_round(context, asked, clock=clock)
         if round == 0 and not proposals:  # none of them is a claim-next, which alone may come to another round
@@ -128,7 +132,7 @@ def settle_batch(
             for position, (request, proposal), result in zip(pending, asked, results, strict=True)
             if result is not None and _gone(request, proposal, result.answer, earlier[position])
         ]
-        if not pending or (round + 1 >= CANDIDATES_MAX and clock.now_ms() - began_ms >= TRIES_MS):
+        if not pending or (round + 1 >= CANDIDATES_MAX and clock.now_ms() >= until_ms):
             break
     now_ms = clock.now_ms()
     for position in pending:
@@ -147,7 +151,7 @@ def _not_all_tried(context: Context, request: Request, *, now_ms: int) -> Settle
     One that waits is parked and at once looked at again. Another is not told that there is nothing, which is not known.
     """
     assert type(request) is Claim, "nobody else tries several jobs"
-    if _waits(request, now_ms):
+    if claim_next.waits(request, now_ms):
         return Settlement(Answer(Word.NONE_AVAILABLE))
     return Settlement(put_off(Reason.OVERLOADED, context.entropy, resend=False, after_ms=claiming.PUT_OFF_MS))
 
@@ -178,13 +182,12 @@ def _with_offers(controls: Controls, batch: Sequence[Taken], nexts: Mapping[int,
 
 def _proposals(
     context: Context,
-    connection: Redis,
+    ask: Ask,
     batch: Sequence[Taken],
     looking: Mapping[int, Settlement | None],
     *,
     room: int,
     now_ms: int,
-    worker: str,
 ) -> dict[int, Proposal | Settlement]:
     """What each of these claims of any job is to try. A resend first looks for the leases it may have already.
 
@@ -227,9 +230,7 @@ def _proposals(
     if sum(each.count for each in asking.values()) > room:
         few = shares({position: each.count for position, each in asking.items()}, at_most=room)
         asking = {position: structs.replace(each, count=few[position]) for position, each in asking.items()}
-    step_ms, sets = context.rules.ageing_step_ms, context.ready_sets
-    found = propose(connection, list(asking.values()), worker=worker, now_ms=now_ms, step_ms=step_ms, sets=sets)
-    return proposals | dict(zip(asking, found, strict=True))
+    return proposals | dict(zip(asking, ask(list(asking.values())), strict=True))
 
 
 def _takes_the_place_of(claim: Claim, earlier: Claim) -> bool:
@@ -356,6 +357,8 @@ def _outcome(
             return gathered(request, tries, remembered=isinstance(proposal, Remembered))
         case NothingFits():
             return Settlement(Answer(Word.NONE_AVAILABLE))
+        case Unfinished():
+            return _not_all_tried(context, request, now_ms=now_ms)
         case InHand():
             return None
 
@@ -377,11 +380,6 @@ and its lease is over.
 """
 
 
-def _waits(claim: Claim, now_ms: int) -> bool:
-    """Whether it has said that it would wait, and has not for so long yet."""
-    return bool(claim.body.wait_ms) and claim_next.wait_ends_ms(claim, now_ms) > now_ms
-
-
 def _settled(taken: Taken, result: Settlement | None, *, sent: Claim | None, now_ms: int) -> Settled:
     """`sent`: a claim of any job as it came."""
     request, seal = taken.request, taken.seal
@@ -393,7 +391,7 @@ def _settled(taken: Taken, result: Settlement | None, *, sent: Claim | None, now
     answer = result.answer
     if answer.word in _NOTHING_NOW and answer.reason is not Reason.LEASE_OVER and taken.resend:
         answer = Answer(Word.OUTCOME_UNKNOWN, answer.reason)
-    if sent is not None and type(request) is Claim and may_wait(answer) and _waits(request, now_ms):
+    if sent is not None and type(request) is Claim and may_wait(answer) and claim_next.waits(request, now_ms):
         return Settled(request, changes=result.changes, waits=result.waits, parked=request, again=sent, seal=seal)
     changes, waits, freed, maybe = result.changes, result.waits, result.freed, result.maybe
     return Settled(request, answer, changes, waits, freed, None, None, maybe, seal, result.extended)

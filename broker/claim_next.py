@@ -166,6 +166,11 @@ def wait_ends_ms(claim: Claim, now_ms: int) -> int:
     return min(latest, claim.body.wait_until_ms or latest)
 
 
+def waits(claim: Claim, now_ms: int) -> bool:
+    """Whether it has said that it would wait, and has not for so long yet."""
+    return bool(claim.body.wait_ms) and wait_ends_ms(claim, now_ms) > now_ms
+
+
 def park(pipe: Pipeline, claim: Claim, now_ms: int, *, again: Claim | None = None, seal: Seal = UNSEALED) -> None:
     """Add the commands that keep a claim waiting. What it is told at the end of its wait is prepared here.
 

@@ -12,7 +12,7 @@ POP_BEST = (
     f"local LANE, SERVED_MAX, SET_BACK, RIGHTED_MAX = '{LANE}', 10000, {SET_BACK_MS}, {RIGHTED_MAX}\n"
     f"local SERVED_TTL = {SERVED_TTL_MS}"
     + """
--- Entries put right by this call. Each costs everybody's time; after so many it ends, and is to be made again.
+-- Entries put right by this call. Each costs everybody's time; who needs one more than so many is to ask again.
 local righted = 0
 
 -- What stands first in each set, looked at once until the set is changed here.
@@ -44,11 +44,11 @@ local function best_of(keys, bonuses, before, after)
 end
 
 -- The entry with the lowest score, less its set's bonus, taken out. A lane gives its first job, and then stands behind
--- all that have waited longer than since now.
+-- all that have waited longer than since now. Nil where there is none, and true where that is not known yet.
 local function pop_best(keys, bonuses, served, now, step)
-  while righted < RIGHTED_MAX do  -- each round ends it, or puts one entry right
+  while true do  -- each round ends it, or puts one entry right
     local best, key, score = best_of(keys, bonuses, '', '')
-    if not best then return nil end
+    if not best then return nil, false end
     if string.sub(best, 1, 1) ~= '~' then
       change('ZREM', key, best)
       return best
@@ -59,12 +59,11 @@ local function pop_best(keys, bonuses, served, now, step)
     local worth = (priority or 0) * step
     local _, head = head_of(LANE .. key .. best)
     local turn = (redis.call('ZSCORE', served, best) or 0) - worth
-    if not head or not priority then
+    local since = head and priority and math.max(head, turn)
+    if not since or since > score then
+      if righted >= RIGHTED_MAX then return nil, true end
       righted = righted + 1
-      change('ZREM', key, best)
-    elseif math.max(head, turn) > score then
-      righted = righted + 1
-      change('ZADD', key, 'CH', math.max(head, turn), best)
+      if since then change('ZADD', key, 'CH', since, best) else change('ZREM', key, best) end
     else
       local first, its_key = best_of(keys, bonuses, LANE, best)
       change('ZREM', LANE .. its_key .. best, first)

@@ -12,6 +12,7 @@ from redis import Redis
 
 from broker import claim_next, index, replies
 from broker.claim_next import ANSWER, ANSWER_TTL_MS, MARK, UNPARK, WAIT_ENDS, WAITING, claim_id
+from broker.clock import Clock
 from broker.messages import Claim
 from broker.pop_best import POP_BEST
 from broker.ready_sets import ReadySets
@@ -24,8 +25,6 @@ MARK_TTL_MS = ANSWER_TTL_MS
 """How long it is known what a claim-next was proposed, where its worker has died: it may be taken over late."""
 JOBS_IN_A_CALL = 64
 """Proposed by one call, which everybody else waits for; one claim alone may ask for as many."""
-CALLS_MAX = 500
-"""Calls for one proposal, where much of the index is to be put right first: a million entries."""
 
 
 class Candidate(Value, frozen=True):
@@ -48,7 +47,11 @@ class NothingFits(Value, frozen=True):
     """No ready job fits."""
 
 
-Proposal: TypeAlias = Candidate | Remembered | InHand | NothingFits
+class Unfinished(Value, frozen=True):
+    """There was no time to put right all that stands before a job that may fit. What was put right stays so."""
+
+
+Proposal: TypeAlias = Candidate | Remembered | InHand | NothingFits | Unfinished
 
 
 class Asking(Value, frozen=True):
@@ -131,21 +134,22 @@ local function proposal(claim, known, mark, record)
     end
     if settler and settler ~= worker and lately_set(MARK .. id) then return {'in_hand'} end
   end
-  local found = {'candidate'}
+  local found, unfinished = {'candidate'}, false
   if again then
     for i = 1, #proposed do found[i + 1] = proposed[i] end
   end
   if #found == 1 then
     local keys, bonuses, served = sets_of(places[place])
     for _ = 1, count do
-      local best = pop_best(keys, bonuses, served, now, step)
+      local best
+      best, unfinished = pop_best(keys, bonuses, served, now, step)
       if not best then break end
       found[#found + 1], proposed[#proposed + 1] = best, best
     end
   end
   table.insert(proposed, 1, worker)  -- not unpacked: of some thousands, which nobody of ours has written, Lua can't
   redis.call('SET', MARK .. id, table.concat(proposed, ' '), 'PX', MARK_TTL)
-  return #found > 1 and found or {righted < RIGHTED_MAX and 'nothing' or 'unfinished'}
+  return #found > 1 and found or {unfinished and 'unfinished' or 'nothing'}
 end
 
 local others = ARGV[5] == '1' and sets_of_queues()
@@ -180,13 +184,21 @@ class _Place(Value, frozen=True):
 
 
 def propose(
-    connection: Redis, asking: Sequence[Asking], *, worker: str, now_ms: int, step_ms: int, sets: ReadySets
+    connection: Redis,
+    asking: Sequence[Asking],
+    *,
+    worker: str,
+    clock: Clock,
+    until_ms: int,
+    step_ms: int,
+    sets: ReadySets,
 ) -> list[Proposal]:
     """One proposal for each claim, in order. One round trip where `sets` are still as they were last seen.
 
-    `step_ms`: how much waiting makes up for one priority.
+    `step_ms`: how much waiting makes up for one priority. `until_ms`: when to ask no more of a claim for which more of
+    the index is to be put right than one call may. Each is asked for once in any case, so that its resend gets on.
     """
-    ask = partial(_ask, connection, sets=sets, worker=worker, now_ms=now_ms, step_ms=step_ms)
+    ask = partial(_ask, connection, sets=sets, worker=worker, now_ms=clock.now_ms(), step_ms=step_ms)
     found: list[Proposal] = []
     for part in _parts(asking):
         said = ask(part, as_seen=True)
@@ -194,9 +206,8 @@ def propose(
             for queue, names in zip(_queues(part), said[1:], strict=True):
                 sets.saw(queue, names)
             said = ask(part, as_seen=False)
-        for _ in range(CALLS_MAX):
-            unfinished = [position for position, each in enumerate(said) if each[0] == b"unfinished"]
-            if not unfinished:
+        while unfinished := [at for at, each in enumerate(said) if each[0] == b"unfinished"]:
+            if clock.now_ms() >= until_ms:
                 break
             for position, each in zip(unfinished, ask([part[each] for each in unfinished], as_seen=False), strict=True):
                 said[position] = each
@@ -278,5 +289,7 @@ def _proposal(said: list[bytes]) -> Proposal:
             return Remembered(tuple(said[1].decode(errors="replace").split()))
         case b"in_hand":
             return InHand()
+        case b"unfinished":
+            return Unfinished()
         case _:
             return NothingFits()

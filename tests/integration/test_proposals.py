@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 from unittest.mock import patch
@@ -12,7 +12,6 @@ import redis
 
 from broker import proposals
 from broker.messages import Request
-from broker.pop_best import RIGHTED_MAX
 from broker.ready_sets import KEPT_MAX
 from broker.scripts import Script
 from datastore import connect
@@ -143,45 +142,3 @@ def test_sets_that_nobody_of_ours_has_written_are_no_obstacle(start: Callable[[]
     assert [broker.ask(broker.caller.make("claim"))[0]["answer"] for _ in range(3)] == ["granted"] * 2 + [
         "none_available"
     ]
-
-
-def lanes_without_jobs(broker: InProcess, count: int) -> None:
-    """As they are left behind where jobs with keys of their own were cancelled."""
-    broker.redis.sadd("broker:ready:default:sets", "[]")
-    broker.redis.zadd("broker:ready:default:in:[]", {f"~0~{number}": 1_000 + number for number in range(count)})
-
-
-@contextmanager
-def rights_at_most(broker: InProcess) -> Iterator[None]:
-    """Fails where one call has put more right than it may: a command or more for each entry."""
-    line, each = "broker:ready:default:in:[]", []
-    ask = proposals._ask
-
-    def counting(*args: Any, **options: Any) -> list[Any]:
-        before = broker.redis.zcard(line)
-        said = ask(*args, **options)
-        each.append(before - broker.redis.zcard(line))
-        return said
-
-    with patch.object(proposals, "_ask", counting):
-        yield
-    assert sum(each) > 2 * RIGHTED_MAX
-    assert max(each) <= RIGHTED_MAX + 1, "others are served in between"
-
-
-def test_no_call_holds_redis_up_for_more_lanes_than_it_may_put_right(start: Callable[[], InProcess]) -> None:
-    broker = start()
-    lanes_without_jobs(broker, 3 * RIGHTED_MAX)
-    broker.submit("job", fairness_key="behind")
-    with rights_at_most(broker):
-        granted, other = broker.ask(broker.caller.make("claim"), broker.caller.make("claim"))
-    assert granted["body"]["job_id"] == "job", "it is found all the same"
-    assert other["answer"] == "none_available"
-
-
-def test_however_much_is_to_be_put_right_a_claim_ends(start: Callable[[], InProcess]) -> None:
-    broker = start()
-    lanes_without_jobs(broker, 3 * RIGHTED_MAX)
-    with patch.object(proposals, "CALLS_MAX", 1):
-        assert broker.ask(broker.caller.make("claim"))[0]["answer"] == "none_available"
-    assert broker.redis.zcard("broker:ready:default:in:[]") == RIGHTED_MAX
