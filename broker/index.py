@@ -7,9 +7,9 @@ docs/matching.md says what the order is.
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import lru_cache
-from typing import Self, cast
+from typing import Self, TypeAlias, cast
 
 import msgspec
 import structlog
@@ -155,13 +155,26 @@ def decode_wants(text: str) -> Wants | None:
     return None if terms is None else Wants.of(*terms)
 
 
+_Scores: TypeAlias = defaultdict[tuple[str, str, str], dict[str, int | None]]
+"""Where jobs stand that anybody may have, by queue, terms and lane. None: they are taken out."""
+
+_WITHDRAW_FROM_LANE = """
+-- KEYS: 1 the lane, 2 the set that it stands in.  ARGV: 1 what stands there for the lane, then jobs that leave it
+for i = 2, #ARGV do redis.call('ZREM', KEYS[1], ARGV[i]) end
+if redis.call('EXISTS', KEYS[1]) == 0 then redis.call('ZREM', KEYS[2], ARGV[1]) end
+"""
+"""The last job takes its lane along: what is left of lanes costs the next claim, and piles up where there is none. One
+step, and a job is put into its lane before that is put into the set: so none is left in a lane that is in no set. Sent
+whole: in a pipeline nobody looks whether the server has forgotten it."""
+
+
 def follow(pipe: Pipeline, moves: Iterable[tuple[Job, bool]], *, step_ms: int, now_ms: int) -> None:
     """As `move`, of jobs."""
-    scores: defaultdict[tuple[str, str], dict[str, int | None]] = defaultdict(dict)
+    scores: _Scores = defaultdict(dict)
     for job, offered_now in moves:
         if job.reserved is None and job.fairness_key is None:
             terms = encode_job_terms(job.requires, job.prefers)
-            scores[job.queue, terms][job.id] = _score(job, step_ms) if offered_now else None
+            scores[job.queue, terms, ""][job.id] = _score(job, step_ms) if offered_now else None
             continue
         offered = Place.of(job, step_ms=step_ms, now_ms=now_ms) if offered_now else None
         for place in Place.each_of(job, step_ms=step_ms):
@@ -175,38 +188,39 @@ def follow(pipe: Pipeline, moves: Iterable[tuple[Job, bool]], *, step_ms: int, n
 def move(pipe: Pipeline, moves: Iterable[tuple[Place, bool]]) -> None:
     """Add the commands that make jobs findable (True) or take them out (False); of one job the last move counts.
 
-    Jobs that stand for themselves go with one command for each set, however many there are.
+    Jobs that anybody may have go with one command for each set, or lane in it, however many there are.
     """
-    scores: defaultdict[tuple[str, str], dict[str, int | None]] = defaultdict(dict)
+    scores: _Scores = defaultdict(dict)
     for place, offered_now in moves:
         _move_one(pipe, scores, place, offered_now=offered_now)
     _move_together(pipe, scores)
 
 
-def _move_one(
-    pipe: Pipeline,
-    scores: Mapping[tuple[str, str], dict[str, int | None]],
-    place: Place,
-    *,
-    offered_now: bool,
-) -> None:
-    """Add the commands for one that stands apart; of another note what it comes to, to go with others of its set."""
-    if place.kept_for or place.lane:
-        (_offer_apart if offered_now else _withdraw_apart)(pipe, place)
+def _move_one(pipe: Pipeline, scores: _Scores, place: Place, *, offered_now: bool) -> None:
+    """Add the commands for one that is kept for a factory; of another note what it comes to, to go with others."""
+    if not place.kept_for:
+        scores[place.queue, place.terms, place.lane][place.job_id] = place.score if offered_now else None
+    elif offered_now:
+        _keep(pipe, place)
     else:
-        scores[place.wants][place.job_id] = place.score if offered_now else None
+        pipe.zrem(place.key, place.job_id)
 
 
-def _move_together(pipe: Pipeline, sets: Mapping[tuple[str, str], Mapping[str, int | None]]) -> None:
-    """Add the commands that put jobs with their scores into these sets, by queue and terms; without one they go."""
-    named: defaultdict[str, list[str]] = defaultdict(list)
-    for (queue, terms), members in sets.items():
+def _move_together(pipe: Pipeline, sets: _Scores) -> None:
+    """Add the commands that put jobs with their scores into these sets and lanes; without one they go."""
+    named: defaultdict[str, dict[str, None]] = defaultdict(dict)
+    for (queue, terms, lane), members in sets.items():
         key = members_key(READY, queue, terms)
         if there := {job_id: score for job_id, score in members.items() if score is not None}:
-            pipe.zadd(key, there)
-            named[queue].append(terms)
+            pipe.zadd(LANE + key + lane if lane else key, there)
+            if lane:
+                pipe.zadd(key, {lane: min(there.values())}, lt=True)  # the pop corrects what is too low
+            named[queue][terms] = None
         if gone := [job_id for job_id, score in members.items() if score is None]:
-            pipe.zrem(key, *gone)
+            if lane:
+                pipe.eval(_WITHDRAW_FROM_LANE, 2, LANE + key + lane, key, lane, *gone)
+            else:
+                pipe.zrem(key, *gone)
     for queue, texts in named.items():
         pipe.sadd(sets_key(READY, queue), *texts)  # after their members: a pop tidies away sets that look empty
 
@@ -230,18 +244,11 @@ def withdraw(pipe: Pipeline, place: Place) -> None:
     move(pipe, [(place, False)])
 
 
-def _offer_apart(pipe: Pipeline, place: Place) -> None:
-    """A job that is kept for a factory, or stands in a lane behind others."""
-    pipe.zadd(place.line, {place.job_id: place.score})
-    if place.kept_for:
-        pipe.pexpire(place.key, KEPT_TTL_MS)
-    else:
-        pipe.zadd(place.key, {place.lane: place.score}, lt=True)  # the pop corrects what is too low
+def _keep(pipe: Pipeline, place: Place) -> None:
+    """Add the commands that make a job findable which is kept for a factory."""
+    pipe.zadd(place.key, {place.job_id: place.score})
+    pipe.pexpire(place.key, KEPT_TTL_MS)
     name_sets(pipe, [place])
-
-
-def _withdraw_apart(pipe: Pipeline, place: Place) -> None:
-    pipe.zrem(place.line, place.job_id)
 
 
 class JobSet(Value, frozen=True):

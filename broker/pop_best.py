@@ -4,8 +4,8 @@ from broker.clock import SET_BACK_MS
 from broker.index import LANE
 
 RIGHTED_MAX = 2_000
-"""12 to 33 ms of Redis's time, measured on a busy machine. A lane stays in its place when its jobs are cancelled, and
-anybody may name new ones."""
+"""12 to 33 ms of Redis's time, measured on a busy machine. A lane keeps its place when its first job is cancelled,
+and anybody may name new ones."""
 SERVED_TTL_MS = 86_400_000
 """Of a queue that serves no lane for so long it is forgotten whose turn was last: then the oldest job has it."""
 POP_BEST = (

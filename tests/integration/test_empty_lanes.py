@@ -6,7 +6,7 @@ A claim puts right what stands before it as long as it has time; then it is told
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any
+from typing import Any, cast
 from unittest.mock import patch
 
 import pytest
@@ -228,3 +228,44 @@ def test_a_call_that_puts_all_right_is_noticed(broker: InProcess, calls: Calls) 
     with patch.object(proposals, "_PROPOSE", Script(broken)):
         claim(broker)
     assert most_of_one_call(calls) > RIGHTED_MAX + 1
+
+
+def keyed(broker: InProcess, *jobs: str, key: str) -> None:
+    broker.submit(*jobs, queue="keyed", fairness_key=key)
+
+
+def left_in_the_index(broker: InProcess) -> list[bytes]:
+    return cast(list[bytes], broker.redis.zrange(index.members_key(index.READY, "keyed", "[]"), 0, -1))
+
+
+def cancel(broker: InProcess, *jobs: str) -> None:
+    replies = broker.ask(*(broker.caller.make("cancel", job_id=job) for job in jobs))
+    assert {reply["answer"] for reply in replies} == {"ok"}, replies
+
+
+def cleared_away(broker: InProcess) -> bool:
+    """Whether the lanes of cancelled jobs are gone, and those that have others are not."""
+    keyed(broker, "a-1", "a-2", key="a")
+    keyed(broker, "b-1", key="b")
+    keyed(broker, "c-1", "c-2", key="c")
+    cancel(broker, "a-1", "b-1", "c-1", "c-2")
+    return left_in_the_index(broker) == [b"~0~a"] and claim(broker, queue="keyed")["body"].get("job_id") == "a-2"
+
+
+def test_the_last_job_of_a_lane_that_is_cancelled_takes_its_lane_along(broker: InProcess) -> None:
+    assert cleared_away(broker)
+
+
+def test_one_that_is_claimed_by_its_id_does_so_too(broker: InProcess) -> None:
+    keyed(broker, "a-1", key="a")
+    assert claim(broker, job_id="a-1")["answer"] == "granted"
+    assert left_in_the_index(broker) == []
+
+
+@pytest.mark.parametrize("condition", ["false", "true"], ids=["leaves it there", "always takes it along"])
+def test_a_broker_that_never_looks_what_is_left_is_noticed(broker: InProcess, condition: str) -> None:
+    text = index._WITHDRAW_FROM_LANE
+    broken = text.replace("redis.call('EXISTS', KEYS[1]) == 0", condition)
+    assert broken != text
+    with patch.object(index, "_WITHDRAW_FROM_LANE", broken):
+        assert not cleared_away(broker)
