@@ -14,7 +14,7 @@ import redis
 
 from broker import batch, index, proposals
 from broker.batch import TRIES_MS
-from broker.pop_best import RIGHTED_MAX
+from broker.pop_best import RIGHTED_MAX, SETS_MAX
 from broker.proposals import NothingFits
 from broker.scripts import Script
 from datastore import connect
@@ -228,6 +228,27 @@ def test_a_call_that_puts_all_right_is_noticed(broker: InProcess, calls: Calls) 
     with patch.object(proposals, "_PROPOSE", Script(broken)):
         claim(broker)
     assert most_of_one_call(calls) > RIGHTED_MAX + 1
+
+
+def looks_of_one_call(broker: InProcess, calls: Calls) -> int:
+    """How often a call has looked at a set at most, where many sets fit."""
+    sets = 10 * SETS_MAX
+    names = [index.encode_job_terms((), ((f"tool-{number}", 1),)) for number in range(sets)]
+    broker.redis.sadd(index.sets_key(index.READY, "default"), *names)
+    claim(broker)
+    return max(calls.righted) * sets
+
+
+def test_where_many_sets_fit_a_call_puts_fewer_lanes_right(broker: InProcess, calls: Calls) -> None:
+    assert 0 < looks_of_one_call(broker, calls) <= RIGHTED_MAX * SETS_MAX
+
+
+def test_a_call_that_counts_lanes_only_is_noticed(broker: InProcess, calls: Calls) -> None:
+    text = proposals._PROPOSE.text
+    broken = text.replace("math.max(1, #keys / SETS_MAX)", "1")
+    assert broken != text
+    with patch.object(proposals, "_PROPOSE", Script(broken)):
+        assert looks_of_one_call(broker, calls) > RIGHTED_MAX * SETS_MAX
 
 
 def keyed(broker: InProcess, *jobs: str, key: str) -> None:
