@@ -101,6 +101,11 @@ def sets_key(prefix: str, queue: str) -> str:
     return f"{prefix}:{queue}:sets"
 
 
+def state_key(prefix: str, queue: str) -> str:
+    """Another value whenever sets were taken away, so that it and their number tell whether they are what they were."""
+    return f"{prefix}:{queue}:state"
+
+
 def members_key(prefix: str, queue: str, terms: str) -> str:
     """The sorted members of one set of terms (its canonical JSON)."""
     return f"{prefix}:{queue}:in:{terms}"
@@ -326,17 +331,19 @@ def tidy_sets(connection: Redis, prefix: str, ours: Callable[[str], bool]) -> No
     for key in connection.scan_iter(match=sets_key(prefix, "*"), count=1_000):
         queue = key.removesuffix(b"sets")
         members = queue + b"in:"
-        there = cast(list[bytes], _TIDY.run(connection, [key], [members, queue + b"texts"]))
+        there = cast(list[bytes], _TIDY.run(connection, [key, queue + b"state"], [members, queue + b"texts"]))
         wrong = [name for name in there if (text := text_of(name)) is None or not ours(text)]
         if wrong:
             log.warning("index_has_garbage", key=repr(key), count=len(wrong))
             connection.delete(*(members + name for name in wrong))
             connection.srem(key, *wrong)
+            connection.delete(queue + b"state")
 
 
 _TIDY = Script(
     """
--- KEYS: 1 sets of terms.  ARGV: prefix of their members, and what digests stand for.  Returns those that have members
+-- KEYS: 1 sets of terms, 2 the state that they are in.  ARGV: prefix of their members, and what digests stand for.
+-- Returns those that have members
 local there = {}
 if redis.call('TYPE', KEYS[1]).ok ~= 'set' then redis.call('DEL', KEYS[1]) end
 for _, terms in ipairs(redis.call('SMEMBERS', KEYS[1])) do
@@ -350,6 +357,8 @@ for _, terms in ipairs(redis.call('SMEMBERS', KEYS[1])) do
     redis.call('SREM', KEYS[1], terms)
   end
 end
+-- Also where none has gone: who has seen others than these, whyever, looks again.
+redis.call('DEL', KEYS[2])
 return there
 """
 )

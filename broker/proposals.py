@@ -3,7 +3,8 @@
 Taken out of the index in the same step that notes who was proposed what, so no two claims are proposed one job.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Container, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -15,7 +16,7 @@ from broker.claim_next import ANSWER, ANSWER_TTL_MS, MARK, UNPARK, WAIT_ENDS, WA
 from broker.clock import Clock
 from broker.messages import Claim
 from broker.pop_best import POP_BEST
-from broker.ready_sets import ReadySets
+from broker.ready_sets import QueueSets, ReadySets
 from broker.scripts import Argument, Script
 from datastore.value import Value
 
@@ -78,14 +79,21 @@ _PROPOSE = Script(
 local worker, now, step = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local claims, queues, places = unpack(cjson.decode(ARGV[4]))
 
-local function sets_of_queues()
+-- A queue's sets are as they were seen where there are as many, and none was taken away since: whoever does that gives
+-- them another state, and so does this where Redis has lost it.
+local function sets_of_queues(states)
   local found, as_known = {'sets'}, true
   for i, queue in ipairs(queues) do
-    local names, known = redis.call('SMEMBERS', queue.sets), {}
-    for _, name in ipairs(queue.names) do known[name] = true end
-    as_known = as_known and #names == #queue.names
-    for _, name in ipairs(names) do as_known = as_known and known[name] end
-    found[i + 1] = names
+    local state = states[i]
+    if not state then
+      local t = redis.call('TIME')
+      state = t[1] .. '-' .. t[2] .. '-' .. worker
+      redis.call('SET', queue.state, state)
+    end
+    found[i + 1] = ''
+    if redis.call('SCARD', queue.sets) ~= queue.size or state ~= queue.seen then
+      found[i + 1], as_known = {state, redis.call('SMEMBERS', queue.sets)}, false
+    end
   end
   return not as_known and found
 end
@@ -152,14 +160,16 @@ local function proposal(claim, known, mark, record)
   return #found > 1 and found or {unfinished and 'unfinished' or 'nothing'}
 end
 
-local others = ARGV[5] == '1' and sets_of_queues()
-if others then return others end
 local ids, names, found = {}, {}, {}
 for i, claim in ipairs(claims) do
   local id = claim[1]
   ids[i], names[i], names[#claims + i] = id, ANSWER .. id, MARK .. id
 end
-local known, records = redis.call('MGET', unpack(names)), redis.call('HMGET', KEYS[1], unpack(ids))
+for i, queue in ipairs(queues) do names[2 * #claims + i] = queue.state end
+local known = redis.call('MGET', unpack(names))
+local others = ARGV[5] == '1' and sets_of_queues({unpack(known, 2 * #claims + 1)})
+if others then return others end
+local records = redis.call('HMGET', KEYS[1], unpack(ids))
 for i, claim in ipairs(claims) do found[i] = proposal(claim, known[i], known[#claims + i], records[i]) end
 return found
 """
@@ -170,6 +180,10 @@ class _Queue(Value, frozen=True):
     """Where jobs of a queue stand: its sets of terms by name."""
 
     sets: str
+    state: str
+    size: int
+    seen: str
+    """`size` sets, in this state, are what `names` was made of."""
     members: str
     served: str
     names: Sequence[str]
@@ -203,8 +217,10 @@ def propose(
     for part in _parts(asking):
         said = ask(part, as_seen=True)
         if said[0] == b"sets":
-            for queue, names in zip(_queues(part), said[1:], strict=True):
-                sets.saw(queue, names)
+            for queue, told in zip(_queues(part), said[1:], strict=True):
+                if told:  # else they are what they were
+                    state, names = told
+                    sets.saw(queue, names, state=state)
             said = ask(part, as_seen=False)
         while unfinished := [at for at, each in enumerate(said) if each[0] == b"unfinished"]:
             if clock.now_ms() >= until_ms:
@@ -252,6 +268,7 @@ def _question(asking: Sequence[Asking], sets: ReadySets, *, step_ms: int) -> byt
     places: dict[tuple[str, str, tuple[str, ...]], int] = {}
     stated: list[_Place] = []
     claims: list[tuple[str, bool, bool, int, str, int]] = []
+    wanted: defaultdict[str, set[int]] = defaultdict(set)
     for each in asking:
         claim, queue, offers = each.claim, each.claim.body.queue, each.claim.body.offers
         number, seen = queues[queue]
@@ -260,17 +277,30 @@ def _question(asking: Sequence[Asking], sets: ReadySets, *, step_ms: int) -> byt
             place = places[queue, heir, offers] = len(places) + 1
             fitting = seen.fitting(offers, heir=heir, step_ms=step_ms)
             stated.append(_Place(number, fitting.numbers, fitting.bonuses))
+            wanted[queue].update(fitting.numbers)
         claims.append((claim_id(claim), each.insist, each.again, each.count, _shared_by(claim), place))
-    return msgspec.json.encode((claims, [_queue(name, seen.names) for name, (_, seen) in queues.items()], stated))
+    told = [_queue(name, seen, wanted[name]) for name, (_, seen) in queues.items()]
+    return msgspec.json.encode((claims, told, stated))
 
 
 def _queues(asking: Sequence[Asking]) -> list[str]:
     return list(dict.fromkeys(each.claim.body.queue for each in asking))
 
 
-def _queue(name: str, sets: Sequence[str]) -> _Queue:
-    members = index.members_key(index.READY, name, "")
-    return _Queue(index.sets_key(index.READY, name), members, index.served_key(name), sets)
+def _queue(name: str, seen: QueueSets, wanted: Container[int]) -> _Queue:
+    """`wanted`: the numbers of the sets that some claim may have. Where names are long, the others' are left out."""
+    names: Sequence[str] = seen.names
+    if seen.is_long:
+        names = [text if number in wanted else "" for number, text in enumerate(names, start=1)]
+    return _Queue(
+        index.sets_key(index.READY, name),
+        index.state_key(index.READY, name),
+        seen.size,
+        seen.state,
+        index.members_key(index.READY, name, ""),
+        index.served_key(name),
+        names,
+    )
 
 
 def _shared_by(claim: Claim) -> str:

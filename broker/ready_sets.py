@@ -3,7 +3,7 @@
 Nothing is decided by it: whoever uses it has Redis compare it with what is there now.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from itertools import count
 from typing import Self, TypeAlias
 
@@ -14,6 +14,8 @@ from datastore.value import Value
 
 KEPT_MAX = 1_000
 """Queues that are kept; with more all are forgotten, and asked for once more."""
+NAMES_LONG = 4_096
+"""Characters of a queue's names together from which on they are long: those of most queues are sent as they are."""
 NAME_MAX = 128
 """Characters of a name that is kept taken apart, which takes fifteen times as much; others are, each time."""
 FITTINGS_MAX = 4_096
@@ -85,12 +87,25 @@ class QueueSets:
     """
 
     def __init__(
-        self, queue: str, found: Iterable[bytes], *, numbers: Iterator[int], kept: Fittings, before: Self | None
+        self,
+        queue: str,
+        found: Sequence[bytes],
+        *,
+        state: bytes,
+        numbers: Iterator[int],
+        kept: Fittings,
+        before: Self | None,
     ) -> None:
         self._queue = queue
         self._kept = kept
+        self.size = len(found)
+        """How many there are, with those that nobody of ours has written."""
+        self.state = state.decode(errors="replace")
+        """None of them was taken away for as long as Redis names this one."""
         self.names = index.names(found)
         """Without those that nobody of ours has written."""
+        self.is_long = sum(map(len, self.names)) > NAMES_LONG
+        """Whether it is worth while to leave out those that nobody may have."""
         earlier = {} if before is None else before._sets
         self._sets: dict[str, _Found] = {name: earlier.get(name) or _found(name, next(numbers)) for name in self.names}
         self._look = next(numbers)
@@ -142,10 +157,16 @@ class ReadySets:
         """As last seen; at first there are none."""
         return self._queues.get(queue) or self.saw(queue, ())
 
-    def saw(self, queue: str, found: Iterable[bytes]) -> QueueSets:
+    def forget(self) -> None:
+        """Ask for all of them again: another Redis, or one that was set back, may have others that look the same."""
+        self._queues.clear()
+
+    def saw(self, queue: str, found: Sequence[bytes], *, state: bytes = b"") -> QueueSets:
         """From now on it is these."""
         if len(self._queues) >= KEPT_MAX and queue not in self._queues:
             self._queues.clear()
         before = self._queues.get(queue)
-        seen = self._queues[queue] = QueueSets(queue, found, numbers=self._numbers, kept=self._fittings, before=before)
+        seen = self._queues[queue] = QueueSets(
+            queue, found, state=state, numbers=self._numbers, kept=self._fittings, before=before
+        )
         return seen

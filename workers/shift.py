@@ -103,6 +103,7 @@ class Shift:
     def leftovers(self) -> Hand:
         """Begin a session: what was in hand when Redis went away, or was full."""
         self._asked = None
+        self._context.ready_sets.forget()
         with suppress(RedisError):  # what failed may have come after it, and nobody else sees to its end
             self._end()
         # The last one may have begun, too, though nobody heard of it. What began in between is taken over, if anything.

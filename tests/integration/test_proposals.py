@@ -4,14 +4,14 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, cast
 from unittest.mock import patch
 
 import pytest
 import redis
 
-from broker import proposals
-from broker.messages import Request
+from broker import index, proposals
+from broker.messages import Claim, Request
 from broker.ready_sets import KEPT_MAX
 from broker.scripts import Script
 from datastore import connect
@@ -38,6 +38,20 @@ def never_compares() -> AbstractContextManager[Any]:
     """A broker that takes the sets it saw last for those that are there."""
     ask = proposals._ask
     return patch.object(proposals, "_ask", lambda *args, as_seen, **options: ask(*args, as_seen=not as_seen, **options))
+
+
+def counts_alone() -> AbstractContextManager[Any]:
+    """A broker that takes as many sets for the same ones."""
+    broken = proposals._PROPOSE.text.replace(" or state ~= queue.seen", "")
+    assert broken != proposals._PROPOSE.text
+    return patch.object(proposals, "_PROPOSE", Script(broken))
+
+
+def forgets_in_silence() -> AbstractContextManager[Any]:
+    """A broker whose sweep takes sets away, and nobody hears of it."""
+    broken = index._TIDY.text.replace("redis.call('DEL', KEYS[2])", "")
+    assert broken != index._TIDY.text
+    return patch.object(index, "_TIDY", Script(broken))
 
 
 @pytest.fixture
@@ -107,9 +121,61 @@ def test_a_job_is_found_whose_requirements_its_worker_has_not_met_before(start: 
     assert finds_every_job(start())
 
 
-def test_a_broker_that_never_compares_the_sets_is_noticed(start: Callable[[], InProcess]) -> None:
-    with never_compares():
+@pytest.mark.parametrize("twin", [never_compares, counts_alone, forgets_in_silence])
+def test_a_broker_that_does_not_notice_other_sets_is_noticed(start: Callable[[], InProcess], twin: Twin) -> None:
+    with twin():
         assert not finds_every_job(start())
+
+
+def lost(broker: InProcess) -> None:
+    broker.redis.flushall()
+
+
+def removed(broker: InProcess) -> None:
+    broker.redis.delete("broker:ready:default:sets", "broker:ready:default:state")
+
+
+def another_type(broker: InProcess) -> None:
+    broker.redis.delete("broker:ready:default:sets", "broker:ready:default:state")
+    broker.redis.rpush("broker:ready:default:state", "x")
+
+
+@pytest.mark.parametrize("happens", [lost, removed, another_type])
+def test_as_many_sets_as_before_redis_lost_them_are_not_taken_for_the_same(
+    start: Callable[[], InProcess], happens: Callable[[InProcess], None]
+) -> None:
+    broker = start()
+    broker.submit("plain")
+    claim = partial(broker.caller.make, "claim", offers=["gpu"])
+    assert broker.ask(claim())[0]["answer"] == "granted"
+    happens(broker)
+    broker.submit("gpu", requires=["gpu"])
+    assert broker.ask(claim())[0]["body"].get("job_id") == "gpu"
+
+
+def test_sets_that_were_taken_away_by_hand_are_missed_until_the_next_sweep_at_most(
+    start: Callable[[], InProcess],
+) -> None:
+    broker = start()
+    broker.submit("plain")
+    claim = partial(broker.caller.make, "claim", offers=["gpu"])
+    assert broker.ask(claim())[0]["answer"] == "granted"
+    broker.redis.delete("broker:ready:default:sets")
+    broker.submit("gpu", requires=["gpu"])
+    broker.sweep()
+    assert broker.ask(claim())[0]["body"].get("job_id") == "gpu"
+
+
+def test_long_names_of_sets_that_nobody_in_a_batch_may_have_are_not_sent(start: Callable[[], InProcess]) -> None:
+    broker = start()
+    for number in range(20):
+        broker.submit(f"job-{number}", requires=[f"{number}-{'x' * 50}-{part}" for part in range(16)])
+    claim = partial(broker.caller.make, "claim", offers=[f"7-{'x' * 50}-{part}" for part in range(16)])
+    assert broker.ask(claim())[0]["body"].get("job_id") == "job-7"
+    asking = proposals.Asking(cast(Claim, claim()))
+    question = proposals._question([asking], broker.context.ready_sets, step_ms=1)
+    names = broker.context.ready_sets.of("default").names
+    assert len(question) < 2_000 < max(map(len, names)) * len(names)
 
 
 def test_what_is_asked_for_beyond_one_call_is_proposed_in_order(start: Callable[[], InProcess]) -> None:
