@@ -8,9 +8,11 @@ from broker.answers import Word
 from broker.claiming import try_claim_job
 from broker.clock import ManualClock
 from broker.coordinator import Settlement
+from broker.messages import REQUESTS
 from broker.quotas import rate_id
+from broker.settle import settle
 from broker.shared_document import read_body
-from tests.unit.desk import NOW, Desk
+from tests.unit.desk import NOW, TTL, Desk
 from tests.unit.test_claiming import LOCK, WHO, Between, holders
 
 
@@ -69,3 +71,15 @@ def test_a_grant_that_stands_is_told_again_after_the_deadline(desk: Desk) -> Non
     context = structs.replace(desk.context, clock=ManualClock(NOW + 1))
     assert try_claim_job(desk.context, "job", who, now_ms=NOW).answer.word is Word.GRANTED
     assert try_claim_job(context, "job", who, now_ms=NOW).answer.word is Word.REPLAYED
+
+
+def test_a_grant_that_is_told_again_promises_what_is_left_and_is_known_to_have_a_reader(desk: Desk) -> None:
+    desk.submit()
+    address = {"request_id": "r", "factory_id": "f", "incarnation": "start-1", "instance": "x"}
+    request = REQUESTS.validate_python({"op": "claim", **address, "body": {"job_id": "job"}})
+    told = [settle(desk.context, request, now_ms=NOW + later).answer for later in (0, TTL - 1, TTL + 1)]
+    assert [answer.word for answer in told] == [Word.GRANTED, Word.REPLAYED, Word.REPLAYED]
+    assert [answer.body["remaining_ms"] for answer in told] == [TTL, 1, 0]
+    lease = desk.job().lease
+    assert lease is not None
+    assert lease.asked_again

@@ -5,15 +5,17 @@ from typing import Any
 
 import pytest
 
-from broker.answers import Word
+from broker.answers import Answer, Reason, Word
 from broker.controls import FLEET_ID, Controls
 from broker.coordinator import Context, Settlement
 from broker.documents import Job, State
 from broker.entropy import SeededEntropy
 from broker.fence import Fence
 from broker.known_jobs import JOBS_MAX, NAMES_MAX, KnownJobs
-from broker.renewing import Held, Renewing
-from broker.settlement import CAS_ATTEMPTS_MAX, CAS_PAUSE_MS, raced
+from broker.messages import REQUESTS, RenewMany
+from broker.renewing import Held, Renewing, halves, joined
+from broker.settle import settle
+from broker.settlement import CAS_ATTEMPTS_MAX, CAS_PAUSE_MS, Change, raced
 from broker.transitions import Rules
 from datastore import Datastore, Document, Unavailable
 from datastore.interface import Expected, Patch, ReadResult, UpdateResult
@@ -260,3 +262,42 @@ def test_a_job_that_takes_much_room_is_parsed_each_time(desk: Desk) -> None:
 def job_named(job: Job, name: str) -> Job:
     read: Document = job.document
     return Job.from_document(Document(name, name, read.rev, read.etag, read.body))
+
+
+def message(desk: Desk) -> RenewMany:
+    """All leases of a client, to be renewed together."""
+    for name in NAMES:
+        desk.submit(name)
+    fences = {name: desk.claim(name) for name in NAMES}
+    leases = [{"job_id": name, "epoch": fence.epoch, "token": fence.token} for name, fence in fences.items()]
+    address = {"request_id": "r", "factory_id": "f", "incarnation": "start-1", "instance": "x"}
+    request = REQUESTS.validate_python({"op": "renew_many", **address, "body": {"leases": leases}})
+    assert isinstance(request, RenewMany)
+    return request
+
+
+def test_a_message_that_is_taken_apart_is_answered_as_one(desk: Desk) -> None:
+    parts = halves(message(desk))
+    assert [[lease.job_id for lease in part.body.leases] for part in parts] == [["a"], ["b", "c"]]
+    assert {part.request_id for part in parts} == {"r"}
+    became = joined(parts, [settle(desk.context, part, now_ms=NOW + 1) for part in parts])
+    assert became.answer.word is Word.OK
+    told = [(result["job_id"], result["answer"]) for result in became.answer.body["results"]]
+    assert told == [(name, Word.RENEWED) for name in NAMES]
+    assert list(became.extended) == [desk.job(name) for name in NAMES]
+    assert became.changes == ()
+
+
+def test_leases_of_a_part_that_failed_are_told_so_each(desk: Desk) -> None:
+    parts = halves(message(desk))
+    over = Change(desk.job("b"), desk.job("b"))
+    settled = [Settlement(Answer(Word.THROTTLED, Reason.STORE), (over,)), settle(desk.context, parts[1], now_ms=NOW)]
+    became = joined(parts, settled)
+    told = [(result["job_id"], result["answer"], result["reason"]) for result in became.answer.body["results"]]
+    assert told == [("a", Word.THROTTLED, Reason.STORE), ("b", Word.RENEWED, None), ("c", Word.RENEWED, None)]
+    assert became.changes == (over,)
+
+
+def test_a_single_lease_is_not_taken_apart(desk: Desk) -> None:
+    [one, _] = halves(message(desk))
+    assert list(halves(one)) == []
