@@ -88,7 +88,7 @@ local function sets_of_queues(states)
     if not state then
       local t = redis.call('TIME')
       state = t[1] .. '-' .. t[2] .. '-' .. worker
-      redis.call('SET', queue.state, state)
+      redis.call('SET', queue.state, state, 'PX', MARK_TTL)  -- of any queue that is asked for: it must not stay
     end
     found[i + 1] = ''
     if redis.call('SCARD', queue.sets) ~= queue.size or state ~= queue.seen then

@@ -166,6 +166,15 @@ def test_sets_that_were_taken_away_by_hand_are_missed_until_the_next_sweep_at_mo
     assert broker.ask(claim())[0]["body"].get("job_id") == "gpu"
 
 
+def test_of_queues_that_nobody_has_jobs_in_nothing_stays_for_ever(start: Callable[[], InProcess]) -> None:
+    broker = start()
+    told = broker.ask(*(broker.caller.make("claim", queue=f"made-up-{number}") for number in range(3)))
+    assert [reply["answer"] for reply in told] == ["none_available"] * 3
+    kept = list(broker.redis.scan_iter("broker:ready:*"))
+    assert len(kept) == 3
+    assert all(broker.redis.pttl(key) > 0 for key in kept)
+
+
 def test_long_names_of_sets_that_nobody_in_a_batch_may_have_are_not_sent(start: Callable[[], InProcess]) -> None:
     broker = start()
     for number in range(20):
