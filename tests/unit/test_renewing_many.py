@@ -266,12 +266,8 @@ def job_named(job: Job, name: str) -> Job:
 
 def message(desk: Desk) -> RenewMany:
     """All leases of a client, to be renewed together."""
-    for name in NAMES:
-        desk.submit(name)
-    fences = {name: desk.claim(name) for name in NAMES}
-    leases = [{"job_id": name, "epoch": fence.epoch, "token": fence.token} for name, fence in fences.items()]
     address = {"request_id": "r", "factory_id": "f", "incarnation": "start-1", "instance": "x"}
-    request = REQUESTS.validate_python({"op": "renew_many", **address, "body": {"leases": leases}})
+    request = REQUESTS.validate_python({"op": "renew_many", **address, "body": {"leases": leases(claimed(desk))}})
     assert isinstance(request, RenewMany)
     return request
 
@@ -282,8 +278,8 @@ def test_a_message_that_is_taken_apart_is_answered_as_one(desk: Desk) -> None:
     assert {part.request_id for part in parts} == {"r"}
     became = joined(parts, [settle(desk.context, part, now_ms=NOW + 1) for part in parts])
     assert became.answer.word is Word.OK
-    told = [(result["job_id"], result["answer"]) for result in became.answer.body["results"]]
-    assert told == [(name, Word.RENEWED) for name in NAMES]
+    each = [(result["job_id"], result["answer"]) for result in became.answer.body["results"]]
+    assert each == [(name, Word.RENEWED) for name in NAMES]
     assert list(became.extended) == [desk.job(name) for name in NAMES]
     assert became.changes == ()
 
@@ -293,8 +289,8 @@ def test_leases_of_a_part_that_failed_are_told_so_each(desk: Desk) -> None:
     over = Change(desk.job("b"), desk.job("b"))
     settled = [Settlement(Answer(Word.THROTTLED, Reason.STORE), (over,)), settle(desk.context, parts[1], now_ms=NOW)]
     became = joined(parts, settled)
-    told = [(result["job_id"], result["answer"], result["reason"]) for result in became.answer.body["results"]]
-    assert told == [("a", Word.THROTTLED, Reason.STORE), ("b", Word.RENEWED, None), ("c", Word.RENEWED, None)]
+    each = [(result["job_id"], result["answer"], result["reason"]) for result in became.answer.body["results"]]
+    assert each == [("a", Word.THROTTLED, Reason.STORE), ("b", Word.RENEWED, None), ("c", Word.RENEWED, None)]
     assert became.changes == (over,)
 
 
