@@ -29,7 +29,7 @@ from datastore import (
 )
 from datastore.interface import Ahead, DocumentName, nothing_ahead
 from datastore.memory import MemoryDatastore
-from datastore.sqlite import SqliteDatastore
+from datastore.sqlite import AHEAD_MAX, SqliteDatastore
 from datastore.sqlite_query import page_query
 from tests.processes import end, start_python, wait_for
 
@@ -173,6 +173,11 @@ def test_what_is_not_found_ahead_is_not_asked_for_again_either(store: SqliteData
         assert store.read("none", "p") == NotFound()
 
 
+def test_no_more_than_so_much_is_read_ahead(store: SqliteDatastore) -> None:
+    absent = [(f"none-{number}", "p") for number in range(AHEAD_MAX + 1)]
+    assert selects(store, *absent[-2:], ahead=lambda: absent) == 1
+
+
 def test_of_one_name_in_two_partitions_both_are_read_as_they_are(store: SqliteDatastore) -> None:
     documents = [store.create("twice", partition_key, {}) for partition_key in ("p", "q")]
     with store.batch(lambda: [("twice", "p"), ("twice", "q")]):
@@ -192,17 +197,18 @@ def test_a_name_that_no_document_can_have_spoils_no_batch_that_it_lies_ahead_of(
         assert store.read("job", "p") == Ok(document)
 
 
+@pytest.mark.parametrize("bad", ["bad", 'b"\\d'])
 def test_a_document_that_does_not_parse_spoils_no_batch_that_it_lies_ahead_of(
-    store: SqliteDatastore, path: Path
+    store: SqliteDatastore, path: Path, bad: str
 ) -> None:
     put(store, "a")
-    put(store, "bad")
+    put(store, bad)
     with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute("UPDATE documents SET body = '[]' WHERE id = 'bad'")
-    with store.batch(lambda: [("bad", "p"), ("a", "p")]):
+        connection.execute("UPDATE documents SET body = '[]' WHERE id <> 'a'")
+    with store.batch(lambda: [(bad, "p"), ("a", "p")]):
         assert isinstance(store.read("a", "p"), Ok)
         with pytest.raises(Corrupt):
-            store.read("bad", "p")
+            store.read(bad, "p")
 
 
 def test_a_batch_in_a_batch_is_a_value_error(store: SqliteDatastore) -> None:
@@ -213,6 +219,16 @@ def test_a_batch_in_a_batch_is_a_value_error(store: SqliteDatastore) -> None:
 def test_closing_in_a_batch_is_a_value_error(store: SqliteDatastore) -> None:
     with store.batch(), pytest.raises(ValueError, match="after the batch"):
         store.close()
+
+
+def test_a_store_that_is_closed_in_the_midst_of_a_write_ends_with_it(path: Path) -> None:
+    # As the handler of a signal may close it.
+    store = SqliteDatastore(path, etag_source=lambda: store.close() or "tag")
+    document = put(store)
+    with pytest.raises(Unavailable, match="closed"):
+        store.read("job", "p")
+    with closing(SqliteDatastore(path)) as again:
+        assert again.read("job", "p") == Ok(document)
 
 
 def test_a_page_holds_a_hundred_documents_unless_told(store: SqliteDatastore) -> None:
@@ -270,7 +286,7 @@ def test_many_processes_may_make_the_same_file_at_once(path: Path) -> None:
     code = """
 import sys
 from pathlib import Path
-from datastore.sqlite import SqliteDatastore
+from datastore.sqlite import AHEAD_MAX, SqliteDatastore
 from tests.processes import wait_for
 wait_for(Path(sys.argv[2]).exists, "the start")
 SqliteDatastore(sys.argv[1], indexes=["state"]).create(sys.argv[3], "p", {})
@@ -295,7 +311,9 @@ SqliteDatastore(sys.argv[1], indexes=["state"]).create(sys.argv[3], "p", {})
         ({"state": "ready"}, "by state", False),
         ({"state": "ready", "queue": "builds"}, "by state", False),
         ({"state": AnyOf(("ready", "leased"))}, "by state", False),
+        ({"state": AnyOf(tuple("abcdefghijklmnop"))}, "by state", False),
         ({"state": AnyOf(tuple("abcdefghijklmnopq"))}, "by state", True),
+        ({"state": AnyOf(("ready",)), "queue": "builds"}, "by state", False),
         ({"lease.expires_ms": AtMost(10)}, "by lease.expires_ms", True),
         ({"state": "leased", "lease.expires_ms": AtMost(10)}, "by lease.expires_ms", True),
         ({"lease.expires_ms": 10, "state": AtMost(3)}, "by state", True),
@@ -398,7 +416,7 @@ def test_it_finds_what_the_memory_store_finds(
 def test_a_waiting_process_gets_its_turn_between_the_batches_of_a_busy_one(store: SqliteDatastore, path: Path) -> None:
     code = """
 import sys
-from datastore.sqlite import SqliteDatastore
+from datastore.sqlite import AHEAD_MAX, SqliteDatastore
 store = SqliteDatastore(sys.argv[1])
 for number in range(1_000_000):
     with store.batch():

@@ -16,7 +16,7 @@ import pytest
 from datastore import Expected, Ok, Unavailable, sqlite_fields, sqlite_file
 from datastore.sqlite import SqliteDatastore
 from tests.processes import wait_for
-from tests.unit.test_sqlite import DEADLINE_S, put
+from tests.unit.test_sqlite import DEADLINE_S, put, run_python
 
 
 @pytest.fixture
@@ -146,6 +146,47 @@ def test_a_child_holds_no_lock_that_its_parent_has_given_up_waiting_for(path: Pa
     store.close()
     os.close(done)
     os.close(is_done)
+
+
+def test_a_child_holds_no_lock_that_its_parent_came_back_for_and_died_with(path: Path) -> None:
+    code = """
+import fcntl, os, sys
+from pathlib import Path
+from threading import Thread
+from datastore import Unavailable
+from datastore.forks import tell_of_forks
+from datastore.sqlite_lock import FileQueue
+from tests.processes import wait_for
+queue = FileQueue(sys.argv[1])
+tell_of_forks(queue)
+stranger = open(sys.argv[1], "w")
+fcntl.flock(stranger, fcntl.LOCK_EX)
+try:
+    queue.take(timeout_ms=5)
+except Unavailable:
+    given_up = queue._place
+if os.fork() == 0:
+    stranger.close()
+    os.close(1)
+    os.close(2)
+    wait_for(Path(sys.argv[2]).exists, "the end of the test")
+    os._exit(0)
+def let_go():
+    wait_for(lambda: given_up._wanted, "it came back")
+    fcntl.flock(stranger, fcntl.LOCK_UN)
+Thread(target=let_go).start()
+held = queue.take(timeout_ms=30_000)
+assert held is given_up.held
+os._exit(0)
+"""
+    SqliteDatastore(path).close()
+    done = path.with_name("done")
+    try:
+        run_python(code, f"{path}.lock", str(done))
+        with closing(SqliteDatastore(path)) as store:
+            put(store)
+    finally:
+        done.touch()
 
 
 @FORKS
