@@ -222,11 +222,14 @@ def test_closing_in_a_batch_is_a_value_error(store: SqliteDatastore) -> None:
 
 
 def test_a_store_that_is_closed_in_the_midst_of_a_write_ends_with_it(path: Path) -> None:
-    # As the handler of a signal may close it.
-    store = SqliteDatastore(path, etag_source=lambda: store.close() or "tag")
-    document = put(store)
+    def closes() -> str:  # as the handler of a signal may
+        closed.close()
+        return "tag"
+
+    closed = SqliteDatastore(path, etag_source=closes)
+    document = put(closed)
     with pytest.raises(Unavailable, match="closed"):
-        store.read("job", "p")
+        closed.read("job", "p")
     with closing(SqliteDatastore(path)) as again:
         assert again.read("job", "p") == Ok(document)
 
