@@ -100,7 +100,7 @@ def _make(path: str) -> None:
     """The file, if it is missing. In the queue's lock, so that no other store has it open before it is closed here."""
     try:
         # SQLite would create it by the umask; its -wal and -shm take their mode from this file.
-        os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_CREAT | os.O_EXCL, 0o600))
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
     except FileExistsError:  # which opens nothing
         pass
     except OSError as error:

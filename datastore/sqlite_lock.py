@@ -66,7 +66,7 @@ class FileQueue:
             try:
                 return FileIO(self._path, "r+")
             except FileNotFoundError:  # which is made for this user alone, as `FileIO` would not
-                os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+                os.close(os.open(self._path, os.O_CREAT, 0o600))
                 return FileIO(self._path, "r+")
         except OSError as error:
             raise Unavailable(f"{self._path}: can't open the lock file: {error.strerror}") from error

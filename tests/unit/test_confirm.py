@@ -359,3 +359,10 @@ def test_one_of_several_that_can_t_be_stored_concerns_no_other() -> None:
     assert written == inner.read("other", "other")
     assert isinstance(written, Ok)
     assert written.document.body[WRITE_ID] == "of-other"
+
+
+def test_who_insists_on_a_document_insists_on_its_very_version_and_shows_it() -> None:
+    document = Document("job", "p", 3, Etag("e"), {})
+    assert Expected.of(document) == Expected(etag="e", rev=3, known=document)
+    expected = Expected(rev=3)
+    assert Expected.of(expected) is expected

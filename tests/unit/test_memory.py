@@ -304,3 +304,15 @@ def test_nothing_is_written_while_a_process_forks() -> None:
     store.after_fork_in_parent()
     thread.join()
     assert isinstance(store.read("job", "p"), Ok)
+
+
+def test_what_a_child_begins_with_is_held_by_nobody() -> None:
+    store = MemoryDatastore()
+    store.before_fork()
+    store.after_fork_in_child()
+    assert isinstance(store.create("job", "p", {}), Ok)
+    assert not store._is_still
+    store.before_fork()
+    store.after_fork_in_parent()
+    assert isinstance(store.create("other", "p", {}), Ok)
+    assert not store._is_still

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import sqlite3
 import sys
 import threading
 import traceback
@@ -146,6 +147,30 @@ def test_a_child_holds_no_lock_that_its_parent_has_given_up_waiting_for(path: Pa
     store.close()
     os.close(done)
     os.close(is_done)
+
+
+def test_what_a_child_begins_with_reads_and_writes(store: SqliteDatastore) -> None:
+    # What the tests above see of a child, without one: in this process no other thread has the store.
+    put(store)
+    store._session.before_fork()
+    store._session.after_fork_in_child()
+    assert isinstance(store.update_if_match("job", "p", Expected(rev=1), {"by": "child"}), Ok)
+    assert [document.body for document in store.find({}).documents] == [{"by": "child"}]
+
+
+def test_a_connection_of_the_parent_is_kept_and_its_file_opened_no_more(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nor is it closed by the collector, which would take it out of the parent's hands.
+    kept: dict[tuple[int, int] | None, list[sqlite3.Connection]] = {}
+    monkeypatch.setattr(sqlite_file, "_of_the_parent", kept)
+    with closing(SqliteDatastore(path)), closing(sqlite3.connect(path)) as inherited:
+        files = sqlite_file.standing(str(path), str(path))
+        sqlite_file.leave_to_parent({inherited: files})
+        assert [each for connections in kept.values() for each in connections] == [inherited]
+        with pytest.raises(Unavailable, match="forked in a batch"):
+            SqliteDatastore(path)
+        SqliteDatastore(path.with_name("other.db")).close()
 
 
 def test_a_child_holds_no_lock_that_its_parent_came_back_for_and_died_with(path: Path) -> None:
