@@ -4,16 +4,18 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from broker import claiming, coordinator
 from broker.answers import Word
-from broker.claiming import now_free, try_claim_job
+from broker.claiming import PUT_OFF_MS, now_free, try_claim_job
 from broker.coordinator import Settlement
 from broker.exclusion import Slots
 from broker.limits import limit_key
 from broker.quotas import holders_of, rate_id
 from broker.settlement import Wait, raced
 from broker.shared_document import read_body
+from broker.slot_work import SlotWork
 from broker.slots import CONFIRM_WITHIN_MS, slot_id
 from broker.transitions import Claimant
 from datastore import Corrupt, Datastore, DatastoreError, Expected, OutcomeUnknown, Rejected, Unavailable
@@ -300,6 +302,27 @@ def test_every_write_of_a_job_and_its_run_carries_a_mark_of_its_own(desk: Desk) 
     assert len(marks) > 20, "the schedule wrote too little: it tests nothing"
     assert all(isinstance(mark, str) and mark for mark in marks)
     assert len(set(marks)) == len(marks)
+
+
+def test_a_grant_tells_what_its_slots_have_left_to_those_that_stand_aside(desk: Desk) -> None:
+    for limit in ("key:db", "queue:default"):
+        desk.ask("set_limit", limit=limit, capacity=3)
+    desk.ask("set_limit", limit="key:web", capacity=2, rate={"count": 9, "per_ms": 60_000})
+    for job in ("one", "two", "three"):
+        desk.submit(job, concurrency=["db", "web"] if job == "one" else ["db"])
+    room = [[(each.key, each.count) for each in claim(desk, job).changes[0].room] for job in ("one", "two", "three")]
+    key = limit_key("key:db")
+    assert room == [[(key, 2)], [(key, 1)], []]
+
+
+def test_a_claim_is_put_off_untried_once_its_batch_has_done_so_much_for_slots(desk: Desk) -> None:
+    desk.submit(locks=[LOCK])
+    spent = structs.replace(desk.with_controls(), slot_work=SlotWork(at_most=0))
+    told = try_claim_job(spent, "job", WHO, now_ms=NOW)
+    assert (told.answer.word, told.answer.reason) == ("throttled", "overloaded")
+    assert PUT_OFF_MS <= (told.answer.retry_after_ms or 0) < 2 * PUT_OFF_MS
+    assert [change.after.state for change in told.changes] == ["ready"], "it is offered again"
+    assert holders(desk) == []
 
 
 # What a refusal tells, and when it is over.

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from broker.answers import Answer, Reason, Word
 from broker.controls import FLEET_ID, Controls
@@ -257,6 +258,15 @@ def test_a_job_that_takes_much_room_is_parsed_each_time(desk: Desk) -> None:
     for job in kept:
         known.keep(job)
     assert [known.of(job.document) is job for job in kept] == [True, False, False]
+
+
+def test_a_job_that_has_come_to_take_much_room_is_forgotten(desk: Desk) -> None:
+    desk.submit("a")
+    known = KnownJobs()
+    known.keep(job := desk.job("a"))
+    assert known.of(job.document) is job
+    known.keep(structs.replace(job, locks=tuple(f"lock-{number}" for number in range(NAMES_MAX + 1))))
+    assert known.of(job.document) is not job
 
 
 def job_named(job: Job, name: str) -> Job:
