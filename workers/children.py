@@ -36,7 +36,4 @@ def write_statuses(state: StateDir, statuses: Sequence[ChildStatus]) -> None:
 
 def read_statuses(state: StateDir) -> list[ChildStatus]:
     """The children as last published. A supervisor that was killed leaves its last ones: ask `alive`."""
-    try:
-        return [ChildStatus(**entry) for entry in json.loads((state.path / STATUS_FILE).read_bytes())]
-    except (OSError, ValueError, TypeError, RecursionError):
-        return []
+    return state.read(STATUS_FILE, list[ChildStatus]) or []

@@ -7,10 +7,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 from urllib.parse import quote
 
+from datastore.decoding import UNREADABLE, from_json
 from workers.process_identity import ProcessIdentity
+
+Kind = TypeVar("Kind")
 
 DATASTORE = "broker.db"
 LOG_BYTES_MAX = 16 * 1024 * 1024
@@ -99,10 +102,7 @@ class StateDir:
 
     def endpoint(self) -> Endpoint | None:
         """What `up.json` says, whether or not that fleet still runs; None where it says nothing readable."""
-        try:
-            return Endpoint(**json.loads((self.path / "up.json").read_bytes()))
-        except (OSError, ValueError, TypeError, RecursionError):
-            return None
+        return self.read("up.json", Endpoint)
 
     def running(self) -> Endpoint | None:
         """The endpoint of a fleet whose supervisor is alive, else None."""
@@ -165,6 +165,13 @@ class StateDir:
             file.write(content)
         draft.replace(target)
         return target
+
+    def read(self, name: str, kind: type[Kind]) -> Kind | None:
+        """The value of `kind` that the file `name` holds as JSON; None where there is nothing readable."""
+        try:
+            return from_json((self.path / name).read_bytes(), kind)
+        except (OSError, *UNREADABLE):
+            return None
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import pytest
 
 from datastore import connect
 from tests.processes import end, start_python
+from workers.children import STATUS_FILE, ChildStatus, read_statuses
 from workers.process_identity import ProcessIdentity
 from workers.state_dir import LOG_BYTES_MAX, Endpoint, StateDir, StateDirError
 
@@ -98,11 +99,31 @@ def test_a_reused_pid_is_not_taken_for_the_supervisor(tmp_path: Path) -> None:
     assert state.running() is None
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"redis_url": "unix:///x"}', b"\xff", b"[" * 200_000])
+UP = b'{"redis_url": "r", "datastore_url": "d", "supervisor_pid": 7, "supervisor_started": "1", "started_ms": 3'
+CHILD = b'[{"name": "a", "pid": 7, "started": "1", "restarts": 0, "last_exit": null, "up_since_ms": 3'
+GARBAGE = (b"", b"{", b"[]", b"[1]", b'{"redis_url": "unix:///x"}', b'[{"name": "a"}]', b"\xff", b"[" * 200_000)
+
+
+@pytest.mark.parametrize("content", [*GARBAGE, UP, UP.replace(b"7", b'"seven"') + b"}"])
 def test_an_unreadable_endpoint_file_means_no_fleet(tmp_path: Path, content: bytes) -> None:
     state = StateDir.at(tmp_path)
     state.write("up.json", content)
     assert state.running() is None
+
+
+@pytest.mark.parametrize("content", [*GARBAGE, CHILD, CHILD.replace(b"7", b'"seven"') + b"}]"])
+def test_an_unreadable_list_of_children_is_one_of_none(tmp_path: Path, content: bytes) -> None:
+    state = StateDir.at(tmp_path)
+    state.write(STATUS_FILE, content)
+    assert read_statuses(state) == []
+
+
+def test_what_a_newer_release_has_added_to_them_is_passed_over(tmp_path: Path) -> None:
+    state = StateDir.at(tmp_path)
+    state.write("up.json", UP + b', "added": [1]}')
+    state.write(STATUS_FILE, CHILD + b', "added": [1]}]')
+    assert state.endpoint() == Endpoint("r", "d", 7, "1", 3)
+    assert read_statuses(state) == [ChildStatus("a", 7, "1", 0, None, 3)]
 
 
 def test_a_folder_has_one_supervisor(tmp_path: Path) -> None:
