@@ -1,5 +1,6 @@
 """Submitting a job: the spec first, then the job made from it, so that a cut in between can be finished by anyone."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import structlog
@@ -104,7 +105,18 @@ def _made_of(context: Context, stored: Spec, request: Submit, changes: list[Chan
 
 def _same(stored: Spec, body: SubmitBody) -> bool:
     """Whether a submission asks for what is stored. Of what else a job says, some follows the clock of the host."""
-    return (stored.payload, stored.labels, stored.job["queue"]) == (body.payload, body.labels, body.queue)
+    return stored.labels == body.labels and stored.job["queue"] == body.queue and _alike(stored.payload, body.payload)
+
+
+def _alike(one: object, other: object) -> bool:
+    """Whether two JSON values are equal. Python takes `true` for 1; as to 1.0, a store may give 1 back for it."""
+    if one is other:
+        return True
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_alike(value, other[name]) for name, value in one.items())
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(_alike, one, other))
+    return isinstance(one, bool) == isinstance(other, bool) and one == other
 
 
 def job_named(request: Submit) -> str:

@@ -261,6 +261,22 @@ def test_a_request_id_that_stands_for_one_submission_is_refused_for_another(desk
     assert submit(desk.context, "s1", now_ms=NOW + 9, not_before_ms=NOW + 99, **said).answer.word is Word.REPLAYED
 
 
+PAYLOADS = [0, False, 1, True, "1", None, [1], [True], [1, 1], {"n": 1}, {"n": True}, {"m": 1}, {"n": {"n": [False]}}]
+
+
+@pytest.mark.parametrize("first", PAYLOADS, ids=repr)
+def test_true_is_another_payload_than_1_however_deep_it_stands(desk: Desk, first: Any) -> None:
+    assert submit(desk.context, "s1", payload=first).answer.word is Word.OK
+    told = {repr(other): submit(desk.context, "s1", payload=other).answer.word for other in PAYLOADS}
+    assert [shown for shown, word in told.items() if word is Word.REPLAYED] == [repr(first)]
+
+
+def test_a_number_is_the_same_whether_or_not_it_was_written_with_a_point(desk: Desk) -> None:
+    # Cosmos gives 1 back for 1.0.
+    assert submit(desk.context, "s1", payload={"n": [1.0]}).answer.word is Word.OK
+    assert submit(desk.context, "s1", payload={"n": [1]}).answer.word is Word.REPLAYED
+
+
 @pytest.mark.parametrize("names", ["ab", "ba", "cab", "dcba"])
 def test_of_jobs_taken_in_one_millisecond_the_one_that_came_last_supersedes_the_others(desk: Desk, names: str) -> None:
     for name in (*names, *names):  # and their resends change nothing
