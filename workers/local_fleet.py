@@ -127,7 +127,7 @@ def _anchored(url: str) -> str:
 
 
 def _command(*arguments: str) -> tuple[str, ...]:
-    return (sys.executable, "-m", MODULE, *arguments)
+    return (sys.executable, "-P", "-m", MODULE, *arguments)  # nothing of the working folder
 
 
 class _Serving:

@@ -346,3 +346,19 @@ def test_data_outlive_the_fleet_and_urls_given_relative_stay_where_they_were(tmp
         assert not (tmp_path / "elsewhere" / "jobs.db").exists()
     finally:
         home.run("down")
+
+
+def test_a_fleet_runs_none_of_the_modules_of_the_folder_that_it_is_started_in(
+    commands: Commands, tmp_path: Path
+) -> None:
+    # A project of one's own may well have a package called `workers`, and a shared folder somebody else's `redis.py`.
+    ran = tmp_path / "ran"
+    (tmp_path / "workers").mkdir()
+    for module in ("workers/__init__.py", "redis.py"):
+        (tmp_path / module).write_text(f"open({str(ran)!r}, 'w').close()\n")
+    home = Home(tmp_path, run=commands.run)
+    status, shown = home.json("up", "--detach")
+    assert (status, shown.get("up")) == (0, True), shown
+    home.submit(id="job", queue="q")
+    assert home.json("down")[0] == 0
+    assert not ran.exists()

@@ -45,7 +45,7 @@ class Cast:
         """
         with self.log(name).open("ab") as log:
             self._processes[name] = subprocess.Popen(
-                leashed([sys.executable, "-m", module, *arguments]),
+                leashed([sys.executable, "-P", "-m", module, *arguments]),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
