@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, TypeVar
 from urllib.parse import quote
 
+from broker.private_folder import NotPrivate, is_private
 from datastore.decoding import UNREADABLE, from_json
 from workers.process_identity import ProcessIdentity
 
@@ -56,7 +57,7 @@ class StateDir:
         folder = Path(path).expanduser().absolute()
         with _told(folder):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if not _is_private(folder):
+            if not is_private(folder):
                 folder.chmod(0o700)
         return cls(folder)
 
@@ -69,7 +70,7 @@ class StateDir:
         """
         folder = Path(path).expanduser().absolute()
         with _told(folder), suppress(FileNotFoundError):
-            _is_private(folder)
+            is_private(folder)
         return cls(folder)
 
     @property
@@ -178,25 +179,7 @@ class StateDir:
 def _told(folder: Path) -> Iterator[None]:
     try:
         yield
+    except NotPrivate as error:
+        raise StateDirError(str(error)) from error
     except OSError as error:
         raise StateDirError(f"{folder}: {error.strerror}; give another folder with --state-dir") from error
-
-
-def _is_private(folder: Path) -> bool:
-    """Whether nobody else can look into it; False only of an empty one.
-
-    Raises:
-      StateDirError: it belongs to somebody else, or is in use and open to others.
-      OSError: it is missing, or can't be looked at.
-    """
-    found = folder.stat()
-    if found.st_uid != os.geteuid():
-        raise StateDirError(f"{folder} belongs to another user; give a folder of your own with --state-dir")
-    if not found.st_mode & 0o077:
-        return True
-    if any(folder.iterdir()):  # not ours to change: it may be a home, or /tmp
-        raise StateDirError(
-            f"{folder} holds files and is open to others; chmod 700 it where it is the broker's alone, or "
-            "give a folder of its own with --state-dir"
-        )
-    return False

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from broker.cli.errors import CommandError
 from broker.cli.exits import Exit
 from broker.cli.output import note
+from broker.private_folder import NotPrivate, is_private
 
 if TYPE_CHECKING:  # loaded by the commands that connect, when they do
     from structlog.typing import EventDict
@@ -139,10 +140,14 @@ def fleet_redis(state_dir: Path) -> str:
     """What `broker up` wrote there. Read here because this layer knows nothing of the processes.
 
     Raises:
-      CommandError: no fleet runs there.
+      CommandError: no fleet runs there, or the folder is not this user's alone.
     """
+    folder = state_dir.expanduser().absolute()
     try:
-        url = json.loads((state_dir.expanduser() / "up.json").read_bytes())["redis_url"]
+        is_private(folder)
+        url = json.loads((folder / "up.json").read_bytes())["redis_url"]
+    except NotPrivate as error:
+        raise CommandError.from_text(str(error), otherwise="set BROKER_REDIS_URL") from error
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         step = f'run "{up_command(state_dir)}" or set BROKER_REDIS_URL; --state-dir names a fleet'
         raise CommandError(f"no broker runs in {state_dir}", step) from error

@@ -62,8 +62,8 @@ def down(state_dir: options.StateFolder = None, json: options.Json = False) -> i
     from workers.state_dir import StateDir
 
     folder = load(state_dir=state_dir).state_dir
-    state = StateDir(folder.expanduser().absolute())  # as it is: to stop what runs there must not make it
     with told():
+        state = StateDir.found(folder)
         stopped = daemon.down(state)
     if json:
         emit({"up": False, "stopped": stopped, "state_dir": str(state.path)})

@@ -45,12 +45,13 @@ def _found(settings: "Settings") -> dict[str, Any]:
     from broker.queues import QUEUES
     from broker.redis_urls import without_password
     from workers.children import read_statuses
-    from workers.cli.failures import of_redis, start, start_again
+    from workers.cli.failures import of_redis, start, start_again, told
     from workers.fleet_status import look, same_redis
     from workers.runtime import connect_redis
     from workers.state_dir import StateDir
 
-    state = StateDir(settings.state_dir.expanduser().absolute())  # as it is: to look must not make it
+    with told():
+        state = StateDir.found(settings.state_dir)
     here = endpoint = state.running()
     if here is not None and settings.redis_url is not None and not same_redis(settings.redis_url, here.redis_url):
         endpoint = None  # another fleet is asked about than the one in this folder
