@@ -207,10 +207,9 @@ def _proposals(
         assert type(request) is Claim, "nobody else looks for any job"
         if request.deadline_ms is not None and now_ms > request.deadline_ms:
             continue
-        count = wanted(request, earlier)
         if taken.resend and earlier is None:
             left = (INSISTED_MAX if taken.insist else REMEMBERED_MAX) - remembered
-            known = known_before.of(request, at_most=count) if left > 0 else _later(taken)
+            known = known_before.of(request, at_most=wanted(request, earlier)) if left > 0 else _later(taken)
             if known is not None:
                 proposals[position] = known
                 remembered += len(_jobs(known))
@@ -226,6 +225,7 @@ def _proposals(
             del asking[before]
             proposals[before] = InHand()
         senders[sender] = position
+        count = 0 if claim_next.has_waited_enough(request.body, now_ms) else wanted(request, earlier)
         asking[position] = Asking(request, taken.insist, count, again=taken.resend and earlier is None)
     if sum(each.count for each in asking.values()) > room:
         few = shares({position: each.count for position, each in asking.items()}, at_most=room)

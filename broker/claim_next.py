@@ -142,6 +142,13 @@ def waited(body: ClaimBody) -> bool:
     return body.wait_until_ms is not None
 
 
+def has_waited_enough(body: ClaimBody, now_ms: int) -> bool:
+    """Whether this copy was parked before, and its wait is over: its client is told that there is nothing, or was told
+    so already, and whoever comes with a copy of it gets nothing new.
+    """
+    return body.wait_until_ms is not None and body.wait_until_ms <= now_ms
+
+
 def remember(pipe: Pipeline, claim: Claim, answer: Answer, *, maybe: Sequence[str] = ()) -> None:
     """Add the command that keeps which jobs a claim-next was granted, or `maybe` was.
 

@@ -180,6 +180,8 @@ def test_a_waiter_is_woken_however_a_job_becomes_ready(broker: InProcess, how: s
         lease = {name: reply["body"][name] for name in ("job_id", "epoch", "token")}
     if how == "redrive":
         broker.ask(broker.caller.make("cancel", job_id="a"))
+    if how == "reap":
+        broker.clock.advance(TTL_MS)
     claim = park(broker)
     match how:
         case "release" | "fail":
@@ -187,15 +189,12 @@ def test_a_waiter_is_woken_however_a_job_becomes_ready(broker: InProcess, how: s
         case "revoke" | "redrive":
             broker.ask(broker.caller.make(how, job_id="a"))
         case "reap":
-            broker.clock.advance(TTL_MS + SKEW_MS + 1)
+            broker.clock.advance(SKEW_MS + 1)
         case _:
             broker.clock.advance(1_000)
     if how == "fail":
         broker.clock.advance(1_000)  # its backoff
     if how in ("fail", "reap", "schedule"):
-        broker.redis.zadd(
-            "broker:waiting:ends", {claim_next.claim_id(claim): broker.clock.now_ms() + 1}
-        )  # it waits a bit longer
         broker.sweep()
     assert answer(broker, claim)["body"]["job_id"] == "a"
 
@@ -215,6 +214,39 @@ def test_a_claim_past_its_deadline_is_not_granted_by_being_woken(broker: InProce
     broker.submit("a")
     assert answer(broker, claim)["answer"] == "request_expired"
     assert broker.ask(broker.caller.make("claim"))[0]["body"]["epoch"] == 1
+
+
+@pytest.mark.parametrize("wait_is_over", [False, True])
+def test_a_copy_of_a_claim_whose_wait_is_over_gets_nothing_new(broker: InProcess, wait_is_over: bool) -> None:
+    # Its client was told that there is nothing. Whoever has seen it on its way may push it again, signed as it is.
+    claim = park(broker)
+    copy = json.loads(broker.redis.hgetall("broker:waiting").popitem()[1])["envelope"]
+    if wait_is_over:
+        broker.clock.advance(WAIT_MS)
+        assert claim_next.end_waits(broker.redis, broker.clock.now_ms()) == 1
+        assert answer(broker, claim)["answer"] == "none_available"
+    else:
+        claim_next.end_waits(broker.redis, broker.clock.now_ms() + WAIT_MS)
+        broker.caller.replies(claim)
+    broker.submit("a", "b")
+    for _ in range(2):
+        broker.redis.rpush("broker:in:claims", copy)
+        broker.serve()
+    leased = [document.id for document in broker.store.find({"kind": "job", "state": "leased"}).documents]
+    assert leased == ([] if wait_is_over else ["a"])
+    assert broker.ask(broker.caller.make("claim"))[0]["answer"] == "granted"
+
+
+def test_a_job_whose_waiter_comes_after_its_wait_is_over_wakes_another(broker: InProcess) -> None:
+    late = park(broker, wait_ms=1_000)
+    broker.clock.advance(1)
+    other = park(broker)
+    broker.caller.send(broker.caller.make("submit", job_id="a"))
+    broker.finish(broker.settle(broker.take("w1").entries, "w1"), "w1")
+    assert broker.redis.llen("broker:in:claims") == 1, "one was woken, and is on its way"
+    broker.clock.advance(1_000)
+    assert answer(broker, late)["answer"] == "none_available"
+    assert answer(broker, other)["body"]["job_id"] == "a"
 
 
 def is_too_late(broker: InProcess) -> Any:
