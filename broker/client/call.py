@@ -28,6 +28,10 @@ DEADLINE_AHEAD_MAX_MS = 840_000
 """Less than the fifteen minutes that a broker takes in a signed request: the rest is for clocks."""
 
 
+_PASSING = frozenset({Word.CONFLICT, Word.NOT_FOUND})
+"""Refusals that nothing remembers, of a state that others may change."""
+
+
 class NewId(str):
     """A request id of the caller's own that was never sent before: `request_id=NewId("nightly-1")`.
 
@@ -113,6 +117,7 @@ class Call:
 
     __slots__ = (
         "_address",
+        "_asked_again",
         "_attempt",
         "_body",
         "_fields",
@@ -170,6 +175,8 @@ class Call:
         """Attempts that were sent, or may have been."""
         self._hindered: str | None = None
         """Why the last attempt was not sent."""
+        self._asked_again = False
+        """Whether an attempt was sent after one of several was refused."""
         self._history = history
         self._invoked: Record | None = None
         self.reply: Reply | None = None
@@ -190,7 +197,9 @@ class Call:
     def settled(self) -> bool:
         """Whether there is nothing left to send: an answer is known, or the time is over."""
         said = self.reply
-        return said is not None and said.retry is not SAME_ID and not self._turned_away_again(said)
+        if said is None or said.retry is SAME_ID:
+            return False
+        return not (self._turned_away_again(said) or self._may_be_granted_to_another_copy(said))
 
     def next_attempt(self, now_ms: int, broker_time: BrokerTime) -> Message:
         """What to send now. Its deadline is the end of the caller's own patience, in broker time, or sooner."""
@@ -200,6 +209,7 @@ class Call:
             self._wait_for(max(0, int(wait_ends_ms - now_ms)))
         if self._out:
             self._attempt += 1
+            self._asked_again = self.reply is not None and self.reply.answer in _PASSING
         else:
             self.first_sent_ms = now_ms
         text = self._text(now_ms, broker_time)
@@ -326,6 +336,12 @@ class Call:
     def _turned_away_again(self, reply: Reply) -> bool:
         """One copy of several was not looked at, which says nothing of the others."""
         return self._attempt > 1 and reply.answer is Word.THROTTLED
+
+    def _may_be_granted_to_another_copy(self, reply: Reply) -> bool:
+        """Whether one copy of several was refused for what may have passed as the next is judged. So it is asked once
+        more, behind them all; a claim is not, since what another copy of it is granted is given back.
+        """
+        return self._out > 1 and not self._asked_again and not self.is_claim and reply.answer in _PASSING
 
     def _failure(self) -> ClientError:
         what = f"{self._form.op}: no answer within {self._timeout_ms} ms"

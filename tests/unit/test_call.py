@@ -14,7 +14,7 @@ from broker.client.pending import Pending
 from broker.client.reply import parse_reply
 from broker.client.tenure import Tenure
 from broker.entropy import SystemEntropy
-from broker.messages import Claim, Complete, Envelope
+from broker.messages import Cancel, Claim, Complete, Envelope
 from broker.parsing import parse
 from broker.replies import encode
 
@@ -360,6 +360,46 @@ def test_a_resend_that_was_turned_away_says_nothing_of_the_first_attempt() -> No
     assert settled == [True, False]
     with pytest.raises(BrokerTimeout):
         resent.answer()
+
+
+def sent_and_refused(kind: type[Envelope], refusal: Answer, *, copies: int = 2, **body: Any) -> Call:
+    """A request of which so many copies are on their way, and one is refused."""
+    asked = call(kind, **body)
+    for _ in range(copies):
+        asked.next_attempt(1_000, BrokerTime())
+        asked.on_its_way()
+    asked.reply = reply(refusal)
+    return asked
+
+
+REFUSAL = Answer(Word.CONFLICT, Reason.NOT_UNIQUE)
+
+
+@pytest.mark.parametrize("refusal", [REFUSAL, Answer(Word.NOT_FOUND)])
+def test_a_refusal_of_one_copy_of_several_is_believed_once_it_was_said_behind_them_all(refusal: Answer) -> None:
+    asked = sent_and_refused(Cancel, refusal, job_id="job")
+    settled = [asked.settled]  # the other may be carried out yet
+    assert asked.answer().answer is refusal.word, "where there is no time to ask"
+    assert parse(asked.next_attempt(1_000, BrokerTime()).text).attempt == 3
+    asked.on_its_way()
+    for answer in (refusal, Answer(Word.REPLAYED)):
+        asked.reply = reply(answer)
+        settled.append(asked.settled)
+    assert settled == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        sent_and_refused(Cancel, REFUSAL, copies=1, job_id="job"),
+        sent_and_refused(Cancel, Answer(Word.ALREADY_TERMINAL), job_id="job"),
+        sent_and_refused(Complete, Answer(Word.LEASE_LOST), job_id="job", epoch=1, token=TOKEN),
+        sent_and_refused(Claim, Answer(Word.CONFLICT, Reason.HELD), job_id="job"),
+    ],
+    ids=["the only copy", "what stays so", "what stays so of a lease", "a claim, whose late grant is given back"],
+)
+def test_any_other_refusal_is_believed_at_once(asked: Call) -> None:
+    assert asked.settled
 
 
 def repeated_and_answered(now_ms: int) -> tuple[Call, BrokerTime]:
