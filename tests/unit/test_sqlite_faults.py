@@ -178,7 +178,7 @@ def test_a_page_damaged_later_is_corrupt(store: SqliteDatastore, path: Path) -> 
     with path.open("r+b") as file:
         file.seek(4096)
         file.write(b"\xff" * (size - 4096))
-    with pytest.raises(Corrupt, match="backup"):
+    with pytest.raises(Corrupt, match=f"^{path} .*backup"):
         SqliteDatastore(path).read("before", "p")
 
 

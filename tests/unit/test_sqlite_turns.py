@@ -126,7 +126,7 @@ def test_a_foreign_program_s_lock_is_unavailable_too(path: Path) -> None:
     store = SqliteDatastore(path, timeout_ms=50)
     foreign = sqlite3.connect(path, isolation_level=None)
     foreign.execute("BEGIN IMMEDIATE")
-    with pytest.raises(Unavailable, match="locked"):
+    with pytest.raises(Unavailable, match=f"^{path}: .*locked"):
         put(store)
     writer = store._session._writer
     assert writer is not None
