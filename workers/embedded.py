@@ -67,6 +67,9 @@ def valkey_child(files: ServerFiles) -> ChildSpec:
 BULK_MAX = "64mb"
 """The longest argument the server takes, of 512 MB by default: whatever is pushed onto a queue, a worker that waits for
 it is sent before anybody has looked at its size. The longest of ours are a tenth: a grant of 64 payloads of 64 KB."""
+UNREAD_MAX = ("normal", "256mb", "64mb", "10")
+"""What the server keeps for a connection that does not read: 256 MB at once, 64 MB for 10 s; then it is closed. By
+default there is no limit, and who may read the events fills Redis with 2 KB of questions."""
 
 
 def server_argv(files: ServerFiles) -> tuple[str, ...]:
@@ -79,7 +82,7 @@ def server_argv(files: ServerFiles) -> tuple[str, ...]:
       EmbeddedError: no server program was found.
     """
     folder = files.state.path
-    settings: dict[str, str | Path] = {
+    settings: dict[str, str | Path | tuple[str, ...]] = {
         "port": "0",
         "unixsocket": files.socket.name if files.socket.parent == folder else files.socket,
         "unixsocketperm": "700",
@@ -92,8 +95,9 @@ def server_argv(files: ServerFiles) -> tuple[str, ...]:
         "appendfsync": "everysec",
         "maxmemory-policy": "noeviction",
         "proto-max-bulk-len": BULK_MAX,
+        "client-output-buffer-limit": UNREAD_MAX,
     }
-    lines = (f"{name} {_quoted(os.fsencode(value))}\n" for name, value in settings.items())
+    lines = (f"{name} {_words(value)}\n" for name, value in settings.items())
     config = files.state.write("valkey.conf", "".join(lines).encode())
     return (str(find_server()), str(config))
 
@@ -174,6 +178,10 @@ def _end(process: "subprocess.Popen[bytes]", timeout_ms: int) -> None:
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)  # its own group: on macOS the leash and the server are two processes
         process.wait()
+
+
+def _words(value: str | Path | tuple[str, ...]) -> str:
+    return " ".join(_quoted(os.fsencode(word)) for word in (value if isinstance(value, tuple) else (value,)))
 
 
 def _quoted(value: bytes) -> str:

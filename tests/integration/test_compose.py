@@ -81,19 +81,28 @@ def test_every_volume_is_declared() -> None:
     assert used == declared
 
 
-def test_valkey_keeps_its_data_and_evicts_nothing(compose: LocalCompose) -> None:
+@pytest.mark.parametrize("path", [COMPOSE_FILE, ROOT / "examples/compose/password.yml"], ids=lambda path: path.stem)
+def test_valkey_keeps_its_data_evicts_nothing_and_holds_little_for_who_does_not_read(
+    compose: LocalCompose, path: Path
+) -> None:
     socket = compose.folder / "compose.sock"
+    command = yaml.safe_load(path.read_text(encoding="utf-8"))["services"]["valkey"]["command"]
+    (compose.folder / "valkey_conf").write_text("")
+    given = [word.replace("/run/secrets", str(compose.folder)) for word in command]
     here = ["--port", "0", "--unixsocket", str(socket), "--dir", str(compose.folder)]
-    server = {**SERVICES["valkey"], "command": SERVICES["valkey"]["command"] + here}
+    server = {**SERVICES["valkey"], "command": given + here}
     (compose.folder / "valkey").mkdir()
     (compose.folder / "valkey/valkey-server").symlink_to(find_server())
     compose.start(server, host="valkey")
     wait_for(socket.exists, "the server listens")
     client = redis.Redis(unix_socket_path=str(socket), decode_responses=True)
-    assert client.config_get("appendonly", "maxmemory-policy", "proto-max-bulk-len") == {
+    found = client.config_get("appendonly", "maxmemory-policy", "proto-max-bulk-len", "client-output*", "maxmemory-c*")
+    assert str(found.pop("client-output-buffer-limit")).startswith(f"normal {256 << 20} {64 << 20} 10 ")
+    assert found == {
         "proto-max-bulk-len": str(64 << 20),
         "appendonly": "yes",
         "maxmemory-policy": "noeviction",
+        "maxmemory-clients": str(512 << 20),
     }
     client.close()
 

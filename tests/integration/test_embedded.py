@@ -82,6 +82,14 @@ def test_the_server_keeps_acknowledged_work_and_refuses_to_evict(start_valkey: S
         }
 
 
+def test_the_server_closes_a_connection_that_does_not_read(start_valkey: StartValkey) -> None:
+    with client_of(start_valkey().url) as client:
+        limits = client.config_get("client-output-buffer-limit")["client-output-buffer-limit"]
+    assert str(limits).startswith(f"normal {256 << 20} {64 << 20} 10 "), (
+        "those of replicas and subscribers are the server's"
+    )
+
+
 def test_nobody_else_on_the_machine_can_reach_the_server(start_valkey: StartValkey, tmp_path: Path) -> None:
     start_valkey("private")
     folder = tmp_path / "private"
