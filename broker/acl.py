@@ -23,14 +23,18 @@ class RedisRole(StrEnum):
     SWEEP = "sweep"
 
 
-_CONNECT = "+auth +hello +ping +time +client|setname +client|setinfo"
-"""Not +@connection: it allows CLIENT PAUSE, which stops the whole broker."""
+_CONNECT = "+auth +hello +time +client|setname +client|setinfo"
+"""Not +@connection: it allows CLIENT PAUSE, which stops the whole broker. Nor PING, which our clients don't use: what
+comes with it is sent back, and where nobody reads that, Valkey 9.1 counts it towards no connection: no limit ends it.
+"""
 _DATA = "+@read +@write -@dangerous -@scripting +eval +evalsha +script|load -copy -move -randomkey"
 """Commands on keys. KEYS, FLUSHALL, SWAPDB, MIGRATE, RESTORE and SORT are among the dangerous ones.
 
 Functions, which write and belong to everybody, go by their category: a server before Redis 7 has none, and refuses a
 rule that names them. COPY and MOVE reach other databases.
 """
+_ALIVE = "+ping"
+"""For who is trusted: rq asks it, and so does redis-py where its health checks are on."""
 _SERVE = "+info +client|id +client|unblock"
 _RQ = "+multi +exec +client|info"
 """What rq itself does where a worker begins and ends."""
@@ -80,13 +84,13 @@ def _looks(factory: str) -> list[str]:
 
 def _serves(_factory: str) -> list[str]:
     """Everything of the broker's, and what rq keeps of its requests and its workers."""
-    return [*(f"~{key}" for key in ("broker:*", *_RQ_KEYS)), _DATA, _SERVE, _RQ]
+    return [*(f"~{key}" for key in ("broker:*", *_RQ_KEYS)), _DATA, _ALIVE, _SERVE, _RQ]
 
 
 def _mends(_factory: str) -> list[str]:
     """Write hints again, wake claims and answer those whose wait is over."""
     keys = [*(f"broker:{key}" for key in _HINTS), intake_key("claims"), STREAM]
-    return [*(f"~{key}" for key in keys), _DATA, "+info"]
+    return [*(f"~{key}" for key in keys), _DATA, _ALIVE, "+info"]
 
 
 _OWN: Mapping[RedisRole, Callable[[str], list[str]]] = {

@@ -90,6 +90,8 @@ DENIED_TO_WHO_ASKS: Sequence[Sequence[str | int]] = (
     ("COPY", "broker:in:claims", "broker:reply:mac-1:x"),
     ("LRANGE", "broker:inflight:w:rq", 0, -1),
     ("XDEL", "broker:events", "1-1"),
+    ("PING",),
+    ("PING", "x" * 1_000),
 )
 ONLY_FOR_READERS: Sequence[Sequence[str | int]] = (
     ("XREAD", "STREAMS", "broker:events", "0"),

@@ -357,7 +357,7 @@ def test_a_factory_with_the_least_rights_is_served_through_the_intake(
 ) -> None:
     server = start_valkey()
     fleet = Fleet(server.url, tmp_path)
-    rights = ["reset", "on", ">s3cret", "resetchannels", "+auth", "+hello", "+ping", "+client|setname"]
+    rights = ["reset", "on", ">s3cret", "resetchannels", "+auth", "+hello", "+client|setname"]
     rights += ["(~broker:in:* +rpush)", "(~broker:reply:f:* +blpop +lpop)"]
     try:
         fleet.redis.execute_command("ACL", "SETUSER", "f", *rights)  # type: ignore[no-untyped-call]  # as redis-py has it
