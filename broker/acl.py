@@ -23,6 +23,8 @@ class RedisRole(StrEnum):
     SWEEP = "sweep"
 
 
+NOWHERE = "broker:nowhere"
+"""A list that nobody makes: a push that is carried out only where it is there tells whether Redis takes writes."""
 _CONNECT = "+auth +hello +time +client|setname +client|setinfo"
 """Not +@connection: it allows CLIENT PAUSE, which stops the whole broker. Nor PING, which our clients don't use: what
 comes with it is sent back, and where nobody reads that, Valkey 9.1 counts it towards no connection: no limit ends it.
@@ -42,7 +44,7 @@ _RQ_KEYS = (*(rq_queue_key(queue) for queue in QUEUES), "rq:job:*", "rq:results:
 _HINTS = (
     *("sweep", "indexed", "lost", "workers", "asked", "asked:*", "seen", "ready", "ready:*", "parked", "parked:*"),
     *("lane:*", "served:*", "waiting", "waiting:*", "waits:*", "children:*", "settling:*", "answer:*"),
-    *("silent*", "recalled:*", "reply:*", "owed", "owed:*", "store"),
+    *("silent*", "recalled:*", "reply:*", "owed", "owed:*", "store", "nowhere"),
 )
 """Of the broker's keys those that the sweep mends. Not what workers have in hand, nor the dead letters."""
 
@@ -69,7 +71,7 @@ def _listens(factory: str) -> str:
 
 
 def _looks(factory: str) -> list[str]:
-    """Read the events; count what waits, without a look at it."""
+    """Read the events; count what waits, without a look at it; hear whether Redis takes writes."""
     lists = [*map(rq_queue_key, QUEUES), *map(intake_key, QUEUES), "broker:inflight:*", "broker:dead"]
     return [
         f"(~{STREAM} +xread)",
@@ -78,6 +80,7 @@ def _looks(factory: str) -> list[str]:
         "(~broker:workers +zrange)",
         f"({' '.join('~' + rq_workers_key(queue) for queue in QUEUES)} +smembers)",
         "(~rq:worker:* +hmget)",
+        f"(~{NOWHERE} +rpushx)",
         _listens(factory),
     ]
 

@@ -18,6 +18,7 @@ from broker.variables import KNOWN, misspelt
 from datastore.connect import file_of
 from workers import fleet_status
 from workers.embedded import EmbeddedError, find_server
+from workers.no_writes import no_writes
 from workers.runtime import StartError, check_redis, connect_redis, datastore_url, open_store
 from workers.state_dir import StateDir, StateDirError
 
@@ -119,6 +120,8 @@ def _redis(settings: Settings) -> str:
     with connect_redis(settings) as redis:
         check_redis(redis)
         version = redis.info("server")["redis_version"]
+        if (problem := no_writes(redis)) is not None:
+            raise Problem(problem)
     return f"{version}, and it evicts nothing"
 
 

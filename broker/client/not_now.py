@@ -3,7 +3,7 @@
 _WAIT = "give it more time"
 _WAYS_OUT = {
     "LOADING": _WAIT,
-    "READONLY": _WAIT,
+    "READONLY": "it is a replica: wait until it takes over, or give the URL of its primary",
     "MASTERDOWN": _WAIT,
     "CLUSTERDOWN": _WAIT,
     "TRYAGAIN": _WAIT,

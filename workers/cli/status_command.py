@@ -47,6 +47,7 @@ def _found(settings: "Settings") -> dict[str, Any]:
     from workers.children import read_statuses
     from workers.cli.failures import of_redis, start, start_again, told
     from workers.fleet_status import look, same_redis
+    from workers.no_writes import no_writes
     from workers.runtime import connect_redis
     from workers.state_dir import StateDir
 
@@ -65,10 +66,12 @@ def _found(settings: "Settings") -> dict[str, Any]:
             redis = connect_redis(settings.model_copy(update={"redis_url": url}))
             with redis:
                 serving = look(redis)
+                if (refused := no_writes(redis)) is not None:
+                    problem = CommandError.from_text(refused, otherwise="see `broker doctor`")
         except RedisError as error:
             problem = of_redis(error)
     alive = serving.alive(within_ms=settings.takeover_ms) if serving is not None else []
-    if serving is not None and (unserved := serving.unserved(within_ms=settings.takeover_ms)):
+    if problem is None and serving is not None and (unserved := serving.unserved(within_ms=settings.takeover_ms)):
         what = "" if len(unserved) == len(QUEUES) else f" the queue{'s' * (len(unserved) > 1)} {', '.join(unserved)}"
         step = (start if endpoint is None else start_again)(settings.state_dir)
         problem = CommandError(f"no worker serves{what}", step)
