@@ -1,22 +1,21 @@
 """Runs a factory: the way a host joins the fleet for good."""
 
-import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from broker.cli import options
-from broker.cli.exec_command import Wrap, shown
+from broker.cli.exec_command import shown, to_run
 from broker.cli.session import Target, connected
 
 if TYPE_CHECKING:
     from broker.agent import End, Limits, Terms
-    from broker.exec import Command, ExecResult
+    from broker.exec import Command, ExecResult, Start
 
 
-def register(app: typer.Typer, wrap: Wrap) -> None:
-    """Add the command. `wrap` makes the command line that is started."""
+def register(app: typer.Typer, start: "Start | None") -> None:
+    """Add the command. `start`: how CMD is started, where that is not `Command`'s own way."""
 
     @app.command(
         rich_help_panel="Factories",
@@ -68,10 +67,9 @@ def register(app: typer.Typer, wrap: Wrap) -> None:
         and CMD writes to standard error.
         """
         from broker.agent import Limits, Terms
-        from broker.exec import Command
 
         offered = options.listed(offers)
-        run = Command(command, grace_ms=grace, stdout=sys.stderr.fileno() if json else None, wrap=wrap)
+        run = to_run(command, start, grace_ms=grace, json=json)
         limits = Limits(1 if once else concurrency, 1 if once else max_jobs, idle_exit, stop_after)
         target = Target(redis, state_dir, timeout, factory, None, needs_factory=True)
         return _serve(target, run, Terms(queue, offered, ttl), limits, version=version, once=once, json=json)

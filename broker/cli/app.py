@@ -1,6 +1,7 @@
 """The commands of this layer, put together."""
 
 from inspect import cleandoc
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -25,16 +26,19 @@ from broker.cli import (
 )
 from broker.cli.root import new_app
 
+if TYPE_CHECKING:
+    from broker.exec import Start
 
-def build_app(*, wrap: exec_command.Wrap = list) -> typer.Typer:
+
+def build_app(*, start: "Start | None" = None) -> typer.Typer:
     """Every command that needs no process of the broker's own. The outer layer adds those that do.
 
-    `wrap` makes the command line that `exec` starts: the place for a leash.
+    `start`: how `exec` and `agent` start a command, where not as any process is: the place for a leash.
     """
     app = new_app()
     lease_commands.register(app)
-    exec_command.register(app, wrap)
-    agent_command.register(app, wrap)
+    exec_command.register(app, start)
+    agent_command.register(app, start)
     for group in (
         submit_command,
         listing_commands,

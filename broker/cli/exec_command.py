@@ -1,7 +1,6 @@
 """Runs a command as a factory: the way a shell agent joins the fleet."""
 
 import sys
-from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,13 +9,11 @@ from broker.cli import options
 from broker.cli.session import INCARNATION, Target, connected
 
 if TYPE_CHECKING:
-    from broker.exec import ExecResult
-
-Wrap = Callable[[Sequence[str]], Sequence[str]]
+    from broker.exec import Command, ExecResult, Start
 
 
-def register(app: typer.Typer, wrap: Wrap) -> None:
-    """Add the command. `wrap` makes the command line that is started."""
+def register(app: typer.Typer, start: "Start | None") -> None:
+    """Add the command. `start`: how CMD is started, where that is not `Command`'s own way."""
 
     @app.command(
         "exec",
@@ -47,10 +44,10 @@ def register(app: typer.Typer, wrap: Wrap) -> None:
         """
         from broker.cli.answers import waited_in_vain
         from broker.cli.errors import CommandError
-        from broker.exec import Command, CommandNotFound, execute
+        from broker.exec import CommandNotFound, execute
 
         target = Target(redis, state_dir, timeout, factory, incarnation, needs_factory=True)
-        run = Command(command, grace_ms=grace, stdout=sys.stderr.fileno() if json else None, wrap=wrap)
+        run = to_run(command, start, grace_ms=grace, json=json)
         with connected(target) as client:
             try:
                 result = execute(
@@ -69,6 +66,14 @@ def register(app: typer.Typer, wrap: Wrap) -> None:
         if wait and result.reply is not None:
             step = waited_in_vain(result.reply, factory=client.factory_id, queue=queue)
         return _told(result, json=json, step=step)
+
+
+def to_run(command: list[str], start: "Start | None", *, grace_ms: int, json: bool) -> "Command":
+    """What is run for each job. With `json` standard output is not the command's."""
+    from broker.exec import Command, start_plainly
+
+    output = sys.stderr.fileno() if json else None
+    return Command(command, grace_ms=grace_ms, stdout=output, start=start or start_plainly)
 
 
 def _told(result: "ExecResult", *, json: bool, step: str | None = None) -> int:

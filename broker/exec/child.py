@@ -4,7 +4,6 @@ import json
 import os
 import queue
 import signal
-import subprocess
 import tempfile
 import threading
 from contextlib import suppress
@@ -38,8 +37,8 @@ class Child:
         with tempfile.TemporaryFile() as payload:
             payload.write(json.dumps(lease.payload, ensure_ascii=False).encode())
             payload.seek(0)
-            self._process = subprocess.Popen(
-                command.wrap(command.argv), stdin=payload, stdout=command.stdout, env=environ, process_group=0
+            self._process = command.start(
+                command.argv, stdin=payload, stdout=command.stdout, env=environ, process_group=0
             )
         self._events = events
         self._waiter = threading.Thread(target=self._wait, name="broker-exec-wait", daemon=True)

@@ -1,10 +1,11 @@
 """What to run for a job, and what became of it, as values."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+import subprocess
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import IO
+from typing import IO, Protocol
 
 from broker.client import Reply
 
@@ -43,10 +44,39 @@ class ExecResult:
     reply: Reply | None = None
     """The broker's last word."""
     request_id: str | None = None
+    not_started: OSError | None = None
+    """Why the command could not be started. None: it was, or nothing was to be."""
 
 
 class CommandNotFound(Exception):
     """There is no such command on this machine. Nothing was claimed."""
+
+
+class Start(Protocol):
+    """Starts a command line, as `subprocess.Popen` does: whatever keeps it from starting is an OSError."""
+
+    def __call__(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: IO[bytes],
+        stdout: IO[bytes] | int | None,
+        env: Mapping[str, str],
+        process_group: int,
+    ) -> "subprocess.Popen[bytes]":
+        """The process. Raises OSError where there is none."""
+
+
+def start_plainly(
+    argv: Sequence[str],
+    *,
+    stdin: IO[bytes],
+    stdout: IO[bytes] | int | None,
+    env: Mapping[str, str],
+    process_group: int,
+) -> "subprocess.Popen[bytes]":
+    """Start a command that may outlive this process."""
+    return subprocess.Popen(argv, stdin=stdin, stdout=stdout, env=env, process_group=process_group)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,5 +88,5 @@ class Command:
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ), repr=False)
     stdout: IO[bytes] | int | None = None
     """Where its output goes; None: where this process's goes."""
-    wrap: Callable[[Sequence[str]], Sequence[str]] = list
-    """Makes the command line that is started: the place for a leash, which ends the command with this process."""
+    start: Start = start_plainly
+    """The place for a leash, which ends the command with this process."""

@@ -1,5 +1,6 @@
 """One job, one command: claim, run, and end the lease by how the command ended."""
 
+import errno
 import queue
 import shutil
 import signal
@@ -91,7 +92,8 @@ def work(lease: Lease, command: Command, events: Events) -> ExecResult:
         child = Child(lease, command, events)
     except OSError as error:
         # It is this machine's fault, not the job's.
-        return result(Ending.RELEASED, f"can't run: {error}", reply=lease.release(f"can't run: {error.strerror}"))
+        why = _why_not(error, command)
+        return result(Ending.RELEASED, why, reply=lease.release(why), not_started=error)
     try:
         status, cause = child.supervise(command.grace_ms)
     finally:
@@ -103,6 +105,19 @@ def work(lease: Lease, command: Command, events: Events) -> ExecResult:
         return result(Ending.UNKNOWN, str(error), request_id=error.request_id)
     except RequestRefused as error:
         return result(Ending.FAILED, error.reply.summary, reply=error.reply)
+
+
+_ADVICE: dict[int | None, str] = {
+    errno.ENOENT: "; is it, or what its #! line names, still there?",
+    errno.ENOEXEC: "; was it built for another machine? Let a script begin with a #! line, or run it with sh",
+}
+"""What to do where the error alone would leave one puzzled, since the command was found."""
+
+
+def _why_not(error: OSError, command: Command) -> str:
+    """Why the command did not start, in words."""
+    advice = _ADVICE.get(error.errno, "") if error.filename == command.argv[0] else ""
+    return f"can't run: {error.strerror or error}{advice}"
 
 
 def _end(lease: Lease, status: int, cause: Cause | None, result: Callable[..., ExecResult]) -> ExecResult:

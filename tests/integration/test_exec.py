@@ -4,16 +4,19 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from broker.client import Client
-from broker.exec import Command, CommandNotFound, execute
+from broker.exec import Command, CommandNotFound, Start, execute, start_plainly
 from tests.fleet import Fleet
 from tests.processes import alive, end, start_python, wait_for
+from workers.leash import leashed
+from workers.leashed_start import start_leashed
 
 pytestmark = pytest.mark.redis
 TTL_MS = 1_000
@@ -22,14 +25,14 @@ _EXEC = """
 import json, sys
 from broker.client import Client
 from broker.exec import Command, execute
-from workers.leash import leashed
+from workers.leashed_start import start_leashed
 given = json.loads(sys.argv[1])
 with Client.connect(given["url"], factory_id="exec") as client:
     if given["never_lost"]:  # the broken twin: a lease without a deadline of the holder's own
         from broker.client.tenure import Tenure
         Tenure.over = lambda self, now_ms: False
         Tenure.left_ms = lambda self, now_ms: 10_000
-    command = Command(["sh", "-c", given["script"]], grace_ms=given["grace_ms"], wrap=leashed)
+    command = Command(["sh", "-c", given["script"]], grace_ms=given["grace_ms"], start=start_leashed)
     result = execute(client, command, given["job_id"], wait_ms=given["wait_ms"], ttl_ms=given["ttl_ms"])
 print("RESULT", json.dumps([result.ending, result.command_exit, result.detail]), flush=True)
 """
@@ -115,6 +118,7 @@ def test_a_command_need_not_read_a_large_payload(client: Client, execs: Execs, s
     ("script", "detail", "outcome", "state"),
     [
         ("exit 3", "exit status 3", {"exit_code": 3}, "scheduled"),
+        ("exit 127", "exit status 127", {"exit_code": 127}, "scheduled"),
         ("exit 75", "exit status 75", {"exit_code": 75}, "scheduled"),
         ("exit 65", "exit status 65", {"exit_code": 65}, "failed"),
         ("kill -SEGV $$", "ended by SIGSEGV", {"signal": "SIGSEGV"}, "scheduled"),
@@ -148,13 +152,44 @@ def test_a_command_that_does_not_exist_claims_nothing(client: Client) -> None:
     assert (job(client)["state"], job(client)["epoch"]) == ("ready", 0)
 
 
-def test_a_command_that_can_not_be_started_gives_the_job_back(client: Client, tmp_path: Path) -> None:
+def starts_mute(argv: Sequence[str], **options: Any) -> "subprocess.Popen[bytes]":
+    """The broken twin: in a leash that has nothing but its exit status to tell that the command did not start."""
+    return subprocess.Popen(leashed(argv), **options)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"\x7fELF no program", "Exec format error; was it built for another machine?"),
+        (b"#!/no/such/interpreter\n", "No such file or directory; is it, or what its #! line names, still there?"),
+        (b"echo a script without it\n", "Exec format error; was it built for another machine? Let a script begin"),
+    ],
+    ids=["for another machine", "without its interpreter", "without a #! line"],
+)
+@pytest.mark.parametrize(
+    ("start", "ending"),
+    [
+        (start_plainly, "released"),
+        (partial(start_leashed, watch=False), "released"),
+        (partial(start_leashed, watch=True), "released"),
+        (starts_mute, "failed"),
+    ],
+    ids=["plain", "leashed", "watched", "twin"],
+)
+def test_a_command_that_can_not_be_started_gives_the_job_back_unharmed(
+    client: Client, tmp_path: Path, content: bytes, why: str, start: Start, ending: str
+) -> None:
     client.submit(job_id="j")
     broken = tmp_path / "broken"
-    broken.write_bytes(b"\x7fELF no program")
+    broken.write_bytes(content)
     broken.chmod(0o755)
-    assert execute(client, Command([str(broken)]), "j").ending == "released"
-    assert job(client)["counters"] == {"failures": 0, "expiries": 0, "releases": 1}
+    result = execute(client, Command([str(broken)], start=start), "j")
+    assert result.ending == ending
+    counters = job(client)["counters"]
+    assert (counters["failures"], counters["releases"]) == ((0, 1) if ending == "released" else (1, 0))
+    if ending == "released":
+        assert result.detail.startswith(f"can't run: {why}")
+        assert run_of(client)["error"] == result.detail
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])

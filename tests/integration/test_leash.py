@@ -1,16 +1,19 @@
 """A leashed process ends with its parent, however the parent ends."""
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.processes import alive, start_python, wait_for
 from workers.leash import LOCK_HELD_EXIT, NOT_STARTED_EXIT, PARENT_GONE_EXIT, leashed
+from workers.leashed_start import start_leashed
 
 SLEEPER = [sys.executable, "-c", "import os, signal; print(os.getpid(), flush=True); signal.pause()"]
 
@@ -102,6 +105,52 @@ def test_a_command_that_is_missing_is_named() -> None:
     done = subprocess.run(leashed(["no-such-command"]), capture_output=True, text=True, timeout=10, check=False)
     assert done.returncode == NOT_STARTED_EXIT
     assert "no-such-command" in done.stderr
+
+
+def started(argv: list[str], *, watch: bool, **options: Any) -> "subprocess.Popen[bytes]":
+    with open(os.devnull, "rb") as nothing:
+        given: dict[str, Any] = {"stdout": subprocess.PIPE, "env": os.environ, "process_group": 0}
+        return start_leashed(argv, watch=watch, **{"stdin": nothing} | given | options)
+
+
+@pytest.mark.parametrize("watch", [False, True])
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [("no-such-command", errno.ENOENT), (os.devnull, errno.EACCES), ("/", errno.EACCES)],
+    ids=["missing", "not executable", "a folder"],
+)
+def test_a_start_that_fails_in_the_leash_fails_as_any_start(name: str, code: int, watch: bool) -> None:
+    with pytest.raises(OSError, match=os.strerror(code)) as failed:
+        started([name], watch=watch)
+    assert (failed.value.errno, failed.value.filename) == (code, name)
+
+
+@pytest.mark.parametrize("watch", [False, True])
+@pytest.mark.parametrize("status", [NOT_STARTED_EXIT, PARENT_GONE_EXIT, LOCK_HELD_EXIT])
+def test_an_exit_status_of_the_leashs_own_is_the_commands_where_it_was_started(status: int, watch: bool) -> None:
+    with started(["sh", "-c", f"exit {status}"], watch=watch) as process:
+        assert process.wait(10) == status
+
+
+@pytest.mark.parametrize("watch", [False, True])
+def test_a_start_is_over_as_the_command_begins_and_leaves_it_no_way_to_deny_that(watch: bool) -> None:
+    code = "import os, sys; print(*[fd for fd in range(3, 256) if os.path.exists(f'/dev/fd/{fd}')]); sys.stdin.read()"
+    reading, writing = os.pipe()
+    with (
+        os.fdopen(reading, "rb") as waits,
+        os.fdopen(writing, "wb") as ends,
+        started([sys.executable, "-c", code], watch=watch, stdin=waits) as process,
+    ):
+        ends.close()  # only now does the command end: the start did not wait for it
+        assert process.stdout is not None
+        assert process.stdout.read() == b"\n", "descriptors of others"
+        assert process.wait(10) == 0
+
+
+def test_a_leash_that_ends_before_it_has_tried_the_command_has_not_started_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.leashed_start.leashed", lambda *_, **__: ["sh", "-c", "exit 2"])
+    with pytest.raises(OSError, match="its leash ended with 2 before it"):
+        started(["true"], watch=False)
 
 
 @pytest.mark.parametrize("watch", [False, True])

@@ -12,12 +12,12 @@ from workers.cli import (
     refused_command,
     status_command,
 )
-from workers.leash import leashed
+from workers.leashed_start import start_leashed
 
 
 def build_app() -> typer.Typer:
     """Every command of `broker`."""
-    app = build_inner_app(wrap=leashed)
+    app = build_inner_app(start=start_leashed)
     for group in (
         fleet_commands,
         status_command,
