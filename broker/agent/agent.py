@@ -1,5 +1,6 @@
 """The main loop of an agent: claims while there is room, hears signals and what became of its jobs, ends in order."""
 
+import errno
 import queue
 import signal
 import threading
@@ -24,6 +25,8 @@ LAST_CLAIM_MS = 10_000
 once, unless a worker hangs or has died with it: within this time another one takes over."""
 HURRIED_MS = 1_000
 """The same after a second signal."""
+UNABLE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ENOEXEC})
+"""Errors of a command's start that the next job's would meet too. Others, such as a lack of memory, may pass."""
 REPLACED = "another start of this factory has registered, or it was removed"
 
 
@@ -35,6 +38,8 @@ class End(StrEnum):
     IDLE = "idle"
     REFUSED = "refused"
     """It gets no work any more: another start of its factory has registered, or its requests are not taken."""
+    UNABLE = "unable"
+    """Its command can't be run on this machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +102,7 @@ class Agent:
         self._idle_since_ms = monotonic_ms()
         self._pause_until_ms = 0
         self._failures = 0
+        self._failed_starts = 0
         self._drained = False
         self.unfinished = 0
         """Jobs granted whose end was not told yet."""
@@ -120,6 +126,7 @@ class Agent:
                         self.unfinished -= 1
                         self._idle_since_ms = monotonic_ms()
                         self._told_ended(event)
+                        self._heed_start(event.not_started)
         assert self._end is not None, "an end is what ends the loop"
         return self._end
 
@@ -202,6 +209,21 @@ class Agent:
         self._tell(f"job {grant.body['job_id']}, epoch {grant.body['epoch']}: started")
         self._running.start(grant)
 
+    def _heed_start(self, error: OSError | None) -> None:
+        """Where the command can't be run here, leave the jobs to others instead of claiming them again and again."""
+        if error is None:
+            self._failed_starts = 0
+        elif error.errno in UNABLE:
+            if self._end in (None, End.MAX_JOBS):
+                self._end = End.UNABLE
+                self._tell("no more work: this machine can't run the command")
+                self._have_claim_answered("the command can't be run")
+        elif self._end is None:
+            self._failed_starts += 1
+            lasts_ms = pause_ms(self._failed_starts)
+            self._pause_until_ms = monotonic_ms() + lasts_ms
+            self._tell(f"the command did not start; asking again in {lasts_ms // 1000} s")
+
     def _give_back(self, grant: Reply) -> None:
         job_id, epoch = grant.body["job_id"], grant.body["epoch"]
         try:
@@ -226,7 +248,7 @@ class Agent:
             )
 
     def _stop(self, number: signal.Signals) -> None:
-        if self._end is not None and self._end is not End.MAX_JOBS:
+        if self._end not in (None, End.MAX_JOBS, End.UNABLE):
             self._running.stop(number)
             if self._asked_ms is not None:
                 self._asked_ms, self._wait_ms = monotonic_ms() - LAST_CLAIM_MS + HURRIED_MS, 0
@@ -235,16 +257,19 @@ class Agent:
         self._tell(f"{number.name}: no new work; {self.unfinished} running. A second signal stops them")
         if self._limits.stop_after_ms is not None:
             self._stop_at_ms = monotonic_ms() + self._limits.stop_after_ms
+        self._have_claim_answered(f"stopped by {number.name}")
+
+    def _have_claim_answered(self, why: str) -> None:
+        """The answer to a claim that waits: `draining`, at once. Only this start drains, so the next one works."""
         if self._asked_ms is not None:
-            # The answer to a claim that waits: `draining`, at once. Only this start drains, so the next one works.
             self._asked_ms, self._wait_ms = monotonic_ms(), 0
-            threading.Thread(target=self._drain, args=(number.name,), name="broker-drain", daemon=True).start()
+            threading.Thread(target=self._drain, args=(why,), name="broker-drain", daemon=True).start()
 
     def _drain(self, why: str) -> None:
         try:
             self._client.drain(
                 self._client.factory_id,
-                reason=f"stopped by {why}",
+                reason=why,
                 incarnation=self._client.incarnation,
                 timeout_ms=LAST_CLAIM_MS,
             )

@@ -130,6 +130,6 @@ def _status(end: "End", last: "ExecResult | None", *, nothing: bool) -> int:
 
     if last is not None:
         return status(last)
-    if end is Why.REFUSED:
+    if end in (Why.REFUSED, Why.UNABLE):
         return Exit.REFUSED
     return Exit.NOTHING if end is Why.IDLE and nothing else Exit.DONE

@@ -167,6 +167,22 @@ def test_a_wrong_command_is_told_before_anything_is_claimed(home: Home) -> None:
     assert "\nnext: check its name and PATH" in err
 
 
+def test_an_agent_whose_command_this_machine_can_not_run_ends_at_once_and_harms_no_job(
+    home: Home, tmp_path: Path
+) -> None:
+    jobs = [home.submit(queue="unable") for _ in range(2)]
+    command = tmp_path / "command"
+    command.write_text("#!/no/such/interpreter\n")
+    command.chmod(0o755)
+    status, _, err = home.run("agent", "--factory", "unable-1", "--queue", "unable", "--", str(command))
+    assert status == 1
+    assert "released (can't run: No such file or directory; is it, or what its #! line names, still there?)" in err
+    assert "no more work: this machine can't run the command" in err
+    assert [state(home, job) for job in jobs] == ["ready", "ready"]
+    runs = [run["outcome"] for job in jobs for run in home.lines("runs", job)]
+    assert runs == ["released"], "one try, which burnt nothing"
+
+
 def test_the_first_signal_lets_the_job_finish_and_takes_no_other(home: Home, agent: Start, tmp_path: Path) -> None:
     first, second = home.submit(queue="drain"), home.submit(queue="drain")
     go = tmp_path / "go"

@@ -1,9 +1,13 @@
 """An agent whose client fails it goes on, or says so: it never just stops asking, nor drops what runs."""
 
+import errno
 import os
 import queue
 import signal
 import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -63,6 +67,86 @@ def test_an_agent_that_can_not_give_back_its_last_grant_ends_in_order() -> None:
     assert agent.run() is End.STOPPED
     assert client.released
     assert "could not be given back" in told[-1]
+
+
+class Granting:
+    """A client that grants one job after the other. With `then_waits` the second claim waits until it is recalled."""
+
+    factory_id, incarnation = "f", "i"
+
+    def __init__(self, *, then_waits: bool = False) -> None:
+        self.then_waits = then_waits
+        self.drained = threading.Event()
+        self.claims = self.releases = 0
+
+    def claim(self, **_: Any) -> Reply:
+        self.claims += 1
+        if self.then_waits and self.claims == 2:
+            assert self.drained.wait(SOON_S)
+            return reply(Answer(Word.DRAINING))
+        return grant()
+
+    def drain(self, *_: Any, **__: Any) -> Reply:
+        self.drained.set()
+        return reply(Answer(Word.OK))
+
+    @contextmanager
+    def keep(self, granted: Reply, **_: Any) -> Iterator[Any]:
+        yield SimpleNamespace(
+            job_id=granted.body["job_id"], epoch=1, queue="q", failures=0, payload={}, release=self.released
+        )
+
+    def released(self, reason: str) -> Reply:
+        assert reason.startswith("can't run: ")
+        self.releases += 1
+        return reply(Answer(Word.OK))
+
+
+def agent_that_starts(client: Granting, start: Any, limits: Limits, tell: Callable[[str], None]) -> Agent:
+    return Agent(client, Command(["cmd"], start=start), Terms(), limits, ended=lambda _: None, tell=tell)  # type: ignore[arg-type]  # what it needs of a client
+
+
+def fails_with(*codes: int) -> Callable[..., Any]:
+    left = list(codes)
+
+    def start(argv: Sequence[str], **_: Any) -> Any:
+        code = left.pop(0)
+        raise OSError(code, os.strerror(code), argv[0])
+
+    return start
+
+
+@pytest.mark.parametrize("code", [errno.ENOENT, errno.EACCES, errno.ENOEXEC], ids=errno.errorcode.get)
+@pytest.mark.parametrize(
+    ("limits", "waits"),
+    [(Limits(), False), (Limits(max_jobs=1), False), (Limits(concurrency=2), True)],
+    ids=["alone", "with its last job", "while it waits for another"],
+)
+def test_an_agent_whose_command_this_machine_can_not_run_gives_its_job_back_and_ends(
+    code: int, limits: Limits, waits: bool
+) -> None:
+    client, told = Granting(then_waits=waits), list[str]()
+    # A second start would find nothing to pop.
+    assert agent_that_starts(client, fails_with(code), limits, told.append).run() is End.UNABLE
+    assert (client.releases, client.drained.is_set()) == (1, waits)
+    assert "no more work: this machine can't run the command" in told
+
+
+def test_an_agent_whose_command_did_not_start_for_now_claims_again_after_growing_pauses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    failures = list[int]()
+
+    def pause_ms(count: int) -> int:
+        failures.append(count)
+        return 0
+
+    monkeypatch.setattr("broker.agent.agent.pause_ms", pause_ms)
+    client, told = Granting(), list[str]()
+    start = fails_with(errno.EAGAIN, errno.ENOMEM, errno.ETXTBSY, errno.ENOEXEC)
+    assert agent_that_starts(client, start, Limits(), told.append).run() is End.UNABLE
+    assert (failures, client.releases) == ([1, 2, 3], 4)
+    assert sum("did not start; asking again" in line for line in told) == 3
 
 
 class Registrar:
