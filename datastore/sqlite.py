@@ -305,7 +305,9 @@ class SqliteDatastore:
         return Document(id, partition_key, rev, Etag(etag), body)
 
     def _unreadable(self, partition_key: str, id: str, reason: str) -> Corrupt:
-        return Corrupt(f"{self._path}: document {id!r} of {partition_key!r} does not parse ({reason}); left as it is")
+        return Corrupt(
+            f"{self._path}: document {id!r} of {partition_key!r} does not parse ({reason}) and is left alone"
+        )
 
 
 def _as_text(body: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from datastore.errors import Corrupt, DatastoreError, Missing, Rejected, Unavailable
+from datastore.sqlite_disk import way_out
 from datastore.sqlite_fields import index, searched
 
 SCHEMA_VERSION: Final = 1
@@ -104,7 +105,7 @@ def _make(path: str) -> None:
     except FileExistsError:  # which opens nothing
         pass
     except OSError as error:
-        raise Unavailable(f"{path}: {error.strerror}; {_MAY_WRITE}") from error
+        raise Unavailable(f"{path}: {error.strerror}{way_out(path, error) or f'; {_MAY_WRITE}'}") from error
 
 
 Files: TypeAlias = tuple[tuple[int, int] | None, ...]
@@ -234,7 +235,7 @@ def translate(path: str, error: Exception) -> DatastoreError:
         return Rejected(f"an id or partition key is not valid Unicode: {error}")
     if is_no_json(error):
         return Corrupt(f"{path} holds a document that is no JSON; `PRAGMA integrity_check` and a backup may help")
-    return Unavailable(f"{path}: {error}; nothing was written")
+    return Unavailable(f"{path}: {error} (nothing was written){way_out(path, error)}")
 
 
 def is_damage(error: BaseException) -> bool:

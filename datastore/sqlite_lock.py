@@ -6,6 +6,7 @@ from io import FileIO
 from threading import Event, Lock, Thread
 
 from datastore.errors import Unavailable
+from datastore.sqlite_disk import way_out
 
 
 def give_back(held: FileIO) -> None:
@@ -69,7 +70,9 @@ class FileQueue:
                 os.close(os.open(self._path, os.O_CREAT, 0o600))
                 return FileIO(self._path, "r+")
         except OSError as error:
-            raise Unavailable(f"{self._path}: can't open the lock file: {error.strerror}") from error
+            raise Unavailable(
+                f"{self._path}: can't open the lock file: {error.strerror}{way_out(self._path, error)}"
+            ) from error
 
     def before_fork(self) -> None:
         """Let no place be given back until `after_fork_in_parent`, or for ever in a child."""

@@ -10,6 +10,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from datastore.errors import DatastoreError, OutcomeUnknown, Unavailable
 from datastore.forks import tell_of_forks
 from datastore.interface import Document
+from datastore.sqlite_disk import way_out
 from datastore.sqlite_fields import index, lacks_columns
 from datastore.sqlite_file import (
     Files,
@@ -83,7 +84,8 @@ class Batch:
             return
         if is_damage(self._failure):
             raise translate(self._path, self._failure) from self._failure
-        raise Unavailable(f"{self._path}: nothing of this batch was written: {self._failure}") from self._failure
+        told = f"{self._path}: nothing of this batch was written: {self._failure}"
+        raise Unavailable(told + way_out(self._path, self._failure)) from self._failure
 
     def _spoil(self) -> None:
         self._failure = sqlite3.IntegrityError("a row changed under the write lock; is the file on a network disk?")
@@ -280,7 +282,7 @@ class Session:
                 "that uses the store, then start it"
             )
         if files[0] is None:
-            raise Unavailable(f"{self._path} was removed; nothing was written")
+            raise Unavailable(f"{self._path} was removed (nothing was written); put it, or a copy, there again")
 
     def _check_whole(self, had: Files, files: Files) -> None:
         if had == files or {*had}.isdisjoint({*files} - {None}):  # as it was, or another file with its own log

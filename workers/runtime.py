@@ -182,7 +182,7 @@ def check_redis(redis: Redis) -> None:
         raise StartError(f"Redis is not reachable: {error}; start it, or set BROKER_REDIS_URL") from error
     version = tuple(int(part) for part in str(info["redis_version"]).split(".")[:2])
     if version < REDIS_VERSION_MIN:
-        raise StartError(f"Redis {info['redis_version']} is too old; the broker needs 6.2 or newer")
+        raise StartError(f"Redis {info['redis_version']} is too old; use 6.2 or newer")
     if policy != "noeviction":
         raise StartError(f"Redis may evict keys (maxmemory-policy {policy}); set it to noeviction")
 
@@ -355,7 +355,7 @@ def run_sweep(settings: Settings, *, once: bool) -> int:
 
     configure_logging(settings.log_level)
     if datastore_url(settings).startswith("memory:"):
-        raise StartError("a memory:// store is swept by its own worker; no sweep process can reach it")
+        raise StartError("no sweep process can reach a memory:// store; leave it to its worker, which sweeps it itself")
     runtime = open_runtime(settings)
     try:
         return Sweep(runtime.context, runtime.connection, settings, at=runtime.at).run(once=once)

@@ -1,18 +1,23 @@
 """What a SQLite store's failures mean: for each, whether it was written, and what was acknowledged before."""
 
+import errno
+import os
 import re
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from broker.cli import CommandError
 from datastore import AtMost, Corrupt, Expected, NotApplied, NotFound, Ok, OutcomeUnknown, Rejected, Unavailable
 from datastore import sqlite_session as session_module
 from datastore.sqlite import SqliteDatastore
-from datastore.sqlite_file import SCHEMA_VERSION
+from datastore.sqlite_disk import MAKE_ROOM
+from datastore.sqlite_file import SCHEMA_VERSION, translate
 from tests.unit.test_sqlite import put, run_python
 
 BIG = "x" * 100_000
@@ -48,13 +53,62 @@ def free_disk(store: SqliteDatastore) -> None:
 
 def test_a_full_disk_is_not_applied_and_leaves_what_was_acknowledged(store: SqliteDatastore, path: Path) -> None:
     fill_disk(store)
-    with pytest.raises(NotApplied, match=f"^{path}: .*full"):
+    with pytest.raises(NotApplied, match=rf"^{path}: .*full \(nothing was written\){MAKE_ROOM}$"):
         store.create("big", "p", {"payload": BIG})
     assert store.read("big", "p") == NotFound()
     assert isinstance(store.read("before", "p"), Ok)
     assert isinstance(store.update_if_match("before", "p", Expected(rev=1), {"n": 2}), Ok), "what fits still works"
     free_disk(store)
     assert isinstance(store.create("big", "p", {"payload": BIG}), Ok)
+
+
+def failing(name: str) -> sqlite3.OperationalError:
+    error = sqlite3.OperationalError("scripted")
+    error.sqlite_errorname = name
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "blocks_left", "step"),
+    [
+        (failing("SQLITE_FULL"), 1_000, "make room on its disk"),  # there may be room again as it is looked at
+        (failing("SQLITE_IOERR_SHMSIZE"), 7, "make room on its disk"),
+        (failing("SQLITE_CANTOPEN"), 0, "make room on its disk"),
+        (failing("SQLITE_IOERR_SHMSIZE"), 8, "run it again"),
+        (failing("SQLITE_IOERR_SHMSIZE"), None, "run it again"),
+        (failing("SQLITE_BUSY"), 0, "run it again"),
+        (sqlite3.ProgrammingError("scripted"), 0, "run it again"),
+    ],
+    ids=lambda given: getattr(given, "sqlite_errorname", None),
+)
+def test_an_error_is_told_with_a_next_step_only_where_there_is_one(
+    path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, blocks_left: int | None, step: str
+) -> None:
+    def statvfs(folder: str) -> SimpleNamespace:
+        assert folder == str(path.parent)
+        if blocks_left is None:
+            raise FileNotFoundError
+        return SimpleNamespace(f_bavail=blocks_left, f_frsize=4096)
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    told = CommandError.from_text(str(translate(str(path), error)), otherwise="run it again")
+    assert (told.next_step, str(told)) == (step, f"{path}: scripted (nothing was written)")
+
+
+@pytest.mark.parametrize("suffix", ["", ".lock"])
+def test_a_file_that_can_not_be_made_for_want_of_room_says_what_to_do(
+    path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    make = os.open
+
+    def refuse(name: str, *how: int) -> int:
+        if name == f"{path}{suffix}":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return make(name, *how)
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(Unavailable, match=f"^{path}{suffix}: .*No space left on device{MAKE_ROOM}$"):
+        SqliteDatastore(path)
 
 
 def test_a_full_disk_in_a_batch_is_not_applied_for_all_of_it(store: SqliteDatastore) -> None:
@@ -86,7 +140,7 @@ def test_a_batch_that_goes_on_after_a_failed_write_writes_nothing_and_says_so(
             with pytest.raises(NotApplied, match="nothing of this batch"):
                 put(store, "later")
 
-    with pytest.raises(NotApplied, match=f"^{path}: nothing of this batch"):
+    with pytest.raises(NotApplied, match=f"^{path}: nothing of this batch .*{MAKE_ROOM}$"):
         write_on()
     free_disk(store)
     assert [document.id for document in store.find({}).documents] == ["before"]
