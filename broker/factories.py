@@ -108,28 +108,34 @@ def resume(context: Context, request: ResumeFactory, now_ms: int) -> Settlement:
 
 def remove(context: Context, request: RemoveFactory, now_ms: int) -> Settlement:
     """Forget a factory: it comes back by registering a new start. With leases only where forced, which end then."""
-    name = request.body.factory
-    refusal: Settlement | None = _unknown(name)
+    name, force = request.body.factory, request.body.force
+    judged, refusal = False, None
 
     def judge(known: FactoryRecord) -> dict[str, Any] | None:
-        nonlocal refusal
-        refusal = _unknown(name) if _removed(known) else None
-        if refusal is None and not request.body.force:
-            refusal = _holds(context, name, now_ms)
+        nonlocal judged, refusal
+        judged, refusal = True, _kept(context, name, known, now_ms, force=force)
         if refusal is not None:
             return None
         return {**FactoryRecord(since_ms=now_ms).plain(), "replaced": _with_last(known)}
 
     record, word = _change(context, name, judge, who_asks(request), create=False)
+    if word is Word.OK and not judged:  # there is no record, which a factory need not have to hold leases
+        refusal = _kept(context, name, None, now_ms, force=force)
+        if refusal is None:
+            record, word = _change(context, name, judge, who_asks(request))
     if word is Word.OK and refusal is not None:
         return refusal
     return _with_leases_ended(context, name, record, Answer(word, body={"factory": name}), now_ms)
 
 
-def _holds(context: Context, name: str, now_ms: int) -> Settlement | None:
-    """The refusal to forget a factory that holds leases."""
-    held = _held(context, name, now_ms)
-    return Settlement(Answer(Word.CONFLICT, Reason.HELD, {"factory": name, "leases": held})) if held else None
+def _kept(context: Context, name: str, known: FactoryRecord | None, now_ms: int, *, force: bool) -> Settlement | None:
+    """The refusal to forget a factory: it holds leases, or nothing is there to be forgotten."""
+    is_there = known is not None and not _removed(known)
+    if is_there and force:
+        return None
+    if held := _held(context, name, now_ms):
+        return None if force else Settlement(Answer(Word.CONFLICT, Reason.HELD, {"factory": name, "leases": held}))
+    return None if is_there else _unknown(name)
 
 
 def _held(context: Context, name: str, now_ms: int) -> list[dict[str, Any]]:

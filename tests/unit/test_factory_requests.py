@@ -140,6 +140,40 @@ def test_a_removal_that_was_refused_is_not_remembered(desk: Desk) -> None:
     assert [(answer.word, answer.reason) for answer in refused] == [(Word.CONFLICT, Reason.HELD)] * 2
 
 
+@pytest.mark.parametrize("was_removed", [False, True], ids=["never registered", "removed before"])
+def test_a_factory_without_a_record_is_removed_by_force_only_where_it_holds_leases(was_removed: bool) -> None:
+    desk = Desk()
+    if was_removed:
+        ask(desk, "register_factory", "g1")
+        ask(desk, "remove_factory", "r0", factory="f")
+    desk.submit()
+    claimed = settled(desk, "claim", "c1", start="start-9", now_ms=LATER + 1, job_id="job").answer
+    held = ask(desk, "remove_factory", "r1", factory="f", now_ms=LATER + 2)
+    assert (held.word, held.reason, [each["job_id"] for each in held.body["leases"]]) == (
+        Word.CONFLICT, Reason.HELD, ["job"],
+    )  # fmt: skip
+    assert desk.job().lease is not None
+    remove = {"factory": "f", "force": True, "now_ms": LATER + 3}
+    done = [ask(desk, "remove_factory", "r2", **remove) for _ in range(2)]
+    assert [(answer.word, answer.body["ended"]) for answer in done] == [(Word.OK, ["job"]), (Word.REPLAYED, [])]
+    assert (desk.job().state, desk.job().epoch) == ("ready", claimed.body["epoch"])
+    assert ask(desk, "list_factories", "l1").body["factories"] == []
+    assert ask(desk, "remove_factory", "r3", **remove).word is Word.NOT_FOUND
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_factory_without_a_record_and_leases_is_not_found_and_leaves_no_record(force: bool) -> None:
+    desk = Desk()
+    assert ask(desk, "remove_factory", "r1", factory="f", force=force).word is Word.NOT_FOUND
+    assert desk.store.read("factory:f", "factory:f") == NotFound()
+
+
+def test_a_removal_that_could_not_end_a_lease_is_made_good_by_another(desk: Desk) -> None:
+    cut = settled(desk, "remove_factory", "r1", store=Stuck(desk.store, "job"), factory="f", force=True)
+    assert cut.answer.word is Word.OUTCOME_UNKNOWN
+    assert ask(desk, "remove_factory", "r2", factory="f", force=True).body["ended"] == ["job"]
+
+
 def is_drained(desk: Desk) -> bool:
     return record(desk).drain is not None
 
