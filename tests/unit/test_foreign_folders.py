@@ -5,7 +5,8 @@ process.
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from socket import create_server, socket
 from subprocess import Popen
@@ -23,36 +24,41 @@ COMMANDS = (["jobs", "--timeout", "1"], ["status"], ["down"], ["doctor"], ["clai
 FACTORY = ["claim", "exec"]
 
 
-@pytest.fixture
-def victim() -> Iterator["Popen[str]"]:
-    """A process that the folder calls the supervisor of its fleet."""
-    process = start_python("import signal; signal.pause()")
-    yield process
-    end(process)
+@dataclass(frozen=True)
+class Trap:
+    """A state folder that names a Redis, which would be sent the password, and a process, which would be stopped."""
+
+    folder: Path
+    server: socket
+    victim: "Popen[str]"
+
+    def was_stepped_in(self) -> bool:
+        """Whether a command has gone to that Redis, or stopped that process."""
+        try:
+            self.server.accept()[0].close()
+        except BlockingIOError:
+            return self.victim.poll() is not None
+        return True
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket]:
-    """Listens where the folder says that Redis is; a command that is to be obeyed there would send it the password."""
+def trap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trap]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BROKER_REDIS_PASSWORD", "secret")
-    with create_server(("127.0.0.1", 0)) as listener:
-        listener.setblocking(False)
-        yield listener
-
-
-@pytest.fixture
-def folder(server: socket, tmp_path: Path, victim: "Popen[str]") -> Path:
     folder = tmp_path / ".broker"
     folder.mkdir(mode=0o700)
-    identity = ProcessIdentity.of(victim.pid)
-    assert identity is not None
-    endpoint = Endpoint(
-        f"redis://127.0.0.1:{server.getsockname()[1]}/0", "sqlite:////nowhere", identity.pid, identity.started, 1
-    )
-    (folder / "up.json").write_text(json.dumps(asdict(endpoint)))
-    (folder / "up.lock").write_text(f"{identity.pid} {identity.started}")
-    return folder
+    with ExitStack() as stack:
+        victim = start_python("import signal; signal.pause()")
+        stack.callback(end, victim)
+        server = stack.enter_context(create_server(("127.0.0.1", 0)))
+        server.setblocking(False)
+        identity = ProcessIdentity.of(victim.pid)
+        assert identity is not None
+        redis_url = f"redis://127.0.0.1:{server.getsockname()[1]}/0"
+        endpoint = Endpoint(redis_url, "sqlite:////nowhere", identity.pid, identity.started, 1)
+        (folder / "up.json").write_text(json.dumps(asdict(endpoint)))
+        (folder / "up.lock").write_text(f"{identity.pid} {identity.started}")
+        yield Trap(folder, server, victim)
 
 
 def told(command: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -61,15 +67,6 @@ def told(command: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str:
     assert run(build_app(), [command[0], *options, *command[1:]]) != 0
     captured = capsys.readouterr()
     return captured.out + captured.err
-
-
-def was_obeyed(server: socket, victim: "Popen[str]") -> bool:
-    """Whether a command has gone to that Redis, or stopped that process."""
-    try:
-        server.accept()[0].close()
-    except BlockingIOError:
-        return victim.poll() is not None
-    return True
 
 
 def of_another_user(_folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -86,37 +83,33 @@ def open_to_others(folder: Path, _monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 @pytest.mark.parametrize("foreign", [of_another_user, open_to_others])
 def test_a_folder_that_others_may_have_written_is_refused_and_not_obeyed(
-    folder: Path,
-    server: socket,
-    victim: "Popen[str]",
+    trap: Trap,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     command: Sequence[str],
     foreign: Callable[[Path, pytest.MonkeyPatch], str],
 ) -> None:
-    why = foreign(folder, monkeypatch)
+    why = foreign(trap.folder, monkeypatch)
     text = " ".join(told(command, capsys).split())
     assert why in text
     assert "--state-dir" in text
-    assert not was_obeyed(server, victim)
+    assert not trap.was_stepped_in()
 
 
 @pytest.mark.parametrize("command", [["jobs", "--timeout", "1"], ["down"]], ids=" ".join)
 def test_were_it_not_looked_at_it_would_be_obeyed(
-    folder: Path,
-    server: socket,
-    victim: "Popen[str]",
+    trap: Trap,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     command: Sequence[str],
 ) -> None:
     """The twin of the test above."""
-    open_to_others(folder, monkeypatch)
+    open_to_others(trap.folder, monkeypatch)
     for user in ("broker.cli.session", "workers.state_dir"):
         monkeypatch.setattr(f"{user}.is_private", lambda _folder: True)
     run(build_app(), command)
     capsys.readouterr()
-    assert was_obeyed(server, victim)
+    assert trap.was_stepped_in()
 
 
 def test_an_empty_folder_that_is_open_is_somebodys_mistake_and_no_danger(tmp_path: Path) -> None:
