@@ -14,9 +14,8 @@ from broker.earlier_grants import EarlierGrants
 from datastore import Corrupt, connect
 from datastore.sqlite import SqliteDatastore
 from tests.caller import Reply
+from tests.damaged_pages import PAGE_BYTES, damage
 from tests.in_process import InProcess
-
-PAGE_BYTES = 4_096
 
 TOGETHER = pytest.mark.parametrize("others", [1, 6], ids=["read as they come", "read ahead"])
 
@@ -29,10 +28,7 @@ def path(redis_client: redis.Redis, tmp_path: Path) -> Path:
         broker = InProcess(store, redis_client)
         broker.submit("damaged", payload="x" * 30_000)
         broker.submit(*(f"healthy-{number}" for number in range(6)))
-    went_on_at = path.read_bytes().index(b"x" * 4_092) - 4  # a page that holds nothing else but where the text goes on
-    with path.open("r+b") as file:
-        file.seek(went_on_at)
-        file.write(b"\xff" * 4)
+    damage(path, where=b"x" * (PAGE_BYTES - 4))  # pages that hold nothing else but where the text goes on
     return path
 
 
@@ -85,17 +81,6 @@ LOCKS = [f"{number:03}" + "y" * 250 for number in range(64)]
 def opened(path: Path, redis_client: redis.Redis) -> Iterator[InProcess]:
     with closing(connect(f"sqlite:///{path}")) as store:
         yield InProcess(store, redis_client)
-
-
-def damage(path: Path, *, where: bytes) -> None:
-    """The pages on which `where` stands can't be read."""
-    text = path.read_bytes()
-    pages = {found // PAGE_BYTES for found in range(len(text)) if text.startswith(where, found)}
-    assert pages
-    with path.open("r+b") as file:
-        for page in pages:
-            file.seek(page * PAGE_BYTES)
-            file.write(b"\xff" * 4)
 
 
 def renewed_together(path: Path, redis_client: redis.Redis, *, damaged: int, of: int) -> Reply:

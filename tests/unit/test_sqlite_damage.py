@@ -8,9 +8,9 @@ import pytest
 
 from datastore import AnyOf, AtLeast, Corrupt, Filter, Ok, Page
 from datastore.sqlite import SqliteDatastore
+from tests.damaged_pages import PAGE_BYTES, damage
 from tests.unit.test_sqlite import put
 
-PAGE_BYTES = 4_096
 INDEXES = ("state",)
 
 
@@ -27,13 +27,10 @@ def stock(path: Path) -> None:
             put(made, f"job-{number}", {"payload": str(number) * 9_000, "state": state, "n": number})
 
 
-def damage(path: Path, *numbers: int) -> None:
-    """Where the payloads of these go on, there is nothing that SQLite can make sense of."""
-    text = path.read_bytes()
-    with path.open("r+b") as file:
-        for number in numbers:
-            file.seek(text.index(str(number).encode() * (PAGE_BYTES - 4)) - 4)
-            file.write(b"\xff" * 4)
+def damage_of(path: Path, *numbers: int) -> None:
+    """Where the payloads of these go on, on pages that hold nothing else, there is nothing SQLite can make sense of."""
+    for number in numbers:
+        damage(path, where=str(number).encode() * (PAGE_BYTES - 4))
 
 
 def search(store: SqliteDatastore, filter: Filter, limit: int) -> tuple[list[str], list[str]]:
@@ -66,7 +63,7 @@ def test_a_search_finds_all_that_can_be_read_in_order_and_names_the_others(
     path: Path, filter: Filter, wanted: list[int], limit: int, looks_max: int
 ) -> None:
     stock(path)
-    damage(path, 2, 5, 7)
+    damage_of(path, 2, 5, 7)
     with closing(SqliteDatastore(path, indexes=INDEXES, looks_max=looks_max)) as store:
         found, named = search(store, filter, limit)
         assert found == [f"job-{number}" for number in wanted]
@@ -76,7 +73,7 @@ def test_a_search_finds_all_that_can_be_read_in_order_and_names_the_others(
 
 def test_a_page_is_no_longer_than_asked_for_where_much_is_damaged(path: Path) -> None:
     stock(path)
-    damage(path, 7, 8)
+    damage_of(path, 7, 8)
     with closing(SqliteDatastore(path, indexes=INDEXES)) as store:
         page = store.find({"n": AtLeast(0)}, 7)
         assert [document.id for document in page.documents] == [f"job-{number}" for number in range(7)]
@@ -85,7 +82,7 @@ def test_a_page_is_no_longer_than_asked_for_where_much_is_damaged(path: Path) ->
 
 def test_a_batch_that_met_damage_tells_each_later_use_of_it(path: Path) -> None:
     stock(path)
-    damage(path, 4)
+    damage_of(path, 4)
 
     def read_on() -> None:
         with store.batch():
