@@ -1,13 +1,13 @@
 """The client's edge for threads: a few connections that send requests, and what both clients know of connections."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 from typing import Any
 
 from redis import ConnectionPool
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, RedisError, ResponseError
+from redis.exceptions import AuthenticationError, InvalidResponse, RedisError, ResponseError
 from redis.retry import Retry
 
 from broker import queues
@@ -109,15 +109,28 @@ def _packed(key: str, block_s: float) -> bytes:
     return b"".join(queues.pack(command) for command in (("BLPOP", key, block_s), ("LPOP", key, DRAIN_MAX)))
 
 
+_are_texts = frozenset({bytes}).issuperset
+
+
 def replies_of(told: list[Any] | RedisError) -> list[bytes]:
-    """The replies in the answers to that, or the failure."""
+    """The replies in the answers to that, or the failure.
+
+    Raises:
+      InvalidResponse: nothing that Redis says to this: whatever comes next on the connection answers something else.
+    """
     if isinstance(told, RedisError):
         raise told
     for each in told:
         if isinstance(each, RedisError):
             raise each
     first, rest = told
-    return ([] if first is None else [first[1]]) + (rest or [])
+    texts: list[bytes] | None = None
+    with suppress(TypeError, LookupError):
+        texts = ([] if first is None else [first[1]]) + (rest or [])
+    if texts is None or not _are_texts(map(type, texts)):
+        kinds = " and ".join(type(each).__name__ for each in told)  # what stands in them may be a grant
+        raise InvalidResponse(f"Redis answered a wait for replies with {kinds}")
+    return texts
 
 
 class Sender:

@@ -1,4 +1,4 @@
-"""A TCP proxy before Redis: it drops connections, leaves them half-open, and leads to another server."""
+"""A TCP proxy before Redis: it drops connections, leaves them half-open, says what nobody said, and leads elsewhere."""
 
 import asyncio
 import threading
@@ -62,6 +62,10 @@ class Proxy:
         """Close every connection on the clients' side alone, as a gateway does that fails: the server hears nothing."""
         return self._each(_Connection.reset)
 
+    def say(self, instead: bytes) -> int:
+        """On the connections there are, say this once instead of what the server says next; how many there are."""
+        return self._each(lambda connection: connection.say(instead))
+
     def _each(self, act: "Callable[[_Connection], None]") -> int:
         """In one step: a client that hears of one end closes its others, which were to be treated as that one was."""
 
@@ -103,6 +107,10 @@ class _Connection:
         self._client = client
         self._server = server
         self._silent = silent
+        self._instead = b""
+
+    def say(self, instead: bytes) -> None:
+        self._instead = instead
 
     def silence(self) -> None:
         self._silent = True
@@ -119,6 +127,8 @@ class _Connection:
         """Forward one direction until an end closes; nothing once silenced, and no end is told of then."""
         with suppress(OSError):
             while data := await source.read(CHUNK_BYTES):
+                if self._instead and sink is self._client:
+                    data, self._instead = self._instead, b""
                 if not self._silent:
                     sink.write(data)
                     await sink.drain()

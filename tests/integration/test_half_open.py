@@ -213,6 +213,21 @@ def test_it_is_noticed_as_soon_as_a_new_one_that_sends(asked: Asked, proxy: Prox
     assert asked.ask("job", "j").result(ANSWERED_S).good
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [b":5\r\n:6\r\n", b"+OK\r\n+OK\r\n", b"*1\r\n$1\r\na\r\n*0\r\n", b"%1\r\n+a\r\n+b\r\n_\r\n", b"_\r\n*1\r\n:7\r\n"],
+    ids=["numbers", "texts", "too short", "a map", "not of replies"],
+)
+def test_what_answers_no_wait_for_replies_costs_the_connection_and_nothing_else(
+    asked: Asked, proxy: Proxy, answer: bytes
+) -> None:
+    before = proxy.opened
+    proxy.say(answer)
+    wait_for(lambda: proxy.opened > before, "another connection is opened", deadline_ms=NOTICED_MS)
+    proxy.say(b"")
+    assert asked.ask("job", "j").result(ANSWERED_S).good
+
+
 def test_who_follows_the_events_notices(asked: Asked, proxy: Proxy, fleet: Fleet, direct: Client) -> None:
     events = asked.follow()
     following = "XREAD of a follower"
