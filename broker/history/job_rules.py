@@ -208,6 +208,9 @@ def _out_of_order(job: str, earlier: Record | None, effect: Effect) -> Violation
     if earlier.op in HOLDERS:
         why = f"{earlier.op} at epoch {earlier.epoch} took effect after that lease was over"
         return _violation(Rule.STALE_EFFECT, job, earlier.epoch, why, effect.record, earlier)
+    if effect.record.op in HOLDERS and (earlier.epoch, earlier.token) == (effect.epoch, effect.record.token):
+        why = f"{_named(effect.record)} took effect before that epoch was granted"
+        return _violation(Rule.STALE_EFFECT, job, effect.epoch, why, effect.record, earlier)
     why = f"{_named(earlier)} was first sent after {_named(effect.record)} was answered"
     return _violation(Rule.EPOCH_ORDER, job, effect.epoch, why, effect.record, earlier)
 

@@ -73,6 +73,15 @@ def test_a_job_that_was_never_leased_is_held_lifted_cancelled_and_redriven_at_ep
     assert story.rules() == []
 
 
+@pytest.mark.parametrize("op", ["renew", "complete"])
+def test_nothing_of_a_holder_takes_effect_before_its_grant(op: str) -> None:
+    story = Story()
+    story.submit(0, 1)
+    story.hold(op, 1, 2, 3)
+    story.grant(1, 4, 5)
+    assert story.rules() == ["stale_effect"]
+
+
 def test_an_operators_answer_without_an_epoch_is_of_a_job_never_leased() -> None:
     story = claimed()
     story.call("hold", 4, 5, answer="ok", state="ready")
