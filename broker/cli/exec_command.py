@@ -69,9 +69,13 @@ def register(app: typer.Typer, start: "Start | None") -> None:
 
 
 def to_run(command: list[str], start: "Start | None", *, grace_ms: int, json: bool) -> "Command":
-    """What is run for each job. With `json` standard output is not the command's."""
+    """What is run for each job; from here on it can't look into this process. With `json` standard output is not the
+    command's.
+    """
     from broker.exec import Command, start_plainly
+    from broker.exec.environment import keep_secrets
 
+    keep_secrets()
     output = sys.stderr.fileno() if json else None
     return Command(command, grace_ms=grace_ms, stdout=output, start=start or start_plainly)
 
