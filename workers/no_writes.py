@@ -4,11 +4,13 @@ from collections.abc import Mapping
 
 from redis import Redis
 from redis.exceptions import (
+    BusyLoadingError,
     ClusterDownError,
     MasterDownError,
     NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
+    RedisError,
     ResponseError,
     TryAgainError,
 )
@@ -17,7 +19,8 @@ from broker.acl import NOWHERE
 from broker.client.not_now import way_out
 from workers import wrong_types
 
-_FIRST_WORDS: Mapping[type[ResponseError], str] = {
+_FIRST_WORDS: Mapping[type[RedisError], str] = {
+    BusyLoadingError: "LOADING",
     OutOfMemoryError: "OOM",
     ReadOnlyError: "READONLY",
     ClusterDownError: "CLUSTERDOWN",
@@ -40,10 +43,16 @@ def no_writes(redis: Redis) -> str | None:
         redis.rpushx(NOWHERE, "")
     except NoPermissionError:
         return None  # a user who was given the rules of an earlier release
-    except ResponseError as error:
-        said = f"{_FIRST_WORDS.get(type(error), '')} {error}".strip()
-        if (advice := way_out(said)) is not None:
-            return f"Redis takes no writes: {said.partition('. ')[0].rstrip('.')}; {advice}"
+    except RedisError as error:
+        if (refused := refusal(error)) is not None:
+            return refused
         if not wrong_types.met(error):
             raise
     return None
+
+
+def refusal(error: RedisError) -> str | None:
+    """Why Redis takes no writes now, where an error says so, and what helps, as `problem; what to do`."""
+    said = f"{_FIRST_WORDS.get(type(error), '')} {error}".strip()
+    advice = way_out(said)
+    return None if advice is None else f"Redis takes no writes: {said.partition('. ')[0].rstrip('.')}; {advice}"

@@ -95,6 +95,17 @@ def test_status_and_doctor_name_what_keeps_redis_from_taking_writes(
     assert (problem["problem"], problem["next"]) == (shown["problem"], shown["next"])
 
 
+@pytest.mark.parametrize(("hinder", "said", "step"), WAYS, ids=[hinder.__name__ for hinder, *_ in WAYS])
+def test_who_can_not_start_for_that_is_told_the_same(
+    server: redis.Redis, home: Home, tmp_path: Path, hinder: Hinder, said: str, step: str
+) -> None:
+    hinder(server, tmp_path / "redis")
+    status, _, err = home.run("sweep", "--once")
+    assert status == 1
+    assert f"Redis takes no writes: {said}" in err
+    assert step in err
+
+
 def test_where_redis_takes_writes_the_question_writes_nothing(redis_client: redis.Redis) -> None:
     assert no_writes(redis_client) is None
     assert redis_client.keys() == []

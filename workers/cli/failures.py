@@ -10,6 +10,8 @@ from broker.cli.exits import Exit
 from broker.cli.session import up_command
 
 if TYPE_CHECKING:
+    from redis.exceptions import RedisError
+
     from datastore import DatastoreError
 
 START = 'run "broker up" or set BROKER_REDIS_URL; `broker doctor` looks closer'
@@ -78,15 +80,16 @@ def _of_store(error: "DatastoreError") -> CommandError:
     return CommandError.from_text(f"datastore: {error}", otherwise=step, exit=exit)
 
 
-def of_redis(error: Exception) -> CommandError:
+def of_redis(error: "RedisError") -> CommandError:
     """What Redis refused, or that there is none."""
-    from redis.exceptions import AuthenticationError, OutOfMemoryError, ResponseError
+    from redis.exceptions import AuthenticationError, ResponseError
 
+    from workers.no_writes import refusal
     from workers.wrong_types import met
 
+    if (refused := refusal(error)) is not None:
+        return CommandError.from_text(refused, otherwise="see `broker doctor`")
     match error:
-        case OutOfMemoryError():
-            return CommandError(f"Redis is full: {error}", "free some of its memory, or raise its maxmemory")
         case AuthenticationError():
             step = "give the one of the URL's user, or of `default`: BROKER_REDIS_PASSWORD_FILE"
             return CommandError(f"Redis refused the password: {error}", step)
