@@ -147,6 +147,8 @@ def follow_up(context: Context, connection: Redis, further: Further, *, descent:
     steps, the sweep finds.
     """
     batch, changes = further.settled, list(further.changes)
+    if not (batch or changes or descent):  # as after most claims and renewals
+        return
     waking.recheck(connection, _parked_for_jobs(context, batch, now_ms))
     changes += look_at_new(context, connection, changes, descent=descent, now_ms=now_ms)
     changes += _given_back(batch)
