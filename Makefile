@@ -38,16 +38,17 @@ chaos: .venv/.installed-test
 bounds: .venv/.installed-test
 	@$(PY) -m tests.bounds --scale $(or $(SCALE),0.02) $(if $(ONLY),--only $(ONLY))
 
-# The production code in simulated worlds, one for each seed; SEED=N tells one step by step, SEEDS=FROM:TO judges others.
+# The production code in simulated worlds, one for each seed; SEED=N tells one step by step, SEEDS=FROM:TO judges others,
+# LONG=1: worlds of twice the length, as soak has them.
 simulate: .venv/.installed-test
-	@$(PY) -m tests.simulation $(if $(SEED),$(SEED),--seeds $(or $(SEEDS),0:2000))
+	@$(PY) -m tests.simulation $(if $(LONG),--long) $(if $(SEED),$(SEED),--seeds $(or $(SEEDS),0:2000))
 
 # Queue wait and takeover delay of a large fleet; ARGS: see benchmarks/fleet_simulation/plan.py.
 simulate-fleet: .venv/.installed-test
 	@$(PY) -m benchmarks.fleet_simulation --factories 10000 --jobs 1000000 $(ARGS)
 
 soak: .venv/.installed-test
-	@$(PY) -m tests.simulation --seeds $(or $(SEEDS),0:100000)
+	@$(PY) -m tests.simulation --long --seeds $(or $(SEEDS),0:100000)
 
 # Needs Debian's spin and gcc; where they are missing it says so, and fails in CI only.
 model:

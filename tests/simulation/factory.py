@@ -18,7 +18,6 @@ QUEUE = "q"
 REPEATS_MAX = 6
 PAST_MAX = 8
 RACE_EVERY_MS = 1_500
-TTL_MS = 10_000
 
 
 @dataclass(slots=True)
@@ -47,6 +46,7 @@ class Shared:
     now_ms: Callable[[], float]
     gate: FenceGate
     """What the work writes to: it heeds the epoch."""
+    ttl_ms: int
     acknowledged: list[str] = field(default_factory=list)
     completed: dict[str, int] = field(default_factory=dict)
     """Jobs whose holders were told that they are complete, at this epoch."""
@@ -155,7 +155,7 @@ class Factory:
         random, shared = self._shared.random, self._shared
         long = random.random() < 0.25
         for _ in range(random.randint(1, 3)):
-            await asyncio.sleep(random.uniform(0, TTL_MS / 2_000 if long else 0.6))
+            await asyncio.sleep(random.uniform(0, shared.ttl_ms / 2_000 if long else 0.6))
             lease.check()
             try:
                 shared.gate.admit(lease.job_id, lease.epoch)

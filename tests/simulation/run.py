@@ -60,10 +60,14 @@ class Summary:
 
 
 def run(
-    seeds: Iterable[int], *, twin: Twin = sound, until: Callable[[Sequence[str]], bool] = lambda _wrong: False
+    seeds: Iterable[int],
+    *,
+    long: bool = False,
+    twin: Twin = sound,
+    until: Callable[[Sequence[str]], bool] = lambda _wrong: False,
 ) -> Summary:
     """One world for each seed, or only as many as it takes to find one in which what is wrong is as `until` says."""
-    summary, lua, timing = Summary(), _lua(), _timing()
+    summary, lua, timing = Summary(), _lua(), _timing(long=long)
     with _undisturbed():
         for seed in seeds:
             found = _judged(World(seed, lua=lua, timing=timing, twin=twin), seed)
@@ -81,8 +85,8 @@ def _lua() -> Lua:
 
 
 @cache
-def _timing() -> Timing:
-    return Timing.short()
+def _timing(*, long: bool) -> Timing:
+    return Timing.long() if long else Timing.short()
 
 
 def _judged(world: World, seed: int) -> Summary:
@@ -115,9 +119,9 @@ def _drop(*_: object) -> Mapping[str, object]:
     raise structlog.DropEvent
 
 
-def trace(seed: int, tell: Callable[[str], None], *, twin: Twin = sound) -> list[str]:
+def trace(seed: int, tell: Callable[[str], None], *, long: bool = False, twin: Twin = sound) -> list[str]:
     """Run one world and tell every step of it. What was wrong."""
-    world = World(seed, lua=Lua(), timing=Timing.short(), twin=twin, told=tell)
+    world = World(seed, lua=Lua(), timing=_timing(long=long), twin=twin, told=tell)
 
     def log(_logger: object, _method: str, event: Mapping[str, object]) -> Mapping[str, object]:
         fields = " ".join(f"{name}={value}" for name, value in event.items() if name != "event")

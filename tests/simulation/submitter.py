@@ -10,8 +10,8 @@ from broker.client.aio import AsyncClient
 from broker.limits import Limit, Rate
 from tests.simulation.factory import QUEUE, REPEATS_MAX, Shared, answered
 
-ASKED_LATE_MS = 32_000
-"""More than a request is on its way until its deadline is over, and a worker that has taken it may then stand still."""
+LATE_MS = 12_000
+"""More than a request is on its way after its sender has given up."""
 OPEN_EVERY_S = 3
 SOMETIMES = "disk"
 """A key that is limited now and then, while jobs run."""
@@ -160,8 +160,11 @@ class Submitter:
         await answered(act())
 
     def _redrive(self, client: AsyncClient, job_id: str) -> Awaitable[Reply]:
-        """Which may have its effect late, on a job that has ended by then."""
-        self._shared.open_again_until_ms = self._shared.now_ms() + ASKED_LATE_MS
+        """Which may have its effect late, on a job that has ended by then: it is asked for half a ttl, then is on its
+        way, and the worker that has taken it may stand still for one and a half.
+        """
+        shared = self._shared
+        shared.open_again_until_ms = shared.now_ms() + 2 * shared.ttl_ms + LATE_MS
         return client.redrive(job_id)
 
 

@@ -21,7 +21,7 @@ from broker.transitions import Rules
 from broker.wire_types import WAIT_MS_MAX
 from datastore import Datastore
 from datastore.memory import MemoryDatastore
-from tests.simulation.factory import QUEUE, TTL_MS, Factory, Shared
+from tests.simulation.factory import QUEUE, Factory, Shared
 from tests.simulation.faults import Dice
 from tests.simulation.file_store import FileLine, TrueFile
 from tests.simulation.judge import Judge
@@ -35,7 +35,6 @@ from tests.simulation.store import Line, TrueStore
 from tests.simulation.submitter import FEATURES, LIMITED, LIMITS, Opener, Submitter
 from tests.simulation.timeline import BrokerClock, HostClock, Timeline
 
-FAULTY_MS = 32_000
 SETTLE_MS = 400_000
 """How long everything may take to settle once the faults are over."""
 QUIET_MS = WAIT_MS_MAX + 10_000
@@ -70,18 +69,29 @@ def sound(store: Datastore, _process: Process) -> Datastore:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """The settings of the simulated fleet, short, so that a run sees many ttls."""
+    """How long a world has faults, and the settings of its fleet: short, so that it sees several ttls."""
 
+    faulty_ms: float
     settings: Settings
     rules: Rules
 
     @classmethod
     def short(cls) -> "Timing":
+        """Of the worlds that every test run judges."""
+        return cls._of(faulty_ms=16_000, ttl_ms=6_000)
+
+    @classmethod
+    def long(cls) -> "Timing":
+        """Of those of `make soak`: two thirds more befalls each."""
+        return cls._of(faulty_ms=32_000, ttl_ms=10_000)
+
+    @classmethod
+    def _of(cls, *, faulty_ms: float, ttl_ms: int) -> "Timing":
         settings = Settings(
-            ttl_ms=TTL_MS, skew_ms=1_000, takeover_ms=3_000, cancel_grace_ms=4_000, sweep_interval_ms=4_000
+            ttl_ms=ttl_ms, skew_ms=1_000, takeover_ms=3_000, cancel_grace_ms=4_000, sweep_interval_ms=4_000
         )
-        rules = Rules(TTL_MS, 1_000, 4_000, backoff_base_ms=200, backoff_max_ms=3_000)
-        return cls(settings, rules)
+        rules = Rules(ttl_ms, 1_000, 4_000, backoff_base_ms=200, backoff_max_ms=3_000)
+        return cls(faulty_ms, settings, rules)
 
 
 class World:
@@ -111,6 +121,7 @@ class World:
         in_file = twin is sound and self._random.random() < FILE_SHARE
         self.store = self.judge.store = (TrueFile if in_file else TrueStore)(self.judge.wrote)
         self._timing = timing
+        self._ttl_ms = ttl_ms = timing.settings.ttl_ms
         self._desk = Desk(self.host, timing.settings, self._context)
         self._born = 0
         self._wild: set[HostClock] = set()
@@ -121,7 +132,7 @@ class World:
         self._records: list[Record] = []
         """What every client wrote down."""
         gate = FenceGate(MemoryDatastore(etag_prefix="g"))
-        self.shared = Shared(self._random, self.judge.counts, lambda: self.timeline.now_ms, gate)
+        self.shared = Shared(self._random, self.judge.counts, lambda: self.timeline.now_ms, gate, ttl_ms)
         self.shared.accuse = self.judge.accuse
         self.shared.closed = self._closed
         self.shared.features = frozenset(name for name in FEATURES if self._random.random() < FEATURE_SHARE)
@@ -141,9 +152,9 @@ class World:
         """Faults, then none; everything must settle. What was wrong is in the judge's hands."""
         try:
             self._begin()
-            self.timeline.run(until_ms=FAULTY_MS)
+            self.timeline.run(until_ms=self._timing.faulty_ms)
             self._heal()
-            self.timeline.run(until_ms=FAULTY_MS + SETTLE_MS + self._behind_ms, done=self._settled)
+            self.timeline.run(until_ms=self._timing.faulty_ms + SETTLE_MS + self._behind_ms, done=self._settled)
             self.shared.stopping = True
             self.timeline.run(until_ms=self.timeline.now_ms + QUIET_MS, done=self._quiet)
             self._check_the_end()
@@ -166,19 +177,19 @@ class World:
             self._start_submitter(f"s{number}", jobs)
         for event, act in self._events().items():
             for _ in range(self.dice.times(event)):
-                self.timeline.after(self._random.uniform(500, FAULTY_MS - 500), self._counted(event, act))
+                self.timeline.after(self._random.uniform(500, self._timing.faulty_ms - 500), self._counted(event, act))
 
     def _events(self) -> dict[str, Callable[[], None]]:
         random = self._random
         return {
             "worker_crash": lambda: self._crash_one(self._workers, self._start_worker),
-            "worker_pause": lambda: random.choice(self._workers).pause(random.uniform(500, 1.5 * TTL_MS)),
+            "worker_pause": lambda: random.choice(self._workers).pause(random.uniform(500, 1.5 * self._ttl_ms)),
             "sweep_crash": lambda: self._crash_one(self._sweeps, self._start_sweep),
-            "sweep_pause": lambda: random.choice(self._sweeps).pause(random.uniform(500, 1.5 * TTL_MS)),
+            "sweep_pause": lambda: random.choice(self._sweeps).pause(random.uniform(500, 1.5 * self._ttl_ms)),
             "factory_crash": self._crash_factory,
-            "factory_pause": lambda: random.choice(self._factories).pause(random.uniform(500, 3 * TTL_MS)),
-            "clock_ahead": lambda: self.broker_clock.jump(random.randint(100, 3 * TTL_MS)),
-            "clock_back": lambda: self._set_back(_now_and_then_far(random.randint(100, 3 * TTL_MS))),
+            "factory_pause": lambda: random.choice(self._factories).pause(random.uniform(500, 3 * self._ttl_ms)),
+            "clock_ahead": lambda: self.broker_clock.jump(random.randint(100, 3 * self._ttl_ms)),
+            "clock_back": lambda: self._set_back(_now_and_then_far(random.randint(100, 3 * self._ttl_ms))),
             "redis_flushed": self.server.keys.clear,
             "redis_restarted": self._restart_redis,
             "redis_rolled_back": self._roll_back_redis,
@@ -295,7 +306,7 @@ class World:
                 steady_ms=loop.clock.steady_ms,
                 history=Recorder(address, self._records.append, now_ns=self.timeline.now_ns),
             )
-            return AsyncClient(exchange, sender, timeout_ms=TTL_MS // 2)
+            return AsyncClient(exchange, sender, timeout_ms=self._ttl_ms // 2)
 
         return connect
 
@@ -349,7 +360,7 @@ class World:
         belief = self.shared.beliefs.get((was.id, was.epoch))
         if belief is None or belief.clock in self._wild or not belief.stands():
             return
-        if any(jump >= belief.since_ms - 2 * TTL_MS for jump in self.broker_clock.jumps):
+        if any(jump >= belief.since_ms - 2 * self._ttl_ms for jump in self.broker_clock.jumps):
             return
         if was.lease is not None and was.lease.granted_ms < self.broker_clock.shown_before_ms:
             return  # by this time it is older than an earlier start of its factory, if only that one has registered
