@@ -2,7 +2,8 @@
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -90,6 +91,15 @@ class Settings(BaseSettings):
             raise ValueError("BROKER_FAULTS kills this process: unset it, or for a test set BROKER_FAULTS_ALLOWED=1")
         return self
 
+    def password(self) -> str | Callable[[], str] | None:
+        """The one for Redis. Where it came from a file, who reads that file again: it may be changed as this runs."""
+        if self.redis_password is None:
+            return None
+        given = self.redis_password.get_secret_value()
+        path = os.environ.get(f"{PREFIX}REDIS_PASSWORD_FILE")
+        held = SecretFile(Path(path)) if path else None
+        return held if held is not None and held() == given else given
+
     @property
     def sweep_every_ms(self) -> int:
         """Time between two sweeps, before jitter."""
@@ -108,6 +118,23 @@ class Settings(BaseSettings):
         return init_settings, env_settings, FileSource(settings_cls, os.environ)
 
 
+class SecretFile:
+    """What a file holds now, without the newline at its end; what it held before, where it holds nothing readable."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._held = ""
+
+    def __call__(self) -> str:
+        with suppress(OSError, UnicodeDecodeError):  # it is being replaced, or is gone
+            self._held = _line(self._path) or self._held
+        return self._held
+
+
+def _line(path: Path) -> str:
+    return path.read_text(encoding="utf-8").rstrip("\r\n")
+
+
 class FileSource(PydanticBaseSettingsSource):
     """`BROKER_X_FILE=/run/secrets/x` gives field `x` the content of the file, without the newline at its end."""
 
@@ -122,7 +149,7 @@ class FileSource(PydanticBaseSettingsSource):
         if not path:
             return None, field_name, False
         try:
-            return Path(path).read_text(encoding="utf-8").rstrip("\r\n"), field_name, False
+            return _line(Path(path)), field_name, False
         except (OSError, UnicodeDecodeError) as error:
             raise SettingsError(f"{variable}={path}: {error}; mount the secret or unset the variable") from error
 

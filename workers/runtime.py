@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 import structlog
 from redis import ConnectionPool, Redis
@@ -20,6 +19,7 @@ from broker.coordinator import Context
 from broker.door import OPEN_DOOR, Door, GuardedDoor
 from broker.entropy import Entropy, SystemEntropy
 from broker.keyring import BadMaster, Keyring, Masters
+from broker.redis_password import let_in
 from broker.redis_urls import checked, require_known_options
 from broker.repository import INDEXES
 from broker.searches import SEARCHED
@@ -124,14 +124,8 @@ def connect_redis(settings: Settings, kind: type[Redis] = Redis, **options: Any)
     """
     url = settings.redis_url or _endpoint_redis(settings)
     try:
-        parts = urlsplit(checked(url))
-        if settings.redis_password is not None and parts.password is None:
-            options["password"] = settings.redis_password.get_secret_value()
-        redis = kind.from_url(
-            url,
-            **_ours(),
-            **options,
-        )
+        redis = kind.from_url(checked(url), **_ours(), **options)
+        let_in(redis.connection_pool, settings.password())
         require_known_options(redis.connection_pool)
     except ValueError as error:
         raise WrongSetting(f"BROKER_REDIS_URL: {error}; use redis://, rediss:// or unix://") from error

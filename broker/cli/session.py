@@ -110,13 +110,12 @@ def _arguments(target: Target) -> tuple[str, dict[str, Any]]:
     if target.needs_factory and factory is None:
         raise CommandError("a lease needs a factory", "add --factory NAME, or set BROKER_FACTORY", exit=Exit.USAGE)
     url = settings.redis_url or fleet_redis(settings.state_dir)
-    password = settings.redis_password
     return url, {
         "factory_id": factory or ANONYMOUS,
         "incarnation": target.incarnation,
         "wire": settings.wire,
         "timeout_ms": TIMEOUT_MS if target.timeout_ms is None else target.timeout_ms,
-        "password": None if password is None else password.get_secret_value(),
+        "password": settings.password(),
         "key": key,
     }
 

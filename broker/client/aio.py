@@ -27,6 +27,7 @@ from broker.entropy import Entropy, SystemEntropy
 from broker.events import Event
 from broker.messages import Envelope
 from broker.queues import Wire
+from broker.redis_password import Password
 
 
 class AsyncLine(Calling[Coroutine[Any, Any, Reply]]):
@@ -81,7 +82,7 @@ class AsyncClient(AsyncLine, Leasing[Coroutine[Any, Any, Reply], AsyncLease]):
         wire: Wire = "rq",
         timeout_ms: int = TIMEOUT_MS,
         attempt_ms: int = ATTEMPT_MS,
-        password: str | None = None,
+        password: Password | None = None,
         key: str | None = None,
         entropy: Entropy | None = None,
         history: str | os.PathLike[str] | None = None,

@@ -304,15 +304,11 @@ class Call:
         """
         return self.repeats and now_ms < self.until_ms and self._may_have_been_done(reply)
 
-    def refused(self, why: str) -> ClientError:
-        """The failure to raise where Redis takes no request."""
+    def refused(self, why: str, advice: str) -> ClientError:
+        """The failure to raise where Redis takes no request, and what helps."""
         if not self._out:
-            return BrokerUnavailable(
-                f"Redis refused: {why}; nothing was sent; check the user and its rights (those of `broker acl` are for "
-                "BROKER_WIRE=intake)",
-                refused=True,
-            )
-        return BrokerTimeout(f"Redis refused to take the request again: {why}", request_id=self.request_id)
+            return BrokerUnavailable(f"Redis refused: {why}; nothing was sent; {advice}", refused=True)
+        return BrokerTimeout(f"Redis refused to take the request again: {why}; {advice}", request_id=self.request_id)
 
     def closed(self) -> ClientClosed:
         """The failure to raise where the client was closed meanwhile."""

@@ -15,6 +15,7 @@ from broker.client.channel import Channel
 from broker.client.errors import BrokerUnavailable, InvalidUrl
 from broker.client.not_now import way_out
 from broker.queues import Message, Sign, Wire
+from broker.redis_password import Password, let_in
 from broker.redis_urls import checked, require_known_options
 
 BLOCK_S = 5
@@ -38,6 +39,14 @@ class NotSent(Exception):
 class NotAccepted(Exception):
     """Redis refused: the password, or the command. Nothing was sent, and a second try would fare no better."""
 
+    advice = "check the user and its rights (those of `broker acl` are for BROKER_WIRE=intake)"
+
+
+class NotLetIn(NotAccepted):
+    """It refused the password, or there is none."""
+
+    advice = "give the one of the URL's user, or of `default`: BROKER_REDIS_PASSWORD_FILE, or in Python password"
+
 
 class MaybeSent(Exception):
     """The connection broke before Redis confirmed. The request may be in the queue."""
@@ -54,8 +63,7 @@ def shut_out(error: NotSent | NotAccepted | NotHeard, factory_id: str) -> Broker
         what = f"Redis does not let this user read the replies to factory {factory_id}: {error}"
         return BrokerUnavailable(f"{what}; nothing was sent; {named}", refused=True)
     if isinstance(error, NotAccepted):
-        let_in_by = "give the one of the URL's user, or of `default`: BROKER_REDIS_PASSWORD_FILE"
-        return BrokerUnavailable(f"Redis refused the password: {error}; {let_in_by}", refused=True)
+        return BrokerUnavailable(f"Redis refused the password: {error}; {NotLetIn.advice}", refused=True)
     return BrokerUnavailable(f"Redis is not reachable: {error}; start it, or check its URL")
 
 
@@ -72,10 +80,9 @@ def url_told() -> Iterator[None]:
         raise InvalidUrl(f"{error}; use redis://HOST:PORT/DB, rediss:// or unix://PATH") from None
 
 
-def options(password: str | None, timeout_s: float) -> dict[str, Any]:
+def options(timeout_s: float) -> dict[str, Any]:
     """How every connection of a client is made. redis-py sends nothing twice by itself: the client decides that."""
-    made: dict[str, Any] = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
-    return made if password is None else made | {"password": password}
+    return {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
 
 
 def check_accepted(results: Sequence[Any], requests: int) -> None:
@@ -141,14 +148,13 @@ class Sender:
         url: str,
         *,
         wire: Wire,
-        password: str | None,
+        password: Password | None,
         sign: Sign | None = None,
         connections_max: int = SENDERS_MAX,
     ) -> None:
         self._url, self._wire, self._password, self._sign = url, wire, password, sign
-        self._pool = ConnectionPool.from_url(
-            checked(url), retry=Retry(NoBackoff(), 0), **options(password, SEND_TIMEOUT_S)
-        )
+        self._pool = ConnectionPool.from_url(checked(url), retry=Retry(NoBackoff(), 0), **options(SEND_TIMEOUT_S))
+        let_in(self._pool, password)
         self._free: list[Channel] = []
         self._places: SimpleQueue[None] = SimpleQueue()
         for _ in range(connections_max):
@@ -156,7 +162,7 @@ class Sender:
         self._closed = False
 
     @property
-    def server(self) -> tuple[str, str | None]:
+    def server(self) -> tuple[str, Password | None]:
         """URL and password, for a connection of another kind to the same server."""
         return self._url, self._password
 
@@ -256,7 +262,7 @@ class Sender:
         try:
             return Channel(self._pool)
         except AuthenticationError as error:
-            raise NotAccepted(str(error)) from error
+            raise NotLetIn(str(error)) from error
         except (RedisError, OSError) as error:
             raise NotSent(str(error)) from error
 

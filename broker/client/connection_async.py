@@ -19,6 +19,7 @@ from broker.client.connection import (
     MaybeSent,
     NotAccepted,
     NotHeard,
+    NotLetIn,
     NotSent,
     check_accepted,
     options,
@@ -28,6 +29,7 @@ from broker.client.connection import (
 )
 from broker.client.stream import Stream
 from broker.queues import Message, Sign, Wire
+from broker.redis_password import Password, let_in
 from broker.redis_urls import checked, require_known_options
 
 Posted: TypeAlias = tuple[Message, Call]
@@ -62,11 +64,12 @@ class AsyncSender:
     Nobody waits for a request to be sent. Where it was not, or may not have been, its call is told why and woken.
     """
 
-    def __init__(self, url: str, *, wire: Wire, password: str | None, sign: Sign | None = None) -> None:
+    def __init__(self, url: str, *, wire: Wire, password: Password | None, sign: Sign | None = None) -> None:
         self._url, self._wire, self._password, self._sign = url, wire, password, sign
         self._pool: ConnectionPool = ConnectionPool.from_url(
-            checked(url), retry=Retry(NoBackoff(), 0), **options(password, SEND_TIMEOUT_S)
+            checked(url), retry=Retry(NoBackoff(), 0), **options(SEND_TIMEOUT_S)
         )
+        let_in(self._pool, password)
         self._stream: Stream | None = None
         self._opening = asyncio.Lock()
         self._outbox: list[Posted] = []
@@ -77,7 +80,7 @@ class AsyncSender:
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
-    def server(self) -> tuple[str, str | None]:
+    def server(self) -> tuple[str, Password | None]:
         """URL and password, for a connection of another kind to the same server."""
         return self._url, self._password
 
@@ -187,7 +190,7 @@ class AsyncSender:
                 try:
                     self._stream = await Stream.open(self._pool, patience_s=SEND_TIMEOUT_S)
                 except AuthenticationError as error:
-                    raise NotAccepted(str(error)) from error
+                    raise NotLetIn(str(error)) from error
                 except (RedisError, OSError) as error:
                     raise NotSent(str(error)) from error
             return self._stream
@@ -205,7 +208,7 @@ class AsyncSender:
                 questions.lpop(channel, 1)
                 now, replies = await questions.execute(raise_on_error=False)
         except AuthenticationError as error:
-            raise NotAccepted(str(error)) from error
+            raise NotLetIn(str(error)) from error
         except RedisError as error:
             raise NotSent(str(error)) from error
         if isinstance(replies, NoPermissionError):
@@ -226,10 +229,11 @@ class AsyncSender:
 class AsyncListener:
     """The one connection that waits for replies."""
 
-    def __init__(self, url: str, key: str, *, password: str | None) -> None:
+    def __init__(self, url: str, key: str, *, password: Password | None) -> None:
         self._pool: ConnectionPool = ConnectionPool.from_url(
-            url, retry=Retry(NoBackoff(), 0), **options(password, SEND_TIMEOUT_S)
+            url, retry=Retry(NoBackoff(), 0), **options(SEND_TIMEOUT_S)
         )
+        let_in(self._pool, password)
         self._ask, self._look = packed_wait(key), packed_look(key)
         self._first = self._ask
         """What the next connection asks first."""

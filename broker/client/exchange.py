@@ -218,7 +218,7 @@ class Exchange:
         except NotAccepted as error:
             for call in calls:
                 call.never_left(str(error))
-            raise calls[0].refused(str(error)) from error
+            raise calls[0].refused(str(error), error.advice) from error
         return None
 
     def _wait(self, calls: Sequence[Call], waiter: Waiter, pause_s: float | None) -> None:

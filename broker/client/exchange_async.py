@@ -211,7 +211,7 @@ class AsyncExchange:
           BrokerUnavailable, BrokerTimeout: Redis does not take requests, and would not take the next one.
         """
         if isinstance(trouble, NotAccepted):
-            raise call.refused(str(trouble)) from trouble
+            raise call.refused(str(trouble), trouble.advice) from trouble
         if not isinstance(trouble, NotSent | MaybeSent):
             raise trouble
         now_ms = self.steady_ms()

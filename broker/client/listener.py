@@ -13,6 +13,7 @@ from redis.retry import Retry
 from broker.client.channel import Channel
 from broker.client.connection import DEAD_AFTER_S, SEND_TIMEOUT_S, options, packed_look, packed_wait, replies_of
 from broker.clock import monotonic_ms
+from broker.redis_password import Password, let_in
 
 ANSWERS = 2
 """To the question: of BLPOP and of LPOP."""
@@ -21,8 +22,9 @@ ANSWERS = 2
 class Listener:
     """One thread at a time receives. Replies that it has received stay until they are handed over, whoever receives."""
 
-    def __init__(self, url: str, key: str, *, password: str | None) -> None:
-        self._pool = ConnectionPool.from_url(url, retry=Retry(NoBackoff(), 0), **options(password, SEND_TIMEOUT_S))
+    def __init__(self, url: str, key: str, *, password: Password | None) -> None:
+        self._pool = ConnectionPool.from_url(url, retry=Retry(NoBackoff(), 0), **options(SEND_TIMEOUT_S))
+        let_in(self._pool, password)
         self._question, self._look = packed_wait(key), packed_look(key)
         self.lost = False
         """The connection was, and no other has answered since."""

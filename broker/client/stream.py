@@ -10,8 +10,8 @@ from typing import Any, TypeAlias, cast
 
 import hiredis
 from redis.asyncio.connection import ConnectionPool
+from redis.exceptions import AuthenticationError, InvalidResponse, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import InvalidResponse, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 Done: TypeAlias = Callable[[list[Any] | RedisError], None]
@@ -42,7 +42,12 @@ class Stream(asyncio.Protocol):
           RedisError: no connection, or the password is refused.
         """
         connection: Any = pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
-        await connection.connect()
+        try:
+            await connection.connect()
+        except RedisConnectionError as error:  # into which redis-py's asyncio turns whatever Redis says to a newcomer
+            if isinstance(error.__cause__, AuthenticationError):
+                raise error.__cause__ from None
+            raise
         # redis-py offers no other way to what it has opened.
         writer: asyncio.StreamWriter = connection._writer
         connection._writer = connection._reader = None

@@ -25,6 +25,7 @@ from broker.entropy import Entropy, SystemEntropy
 from broker.events import Event
 from broker.messages import Envelope
 from broker.queues import Wire
+from broker.redis_password import Password
 
 TIMEOUT_MS = 10_000
 """A sixth of the default ttl (design §9)."""
@@ -81,7 +82,7 @@ class Client(Line, Leasing[Reply, Lease]):
         wire: Wire = "rq",
         timeout_ms: int = TIMEOUT_MS,
         attempt_ms: int = ATTEMPT_MS,
-        password: str | None = None,
+        password: Password | None = None,
         key: str | None = None,
         entropy: Entropy | None = None,
         history: str | os.PathLike[str] | None = None,
@@ -89,7 +90,8 @@ class Client(Line, Leasing[Reply, Lease]):
         """A client that is connected and reads its replies. Use it as a context manager, or `close` it.
 
         `incarnation` names this start of the factory (None: a random one); requests are repeated under the same one.
-        `timeout_ms` bounds an operation, `attempt_ms` one attempt of it. `password` is used where the URL has none.
+        `timeout_ms` bounds an operation, `attempt_ms` one attempt of it. `password` is used where the URL has none; a
+        function is called for it as each connection is opened, so that it may change.
         `history`: a file, or a folder of files, to record every call in (None: what BROKER_HISTORY names, if anything).
         `key`, the line of a key file (`broker key new`): requests are signed, and only signed replies are believed.
 

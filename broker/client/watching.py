@@ -17,6 +17,7 @@ from broker.client.tail import BLOCK_MS, NOW, PAGE_ENTRIES, Tail, Wanted
 from broker.clock import monotonic_ms
 from broker.entropy import Entropy
 from broker.events import STREAM, Event
+from broker.redis_password import Password, let_in
 
 OLDEST: dict[Any, Any] = {STREAM: "0-0"}  # as redis-py types it
 AWAY_MS_MAX = 60_000
@@ -54,7 +55,7 @@ class Patience:
 def watch(
     url: str,
     *,
-    password: str | None,
+    password: Password | None,
     entropy: Entropy,
     since: str | None,
     follow: bool,
@@ -67,7 +68,8 @@ def watch(
     `pause(seconds)` waits before Redis is tried again.
     """
     patience = Patience(entropy, follow=follow)
-    with Redis.from_url(url, retry=Retry(NoBackoff(), 0), **options(password, DEAD_AFTER_S)) as redis:
+    with Redis.from_url(url, retry=Retry(NoBackoff(), 0), **options(DEAD_AFTER_S)) as redis:
+        let_in(redis.connection_pool, password)
         tail: Tail | None = None
         block_ms: int | None = None  # not the first time: what was missed is told at once
         while True:
@@ -90,7 +92,7 @@ def watch(
 async def watch_async(
     url: str,
     *,
-    password: str | None,
+    password: Password | None,
     entropy: Entropy,
     since: str | None,
     follow: bool,
@@ -100,7 +102,8 @@ async def watch_async(
 ) -> AsyncIterator[Event]:
     """`watch`, to be iterated with `async for`."""
     patience = Patience(entropy, follow=follow)
-    async with AsyncRedis.from_url(url, retry=AsyncRetry(NoBackoff(), 0), **options(password, DEAD_AFTER_S)) as redis:
+    async with AsyncRedis.from_url(url, retry=AsyncRetry(NoBackoff(), 0), **options(DEAD_AFTER_S)) as redis:
+        let_in(redis.connection_pool, password)
         tail: Tail | None = None
         block_ms: int | None = None  # not the first time: what was missed is told at once
         while True:
