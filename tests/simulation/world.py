@@ -46,7 +46,6 @@ SWEEPS = 2
 FACTORIES = 3
 SUBMITTERS = (3, 2)
 """How many jobs each of them submits."""
-FEATURE_SHARE = 0.35
 FILE_SHARE = 0.25
 """Worlds whose store is a file of transactions."""
 FAR = 250
@@ -72,26 +71,28 @@ class Timing:
     """How long a world has faults, and the settings of its fleet: short, so that it sees several ttls."""
 
     faulty_ms: float
+    features: float
+    """The share of worlds that have one of the features of jobs."""
     settings: Settings
     rules: Rules
 
     @classmethod
     def short(cls) -> "Timing":
-        """Of the worlds that every test run judges."""
-        return cls._of(faulty_ms=16_000, ttl_ms=6_000)
+        """Of the worlds that every test run judges: less happens in each, so that more of them have each feature."""
+        return cls._of(faulty_ms=16_000, features=0.45, ttl_ms=6_000)
 
     @classmethod
     def long(cls) -> "Timing":
         """Of those of `make soak`: two thirds more befalls each."""
-        return cls._of(faulty_ms=32_000, ttl_ms=10_000)
+        return cls._of(faulty_ms=32_000, features=0.35, ttl_ms=10_000)
 
     @classmethod
-    def _of(cls, *, faulty_ms: float, ttl_ms: int) -> "Timing":
+    def _of(cls, *, faulty_ms: float, features: float, ttl_ms: int) -> "Timing":
         settings = Settings(
             ttl_ms=ttl_ms, skew_ms=1_000, takeover_ms=3_000, cancel_grace_ms=4_000, sweep_interval_ms=4_000
         )
         rules = Rules(ttl_ms, 1_000, 4_000, backoff_base_ms=200, backoff_max_ms=3_000)
-        return cls(faulty_ms, settings, rules)
+        return cls(faulty_ms, features, settings, rules)
 
 
 class World:
@@ -135,7 +136,7 @@ class World:
         self.shared = Shared(self._random, self.judge.counts, lambda: self.timeline.now_ms, gate, ttl_ms)
         self.shared.accuse = self.judge.accuse
         self.shared.closed = self._closed
-        self.shared.features = frozenset(name for name in FEATURES if self._random.random() < FEATURE_SHARE)
+        self.shared.features = frozenset(name for name in FEATURES if self._random.random() < timing.features)
         self.shared.limited = self._random.randrange(1, len(LIMITED)) if LIMITS in self.shared.features else 0
         self.judge.between.limits = lambda: self.shared.limits or {}
         self.judge.between.now_ms = lambda: self.timeline.now_ms
