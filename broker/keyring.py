@@ -91,6 +91,10 @@ class Masters:
         assert made is not None, "its mark is that of the first master"
         return made
 
+    def made(self, id: str) -> bool:
+        """Whether a key stems from one of these: workers that have no other take it as long as it is not revoked."""
+        return self.derive(id) is not None
+
     def derive(self, id: str) -> Key | None:
         """The key with this id; None where it stems from a secret that is not known here."""
         try:

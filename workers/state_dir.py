@@ -111,8 +111,9 @@ class StateDir:
         return endpoint if endpoint is not None and endpoint.supervisor().alive() else None
 
     def remove_endpoint(self) -> None:
-        """Forget the endpoint, as a fleet does when it ends."""
-        (self.path / "up.json").unlink(missing_ok=True)
+        """Forget the endpoint, as a fleet does when it ends. One that stays is seen to be of a fleet that is gone."""
+        with suppress(OSError):  # the folder may be read-only by now
+            (self.path / "up.json").unlink()
 
     @contextmanager
     def supervised(self) -> Iterator[Callable[[], bool]]:

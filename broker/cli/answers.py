@@ -63,7 +63,9 @@ _OWN_LIMIT = "end one of this factory's jobs, or see `broker limit list`: a clai
 _AFTER_THE_WAIT = "ask again later; `broker explain --factory {factory} --queue {queue}` says why there was none"
 _TIME_CHANGES_NOTHING = frozenset({Reason.NOT_LEASED, Reason.NOT_REDRIVABLE, Reason.NOT_CANCELLABLE})
 """Reasons for which it is idle to say from when on to ask again."""
-_KEY_REVOKED = "see `broker key list` where the broker runs; with a key that stands (BROKER_KEY_FILE) repeat it"
+_KEY_REVOKED = (
+    "see `broker key list` where the broker runs; with a key of its secret that stands (BROKER_KEY_FILE) repeat it"
+)
 _MAY_HAVE_BEEN_DONE = " with the same --request-id: it may have taken effect"
 _OF_A_READ: Mapping[Word, str] = {
     Word.REQUEST_EXPIRED: "repeat it with a longer --timeout",

@@ -99,11 +99,9 @@ def async_client(target: Target) -> "AsyncClient":
 def _arguments(target: Target) -> tuple[str, dict[str, Any]]:
     """What a client of either kind is made with."""
     from broker.settings import load
-    from broker.variables import misspelt
 
     _quiet_logs()
-    for name, meant in misspelt(os.environ):  # what it was to switch on is off, such as signing
-        note(f"{name} is read by nobody; write {meant}, or unset it")
+    tell_misspelt()
     settings = load(redis_url=target.redis, state_dir=target.state_dir, factory=target.factory)
     key = None if settings.key is None else settings.key.get_secret_value()
     factory = settings.factory or _owner(key)
@@ -118,6 +116,14 @@ def _arguments(target: Target) -> tuple[str, dict[str, Any]]:
         "password": settings.password(),
         "key": key,
     }
+
+
+def tell_misspelt() -> None:
+    """Note each variable of the environment that is misspelt: what it was to switch on is off, such as signing."""
+    from broker.variables import misspelt
+
+    for name, meant in misspelt(os.environ):
+        note(f"{name} is read by nobody; write {meant}, or unset it")
 
 
 @contextmanager

@@ -118,6 +118,8 @@ def _quota(it: Obstacle, _job_id: str, now_ms: int) -> Words:
     if it.get("rate"):
         allowed = f"{it['rate']['count']} starts in {span(it['rate']['per_ms'])}"
         return f"limit {it['limit']} allows {allowed}: the next one {_until(it, now_ms, 'until_ms')}", step
+    if it["capacity"] == 0:
+        return f"limit {it['limit']} admits nobody", f"change it: broker limit set {it['limit']} N, or limit remove"
     users = "; ".join(map(_occupant, it.get("holders") or ())) or "nobody"
     return f"limit {it['limit']} is reached: {it['used']} of {it['capacity']} in use by {users}", step
 

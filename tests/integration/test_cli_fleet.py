@@ -140,7 +140,9 @@ def test_a_process_that_starts_with_a_misspelt_variable_logs_it_without_its_valu
     assert "hush" not in out + told
 
 
-@pytest.mark.parametrize("command", [("jobs",), ("submit", "-"), ("exec", "--factory", "f", "--", "true")], ids=str)
+@pytest.mark.parametrize(
+    "command", [("jobs",), ("submit", "-"), ("exec", "--factory", "f", "--", "true"), ("up",)], ids=str
+)
 def test_a_command_says_which_variable_is_misspelt_without_its_value(home: Home, command: tuple[str, ...]) -> None:
     _, out, told = home.run(*command, env={"BROKER_KEY_FIL": "hush"}, input="---\n---\nDo it\n")
     assert "BROKER_KEY_FIL is read by nobody; write BROKER_KEY_FILE, or unset it" in told.splitlines()

@@ -64,7 +64,7 @@ def test_a_factory_at_its_own_limit_is_not_told_to_wait(home: Home) -> None:
     assert home.run("limit", "set", "factory:f9", "0")[0] == 0
     status, _, err = home.run("claim", "--factory", "f9", "--queue", "own", "--wait", "10")
     assert status == 1
-    assert "limit factory:f9 is reached" in err
+    assert "limit factory:f9 admits nobody" in err
     assert "--wait" not in err
     assert home.run("limit", "remove", "factory:f9")[0] == 0
 

@@ -111,6 +111,7 @@ def test_who_makes_a_key_is_told_that_a_secret_was_made_with_it_which_the_worker
     made = [desk.run("key", "new", "--factory", "mac-1", "--out", str(desk.folder / name)) for name in ("a", "b")]
     assert [each.status for each in made] == [0, 0]
     assert f"note: made a signing secret, {desk.folder / 'state' / 'signing.secret'}" in made[0].err
+    assert "this one" in desk.run("key", "list").out
     assert made[1].err == "", "there is one by now"
     (desk.folder / "other.secret").write_text("ab" * 32)
     (desk.folder / "other.secret").chmod(0o600)
@@ -118,6 +119,8 @@ def test_who_makes_a_key_is_told_that_a_secret_was_made_with_it_which_the_worker
     refused = desk.run("jobs", "--timeout", "0.5", key="a")
     assert refused.status == 4
     assert "with the signing secret of this worker" in refused.err
+    listed = desk.run("key", "list", BROKER_SIGNING_SECRET_FILE=str(desk.folder / "other.secret")).out
+    assert (listed.count("another"), "this one" in listed) == (2, False), "as the workers see them"
 
 
 def test_a_shell_signs_with_openssl_and_opens_its_reply(desk: Desk) -> None:

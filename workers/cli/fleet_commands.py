@@ -31,6 +31,7 @@ def up(
 ) -> int:
     """Run a broker here: a real Valkey unless a Redis is given, workers, and the sweep."""
     from broker.cli.output import note
+    from broker.cli.session import tell_misspelt
     from broker.settings import load
     from workers import daemon
     from workers.cli.failures import told
@@ -41,6 +42,7 @@ def up(
     with told():
         settings = load(redis_url=redis, datastore_url=datastore, state_dir=state_dir)
         configure_logging(settings.log_level)
+        tell_misspelt()
         plan = plan_fleet(settings, StateDir.at(settings.state_dir), workers=workers)
         if workers is not None and workers > plan.workers:
             note(f"note: memory:// is one process's own, so {plan.workers} worker serves, and sweeps, alone")

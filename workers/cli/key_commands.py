@@ -70,6 +70,10 @@ def new(
     return 0
 
 
+_SECRETS = {True: "this one", False: "another", None: "-"}
+"""Of which signing secret a key is, as seen from here; none may be known."""
+
+
 def _tell_of_secret(path: "Path") -> None:
     """Another secret's keys are unknown to workers that have one: whoever forgot to name theirs is to see it here."""
     from broker.cli.output import note
@@ -84,26 +88,36 @@ def list_keys(
     state_dir: options.StateFolder = None,
     json: options.Json = False,
 ) -> int:
-    """List every key, revoked ones too. No secret is shown: none is stored."""
+    """List every key, revoked ones too, and whether the signing secret known here has made it. No secret is shown."""
     from broker.cli.output import emit, moment, table
     from broker.keyring import records
     from broker.settings import load
     from broker.signing import KeyId as Id
     from workers.cli.failures import told
+    from workers.runtime import signing_masters
 
-    with told(), _store(load(datastore_url=datastore, state_dir=state_dir)) as store:
+    settings = load(datastore_url=datastore, state_dir=state_dir)
+    with told(), _store(settings) as store:
         found = sorted(records(store), key=lambda each: each.created_ms)
+        masters = signing_masters(settings)
+    made = {each.id: None if masters is None else masters.made(each.id) for each in found}
     if json:
         for each in found:
             owner = Id.parse(each.id)
             shown = {"key_id": each.id, "factory": owner.factory, "role": owner.role.value}
-            emit({**shown, "created_ms": each.created_ms, "revoked_ms": each.revoked_ms})
+            times = {"created_ms": each.created_ms, "revoked_ms": each.revoked_ms}
+            emit({**shown, **times, "of_this_secret": made[each.id]})
         return 0
     rows = [
-        (each.id, moment(each.created_ms), "-" if each.revoked_ms is None else moment(each.revoked_ms))
+        (
+            each.id,
+            moment(each.created_ms),
+            "-" if each.revoked_ms is None else moment(each.revoked_ms),
+            _SECRETS[made[each.id]],
+        )
         for each in found
     ]
-    table(("KEY ID", "CREATED", "REVOKED"), rows)
+    table(("KEY ID", "CREATED", "REVOKED", "SECRET"), rows)
     return 0
 
 
