@@ -1,6 +1,16 @@
 """Running a command as the work of one leased job: the mechanism behind `broker exec`."""
 
-from broker.exec.command import FINAL_EXIT, GRACE_MS, Command, CommandNotFound, Ending, ExecResult, Start, start_plainly
+from broker.exec.command import (
+    FINAL_EXIT,
+    GRACE_MS,
+    Command,
+    CommandNotFound,
+    Ending,
+    ExecResult,
+    Running,
+    Start,
+    start_plainly,
+)
 from broker.exec.events import CancelAsked, Events, Lost, StoppedEarly, Told
 from broker.exec.execute import execute, require_command, work
 
@@ -14,6 +24,7 @@ __all__ = [
     "Events",
     "ExecResult",
     "Lost",
+    "Running",
     "Start",
     "StoppedEarly",
     "Told",

@@ -52,6 +52,17 @@ class CommandNotFound(Exception):
     """There is no such command on this machine. Nothing was claimed."""
 
 
+class Running(Protocol):
+    """A command that was started, as `subprocess.Popen` has it."""
+
+    @property
+    def pid(self) -> int:
+        """Its process, which leads its group."""
+
+    def wait(self) -> int:
+        """Its exit status, once it has ended; negative: the signal that ended it."""
+
+
 class Start(Protocol):
     """Starts a command line, as `subprocess.Popen` does: whatever keeps it from starting is an OSError."""
 
@@ -63,7 +74,7 @@ class Start(Protocol):
         stdout: IO[bytes] | int | None,
         env: Mapping[str, str],
         process_group: int,
-    ) -> "subprocess.Popen[bytes]":
+    ) -> Running:
         """The process. Raises OSError where there is none."""
 
 

@@ -1,6 +1,7 @@
 """Commands as factories: how exec runs one, stops it and ends the lease."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from broker.client import Client
 from broker.exec import Command, CommandNotFound, Start, execute, start_plainly
 from tests.fleet import Fleet
 from tests.processes import alive, end, start_python, wait_for
+from workers.guarded_start import GuardedStart
 from workers.leash import leashed
 from workers.leashed_start import start_leashed
 
@@ -25,14 +27,16 @@ _EXEC = """
 import json, sys
 from broker.client import Client
 from broker.exec import Command, execute
+from workers.guarded_start import GuardedStart
 from workers.leashed_start import start_leashed
 given = json.loads(sys.argv[1])
+start = GuardedStart() if given["guarded"] else start_leashed
 with Client.connect(given["url"], factory_id="exec") as client:
     if given["never_lost"]:  # the broken twin: a lease without a deadline of the holder's own
         from broker.client.tenure import Tenure
         Tenure.over = lambda self, now_ms: False
         Tenure.left_ms = lambda self, now_ms: 10_000
-    command = Command(["sh", "-c", given["script"]], grace_ms=given["grace_ms"], start=start_leashed)
+    command = Command(["sh", "-c", given["script"]], grace_ms=given["grace_ms"], start=start)
     result = execute(client, command, given["job_id"], wait_ms=given["wait_ms"], ttl_ms=given["ttl_ms"])
 print("RESULT", json.dumps([result.ending, result.command_exit, result.detail]), flush=True)
 """
@@ -48,7 +52,7 @@ class Execs:
 
     def start(self, script: str, job_id: str | None = "j", **changes: Any) -> "subprocess.Popen[str]":
         given: dict[str, Any] = {"url": self.url, "script": script, "job_id": job_id, "grace_ms": 20_000}
-        given |= {"wait_ms": 0, "ttl_ms": TTL_MS, "never_lost": False}
+        given |= {"wait_ms": 0, "ttl_ms": TTL_MS, "never_lost": False, "guarded": True}
         process = start_python(_EXEC, json.dumps(given | changes))
         self.processes.append(process)
         return process
@@ -299,3 +303,54 @@ def test_the_command_dies_with_a_killed_exec(client: Client, execs: Execs) -> No
     process.kill()
     wait_for(lambda: not alive(pid), "the command is gone")
     assert job(client)["state"] == "leased", "until its lease expires"
+
+
+@pytest.mark.parametrize(("guarded", "lives"), [(True, False), (False, True)], ids=["guarded", "twin"])
+def test_what_the_command_has_started_dies_with_a_killed_exec_too(
+    client: Client, execs: Execs, guarded: bool, lives: bool
+) -> None:
+    client.submit(job_id="j")
+    process = execs.start(f"sleep 60 & echo $$ $! > '{execs.path('pids')}'; wait", guarded=guarded)
+    command, started = map(int, execs.wait_for_file("pids").split())
+    process.kill()
+    wait_for(lambda: not alive(command), "the command is gone")
+    if not lives:
+        wait_for(lambda: not alive(started), "so is what it has started")
+        return
+    assert alive(started)
+    os.kill(started, signal.SIGKILL)
+
+
+def guards_of(pid: int) -> list[int]:
+    """The guards that this process has started, and that live."""
+    found = subprocess.run(["pgrep", "-P", str(pid), "-f", "group_guard.py"], capture_output=True, text=True).stdout
+    return [each for each in map(int, found.split()) if alive(each)]
+
+
+def test_what_a_command_leaves_behind_as_it_ends_by_itself_stays(client: Client, execs: Execs) -> None:
+    client.submit(job_id="j")
+    go_on = execs.path("go-on")
+    process = execs.start(
+        f"sleep 60 > /dev/null 2>&1 & echo $! > '{execs.path('pid')}'; while [ ! -e '{go_on}' ]; do sleep 0.02; done"
+    )
+    left = int(execs.wait_for_file("pid"))
+    [guard] = wait_for(lambda: guards_of(process.pid), "its guard runs")
+    go_on.touch()
+    assert result(process)[0] == "completed"
+    wait_for(lambda: not alive(guard), "the guard has ended with exec")
+    assert alive(left)
+    os.kill(left, signal.SIGKILL)
+
+
+def test_a_guard_that_was_killed_is_replaced_with_the_next_command() -> None:
+    start = GuardedStart()
+    with subprocess.Popen(["true"], stdin=subprocess.PIPE) as any_input:
+        assert any_input.stdin is not None
+        options: dict[str, Any] = {"stdin": any_input.stdin, "stdout": None, "env": os.environ, "process_group": 0}
+        assert start(["true"], **options).wait() == 0
+        [first] = guards_of(os.getpid())
+        os.kill(first, signal.SIGKILL)
+        wait_for(lambda: not alive(first), "it is gone")
+        assert start(["true"], **options).wait() == 0
+        [second] = guards_of(os.getpid())
+    assert second != first

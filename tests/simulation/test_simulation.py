@@ -14,8 +14,8 @@ from tests.simulation.twins import TWINS, broken
 from tests.simulation.world import Timing, World
 
 ROOT = str(Path(__file__).parents[2])
-SEEDS = 100
-CHUNKS = 20
+SEEDS = 200
+CHUNKS = 10
 """2,000 worlds in all; the chunks run side by side. `make soak` runs 100,000 long ones."""
 FOUND = (4051, 4067, 4502, 5137, 12663, 14130, 14502, 15610, 19393, 27069, 32963, 38035, 52037, 55779, 78092)
 """Seeds whose long worlds have failed once (docs/simulation.md says of what). A change of what the world draws makes

@@ -12,12 +12,12 @@ from workers.cli import (
     refused_command,
     status_command,
 )
-from workers.leashed_start import start_leashed
+from workers.guarded_start import GuardedStart
 
 
 def build_app() -> typer.Typer:
     """Every command of `broker`."""
-    app = build_inner_app(start=start_leashed)
+    app = build_inner_app(start=GuardedStart())
     for group in (
         fleet_commands,
         status_command,
