@@ -97,7 +97,7 @@ class Settings(BaseSettings):
             return None
         given = self.redis_password.get_secret_value()
         path = os.environ.get(f"{PREFIX}REDIS_PASSWORD_FILE")
-        held = SecretFile(Path(path)) if path else None
+        held = SecretFile(Path(path).absolute()) if path else None
         return held if held is not None and held() == given else given
 
     @property
