@@ -214,8 +214,11 @@ def _is(document: Document, id: str, partition_key: str) -> bool:
 
 
 def _check_id(id: str) -> None:
-    if not id or len(id.encode()) > ID_BYTES_MAX or id.endswith(" ") or not set("/\\?#").isdisjoint(id):
-        raise Rejected(f"{id!r} can't be an id: 1 to {ID_BYTES_MAX} bytes, none of / \\ ? #, no space at the end")
+    wrong = not id or len(id.encode()) > ID_BYTES_MAX or id.endswith(" ") or not set("/\\?#").isdisjoint(id)
+    if wrong or id in (".", ".."):  # which stand in an address for other resources
+        raise Rejected(
+            f"{id!r} can't be an id: 1 to {ID_BYTES_MAX} bytes, none of / \\ ? #, no space at the end, not . or .."
+        )
 
 
 def _item(id: str, partition_key: str, rev: int, body: Body) -> dict[str, Any]:

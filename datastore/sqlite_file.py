@@ -41,11 +41,12 @@ def prepare(
     forked must know of it.
 
     Raises:
-      Unavailable: the file can't be created or written, or others hold it for `timeout_ms`.
+      Unavailable: the file can't be created or written, others hold it for `timeout_ms`, or only its log is there.
       Corrupt: the file is no SQLite database.
       Rejected: a newer release wrote it.
     """
     with translated(path):
+        _keep_log(path)
         if create:
             _make(path)
         connection = open_connection(path, timeout_ms=timeout_ms)
@@ -95,6 +96,25 @@ def look_at(path: str, *, indexes: Sequence[str], create: bool) -> None:
 
 
 _MAY_WRITE: Final = "it must be a file this user may write"
+
+
+def _keep_log(path: str) -> None:
+    """Refuse a log without its file, which was moved away, say: beside an empty one SQLite would delete it, and with it
+    what was committed last, for whoever puts the file there again. (No file of ours is empty once it has a log.)
+    """
+    log = f"{path}-wal"
+    if _size(log) and not _size(path):
+        raise Unavailable(
+            f"{path} is missing or empty, and {log} holds what was committed last (nothing was written): put the file "
+            "there again, or a copy without that log; to begin anew move the log away"
+        )
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _make(path: str) -> None:

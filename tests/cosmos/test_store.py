@@ -147,7 +147,7 @@ def test_an_integer_that_would_come_back_rounded_is_rejected(cosmos_store: Cosmo
     assert cosmos_store.read("job-1", "job-1") == NotFound()
 
 
-@pytest.mark.parametrize("id", ["", "a/b", "a\\b", "a?", "a#", "a ", "é" * 512])
+@pytest.mark.parametrize("id", ["", ".", "..", "a/b", "a\\b", "a?", "a#", "a ", "é" * 512])
 def test_an_id_that_cosmos_can_not_hold_is_rejected(cosmos_store: CosmosDatastore, id: str) -> None:
     with pytest.raises(Rejected, match="can't be an id"):
         cosmos_store.create(id, "job-1", {})

@@ -132,6 +132,21 @@ def test_a_file_that_was_removed_is_unavailable_and_not_made_anew(store: SqliteD
     assert not path.exists()
 
 
+@pytest.mark.parametrize("left", ["nothing", "an empty file"])
+def test_a_file_that_was_moved_away_finds_its_log_when_it_comes_back(
+    store: SqliteDatastore, path: Path, left: str
+) -> None:
+    put(store, "last")
+    away = path.rename(path.with_name("away.db"))
+    if left == "an empty file":
+        path.touch()
+    with pytest.raises(Unavailable, match="committed last .nothing was written.: put the file there again"):
+        SqliteDatastore(str(path))
+    away.replace(path)
+    with closing(SqliteDatastore(str(path))) as again:
+        assert isinstance(again.read("last", "p"), Ok)
+
+
 @pytest.mark.parametrize("removed", ["-wal", "-shm"])
 def test_without_its_log_nothing_is_written_and_what_was_is_there_after_a_restart(
     store: SqliteDatastore, path: Path, removed: str
