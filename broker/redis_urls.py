@@ -4,6 +4,8 @@ import re
 from typing import Any
 from urllib.parse import SplitResult, unquote_plus, urlsplit
 
+from redis.exceptions import RedisError
+
 _NAME = re.compile(r"argument '(\w+)'")
 _SCHEME = re.compile(r"[a-z]+(?=://)")
 SECRET_QUERIES = frozenset({"password", "ssl_password", "key"})
@@ -14,13 +16,15 @@ def require_known_options(pool: Any) -> None:
     """Do nothing where a connection of this pool can be made; none is opened. For pools of either kind.
 
     Raises:
-      ValueError: the URL has an option that no connection knows.
+      ValueError: the URL has an option that no connection knows, or with a value that it can't have.
     """
     try:
         pool.connection_class(**pool.connection_kwargs)
     except TypeError as error:
         name = _NAME.search(str(error))
         raise ValueError(f"Redis URL: there is no option {name[1] if name else error}") from error
+    except (RedisError, AttributeError) as error:
+        raise ValueError(f"Redis URL: an option has a value that it can't have: {error}") from error
 
 
 def checked(url: str) -> str:

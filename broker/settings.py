@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
@@ -93,12 +93,8 @@ class Settings(BaseSettings):
 
     def password(self) -> str | Callable[[], str] | None:
         """The one for Redis. Where it came from a file, who reads that file again: it may be changed as this runs."""
-        if self.redis_password is None:
-            return None
-        given = self.redis_password.get_secret_value()
-        path = os.environ.get(f"{PREFIX}REDIS_PASSWORD_FILE")
-        held = SecretFile(Path(path).absolute()) if path else None
-        return held if held is not None and held() == given else given
+        secret = self.redis_password
+        return secret if secret is None or isinstance(secret, SecretFile) else secret.get_secret_value()
 
     @property
     def sweep_every_ms(self) -> int:
@@ -118,17 +114,22 @@ class Settings(BaseSettings):
         return init_settings, env_settings, FileSource(settings_cls, os.environ)
 
 
-class SecretFile:
-    """What a file holds now, without the newline at its end; what it held before, where it holds nothing readable."""
+class SecretFile(SecretStr):
+    """What a file held, without the newline at its end. Called, what it holds now; or as before, where that is nothing.
+
+    Raises:
+      OSError, UnicodeDecodeError: (as it is made) it can't be read.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._held = ""
+        super().__init__(_line(path))
+        self._path = path.absolute()
+        self._latest = self.get_secret_value()
 
     def __call__(self) -> str:
         with suppress(OSError, UnicodeDecodeError):  # it is being replaced, or is gone
-            self._held = _line(self._path) or self._held
-        return self._held
+            self._latest = _line(self._path) or self._latest
+        return self._latest
 
 
 def _line(path: Path) -> str:
@@ -149,7 +150,8 @@ class FileSource(PydanticBaseSettingsSource):
         if not path:
             return None, field_name, False
         try:
-            return _line(Path(path)), field_name, False
+            secret = SecretStr in get_args(field.annotation)
+            return (SecretFile if secret else _line)(Path(path)), field_name, False
         except (OSError, UnicodeDecodeError) as error:
             raise SettingsError(f"{variable}={path}: {error}; mount the secret or unset the variable") from error
 

@@ -11,11 +11,16 @@ from typing import Any
 import hiredis
 from redis import ConnectionPool
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import InvalidResponse, ResponseError
+from redis.exceptions import InvalidResponse, RedisError, ResponseError
 
 READ_BYTES = 65_536
 _IS_PUSH = hiredis.PushNotification.__instancecheck__
 _NOT_YET = (BlockingIOError, SSLWantReadError, SSLWantWriteError)
+
+
+def not_connected(error: Exception) -> RedisError:
+    """The failure where something else came in between. Nothing was sent."""
+    return RedisConnectionError(f"no connection could be made: {type(error).__name__}: {error}")
 
 
 class Channel:
@@ -32,7 +37,12 @@ class Channel:
         """
         # Not `make_connection`: the pool counts what it has made, and after some hundred lost ones it makes no more.
         connection: Any = pool.connection_class(**pool.connection_kwargs)
-        connection.connect()
+        try:
+            connection.connect()
+        except (RedisError, OSError):
+            raise
+        except Exception as error:  # of who was asked for the password, or of redis-py, which met no Redis
+            raise not_connected(error) from error
         self._connection = connection
         self.socket: Any = connection._sock  # redis-py offers no other way to what it has opened
         self._patience_ms = int(self.socket.gettimeout() * 1000)

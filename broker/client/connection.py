@@ -140,6 +140,19 @@ def replies_of(told: list[Any] | RedisError) -> list[bytes]:
     return texts
 
 
+def told_ms(now: Any) -> int:
+    """The answer to TIME in milliseconds.
+
+    Raises:
+      NotSent: it is none.
+    """
+    try:
+        seconds, micros = now
+        return int(seconds) * 1000 + int(micros) // 1000
+    except (TypeError, ValueError) as error:
+        raise NotSent(f"what answers is no Redis: to TIME it says {type(now).__name__}") from error
+
+
 class Sender:
     """Puts requests on their queues, one round trip at a time. Safe under threads."""
 
@@ -213,9 +226,7 @@ class Sender:
             raise NotSent(str(error)) from error
         if isinstance(replies, ResponseError) and str(replies).startswith("NOPERM"):
             raise NotHeard(str(replies))
-        if isinstance(now, ResponseError):
-            return None
-        return int(now[0]) * 1000 + int(now[1]) // 1000
+        return None if isinstance(now, ResponseError) else told_ms(now)
 
     def close(self) -> None:
         """Give back the connections."""

@@ -13,6 +13,7 @@ from redis.exceptions import AuthenticationError, NoPermissionError, RedisError,
 
 from broker import queues
 from broker.client.call import Call
+from broker.client.channel import not_connected
 from broker.client.connection import (
     DEAD_AFTER_S,
     SEND_TIMEOUT_S,
@@ -26,8 +27,9 @@ from broker.client.connection import (
     packed_look,
     packed_wait,
     replies_of,
+    told_ms,
 )
-from broker.client.stream import Stream
+from broker.client.stream import Stream, refusal_in
 from broker.queues import Message, Sign, Wire
 from broker.redis_password import Password, let_in
 from broker.redis_urls import checked, require_known_options
@@ -207,22 +209,22 @@ class AsyncSender:
                 questions.time()
                 questions.lpop(channel, 1)
                 now, replies = await questions.execute(raise_on_error=False)
-        except AuthenticationError as error:
-            raise NotLetIn(str(error)) from error
-        except RedisError as error:
-            raise NotSent(str(error)) from error
+        except (RedisError, OSError) as error:
+            refused = isinstance(refusal_in(error), AuthenticationError)
+            raise (NotLetIn if refused else NotSent)(str(error)) from error
+        except Exception as error:
+            raise NotSent(str(not_connected(error))) from error
         if isinstance(replies, NoPermissionError):
             raise NotHeard(f"NOPERM {replies}")
-        if isinstance(now, ResponseError):
-            return None
-        seconds, micros = now
-        return int(seconds) * 1000 + int(micros) // 1000
+        return None if isinstance(now, ResponseError) else told_ms(now)
 
     async def close(self) -> None:
         """Give back the connection, once what was asked for is sent."""
-        await self.sent()
-        if self._stream is not None:
-            self._stream.close()
+        try:
+            await self.sent()
+        finally:
+            if self._stream is not None:
+                self._stream.close()
         await self._pool.disconnect()
 
 

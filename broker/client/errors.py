@@ -11,11 +11,18 @@ ClientError
 └── ClientClosed          this client is closed, or belongs to another process; with a `request_id`: as BrokerTimeout
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from broker.client.reply import Reply
 
 
 class ClientError(Exception):
     """Root of everything a client raises on purpose. Answers of the broker are returned, as a `Reply`."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As processes hand errors to each other: what each kind is made from is in its text and its fields."""
+        return _made_again, (type(self), self.args, self.__dict__)
 
 
 class InvalidRequest(ClientError, ValueError):
@@ -84,3 +91,9 @@ class ClientClosed(ClientError):
     def __init__(self, message: str, *, request_id: str | None = None) -> None:
         super().__init__(message if request_id is None else f"{message}; repeat it with request id {request_id}")
         self.request_id = request_id
+
+
+def _made_again(kind: type[ClientError], args: tuple[Any, ...], fields: Mapping[str, Any]) -> ClientError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(fields)
+    return error

@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
@@ -16,7 +17,7 @@ from broker.client.errors import ClientClosed
 from broker.client.logger import Logger
 from broker.client.pending import LATE_MS, Pending
 from broker.client.reply import Reply, parse_reply
-from broker.client.standing import StandingTask
+from broker.client.standing import Ending, StandingTask
 from broker.clock import Steady, monotonic_ms
 from broker.entropy import Entropy
 from broker.failures import trace
@@ -62,6 +63,7 @@ class AsyncExchange:
         self._loop: asyncio.AbstractEventLoop | None = None
         """None: not opened."""
         self._giving_back: set[asyncio.Task[None]] = set()
+        self._stop = Ending(self._stopped)
 
     async def open(self) -> None:
         """Learn broker time and begin to read replies. Twice is harmless.
@@ -89,13 +91,15 @@ class AsyncExchange:
         Raises:
           ClientClosed: it was opened in another event loop, and is as before.
         """
-        if self._closed or self._pid != os.getpid():
+        if self._pid != os.getpid():
             return
-        self._check_loop()
+        if not self._closed:
+            self._check_loop()
         try:
-            if settle:
+            if settle and not self._closed:
                 await self.settle()
         finally:
+            self._closed = True
             await self._stop()
 
     async def settle(self, within_ms: int | None = None) -> bool:
@@ -122,18 +126,19 @@ class AsyncExchange:
             await self._within(min(again_ms, over_ms, until_ms or again_ms), now_ms, wake)
         return True
 
-    async def _stop(self) -> None:
-        self._closed = True
-        await self._reader.end()
-        for call in self._pending.close():
-            call.trouble = call.closed()
-            call.woken()
-        if self._giving_back:
-            await asyncio.wait(self._giving_back)
-        await self._listener.close()
-        await self._sender.close()
-        if self.history is not None:
-            self.history.close()
+    async def _stopped(self) -> None:
+        async with AsyncExitStack() as last:  # each, also where the loop ends, which cancels this
+            if self.history is not None:
+                last.callback(self.history.close)
+            last.push_async_callback(self._sender.close)
+            last.push_async_callback(self._listener.close)
+            last.push_async_callback(self._reader.end)
+            await self._reader.end()
+            for call in self._pending.close():
+                call.trouble = call.closed()
+                call.woken()
+            if self._giving_back:
+                await asyncio.wait(self._giving_back)
 
     def check_open(self, call: Call | None = None) -> None:
         """Raises ClientClosed where this client can't be used, for this `call` or at all."""

@@ -256,7 +256,7 @@ class Guard(Held, ABC, Generic[K]):
         return reply
 
     def _keep_on(self) -> None:
-        if self._loss is None:
+        if self._loss is None and not self._ended:
             try:
                 self._keeper.keep(self)
             except ClientClosed:  # meanwhile; what hindered the end is to be raised, not this
@@ -281,7 +281,7 @@ class Guard(Held, ABC, Generic[K]):
                 request_id=request_id,
                 timeout_ms=max(1, until_ms - self._steady_ms()),
             )
-            del self._asked[ask]
+            self._asked.pop(ask, None)  # another call of the same may have had its answer before
             pause_ms = reply.retry_after_ms or 0
             if reply.retry is not Retry.LATER or self._steady_ms() + pause_ms >= until_ms:
                 return reply

@@ -10,7 +10,7 @@ from broker.client.errors import ClientClosed, ClientError
 from broker.client.notices import Notices
 from broker.client.renewals import Guard, Renewals, apart, broken, leases, tell, timeout_ms, wait_s
 from broker.client.reply import Reply
-from broker.client.standing import StandingTask
+from broker.client.standing import Ending, StandingTask
 from broker.clock import Steady
 from broker.entropy import Entropy
 
@@ -34,6 +34,7 @@ class AsyncKeeper:
         self._tasks: dict[int | None, StandingTask] = {}
         """By pace; None: watches the deadlines."""
         self._closed = False
+        self._end_tasks = Ending(self._ended)
 
     def keep(self, guard: Guard) -> None:
         """Renew it from now on, and at once where a notice comes.
@@ -67,8 +68,10 @@ class AsyncKeeper:
         self._closed = True
         for guard in self._renewals.everything():
             guard.lose(ClientClosed.__name__)
-        for task in self._tasks.values():
-            await task.end()
+        await self._end_tasks()
+
+    async def _ended(self) -> None:
+        await asyncio.gather(*(task.end() for task in self._tasks.values()))
 
     def _start(self, pace: int | None, loop: Callable[[], Coroutine[Any, Any, None]]) -> None:
         if pace not in self._tasks:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
-from msgspec.structs import replace
+from msgspec.structs import astuple, replace
 
 from broker.answers import GOOD, Reason, Retry, Word
 from datastore.decoding import from_value
@@ -41,6 +41,10 @@ class Reply(Value, frozen=True):
             self.retry_after_ms,
             monotonic_ms,
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As processes hand replies to each other, the token of a grant too."""
+        return _made_again, tuple(dict(each) if isinstance(each, Mapping) else each for each in astuple(self))
 
     def __repr__(self) -> str:
         return f"<Reply {self.request_id}: {self.summary}>"
@@ -91,6 +95,11 @@ class Reply(Value, frozen=True):
         details = " ".join(f"{name}={self.body[name]}" for name in told if self.body.get(name) is not None)
         reason = f" ({self.reason})" if self.reason else ""
         return f"{self.answer}{reason}" + (f": {details}" if details else "")
+
+
+def _made_again(*fields: Any) -> Reply:
+    *others, sent_ms = fields
+    return Reply(*others).sent_at(sent_ms)
 
 
 class _Said(Struct, kw_only=True, gc=False):

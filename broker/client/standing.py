@@ -31,3 +31,18 @@ class StandingTask:
     def _go_on(self, task: asyncio.Task[None]) -> None:
         if task.cancelled() and not self._over and self._wanted():
             self.begin()
+
+
+class Ending:
+    """Ends something once, in a task of its own: whoever waits for it may be cancelled, and it is done all the same."""
+
+    def __init__(self, end: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._end = end
+        self._task: asyncio.Task[None] | None = None
+
+    async def __call__(self) -> None:
+        """Returns as it is done, also where another has begun it."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._end(), name="broker-close")
+        if not self._task.done():
+            await asyncio.shield(self._task)

@@ -14,8 +14,16 @@ from redis.exceptions import AuthenticationError, InvalidResponse, RedisError, R
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from broker.client.channel import not_connected
+
 Done: TypeAlias = Callable[[list[Any] | RedisError], None]
 """Told the replies to a call, an error reply as a ResponseError among them; or why the connection was lost."""
+
+
+def refusal_in(error: Exception) -> Exception:
+    """What Redis said to a newcomer, which redis-py's asyncio may have wrapped."""
+    cause = error.__cause__
+    return cause if isinstance(cause, AuthenticationError) else error
 
 
 class Stream(asyncio.Protocol):
@@ -45,9 +53,11 @@ class Stream(asyncio.Protocol):
         try:
             await connection.connect()
         except RedisConnectionError as error:  # into which redis-py's asyncio turns whatever Redis says to a newcomer
-            if isinstance(error.__cause__, AuthenticationError):
-                raise error.__cause__ from None
+            raise refusal_in(error) from None
+        except (RedisError, OSError):
             raise
+        except Exception as error:
+            raise not_connected(error) from error
         # redis-py offers no other way to what it has opened.
         writer: asyncio.StreamWriter = connection._writer
         connection._writer = connection._reader = None

@@ -7,11 +7,11 @@ from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
 from redis.retry import Retry
 
 from broker.backoff import Backoff
-from broker.client.connection import DEAD_AFTER_S, options
+from broker.client.connection import DEAD_AFTER_S, NotLetIn, options
 from broker.client.errors import BrokerUnavailable
 from broker.client.tail import BLOCK_MS, NOW, PAGE_ENTRIES, Tail, Wanted
 from broker.clock import monotonic_ms
@@ -22,6 +22,9 @@ from broker.redis_password import Password, let_in
 OLDEST: dict[Any, Any] = {STREAM: "0-0"}  # as redis-py types it
 AWAY_MS_MAX = 60_000
 """How long a follower waits for a Redis that is away."""
+
+
+_AWAY = "start Redis, or check its URL"
 
 
 class Patience:
@@ -38,11 +41,12 @@ class Patience:
         Raises:
           BrokerUnavailable: Redis refused, has been away for too long, or nobody follows.
         """
-        refused = isinstance(error, ResponseError)
+        shut_out = isinstance(error, AuthenticationError) or isinstance(error.__cause__, AuthenticationError)
+        refused = isinstance(error, ResponseError) or shut_out
         now_ms = monotonic_ms()
         self._since_ms = now_ms if self._since_ms is None else self._since_ms
         if refused or not self._follow or now_ms - self._since_ms > AWAY_MS_MAX:
-            advice = f"give this user +xread on {STREAM}" if refused else "start Redis, or check its URL"
+            advice = NotLetIn.advice if shut_out else f"give this user +xread on {STREAM}" if refused else _AWAY
             raise BrokerUnavailable(f"the events can't be read: {error}; {advice}", refused=refused) from error
         return self._backoff.next_s()
 
@@ -68,8 +72,8 @@ def watch(
     `pause(seconds)` waits before Redis is tried again.
     """
     patience = Patience(entropy, follow=follow)
-    with Redis.from_url(url, retry=Retry(NoBackoff(), 0), **options(DEAD_AFTER_S)) as redis:
-        let_in(redis.connection_pool, password)
+    with Redis.from_url(url, retry=Retry(NoBackoff(), 0)) as redis:
+        _prepare(redis.connection_pool, password)
         tail: Tail | None = None
         block_ms: int | None = None  # not the first time: what was missed is told at once
         while True:
@@ -102,8 +106,8 @@ async def watch_async(
 ) -> AsyncIterator[Event]:
     """`watch`, to be iterated with `async for`."""
     patience = Patience(entropy, follow=follow)
-    async with AsyncRedis.from_url(url, retry=AsyncRetry(NoBackoff(), 0), **options(DEAD_AFTER_S)) as redis:
-        let_in(redis.connection_pool, password)
+    async with AsyncRedis.from_url(url, retry=AsyncRetry(NoBackoff(), 0)) as redis:
+        _prepare(redis.connection_pool, password)
         tail: Tail | None = None
         block_ms: int | None = None  # not the first time: what was missed is told at once
         while True:
@@ -124,6 +128,12 @@ async def watch_async(
                     yield event
             if not found and not follow:
                 return
+
+
+def _prepare(pool: Any, password: Password | None) -> None:
+    """Of what the URL may say, too, these are ours: a blocked read may take `BLOCK_MS`, and its answer is bytes."""
+    pool.connection_kwargs.update(options(DEAD_AFTER_S), decode_responses=False)
+    let_in(pool, password)
 
 
 def _begin(since: str | None, now: Any) -> Tail:

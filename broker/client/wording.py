@@ -81,7 +81,7 @@ def listed(name: str, given: Iterable[str]) -> tuple[str, ...]:
 def check_request_id(request_id: str) -> None:
     """Raise InvalidRequest where a caller's own request id is outside its limits."""
     try:
-        _REQUEST_ID.validate_python(request_id)
+        _REQUEST_ID.validate_python(request_id, strict=True)
     except ValidationError as error:
         raise InvalidRequest(f"request_id: {problems(error)}") from None
 

@@ -4,7 +4,7 @@ import asyncio
 import signal
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -97,6 +97,28 @@ def test_a_lease_can_be_failed_for_good_by_hand(client: Client) -> None:
         with pytest.raises(RuntimeError, match="ended before"):
             lease.complete()
     assert job(client)["state"] == "failed"
+
+
+def test_two_threads_that_complete_one_lease_are_told_the_same(client: Client) -> None:
+    for round in range(10):
+        client.submit(job_id=f"both-{round}")
+        with client.lease(f"both-{round}") as lease, ThreadPoolExecutor(2) as threads:
+            replies = [done.result() for done in [threads.submit(lease.complete) for _ in range(2)]]
+        assert all(reply.good for reply in replies), replies
+
+
+def test_async_a_completion_that_is_asked_for_again_while_it_goes_on_is_told_the_same(
+    client: Client, fleet: Fleet
+) -> None:
+    async def main() -> None:
+        async with AsyncClient.connect(fleet.redis_url, factory_id="f") as asked, asked.lease("j") as lease:
+            first = asyncio.ensure_future(lease.complete({"n": 1}))
+            await asyncio.sleep(0)
+            assert (await lease.complete({"n": 1})).good
+            assert (await first).good
+
+    asyncio.run(main())
+    assert job(client)["state"] == "succeeded"
 
 
 def test_without_a_grant_the_body_does_not_run(client: Client) -> None:

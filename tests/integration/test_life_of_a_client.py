@@ -10,7 +10,7 @@ from broker.client import AsyncClient, Client, ClientClosed, LeaseLost
 from broker.queues import rq_queue_key
 from tests.fleet import Fleet
 from tests.interrupts import interrupted
-from tests.processes import end
+from tests.processes import end, wait_for
 
 pytestmark = pytest.mark.redis
 
@@ -44,6 +44,29 @@ def test_a_client_that_was_awaited_may_be_entered_too(served: Fleet) -> None:
             assert again is client
             assert (await client.submit(job_id="j")).good
             assert [task.get_name() for task in others()] == ["broker-replies"]
+
+    run(served, use)
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_a_close_that_is_cancelled_gives_everything_back_all_the_same(served: Fleet, turns: int) -> None:
+    """At whichever of its steps."""
+
+    async def use(client: AsyncClient) -> None:
+        assert (await client.queues()).good
+        connected = len(served.redis.client_list())
+        other = await AsyncClient.connect(served.redis_url, factory_id="other")
+        assert (await other.queues()).good
+        closing = asyncio.create_task(other.close())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        closing.cancel()
+        await asyncio.wait([closing])
+        await other.close()
+        assert [task.get_name() for task in others()] == ["broker-replies"], "those of the client that is open"
+        there: Callable[[], bool] = lambda: len(served.redis.client_list()) <= connected  # noqa: E731
+        await asyncio.to_thread(wait_for, there, "its connections are closed")
+        assert (await client.queues()).good
 
     run(served, use)
 

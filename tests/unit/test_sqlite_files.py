@@ -140,7 +140,7 @@ def test_a_file_that_was_moved_away_finds_its_log_when_it_comes_back(
     away = path.rename(path.with_name("away.db"))
     if left == "an empty file":
         path.touch()
-    with pytest.raises(Unavailable, match="committed last .nothing was written.: put the file there again"):
+    with pytest.raises(Unavailable, match=r"committed last \(nothing was written\): put the file there again"):
         SqliteDatastore(str(path))
     away.replace(path)
     with closing(SqliteDatastore(str(path))) as again:
