@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from redis.credentials import CredentialProvider
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 Password: TypeAlias = str | Callable[[], str]
 """A password, or who knows it: called by whatever thread opens a connection, and often while Redis is away."""
@@ -26,5 +27,11 @@ class _Asked(CredentialProvider):
         self._password = password
 
     def get_credentials(self) -> tuple[str] | tuple[str, str]:
-        password = self._password()
+        try:
+            password = self._password()
+        except Exception as error:  # whoever connects knows what to do where there is no connection
+            raise RedisConnectionError(f"the password can't be had: {type(error).__name__}: {error}") from error
         return (password,) if self._username is None else (self._username, password)
+
+    async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
+        return self.get_credentials()

@@ -127,7 +127,9 @@ class SecretFile(SecretStr):
         self._latest = self.get_secret_value()
 
     def __call__(self) -> str:
-        with suppress(OSError, UnicodeDecodeError):  # it is being replaced, or is gone
+        with suppress(OSError, UnicodeDecodeError):  # it is being replaced, or is gone; a pipe is read once
+            if not self._path.is_file():
+                return self._latest
             self._latest = _line(self._path) or self._latest
         return self._latest
 

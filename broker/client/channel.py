@@ -41,7 +41,7 @@ class Channel:
             connection.connect()
         except (RedisError, OSError):
             raise
-        except Exception as error:  # of who was asked for the password, or of redis-py, which met no Redis
+        except Exception as error:  # of redis-py, which has met no Redis
             raise not_connected(error) from error
         self._connection = connection
         self.socket: Any = connection._sock  # redis-py offers no other way to what it has opened

@@ -345,16 +345,40 @@ def test_what_a_command_leaves_behind_as_it_ends_by_itself_stays(client: Client,
     os.kill(left, signal.SIGKILL)
 
 
+@pytest.fixture
+def options() -> Iterator[dict[str, Any]]:
+    """Of a command that a test starts by itself."""
+    with Path(os.devnull).open("rb") as nothing:
+        yield {"stdin": nothing, "stdout": None, "env": os.environ, "process_group": 0}
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_a_guard_that_was_killed_is_replaced_with_the_next_command() -> None:
-    start = GuardedStart()
-    with subprocess.Popen(["true"], stdin=subprocess.PIPE) as any_input:
-        assert any_input.stdin is not None
-        options: dict[str, Any] = {"stdin": any_input.stdin, "stdout": None, "env": os.environ, "process_group": 0}
-        assert start(["true"], **options).wait() == 0
-        [first] = guards_of(os.getpid())
-        os.kill(first, signal.SIGKILL)
-        wait_for(lambda: not alive(first), "it is gone")
-        assert start(["true"], **options).wait() == 0
-        [second] = guards_of(os.getpid())
+def test_a_guard_that_was_killed_is_replaced_with_the_next_command_and_the_new_one_knows_all(
+    options: dict[str, Any],
+) -> None:
+    start, others = GuardedStart(), guards_of(os.getpid())
+    command = start(["sleep", "60"], **options)
+    [first] = [guard for guard in guards_of(os.getpid()) if guard not in others]
+    os.kill(first, signal.SIGKILL)
+    wait_for(lambda: not alive(first), "it is gone")
+    assert start(["true"], **options).wait() == 0
+    [second] = [guard for guard in guards_of(os.getpid()) if guard not in others]
     assert second != first
+    del start  # as with a process that ends; the command still has it
+    assert alive(command.pid)
+    command._start._let_go()  # type: ignore[attr-defined]  # what the end of the process does
+    assert command.wait() == -signal.SIGKILL
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_where_no_guard_can_be_had_commands_end_as_ever(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, others = GuardedStart(), guards_of(os.getpid())
+    command = start(["sleep", "60"], **options)
+    [guard] = [each for each in guards_of(os.getpid()) if each not in others]
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    os.kill(guard, signal.SIGKILL)
+    wait_for(lambda: not alive(guard), "it is gone")
+    os.kill(command.pid, signal.SIGTERM)
+    assert command.wait() == -signal.SIGTERM

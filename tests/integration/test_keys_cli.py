@@ -121,6 +121,8 @@ def test_who_makes_a_key_is_told_that_a_secret_was_made_with_it_which_the_worker
     assert "with the signing secret of this worker" in refused.err
     listed = desk.run("key", "list", BROKER_SIGNING_SECRET_FILE=str(desk.folder / "other.secret")).out
     assert (listed.count("another"), "this one" in listed) == (2, False), "as the workers see them"
+    unusable = desk.run("key", "list", BROKER_SIGNING_SECRET="short")
+    assert (unusable.status, unusable.out.count("mac-1:"), "at least 32" in unusable.err) == (0, 2, True)
 
 
 def test_a_shell_signs_with_openssl_and_opens_its_reply(desk: Desk) -> None:
