@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -99,12 +100,18 @@ def test_a_lease_can_be_failed_for_good_by_hand(client: Client) -> None:
     assert job(client)["state"] == "failed"
 
 
-def test_two_threads_that_complete_one_lease_are_told_the_same(client: Client) -> None:
-    for round in range(10):
+def test_two_threads_that_complete_one_lease_are_told_the_same_or_that_it_has_ended(client: Client) -> None:
+    together, rounds = 0, count()
+    while together < 3:
+        round = next(rounds)
+        assert round < 300, "hardly ever at once"
         client.submit(job_id=f"both-{round}")
         with client.lease(f"both-{round}") as lease, ThreadPoolExecutor(2) as threads:
-            replies = [done.result() for done in [threads.submit(lease.complete) for _ in range(2)]]
-        assert all(reply.good for reply in replies), replies
+            calls = [threads.submit(lease.complete) for _ in range(2)]
+            ended = [call for call in calls if "was ended before" in str(call.exception())]
+            told = [call.result() for call in calls if call not in ended]
+        assert all(reply.good for reply in told)
+        together += len(told) == len(calls)
 
 
 def test_async_a_completion_that_is_asked_for_again_while_it_goes_on_is_told_the_same(
