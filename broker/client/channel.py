@@ -4,6 +4,8 @@ redis-py opens the connection (URL, TLS, login) and leaves it; its own way of re
 """
 
 import select
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import filterfalse
 from ssl import SSLWantReadError, SSLWantWriteError
 from typing import Any
@@ -18,9 +20,15 @@ _IS_PUSH = hiredis.PushNotification.__instancecheck__
 _NOT_YET = (BlockingIOError, SSLWantReadError, SSLWantWriteError)
 
 
-def not_connected(error: Exception) -> RedisError:
-    """The failure where something else came in between. Nothing was sent."""
-    return RedisConnectionError(f"no connection could be made: {type(error).__name__}: {error}")
+@contextmanager
+def connecting() -> Iterator[None]:
+    """Raise as a lost connection whatever else redis-py stumbles over as it connects: what answers may be no Redis."""
+    try:
+        yield
+    except (RedisError, OSError):
+        raise
+    except Exception as error:
+        raise RedisConnectionError(f"no connection could be made: {type(error).__name__}: {error}") from error
 
 
 class Channel:
@@ -37,12 +45,8 @@ class Channel:
         """
         # Not `make_connection`: the pool counts what it has made, and after some hundred lost ones it makes no more.
         connection: Any = pool.connection_class(**pool.connection_kwargs)
-        try:
+        with connecting():
             connection.connect()
-        except (RedisError, OSError):
-            raise
-        except Exception as error:  # of redis-py, which has met no Redis
-            raise not_connected(error) from error
         self._connection = connection
         self.socket: Any = connection._sock  # redis-py offers no other way to what it has opened
         self._patience_ms = int(self.socket.gettimeout() * 1000)

@@ -56,6 +56,16 @@ class NotHeard(Exception):
     """Redis does not let this user read the replies that a client would wait for. Nothing was sent."""
 
 
+def is_refused(error: Exception) -> bool:
+    """Whether Redis refused the password, which redis-py's asyncio may have wrapped."""
+    return isinstance(error, AuthenticationError) or isinstance(error.__cause__, AuthenticationError)
+
+
+def unsent(error: Exception) -> NotSent | NotAccepted:
+    """What a failure to connect means for whatever was to be sent."""
+    return (NotLetIn if is_refused(error) else NotSent)(str(error))
+
+
 def shut_out(error: NotSent | NotAccepted | NotHeard, factory_id: str) -> BrokerUnavailable:
     """The failure to raise where a client can't even ask for the time, or would hear no answer."""
     if isinstance(error, NotHeard):
@@ -272,10 +282,8 @@ class Sender:
             channel.close()
         try:
             return Channel(self._pool)
-        except AuthenticationError as error:
-            raise NotLetIn(str(error)) from error
         except (RedisError, OSError) as error:
-            raise NotSent(str(error)) from error
+            raise unsent(error) from error
 
     def _take_free(self) -> Channel | None:
         try:

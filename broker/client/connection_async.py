@@ -9,18 +9,17 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
+from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from broker import queues
 from broker.client.call import Call
-from broker.client.channel import not_connected
+from broker.client.channel import connecting
 from broker.client.connection import (
     DEAD_AFTER_S,
     SEND_TIMEOUT_S,
     MaybeSent,
     NotAccepted,
     NotHeard,
-    NotLetIn,
     NotSent,
     check_accepted,
     options,
@@ -28,8 +27,9 @@ from broker.client.connection import (
     packed_wait,
     replies_of,
     told_ms,
+    unsent,
 )
-from broker.client.stream import Stream, refusal_in
+from broker.client.stream import Stream
 from broker.queues import Message, Sign, Wire
 from broker.redis_password import Password, let_in
 from broker.redis_urls import checked, require_known_options
@@ -191,10 +191,8 @@ class AsyncSender:
             if self._stream is None or self._stream.lost:
                 try:
                     self._stream = await Stream.open(self._pool, patience_s=SEND_TIMEOUT_S)
-                except AuthenticationError as error:
-                    raise NotLetIn(str(error)) from error
                 except (RedisError, OSError) as error:
-                    raise NotSent(str(error)) from error
+                    raise unsent(error) from error
             return self._stream
 
     async def server_ms(self, channel: str) -> int | None:
@@ -205,15 +203,13 @@ class AsyncSender:
           NotHeard: this user may not read what comes on `channel`, a reply channel that is still empty.
         """
         try:
-            async with Redis(connection_pool=self._pool).pipeline(transaction=False) as questions:
-                questions.time()
-                questions.lpop(channel, 1)
-                now, replies = await questions.execute(raise_on_error=False)
+            with connecting():
+                async with Redis(connection_pool=self._pool).pipeline(transaction=False) as questions:
+                    questions.time()
+                    questions.lpop(channel, 1)
+                    now, replies = await questions.execute(raise_on_error=False)
         except (RedisError, OSError) as error:
-            refused = isinstance(refusal_in(error), AuthenticationError)
-            raise (NotLetIn if refused else NotSent)(str(error)) from error
-        except Exception as error:
-            raise NotSent(str(not_connected(error))) from error
+            raise unsent(error) from error
         if isinstance(replies, NoPermissionError):
             raise NotHeard(f"NOPERM {replies}")
         return None if isinstance(now, ResponseError) else told_ms(now)

@@ -10,20 +10,14 @@ from typing import Any, TypeAlias, cast
 
 import hiredis
 from redis.asyncio.connection import ConnectionPool
-from redis.exceptions import AuthenticationError, InvalidResponse, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import InvalidResponse, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from broker.client.channel import not_connected
+from broker.client.channel import connecting
 
 Done: TypeAlias = Callable[[list[Any] | RedisError], None]
 """Told the replies to a call, an error reply as a ResponseError among them; or why the connection was lost."""
-
-
-def refusal_in(error: Exception) -> Exception:
-    """What Redis said to a newcomer, which redis-py's asyncio may have wrapped."""
-    cause = error.__cause__
-    return cause if isinstance(cause, AuthenticationError) else error
 
 
 class Stream(asyncio.Protocol):
@@ -47,17 +41,11 @@ class Stream(asyncio.Protocol):
         """Connect as `pool` says.
 
         Raises:
-          RedisError: no connection, or the password is refused.
+          RedisError, OSError: no connection, or the password is refused.
         """
         connection: Any = pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
-        try:
+        with connecting():
             await connection.connect()
-        except RedisConnectionError as error:  # into which redis-py's asyncio turns whatever Redis says to a newcomer
-            raise refusal_in(error) from None
-        except (RedisError, OSError):
-            raise
-        except Exception as error:
-            raise not_connected(error) from error
         # redis-py offers no other way to what it has opened.
         writer: asyncio.StreamWriter = connection._writer
         connection._writer = connection._reader = None

@@ -7,11 +7,11 @@ from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, RedisError, ResponseError
+from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
 from broker.backoff import Backoff
-from broker.client.connection import DEAD_AFTER_S, NotLetIn, options
+from broker.client.connection import DEAD_AFTER_S, NotLetIn, is_refused, options
 from broker.client.errors import BrokerUnavailable
 from broker.client.tail import BLOCK_MS, NOW, PAGE_ENTRIES, Tail, Wanted
 from broker.clock import monotonic_ms
@@ -22,9 +22,6 @@ from broker.redis_password import Password, let_in
 OLDEST: dict[Any, Any] = {STREAM: "0-0"}  # as redis-py types it
 AWAY_MS_MAX = 60_000
 """How long a follower waits for a Redis that is away."""
-
-
-_AWAY = "start Redis, or check its URL"
 
 
 class Patience:
@@ -41,12 +38,16 @@ class Patience:
         Raises:
           BrokerUnavailable: Redis refused, has been away for too long, or nobody follows.
         """
-        shut_out = isinstance(error, AuthenticationError) or isinstance(error.__cause__, AuthenticationError)
-        refused = isinstance(error, ResponseError) or shut_out
+        advice, refused = "start Redis, or check its URL", True
+        if is_refused(error):
+            advice = NotLetIn.advice
+        elif isinstance(error, ResponseError):
+            advice = f"give this user +xread on {STREAM}"
+        else:
+            refused = False
         now_ms = monotonic_ms()
         self._since_ms = now_ms if self._since_ms is None else self._since_ms
         if refused or not self._follow or now_ms - self._since_ms > AWAY_MS_MAX:
-            advice = NotLetIn.advice if shut_out else f"give this user +xread on {STREAM}" if refused else _AWAY
             raise BrokerUnavailable(f"the events can't be read: {error}; {advice}", refused=refused) from error
         return self._backoff.next_s()
 
